@@ -1,0 +1,195 @@
+"""Data sets: folders named by label, or a CSV (path, label, split or fold)."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.audio import find_audio, read_audio
+from flexiast.errors import DataError
+from flexiast.spec import check_label
+
+LABEL_SEPARATOR = ";"
+"""Between the labels of one clip in a CSV: ``dog;rain``."""
+
+VALIDATION_SHARE = 0.2
+"""Of each label's clips, where a data set has no split of its own."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One file of a data set."""
+
+    path: Path
+    labels: tuple[str, ...]
+    split: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Clips and what they are labelled with."""
+
+    clips: tuple[Clip, ...]
+    labels: tuple[str, ...]
+    task: Literal["single", "multi"]
+    split_rule: str
+    """Where the split comes from, in words: it belongs beside every figure."""
+
+    def split(self, name: str) -> Dataset:
+        """The clips of one split; raises DataError when there are none."""
+        chosen = tuple(clip for clip in self.clips if clip.split == name)
+        if not chosen:
+            found = ", ".join(sorted({clip.split for clip in self.clips}))
+            raise DataError(f"no clip has split {name!r}; the data set has {found}")
+        return replace(self, clips=chosen)
+
+    def targets(self, labels: tuple[str, ...]) -> NDArray[np.float32]:
+        """[clips, labels], 1 where a clip has a label; raises DataError for a label that ``labels`` lacks."""
+        index = {label: column for column, label in enumerate(labels)}
+        targets = np.zeros((len(self.clips), len(labels)), np.float32)
+        for row, clip in enumerate(self.clips):
+            for label in clip.labels:
+                if label not in index:
+                    raise DataError(
+                        f"{clip.path} is labelled {label!r}, which the model does not know; it knows {preview(labels)}"
+                    )
+                targets[row, index[label]] = 1
+        return targets
+
+
+def read_dataset(data: Path, val_fold: str | None = None) -> Dataset:
+    """A folder of folders named by label, or a CSV with the columns path, label and maybe split or fold.
+
+    Paths in a CSV are relative to its folder; several labels of a clip are joined by ``;``. With a fold column,
+    ``val_fold`` (the last fold unless told) is the split "val" and all others are "train". Where neither is given, a
+    fifth of each label's clips, chosen by a hash of their paths, becomes "val". Raises DataError.
+    """
+    if data.is_dir():
+        if (data / "metadata.csv").is_file():
+            return _read_csv(data / "metadata.csv", val_fold)
+        clips, rule = _hashed_split(_read_folders(data), data), "a fifth of each label by path hash"
+        return _dataset(clips, rule)
+    if data.is_file():
+        return _read_csv(data, val_fold)
+    raise DataError(f"{data} does not exist; give a folder of folders named by label, or a CSV")
+
+
+def load_waveforms(
+    dataset: Dataset,
+    sample_rate_hz: int,
+    *,
+    skip_bad: bool = False,
+    progress: Callable[[Iterable[Clip]], Iterable[Clip]] = iter,
+) -> tuple[Dataset, list[NDArray[np.float32]], list[DataError]]:
+    """Every clip decoded: the clips that could be read, their waveforms, and what was skipped and why.
+
+    All files are tried before a DataError lists the bad ones, so that they can be mended in one go.
+    """
+    clips, waveforms, errors = [], [], []
+    for clip in progress(dataset.clips):
+        try:
+            waveforms.append(read_audio(clip.path, sample_rate_hz))
+        except DataError as error:
+            errors.append(error)
+        else:
+            clips.append(clip)
+    if errors and not skip_bad:
+        listed = "\n".join(f"  {error}" for error in errors[:20])
+        raise DataError(
+            f"{len(errors)} of {len(dataset.clips)} files cannot be used; mend or remove them, "
+            f"or skip them with --skip-bad:\n{listed}"
+        )
+    if not clips:
+        raise DataError("none of the files could be read")
+    return replace(dataset, clips=tuple(clips)), waveforms, errors
+
+
+def preview(labels: Iterable[str], limit: int = 8) -> str:
+    """The first few labels, for messages."""
+    labels = list(labels)
+    return ", ".join(labels[:limit]) + (f" … ({len(labels)} in all)" if len(labels) > limit else "")
+
+
+def _read_folders(folder: Path) -> list[Clip]:
+    clips = []
+    for label_folder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        label = _checked(label_folder.name, label_folder)
+        clips += [Clip(path, (label,), "") for path in find_audio(label_folder)]
+    if not clips:
+        raise DataError(f"{folder} has no audio in folders named by label, such as {folder / 'dog' / 'bark.wav'}")
+    return clips
+
+
+def _read_csv(path: Path, val_fold: str | None) -> Dataset:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a CSV: {error}") from error
+    for column in ("path", "label"):
+        if column not in columns:
+            raise DataError(
+                f"{path} has no column {column!r}; it has {preview(columns) or 'none'}; "
+                "expected path,label and maybe split or fold"
+            )
+    if not rows:
+        raise DataError(f"{path} lists no clips")
+    clips = [_clip(path, number, row) for number, row in enumerate(rows, start=2)]
+    if "split" in columns:
+        splits = [(row["split"] or "").strip() for row in rows]
+        rule = "split column"
+    elif "fold" in columns:
+        folds = [(row["fold"] or "").strip() for row in rows]
+        chosen = val_fold or max(folds, key=lambda fold: (len(fold), fold))
+        if chosen not in folds:
+            raise DataError(f"{path} has no fold {chosen!r}; it has {preview(sorted(set(folds)))}")
+        splits = ["val" if fold == chosen else "train" for fold in folds]
+        rule = f"fold {chosen} validates, the others train"
+    else:
+        return _dataset(_hashed_split(clips, path.parent), "a fifth of each label by path hash")
+    return _dataset([replace(clip, split=split) for clip, split in zip(clips, splits, strict=True)], rule)
+
+
+def _clip(csv_path: Path, number: int, row: dict[str, str | None]) -> Clip:
+    name, text = row["path"], row["label"]
+    if not name or not text:
+        raise DataError(f"{csv_path} line {number} has no path or no label")
+    labels = tuple(dict.fromkeys(label.strip() for label in text.split(LABEL_SEPARATOR) if label.strip()))
+    return Clip(csv_path.parent / name, tuple(_checked(label, csv_path) for label in labels), "")
+
+
+def _checked(label: str, where: Path) -> str:
+    try:
+        return check_label(label)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _hashed_split(clips: list[Clip], root: Path) -> list[Clip]:
+    by_label = defaultdict(list)
+    for clip in clips:
+        by_label[clip.labels].append(clip)
+    split = []
+    for group in by_label.values():
+        ordered = sorted(
+            group, key=lambda clip: hashlib.sha256(clip.path.relative_to(root).as_posix().encode()).digest()
+        )
+        validation = max(1, round(VALIDATION_SHARE * len(ordered))) if len(ordered) > 1 else 0
+        split += [replace(clip, split="val" if rank < validation else "train") for rank, clip in enumerate(ordered)]
+    return split
+
+
+def _dataset(clips: list[Clip], rule: str) -> Dataset:
+    labels = sorted({label for clip in clips for label in clip.labels})
+    task: Literal["single", "multi"] = "single" if all(len(clip.labels) == 1 for clip in clips) else "multi"
+    return Dataset(tuple(clips), tuple(labels), task, rule)

@@ -1,0 +1,74 @@
+"""The exception tree and the exit codes of the command line.
+
+Every error says what was given, what was expected and what to do. Each class carries the exit code that the CLI ends
+with, so a script can tell a bad file from a missing microphone without reading text.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """How a ``flexiast`` command ends."""
+
+    OK = 0
+    FAILURE = 1
+    """Something failed while running that no other code names."""
+    USAGE = 2
+    """An option or value cannot be used."""
+    MODEL = 3
+    """A checkpoint or bundle is missing, damaged or of another kind."""
+    DEVICE = 4
+    """No microphone, or it cannot be opened."""
+    VERIFICATION = 5
+    """What was built or loaded is not what it claims to be: checksum, parity."""
+    EXTRA = 7
+    """The command needs an optional part of flexiast that is not installed."""
+    DATA = 8
+    """An audio file or data set cannot be read."""
+    INTERRUPTED = 130
+    """Ended by Ctrl-C, after everything was flushed."""
+
+
+class FlexiastError(Exception):
+    """Root of every error that flexiast raises on purpose."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILURE
+
+
+class UsageError(FlexiastError):
+    """A value was given that cannot be used."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ModelError(FlexiastError):
+    """A checkpoint or bundle cannot be used."""
+
+    exit_code = ExitCode.MODEL
+
+
+class DeviceError(FlexiastError):
+    """An audio device cannot be used."""
+
+    exit_code = ExitCode.DEVICE
+
+
+class VerificationError(FlexiastError):
+    """A file or an engine differs from what its manifest promises."""
+
+    exit_code = ExitCode.VERIFICATION
+
+
+class MissingExtraError(FlexiastError):
+    """An optional part of flexiast is not installed."""
+
+    exit_code = ExitCode.EXTRA
+
+
+class DataError(FlexiastError):
+    """Audio or a data set cannot be read."""
+
+    exit_code = ExitCode.DATA

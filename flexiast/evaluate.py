@@ -1,0 +1,107 @@
+"""One metric per patch size: accuracy, or mean average precision where clips have several labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.frontend import Frontend, windows
+from flexiast.spec import Patch, PatchSize, Spec, Value
+
+Float = NDArray[np.float32]
+
+BATCH_TOKENS = 8192
+"""Tokens classified at once: batches grow as patches grow."""
+
+
+class Classifier(Protocol):
+    """Anything that classifies windows at many patch sizes: a PyTorch model or a bundle's engines."""
+
+    @property
+    def spec(self) -> Spec: ...
+
+    def logits(self, features: Float, patch: PatchSize) -> Float:
+        """Features [batch, window_frames, mels] → logits [batch, classes]."""
+        ...
+
+
+class PatchResult(Value):
+    """How good and how dear one patch size is."""
+
+    patch_size: Patch
+    tokens: int
+    gmac: float
+    accuracy: float | None = None
+    """Share of clips whose best class is right; only where each clip has one label."""
+    mean_average_precision: float | None = None
+    """Only where clips have several labels."""
+
+    @property
+    def metric(self) -> float:
+        value = self.accuracy if self.accuracy is not None else self.mean_average_precision
+        assert value is not None  # one of the two is always set
+        return value
+
+
+class Windows:
+    """The windows of many clips [windows, window_frames, mels] and how many belong to each clip."""
+
+    def __init__(self, waveforms: Iterable[Float], frontend: Frontend) -> None:
+        per_clip = [list(windows(frontend(waveform), frontend, frontend.spec.window_frames)) for waveform in waveforms]
+        self.counts = np.array([len(clip) for clip in per_clip])
+        self.features: Float = np.stack([window for clip in per_clip for window in clip])
+
+    def clip_mean(self, logits: Float) -> Float:
+        """Logits per window → their mean per clip."""
+        starts = np.concatenate(([0], np.cumsum(self.counts)[:-1]))
+        sums: Float = np.add.reduceat(logits, starts, axis=0)
+        counts: Float = self.counts[:, None].astype(np.float32)
+        return sums / counts
+
+
+def evaluate(
+    classifier: Classifier,
+    clips: Windows,
+    targets: Float,
+    patches: Sequence[PatchSize],
+    *,
+    progress: Callable[[Sequence[PatchSize]], Iterable[PatchSize]] = iter,
+) -> list[PatchResult]:
+    """The metric of each patch size over clips with targets [clips, classes]."""
+    spec = classifier.spec
+    results = []
+    for patch in progress(patches):
+        logits = clips.clip_mean(classify(classifier, clips.features, patch))
+        metric = {metric_name(spec.task): score(logits, targets, spec.task)}
+        results.append(PatchResult(patch_size=patch, tokens=spec.tokens(patch), gmac=spec.gmac(patch), **metric))
+    return results
+
+
+def classify(classifier: Classifier, features: Float, patch: PatchSize) -> Float:
+    """Features [windows, window_frames, mels] → logits [windows, classes], in batches of even cost."""
+    batch = max(1, BATCH_TOKENS // classifier.spec.tokens(patch))
+    return np.concatenate([classifier.logits(features[i : i + batch], patch) for i in range(0, len(features), batch)])
+
+
+def metric_name(task: Literal["single", "multi"]) -> str:
+    return "accuracy" if task == "single" else "mean_average_precision"
+
+
+def score(logits: Float, targets: Float, task: Literal["single", "multi"]) -> float:
+    """Accuracy of a single-label task, mean average precision of a multi-label one; both in [0, 1]."""
+    if task == "single":
+        return float((logits.argmax(1) == targets.argmax(1)).mean())
+    present = targets.any(axis=0)  # a class that never occurs has no precision
+    return float(np.mean([average_precision(logits[:, c], targets[:, c]) for c in np.flatnonzero(present)]))
+
+
+def average_precision(scores: Float, target: Float) -> float:
+    """Mean precision at the rank of each positive; equal scores share the worst rank among them."""
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order], np.cumsum(target[order] > 0)
+    last_of_ties = np.searchsorted(-ranked, -ranked, side="right")  # positives with equal scores stand together
+    precision = hits[last_of_ties - 1] / last_of_ties
+    return float(precision[target[order] > 0].mean())

@@ -1,0 +1,117 @@
+"""A patch size is four small matrices: PI-resize of the kernel, interpolation of the positions.
+
+Everything that depends on the patch size is linear and separable in mel and time, so one axis at a time suffices:
+
+    kernel     Ŵ = P_f W P_tᵀ    P = (Bᵀ)⁺, B the resize of one axis from base to patch size
+    positions  π̂ = R_f π R_tᵀ    R samples the base grid at each patch's true centre
+
+PI-resize (FlexiViT, arXiv 2212.08013): with x resized to Bx, the kernel ŵ that keeps ⟨Bx, ŵ⟩ = ⟨x, w⟩ for every patch
+x is (Bᵀ)⁺ w; exact when the patch grows, the least-squares projection when it shrinks. Kernel and positions keep
+their base size for ever and are always resized from it. The model, the exporter and the tests use these matrices.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.spec import PatchSize, ResizeSpec, Spec
+
+Matrix = NDArray[np.float64]
+
+
+class PatchMatrices(NamedTuple):
+    """What a patch size is: base sizes stand in the second dimension."""
+
+    kernel_mels: Matrix
+    """P_f [patch mels, base mels]"""
+    kernel_frames: Matrix
+    """P_t [patch frames, base frames]"""
+    position_mels: Matrix
+    """R_f [rows, base rows]"""
+    position_frames: Matrix
+    """R_t [columns, base columns]"""
+
+    def kernel(self, kernel: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Kernel [width, base mels, base frames] → [width, patch mels, patch frames]."""
+        return (self.kernel_mels @ kernel @ self.kernel_frames.T).astype(np.float32)
+
+    def positions(self, positions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Positions [base rows, base columns, width] → [rows · columns, width], rows first."""
+        grid = np.einsum("rb,cd,bdw->rcw", self.position_mels, self.position_frames, positions)
+        return grid.reshape(-1, grid.shape[-1]).astype(np.float32)
+
+
+@lru_cache(maxsize=256)
+def patch_matrices(spec: Spec, patch: PatchSize) -> PatchMatrices:
+    """The four matrices of a patch size; raises UsageError when it is larger than a window."""
+    spec.check_patch(patch)
+    base, frontend = spec.base_patch, spec.frontend
+    return PatchMatrices(
+        pi_resize_matrix(base.mels, patch.mels, spec.resize),
+        pi_resize_matrix(base.frames, patch.frames, spec.resize),
+        position_matrix(base.mels, patch.mels, frontend.mel_bins),
+        position_matrix(base.frames, patch.frames, frontend.window_frames),
+    )
+
+
+def pi_resize_matrix(base: int, patch: int, resize: ResizeSpec) -> Matrix:
+    """P = (Bᵀ)⁺ [patch, base] for one axis of the kernel."""
+    return np.linalg.pinv(resize_matrix(base, patch, resize).T)
+
+
+def resize_matrix(source: int, target: int, resize: ResizeSpec) -> Matrix:
+    """B [target, source]: resizing one axis, pixel centres aligned at the edges (``align_corners=False``).
+
+    Equals ``torch.nn.functional.interpolate`` of mode bilinear or bicubic along that axis, with or without antialias.
+    """
+    scale = source / target
+    centres = (np.arange(target) + 0.5) * scale - 0.5
+    stretch = max(scale, 1.0) if resize.antialias else 1.0
+    if resize.kernel == "linear":
+        kernel, radius = _triangle, 1
+    else:
+        kernel, radius = (_keys_half if resize.antialias else _keys_three_quarters), 2
+    if resize.antialias:
+        weights = kernel((np.arange(source) - centres[:, None]) / stretch)
+    else:  # taps beyond an edge repeat the edge, as torch does without antialias
+        taps = np.floor(centres)[:, None] + np.arange(1 - radius, radius + 1)
+        weights = np.zeros((target, source))
+        rows = np.broadcast_to(np.arange(target)[:, None], taps.shape)
+        np.add.at(weights, (rows, np.clip(taps, 0, source - 1).astype(int)), kernel(taps - centres[:, None]))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def position_matrix(base: int, patch: int, extent: int) -> Matrix:
+    """R [patches, base patches]: the base grid sampled at the true centre of each patch, antialiased.
+
+    Both grids start at bin or frame 0 and the last patch of each may reach past ``extent``: centres are
+    (i + ½) · size in bins or frames, never stretched to fit. Larger patches average what they cover.
+    """
+    centres = (np.arange(-(-extent // patch)) + 0.5) * patch
+    base_centres = (np.arange(-(-extent // base)) + 0.5) * base
+    weights = _triangle((base_centres - centres[:, None]) / max(base, patch))
+    return weights / weights.sum(axis=1, keepdims=True)  # never empty: a last centre is within reach of the base's last
+
+
+def _triangle(x: Matrix) -> Matrix:
+    return np.maximum(1 - np.abs(x), 0)
+
+
+def _keys(x: Matrix, a: float) -> Matrix:
+    """Cubic convolution kernel (Keys 1981) with slope ``a`` at 1."""
+    x = np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * a - 4 * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def _keys_half(x: Matrix) -> Matrix:
+    return _keys(x, -0.5)  # torch and PIL with antialias
+
+
+def _keys_three_quarters(x: Matrix) -> Matrix:
+    return _keys(x, -0.75)  # torch without

@@ -1,0 +1,213 @@
+"""What a model is, as one frozen value that travels with its weights.
+
+A physical fact stands here once; frames, grids, tokens and costs are derived from it. The spec is stored in the
+checkpoint and in the bundle's manifest, so training, export and the runtime cannot disagree.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, field_validator, model_validator
+from typing_extensions import Self
+
+from flexiast.errors import UsageError
+
+MLP_RATIO = 4
+"""Width of the feed-forward layer over the model's width, as in ViT."""
+
+LOG_FLOOR = 1.1920928955078125e-07
+"""Smallest mel energy before the logarithm: float32's epsilon, as in Kaldi."""
+
+
+class PatchSize(NamedTuple):
+    """A patch of ``mels`` bins × ``frames`` frames, written ``16x32``; ``16`` means ``16x16``."""
+
+    mels: int
+    frames: int
+
+    def __str__(self) -> str:
+        return f"{self.mels}x{self.frames}"
+
+    @classmethod
+    def parse(cls, text: object) -> PatchSize:
+        """``"16"`` → 16 × 16, ``"16x32"`` → 16 mel bins × 32 frames; raises UsageError."""
+        if isinstance(text, PatchSize):
+            return text
+        match = re.fullmatch(r"([1-9]\d{0,3})(?:x([1-9]\d{0,3}))?", str(text).strip(), re.ASCII)
+        if match is None:
+            raise UsageError(f"{text!r} is not a patch size; write 16 or 16x32 (mel bins x frames)")
+        mels = int(match[1])
+        return cls(mels, int(match[2] or mels))
+
+
+def parse_patches(text: str) -> tuple[PatchSize, ...]:
+    """``"8,16x32"`` → patch sizes in the order given, each once; raises UsageError."""
+    patches = tuple(PatchSize.parse(part) for part in text.split(","))
+    return tuple(dict.fromkeys(patches))
+
+
+def _patch_or_value_error(value: object) -> PatchSize:
+    try:
+        return PatchSize.parse(value)
+    except UsageError as error:
+        raise ValueError(str(error)) from None  # pydantic collects ValueErrors only
+
+
+Patch = Annotated[PatchSize, PlainValidator(_patch_or_value_error), PlainSerializer(str, return_type=str)]
+"""A PatchSize as a pydantic field: ``"16x32"`` in JSON."""
+
+
+class Value(BaseModel):
+    """An immutable value read strictly: unknown fields and silent conversions are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class FrontendSpec(Value):
+    """Kaldi-compatible log-mel filter bank; defaults are those of AST."""
+
+    sample_rate_hz: int = Field(default=16_000, ge=4_000, le=192_000)
+    window_samples: int = Field(ge=400, le=192_000 * 60)
+    """Audio classified at once."""
+    mel_bins: int = Field(default=128, ge=8, le=512)
+    taper: Literal["hann"] = "hann"
+    taper_samples: int = Field(default=400, ge=64, le=8192)
+    hop_samples: int = Field(default=160, ge=16, le=8192)
+    preemphasis: float = Field(default=0.97, ge=0.0, lt=1.0)
+    low_hz: float = Field(default=20.0, ge=0.0)
+    high_hz: float = Field(default=8_000.0, gt=0.0)
+    mean: float
+    """Mean log-mel (natural log) of the training audio."""
+    std: float = Field(gt=0.0)
+    """Its standard deviation; features are (log-mel − mean) / (2 · std), as in AST."""
+
+    @model_validator(mode="after")
+    def _band_and_window_fit(self) -> Self:
+        if not self.low_hz < self.high_hz <= self.sample_rate_hz / 2:
+            raise ValueError(
+                f"mel band {self.low_hz:g}–{self.high_hz:g} Hz must rise and end at or under half the sample rate"
+            )
+        if self.window_samples < self.taper_samples:
+            raise ValueError(f"window of {self.window_samples} samples is shorter than one frame")
+        return self
+
+    @property
+    def window_frames(self) -> int:
+        """Frames in one window; only whole frames count (Kaldi's snip_edges)."""
+        return self.frames_in(self.window_samples)
+
+    @property
+    def window_s(self) -> float:
+        return self.window_samples / self.sample_rate_hz
+
+    @property
+    def fft_samples(self) -> int:
+        """The next power of two, as in Kaldi."""
+        return 1 << (self.taper_samples - 1).bit_length()
+
+    def frames_in(self, samples: int) -> int:
+        """Whole frames in a waveform of so many samples."""
+        return 0 if samples < self.taper_samples else 1 + (samples - self.taper_samples) // self.hop_samples
+
+
+class ResizeSpec(Value):
+    """How a patch is resized in PI-resize; a model must be resized the way it was trained."""
+
+    kernel: Literal["linear", "cubic"] = "linear"
+    antialias: bool = True
+
+
+class NetworkSpec(Value):
+    """Size of the transformer."""
+
+    width: int = Field(ge=8, le=4096)
+    depth: int = Field(ge=1, le=64)
+    heads: int = Field(ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
+        return self
+
+
+PRESETS: dict[str, NetworkSpec] = {
+    "nano": NetworkSpec(width=128, depth=6, heads=4),
+    "tiny": NetworkSpec(width=192, depth=12, heads=3),
+    "small": NetworkSpec(width=384, depth=12, heads=6),
+    "base": NetworkSpec(width=768, depth=12, heads=12),
+}
+
+
+class Spec(Value):
+    """Everything a model needs besides its weights."""
+
+    schema_version: Literal["1.0"] = "1.0"
+    frontend: FrontendSpec
+    base_patch: Patch = PatchSize(16, 16)
+    """The patch size at which kernel and positions are stored, for ever."""
+    trained_patches: tuple[Patch, ...]
+    resize: ResizeSpec = ResizeSpec()
+    network: NetworkSpec
+    task: Literal["single", "multi"]
+    """One label per clip (softmax) or any number (sigmoid)."""
+    labels: tuple[str, ...] = Field(min_length=1, max_length=100_000)
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_are_printable_and_distinct(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        for label in labels:
+            check_label(label)
+        if len(set(labels)) != len(labels):
+            raise ValueError("labels must be distinct")
+        return labels
+
+    @property
+    def classes(self) -> int:
+        return len(self.labels)
+
+    @property
+    def base_grid(self) -> tuple[int, int]:
+        """Rows over mel × columns over time of the stored positions."""
+        return self.grid(self.base_patch)
+
+    def grid(self, patch: PatchSize) -> tuple[int, int]:
+        """Rows over mel × columns over time; a last partial patch counts, for nothing is cropped."""
+        return -(-self.frontend.mel_bins // patch.mels), -(-self.frontend.window_frames // patch.frames)
+
+    def tokens(self, patch: PatchSize) -> int:
+        """Patches of one window and the CLS token."""
+        rows, columns = self.grid(patch)
+        return rows * columns + 1
+
+    def gmac(self, patch: PatchSize) -> float:
+        """Billions of multiply-accumulates for one window: embedding, attention, feed-forward and head."""
+        tokens, width = self.tokens(patch), self.network.width
+        embedding = (tokens - 1) * patch.mels * patch.frames * width
+        block = (4 + 2 * MLP_RATIO) * tokens * width**2 + 2 * tokens**2 * width
+        return (embedding + self.network.depth * block + width * self.classes) / 1e9
+
+    def check_patch(self, patch: PatchSize) -> PatchSize:
+        """The patch itself, or a UsageError when it is larger than one window's features."""
+        mels, frames = self.frontend.mel_bins, self.frontend.window_frames
+        if patch.mels > mels or patch.frames > frames:
+            raise UsageError(
+                f"patch size {patch} is larger than one window of {mels} mel bins x {frames} frames; "
+                "choose a smaller one"
+            )
+        return patch
+
+
+def check_label(label: str) -> str:
+    """The label itself; ValueError when it is empty, longer than 200 characters or holds control characters.
+
+    A label is printed on terminals and written into CSV, JSON and topics: escape sequences stop here, once.
+    """
+    if not label.strip() or len(label) > 200:
+        raise ValueError(f"label {label[:40]!r} must have 1 to 200 characters")
+    if any(unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for character in label):
+        raise ValueError(f"label {label!r} holds control characters")
+    return label
