@@ -1,0 +1,1 @@
+"""Runs bundles: engines, the streaming path and the governor. Never imports torch."""

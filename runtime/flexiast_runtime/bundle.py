@@ -1,0 +1,44 @@
+"""A bundle opened for use: every byte handed on was checked against the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from flexiast.errors import ModelError, VerificationError
+from flexiast.manifest import Manifest, read_manifest
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder and its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Bundle:
+        """Read the manifest; raises ModelError. Files are checked when they are read."""
+        return cls(folder, read_manifest(folder))
+
+    def read(self, name: str) -> bytes:
+        """The verified content of a listed file.
+
+        The caller uses these bytes, not the path, so a file that changes later changes nothing. Raises ModelError when
+        the file cannot be read and VerificationError when it is not the file that was exported.
+        """
+        entry, path = self.manifest.entry(name), self.folder / name
+        try:
+            if path.is_symlink() or not path.is_file():
+                raise VerificationError(f"{path} is not a plain file; export the bundle again")
+            content = path.read_bytes()
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror}; export or copy the bundle again") from error
+        found = hashlib.sha256(content).hexdigest()
+        if found != entry.sha256:
+            raise VerificationError(
+                f"{path} differs from what was exported: sha256 {found[:16]}…, {len(content):,} bytes; "
+                f"expected {entry.sha256[:16]}…, {entry.size:,} bytes; copy or export the bundle again"
+            )
+        return content

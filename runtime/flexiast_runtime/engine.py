@@ -1,0 +1,56 @@
+"""What it takes to run one variant; backends differ, the two names `load_engines` and `run` do not."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.manifest import Manifest, Variant
+from flexiast.spec import PatchSize, Spec
+
+Float = NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """One variant, ready to run."""
+
+    @property
+    def variant(self) -> Variant: ...
+
+    def run(self, features: Float) -> Float:
+        """Features [batch, window_frames, mels] → logits [batch, classes]."""
+        ...
+
+
+class Engines:
+    """The engines of one bundle; choosing another one is a look-up."""
+
+    def __init__(self, manifest: Manifest, engines: dict[PatchSize, Engine]) -> None:
+        self.manifest = manifest
+        self._engines = engines
+
+    @property
+    def spec(self) -> Spec:
+        return self.manifest.spec
+
+    @property
+    def patches(self) -> tuple[PatchSize, ...]:
+        return tuple(self._engines)
+
+    def __getitem__(self, patch: PatchSize) -> Engine:
+        return self._engines[patch]
+
+    def logits(self, features: Float, patch: PatchSize) -> Float:
+        """Features [batch, window_frames, mels] → logits [batch, classes]; makes a bundle a Classifier."""
+        return self[patch].run(features)
+
+
+def scores(logits: Float, task: str) -> Float:
+    """Logits [..., classes] → scores in [0, 1]: softmax for one label, sigmoid for several."""
+    if task == "multi":
+        return (1 / (1 + np.exp(-np.clip(logits, -80, 80)))).astype(np.float32)
+    exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    normalised: Float = exponent / exponent.sum(axis=-1, keepdims=True)
+    return normalised

@@ -1,0 +1,74 @@
+"""Samples → windows of features: every `step`, the last `window` of audio; only new frames are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.errors import UsageError
+from flexiast.frontend import FeatureStream, Frontend
+
+Float = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Audio classified at once; sample numbers count from the start of the stream."""
+
+    start: int
+    end: int
+    """One past its last real sample; before start + window when the audio ended earlier."""
+    features: Float
+    """[window_frames, mels]"""
+    first: bool
+    """It is the first one since the stream began or broke off."""
+
+
+class Framer:
+    """Cuts an unbroken stream into windows; no window spans a discontinuity."""
+
+    def __init__(self, frontend: Frontend, step_samples: int) -> None:
+        spec = frontend.spec
+        longest = spec.window_frames * spec.hop_samples  # a longer step would leave frames between two windows
+        if not 0 < step_samples <= longest or step_samples % spec.hop_samples:
+            raise UsageError(
+                f"a step of {step_samples / spec.sample_rate_hz:g} s cannot be used; give a multiple of "
+                f"{spec.hop_samples / spec.sample_rate_hz:g} s, at most {longest / spec.sample_rate_hz:g} s"
+            )
+        self._frontend = frontend
+        self._step = step_samples
+        self._step_frames = step_samples // spec.hop_samples
+        self._stream = FeatureStream(frontend)
+        self.restart(0)
+
+    def restart(self, start: int) -> None:
+        """Begin at a sample number: of the stream, or of what follows a discontinuity."""
+        self.end = start
+        """One past the last sample pushed."""
+        self._start, self._first = start, True
+        self._frames: Float = np.empty((0, self._frontend.spec.mel_bins), np.float32)
+        self._stream.reset()
+
+    def push(self, samples: Float) -> Iterator[Window]:
+        """Samples that follow the last ones → the windows that they complete."""
+        spec = self._frontend.spec
+        self.end += len(samples)
+        self._frames = np.concatenate((self._frames, self._stream.push(samples)))
+        while self.end - self._start >= spec.window_samples:
+            yield self._cut(self._start + spec.window_samples)
+
+    def flush(self) -> Iterator[Window]:
+        """What no window has seen yet, padded with the floor; at most one window."""
+        seen = 0 if self._first else self._frontend.spec.window_frames - self._step_frames
+        if len(self._frames) > seen:
+            yield self._cut(self.end)
+
+    def _cut(self, end: int) -> Window:
+        features = self._frontend.pad(self._frames[: self._frontend.spec.window_frames])
+        window = Window(self._start, end, features, self._first)
+        self._frames = self._frames[self._step_frames :]
+        self._start, self._first = self._start + self._step, False
+        return window

@@ -1,0 +1,237 @@
+"""The streaming path, from chunks to records; files and microphones go the same way.
+
+chunk → window → features → logits → scores → smoothed → events
+                              ↑ the engine the governor named: asked between windows, never within one
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.frontend import Frontend
+from flexiast.spec import PatchSize
+from flexiast_runtime import governor
+from flexiast_runtime.detector import Detection, Detector, Thresholds
+from flexiast_runtime.engine import Engines, scores
+from flexiast_runtime.framer import Framer, Window
+from flexiast_runtime.governor import Observation, Option, Policy
+from flexiast_runtime.power import Battery
+from flexiast_runtime.records import Event, Record, Status, Summary, Switch, VariantUse
+from flexiast_runtime.smoothing import Smoother
+from flexiast_runtime.source import Chunk
+
+Float = NDArray[np.float32]
+
+TOP = 5
+"""Labels in a status."""
+KEPT_LATENCIES = 10_000
+"""Latencies per variant that percentiles are taken of: memory stays flat over weeks."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a stream is turned into events."""
+
+    step_s: float
+    smoothing_s: float
+    thresholds: Thresholds = Thresholds()
+
+    @classmethod
+    def for_window(cls, window_s: float) -> Settings:
+        """Four looks at every sound, at least two a second, whole hops; smoothed over one and a half of them."""
+        step_s = max(0.01, round(min(window_s / 4, 0.5), 2))
+        return cls(step_s=step_s, smoothing_s=1.5 * step_s)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the machine and the user allow right now."""
+
+    deadline_s: float
+    battery: Battery | None = None
+
+
+class Governed:
+    """The governor with its state: asked before the first window and after each."""
+
+    def __init__(self, options: tuple[Option, ...], policy: Policy, conditions: Conditions) -> None:
+        self.options, self._policy = options, policy
+        self._state = governor.start(
+            policy, options, Observation(0.0, conditions.deadline_s, battery=conditions.battery)
+        )
+
+    @property
+    def patch(self) -> PatchSize:
+        return self.options[self._state.index].patch
+
+    def observe(self, seen: Observation) -> str | None:
+        """Learn from one window; the reason if another patch size runs from now on."""
+        self._state, decision = governor.step(self._policy, self.options, self._state, seen)
+        return decision.reason
+
+
+class Pinned:
+    """One patch size, whatever happens."""
+
+    def __init__(self, patch: PatchSize) -> None:
+        self.patch = patch
+
+    def observe(self, seen: Observation) -> str | None:
+        return None
+
+
+@dataclass
+class _Use:
+    windows: int = 0
+    misses: int = 0
+    cpu_s: float = 0.0
+    latencies_s: list[float] = field(default_factory=list)
+
+
+class Listener:
+    """Turns chunks into records with the engines of one bundle."""
+
+    def __init__(
+        self,
+        engines: Engines,
+        chooser: Governed | Pinned,
+        settings: Settings,
+        *,
+        source: str,
+        conditions: Callable[[float], Conditions],
+        backlog: Callable[[], int] = lambda: 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """``conditions`` is asked with the seconds of audio so far; ``backlog`` gives samples that wait."""
+        frontend = engines.spec.frontend
+        self._engines, self._chooser, self._source = engines, chooser, source
+        self._conditions, self._backlog, self._clock = conditions, backlog, clock
+        self._rate = frontend.sample_rate_hz
+        self._step = round(settings.step_s * self._rate)
+        self._framer = Framer(Frontend(frontend), self._step)
+        self._smoother = Smoother(settings.smoothing_s, settings.step_s)
+        delay = round(self._smoother.delay_steps * self._step)
+        self._detector = Detector(settings.thresholds, frontend.window_samples, self._step, delay)
+        self._used: dict[PatchSize, _Use] = defaultdict(_Use)
+        self._events = self._switches = self._discontinuities = self._lost = 0
+
+    def run(self, chunks: Iterable[Chunk]) -> Iterator[Record]:
+        """Records while the chunks last; what the last ones began is finished, then comes the summary."""
+        for chunk in chunks:
+            if chunk.start != self._framer.end:
+                yield from self._break_off(chunk.start)
+            yield from self._windows(self._framer.push(chunk.samples))
+        yield from self._windows(self._framer.flush())
+        yield from self._ended(self._detector.flush(self._framer.end))
+        yield self._summary()
+
+    def _break_off(self, start: int) -> Iterator[Record]:
+        """A discontinuity: events end where the audio did, and nothing is remembered across it."""
+        yield from self._windows(self._framer.flush())
+        yield from self._ended(self._detector.flush(self._framer.end))
+        self._discontinuities += 1
+        self._lost += start - self._framer.end
+        self._smoother.reset()
+        self._framer.restart(start)
+
+    def _windows(self, windows: Iterator[Window]) -> Iterator[Record]:
+        begun = self._clock(), time.process_time()
+        for window in windows:
+            patch = self._chooser.patch
+            logits = self._engines[patch].run(window.features[None])[0]
+            smoothed = self._smoother.push(scores(logits, self._engines.spec.task))
+            latency_s, cpu_s = self._clock() - begun[0], time.process_time() - begun[1]
+            yield from self._ended(self._detector.push(window, smoothed, patch))
+            yield from self._account(window, patch, smoothed, latency_s, cpu_s)
+            begun = self._clock(), time.process_time()
+
+    def _account(
+        self, window: Window, patch: PatchSize, smoothed: Float, latency_s: float, cpu_s: float
+    ) -> Iterator[Record]:
+        """Count the window, report it, and ask the governor what runs next."""
+        time_s = window.end / self._rate
+        conditions, backlog = self._conditions(time_s), self._backlog()
+        use = self._used[patch]
+        use.windows += 1
+        use.misses += latency_s > conditions.deadline_s
+        use.cpu_s += cpu_s
+        use.latencies_s.append(latency_s)
+        del use.latencies_s[:-KEPT_LATENCIES]
+        yield self._status(time_s, patch, smoothed, latency_s, conditions, backlog)
+        seen = Observation(time_s, conditions.deadline_s, latency_s, backlog / self._step, conditions.battery)
+        if reason := self._chooser.observe(seen):
+            self._switches += 1
+            yield Switch(time_s, patch, self._chooser.patch, reason)
+
+    def _status(
+        self, time_s: float, patch: PatchSize, smoothed: Float, latency_s: float, conditions: Conditions, backlog: int
+    ) -> Status:
+        labels = self._engines.spec.labels
+        best = np.argsort(-smoothed)[:TOP]
+        return Status(
+            time_s=time_s,
+            patch=patch,
+            top=tuple((labels[index], float(smoothed[index])) for index in best),
+            active=tuple(labels[index] for index in self._detector.active),
+            latency_s=latency_s,
+            deadline_s=conditions.deadline_s,
+            backlog_s=backlog / self._rate,
+            dropped_s=self._lost / self._rate,
+            battery=conditions.battery,
+        )
+
+    def _ended(self, detections: Iterator[Detection]) -> Iterator[Event]:
+        labels = self._engines.spec.labels
+        for found in detections:
+            self._events += 1
+            label = labels[found.class_index]
+            yield Event(self._source, label, found.start, found.end, self._rate, found.score, found.patch)
+
+    def _summary(self) -> Summary:
+        uses = sorted(self._used.items(), key=lambda item: -self._engines.spec.tokens(item[0]))
+        return Summary(
+            source=self._source,
+            audio_s=(self._framer.end - self._lost) / self._rate,
+            windows=sum(use.windows for _, use in uses),
+            events=self._events,
+            switches=self._switches,
+            discontinuities=self._discontinuities,
+            dropped_s=self._lost / self._rate,
+            variants=tuple(
+                VariantUse(
+                    patch,
+                    use.windows,
+                    use.misses,
+                    use.cpu_s,
+                    float(np.percentile(use.latencies_s, 50, method="nearest")),
+                    float(np.percentile(use.latencies_s, 95, method="nearest")),
+                )
+                for patch, use in uses
+            ),
+        )
+
+
+def profile(engines: Engines, repeats: int = 7, clock: Callable[[], float] = time.perf_counter) -> tuple[Option, ...]:
+    """Run each engine a few times on silence: its median latency on this machine, as the governor's options.
+
+    Also warms every engine up, so that the first window after a switch is as fast as the next.
+    """
+    spec = engines.spec
+    shape = (1, spec.frontend.window_frames, spec.frontend.mel_bins)
+    features = np.full(shape, Frontend(spec.frontend).floor, np.float32)
+    options = []
+    for patch in engines.patches:
+        engine, latencies = engines[patch], []
+        engine.run(features)
+        for _ in range(repeats):
+            begun = clock()
+            engine.run(features)
+            latencies.append(clock() - begun)
+        options.append(Option(patch, float(np.median(latencies)), engine.variant.metric))
+    return tuple(options)

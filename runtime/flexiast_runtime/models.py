@@ -1,0 +1,55 @@
+"""MODEL on the command line: a checkpoint, a bundle, or the name of a shipped model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flexiast.errors import ModelError
+from flexiast.manifest import MANIFEST
+
+DEFAULT = "sounds"
+_SHIPPED = Path(__file__).parent / "models"
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the models inside this install."""
+    return tuple(sorted(path.parent.name for path in _SHIPPED.glob("*/MODEL_CARD.md")))
+
+
+def find_bundle(model: str) -> Path:
+    """The bundle folder of a path or a shipped name; raises ModelError."""
+    path = _find(model, "bundle")
+    if path.is_file():
+        raise ModelError(
+            f"{model} is a file; this needs a bundle folder: make one with `flexiast export {model} -o BUNDLE`"
+        )
+    return path
+
+
+def find_checkpoint(model: str) -> Path:
+    """The checkpoint file of a path or a shipped name; raises ModelError."""
+    path = _find(model, "checkpoint.safetensors")
+    if path.is_dir() and (path / "checkpoint.safetensors").is_file():
+        return path / "checkpoint.safetensors"  # a run folder of `flexiast train`
+    if path.is_dir():
+        raise ModelError(
+            f"{model} is a folder; this needs a checkpoint, the .safetensors file written by `flexiast train`"
+        )
+    return path
+
+
+def find_any(model: str) -> Path:
+    """A bundle folder or a checkpoint file, whichever the model is; shipped names mean their bundle."""
+    path = _find(model, "bundle")
+    if path.is_dir() and not (path / MANIFEST).is_file():
+        return find_checkpoint(model)
+    return path
+
+
+def _find(model: str, part: str) -> Path:
+    path = Path(model)
+    if path.exists():
+        return path
+    if model in shipped():
+        return _SHIPPED / model / part
+    raise ModelError(f"{model!r} is neither a file or folder nor a shipped model ({', '.join(shipped()) or 'none'})")

@@ -1,0 +1,163 @@
+"""What a listener reports. `document()` is the JSON form that scripts rely on: schema 1.0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flexiast.spec import PatchSize
+from flexiast_runtime.power import Battery
+
+SCHEMA_VERSION = "1.0"
+
+
+@dataclass(frozen=True)
+class Event:
+    """A sound that has ended; samples at the model's rate, counted from the start of the stream."""
+
+    source: str
+    label: str
+    start_sample: int
+    end_sample: int
+    """One past its last sample"""
+    sample_rate_hz: int
+    score: float
+    """Highest smoothed score, 0 … 1"""
+    patch: PatchSize
+    """Patch size that gave it"""
+
+    @property
+    def start_s(self) -> float:
+        return self.start_sample / self.sample_rate_hz
+
+    @property
+    def end_s(self) -> float:
+        return self.end_sample / self.sample_rate_hz
+
+    def document(self) -> dict[str, Any]:
+        return _record("event") | {
+            "source": self.source,
+            "label": self.label,
+            "start_s": round(self.start_s, 4),
+            "end_s": round(self.end_s, 4),
+            "start_sample": self.start_sample,
+            "end_sample": self.end_sample,
+            "score": round(self.score, 4),
+            "patch_size": str(self.patch),
+        }
+
+
+@dataclass(frozen=True)
+class Switch:
+    """The governor chose another patch size."""
+
+    time_s: float
+    """Seconds of audio since the start"""
+    before: PatchSize
+    after: PatchSize
+    reason: str
+
+    def document(self) -> dict[str, Any]:
+        return _record("switch") | {
+            "time_s": round(self.time_s, 3),
+            "from": str(self.before),
+            "to": str(self.after),
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class Status:
+    """How things stand after one window."""
+
+    time_s: float
+    patch: PatchSize
+    top: tuple[tuple[str, float], ...]
+    """Best labels and their smoothed scores"""
+    active: tuple[str, ...]
+    """Labels whose events are going on"""
+    latency_s: float
+    deadline_s: float
+    backlog_s: float
+    dropped_s: float
+    battery: Battery | None
+
+    def document(self) -> dict[str, Any]:
+        return _record("status") | {
+            "time_s": round(self.time_s, 3),
+            "patch_size": str(self.patch),
+            "top": [{"label": label, "score": round(score, 4)} for label, score in self.top],
+            "active": list(self.active),
+            "latency_ms": round(1000 * self.latency_s, 3),
+            "deadline_ms": round(1000 * self.deadline_s, 3),
+            "backlog_s": round(self.backlog_s, 3),
+            "dropped_s": round(self.dropped_s, 3),
+            "battery": None if self.battery is None else round(self.battery.fraction, 4),
+            "discharging": None if self.battery is None else self.battery.discharging,
+        }
+
+
+@dataclass(frozen=True)
+class VariantUse:
+    """What one variant did and cost."""
+
+    patch: PatchSize
+    windows: int
+    misses: int
+    """Windows that took longer than the deadline"""
+    cpu_s: float
+    latency_p50_s: float
+    latency_p95_s: float
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "patch_size": str(self.patch),
+            "windows": self.windows,
+            "misses": self.misses,
+            "cpu_s": round(self.cpu_s, 4),
+            "latency_p50_ms": round(1000 * self.latency_p50_s, 3),
+            "latency_p95_ms": round(1000 * self.latency_p95_s, 3),
+        }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The whole run; the last record."""
+
+    source: str
+    audio_s: float
+    windows: int
+    events: int
+    switches: int
+    discontinuities: int
+    dropped_s: float
+    variants: tuple[VariantUse, ...]
+
+    @property
+    def misses(self) -> int:
+        return sum(use.misses for use in self.variants)
+
+    @property
+    def miss_rate(self) -> float:
+        return self.misses / self.windows if self.windows else 0.0
+
+    def document(self) -> dict[str, Any]:
+        return _record("summary") | {
+            "source": self.source,
+            "audio_s": round(self.audio_s, 3),
+            "windows": self.windows,
+            "events": self.events,
+            "switches": self.switches,
+            "misses": self.misses,
+            "miss_rate": round(self.miss_rate, 4),
+            "discontinuities": self.discontinuities,
+            "dropped_s": round(self.dropped_s, 3),
+            "variants": [use.document() for use in self.variants],
+        }
+
+
+Record = Event | Switch | Status | Summary
+
+
+def _record(kind: str) -> dict[str, Any]:
+    return {"schema_version": SCHEMA_VERSION, "type": kind}

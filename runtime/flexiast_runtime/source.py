@@ -1,0 +1,153 @@
+"""Where audio comes from: blocks at the source's own rate, converted to mono chunks at the model's.
+
+A source delivers; it neither paces the model nor drops for it. `listen` puts a ring between the two, `classify` reads
+as fast as it goes: the same conversion, the same sample counter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from flexiast.errors import DataError
+
+Float = NDArray[np.float32]
+
+BLOCK_S = 0.1
+"""Seconds of audio that files and pipes are read in."""
+
+
+class Block(NamedTuple):
+    """What a device or file delivers at once."""
+
+    samples: Float
+    """[frames, channels] in [-1, 1]"""
+    lost: int = 0
+    """Frames known to be missing before it."""
+
+
+class Chunk(NamedTuple):
+    """Mono audio at the model's rate."""
+
+    start: int
+    """Number of its first sample since the stream began; a jump past the last end is a discontinuity."""
+    samples: Float
+
+
+class Source(Protocol):
+    """A stream of audio blocks."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def rate_hz(self) -> int: ...
+
+    def blocks(self) -> Iterator[Block]:
+        """Blocks until the source ends; closing the iterator releases the source."""
+        ...
+
+
+class FileSource:
+    """An audio file, read in blocks."""
+
+    def __init__(self, path: Path) -> None:
+        import soundfile
+
+        self.name = str(path)
+        self._path = path
+        try:
+            self.rate_hz: int = soundfile.info(str(path)).samplerate
+        except (soundfile.LibsndfileError, OSError, TypeError) as error:
+            raise DataError(
+                f"{path} cannot be read as audio: {error}; expected WAV, FLAC, Ogg, Opus, MP3 or AIFF"
+            ) from error
+
+    def blocks(self) -> Iterator[Block]:
+        import soundfile
+
+        size, empty = round(BLOCK_S * self.rate_hz), True
+        try:
+            for samples in soundfile.blocks(str(self._path), size, dtype="float32", always_2d=True):
+                if not np.isfinite(samples).all():
+                    raise DataError(
+                        f"{self._path} holds samples that are not numbers (NaN or infinite); export it again"
+                    )
+                empty = False
+                yield Block(samples)
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise DataError(f"{self._path} broke off while it was read: {error}") from error
+        if empty:
+            raise DataError(f"{self._path} holds no samples; remove it or record it again")
+
+
+class PcmSource:
+    """Raw PCM from a pipe: mono, signed 16-bit little-endian, as ``arecord -t raw -f S16_LE -c 1 -r RATE`` writes."""
+
+    def __init__(self, stream: BinaryIO, rate_hz: int, name: str = "stdin") -> None:
+        self.name, self.rate_hz, self._stream = name, rate_hz, stream
+
+    def blocks(self) -> Iterator[Block]:
+        size, pending = 2 * round(BLOCK_S * self.rate_hz), b""
+        # read1 hands over what a pipe holds now: a slow microphone is not waited for until a block is full.
+        read = getattr(self._stream, "read1", self._stream.read)
+        while content := read(size):
+            pending += content
+            whole = len(pending) // 2 * 2
+            samples = np.frombuffer(pending[:whole], "<i2").astype(np.float32) / np.float32(32768)
+            pending = pending[whole:]
+            if len(samples):
+                yield Block(samples[:, None])
+        if pending:
+            raise DataError(
+                f"{self.name} ended inside a sample; expected raw 16-bit little-endian mono PCM at {self.rate_hz} Hz"
+            )
+
+
+class Paced:
+    """A source slowed to real time, so that a file behaves like a microphone."""
+
+    def __init__(
+        self,
+        source: Source,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.name, self.rate_hz = source.name, source.rate_hz
+        self._source, self._clock, self._sleep = source, clock, sleep
+
+    def blocks(self) -> Iterator[Block]:
+        started, delivered = self._clock(), 0
+        for block in self._source.blocks():
+            delivered += len(block.samples)
+            wait = started + delivered / self.rate_hz - self._clock()
+            if wait > 0:
+                self._sleep(wait)
+            yield block
+
+
+def chunks(source: Source, rate_hz: int) -> Iterator[Chunk]:
+    """Blocks of a source → mono chunks at ``rate_hz``, channels averaged, resampled with state from block to block."""
+    resampler = _resampler(source.rate_hz, rate_hz)
+    start = 0
+    for block in source.blocks():
+        mono = block.samples.mean(axis=1, dtype=np.float32)
+        if block.lost:
+            start += round(block.lost * rate_hz / source.rate_hz)
+            resampler = _resampler(source.rate_hz, rate_hz)
+        samples = resampler.resample_chunk(mono) if resampler else mono
+        if len(samples):
+            yield Chunk(start, samples)
+            start += len(samples)
+    if resampler and len(rest := resampler.resample_chunk(np.empty(0, np.float32), last=True)):
+        yield Chunk(start, rest)
+
+
+def _resampler(source_hz: int, target_hz: int) -> soxr.ResampleStream | None:
+    return None if source_hz == target_hz else soxr.ResampleStream(source_hz, target_hz, 1, dtype="float32")
