@@ -1,0 +1,1 @@
+"""Turns a checkpoint into a bundle: one encoder graph, one embedder graph per patch size, verified, published whole."""

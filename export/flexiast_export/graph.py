@@ -1,0 +1,186 @@
+"""ONNX graphs written node by node from the checkpoint's numpy weights; no tracer, no torch.
+
+    embedder   features [batch, frames, mels] → tokens [batch, tokens, width]    one per patch size, holds its matrices
+    encoder    tokens [batch, tokens, width] → logits [batch, classes]           one for all: the token axis is dynamic
+
+The embedder puts the CLS token in front, so the encoder needs no shape arithmetic. What PyTorch's exporter adds around
+attention (an IsNaN/Where pair after each softmax, about a fifth of the time) never arises.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.checkpoint import Checkpoint
+from flexiast.extras import require
+from flexiast.frontend import Frontend
+from flexiast.patching import patch_matrices
+from flexiast.spec import PatchSize
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 17
+"""The first with LayerNormalization as one operator, which fp16 and TensorRT need; TensorRT 8.6 to 11 read it."""
+
+IR_VERSION = 8
+"""What opset 17 came with: the oldest runtimes that know the operators load the file."""
+
+LAYER_NORM_EPSILON = 1e-5
+"""PyTorch's default."""
+
+
+class Graph:
+    """Nodes and weights in the order they are added; each method returns the name of its output."""
+
+    def __init__(self) -> None:
+        self._onnx = require("onnx", "export")
+        self._nodes: list[Any] = []
+        self._weights: list[Any] = []
+
+    def node(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        name = output or f"{operator.lower()}_{len(self._nodes)}"
+        self._nodes.append(self._onnx.helper.make_node(operator, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def weight(self, name: str, value: NDArray[Any]) -> str:
+        self._weights.append(self._onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def linear(self, name: str, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
+        """X [..., in] times weight [out, in] transposed, plus bias [out]."""
+        product = self.node("MatMul", x, self.weight(f"{name}.weight", weight.T))
+        return self.node("Add", product, self.weight(f"{name}.bias", bias))
+
+    def layer_norm(self, name: str, x: str, weights: dict[str, NDArray[np.float32]]) -> str:
+        scale = self.weight(f"{name}.weight", weights[f"{name}.weight"])
+        bias = self.weight(f"{name}.bias", weights[f"{name}.bias"])
+        return self.node("LayerNormalization", x, scale, bias, axis=-1, epsilon=LAYER_NORM_EPSILON)
+
+    def model(
+        self, name: str, source: tuple[str, list[Any]], result: tuple[str, list[Any]], metadata: dict[str, str]
+    ) -> onnx.ModelProto:
+        """The checked model; axes are named by strings and fixed by numbers."""
+        helper, float32 = self._onnx.helper, self._onnx.TensorProto.FLOAT
+        graph = helper.make_graph(
+            self._nodes,
+            name,
+            [helper.make_tensor_value_info(source[0], float32, source[1])],
+            [helper.make_tensor_value_info(result[0], float32, result[1])],
+            self._weights,
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="flexiast"
+        )
+        helper.set_model_props(model, metadata)
+        self._onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def embedder(checkpoint: Checkpoint, patch: PatchSize) -> onnx.ModelProto:
+    """Features [batch, window_frames, mels] → tokens [batch, tokens, width], CLS first, positions added."""
+    spec, weights = checkpoint.spec, checkpoint.weights
+    frontend, width = spec.frontend, spec.network.width
+    rows, columns = spec.grid(patch)
+    matrices = patch_matrices(spec, patch)
+    kernel = matrices.kernel(weights["embedding.kernel"]).reshape(width, -1)
+    positions = matrices.positions(weights["embedding.positions"]) + weights["embedding.bias"]
+
+    graph = Graph()
+    padding = [0, 0, 0, 0, columns * patch.frames - frontend.window_frames, rows * patch.mels - frontend.mel_bins]
+    floor = graph.weight("floor", np.float32(Frontend(frontend).floor))
+    x = graph.node("Pad", "features", graph.weight("padding", np.array(padding, np.int64)), floor)
+    cells = np.array([0, columns, patch.frames, rows, patch.mels], np.int64)
+    x = graph.node("Reshape", x, graph.weight("cells", cells))
+    x = graph.node("Transpose", x, perm=[0, 3, 1, 4, 2])  # [batch, rows, columns, patch mels, patch frames]
+    x = graph.node(
+        "Reshape", x, graph.weight("patches", np.array([0, rows * columns, patch.mels * patch.frames], np.int64))
+    )
+    # An empty patch in front becomes zero under the kernel; adding the CLS token there makes it that token.
+    x = graph.node("Pad", x, graph.weight("cls_padding", np.array([0, 1, 0, 0, 0, 0], np.int64)))
+    x = graph.node("MatMul", x, graph.weight("kernel", kernel.T))
+    prefix_and_positions = np.concatenate((weights["cls"][None], positions))[None].astype(np.float32)
+    graph.node("Add", x, graph.weight("positions", prefix_and_positions), output="tokens")
+    return graph.model(
+        f"embed-{patch}",
+        ("features", ["batch", frontend.window_frames, frontend.mel_bins]),
+        ("tokens", ["batch", spec.tokens(patch), width]),
+        {"flexiast.patch_size": str(patch), "flexiast.spec": spec.model_dump_json()},
+    )
+
+
+def encoder(checkpoint: Checkpoint) -> onnx.ModelProto:
+    """Tokens [batch, tokens, width], CLS first → logits [batch, classes]."""
+    spec, weights = checkpoint.spec, checkpoint.weights
+    graph = Graph()
+    x = "tokens"
+    for index in range(spec.network.depth):
+        x = _block(graph, checkpoint, index, x)
+    x = graph.layer_norm("norm", x, weights)
+    x = graph.node("Squeeze", x, graph.weight("token_axis", np.array([1], np.int64)))
+    product = graph.node("MatMul", x, graph.weight("head.weight", weights["head.weight"].T))
+    graph.node("Add", product, graph.weight("head.bias", weights["head.bias"]), output="logits")
+    return graph.model(
+        "encoder",
+        ("tokens", ["batch", "tokens", spec.network.width]),
+        ("logits", ["batch", spec.classes]),
+        {"flexiast.spec": spec.model_dump_json()},
+    )
+
+
+def _block(graph: Graph, checkpoint: Checkpoint, index: int, x: str) -> str:
+    """One pre-norm block. The last one asks for the CLS token only, since nothing else reaches the head."""
+    weights, prefix = checkpoint.weights, f"blocks.{index}"
+    last = index == checkpoint.spec.network.depth - 1
+
+    def linear(name: str, source: str) -> str:
+        return graph.linear(
+            f"{prefix}.{name}", source, weights[f"{prefix}.{name}.weight"], weights[f"{prefix}.{name}.bias"]
+        )
+
+    normed = graph.layer_norm(f"{prefix}.norm1", x, weights)
+    asking = _first_token(graph, prefix, normed) if last else normed
+    if last:
+        x = _first_token(graph, f"{prefix}.residual", x)
+    x = graph.node("Add", x, linear("projection", _attention(graph, checkpoint, prefix, normed, asking)))
+    hidden = _gelu(graph, prefix, linear("expand", graph.layer_norm(f"{prefix}.norm2", x, weights)))
+    return graph.node("Add", x, linear("contract", hidden))
+
+
+def _first_token(graph: Graph, prefix: str, x: str) -> str:
+    bounds = [
+        graph.weight(f"{prefix}.first.{name}", np.array([value], np.int64))
+        for name, value in (("from", 0), ("to", 1), ("axis", 1))
+    ]
+    return graph.node("Slice", x, *bounds)
+
+
+def _attention(graph: Graph, checkpoint: Checkpoint, prefix: str, normed: str, asking: str) -> str:
+    """Softmax(q kᵀ) v, all heads; the scale 1 / √(head width) is part of q's weights."""
+    spec = checkpoint.spec
+    width, heads = spec.network.width, spec.network.heads
+    weight, bias = (checkpoint.weights[f"{prefix}.qkv.{kind}"] for kind in ("weight", "bias"))
+    scale = np.float32((width // heads) ** -0.5)
+    split = graph.weight(f"{prefix}.split", np.array([0, 0, heads, width // heads], np.int64))
+
+    def heads_of(part: int, name: str, source: str, factor: np.float32, perm: list[int]) -> str:
+        rows = slice(part * width, (part + 1) * width)
+        projected = graph.linear(f"{prefix}.{name}", source, weight[rows] * factor, bias[rows] * factor)
+        return graph.node("Transpose", graph.node("Reshape", projected, split), perm=perm)
+
+    q = heads_of(0, "q", asking, scale, [0, 2, 1, 3])
+    k = heads_of(1, "k", normed, np.float32(1), [0, 2, 3, 1])
+    v = heads_of(2, "v", normed, np.float32(1), [0, 2, 1, 3])
+    attention = graph.node("Softmax", graph.node("MatMul", q, k), axis=-1)
+    mixed = graph.node("Transpose", graph.node("MatMul", attention, v), perm=[0, 2, 1, 3])
+    return graph.node("Reshape", mixed, graph.weight(f"{prefix}.join", np.array([0, 0, width], np.int64)))
+
+
+def _gelu(graph: Graph, prefix: str, x: str) -> str:
+    """X · ½ (1 + erf(x / √2)), the pattern that ONNX Runtime and TensorRT fuse into one operator."""
+    erf = graph.node("Erf", graph.node("Div", x, graph.weight(f"{prefix}.sqrt2", np.float32(np.sqrt(2)))))
+    gate = graph.node("Add", erf, graph.weight(f"{prefix}.one", np.float32(1)))
+    return graph.node("Mul", graph.node("Mul", x, gate), graph.weight(f"{prefix}.half", np.float32(0.5)))

@@ -1,0 +1,97 @@
+"""Checkpoint → bundle of ONNX engines, verified and published whole."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import flexiast
+from flexiast.checkpoint import Checkpoint, weights_sha256
+from flexiast.evaluate import Classifier, classify
+from flexiast.extras import require
+from flexiast.manifest import MANIFEST, Manifest, Parity, Variant
+from flexiast.spec import PatchSize
+from flexiast_export.bundle import add_file, staged
+from flexiast_export.graph import embedder, encoder
+from flexiast_export.verify import TOLERANCE, parity, real_inputs, synthetic_inputs
+from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.ort import load_engines
+from flexiast_runtime.selfcheck import golden_key
+
+Float = NDArray[np.float32]
+
+ENCODER, GOLDEN = "encoder.onnx", "golden.npz"
+
+
+def export_onnx(
+    checkpoint: Checkpoint,
+    source: Classifier,
+    patches: Sequence[PatchSize],
+    output: Path,
+    *,
+    verify_waveforms: Sequence[Float] = (),
+    force: bool = False,
+    progress: Callable[[Iterable[Variant]], Iterable[Variant]] = iter,
+) -> Manifest:
+    """Write a bundle with engines for these patch sizes and verify each against ``source``.
+
+    ``source`` is the PyTorch model of the checkpoint. Raises UsageError for a size larger than a window or an existing
+    output, and VerificationError when an engine is not the model; then nothing is published.
+    """
+    with staged(output, force=force) as stage:
+        manifest = _draft(checkpoint, patches, stage)
+        synthetic, real = synthetic_inputs(checkpoint.spec), real_inputs(checkpoint.spec, verify_waveforms)
+        inputs = np.concatenate((synthetic, real))
+        engines = load_engines(Bundle(stage, manifest))
+        variants, golden = [], {"features": synthetic}
+        for variant in progress(manifest.variants):
+            patch = variant.patch_size
+            reference, found = classify(source, inputs, patch), classify(engines, inputs, patch)
+            variants.append(variant.model_copy(update={"parity": parity(patch, reference, found, len(real))}))
+            golden[golden_key(patch)] = reference[: len(synthetic)]
+        files = [entry for entry in manifest.files if entry.name != GOLDEN] + [add_file(stage, GOLDEN, _npz(golden))]
+        manifest = manifest.model_copy(update={"variants": tuple(variants), "files": tuple(files)})
+        add_file(stage, MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True).encode())
+    return manifest
+
+
+def _draft(checkpoint: Checkpoint, patches: Sequence[PatchSize], stage: Path) -> Manifest:
+    """Write the graphs; the manifest returned names them but is not yet measured and not yet written."""
+    metrics = {PatchSize.parse(result["patch_size"]): result for result in checkpoint.info.get("validation", [])}
+    unmeasured = Parity(inputs=1, real_inputs=0, max_abs_error=0.0, tolerance=TOLERANCE, top1_agreement=1.0)
+    files = [add_file(stage, ENCODER, encoder(checkpoint).SerializeToString()), add_file(stage, GOLDEN, b"")]
+    variants = []
+    for patch in patches:
+        name = f"embed-{patch}.onnx"
+        files.append(add_file(stage, name, embedder(checkpoint, patch).SerializeToString()))
+        measured = metrics.get(patch, {})
+        variants.append(
+            Variant(
+                patch_size=patch,
+                embedder=name,
+                tokens=checkpoint.spec.tokens(patch),
+                gmac=checkpoint.spec.gmac(patch),
+                parity=unmeasured,
+                metric=measured.get("accuracy", measured.get("mean_average_precision")),
+            )
+        )
+    return Manifest(
+        spec=checkpoint.spec,
+        encoder=ENCODER,
+        golden=GOLDEN,
+        variants=tuple(variants),
+        files=tuple(files),
+        source_sha256=weights_sha256(checkpoint),
+        versions={name: str(require(name, "export").__version__) for name in ("numpy", "onnx", "onnxruntime")}
+        | {"flexiast": flexiast.__version__},
+    )
+
+
+def _npz(arrays: dict[str, Float]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub wants only allow_pickle's type
+    return buffer.getvalue()
