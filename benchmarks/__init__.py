@@ -1,0 +1,1 @@
+"""Figures, by command: `make bench`. Process CPU time and ratios within one run, because machines are noisy."""

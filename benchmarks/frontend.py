@@ -1,0 +1,39 @@
+"""Front end against torchaudio on 10 s, and the cost of one 0.5 s step. `python -m benchmarks.frontend`"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torchaudio
+
+from benchmarks.measure import cpu_ms, heading
+from flexiast.frontend import FeatureStream, Frontend
+from flexiast.spec import FrontendSpec
+
+SECONDS = 10
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    frontend = Frontend(FrontendSpec(window_samples=16_000 * SECONDS, mean=-4.27, std=4.57))
+    waveform = (0.1 * np.random.default_rng(0).standard_normal(16_000 * SECONDS)).astype(np.float32)
+    tensor = torch.from_numpy(waveform)[None]
+    stream, step = FeatureStream(frontend), waveform[:8_000]
+
+    def kaldi() -> torch.Tensor:
+        return torchaudio.compliance.kaldi.fbank(
+            tensor, htk_compat=True, window_type="hanning", num_mel_bins=128, dither=0.0
+        )
+
+    figures = cpu_ms({"flexiast": lambda: frontend(waveform), "torchaudio": kaldi, "step": lambda: stream.push(step)})
+    heading(f"Front end, {SECONDS} s of noise at 16 kHz → 128 mels")
+    print(f"flexiast    {figures['flexiast']:6.2f} ms")
+    print(
+        f"torchaudio  {figures['torchaudio']:6.2f} ms  ({figures['torchaudio'] / figures['flexiast']:.2f} × flexiast)"
+    )
+    share = figures["step"] / figures["flexiast"]
+    print(f"0.5 s step  {figures['step']:6.2f} ms  ({share:.3f} of 10 s; its share is 0.050)")
+
+
+if __name__ == "__main__":
+    main()

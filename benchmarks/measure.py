@@ -1,0 +1,37 @@
+"""Process CPU time of calls that take turns, so that a machine's drift meets all of them."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def cpu_ms(calls: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
+    """Median CPU milliseconds of each call, after one warm-up, over rounds in which each runs once."""
+    for call in calls.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            begun = time.process_time()
+            call()
+            times[name].append(1000 * (time.process_time() - begun))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def heading(title: str) -> None:
+    """Title, date and machine: a figure without them is none."""
+    model = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine()
+    )
+    print(f"\n{title}\n{time.strftime('%Y-%m-%d')}, {model}, Python {platform.python_version()}, one thread, CPU time")
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        with open("/proc/cpuinfo") as file:  # noqa: PTH123
+            return file.read().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,163 @@
+"""``flexiast classify``: events in files and folders, by the same path as a microphone's."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flexiast_runtime.engine import Engines
+    from flexiast_runtime.records import Event, Record
+
+CSV_COLUMNS = ("source", "start_s", "end_s", "label", "score", "patch_size", "model")
+
+
+class Format(str, Enum):
+    """How events are written."""
+
+    TABLE = "table"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+def classify(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] PATH...", help="Audio files or folders; a bundle or shipped model may stand first."
+        ),
+    ],
+    output_format: Annotated[Format, typer.Option("--format", help="table, jsonl or csv.")] = Format.TABLE,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of stdout.")] = None,
+    patch_size: Annotated[
+        str | None, typer.Option("--patch-size", help="Size to run (default: the one measured best).")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0.01, max=1.0, help="Score at which an event begins.")
+    ] = 0.5,
+) -> None:
+    """Find sounds in files.
+
+    Files that cannot be read are named, passed over, and make the exit code 8 at the end.
+    """
+    from flexiast.errors import DataError, ExitCode
+    from flexiast_cli.console import stderr, tracked
+
+    model, paths = _split(arguments)
+    files = _files(paths)
+    engines, patch = _engines(model, patch_size)
+    failures: list[DataError] = []
+    events: list[Event] = []
+    with _writer(output_format, output, model) as write:
+        for path in tracked(files, "Listening"):
+            try:
+                found = list(_events(path, engines, patch, threshold))
+            except DataError as error:
+                failures.append(error)
+                continue
+            events += found
+            write(found)
+    if output_format is Format.TABLE:
+        stderr().print(
+            f"[dim]{len(events)} events in {len(files) - len(failures)} of {len(files)} files, {model} at {patch}[/]"
+        )
+    for failure in failures:
+        typer.echo(f"flexiast: {failure}", err=True)
+    if failures:
+        raise typer.Exit(ExitCode.DATA)
+
+
+def _split(arguments: list[str]) -> tuple[str, list[Path]]:
+    """The model, if the first argument is one, and the rest."""
+    from flexiast.errors import UsageError
+    from flexiast.manifest import MANIFEST
+    from flexiast_runtime.models import DEFAULT, shipped
+
+    first, *rest = arguments
+    if (Path(first) / MANIFEST).is_file() or (first in shipped() and not Path(first).exists()):
+        if not rest:
+            raise UsageError(f"{first} is a model; name the audio files or folders after it")
+        return first, [Path(name) for name in rest]
+    return DEFAULT, [Path(name) for name in arguments]
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    """Every file once, folders searched; raises DataError for what does not exist or holds no audio."""
+    from flexiast.audio import find_audio
+    from flexiast.errors import DataError
+
+    files: list[Path] = []
+    for path in paths:
+        found = find_audio(path) if path.is_dir() else [path]
+        if not found:
+            raise DataError(f"{path} holds no audio files; expected WAV, FLAC, Ogg, Opus, MP3 or AIFF")
+        if not path.exists():
+            raise DataError(f"{path} does not exist")
+        files += found
+    return list(dict.fromkeys(files))
+
+
+def _engines(model: str, patch_size: str | None) -> tuple[Engines, Any]:
+    from flexiast.spec import PatchSize
+    from flexiast_runtime.bundle import Bundle
+    from flexiast_runtime.models import find_bundle
+    from flexiast_runtime.ort import load_engines
+
+    bundle = Bundle.open(find_bundle(model))
+    best = max(bundle.manifest.variants, key=lambda variant: (variant.metric or 0.0, variant.tokens))
+    patch = PatchSize.parse(patch_size) if patch_size else best.patch_size
+    return load_engines(bundle, [patch]), patch
+
+
+def _events(path: Path, engines: Engines, patch: Any, threshold: float) -> Iterator[Event]:
+    from flexiast_runtime.detector import Thresholds
+    from flexiast_runtime.listener import Conditions, Listener, Pinned, Settings
+    from flexiast_runtime.records import Event
+    from flexiast_runtime.source import FileSource, chunks
+
+    frontend = engines.spec.frontend
+    settings = Settings.for_window(frontend.window_s)
+    settings = Settings(settings.step_s, settings.smoothing_s, Thresholds(threshold, 0.6 * threshold))
+    listener = Listener(
+        engines, Pinned(patch), settings, source=str(path), conditions=lambda _: Conditions(deadline_s=settings.step_s)
+    )
+    records: Iterator[Record] = listener.run(chunks(FileSource(path), frontend.sample_rate_hz))
+    return (record for record in records if isinstance(record, Event))
+
+
+@contextlib.contextmanager
+def _writer(output_format: Format, output: Path | None, model: str) -> Iterator[Any]:
+    """A function that takes the events of one file; with an output file, all appears at the end, by rename."""
+    from flexiast.files import write_atomically
+
+    stream: Any = sys.stdout if output is None else io.StringIO()
+    if output_format is Format.CSV:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(CSV_COLUMNS)
+        yield lambda events: table.writerows(_row(event, model) for event in events)
+    elif output_format is Format.JSONL:
+        yield lambda events: stream.writelines(
+            json.dumps(event.document(), ensure_ascii=False) + "\n" for event in events
+        )
+    else:
+        yield lambda events: stream.writelines(_line(event) for event in events)
+    if output is not None:
+        write_atomically(output, stream.getvalue().encode())
+
+
+def _row(event: Event, model: str) -> tuple[Any, ...]:
+    document = event.document() | {"model": model}
+    return tuple(document[column] for column in CSV_COLUMNS)
+
+
+def _line(event: Event) -> str:
+    return f"{event.source}  {event.start_s:8.2f} {event.end_s:8.2f}  {event.score:.2f}  {event.label}\n"

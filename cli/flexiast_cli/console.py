@@ -1,0 +1,45 @@
+"""What every command prints with: data on stdout, the rest on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
+
+SCHEMA_VERSION = "1.0"
+"""Of every JSON document and JSONL record printed; the major number changes when a reader must."""
+
+
+def stderr() -> Console:
+    """Where progress, notes and warnings go."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def stdout() -> Console:
+    """Where tables go; a pipe gets plain text of any width."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON object on stdout, with the schema version first."""
+    typer.echo(json.dumps({"schema_version": SCHEMA_VERSION} | document, ensure_ascii=False))
+
+
+def tracked(items: Sequence[T] | Iterable[T], description: str) -> Iterable[T]:
+    """The items, with a progress bar on a terminal and nothing elsewhere."""
+    from rich.progress import track
+
+    console = stderr()
+    return track(items, description, console=console, transient=True, disable=not console.is_terminal)

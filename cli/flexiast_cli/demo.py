@@ -1,0 +1,129 @@
+"""``flexiast demo``: the whole runtime in 40 seconds, on a machine without microphone, sounds or battery."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flexiast_runtime.governor import Option
+    from flexiast_runtime.listener import Conditions
+
+DWELL_S = 2.0
+"""Short, so that 40 seconds show a step up."""
+
+SQUEEZE_S = (8.0, 18.0)
+"""When the deadline is tight."""
+DRAIN_S = (22.0, 32.0)
+"""When the battery goes from full to empty; then it is plugged in."""
+
+
+def demo(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="A bundle, or the name of a shipped model.", show_default=False),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--input", help="An audio file, or mic for the microphone (default: a synthesised soundscape)."),
+    ] = None,
+) -> None:
+    """Stream a synthesised soundscape through the real pipeline, squeeze the deadline, drain a simulated battery."""
+    from flexiast_cli.interrupts import ending_gently
+    from flexiast_cli.listen import chooser
+    from flexiast_runtime.bundle import Bundle
+    from flexiast_runtime.listener import Listener, Settings
+    from flexiast_runtime.models import DEFAULT, find_bundle
+    from flexiast_runtime.ort import load_engines
+    from flexiast_runtime.ring import Capture
+
+    name = model or DEFAULT
+    engines = load_engines(Bundle.open(find_bundle(name)))
+    frontend = engines.spec.frontend
+    settings = Settings.for_window(frontend.window_s)
+    with tempfile.TemporaryDirectory(prefix="flexiast-demo-") as folder:
+        audio, what = _source(source, Path(folder))
+        conditions = _Scenario(Path(folder), settings.step_s)
+        chosen = chooser(engines, conditions(0.0), dwell_s=DWELL_S)
+        conditions.tight_s = _tight(chosen, settings.step_s)
+        capture = Capture(audio, frontend.sample_rate_hz, round(settings.step_s * frontend.sample_rate_hz), live=True)
+        listener = Listener(
+            engines, chosen, settings, source=audio.name, conditions=conditions, backlog=capture.ring.backlog
+        )
+        with ending_gently(capture.stop):
+            _printer(f"flexiast demo · {name} · {what}")(listener.run(capture))
+
+
+class _Scenario:
+    """Seconds of audio → deadline and battery; the battery is a folder like sysfs, read by the real reader."""
+
+    def __init__(self, folder: Path, relaxed_s: float) -> None:
+        self._root, self._relaxed_s = folder, relaxed_s
+        self.tight_s = relaxed_s
+        self._supply = folder / "class" / "power_supply" / "BAT0"
+        self._supply.mkdir(parents=True)
+        (self._supply / "type").write_text("Battery\n")
+
+    def __call__(self, time_s: float) -> Conditions:
+        from flexiast_runtime.listener import Conditions
+        from flexiast_runtime.power import read_battery
+
+        drained = min(max((time_s - DRAIN_S[0]) / (DRAIN_S[1] - DRAIN_S[0]), 0.0), 1.0)
+        (self._supply / "capacity").write_text(f"{round(100 - 95 * drained)}\n")
+        (self._supply / "status").write_text("Charging\n" if time_s > DRAIN_S[1] + 1 else "Discharging\n")
+        squeezed = SQUEEZE_S[0] <= time_s < SQUEEZE_S[1]
+        return Conditions(self.tight_s if squeezed else self._relaxed_s, read_battery(self._root))
+
+
+def _tight(chosen: Any, relaxed_s: float) -> float:
+    """A deadline that the dearest variant misses on this machine and a middle one meets."""
+    options: Sequence[Option] = getattr(chosen, "options", ())
+    if len(options) < 2:
+        return relaxed_s
+    return float(min(1.8 * options[(len(options) - 1) // 2].latency_s, 0.9 * options[-1].latency_s))
+
+
+def _source(wanted: str | None, folder: Path) -> tuple[Any, str]:
+    from flexiast_runtime.source import FileSource, Paced
+
+    if wanted == "mic":
+        from flexiast_runtime.mic import Microphone
+
+        return Microphone(), "the microphone"
+    if wanted is not None:
+        return Paced(FileSource(Path(wanted))), wanted
+
+    import soundfile
+
+    from flexiast_cli.soundscape import RATE_HZ, soundscape
+
+    path = folder / "synthesised soundscape.wav"
+    soundfile.write(path, soundscape(), RATE_HZ, subtype="FLOAT")
+    return Paced(FileSource(path)), "synthesised soundscape, nothing recorded"
+
+
+NOTE = (
+    f"Simulated: deadline squeezed from {SQUEEZE_S[0]:g} to {SQUEEZE_S[1]:g} s, battery drained from {DRAIN_S[0]:g} to "
+    f"{DRAIN_S[1]:g} s, then plugged in. Audio, engines, latencies and decisions are real."
+)
+
+
+def _printer(title: str) -> Callable[[Any], None]:
+    from flexiast_cli.screen import Screen
+
+    if sys.stdout.isatty():
+        return lambda records: Screen(title, NOTE).show(records)
+
+    def lines(records: Any) -> None:
+        from flexiast_cli.screen import print_lines
+
+        typer.echo(f"{title}\n{NOTE}")
+        print_lines(records, explain=True)
+
+    return lines

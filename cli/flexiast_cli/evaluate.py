@@ -1,0 +1,150 @@
+"""``flexiast evaluate``: a metric for each patch size, of a checkpoint in PyTorch or of a bundle in its engines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from flexiast.evaluate import Classifier, PatchResult
+    from flexiast.spec import PatchSize
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A checkpoint, a bundle, or the name of a shipped model.")
+    ],
+    data: Annotated[Path, typer.Argument(help="Folder of folders named by label, or a CSV (path,label,split|fold).")],
+    patch_sizes: Annotated[
+        str | None,
+        typer.Option("--patch-sizes", help="Sizes to measure (default: all of the bundle, or all trained ones)."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Measure this split only, e.g. val (default: every clip).")
+    ] = None,
+    val_fold: Annotated[
+        str | None,
+        typer.Option("--val-fold", help="Fold that is called val, for a CSV with folds (default: the last)."),
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Write a picture (PNG) of the metric against the cost.")
+    ] = None,
+) -> None:
+    """Measure accuracy (mAP for clips with several labels) at each patch size."""
+    from flexiast.data import load_waveforms, read_dataset
+    from flexiast.evaluate import Windows
+    from flexiast.evaluate import evaluate as measure
+    from flexiast.extras import require
+    from flexiast.frontend import Frontend
+    from flexiast.spec import parse_patches
+    from flexiast_cli.console import print_json, stderr, tracked
+
+    if plot is not None:
+        require("matplotlib", "train")
+    wanted = parse_patches(patch_sizes) if patch_sizes else None
+    classifier, patches = _classifier(model, wanted)
+    spec = classifier.spec
+    dataset = read_dataset(data, val_fold)
+    dataset = dataset.split(split) if split else dataset
+    readable, waveforms, errors = load_waveforms(
+        dataset, spec.frontend.sample_rate_hz, skip_bad=skip_bad, progress=lambda clips: tracked(clips, "Reading clips")
+    )
+    for error in errors:
+        stderr().print(f"skipped: {error}", markup=False)
+    targets = readable.targets(spec.labels)
+    results = measure(
+        classifier,
+        Windows(waveforms, Frontend(spec.frontend)),
+        targets,
+        patches,
+        progress=lambda items: tracked(items, "Measuring"),
+    )
+    title = f"{model} on {data.name}, {split or 'every clip'} ({len(readable.clips)} clips)"
+    if as_json:
+        documents = [json.loads(result.model_dump_json(exclude_none=True)) for result in results]
+        print_json(
+            {"model": model, "data": str(data), "split": split, "clips": len(readable.clips), "results": documents}
+        )
+    else:
+        _show(results, title)
+    if plot is not None:
+        _draw(results, title, plot)
+
+
+def _classifier(model: str, patches: tuple[PatchSize, ...] | None) -> tuple[Classifier, tuple[PatchSize, ...]]:
+    """A bundle runs its engines, a checkpoint PyTorch."""
+    from flexiast_runtime.models import find_any
+
+    path = find_any(model)
+    if path.is_dir():
+        from flexiast_runtime.bundle import Bundle
+        from flexiast_runtime.ort import load_engines
+
+        engines = load_engines(Bundle.open(path), patches)
+        return engines, engines.patches
+
+    from flexiast.checkpoint import load_checkpoint
+    from flexiast.extras import require
+
+    require("torch", "train")
+    checkpoint = load_checkpoint(path)
+    patches = tuple(checkpoint.spec.check_patch(patch) for patch in patches or checkpoint.spec.trained_patches)
+
+    from flexiast.train import TorchClassifier, load_model
+
+    return TorchClassifier(load_model(checkpoint)), patches
+
+
+def _show(results: list[PatchResult], title: str) -> None:
+    from rich.table import Table
+
+    from flexiast_cli.console import stdout
+
+    name = "accuracy" if results[0].accuracy is not None else "mAP"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
+    for column in ("patch", "tokens", "GMAC", name, ""):
+        table.add_column(column, justify="left" if column in {"patch", ""} else "right")
+    for result in results:
+        bar = "█" * round(24 * result.metric)
+        table.add_row(
+            str(result.patch_size),
+            f"{result.tokens:,}",
+            f"{result.gmac:.3f}",
+            f"{result.metric:.4f}",
+            f"[green]{bar}[/]",
+        )
+    stdout().print(table)
+
+
+def _draw(results: list[PatchResult], title: str, path: Path) -> None:
+    """Metric against GMAC on a logarithmic axis, each point named by its patch size."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    name = "accuracy" if results[0].accuracy is not None else "mean average precision"
+    ordered = sorted(results, key=lambda result: result.gmac)
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    axes.plot(
+        [r.gmac for r in ordered], [r.metric for r in ordered], marker="o", color="#2a7f62", linewidth=1.5, markersize=5
+    )
+    for result in ordered:
+        size = result.patch_size
+        text = str(size.mels) if size.mels == size.frames else str(size)
+        axes.annotate(
+            text, (result.gmac, result.metric), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=8
+        )
+    axes.set(xscale="log", xlabel="GMAC per window", ylabel=name, title=title)
+    axes.title.set_size(10)
+    axes.margins(y=0.2)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, format="png")
+    plt.close(figure)

@@ -1,0 +1,87 @@
+"""``flexiast export``: a checkpoint → a bundle of engines for many patch sizes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flexiast.spec import Spec
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or the name of a shipped model.")],
+    patch_sizes: Annotated[str, typer.Option("--patch-sizes", help="Sizes to export, e.g. 8,16,32,48 or 16x32.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Bundle folder to write.")],
+    verify_data: Annotated[
+        Path | None,
+        typer.Option(
+            "--verify-data", help="Folder or CSV of real sounds to compare on, besides noise, silence and a sweep."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Export engines for many patch sizes from one checkpoint.
+
+    One encoder serves all sizes. Every engine is compared with the PyTorch model; a bundle that differs is not
+    published.
+    """
+    from flexiast.checkpoint import load_checkpoint
+    from flexiast.extras import require
+    from flexiast.spec import parse_patches
+    from flexiast_cli.console import print_json, tracked
+    from flexiast_cli.inspect import show
+    from flexiast_runtime.bundle import Bundle
+    from flexiast_runtime.models import find_checkpoint
+
+    patches = parse_patches(patch_sizes)
+    require("onnx", "export")
+    require("torch", "export")
+    checkpoint = load_checkpoint(find_checkpoint(model))
+    for patch in patches:
+        checkpoint.spec.check_patch(patch)
+
+    from flexiast.train import TorchClassifier, load_model
+    from flexiast_export.to_onnx import export_onnx
+
+    manifest = export_onnx(
+        checkpoint,
+        TorchClassifier(load_model(checkpoint)),
+        patches,
+        output,
+        verify_waveforms=_waveforms(verify_data, checkpoint.spec),
+        force=force,
+        progress=lambda variants: tracked(list(variants), "Verifying"),
+    )
+    if as_json:
+        print_json(json.loads(manifest.model_dump_json(exclude_none=True)))
+    else:
+        show(Bundle(output, manifest))
+
+
+VERIFY_CLIPS = 16
+
+
+def _waveforms(data: Path | None, spec: Spec) -> list[Any]:
+    """A few clips spread evenly over a folder or CSV."""
+    from dataclasses import replace
+
+    from flexiast.audio import find_audio, read_audio
+    from flexiast.data import load_waveforms, read_dataset
+    from flexiast.errors import DataError
+
+    if data is None:
+        return []
+    rate = spec.frontend.sample_rate_hz
+    if data.is_dir() and not (data / "metadata.csv").is_file():
+        files = find_audio(data)
+        if not files:
+            raise DataError(f"{data} holds no audio to verify on")
+        return [read_audio(path, rate) for path in files[:: max(1, len(files) // VERIFY_CLIPS)][:VERIFY_CLIPS]]
+    dataset = read_dataset(data)
+    every = max(1, len(dataset.clips) // VERIFY_CLIPS)
+    return load_waveforms(replace(dataset, clips=dataset.clips[::every][:VERIFY_CLIPS]), rate)[1]

@@ -1,0 +1,179 @@
+"""``flexiast listen``: a microphone, file or pipe classified live, the patch size chosen as it goes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flexiast_runtime.listener import Conditions
+    from flexiast_runtime.records import Record
+    from flexiast_runtime.source import Chunk, Source
+
+BATTERY_EVERY_S = 5.0
+"""Seconds between two looks at the battery."""
+STATUS_EVERY_S = 1.0
+"""Seconds of audio between two status records in JSON."""
+
+
+def listen(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="A bundle, or the name of a shipped model.", show_default=False),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            help="An audio file, or - for raw mono 16-bit PCM at the model's rate on stdin (default: the microphone).",
+        ),
+    ] = None,
+    realtime: Annotated[bool, typer.Option("--realtime", help="Play a file at the pace of a microphone.")] = False,
+    device: Annotated[str | None, typer.Option("--device", help="Microphone by name or part of it.")] = None,
+    duration: Annotated[
+        float | None, typer.Option("--duration", min=0.01, help="Stop after so many seconds of audio.")
+    ] = None,
+    latency: Annotated[
+        float | None, typer.Option("--latency", min=0.01, help="Deadline for one window in ms (default: one step).")
+    ] = None,
+    patch_sizes: Annotated[
+        str | None, typer.Option("--patch-sizes", help="Choose among these only; one size is kept whatever happens.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0.01, max=1.0, help="Score at which an event begins.")
+    ] = 0.5,
+    explain: Annotated[bool, typer.Option("--explain", help="Say each switch and its reason on stderr.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSONL records: event, switch, status, summary.")
+    ] = False,
+) -> None:
+    """Listen and report sounds as events.
+
+    The patch size is the best that meets the deadline and that the battery allows; every switch has a reason. Ctrl-C
+    ends the stream, finishes what was heard, and exits with 130.
+    """
+    from flexiast.errors import UsageError
+    from flexiast.spec import parse_patches
+    from flexiast_cli.console import stderr
+    from flexiast_cli.interrupts import ending_gently
+    from flexiast_runtime.bundle import Bundle
+    from flexiast_runtime.detector import Thresholds
+    from flexiast_runtime.listener import Listener, Settings
+    from flexiast_runtime.models import DEFAULT, find_bundle
+    from flexiast_runtime.ort import load_engines
+    from flexiast_runtime.ring import Capture
+
+    if source is not None and device is not None:
+        raise UsageError("--input and --device exclude each other; give one")
+    if realtime and source in {None, "-"}:
+        raise UsageError("--realtime slows a file to real time; give one with --input FILE")
+    wanted = parse_patches(patch_sizes) if patch_sizes else None
+    engines = load_engines(Bundle.open(find_bundle(model or DEFAULT)), wanted)
+    frontend = engines.spec.frontend
+    settings = Settings.for_window(frontend.window_s)
+    settings = Settings(settings.step_s, settings.smoothing_s, Thresholds(threshold, 0.6 * threshold))
+    audio = _open(source, device, frontend.sample_rate_hz, realtime=realtime)
+    live = source is None or realtime
+    conditions = machine_conditions(latency / 1000 if latency else settings.step_s)
+    capture = Capture(audio, frontend.sample_rate_hz, round(settings.step_s * frontend.sample_rate_hz), live=live)
+    listener = Listener(
+        engines,
+        chooser(engines, conditions(0.0)),
+        settings,
+        source=audio.name,
+        conditions=conditions,
+        backlog=capture.ring.backlog if live else lambda: 0,
+    )
+    if not as_json:
+        stderr().print(f"[dim]{model or DEFAULT} listens to {audio.name}; Ctrl-C ends[/]")
+    show = _printer(as_json=as_json, explain=explain, title=f"{model or DEFAULT} · {audio.name}")
+    with ending_gently(capture.stop):
+        show(listener.run(_limited(capture, duration, frontend.sample_rate_hz)))
+
+
+def chooser(engines: Any, conditions: Conditions, dwell_s: float | None = None) -> Any:
+    """The governor over a bundle's variants, or the only one there is."""
+    from flexiast_runtime.governor import Policy, frontier
+    from flexiast_runtime.listener import Governed, Pinned, profile
+
+    options = frontier(profile(engines))
+    if len(engines.patches) == 1:
+        return Pinned(engines.patches[0])
+    return Governed(options, Policy() if dwell_s is None else Policy(dwell_s=dwell_s), conditions)
+
+
+def machine_conditions(deadline_s: float) -> Callable[[float], Conditions]:
+    """The deadline, and this machine's battery looked at every few seconds."""
+    from flexiast_runtime.listener import Conditions
+    from flexiast_runtime.power import read_battery
+
+    looked, battery = -BATTERY_EVERY_S, read_battery()
+
+    def conditions(_: float) -> Conditions:
+        nonlocal looked, battery
+        if time.monotonic() - looked >= BATTERY_EVERY_S:
+            looked, battery = time.monotonic(), read_battery()
+        return Conditions(deadline_s, battery)
+
+    return conditions
+
+
+def _open(source: str | None, device: str | None, rate_hz: int, *, realtime: bool) -> Source:
+    from flexiast_runtime.source import FileSource, Paced, PcmSource
+
+    if source is None:
+        from flexiast_runtime.mic import Microphone
+
+        return Microphone(device)
+    if source == "-":
+        # Unbuffered and a handle of our own: a thread that waits in sys.stdin would abort the interpreter's exit.
+        return PcmSource(open(0, "rb", buffering=0, closefd=False), rate_hz)
+    file = FileSource(Path(source))
+    return Paced(file) if realtime else file
+
+
+def _limited(chunks: Iterable[Chunk], duration_s: float | None, rate_hz: int) -> Iterator[Chunk]:
+    """Chunks up to so many seconds of the stream."""
+    end = None if duration_s is None else round(duration_s * rate_hz)
+    for chunk in chunks:
+        if end is None or chunk.start + len(chunk.samples) < end:
+            yield chunk
+            continue
+        if chunk.start < end:
+            yield chunk._replace(samples=chunk.samples[: end - chunk.start])
+        return
+
+
+def _printer(*, as_json: bool, explain: bool, title: str) -> Callable[[Iterator[Record]], None]:
+    if as_json:
+        return lambda records: _print_jsonl(records, explain=explain)
+    if sys.stdout.isatty():
+        from flexiast_cli.screen import Screen
+
+        return lambda records: Screen(title).show(records)
+    from flexiast_cli.screen import print_lines
+
+    return lambda records: print_lines(records, explain=explain)
+
+
+def _print_jsonl(records: Iterator[Record], *, explain: bool) -> None:
+    import json
+
+    from flexiast_cli.screen import print_switch
+    from flexiast_runtime.records import Status, Switch
+
+    next_status_s = 0.0
+    for record in records:
+        if isinstance(record, Status):
+            if record.time_s < next_status_s:
+                continue
+            next_status_s = record.time_s + STATUS_EVERY_S
+        sys.stdout.write(json.dumps(record.document(), ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+        if explain and isinstance(record, Switch):
+            print_switch(record)

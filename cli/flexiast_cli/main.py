@@ -1,0 +1,78 @@
+"""``flexiast``: one file per command; nothing heavy is imported until a command runs."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from flexiast import __version__
+from flexiast.errors import ExitCode, FlexiastError
+from flexiast_cli.classify import classify
+from flexiast_cli.demo import demo
+from flexiast_cli.evaluate import evaluate
+from flexiast_cli.export import export
+from flexiast_cli.inspect import inspect
+from flexiast_cli.listen import listen
+from flexiast_cli.train import train
+from flexiast_cli.verify import verify
+
+EPILOG = "Exit codes: " + ", ".join(f"{code.value} {code.name.lower()}" for code in ExitCode) + "."
+
+app = typer.Typer(
+    name="flexiast",
+    help="Sound recognition on small devices: one checkpoint, many patch sizes, switched while it listens.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose expected failures end in one line on stderr and a documented exit code."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except FlexiastError as error:
+            typer.echo(f"flexiast: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+        except BrokenPipeError:  # the reader left; the interpreter must not complain while it closes stdout
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(ExitCode.OK) from None
+
+    return guarded
+
+
+for _command in (listen, classify, train, evaluate, export, inspect, verify, demo):
+    app.command()(_guarded(_command))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flexiast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    app()

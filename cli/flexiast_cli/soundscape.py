@@ -1,0 +1,186 @@
+"""A soundscape made of noise and oscillators, for a demonstration on a machine without sounds or a microphone.
+
+Nothing here was recorded. Each sound imitates a class of ESC-50; what the model makes of it is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+RATE_HZ = 16_000
+
+Wave = NDArray[np.float64]
+
+
+class Scene(NamedTuple):
+    """One sound of the soundscape and where it stands."""
+
+    imitates: str
+    start_s: float
+    end_s: float
+
+
+def _time(seconds: float) -> Wave:
+    return np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+
+
+def _band(noise: Wave, low_hz: float, high_hz: float, slope: float = 0.0) -> Wave:
+    """Noise limited to a band by its spectrum, tilted by a power of frequency; unit peak."""
+    spectrum = np.fft.rfft(noise)
+    hz = np.fft.rfftfreq(len(noise), 1 / RATE_HZ)
+    spectrum *= (hz >= low_hz) & (hz <= high_hz)
+    spectrum *= np.maximum(hz, 20.0) ** slope
+    wave: Wave = np.fft.irfft(spectrum, len(noise))
+    return wave / np.abs(wave).max()
+
+
+def _hits(seconds: float, times_s: Wave, hit: Wave, gains: Wave | None = None) -> Wave:
+    """The same short sound at many times."""
+    wave = np.zeros(round(seconds * RATE_HZ) + len(hit))
+    for number, start_s in enumerate(times_s):
+        start = round(start_s * RATE_HZ)
+        wave[start : start + len(hit)] += hit * (1.0 if gains is None else gains[number])
+    wave = wave[: round(seconds * RATE_HZ)]
+    return wave / max(np.abs(wave).max(), 1e-9)
+
+
+def siren(seconds: float, rng: np.random.Generator) -> Wave:
+    """A wail between 600 and 1500 Hz with harmonics."""
+    t = _time(seconds)
+    hz = 1050 + 450 * np.sin(2 * np.pi * t / 3.2 - np.pi / 2)
+    phase = 2 * np.pi * np.cumsum(hz) / RATE_HZ
+    return (np.sin(phase) + 0.5 * np.sin(2 * phase) + 0.25 * np.sin(3 * phase)) / 1.75 + 0.01 * rng.standard_normal(
+        len(t)
+    )
+
+
+def rain(seconds: float, rng: np.random.Generator) -> Wave:
+    """Steady noise with the crackle of single drops."""
+    t = _time(seconds)
+    drops = _band(rng.standard_normal(len(t)) * (rng.random(len(t)) < 0.004), 1500, 8000)
+    return 0.7 * _band(rng.standard_normal(len(t)), 400, 8000, -0.25) + 0.5 * drops
+
+
+def clock_tick(seconds: float, rng: np.random.Generator) -> Wave:
+    """A short resonant click, twice a second, tick and tock."""
+    t = _time(0.03)
+    tick = np.exp(-t / 0.0025) * (np.sin(2 * np.pi * 3100 * t) + 0.6 * rng.standard_normal(len(t)))
+    times = np.arange(0.1, seconds, 0.5)
+    gains = np.where(np.arange(len(times)) % 2, 0.6, 1.0)
+    return _hits(seconds, times, tick, gains) + 0.002 * rng.standard_normal(round(seconds * RATE_HZ))
+
+
+def crickets(seconds: float, rng: np.random.Generator) -> Wave:
+    """Chirps of a 4.4 kHz tone, three pulses each."""
+    t = _time(0.018)
+    pulse = np.sin(2 * np.pi * 4400 * t) * np.hanning(len(t))
+    starts = np.arange(0.05, seconds, 0.42)
+    times = (starts[:, None] + np.array([0.0, 0.028, 0.056])).ravel()
+    return _hits(seconds, times, pulse) + 0.004 * rng.standard_normal(round(seconds * RATE_HZ))
+
+
+def church_bells(seconds: float, rng: np.random.Generator) -> Wave:
+    """Inharmonic partials that ring out, struck every 1.6 s."""
+    t = _time(3.0)
+    strike = sum(
+        gain * np.exp(-t / decay) * np.sin(2 * np.pi * 520 * ratio * t)
+        for ratio, gain, decay in (
+            (0.5, 0.5, 1.6),
+            (1.0, 1.0, 1.2),
+            (1.183, 0.7, 0.9),
+            (1.506, 0.5, 0.7),
+            (2.0, 0.8, 0.6),
+            (2.514, 0.4, 0.4),
+            (3.01, 0.3, 0.3),
+        )
+    )
+    return _hits(seconds, np.arange(0.0, seconds, 1.6), np.asarray(strike)) + 0.003 * rng.standard_normal(
+        round(seconds * RATE_HZ)
+    )
+
+
+def door_knock(seconds: float, rng: np.random.Generator) -> Wave:
+    """Three low thuds, again after a pause."""
+    t = _time(0.12)
+    thud = np.exp(-t / 0.02) * (np.sin(2 * np.pi * 180 * t) + 0.5 * np.sin(2 * np.pi * 410 * t)) + 0.3 * np.exp(
+        -t / 0.004
+    ) * rng.standard_normal(len(t))
+    times = np.array([start + offset for start in np.arange(0.2, seconds - 0.7, 1.7) for offset in (0.0, 0.22, 0.44)])
+    return _hits(seconds, times, thud) + 0.002 * rng.standard_normal(round(seconds * RATE_HZ))
+
+
+def wind(seconds: float, rng: np.random.Generator) -> Wave:
+    """Low noise that swells."""
+    t = _time(seconds)
+    swell = 0.55 + 0.45 * np.sin(2 * np.pi * t / 2.7)
+    return _band(rng.standard_normal(len(t)), 60, 1500, -0.8) * swell
+
+
+def clock_alarm(seconds: float, rng: np.random.Generator) -> Wave:
+    """Four short beeps a second, then a rest."""
+    t = _time(seconds)
+    beep = np.sign(np.sin(2 * np.pi * 2050 * t)) * 0.6 + 0.4 * np.sin(2 * np.pi * 4100 * t)
+    gate = ((t % 0.125) < 0.07) & ((t % 1.0) < 0.5)
+    return beep * gate + 0.003 * rng.standard_normal(len(t))
+
+
+def helicopter(seconds: float, rng: np.random.Generator) -> Wave:
+    """Noise beaten by a rotor, eleven times a second."""
+    t = _time(seconds)
+    beat = np.maximum(np.sin(2 * np.pi * 11 * t), 0) ** 3 + 0.15
+    return _band(rng.standard_normal(len(t)), 40, 1800, -0.5) * beat
+
+
+def engine(seconds: float, rng: np.random.Generator) -> Wave:
+    """Harmonics of 42 Hz with a rough edge."""
+    t = _time(seconds)
+    harmonics = sum(np.sin(2 * np.pi * 42 * n * t + n) / n for n in range(1, 14))
+    return 0.4 * np.asarray(harmonics) + 0.25 * _band(rng.standard_normal(len(t)), 80, 3000, -0.5)
+
+
+def vacuum_cleaner(seconds: float, rng: np.random.Generator) -> Wave:
+    """Broad noise with the whine of a motor."""
+    t = _time(seconds)
+    whine = sum(np.sin(2 * np.pi * 310 * n * t) / n for n in (1, 2, 3, 4, 6))
+    return 0.25 * np.asarray(whine) + 0.6 * _band(rng.standard_normal(len(t)), 150, 7500, -0.3)
+
+
+SOUNDS: dict[str, Callable[[float, np.random.Generator], Wave]] = {
+    "siren": siren,
+    "rain": rain,
+    "clock_tick": clock_tick,
+    "crickets": crickets,
+    "church_bells": church_bells,
+    "door_wood_knock": door_knock,
+    "wind": wind,
+    "clock_alarm": clock_alarm,
+    "helicopter": helicopter,
+    "engine": engine,
+    "vacuum_cleaner": vacuum_cleaner,
+}
+
+SCENES = (
+    Scene("clock_tick", 1.0, 7.0),
+    Scene("siren", 8.0, 14.0),
+    Scene("rain", 15.0, 22.0),
+    Scene("engine", 23.0, 29.0),
+    Scene("siren", 31.0, 36.0),
+)
+
+DURATION_S = 40.0
+
+
+def soundscape(seed: int = 0) -> NDArray[np.float32]:
+    """The scenes over a quiet background, mono [samples] at RATE_HZ; the same samples for the same seed."""
+    rng = np.random.default_rng(seed)
+    wave = 0.0005 * rng.standard_normal(round(DURATION_S * RATE_HZ))
+    for scene in SCENES:
+        sound = SOUNDS[scene.imitates](scene.end_s - scene.start_s, rng)
+        fade = np.minimum(1, np.minimum(np.arange(len(sound)), np.arange(len(sound))[::-1]) / (0.1 * RATE_HZ))
+        start = round(scene.start_s * RATE_HZ)
+        wave[start : start + len(sound)] += 0.3 * fade * sound / np.abs(sound).max()
+    return wave.astype(np.float32)
