@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -181,12 +182,15 @@ def _hashed_split(clips: list[Clip], root: Path) -> list[Clip]:
         by_label[clip.labels].append(clip)
     split = []
     for group in by_label.values():
-        ordered = sorted(
-            group, key=lambda clip: hashlib.sha256(clip.path.relative_to(root).as_posix().encode()).digest()
-        )
+        ordered = sorted(group, key=lambda clip: _path_hash(clip.path, root))
         validation = max(1, round(VALIDATION_SHARE * len(ordered))) if len(ordered) > 1 else 0
         split += [replace(clip, split="val" if rank < validation else "train") for rank, clip in enumerate(ordered)]
     return split
+
+
+def _path_hash(path: Path, root: Path) -> bytes:
+    """Of the path from the data set's folder, so that a data set may be moved."""
+    return hashlib.sha256(os.path.relpath(path, root).replace(os.sep, "/").encode()).digest()
 
 
 def _dataset(clips: list[Clip], rule: str) -> Dataset:

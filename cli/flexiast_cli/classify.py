@@ -67,9 +67,9 @@ def classify(
             events += found
             write(found)
     if output_format is Format.TABLE:
-        stderr().print(
-            f"[dim]{len(events)} events in {len(files) - len(failures)} of {len(files)} files, {model} at {patch}[/]"
-        )
+        heard = len(files) - len(failures)
+        note = f"{len(events)} events in {heard} of {len(files)} files, {model} at {patch}"
+        stderr().print(note, style="dim", markup=False)
     for failure in failures:
         typer.echo(f"flexiast: {failure}", err=True)
     if failures:
@@ -149,7 +149,9 @@ def _writer(output_format: Format, output: Path | None, model: str) -> Iterator[
             json.dumps(event.document(), ensure_ascii=False) + "\n" for event in events
         )
     else:
-        yield lambda events: stream.writelines(_line(event) for event in events)
+        events: list[Event] = []
+        yield events.extend
+        _tabulate(events, stream)
     if output is not None:
         write_atomically(output, stream.getvalue().encode())
 
@@ -159,5 +161,24 @@ def _row(event: Event, model: str) -> tuple[Any, ...]:
     return tuple(document[column] for column in CSV_COLUMNS)
 
 
-def _line(event: Event) -> str:
-    return f"{event.source}  {event.start_s:8.2f} {event.end_s:8.2f}  {event.score:.2f}  {event.label}\n"
+def _tabulate(events: list[Event], stream: Any) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("source", "start s", "end s", "score", "label"):
+        table.add_column(
+            name, justify="left" if name in {"source", "label"} else "right", no_wrap=True, overflow="fold"
+        )
+    for event in events:
+        table.add_row(
+            escape(event.source),
+            f"{event.start_s:.2f}",
+            f"{event.end_s:.2f}",
+            f"{event.score:.2f}",
+            escape(event.label),
+        )
+    console = Console(file=stream, highlight=False)
+    if events:
+        console.print(table, soft_wrap=not console.is_terminal)

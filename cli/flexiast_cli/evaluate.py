@@ -77,16 +77,23 @@ def evaluate(
 
 
 def _classifier(model: str, patches: tuple[PatchSize, ...] | None) -> tuple[Classifier, tuple[PatchSize, ...]]:
-    """A bundle runs its engines, a checkpoint PyTorch."""
-    from flexiast_runtime.models import find_any
+    """A bundle runs its engines, a checkpoint PyTorch; of a shipped model PyTorch runs what its bundle lacks."""
+    from flexiast_cli.console import stderr
+    from flexiast_runtime.bundle import Bundle
+    from flexiast_runtime.models import find_any, find_checkpoint, shipped
+    from flexiast_runtime.ort import load_engines
 
     path = find_any(model)
     if path.is_dir():
-        from flexiast_runtime.bundle import Bundle
-        from flexiast_runtime.ort import load_engines
-
-        engines = load_engines(Bundle.open(path), patches)
-        return engines, engines.patches
+        bundle = Bundle.open(path)
+        missing = [str(patch) for patch in patches or () if patch not in bundle.manifest.patches]
+        if not missing or model not in shipped():
+            engines = load_engines(bundle, patches)
+            return engines, engines.patches
+        path = find_checkpoint(model)
+        stderr().print(
+            f"{model} ships no engine for {', '.join(missing)}: its checkpoint runs in PyTorch", style="yellow"
+        )
 
     from flexiast.checkpoint import load_checkpoint
     from flexiast.extras import require
@@ -101,12 +108,15 @@ def _classifier(model: str, patches: tuple[PatchSize, ...] | None) -> tuple[Clas
 
 
 def _show(results: list[PatchResult], title: str) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from flexiast_cli.console import stdout
 
     name = "accuracy" if results[0].accuracy is not None else "mAP"
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
+    table = Table(
+        title=escape(title), title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False
+    )
     for column in ("patch", "tokens", "GMAC", name, ""):
         table.add_column(column, justify="left" if column in {"patch", ""} else "right")
     for result in results:

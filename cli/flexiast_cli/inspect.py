@@ -58,7 +58,8 @@ def show(bundle: Bundle) -> None:
     total = sum(entry.size for entry in manifest.files)
     inputs = manifest.variants[0].parity
     console = stdout()
-    console.print(f"[bold]{bundle.folder}[/]  schema {manifest.schema_version}, source {manifest.source_sha256[:12]}")
+    console.print(f"{bundle.folder}", style="bold", markup=False, soft_wrap=True)
+    console.print(f"schema {manifest.schema_version}, source {manifest.source_sha256[:12]}")
     console.print(
         f"{spec.network.width} wide, {spec.network.depth} blocks, {spec.network.heads} heads; "
         f"window {spec.frontend.window_s:g} s at {spec.frontend.sample_rate_hz:,} Hz; "

@@ -90,7 +90,7 @@ def listen(
         backlog=capture.ring.backlog if live else lambda: 0,
     )
     if not as_json:
-        stderr().print(f"[dim]{model or DEFAULT} listens to {audio.name}; Ctrl-C ends[/]")
+        stderr().print(f"{model or DEFAULT} listens to {audio.name}; Ctrl-C ends", style="dim", markup=False)
     show = _printer(as_json=as_json, explain=explain, title=f"{model or DEFAULT} · {audio.name}")
     with ending_gently(capture.stop):
         show(listener.run(_limited(capture, duration, frontend.sample_rate_hz)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 BAR = 28
 KEPT_LINES = 6
+REDRAW_S = 0.1
 
 
 class Screen:
@@ -37,7 +39,9 @@ class Screen:
     def show(self, records: Iterator[Record]) -> None:
         """Follow the records to their end, then print the summary below the picture."""
         summary = None
-        with Live(self._picture(), console=self._console, refresh_per_second=10, transient=False) as live:
+        drawn = time.monotonic()
+        # Drawn between windows: a thread that draws by itself would make the latencies shown longer.
+        with Live(self._picture(), console=self._console, auto_refresh=False) as live:
             for record in records:
                 if isinstance(record, Status):
                     self._status = record
@@ -47,7 +51,10 @@ class Screen:
                     self._switches.append(record)
                 elif isinstance(record, Summary):
                     summary = record
-                live.update(self._picture())
+                if time.monotonic() - drawn >= REDRAW_S:
+                    drawn = time.monotonic()
+                    live.update(self._picture(), refresh=True)
+            live.update(self._picture(), refresh=True)
         if summary is not None:
             print_summary(summary, self._console)
 

@@ -24,6 +24,7 @@ def verify(
         print_json({"files": files, "max_abs_error": {str(patch): error for patch, error in errors.items()}})
     else:
         listed = ", ".join(f"{patch} {error:.1e}" for patch, error in errors.items())
-        stdout().print(
-            f"{bundle.folder}: {files} files and {len(errors)} engines are as exported (largest logit errors: {listed})"
+        text = (
+            f"{bundle.folder}: {files} files and {len(errors)} engines are as exported; largest logit errors: {listed}"
         )
+        stdout().print(text, markup=False, soft_wrap=True)

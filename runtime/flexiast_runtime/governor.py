@@ -128,7 +128,8 @@ def step(policy: Policy, options: Sequence[Option], state: State, seen: Observat
     if state.index > cap:
         assert seen.battery is not None  # only a battery lowers the cap
         state = replace(state, raised_at_s=None)  # a battery that drains does not make the last step up a mistake
-        return _lower(policy, state, seen, cap, f"battery {seen.battery.fraction:.0%} and discharging")
+        target = min(cap, _best_fitting(policy, options, state, seen))  # it may be too slow as well
+        return _lower(policy, state, seen, target, f"battery {seen.battery.fraction:.0%} and discharging")
     reason = _too_slow(policy, options, state, seen)
     if reason and state.index > 0:
         target = min(_best_fitting(policy, options, state, seen), state.index - 1)
@@ -147,15 +148,16 @@ def _learn(policy: Policy, options: Sequence[Option], state: State, seen: Observ
         return state
     ratio = seen.latency_s / options[state.index].latency_s
     surprise = ratio - state.slowdown
-    reach = 4 * math.sqrt(state.variance)
+    sigma = math.sqrt(state.variance)
     missed = seen.latency_s > seen.deadline_s
-    if surprise > reach and not missed and state.misses == 0:
-        surprise = reach
+    if surprise > 4 * sigma and not missed and state.misses == 0:
+        surprise = 4 * sigma
     weight = 0.5 if surprise > 0 else 0.2
+    deviation = max(-3 * sigma, min(surprise, 2.0))  # beyond -3 sigma a window that was fast would raise the p95
     return replace(
         state,
         slowdown=max(state.slowdown + weight * surprise, 0.05),
-        variance=max(0.9 * state.variance + 0.1 * min(surprise, 2.0) ** 2, 1e-4),
+        variance=max(0.9 * state.variance + 0.1 * deviation**2, 1e-4),
         misses=0.8 * state.misses + missed,
     )
 
@@ -173,7 +175,7 @@ def _too_slow(policy: Policy, options: Sequence[Option], state: State, seen: Obs
 
 def _lower(policy: Policy, state: State, seen: Observation, target: int, reason: str) -> tuple[State, Decision]:
     relapse = state.raised_at_s is not None and seen.time_s - state.raised_at_s < policy.relapse_s
-    dwell = state.dwell_s or policy.dwell_s
+    dwell = policy.dwell_s if _quiet(policy, state, seen) else state.dwell_s or policy.dwell_s
     state = replace(
         state,
         index=target,
@@ -195,14 +197,17 @@ def _perhaps_raise(
     dwell = state.dwell_s or policy.dwell_s
     if seen.time_s - since < dwell:
         return replace(state, fits_since_s=since), Decision(state.index)
-    quiet = state.raised_at_s is not None and seen.time_s - state.raised_at_s > policy.max_dwell_s
-    state = replace(
-        state, index=above, fits_since_s=None, raised_at_s=seen.time_s, dwell_s=None if quiet else state.dwell_s
-    )
+    forgiven = None if _quiet(policy, state, seen) else state.dwell_s
+    state = replace(state, index=above, fits_since_s=None, raised_at_s=seen.time_s, dwell_s=forgiven)
     predicted = predicted_p95(options[above], state)
     return state, Decision(
         above, f"p95 {1000 * predicted:.1f} ms fits the deadline of {1000 * seen.deadline_s:.1f} ms for {dwell:g} s"
     )
+
+
+def _quiet(policy: Policy, state: State, seen: Observation) -> bool:
+    """The last step up has lasted: what went wrong before it is forgiven."""
+    return state.raised_at_s is not None and seen.time_s - state.raised_at_s > policy.max_dwell_s
 
 
 def _best_fitting(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> int:

@@ -8,6 +8,8 @@ from flexiast.errors import ModelError
 from flexiast.manifest import MANIFEST
 
 DEFAULT = "sounds"
+CHECKPOINT = "checkpoint.safetensors"
+"""What `flexiast train` calls its best one."""
 _SHIPPED = Path(__file__).parent / "models"
 
 
@@ -28,9 +30,9 @@ def find_bundle(model: str) -> Path:
 
 def find_checkpoint(model: str) -> Path:
     """The checkpoint file of a path or a shipped name; raises ModelError."""
-    path = _find(model, "checkpoint.safetensors")
-    if path.is_dir() and (path / "checkpoint.safetensors").is_file():
-        return path / "checkpoint.safetensors"  # a run folder of `flexiast train`
+    path = _find(model, CHECKPOINT)
+    if path.is_dir() and (path / CHECKPOINT).is_file():
+        return path / CHECKPOINT  # a run folder of `flexiast train`
     if path.is_dir():
         raise ModelError(
             f"{model} is a folder; this needs a checkpoint, the .safetensors file written by `flexiast train`"
@@ -48,8 +50,12 @@ def find_any(model: str) -> Path:
 
 def _find(model: str, part: str) -> Path:
     path = Path(model)
+    if model in shipped() and not _is_model(path):  # a folder of sounds may well be called sounds
+        return _SHIPPED / model / part
     if path.exists():
         return path
-    if model in shipped():
-        return _SHIPPED / model / part
     raise ModelError(f"{model!r} is neither a file or folder nor a shipped model ({', '.join(shipped()) or 'none'})")
+
+
+def _is_model(path: Path) -> bool:
+    return path.is_file() or (path / MANIFEST).is_file() or (path / CHECKPOINT).is_file()

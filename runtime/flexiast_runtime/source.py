@@ -139,15 +139,23 @@ def chunks(source: Source, rate_hz: int) -> Iterator[Chunk]:
     for block in source.blocks():
         mono = block.samples.mean(axis=1, dtype=np.float32)
         if block.lost:
-            start += round(block.lost * rate_hz / source.rate_hz)
+            if len(rest := _flush(resampler)):
+                yield Chunk(start, rest)
+            start += len(rest) + round(block.lost * rate_hz / source.rate_hz)
             resampler = _resampler(source.rate_hz, rate_hz)
         samples = resampler.resample_chunk(mono) if resampler else mono
         if len(samples):
             yield Chunk(start, samples)
             start += len(samples)
-    if resampler and len(rest := resampler.resample_chunk(np.empty(0, np.float32), last=True)):
+    if len(rest := _flush(resampler)):
         yield Chunk(start, rest)
 
 
 def _resampler(source_hz: int, target_hz: int) -> soxr.ResampleStream | None:
     return None if source_hz == target_hz else soxr.ResampleStream(source_hz, target_hz, 1, dtype="float32")
+
+
+def _flush(resampler: soxr.ResampleStream | None) -> Float:
+    """What the filter still holds: some milliseconds, without which the counter would fall behind."""
+    nothing = np.empty(0, np.float32)
+    return resampler.resample_chunk(nothing, last=True) if resampler else nothing
