@@ -27,12 +27,13 @@ def read_audio(path: Path, sample_rate_hz: int) -> NDArray[np.float32]:
         raise DataError(
             f"{path} cannot be read as audio: {error}; expected WAV, FLAC, Ogg, Opus, MP3 or AIFF"
         ) from error
-    if not len(samples):
-        raise DataError(f"{path} holds no samples; remove it or record it again")
     if not np.isfinite(samples).all():
         raise DataError(f"{path} holds samples that are not numbers (NaN or infinite); export it again")
     mono = samples.mean(axis=1, dtype=np.float32)
-    return mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz)
+    waveform: NDArray[np.float32] = mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz)
+    if not len(waveform):
+        raise DataError(f"{path} holds no samples; remove it or record it again")
+    return waveform
 
 
 def find_audio(folder: Path) -> list[Path]:

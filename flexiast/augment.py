@@ -28,7 +28,7 @@ def random_window(waveform: Float, window_samples: int, rng: np.random.Generator
         waveform = waveform[skipped : skipped + longest]
     waveform = soxr.resample(waveform, 1000.0 * speed, 1000.0, quality="LQ")
     slack = window_samples - len(waveform)
-    reach = int(SHIFT * window_samples)
+    reach = min(int(SHIFT * window_samples), len(waveform) // 2)  # half of a short clip stays inside
     start = int(rng.integers(min(slack, 0) - reach, max(slack, 0) + reach + 1))
     window = np.zeros(window_samples, np.float32)
     first, last = max(start, 0), min(start + len(waveform), window_samples)

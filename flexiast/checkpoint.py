@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from flexiast.errors import ModelError
 from flexiast.extras import require
@@ -60,7 +60,11 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write by rename: the path holds the old checkpoint or the new one, never half of it."""
+    """Write by rename: the path holds the old checkpoint or the new one, never half of it.
+
+    Raises ModelError for weights that `load_checkpoint` would refuse.
+    """
+    _check_weights(path, checkpoint.weights, checkpoint.spec)
     safetensors = require("safetensors.numpy", "train")
     metadata = {
         "kind": KIND,
@@ -87,8 +91,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from error
     try:
         spec = Spec.model_validate_json(metadata["spec"])
-        info = json.loads(metadata.get("info", "{}"))
-    except (ValidationError, ValueError) as error:
+        info = TypeAdapter(dict[str, Any]).validate_json(metadata.get("info", "{}"))
+    except ValidationError as error:
         raise ModelError(f"{path}: the stored spec cannot be read by this version of flexiast: {error}") from error
     _check_weights(path, weights, spec)
     return Checkpoint(spec, weights, info)

@@ -70,7 +70,7 @@ def read_dataset(data: Path, val_fold: str | None = None) -> Dataset:
     """A folder of folders named by label, or a CSV with the columns path, label and maybe split or fold.
 
     Paths in a CSV are relative to its folder; several labels of a clip are joined by ``;``. With a fold column,
-    ``val_fold`` (the last fold unless told) is the split "val" and all others are "train". Where neither is given, a
+    ``val_fold`` (the last fold unless told) is the split "val" and all others are "train". Where neither stands, a
     fifth of each label's clips, chosen by a hash of their paths, becomes "val". Raises DataError.
     """
     if data.is_dir():
@@ -146,26 +146,34 @@ def _read_csv(path: Path, val_fold: str | None) -> Dataset:
     if not rows:
         raise DataError(f"{path} lists no clips")
     clips = [_clip(path, number, row) for number, row in enumerate(rows, start=2)]
-    if "split" in columns:
-        splits = [(row["split"] or "").strip() for row in rows]
-        rule = "split column"
-    elif "fold" in columns:
-        folds = [(row["fold"] or "").strip() for row in rows]
+    if val_fold is not None and "fold" not in columns:
+        raise DataError(f"{path} has no column fold, so fold {val_fold!r} cannot validate; leave --val-fold out")
+    if "fold" in columns and (val_fold is not None or "split" not in columns):
+        folds = _column(path, rows, "fold")
         chosen = val_fold or max(folds, key=lambda fold: (len(fold), fold))
         if chosen not in folds:
             raise DataError(f"{path} has no fold {chosen!r}; it has {preview(sorted(set(folds)))}")
         splits = ["val" if fold == chosen else "train" for fold in folds]
         rule = f"fold {chosen} validates, the others train"
+    elif "split" in columns:
+        splits, rule = _column(path, rows, "split"), "split column"
     else:
         return _dataset(_hashed_split(clips, path.parent), "a fifth of each label by path hash")
     return _dataset([replace(clip, split=split) for clip, split in zip(clips, splits, strict=True)], rule)
 
 
+def _column(path: Path, rows: list[dict[str, str | None]], name: str) -> list[str]:
+    values = [(row[name] or "").strip() for row in rows]
+    if "" in values:
+        raise DataError(f"{path} line {values.index('') + 2} has no {name}")
+    return values
+
+
 def _clip(csv_path: Path, number: int, row: dict[str, str | None]) -> Clip:
-    name, text = row["path"], row["label"]
-    if not name or not text:
-        raise DataError(f"{csv_path} line {number} has no path or no label")
+    name, text = row["path"], row["label"] or ""
     labels = tuple(dict.fromkeys(label.strip() for label in text.split(LABEL_SEPARATOR) if label.strip()))
+    if not name or not labels:
+        raise DataError(f"{csv_path} line {number} has no path or no label")
     return Clip(csv_path.parent / name, tuple(_checked(label, csv_path) for label in labels), "")
 
 
@@ -177,9 +185,10 @@ def _checked(label: str, where: Path) -> str:
 
 
 def _hashed_split(clips: list[Clip], root: Path) -> list[Clip]:
+    single = all(len(clip.labels) == 1 for clip in clips)  # sets of labels may each be unique: those are split as one
     by_label = defaultdict(list)
     for clip in clips:
-        by_label[clip.labels].append(clip)
+        by_label[clip.labels if single else ()].append(clip)
     split = []
     for group in by_label.values():
         ordered = sorted(group, key=lambda clip: _path_hash(clip.path, root))

@@ -6,6 +6,7 @@ with, so a script can tell a bad file from a missing microphone without reading 
 
 from __future__ import annotations
 
+import unicodedata
 from enum import IntEnum
 from typing import ClassVar
 
@@ -32,10 +33,23 @@ class ExitCode(IntEnum):
     """Ended by Ctrl-C, after everything was flushed."""
 
 
+def printable(text: str) -> str:
+    """The text with control characters written out, so that a path or label cannot steer a terminal; line ends stay."""
+    return "".join(
+        character
+        if character == "\n" or unicodedata.category(character) not in {"Cc", "Cf", "Cs"}
+        else repr(character)[1:-1]
+        for character in text
+    )
+
+
 class FlexiastError(Exception):
-    """Root of every error that flexiast raises on purpose."""
+    """Root of every error that flexiast raises on purpose; its text is safe to print."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAILURE
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class UsageError(FlexiastError):

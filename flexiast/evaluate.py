@@ -47,19 +47,20 @@ class PatchResult(Value):
 
 
 class Windows:
-    """The windows of many clips [windows, window_frames, mels] and how many belong to each clip."""
+    """The windows of many clips [windows, window_frames, mels] and how much each counts in its clip."""
 
     def __init__(self, waveforms: Iterable[Float], frontend: Frontend) -> None:
-        per_clip = [list(windows(frontend(waveform), frontend, frontend.spec.window_frames)) for waveform in waveforms]
-        self.counts = np.array([len(clip) for clip in per_clip])
-        self.features: Float = np.stack([window for clip in per_clip for window in clip])
+        per_clip = [list(windows(frontend(waveform), frontend)) for waveform in waveforms]
+        self.features: Float = np.stack([features for clip in per_clip for features, _ in clip])
+        frames = np.array([max(1, real) for clip in per_clip for _, real in clip], np.float32)
+        counts = np.array([len(clip) for clip in per_clip])
+        self._starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
+        self._weights: Float = frames / np.repeat(np.add.reduceat(frames, self._starts), counts)
 
     def clip_mean(self, logits: Float) -> Float:
-        """Logits per window → their mean per clip."""
-        starts = np.concatenate(([0], np.cumsum(self.counts)[:-1]))
-        sums: Float = np.add.reduceat(logits, starts, axis=0)
-        counts: Float = self.counts[:, None].astype(np.float32)
-        return sums / counts
+        """Logits per window → their mean per clip, each window weighing as much as it holds of the clip."""
+        means: Float = np.add.reduceat(logits * self._weights[:, None], self._starts, axis=0)
+        return means
 
 
 def evaluate(

@@ -67,8 +67,7 @@ class Frontend:
         framed = framed.astype(np.float64)
         centred = framed - framed.mean(axis=1, keepdims=True)
         emphasised = centred.copy()
-        emphasised[:, 1:] -= self.spec.preemphasis * centred[:, :-1]
-        emphasised[:, 0] *= 1 - self.spec.preemphasis  # Kaldi takes the first sample as its own past
+        emphasised[:, 1:] -= self.spec.preemphasis * centred[:, :-1]  # the first sample is 0 under the taper
         emphasised *= self._taper
         spectrum = np.fft.rfft(emphasised, n=self.spec.fft_samples)
         power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
@@ -121,9 +120,9 @@ def _mel(hz: float | NDArray[np.float64]) -> NDArray[np.float64]:
     return 1127.0 * np.log1p(np.asarray(hz) / 700.0)
 
 
-def windows(features: Float, frontend: Frontend, step_frames: int) -> Iterator[Float]:
-    """Features [frames, mels] of a whole clip → its windows [window_frames, mels], the last one padded."""
+def windows(features: Float, frontend: Frontend) -> Iterator[tuple[Float, int]]:
+    """Features [frames, mels] of a whole clip → its windows side by side, padded, and the real frames of each."""
     size = frontend.spec.window_frames
-    last = max(0, -(-(len(features) - size) // step_frames)) * step_frames
-    for start in range(0, last + 1, step_frames):
-        yield frontend.pad(features[start : start + size])
+    for start in range(0, max(1, len(features)), size):
+        part = features[start : start + size]
+        yield frontend.pad(part), len(part)

@@ -126,5 +126,5 @@ def _check_version(path: Path, document: Any) -> None:
     if version.split(".")[0] != "1":
         raise ModelError(
             f"{path} has schema version {version or 'none'!r}; "
-            "this flexiast reads 1.x: export again or upgrade flexiast"
+            "this flexiast reads 1.0: export again or upgrade flexiast"
         )

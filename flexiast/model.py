@@ -66,7 +66,7 @@ class PatchEmbedding(nn.Module):
         """Kernel [width, mels, frames] and positions [rows · columns, width] of a patch size, differentiable."""
         with torch.autocast(self.kernel.device.type, enabled=False):  # bf16 would cost 3e-4 of the kernel
             p_mels, p_frames, r_mels, r_frames = (
-                torch.as_tensor(matrix, dtype=self.kernel.dtype, device=self.kernel.device)
+                torch.tensor(matrix, dtype=self.kernel.dtype, device=self.kernel.device)
                 for matrix in patch_matrices(self.spec, patch)
             )
             kernel = p_mels @ self.kernel @ p_frames.T

@@ -50,12 +50,15 @@ def patch_matrices(spec: Spec, patch: PatchSize) -> PatchMatrices:
     """The four matrices of a patch size; raises UsageError when it is larger than a window."""
     spec.check_patch(patch)
     base, frontend = spec.base_patch, spec.frontend
-    return PatchMatrices(
+    matrices = PatchMatrices(
         pi_resize_matrix(base.mels, patch.mels, spec.resize),
         pi_resize_matrix(base.frames, patch.frames, spec.resize),
         position_matrix(base.mels, patch.mels, frontend.mel_bins),
         position_matrix(base.frames, patch.frames, frontend.window_frames),
     )
+    for matrix in matrices:  # every caller gets the same ones
+        matrix.setflags(write=False)
+    return matrices
 
 
 def pi_resize_matrix(base: int, patch: int, resize: ResizeSpec) -> Matrix:

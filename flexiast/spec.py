@@ -90,6 +90,8 @@ class FrontendSpec(Value):
             raise ValueError(
                 f"mel band {self.low_hz:g}–{self.high_hz:g} Hz must rise and end at or under half the sample rate"
             )
+        if self.hop_samples > self.taper_samples:
+            raise ValueError(f"hop of {self.hop_samples} samples leaves gaps between frames of {self.taper_samples}")
         if self.window_samples < self.taper_samples:
             raise ValueError(f"window of {self.window_samples} samples is shorter than one frame")
         return self
@@ -149,7 +151,7 @@ class Spec(Value):
     frontend: FrontendSpec
     base_patch: Patch = PatchSize(16, 16)
     """The patch size at which kernel and positions are stored, for ever."""
-    trained_patches: tuple[Patch, ...]
+    trained_patches: tuple[Patch, ...] = Field(min_length=1)
     resize: ResizeSpec = ResizeSpec()
     network: NetworkSpec
     task: Literal["single", "multi"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,14 +183,13 @@ class Trainer:
     def steps(self, validation: Windows, targets: Float, info: dict[str, Any]) -> Iterator[Step]:
         """Train to the end, yielding after each step; measures, keeps the best and saves on the way."""
         measured = {round(self.total * (i + 1) / self.settings.evaluations) for i in range(self.settings.evaluations)}
-        started = time.monotonic()
         while self.step < self.total and not self.stopping:
             patch, loss = self._train_step()
             self.step += 1
             results = None
             if self.step in measured:
                 results = evaluate(TorchClassifier(self.ema), validation, targets, self.settings.patches)
-                self._keep_best(results, info | {"trained_s": round(time.monotonic() - started)})
+                self._keep_best(results, info)
             if self.step in measured or self.step % SAVE_EVERY == 0:
                 self._save_state()
             yield Step(self.step, self.total, patch, loss, results)
@@ -219,7 +217,7 @@ class Trainer:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise ModelError(
-                f"the loss is {value} at step {self.step} (patch {patch}); lower --learning-rate and resume"
+                f"the loss is {value} at step {self.step} (patch {patch}); train again with a lower --learning-rate"
             )
         return patch, value
 
@@ -273,14 +271,17 @@ class Trainer:
         path = self.run / "last.safetensors"
         if not path.is_file():
             raise ModelError(f"{path} does not exist, so there is nothing to resume; train without --resume first")
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("run") != self._identity():
-                raise ModelError(
-                    f"{path} is of a run with other data or settings; "
-                    "resume with the same ones, or train into another folder"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ModelError(f"{path} cannot be read: {error}; train again into another folder") from error
+        if metadata.get("run") != self._identity():
+            raise ModelError(
+                f"{path} is of a run with other data or settings; "
+                "resume with the same ones, or train into another folder"
+            )
         self.model.load_state_dict(_under("model.", tensors))
         self.ema.load_state_dict(_under("ema.", tensors))
         adam: dict[int, dict[str, Tensor]] = {}

@@ -1,0 +1,200 @@
+"""Metrics against brute force; what a clip's logits are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from flexiast import evaluate as evaluation
+from flexiast.evaluate import PatchResult, Windows, average_precision, classify, evaluate, score
+from flexiast.frontend import Frontend, windows
+from flexiast.spec import PatchSize, Spec
+
+Float = NDArray[np.float32]
+Specs = Callable[..., Spec]
+
+
+@dataclass(frozen=True)
+class BandClassifier:
+    """The smallest true classifier: is the loudest bin in the upper or the lower half, whatever the patch?"""
+
+    spec: Spec
+
+    def logits(self, features: Float, patch: PatchSize) -> Float:
+        rows, _ = self.spec.grid(patch)  # the patch size leaves its mark, so that sizes cannot be mixed up
+        lower, upper = np.split(features.mean(axis=1), 2, axis=1)
+        return np.stack((upper.max(axis=1), lower.max(axis=1)), axis=1) * np.float32(rows)
+
+
+# ----- average precision
+
+
+def slow_average_precision(scores: list[int], target: list[bool]) -> float:
+    """For each positive: of all that score as high or higher, the share of positives."""
+    precisions = []
+    for own, positive in zip(scores, target, strict=True):
+        if positive:
+            above = [hit for other, hit in zip(scores, target, strict=True) if other >= own]
+            precisions.append(sum(above) / len(above))
+    return sum(precisions) / len(precisions)
+
+
+RANKINGS = st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=1, max_size=30).filter(
+    lambda ranking: any(positive for _, positive in ranking)
+)
+
+
+@given(RANKINGS)
+def test_average_precision_is_brute_force_with_ties_too(ranking: list[tuple[int, bool]]) -> None:
+    scores, target = (list(column) for column in zip(*ranking, strict=True))
+    fast = average_precision(np.array(scores, np.float32), np.array(target, np.float32))
+    assert fast == pytest.approx(slow_average_precision(scores, target), abs=1e-12)  # float64 means of ratios
+
+
+@given(RANKINGS, st.randoms(use_true_random=False))
+def test_average_precision_does_not_depend_on_the_order_of_clips(
+    ranking: list[tuple[int, bool]], random: object
+) -> None:
+    shuffled = list(ranking)
+    random.shuffle(shuffled)
+    values = [
+        average_precision(np.array([s for s, _ in pairs], np.float32), np.array([t for _, t in pairs], np.float32))
+        for pairs in (ranking, shuffled)
+    ]
+    assert values[0] == pytest.approx(values[1], abs=1e-12)
+
+
+def test_a_constant_score_is_worth_the_share_of_positives() -> None:
+    target = np.array([1, 0, 0, 0], np.float32)
+    assert average_precision(np.zeros(4, np.float32), target) == 0.25
+
+
+# ----- scores of a task
+
+
+def test_accuracy_is_the_share_of_clips_whose_best_class_is_right() -> None:
+    logits = np.array([[2, 1, 0], [0, 3, 1], [5, 4, 9], [1, 0, 0]], np.float32)
+    targets = np.eye(3, dtype=np.float32)[[0, 1, 0, 2]]
+    assert score(logits, targets, "single") == 0.5
+
+
+def test_mean_average_precision_leaves_out_classes_that_never_occur() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20, 4)).astype(np.float32)
+    targets = (rng.random((20, 4)) < 0.3).astype(np.float32)
+    targets[:, 2] = 0
+    expected = np.mean([slow_average_precision(logits[:, c].tolist(), (targets[:, c] > 0).tolist()) for c in (0, 1, 3)])
+    assert score(logits, targets, "multi") == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_right_logits_score_one_and_reversed_ones_do_not(task: str) -> None:
+    targets = np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0, 1]]
+    assert score(targets, targets, task) == 1.0
+    assert score(-targets, targets, task) < 0.5
+
+
+# ----- windows and clips
+
+
+def test_a_clip_has_the_windows_of_its_features(build_spec: Specs) -> None:
+    frontend = Frontend(build_spec().frontend)
+    rng = np.random.default_rng(0)
+    waveforms = [rng.normal(size=samples).astype(np.float32) for samples in (16_000, 40_000, 300, 16_001, 16_160)]
+    clips = Windows(waveforms, frontend)
+    cut = [list(windows(frontend(waveform), frontend)) for waveform in waveforms]
+    assert [len(clip) for clip in cut] == [1, 3, 1, 1, 2]  # 98, 248, 0, 98 and 99 frames in windows of 98
+    assert np.array_equal(clips.features, np.stack([window for clip in cut for window, _ in clip]))
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=8))
+def test_a_clips_logits_are_the_mean_over_its_windows(build_spec: Specs, counts: list[int]) -> None:
+    silence = [np.zeros(240 + 160 * 98 * count, np.float32) for count in counts]  # whole windows of 98 frames
+    clips = Windows(silence, Frontend(build_spec().frontend))
+    logits = np.random.default_rng(0).normal(size=(sum(counts), 3)).astype(np.float32)
+    starts = np.cumsum([0, *counts])
+    expected = [logits[start:end].mean(axis=0) for start, end in pairwise(starts)]
+    np.testing.assert_allclose(clips.clip_mean(logits), expected, atol=1e-6)  # float32 sums of up to four
+
+
+def test_a_window_counts_as_much_as_it_holds_of_its_clip(build_spec: Specs) -> None:
+    frontend = Frontend(build_spec().frontend)
+    clips = Windows([np.zeros(240 + 160 * frames, np.float32) for frames in (98 + 2, 98)], frontend)
+    logits = np.array([[1.0], [5.0], [7.0]], np.float32)
+    np.testing.assert_allclose(clips.clip_mean(logits), [[(98 * 1.0 + 2 * 5.0) / 100], [7.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100, 10_000])
+def test_batches_do_not_change_logits(build_spec: Specs, batch_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = BandClassifier(build_spec())
+    features = np.random.default_rng(0).normal(size=(7, 98, 128)).astype(np.float32)
+    monkeypatch.setattr(evaluation, "BATCH_TOKENS", batch_tokens)
+    for patch in (PatchSize(8, 8), PatchSize(48, 48)):
+        assert np.array_equal(classify(classifier, features, patch), classifier.logits(features, patch))
+
+
+# ----- the whole
+
+
+@dataclass(frozen=True)
+class TwoTones:
+    """Clips of a high or a low tone over noise, of one to three windows, and what they are."""
+
+    spec: Spec
+
+    @cached_property
+    def targets(self) -> Float:
+        return np.eye(2, dtype=np.float32)[[0, 1, 1, 0, 1, 0]]
+
+    @cached_property
+    def waveforms(self) -> list[Float]:
+        rng = np.random.default_rng(0)
+        made = []
+        for index, target in enumerate(self.targets):
+            times = np.arange(16_000 * (1 + index % 3)) / 16_000
+            tone = 0.3 * np.sin(2 * np.pi * (5_000 if target[0] else 200) * times)
+            made.append((tone + rng.normal(scale=1e-3, size=len(times))).astype(np.float32))
+        return made
+
+
+def test_every_patch_size_is_measured_with_its_cost(build_spec: Specs) -> None:
+    tones = TwoTones(build_spec())
+    patches = [PatchSize(8, 8), PatchSize(16, 32)]
+    results = evaluate(
+        BandClassifier(tones.spec), Windows(tones.waveforms, Frontend(tones.spec.frontend)), tones.targets, patches
+    )
+    assert [result.patch_size for result in results] == patches
+    assert [result.tokens for result in results] == [tones.spec.tokens(patch) for patch in patches]
+    assert [result.gmac for result in results] == [tones.spec.gmac(patch) for patch in patches]
+    assert [result.accuracy for result in results] == [1.0, 1.0]
+    assert [result.mean_average_precision for result in results] == [None, None]
+
+
+def test_a_wrong_target_costs_its_share(build_spec: Specs) -> None:
+    tones = TwoTones(build_spec())
+    targets = tones.targets.copy()
+    targets[0] = targets[0, ::-1]
+    clips = Windows(tones.waveforms, Frontend(tones.spec.frontend))
+    [result] = evaluate(BandClassifier(tones.spec), clips, targets, [PatchSize(16, 16)])
+    assert result.metric == pytest.approx(5 / 6)
+
+
+def test_several_labels_are_measured_by_mean_average_precision(build_spec: Specs) -> None:
+    tones = TwoTones(build_spec(task="multi"))
+    clips = Windows(tones.waveforms, Frontend(tones.spec.frontend))
+    [result] = evaluate(BandClassifier(tones.spec), clips, tones.targets, [PatchSize(16, 16)])
+    assert result.accuracy is None
+    assert result.metric == result.mean_average_precision == 1.0
+
+
+def test_a_result_comes_back_from_json_unchanged() -> None:
+    result = PatchResult(patch_size=PatchSize(16, 32), tokens=33, gmac=0.5, accuracy=0.75)
+    assert PatchResult.model_validate_json(result.model_dump_json(exclude_none=True)) == result
