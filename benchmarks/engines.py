@@ -27,7 +27,7 @@ from flexiast_runtime.ort import load_engines
 
 PATCHES = parse_patches("8,16,32,48")
 
-# Runs in a process of its own: loads engines, classifies once with each, prints the private memory in MB.
+# Runs in a process of its own: prints the private memory in MB with the engines loaded, and after three windows each.
 MEMORY = """
 import sys
 from pathlib import Path
@@ -38,8 +38,10 @@ from flexiast_runtime.ort import load_engines
 engines = load_engines(Bundle.open(Path(sys.argv[1])), parse_patches(sys.argv[2]))
 frontend = engines.spec.frontend
 features = np.zeros((1, frontend.window_frames, frontend.mel_bins), np.float32)
-for patch in engines.patches:
-    engines.logits(features, patch)
+print(psutil.Process().memory_full_info().uss / 1e6)
+for _ in range(3):
+    for patch in engines.patches:
+        engines.logits(features, patch)
 print(psutil.Process().memory_full_info().uss / 1e6)
 """
 
@@ -83,16 +85,20 @@ def switching(engines: Engines) -> None:
 
 
 def memory(bundle: Path) -> None:
-    four = private_mb(bundle, PATCHES)
-    print(f"private memory after a window at each size: all four {four:.1f} MB")
+    loaded, used = private_mb(bundle, PATCHES)
+    print(f"private memory of the process, all four sizes: {loaded:.1f} MB loaded, {used:.1f} MB after use")
     for patch in PATCHES:
-        one = private_mb(bundle, (patch,))
-        print(f"  {patch!s:>6} alone {one:6.1f} MB, four are {four / one:.2f} ×")
+        one_loaded, one_used = private_mb(bundle, (patch,))
+        print(
+            f"  {patch!s:>6} alone: {one_loaded:6.1f} MB, four are {loaded / one_loaded:.2f} ×;"
+            f"  after use {one_used:6.1f} MB, four are {used / one_used:.2f} ×"
+        )
 
 
-def private_mb(bundle: Path, patches: tuple[PatchSize, ...]) -> float:
+def private_mb(bundle: Path, patches: tuple[PatchSize, ...]) -> tuple[float, float]:
     arguments = [sys.executable, "-c", MEMORY, str(bundle), ",".join(map(str, patches))]
-    return float(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
+    printed = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.split()
+    return float(printed[0]), float(printed[1])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from flexiast.errors import ModelError, UsageError
 from flexiast.spec import Patch, PatchSize, Spec, Value
 
 MANIFEST = "manifest.json"
+SCHEMA_VERSION = "1.0"
 MAX_MANIFEST_BYTES = 4_000_000
 """100,000 labels fit; a larger file is not a manifest."""
 
@@ -123,8 +124,8 @@ def _refuse_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_version(path: Path, document: Any) -> None:
     version = str(document.get("schema_version", "")) if isinstance(document, dict) else ""
-    if version.split(".")[0] != "1":
+    if version != SCHEMA_VERSION:
         raise ModelError(
             f"{path} has schema version {version or 'none'!r}; "
-            "this flexiast reads 1.0: export again or upgrade flexiast"
+            f"this flexiast reads {SCHEMA_VERSION}: upgrade flexiast or export again"
         )

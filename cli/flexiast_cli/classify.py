@@ -119,14 +119,12 @@ def _engines(model: str, patch_size: str | None) -> tuple[Engines, Any]:
 
 
 def _events(path: Path, engines: Engines, patch: Any, threshold: float) -> Iterator[Event]:
-    from flexiast_runtime.detector import Thresholds
     from flexiast_runtime.listener import Conditions, Listener, Pinned, Settings
     from flexiast_runtime.records import Event
     from flexiast_runtime.source import FileSource, chunks
 
     frontend = engines.spec.frontend
-    settings = Settings.for_window(frontend.window_s)
-    settings = Settings(settings.step_s, settings.smoothing_s, Thresholds(threshold, 0.6 * threshold))
+    settings = Settings.of(frontend, threshold)
     listener = Listener(
         engines, Pinned(patch), settings, source=str(path), conditions=lambda _: Conditions(deadline_s=settings.step_s)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -46,7 +47,7 @@ def demo(
     name = model or DEFAULT
     engines = load_engines(Bundle.open(find_bundle(name)))
     frontend = engines.spec.frontend
-    settings = Settings.for_window(frontend.window_s)
+    settings = Settings.of(frontend)
     with tempfile.TemporaryDirectory(prefix="flexiast-demo-") as folder:
         audio, what = _source(source, Path(folder))
         conditions = _Scenario(Path(folder), settings.step_s)
@@ -82,11 +83,13 @@ class _Scenario:
 
 
 def _tight(chosen: Any, relaxed_s: float) -> float:
-    """A deadline that the dearest variant misses on this machine and a middle one meets."""
+    """A deadline that the dearest variant misses on this machine and a cheaper one meets with room to spare."""
     options: Sequence[Option] = getattr(chosen, "options", ())
     if len(options) < 2:
         return relaxed_s
-    return float(min(1.8 * options[(len(options) - 1) // 2].latency_s, 0.9 * options[-1].latency_s))
+    dearest_s = options[-1].latency_s
+    halves = [option.latency_s for option in options if option.latency_s <= dearest_s / 2]
+    return 2 * max(halves) if halves else math.sqrt(options[0].latency_s * dearest_s)
 
 
 def _source(wanted: str | None, folder: Path) -> tuple[Any, str]:

@@ -62,7 +62,6 @@ def listen(
     from flexiast_cli.console import stderr
     from flexiast_cli.interrupts import ending_gently
     from flexiast_runtime.bundle import Bundle
-    from flexiast_runtime.detector import Thresholds
     from flexiast_runtime.listener import Listener, Settings
     from flexiast_runtime.models import DEFAULT, find_bundle
     from flexiast_runtime.ort import load_engines
@@ -75,8 +74,7 @@ def listen(
     wanted = parse_patches(patch_sizes) if patch_sizes else None
     engines = load_engines(Bundle.open(find_bundle(model or DEFAULT)), wanted)
     frontend = engines.spec.frontend
-    settings = Settings.for_window(frontend.window_s)
-    settings = Settings(settings.step_s, settings.smoothing_s, Thresholds(threshold, 0.6 * threshold))
+    settings = Settings.of(frontend, threshold)
     audio = _open(source, device, frontend.sample_rate_hz, realtime=realtime)
     live = source is None or realtime
     conditions = machine_conditions(latency / 1000 if latency else settings.step_s)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from flexiast import __version__
-from flexiast.errors import ExitCode, FlexiastError
+from flexiast.errors import ExitCode, FlexiastError, printable
 from flexiast_cli.classify import classify
 from flexiast_cli.demo import demo
 from flexiast_cli.evaluate import evaluate
@@ -49,6 +49,9 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:  # the reader left; the interpreter must not complain while it closes stdout
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(ExitCode.OK) from None
+        except OSError as error:  # a full disk, a folder that may not be written
+            typer.echo(f"flexiast: {printable(str(error))}", err=True)
+            raise typer.Exit(ExitCode.FAILURE) from None
 
     return guarded
 

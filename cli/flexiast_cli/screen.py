@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import typer
@@ -69,8 +69,8 @@ class Screen:
             )
         parts: list[RenderableType] = [_state(status), Text(), _scores(status), Text()]
         columns = Table.grid(expand=True, padding=(0, 2))
-        columns.add_column(ratio=2, no_wrap=True, overflow="ellipsis")
-        columns.add_column(ratio=3, no_wrap=True, overflow="ellipsis")
+        columns.add_column(width=38)
+        columns.add_column(ratio=1)
         columns.add_row(Text("events", style="bold"), Text("switches", style="bold"))
         columns.add_row(self._event_lines(), self._switch_lines())
         parts.append(columns)
@@ -79,43 +79,50 @@ class Screen:
         return Panel(Group(*parts), title=self._title, title_align="left", border_style="green")
 
     def _event_lines(self) -> RenderableType:
-        lines = [
-            Text.assemble(
-                (f"{event.start_s:6.1f}–{event.end_s:.1f} s  ", "dim"), event.label, (f"  {event.score:.2f}", "green")
+        return _lines(
+            (
+                Text(f"{event.start_s:.1f}–{event.end_s:.1f} s", "dim"),
+                Text(event.label),
+                Text(f"{event.score:.2f}", "green"),
             )
             for event in self._events
-        ]
-        return Group(*_filled(lines))
+        )
 
     def _switch_lines(self) -> RenderableType:
-        lines = [
-            Text.assemble(
-                (f"{switch.time_s:6.1f} s  ", "dim"), f"{switch.before} → {switch.after}  ", (switch.reason, "yellow")
+        return _lines(
+            (
+                Text(f"{switch.time_s:.1f} s", "dim"),
+                Text(f"{switch.before} → {switch.after}"),
+                Text(switch.reason, "yellow"),
             )
             for switch in self._switches
-        ]
-        return Group(*_filled(lines))
+        )
 
 
-def _filled(lines: list[Text]) -> list[Text]:
-    """As many lines as are ever shown, so that the picture keeps its height."""
-    return (
-        lines + [Text()] * (KEPT_LINES - len(lines))
-        if lines
-        else [Text("none yet", style="dim")] + [Text()] * (KEPT_LINES - 1)
-    )
+def _lines(rows: Iterable[tuple[Text, Text, Text]]) -> RenderableType:
+    """Three columns, as many lines as are ever shown, so that the picture keeps its height."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        grid.add_row(*row)
+    if not grid.row_count:
+        grid.add_row(Text("none yet", "dim"))
+    while grid.row_count < KEPT_LINES:
+        grid.add_row()
+    return grid
 
 
 def _state(status: Status) -> RenderableType:
     share = min(status.latency_s / status.deadline_s, 1.0)
     colour = "red" if status.latency_s > status.deadline_s else "yellow" if share > 0.8 else "green"
+    latency, deadline = f"{1000 * status.latency_s:.1f}", f"{1000 * status.deadline_s:.1f} ms"
     grid = Table.grid(padding=(0, 3))
     grid.add_row(
-        Text.assemble(("time ", "dim"), f"{status.time_s:6.1f} s"),
-        Text.assemble(("patch ", "dim"), (f"{status.patch!s:<6}", "bold cyan")),
-        Text.assemble(
-            ("latency ", "dim"), (f"{1000 * status.latency_s:6.1f}", colour), f" of {1000 * status.deadline_s:.1f} ms"
-        ),
+        Text.assemble(("time ", "dim"), f"{status.time_s:.1f} s"),
+        Text.assemble(("patch ", "dim"), (f"{status.patch}", "bold cyan")),
+        Text.assemble(("latency ", "dim"), (latency, colour), " of ", deadline),
         Text.assemble(("battery ", "dim"), _battery(status.battery)),
         Text.assemble(("lost ", "dim"), f"{status.dropped_s:.1f} s") if status.dropped_s else Text(),
     )
@@ -125,7 +132,7 @@ def _state(status: Status) -> RenderableType:
 def _battery(battery: Battery | None) -> str:
     if battery is None:
         return "none"
-    return f"{battery.fraction:.0%}{' ▼' if battery.discharging else ' ⚡'}"
+    return f"{battery.fraction:.0%} {'draining' if battery.discharging else 'plugged in'}"
 
 
 def _scores(status: Status) -> RenderableType:

@@ -65,15 +65,6 @@ def rain(seconds: float, rng: np.random.Generator) -> Wave:
     return 0.7 * _band(rng.standard_normal(len(t)), 400, 8000, -0.25) + 0.5 * drops
 
 
-def clock_tick(seconds: float, rng: np.random.Generator) -> Wave:
-    """A short resonant click, twice a second, tick and tock."""
-    t = _time(0.03)
-    tick = np.exp(-t / 0.0025) * (np.sin(2 * np.pi * 3100 * t) + 0.6 * rng.standard_normal(len(t)))
-    times = np.arange(0.1, seconds, 0.5)
-    gains = np.where(np.arange(len(times)) % 2, 0.6, 1.0)
-    return _hits(seconds, times, tick, gains) + 0.002 * rng.standard_normal(round(seconds * RATE_HZ))
-
-
 def crickets(seconds: float, rng: np.random.Generator) -> Wave:
     """Chirps of a 4.4 kHz tone, three pulses each."""
     t = _time(0.018)
@@ -103,45 +94,6 @@ def church_bells(seconds: float, rng: np.random.Generator) -> Wave:
     )
 
 
-def door_knock(seconds: float, rng: np.random.Generator) -> Wave:
-    """Three low thuds, again after a pause."""
-    t = _time(0.12)
-    thud = np.exp(-t / 0.02) * (np.sin(2 * np.pi * 180 * t) + 0.5 * np.sin(2 * np.pi * 410 * t)) + 0.3 * np.exp(
-        -t / 0.004
-    ) * rng.standard_normal(len(t))
-    times = np.array([start + offset for start in np.arange(0.2, seconds - 0.7, 1.7) for offset in (0.0, 0.22, 0.44)])
-    return _hits(seconds, times, thud) + 0.002 * rng.standard_normal(round(seconds * RATE_HZ))
-
-
-def wind(seconds: float, rng: np.random.Generator) -> Wave:
-    """Low noise that swells."""
-    t = _time(seconds)
-    swell = 0.55 + 0.45 * np.sin(2 * np.pi * t / 2.7)
-    return _band(rng.standard_normal(len(t)), 60, 1500, -0.8) * swell
-
-
-def clock_alarm(seconds: float, rng: np.random.Generator) -> Wave:
-    """Four short beeps a second, then a rest."""
-    t = _time(seconds)
-    beep = np.sign(np.sin(2 * np.pi * 2050 * t)) * 0.6 + 0.4 * np.sin(2 * np.pi * 4100 * t)
-    gate = ((t % 0.125) < 0.07) & ((t % 1.0) < 0.5)
-    return beep * gate + 0.003 * rng.standard_normal(len(t))
-
-
-def helicopter(seconds: float, rng: np.random.Generator) -> Wave:
-    """Noise beaten by a rotor, eleven times a second."""
-    t = _time(seconds)
-    beat = np.maximum(np.sin(2 * np.pi * 11 * t), 0) ** 3 + 0.15
-    return _band(rng.standard_normal(len(t)), 40, 1800, -0.5) * beat
-
-
-def engine(seconds: float, rng: np.random.Generator) -> Wave:
-    """Harmonics of 42 Hz with a rough edge."""
-    t = _time(seconds)
-    harmonics = sum(np.sin(2 * np.pi * 42 * n * t + n) / n for n in range(1, 14))
-    return 0.4 * np.asarray(harmonics) + 0.25 * _band(rng.standard_normal(len(t)), 80, 3000, -0.5)
-
-
 def vacuum_cleaner(seconds: float, rng: np.random.Generator) -> Wave:
     """Broad noise with the whine of a motor."""
     t = _time(seconds)
@@ -152,23 +104,18 @@ def vacuum_cleaner(seconds: float, rng: np.random.Generator) -> Wave:
 SOUNDS: dict[str, Callable[[float, np.random.Generator], Wave]] = {
     "siren": siren,
     "rain": rain,
-    "clock_tick": clock_tick,
     "crickets": crickets,
     "church_bells": church_bells,
-    "door_wood_knock": door_knock,
-    "wind": wind,
-    "clock_alarm": clock_alarm,
-    "helicopter": helicopter,
-    "engine": engine,
     "vacuum_cleaner": vacuum_cleaner,
 }
 
 SCENES = (
-    Scene("clock_tick", 1.0, 7.0),
-    Scene("siren", 8.0, 14.0),
-    Scene("rain", 15.0, 22.0),
-    Scene("engine", 23.0, 29.0),
-    Scene("siren", 31.0, 36.0),
+    Scene("crickets", 1.0, 7.0),
+    Scene("siren", 8.5, 14.0),
+    Scene("rain", 15.5, 21.5),
+    Scene("church_bells", 23.0, 29.0),
+    Scene("vacuum_cleaner", 30.5, 35.0),
+    Scene("siren", 36.0, 40.0),
 )
 
 DURATION_S = 40.0

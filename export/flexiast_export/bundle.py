@@ -28,9 +28,9 @@ def staged(output: Path, *, force: bool) -> Iterator[Path]:
     if output.exists() or output.is_symlink():
         if not force:
             raise UsageError(f"{output} exists; choose another name, or replace it with --force")
-        if not (output / MANIFEST).is_file():
+        if output.is_symlink() or not (output / MANIFEST).is_file():
             raise UsageError(
-                f"{output} exists and is not a bundle, so --force does not replace it; choose another name"
+                f"{output} exists and is not a bundle folder, so --force does not replace it; choose another name"
             )
     output.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.tmp-"))
@@ -58,13 +58,16 @@ def _seal(stage: Path) -> None:
 
 
 def _publish(stage: Path, output: Path) -> None:
-    if output.exists():
-        retired = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.tmp-"))
-        output.replace(retired)  # running engines keep the files they have open
+    retired = stage.with_name(f"{stage.name}-old")
+    try:
+        if output.exists():
+            output.replace(retired)  # running engines keep the files they have open
         stage.replace(output)
-        shutil.rmtree(retired)
-    else:
-        stage.replace(output)
+    except BaseException:
+        if retired.exists():
+            retired.replace(output)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
     _flush(output.parent)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import flexiast
 from flexiast.checkpoint import Checkpoint, weights_sha256
+from flexiast.errors import UsageError
 from flexiast.evaluate import Classifier, classify
 from flexiast.extras import require
 from flexiast.manifest import MANIFEST, Manifest, Parity, Variant
@@ -42,8 +43,10 @@ def export_onnx(
     ``source`` is the PyTorch model of the checkpoint. Raises UsageError for a size larger than a window or an existing
     output, and VerificationError when an engine is not the model; then nothing is published.
     """
+    if not patches:
+        raise UsageError("no patch sizes were given; name at least one, such as 16")
     with staged(output, force=force) as stage:
-        manifest = _draft(checkpoint, patches, stage)
+        manifest = _draft(checkpoint, tuple(dict.fromkeys(patches)), stage)
         synthetic, real = synthetic_inputs(checkpoint.spec), real_inputs(checkpoint.spec, verify_waveforms)
         inputs = np.concatenate((synthetic, real))
         engines = load_engines(Bundle(stage, manifest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,15 +31,20 @@ class Bundle:
         """
         entry, path = self.manifest.entry(name), self.folder / name
         try:
-            if path.is_symlink() or not path.is_file():
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode):
                 raise VerificationError(f"{path} is not a plain file; export the bundle again")
-            content = path.read_bytes()
+            content = path.read_bytes() if status.st_size == entry.size else b""
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}; export or copy the bundle again") from error
+        if status.st_size != entry.size:
+            raise VerificationError(
+                f"{path} has {status.st_size:,} bytes, {entry.size:,} were exported; copy or export the bundle again"
+            )
         found = hashlib.sha256(content).hexdigest()
         if found != entry.sha256:
             raise VerificationError(
-                f"{path} differs from what was exported: sha256 {found[:16]}…, {len(content):,} bytes; "
-                f"expected {entry.sha256[:16]}…, {entry.size:,} bytes; copy or export the bundle again"
+                f"{path} differs from what was exported: sha256 {found[:16]}…, expected {entry.sha256[:16]}…; "
+                "copy or export the bundle again"
             )
         return content

@@ -74,7 +74,7 @@ class Detector:
         """The next window's smoothed scores [classes] → the events that ended before it."""
         slot = window.start if window.first else window.start + self._lead
         for index in [i for i in self._open if scores[i] < self._thresholds.off]:
-            yield self._close(index, min(slot, window.end))
+            yield self._close(index, slot)
         for index in map(int, np.flatnonzero(scores >= self._thresholds.on)):
             event = self._open.setdefault(index, _Open(slot, 0.0, patch))
             if scores[index] > event.score:
@@ -87,4 +87,4 @@ class Detector:
 
     def _close(self, index: int, end: int) -> Detection:
         event = self._open.pop(index)
-        return Detection(index, event.start, max(end, event.start + 1), event.score, event.patch)
+        return Detection(index, event.start, end, event.score, event.patch)

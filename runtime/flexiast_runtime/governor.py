@@ -59,10 +59,17 @@ class Observation:
     time_s: float
     deadline_s: float
     latency_s: float | None = None
-    """Of the window just classified, by the variant in the state."""
+    """Of the engine that classified the window, the variant in the state"""
+    overhead_s: float = 0.0
+    """What the window took besides: features and smoothing, the same whatever the variant"""
     backlog_steps: float = 0.0
     """Audio that waits, in steps."""
     battery: Battery | None = None
+
+    @property
+    def budget_s(self) -> float:
+        """What the deadline leaves for the engine."""
+        return self.deadline_s - self.overhead_s
 
 
 @dataclass(frozen=True)
@@ -149,8 +156,8 @@ def _learn(policy: Policy, options: Sequence[Option], state: State, seen: Observ
     ratio = seen.latency_s / options[state.index].latency_s
     surprise = ratio - state.slowdown
     sigma = math.sqrt(state.variance)
-    missed = seen.latency_s > seen.deadline_s
-    if surprise > 4 * sigma and not missed and state.misses == 0:
+    missed = seen.latency_s > seen.budget_s
+    if surprise > 4 * sigma and not missed and state.misses < 0.1:
         surprise = 4 * sigma
     weight = 0.5 if surprise > 0 else 0.2
     deviation = max(-3 * sigma, min(surprise, 2.0))  # beyond -3 sigma a window that was fast would raise the p95
@@ -164,10 +171,10 @@ def _learn(policy: Policy, options: Sequence[Option], state: State, seen: Observ
 
 def _too_slow(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> str | None:
     predicted = predicted_p95(options[state.index], state)
-    if predicted > policy.limit * seen.deadline_s:
-        return f"p95 {1000 * predicted:.1f} ms against a deadline of {1000 * seen.deadline_s:.1f} ms"
+    if predicted > policy.limit * seen.budget_s:
+        return f"p95 {1000 * predicted:.1f} ms, deadline {1000 * seen.deadline_s:.1f} ms"
     if state.misses > 1.5:
-        return f"deadline of {1000 * seen.deadline_s:.1f} ms missed repeatedly"
+        return f"deadline {1000 * seen.deadline_s:.1f} ms missed repeatedly"
     if seen.backlog_steps > 1:
         return f"{seen.backlog_steps:.1f} steps of audio wait"
     return None
@@ -191,7 +198,7 @@ def _perhaps_raise(
     policy: Policy, options: Sequence[Option], state: State, seen: Observation, cap: int
 ) -> tuple[State, Decision]:
     above = state.index + 1
-    if above > cap or above >= len(options) or predicted_p95(options[above], state) > policy.headroom * seen.deadline_s:
+    if above > cap or above >= len(options) or predicted_p95(options[above], state) > policy.headroom * seen.budget_s:
         return replace(state, fits_since_s=None), Decision(state.index)
     since = seen.time_s if state.fits_since_s is None else state.fits_since_s
     dwell = state.dwell_s or policy.dwell_s
@@ -201,7 +208,7 @@ def _perhaps_raise(
     state = replace(state, index=above, fits_since_s=None, raised_at_s=seen.time_s, dwell_s=forgiven)
     predicted = predicted_p95(options[above], state)
     return state, Decision(
-        above, f"p95 {1000 * predicted:.1f} ms fits the deadline of {1000 * seen.deadline_s:.1f} ms for {dwell:g} s"
+        above, f"p95 {1000 * predicted:.1f} ms fits deadline {1000 * seen.deadline_s:.1f} ms for {dwell:g} s"
     )
 
 
@@ -213,9 +220,7 @@ def _quiet(policy: Policy, state: State, seen: Observation) -> bool:
 def _best_fitting(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> int:
     """The dearest option with room to spare, else the cheapest."""
     fitting = [
-        index
-        for index, option in enumerate(options)
-        if predicted_p95(option, state) <= policy.headroom * seen.deadline_s
+        index for index, option in enumerate(options) if predicted_p95(option, state) <= policy.headroom * seen.budget_s
     ]
     return max(fitting, default=0)
 

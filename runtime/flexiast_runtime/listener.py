@@ -10,12 +10,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flexiast.frontend import Frontend
-from flexiast.spec import PatchSize
+from flexiast.spec import FrontendSpec, PatchSize
 from flexiast_runtime import governor
 from flexiast_runtime.detector import Detection, Detector, Thresholds
 from flexiast_runtime.engine import Engines, scores
@@ -43,10 +44,14 @@ class Settings:
     thresholds: Thresholds = Thresholds()
 
     @classmethod
-    def for_window(cls, window_s: float) -> Settings:
-        """Four looks at every sound, at least two a second, whole hops; smoothed over one and a half of them."""
-        step_s = max(0.01, round(min(window_s / 4, 0.5), 2))
-        return cls(step_s=step_s, smoothing_s=1.5 * step_s)
+    def of(cls, frontend: FrontendSpec, threshold: float = Thresholds.on) -> Settings:
+        """Four looks at every sound, at least two a second, in whole hops; smoothed over one and a half of them.
+
+        ``threshold`` is the score at which an event begins; it goes on down to six tenths of it.
+        """
+        hop_s = frontend.hop_samples / frontend.sample_rate_hz
+        step_s = max(1, round(min(frontend.window_s / 4, 0.5) / hop_s)) * hop_s
+        return cls(step_s, 1.5 * step_s, Thresholds(threshold, 0.6 * threshold))
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,14 @@ class _Use:
     latencies_s: list[float] = field(default_factory=list)
 
 
+class _Spent(NamedTuple):
+    """On one window, from its last audio to its smoothed scores."""
+
+    latency_s: float
+    engine_s: float
+    cpu_s: float
+
+
 class Listener:
     """Turns chunks into records with the engines of one bundle."""
 
@@ -120,6 +133,7 @@ class Listener:
         self._detector = Detector(settings.thresholds, frontend.window_samples, self._step, delay)
         self._used: dict[PatchSize, _Use] = defaultdict(_Use)
         self._events = self._switches = self._discontinuities = self._lost = 0
+        self._unspent_cpu_s = 0.0
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[Record]:
         """Records while the chunks last; what the last ones began is finished, then comes the summary."""
@@ -141,30 +155,40 @@ class Listener:
         self._framer.restart(start)
 
     def _windows(self, windows: Iterator[Window]) -> Iterator[Record]:
-        begun = self._clock(), time.process_time()
+        """Classify windows as they are cut; CPU time of chunks that complete none goes to the next window."""
+        begun_s, begun_cpu_s = self._clock(), time.process_time()
         for window in windows:
             patch = self._chooser.patch
+            ready_s = self._clock()
             logits = self._engines[patch].run(window.features[None])[0]
+            engine_s = self._clock() - ready_s
             smoothed = self._smoother.push(scores(logits, self._engines.spec.task))
-            latency_s, cpu_s = self._clock() - begun[0], time.process_time() - begun[1]
+            spent = _Spent(self._clock() - begun_s, engine_s, time.process_time() - begun_cpu_s + self._unspent_cpu_s)
+            self._unspent_cpu_s = 0.0
             yield from self._ended(self._detector.push(window, smoothed, patch))
-            yield from self._account(window, patch, smoothed, latency_s, cpu_s)
-            begun = self._clock(), time.process_time()
+            yield from self._account(window, patch, smoothed, spent)
+            begun_s, begun_cpu_s = self._clock(), time.process_time()
+        self._unspent_cpu_s += time.process_time() - begun_cpu_s
 
-    def _account(
-        self, window: Window, patch: PatchSize, smoothed: Float, latency_s: float, cpu_s: float
-    ) -> Iterator[Record]:
+    def _account(self, window: Window, patch: PatchSize, smoothed: Float, spent: _Spent) -> Iterator[Record]:
         """Count the window, report it, and ask the governor what runs next."""
         time_s = window.end / self._rate
         conditions, backlog = self._conditions(time_s), self._backlog()
         use = self._used[patch]
         use.windows += 1
-        use.misses += latency_s > conditions.deadline_s
-        use.cpu_s += cpu_s
-        use.latencies_s.append(latency_s)
+        use.misses += spent.latency_s > conditions.deadline_s
+        use.cpu_s += spent.cpu_s
+        use.latencies_s.append(spent.latency_s)
         del use.latencies_s[:-KEPT_LATENCIES]
-        yield self._status(time_s, patch, smoothed, latency_s, conditions, backlog)
-        seen = Observation(time_s, conditions.deadline_s, latency_s, backlog / self._step, conditions.battery)
+        yield self._status(time_s, patch, smoothed, spent.latency_s, conditions, backlog)
+        seen = Observation(
+            time_s=time_s,
+            deadline_s=conditions.deadline_s,
+            latency_s=spent.engine_s,
+            overhead_s=spent.latency_s - spent.engine_s,
+            backlog_steps=backlog / self._step,
+            battery=conditions.battery,
+        )
         if reason := self._chooser.observe(seen):
             self._switches += 1
             yield Switch(time_s, patch, self._chooser.patch, reason)

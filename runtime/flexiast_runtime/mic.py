@@ -33,27 +33,25 @@ class Microphone:
     def blocks(self) -> Iterator[Block]:
         """Blocks until the iterator is closed; raises DeviceError when the device fails or falls silent for good."""
         delivered: queue.SimpleQueue[Block] = queue.SimpleQueue()
-        overflows = 0
 
         def copy(samples: Any, frames: int, timing: Any, status: Any) -> None:
-            nonlocal overflows
-            overflows += bool(status.input_overflow)
             # PortAudio says that frames were lost, not how many: one block marks the discontinuity.
             delivered.put(Block(samples.copy(), lost=frames if status.input_overflow else 0))
 
-        with self._open(copy):
+        stream = self._open(copy)
+        try:
             while True:
-                try:
-                    yield delivered.get(timeout=SILENT_S)
-                except queue.Empty:
-                    raise DeviceError(
-                        f"{self.name} has delivered nothing for {SILENT_S:g} s; "
-                        "check that it is plugged in, then start again"
-                    ) from None
+                yield delivered.get(timeout=SILENT_S)
+        except queue.Empty:
+            raise DeviceError(
+                f"{self.name} has delivered nothing for {SILENT_S:g} s; check that it is plugged in, then start again"
+            ) from None
+        finally:
+            stream.close()
 
     def _open(self, callback: Any) -> Any:
         try:
-            return self._portaudio.InputStream(
+            stream = self._portaudio.InputStream(
                 samplerate=self.rate_hz,
                 blocksize=round(BLOCK_S * self.rate_hz),
                 device=self._index,
@@ -62,8 +60,10 @@ class Microphone:
                 latency=LATENCY_S,
                 callback=callback,
             )
+            stream.start()
         except self._portaudio.PortAudioError as error:
             raise DeviceError(f"{self.name} cannot be opened: {error}; another program may be using it") from error
+        return stream
 
     def _find(self, device: str | None) -> tuple[int, dict[str, Any]]:
         """The device whose name equals, else contains, what was asked for."""

@@ -45,7 +45,7 @@ def load_engines(bundle: Bundle, patches: Sequence[PatchSize] | None = None, thr
     VerificationError, and UsageError for a patch size that the bundle lacks.
     """
     manifest = bundle.manifest
-    variants = [manifest.variant(patch) for patch in patches or manifest.patches]
+    variants = [manifest.variant(patch) for patch in (manifest.patches if patches is None else patches)]
     encoder = _session(bundle, manifest.encoder, threads)
     engines: dict[PatchSize, Engine] = {
         variant.patch_size: OrtEngine(variant, _session(bundle, variant.embedder, threads), encoder)

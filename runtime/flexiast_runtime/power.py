@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 SYSFS = Path("/sys")
 
@@ -30,24 +31,37 @@ def read_battery(root: Path = SYSFS) -> Battery | None:
     except OSError:
         return None
     batteries = [battery for supply in supplies if (battery := _read(supply)) is not None]
-    full = sum(capacity for _, capacity, _ in batteries)
-    if not batteries or full <= 0:
+    if not batteries:
         return None
-    fraction = sum(fraction * capacity for fraction, capacity, _ in batteries) / full
-    return Battery(min(max(fraction, 0.0), 1.0), any(discharging for _, _, discharging in batteries))
+    # Watt-hours and ampere-hours cannot be added: batteries that speak of different things count alike.
+    alike = len({battery.kind for battery in batteries}) == 1
+    capacities = [battery.capacity if alike else 1.0 for battery in batteries]
+    held = sum(battery.fraction * capacity for battery, capacity in zip(batteries, capacities, strict=True))
+    fraction = held / sum(capacities)
+    return Battery(min(max(fraction, 0.0), 1.0), any(battery.discharging for battery in batteries))
 
 
-def _read(supply: Path) -> tuple[float, float, bool] | None:
-    """(fraction, capacity when full or 1, discharging) of one battery; None for anything else or unreadable."""
+class _Cell(NamedTuple):
+    """One battery."""
+
+    fraction: float
+    kind: str
+    capacity: float
+    """When full, in the unit of its kind; 1 where only a percentage is known"""
+    discharging: bool
+
+
+def _read(supply: Path) -> _Cell | None:
+    """One battery; None for anything else or unreadable."""
     if _text(supply / "type") != "Battery" or _text(supply / "scope") == "Device" or _text(supply / "present") == "0":
         return None
     discharging = _text(supply / "status") == "Discharging"
     for kind in ("energy", "charge"):
         now, full = _number(supply / f"{kind}_now"), _number(supply / f"{kind}_full")
         if now is not None and full:
-            return now / full, full, discharging
+            return _Cell(now / full, kind, full, discharging)
     percent = _number(supply / "capacity")
-    return None if percent is None else (percent / 100, 1.0, discharging)
+    return None if percent is None else _Cell(percent / 100, "percent", 1.0, discharging)
 
 
 def _text(path: Path) -> str:

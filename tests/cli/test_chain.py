@@ -1,0 +1,176 @@
+"""train → evaluate → export → inspect → verify → classify → listen, each as a process."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.cli.conftest import RATE_HZ, Run, tone
+
+EVENT_KEYS = {
+    "schema_version",
+    "type",
+    "source",
+    "label",
+    "start_s",
+    "end_s",
+    "start_sample",
+    "end_sample",
+    "score",
+    "patch_size",
+}
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3 s: a low tone, near silence, a high tone."""
+    quiet = 1e-4 * np.random.default_rng(0).standard_normal(RATE_HZ)
+    path = tmp_path_factory.mktemp("stream") / "stream.wav"
+    soundfile.write(path, np.concatenate((tone(300, 1, 9), quiet, tone(3000, 1, 9))), RATE_HZ, subtype="FLOAT")
+    return path
+
+
+def records(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_evaluate_gives_the_same_figures_for_checkpoint_and_bundle(
+    run: Run, trained: Path, bundle: Path, sounds: Path
+) -> None:
+    documents = [
+        json.loads(run("evaluate", model, sounds, "--patch-sizes", "24,32x16", "--json").stdout)
+        for model in (trained, bundle)
+    ]
+    for document in documents:
+        assert document["schema_version"] == "1.0"
+        assert [result["patch_size"] for result in document["results"]] == ["24x24", "32x16"]
+        assert all(result.keys() == {"patch_size", "tokens", "gmac", "accuracy"} for result in document["results"])
+    assert documents[0]["results"] == documents[1]["results"]
+
+
+def test_evaluate_draws_a_picture_and_reads_a_split(run: Run, trained: Path, sounds: Path, tmp_path: Path) -> None:
+    result = run("evaluate", trained, sounds, "--split", "val", "--plot", tmp_path / "plot.png")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert "24x24" in result.stdout
+    assert "2 clips" in result.stdout  # a fifth of six, of two labels
+
+
+def test_inspect_and_verify_know_every_size(run: Run, bundle: Path) -> None:
+    manifest = json.loads(run("inspect", bundle, "--json").stdout)
+    assert [variant["patch_size"] for variant in manifest["variants"]] == ["16x16", "24x24", "32x16", "48x48"]
+    assert all(variant["parity"]["real_inputs"] == 12 for variant in manifest["variants"])
+    checked = json.loads(run("verify", bundle, "--json").stdout)
+    assert checked["max_abs_error"].keys() == {"16x16", "24x24", "32x16", "48x48"}
+
+
+def test_verify_names_the_damaged_file_and_fails(run: Run, bundle: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(bundle, damaged)
+    file = damaged / "embed-24x24.onnx"
+    file.chmod(0o644)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+    result = run("verify", damaged)
+    assert result.returncode == 5
+    assert "embed-24x24.onnx" in result.stderr
+    assert result.stdout == ""
+
+
+def test_listen_and_classify_report_the_same_events(run: Run, bundle: Path, stream: Path) -> None:
+    listened = records(
+        run("listen", bundle, "--input", stream, "--patch-sizes", "24", "--threshold", "0.6", "--json").stdout
+    )
+    classified = records(
+        run("classify", bundle, stream, "--patch-size", "24", "--threshold", "0.6", "--format", "jsonl").stdout
+    )
+    events = [record for record in listened if record["type"] == "event"]
+    assert events == classified
+    assert all(event.keys() == EVENT_KEYS for event in events)
+    assert [record["type"] for record in listened][-1] == "summary"
+    assert listened[-1]["audio_s"] == 3.0
+
+
+def test_listen_reads_raw_pcm_from_a_pipe(run: Run, bundle: Path, stream: Path) -> None:
+    samples, _ = soundfile.read(stream, dtype="int16")
+    result = run("listen", bundle, "--input", "-", "--json", stdin=samples.tobytes())
+    summary = records(result.stdout)[-1]
+    assert result.returncode == 0, result.stderr
+    assert summary["audio_s"] == 3.0
+    assert summary["dropped_s"] == 0.0
+
+
+def test_duration_ends_the_stream_to_the_sample(run: Run, bundle: Path, stream: Path) -> None:
+    assert (
+        records(run("listen", bundle, "--input", stream, "--duration", "1.25", "--json").stdout)[-1]["audio_s"] == 1.25
+    )
+
+
+def test_a_deadline_that_nothing_meets_is_answered_by_the_cheapest_size(run: Run, bundle: Path, stream: Path) -> None:
+    result = run("listen", bundle, "--input", stream, "--latency", "0.01", "--json")
+    summary = records(result.stdout)[-1]
+    assert [use["patch_size"] for use in summary["variants"]] == ["48x48"]
+    assert summary["miss_rate"] == 1.0
+
+
+def test_csv_has_fixed_columns_and_appears_whole(run: Run, bundle: Path, stream: Path, tmp_path: Path) -> None:
+    output = tmp_path / "events.csv"
+    assert run("classify", bundle, stream.parent, "--format", "csv", "-o", output).returncode == 0
+    rows = list(csv.reader(io.StringIO(output.read_text())))
+    assert rows[0] == ["source", "start_s", "end_s", "label", "score", "patch_size", "model"]
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_bad_file_is_passed_over_and_told_at_the_end(run: Run, bundle: Path, stream: Path, tmp_path: Path) -> None:
+    shutil.copy(stream, tmp_path / "b.wav")
+    (tmp_path / "a.wav").write_bytes(b"not audio")
+    result = run("classify", bundle, tmp_path, "--threshold", "0.3", "--format", "jsonl")
+    assert result.returncode == 8
+    assert "a.wav" in result.stderr
+    assert {record["source"] for record in records(result.stdout)} == {str(tmp_path / "b.wav")}
+
+
+def test_training_resumes_and_refuses_to_overwrite(run: Run, sounds: Path, trained: Path) -> None:
+    again = (
+        "train",
+        sounds,
+        "-o",
+        trained,
+        "--epochs",
+        8,
+        "--batch-size",
+        4,
+        "--patch-sizes",
+        "24,32x16",
+        "--learning-rate",
+        3e-3,
+    )
+    refused = run(*again)
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+    before = (trained / "checkpoint.safetensors").read_bytes()
+    assert run(*again, "--resume").returncode == 0  # it had ended: nothing is left to do, nothing changes
+    assert (trained / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_ctrl_c_flushes_and_exits_with_130(bundle: Path, stream: Path) -> None:
+    import signal
+    import subprocess
+    import sys
+
+    command = [Path(sys.executable).with_name("flexiast"), "listen", bundle, "--input", stream, "--realtime", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()  # listening has begun
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert records(first + rest)[-1]["type"] == "summary"

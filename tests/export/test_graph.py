@@ -1,0 +1,200 @@
+"""The graphs node by node, run by ONNX Runtime, against the PyTorch model's layers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from flexiast.checkpoint import Checkpoint, weight_shapes
+from flexiast.errors import UsageError
+from flexiast.model import FlexiAST
+from flexiast.spec import NetworkSpec, PatchSize
+from flexiast.train import load_model
+from flexiast_export.graph import embedder, encoder
+
+Float = NDArray[np.float32]
+
+PATCHES = ("8", "12", "16", "20x10", "10x20", "5x7", "32x38", "1x38", "32x1", "3x2")
+"""Dividing the window or not, finer and coarser than the base, down to one patch for the whole window."""
+
+
+def random_checkpoint(like: Checkpoint, **network: int) -> Checkpoint:
+    spec = like.spec.model_copy(update={"network": NetworkSpec(**like.spec.network.model_dump() | network)})
+    rng = np.random.default_rng(3)
+    shapes = weight_shapes(spec).items()
+    return Checkpoint(spec, {name: rng.normal(scale=0.3, size=shape).astype(np.float32) for name, shape in shapes})
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Checkpoint) -> FlexiAST:
+    return load_model(tiny_checkpoint)
+
+
+def features_of(checkpoint: Checkpoint, batch: int) -> Float:
+    frontend = checkpoint.spec.frontend
+    shape = (batch, frontend.window_frames, frontend.mel_bins)
+    return np.random.default_rng(batch).normal(size=shape).astype(np.float32)
+
+
+def run(graph: onnx.ModelProto, values: Float) -> Float:
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    (name,) = (source.name for source in session.get_inputs())
+    (result,) = session.run(None, {name: values})
+    return result
+
+
+@torch.inference_mode()
+def torch_tokens(model: FlexiAST, features: Float, patch: PatchSize) -> Float:
+    tokens = model.embedding(torch.from_numpy(features), patch)
+    return torch.cat((model.cls.expand(len(tokens), 1, -1), tokens), dim=1).numpy()
+
+
+@torch.inference_mode()
+def torch_logits(model: FlexiAST, tokens: Float) -> Float:
+    hidden = torch.from_numpy(tokens)
+    for block in model.blocks:
+        hidden = block(hidden)
+    return model.head(model.norm(hidden[:, 0])).numpy()
+
+
+# ----- what it computes
+
+
+@pytest.mark.parametrize("text", PATCHES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_embedder_gives_the_models_tokens(
+    tiny_checkpoint: Checkpoint, model: FlexiAST, text: str, batch: int
+) -> None:
+    patch, features = PatchSize.parse(text), features_of(tiny_checkpoint, batch)
+    found, expected = run(embedder(tiny_checkpoint, patch), features), torch_tokens(model, features, patch)
+    assert found.shape == (batch, tiny_checkpoint.spec.tokens(patch), 16)
+    # the kernel is resized in float64 here and in float32 there, and a token sums some hundred products up to 20
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", PATCHES)
+def test_the_first_token_is_cls_to_the_bit(tiny_checkpoint: Checkpoint, text: str) -> None:
+    tokens = run(embedder(tiny_checkpoint, PatchSize.parse(text)), features_of(tiny_checkpoint, 2))
+    assert np.array_equal(tokens[:, 0], np.tile(tiny_checkpoint.weights["cls"], (2, 1)))
+
+
+@given(mels=st.integers(1, 32), frames=st.integers(1, 38))
+def test_any_patch_that_fits_the_window_can_be_embedded(
+    tiny_checkpoint: Checkpoint, model: FlexiAST, mels: int, frames: int
+) -> None:
+    patch, features = PatchSize(mels, frames), features_of(tiny_checkpoint, 1)
+    found = run(embedder(tiny_checkpoint, patch), features)
+    # pseudo-inverses of small patches have entries of size 10, in float64 here and float32 there
+    np.testing.assert_allclose(found, torch_tokens(model, features, patch), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [2, 3, 17, 300])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_one_encoder_takes_any_number_of_tokens(
+    tiny_checkpoint: Checkpoint, model: FlexiAST, tokens: int, batch: int
+) -> None:
+    values = np.random.default_rng(tokens).normal(size=(batch, tokens, 16)).astype(np.float32)
+    # float32 sums in another order, on logits of size 4
+    np.testing.assert_allclose(run(encoder(tiny_checkpoint), values), torch_logits(model, values), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [{"depth": 1}, {"depth": 4}, {"heads": 1}, {"heads": 8}, {"width": 24, "heads": 3}])
+def test_networks_of_other_shapes_are_the_models_too(tiny_checkpoint: Checkpoint, network: dict[str, int]) -> None:
+    checkpoint = random_checkpoint(tiny_checkpoint, **network)
+    model, width = load_model(checkpoint), checkpoint.spec.network.width
+    values = np.random.default_rng(0).normal(size=(2, 9, width)).astype(np.float32)
+    np.testing.assert_allclose(run(encoder(checkpoint), values), torch_logits(model, values), rtol=0, atol=1e-5)
+    patch, features = PatchSize(12, 12), features_of(checkpoint, 2)
+    found = run(embedder(checkpoint, patch), features)
+    np.testing.assert_allclose(found, torch_tokens(model, features, patch), rtol=1e-5, atol=1e-5)  # as above
+
+
+@pytest.mark.parametrize("patch", [PatchSize(33, 8), PatchSize(8, 39)], ids=str)
+def test_a_patch_larger_than_the_window_is_refused(tiny_checkpoint: Checkpoint, patch: PatchSize) -> None:
+    with pytest.raises(UsageError, match=f"patch size {patch} is larger than one window of 32 mel bins x 38 frames"):
+        embedder(tiny_checkpoint, patch)
+
+
+# ----- how it is written
+
+
+def graphs(checkpoint: Checkpoint) -> list[onnx.ModelProto]:
+    return [encoder(checkpoint), *(embedder(checkpoint, PatchSize.parse(text)) for text in PATCHES)]
+
+
+def operators(graph: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in graph.graph.node)
+
+
+def axes(value: Any) -> list[str | int]:
+    return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+
+
+def test_every_graph_passes_the_full_check_at_opset_17(tiny_checkpoint: Checkpoint) -> None:
+    for graph in graphs(tiny_checkpoint):
+        onnx.checker.check_model(graph, full_check=True)
+        assert [(opset.domain, opset.version) for opset in graph.opset_import] == [("", 17)]
+        assert graph.ir_version <= 8
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_the_encoder_has_two_norms_a_block_one_at_the_end_and_nothing_of_a_tracer(
+    tiny_checkpoint: Checkpoint, depth: int
+) -> None:
+    found = operators(encoder(random_checkpoint(tiny_checkpoint, depth=depth)))
+    assert found["LayerNormalization"] == 2 * depth + 1
+    assert (found["Softmax"], found["Erf"]) == (depth, depth)
+    assert not found.keys() & {"IsNaN", "Where", "Shape", "Gather", "Expand", "If", "Loop"}
+
+
+def test_only_the_last_block_drops_all_but_the_cls_token(tiny_checkpoint: Checkpoint) -> None:
+    assert operators(encoder(random_checkpoint(tiny_checkpoint, depth=3)))["Slice"] == 2  # its query and its residual
+
+
+def test_the_embedder_is_two_pads_two_reshapes_and_a_product(tiny_checkpoint: Checkpoint) -> None:
+    found = operators(embedder(tiny_checkpoint, PatchSize(12, 12)))
+    assert found == {"Pad": 2, "Reshape": 2, "Transpose": 1, "MatMul": 1, "Add": 1}
+
+
+def test_axes_are_named_where_they_are_free_and_numbered_where_they_are_not(tiny_checkpoint: Checkpoint) -> None:
+    graph = encoder(tiny_checkpoint).graph
+    assert [(value.name, axes(value)) for value in graph.input] == [("tokens", ["batch", "tokens", 16])]
+    assert [(value.name, axes(value)) for value in graph.output] == [("logits", ["batch", 3])]
+    graph = embedder(tiny_checkpoint, PatchSize(20, 10)).graph
+    assert [(value.name, axes(value)) for value in graph.input] == [("features", ["batch", 38, 32])]
+    assert [(value.name, axes(value)) for value in graph.output] == [("tokens", ["batch", 2 * 4 + 1, 16])]
+
+
+def test_weights_are_inside_and_every_node_has_its_own_name(tiny_checkpoint: Checkpoint) -> None:
+    for graph in graphs(tiny_checkpoint):
+        assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in graph.graph.initializer)
+        names = [node.name for node in graph.graph.node]
+        assert len(set(names)) == len(names)
+
+
+def test_graphs_carry_the_spec_and_the_patch_size(tiny_checkpoint: Checkpoint) -> None:
+    spec = tiny_checkpoint.spec.model_dump_json()
+    assert {item.key: item.value for item in encoder(tiny_checkpoint).metadata_props} == {"flexiast.spec": spec}
+    props = {item.key: item.value for item in embedder(tiny_checkpoint, PatchSize(20, 10)).metadata_props}
+    assert props == {"flexiast.spec": spec, "flexiast.patch_size": "20x10"}
+
+
+def test_writing_leaves_the_checkpoint_as_it_was(tiny_checkpoint: Checkpoint) -> None:
+    before = {name: value.copy() for name, value in tiny_checkpoint.weights.items()}
+    graphs(replace(tiny_checkpoint))
+    assert all(np.array_equal(before[name], value) for name, value in tiny_checkpoint.weights.items())
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(tiny_checkpoint: Checkpoint) -> None:
+    once, again = ([graph.SerializeToString() for graph in graphs(tiny_checkpoint)] for _ in range(2))
+    assert once == again

@@ -1,0 +1,422 @@
+"""The governor on recorded and invented traces: a pure function, so time here is a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexiast.spec import PatchSize
+from flexiast_runtime import governor
+from flexiast_runtime.governor import Decision, Observation, Option, Policy, State, frontier, predicted_p95
+from flexiast_runtime.power import Battery
+
+POLICY = Policy()
+OPTIONS = tuple(
+    Option(PatchSize(size, size), latency_s, metric)
+    for size, latency_s, metric in ((32, 0.010, 0.7), (16, 0.030, 0.8), (8, 0.090, 0.9))
+)
+STEP_S, DEADLINE_S = 0.25, 0.25
+
+
+class Moment(NamedTuple):
+    """What a governor saw and did."""
+
+    seen: Observation
+    before: int
+    decision: Decision
+
+    @property
+    def rise(self) -> int:
+        return self.decision.index - self.before
+
+
+def play(
+    seconds: float,
+    slowdown: Callable[[float, int], float] = lambda time_s, index: 1.0,
+    *,
+    options: Sequence[Option] = OPTIONS,
+    battery: Callable[[float], Battery | None] = lambda time_s: None,
+    state: State | None = None,
+    begin_s: float = 0.0,
+) -> tuple[State, list[Moment]]:
+    """Windows every step on a machine that is slower than its profile by a factor of time and option."""
+    state = state or governor.start(POLICY, options, Observation(begin_s, DEADLINE_S, battery=battery(begin_s)))
+    moments = []
+    for tick in range(1, round(seconds / STEP_S) + 1):
+        time_s, index = begin_s + tick * STEP_S, state.index
+        latency_s = options[index].latency_s * slowdown(time_s, index)
+        seen = Observation(time_s, DEADLINE_S, latency_s, battery=battery(time_s))
+        state, decision = governor.step(POLICY, options, state, seen)
+        moments.append(Moment(seen, index, decision))
+    return state, moments
+
+
+def rises(moments: Sequence[Moment]) -> list[float]:
+    return [moment.seen.time_s for moment in moments if moment.rise > 0]
+
+
+def switches(moments: Sequence[Moment]) -> int:
+    return sum(moment.rise != 0 for moment in moments)
+
+
+# ----- any trace at all
+
+LATENCIES = st.one_of(st.none(), st.just(math.nan), st.just(math.inf), st.floats(0, 1e3))
+BATTERIES = st.one_of(st.none(), st.builds(Battery, fraction=st.floats(0, 1), discharging=st.booleans()))
+SEEN = st.builds(
+    Observation,
+    time_s=st.floats(0.01, 60),  # since the one before; made absolute in `played`
+    deadline_s=st.floats(0.005, 1),
+    latency_s=LATENCIES,
+    backlog_steps=st.floats(0, 10),
+    battery=BATTERIES,
+)
+TRACES = st.lists(SEEN, min_size=1, max_size=60)
+MENUS = st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=5, unique=True).map(
+    lambda latencies: tuple(Option(PatchSize(8, 8 + i), latency) for i, latency in enumerate(sorted(latencies)))
+)
+
+
+def played(options: Sequence[Option], trace: Sequence[Observation]) -> list[Moment]:
+    state, time_s, moments = governor.start(POLICY, options, replace(trace[0], time_s=0.0)), 0.0, []
+    for seen in trace:
+        time_s += seen.time_s
+        index, seen = state.index, replace(seen, time_s=time_s)  # noqa: PLW2901 (a trace in absolute time)
+        state, decision = governor.step(POLICY, options, state, seen)
+        assert state.index == decision.index
+        moments.append(Moment(seen, index, decision))
+    return moments
+
+
+@given(MENUS, TRACES)
+def test_it_never_leaves_the_options_and_says_why_it_moves(options: Sequence[Option], trace: list[Observation]) -> None:
+    for moment in played(options, trace):
+        assert 0 <= moment.decision.index < len(options)
+        assert (moment.decision.reason is None) == (moment.rise == 0)
+
+
+@given(MENUS, TRACES)
+def test_it_goes_up_by_one_and_not_before_a_dwell(options: Sequence[Option], trace: list[Observation]) -> None:
+    moments = played(options, trace)
+    assert all(moment.rise <= 1 for moment in moments)
+    for before, after in pairwise([moments[0].seen.time_s, *rises(moments)]):
+        assert after - before >= POLICY.dwell_s - 1e-9  # differences of floats
+
+
+@given(MENUS, TRACES)
+def test_a_replayed_trace_gives_the_same_decisions(options: Sequence[Option], trace: list[Observation]) -> None:
+    assert played(options, trace) == played(options, trace)
+
+
+@given(MENUS, TRACES)
+def test_it_never_runs_what_the_battery_forbids(options: Sequence[Option], trace: list[Observation]) -> None:
+    for moment in played(options, trace):
+        allowed = governor.start(POLICY, options, Observation(0.0, math.inf, battery=moment.seen.battery)).index
+        assert moment.decision.index <= allowed
+
+
+# ----- what is missing is ignored
+
+
+@given(MENUS, TRACES, st.sampled_from([None, math.nan, math.inf]))
+def test_a_missing_latency_teaches_nothing(
+    options: Sequence[Option], trace: list[Observation], missing: float | None
+) -> None:
+    state = governor.start(POLICY, options, trace[0])
+    for seen in trace:
+        unlearned, _ = governor.step(POLICY, options, replace(state, misses=0.0), replace(seen, latency_s=missing))
+        assert (unlearned.slowdown, unlearned.variance) == (state.slowdown, state.variance)
+        assert unlearned.misses == 0.0
+        state, _ = governor.step(POLICY, options, state, seen)
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, math.inf])
+@pytest.mark.parametrize("deadline_s", [0.25, 0.08], ids=["dearest fits", "middle fits"])
+def test_hours_without_a_latency_change_nothing(missing: float | None, deadline_s: float) -> None:
+    state = governor.start(POLICY, OPTIONS, Observation(0.0, deadline_s))
+    for tick in range(20_000):
+        state, decision = governor.step(POLICY, OPTIONS, state, Observation(tick * STEP_S, deadline_s, missing))
+        assert decision.reason is None
+
+
+@given(st.floats(0, 1))
+def test_a_battery_that_vanishes_or_charges_forbids_nothing(fraction: float) -> None:
+    for battery in (None, Battery(fraction, discharging=False)):
+        assert governor.start(POLICY, OPTIONS, Observation(0.0, DEADLINE_S, battery=battery)).index == 2
+
+
+# ----- battery
+
+
+@given(MENUS, st.floats(0, 1), st.floats(0, 1), st.floats(0.005, 2))
+def test_less_battery_never_gives_a_dearer_start(
+    options: Sequence[Option], one: float, other: float, deadline_s: float
+) -> None:
+    less, more = (
+        governor.start(POLICY, options, Observation(0.0, deadline_s, battery=Battery(fraction, discharging=True)))
+        for fraction in sorted((one, other))
+    )
+    assert less.index <= more.index
+
+
+@given(MENUS, TRACES, st.floats(0, 1), st.floats(0, 1))
+def test_less_battery_never_gives_a_dearer_next_step(
+    options: Sequence[Option], trace: list[Observation], one: float, other: float
+) -> None:
+    low, high = (Battery(fraction, discharging=True) for fraction in sorted((one, other)))
+    state = governor.start(POLICY, options, trace[0])
+    for seen in trace:
+        less = governor.step(POLICY, options, state, replace(seen, battery=low))[1]
+        more = governor.step(POLICY, options, state, replace(seen, battery=high))[1]
+        assert less.index <= more.index
+        state, _ = governor.step(POLICY, options, state, seen)
+
+
+def test_a_battery_that_drains_takes_it_from_the_dearest_to_the_cheapest() -> None:
+    hours = 3_600.0
+    _, moments = play(hours, battery=lambda time_s: Battery(1 - time_s / hours, discharging=True))
+    by_fraction = [(moment.seen.battery.fraction, moment.decision.index) for moment in moments]
+    assert all(index == 2 for fraction, index in by_fraction if fraction >= POLICY.full_power_above)
+    assert all(index == 0 for fraction, index in by_fraction if fraction <= POLICY.reserve)
+    assert all(moment.rise <= 0 for moment in moments)
+    assert {moment.decision.reason.split()[0] for moment in moments if moment.rise} == {"battery"}
+
+
+def test_a_draining_battery_does_not_hide_that_it_is_too_slow() -> None:
+    state = governor.start(POLICY, OPTIONS, Observation(0.0, DEADLINE_S))
+    drained = Battery(0.45, discharging=True)  # allows the middle one
+    for factor, index in ((1, 1), (20, 0)):
+        latency_s = factor * OPTIONS[2].latency_s
+        _, decision = governor.step(POLICY, OPTIONS, state, Observation(STEP_S, DEADLINE_S, latency_s, battery=drained))
+        assert decision.index == index
+
+
+def test_a_cable_brings_the_dearest_back() -> None:
+    def battery(time_s: float) -> Battery:
+        return Battery(0.1, discharging=time_s < 60)
+
+    state, moments = play(200, battery=battery)
+    assert [moment.decision.index for moment in moments if moment.rise] == [1, 2]
+    assert state.dwell_s is None  # the battery's orders are nobody's mistake
+
+
+def test_a_cable_that_is_pulled_again_is_no_failed_step_up() -> None:
+    state, moments = play(120, battery=lambda time_s: Battery(0.1, discharging=not 60 <= time_s < 85))
+    assert [moment.rise for moment in moments if moment.rise] == [1, -1]
+    assert rises(moments)[0] > 85 - POLICY.relapse_s  # pulled so soon after that it would count as one
+    assert state.dwell_s in {None, POLICY.dwell_s}
+
+
+# ----- down
+
+
+@given(MENUS, TRACES, st.floats(2, 100))
+def test_one_window_of_twice_the_deadline_lowers_at_once(
+    options: Sequence[Option], trace: list[Observation], factor: float
+) -> None:
+    # half of the surprise is believed at once: 2 x the deadline is then predicted to miss it
+    state = governor.start(POLICY, options, trace[0])
+    for seen in trace:
+        slow = replace(seen, latency_s=factor * seen.deadline_s, backlog_steps=0.0, battery=None)
+        decision = governor.step(POLICY, options, state, slow)[1]
+        assert decision.index < state.index or state.index == 0
+        state, _ = governor.step(POLICY, options, state, seen)
+
+
+@given(MENUS, st.floats(0.05, 2), st.floats(1.001, 100))
+def test_two_misses_in_a_row_lower(options: Sequence[Option], deadline_s: float, factor: float) -> None:
+    state = first = governor.start(POLICY, options, Observation(0.0, deadline_s))
+    for tick in (1, 2):
+        missed = Observation(tick * STEP_S, deadline_s, factor * deadline_s)
+        state, _ = governor.step(POLICY, options, state, missed)
+    assert state.index < first.index or first.index == 0
+
+
+def test_two_misses_in_a_row_lower_even_where_the_prediction_would_not() -> None:
+    # at a tenth of the deadline by profile, half and three quarters of two misses are believed
+    options, deadline_s = OPTIONS[1:], 10 * OPTIONS[2].latency_s
+    state, decisions = governor.start(POLICY, options, Observation(0.0, deadline_s)), []
+    for tick in (1, 2):
+        state, decision = governor.step(
+            POLICY, options, state, Observation(tick * STEP_S, deadline_s, 1.01 * deadline_s)
+        )
+        decisions.append(decision)
+    assert [decision.index for decision in decisions] == [1, 0]
+    assert "900.0 ms missed" in decisions[1].reason
+
+
+def test_a_miss_now_and_then_does_not_lower() -> None:
+    options, deadline_s = OPTIONS[1:], 10 * OPTIONS[2].latency_s
+    state = governor.start(POLICY, options, Observation(0.0, deadline_s))
+    for tick in range(1, 400):
+        latency_s = 1.01 * deadline_s if tick % 10 == 0 else OPTIONS[2].latency_s
+        state, decision = governor.step(POLICY, options, state, Observation(tick * STEP_S, deadline_s, latency_s))
+        assert decision.reason is None
+
+
+def test_waiting_audio_lowers() -> None:
+    state = governor.start(POLICY, OPTIONS, Observation(0.0, DEADLINE_S))
+    waiting = Observation(STEP_S, DEADLINE_S, OPTIONS[2].latency_s, backlog_steps=1.5)
+    _, decision = governor.step(POLICY, OPTIONS, state, waiting)
+    assert decision == Decision(1, "1.5 steps of audio wait")
+
+
+@given(MENUS, TRACES, st.floats(0, 1))
+def test_a_window_that_was_fast_never_raises_the_prediction(
+    options: Sequence[Option], trace: list[Observation], share: float
+) -> None:
+    state = governor.start(POLICY, options, trace[0])
+    for seen in trace:
+        option = options[state.index]
+        fast = Observation(1e6, math.inf, share * option.latency_s * state.slowdown)
+        learned, _ = governor.step(POLICY, options, state, fast)
+        assert predicted_p95(option, learned) <= predicted_p95(option, state) * (1 + 1e-9)  # rounding
+        state, _ = governor.step(POLICY, options, state, seen)
+
+
+def test_a_load_that_ends_is_no_reason_to_go_down() -> None:
+    # a load that grows slowly to what just fits, 234 of 250 ms; then the machine is free again
+    _, moments = play(200, lambda time_s, _: 1 + 1.6 * min(1, time_s / 75) if time_s < 100 else 1.0)
+    assert switches(moments) == 0
+
+
+# ----- steady
+
+
+@given(MENUS, st.floats(0.01, 2))
+def test_good_constant_latency_never_switches(options: Sequence[Option], deadline_s: float) -> None:
+    begin = state = governor.start(POLICY, options, Observation(0.0, deadline_s))
+    sure = replace(begin, variance=1e-4)  # what constant latency leaves of the initial doubt
+    above = options[begin.index + 1 :][:1]
+    if any(predicted_p95(option, sure) <= POLICY.headroom * deadline_s for option in above):
+        return  # the doubt alone kept the dearer one away; it comes after a dwell
+    if predicted_p95(options[begin.index], begin) > POLICY.limit * deadline_s:
+        return  # nothing fits
+    for tick in range(1, 1_000):
+        seen = Observation(tick * STEP_S, deadline_s, options[state.index].latency_s)
+        state, decision = governor.step(POLICY, options, state, seen)
+        assert decision.reason is None
+
+
+def test_jitter_does_not_switch() -> None:
+    jitter = np.random.default_rng(0).lognormal(sigma=0.1, size=40_001)
+    _, moments = play(10_000, lambda time_s, _: float(jitter[round(time_s / STEP_S)]))
+    assert switches(moments) == 0
+
+
+def test_one_lone_outlier_does_not_switch() -> None:
+    # 243 of 250 ms: no miss, but believed by half it would predict one
+    _, moments = play(60, lambda time_s, _: 2.7 if time_s == 30 else 1.0)
+    assert switches(moments) == 0
+
+
+@pytest.mark.parametrize("period_s", [0.5, 2.0, 10.0, 20.0, 40.0, 120.0])
+def test_a_load_that_comes_and_goes_does_not_flap(period_s: float) -> None:
+    hour = 3_600.0
+    _, moments = play(hour, lambda time_s, _: 8.0 if time_s % period_s < period_s / 2 else 1.0)
+    ups = len(rises(moments))
+    assert ups <= hour / POLICY.dwell_s
+    assert switches(moments) <= 2 * ups + len(OPTIONS) - 1  # each way down was climbed, but for the first
+
+
+# ----- up again
+
+
+@given(st.floats(1.5, 50), st.floats(1, 300), st.floats(0, 0.1))
+def test_after_a_load_the_best_comes_back_in_bounded_time(factor: float, load_s: float, sigma: float) -> None:
+    rng = np.random.default_rng(0)
+
+    def slowdown(time_s: float, _: int) -> float:
+        return (factor if time_s <= load_s else 1.0) * float(rng.lognormal(sigma=sigma))
+
+    state, _ = play(load_s, slowdown)
+    # 15 s to believe the machine again, then a dwell for each step up, the longest if all of them failed before
+    bound_s = 15 + (len(OPTIONS) - 1) * POLICY.max_dwell_s
+    state, _ = play(bound_s, slowdown, state=state, begin_s=load_s)
+    assert state.index == 2
+
+
+def deceptive(_: float, index: int) -> float:
+    """The dearest option is slower than its profile says; the others are not."""
+    return 3.0 if index == 2 else 1.0
+
+
+def test_each_failed_step_up_waits_twice_as_long_up_to_a_minute() -> None:
+    state, moments = play(900, deceptive)
+    # a few windows at the cheaper option pass before the dearer one is believed to fit again
+    waits = [after - before for before, after in pairwise(rises(moments))]
+    assert waits[0] == pytest.approx(2 * POLICY.dwell_s, abs=10)
+    assert waits[1:] == pytest.approx([POLICY.max_dwell_s] * len(waits[1:]), abs=10)
+    assert min(waits[1:]) >= POLICY.max_dwell_s
+    assert state.dwell_s == POLICY.max_dwell_s
+
+
+def test_what_failed_is_forgiven_after_a_quiet_time() -> None:
+    state, _ = play(300, deceptive)
+    state, _ = play(300, state=state, begin_s=300)
+    assert state.index == 2
+    _, moments = play(60, lambda time_s, _: 3.0 if time_s <= 601 else 1.0, state=state, begin_s=600)
+    (down,) = (moment.seen.time_s for moment in moments if moment.rise < 0)
+    assert rises(moments)[0] - down == pytest.approx(POLICY.dwell_s, abs=10)
+
+
+# ----- start and frontier
+
+
+@given(MENUS, st.floats(0.005, 2))
+def test_it_starts_with_the_dearest_that_leaves_room(options: Sequence[Option], deadline_s: float) -> None:
+    index = governor.start(POLICY, options, Observation(0.0, deadline_s)).index
+    fits = [predicted_p95(option, State(0)) <= POLICY.headroom * deadline_s for option in options]
+    assert all(fits[: index + 1]) or index == 0  # the cheapest, where none fits
+    assert not any(fits[index + 1 :])
+
+
+def test_the_prediction_is_the_95th_percentile_of_what_it_learnt_from() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(1.5, 0.1, size=4_001)
+    state, moments = play(1_000, lambda time_s, _: float(noise[round(time_s / STEP_S)]))
+    expected = OPTIONS[state.index].latency_s * np.quantile(noise, 0.95)
+    # mean and variance forget within some ten windows, and rises count more than falls: it errs upwards
+    assert expected * 0.95 <= predicted_p95(OPTIONS[state.index], state) <= expected * 1.25
+    assert switches(moments) == 0
+
+
+def menu(*pairs: tuple[float, float | None]) -> list[Option]:
+    return [Option(PatchSize(8, 8 + index), latency_s, metric) for index, (latency_s, metric) in enumerate(pairs)]
+
+
+@given(st.lists(st.tuples(st.floats(1e-3, 1), st.floats(0, 1)), max_size=8, unique_by=lambda pair: pair[0]))
+def test_the_frontier_drops_what_costs_more_and_is_no_better(pairs: list[tuple[float, float]]) -> None:
+    options = menu(*pairs)
+
+    def dominated(option: Option) -> bool:
+        return any(other.latency_s < option.latency_s and other.metric >= option.metric for other in options)
+
+    expected = sorted((o for o in options if not dominated(o)), key=lambda option: option.latency_s)
+    assert list(frontier(options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("pairs", "kept"),
+    [
+        ([(1, None), (2, None), (3, None)], [1, 2, 3]),
+        ([(1, 0.5), (2, None), (3, 0.9)], [1, 2, 3]),
+        ([(1, 0.9), (2, None), (3, 0.5)], [1]),
+        ([(1, 0.5), (2, 0.9), (3, None)], [1, 2]),
+        ([(1, None), (2, 0.5), (3, 0.9)], [1, 2, 3]),
+        ([(3, 0.9), (1, None), (2, 0.5)], [1, 2, 3]),
+    ],
+    ids=["none measured", "between rising", "between falling", "beyond the dearest", "below the cheapest", "unsorted"],
+)
+def test_an_option_that_was_not_measured_counts_as_its_neighbours_do(
+    pairs: list[tuple[float, float | None]], kept: list[float]
+) -> None:
+    assert [option.latency_s for option in frontier(menu(*pairs))] == kept

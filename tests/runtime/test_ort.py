@@ -1,0 +1,112 @@
+"""Engines of ONNX Runtime, against the PyTorch model they were exported from."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
+
+from flexiast.errors import ModelError, UsageError
+from flexiast.evaluate import Classifier
+from flexiast.manifest import MANIFEST, read_manifest
+from flexiast.spec import PatchSize, Spec
+from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.engine import scores
+from flexiast_runtime.ort import load_engines
+
+Float = NDArray[np.float32]
+
+
+def noise(spec: Spec, batch: int) -> Float:
+    shape = (batch, spec.frontend.window_frames, spec.frontend.mel_bins)
+    return np.random.default_rng(batch).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_engines_answer_as_the_pytorch_model_does(tiny_bundle: Path, tiny_source: Classifier, batch: int) -> None:
+    engines = load_engines(Bundle.open(tiny_bundle))
+    features = noise(engines.spec, batch)
+    answers = [engines.logits(features, patch) for patch in engines.patches]
+    for patch, found in zip(engines.patches, answers, strict=True):
+        # float32 sums in another order, on logits of size 4
+        np.testing.assert_allclose(found, tiny_source.logits(features, patch), rtol=0, atol=1e-5)
+    assert np.ptp(answers, axis=0).min() > 1e-3  # patch sizes are different networks: equality above says something
+
+
+def test_each_window_of_a_batch_is_classified_by_itself(tiny_bundle: Path) -> None:
+    engines = load_engines(Bundle.open(tiny_bundle))
+    features = noise(engines.spec, 5)
+    for patch in engines.patches:
+        alone = np.concatenate([engines.logits(window[None], patch) for window in features])
+        # kernels for other batch sizes add in another order
+        np.testing.assert_allclose(engines.logits(features, patch), alone, rtol=0, atol=1e-5)
+
+
+def test_all_engines_share_one_encoder(tiny_bundle: Path) -> None:
+    engines = load_engines(Bundle.open(tiny_bundle))
+    assert len({id(engines[patch].encoder) for patch in engines.patches}) == 1
+    assert len({id(engines[patch].embedder) for patch in engines.patches}) == len(engines.patches)
+
+
+def test_some_sizes_can_be_loaded_alone_and_in_any_order(tiny_bundle: Path) -> None:
+    wanted = (PatchSize(20, 10), PatchSize(8, 8))
+    engines = load_engines(Bundle.open(tiny_bundle), wanted)
+    assert engines.patches == wanted
+    assert [engines[patch].variant.patch_size for patch in wanted] == list(wanted)
+
+
+def test_files_of_other_sizes_are_not_even_read(bundle_copy: Path) -> None:
+    (bundle_copy / "embed-16x16.onnx").unlink()
+    engines = load_engines(Bundle.open(bundle_copy), [PatchSize(8, 8)])
+    assert np.isfinite(engines.logits(noise(engines.spec, 1), PatchSize(8, 8))).all()
+
+
+def test_an_unknown_size_names_those_there_are(tiny_bundle: Path) -> None:
+    with pytest.raises(UsageError, match="no patch size 24x24; it has 8x8, 12x12, 16x16, 20x10"):
+        load_engines(Bundle.open(tiny_bundle), [PatchSize(24, 24)])
+
+
+@pytest.mark.parametrize(("asked", "threads"), [({}, 1), ({"threads": 2}, 2)], ids=["by default", "when asked"])
+def test_engines_run_on_so_many_threads(tiny_bundle: Path, asked: dict[str, int], threads: int) -> None:
+    engine = load_engines(Bundle.open(tiny_bundle), **asked)[PatchSize(8, 8)]
+    for session in (engine.encoder, engine.embedder):
+        assert session.get_session_options().intra_op_num_threads == threads
+        assert session.get_providers() == ["CPUExecutionProvider"]
+
+
+def test_a_graph_that_onnx_runtime_refuses_is_a_model_error_with_its_name(bundle_copy: Path) -> None:
+    """The manifest vouches for it, so that it passes the checksum: an export of another time or another tool."""
+    manifest, garbage = read_manifest(bundle_copy), b"no graph"
+    entry = manifest.entry("embed-12x12.onnx")
+    forged = entry.model_copy(update={"size": len(garbage), "sha256": hashlib.sha256(garbage).hexdigest()})
+    files = tuple(forged if other is entry else other for other in manifest.files)
+    (bundle_copy / entry.name).write_bytes(garbage)
+    (bundle_copy / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json(exclude_none=True))
+    message = rf"embed-12x12\.onnx cannot be loaded by ONNX Runtime {re.escape(onnxruntime.__version__)}"
+    with pytest.raises(ModelError, match=message):
+        load_engines(Bundle.open(bundle_copy))
+
+
+LOGITS = st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=5)
+
+
+@given(LOGITS)
+def test_scores_of_one_label_are_a_softmax(logits: list[float]) -> None:
+    found = scores(np.array(logits, np.float32), "single")
+    np.testing.assert_allclose(found, softmax(np.array(logits, np.float64)), rtol=0, atol=1e-6)  # float32
+    assert found.sum() == pytest.approx(1, abs=1e-6)
+
+
+@given(LOGITS)
+def test_scores_of_several_labels_are_sigmoids(logits: list[float]) -> None:
+    found = scores(np.array(logits, np.float32), "multi")
+    np.testing.assert_allclose(found, expit(np.array(logits, np.float64)), rtol=0, atol=1e-6)  # float32
+    assert ((found >= 0) & (found <= 1)).all()

@@ -1,0 +1,87 @@
+"""What ships: the wheel's contents, and a base install that never needs torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "torchaudio", "safetensors", "onnx", "matplotlib", "sounddevice", "tensorrt")
+NEEDS_TORCH = {"flexiast.model", "flexiast.augment", "flexiast.train"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the sdist, as an installer would; hatchling comes from this environment."""
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--sdist", "-o", folder, ROOT],
+        check=True,
+        capture_output=True,
+    )
+    (sdist,) = folder.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    source = folder / sdist.name.removesuffix(".tar.gz")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "-o", folder, source],
+        check=True,
+        capture_output=True,
+    )
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_four_packages_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        tops = {name.split("/")[0] for name in archive.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {
+        "flexiast",
+        "flexiast_cli",
+        "flexiast_export",
+        "flexiast_runtime",
+    }
+
+
+def test_the_wheel_brings_the_shipped_models_whole(wheel: Path) -> None:
+    folder = ROOT / "runtime/flexiast_runtime/models"
+    expected = {path.relative_to(ROOT / "runtime").as_posix() for path in folder.rglob("*") if path.is_file()}
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {"commands", "sounds"} <= {path.name for path in folder.iterdir()}
+    assert expected <= names
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 30e6
+
+
+def test_the_wheel_has_a_licence_and_types(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert {
+        f"{package}/py.typed" for package in ("flexiast", "flexiast_cli", "flexiast_export", "flexiast_runtime")
+    } <= set(names)
+
+
+def test_base_install_code_imports_without_any_extra() -> None:
+    """Every module but the three that are torch code, and the command line, with the extras made unimportable."""
+    modules = [
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        for root in (ROOT, ROOT / "export", ROOT / "runtime", ROOT / "cli")
+        for package in root.glob("flexiast*")
+        for path in sorted(package.rglob("*.py"))
+    ]
+    wanted = [module for module in modules if module not in NEEDS_TORCH]
+    assert len(wanted) > 30
+    lines = [
+        "import sys, importlib",
+        f"for name in {HEAVY!r}: sys.modules[name] = None",
+        f"for name in {wanted!r}: importlib.import_module(name)",
+    ]
+    code = "\n".join(lines)
+    finished = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
