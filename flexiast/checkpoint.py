@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from flexiast.errors import ModelError
 from flexiast.extras import require
 from flexiast.files import write_atomically
-from flexiast.spec import MLP_RATIO, Spec
+from flexiast.spec import MLP_RATIO, Spec, describe
 
 KIND = "flexiast-checkpoint"
 
@@ -93,7 +93,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         spec = Spec.model_validate_json(metadata["spec"])
         info = TypeAdapter(dict[str, Any]).validate_json(metadata.get("info", "{}"))
     except ValidationError as error:
-        raise ModelError(f"{path}: the stored spec cannot be read by this version of flexiast: {error}") from error
+        raise ModelError(
+            f"{path}: the stored spec cannot be read by this version of flexiast: {describe(error)}"
+        ) from error
     _check_weights(path, weights, spec)
     return Checkpoint(spec, weights, info)
 

@@ -199,7 +199,7 @@ def _hashed_split(clips: list[Clip], root: Path) -> list[Clip]:
 
 def _path_hash(path: Path, root: Path) -> bytes:
     """Of the path from the data set's folder, so that a data set may be moved."""
-    return hashlib.sha256(os.path.relpath(path, root).replace(os.sep, "/").encode()).digest()
+    return hashlib.sha256(os.fsencode(os.path.relpath(path, root).replace(os.sep, "/"))).digest()
 
 
 def _dataset(clips: list[Clip], rule: str) -> Dataset:

@@ -31,6 +31,8 @@ class ExitCode(IntEnum):
     """An audio file or data set cannot be read."""
     INTERRUPTED = 130
     """Ended by Ctrl-C, after everything was flushed."""
+    TERMINATED = 143
+    """Ended by SIGTERM before its end; `listen`, which has none of its own, ends with 0."""
 
 
 def printable(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from flexiast.errors import DataError
 from flexiast.frontend import Frontend, windows
 from flexiast.spec import Patch, PatchSize, Spec, Value
 
@@ -71,8 +72,13 @@ def evaluate(
     *,
     progress: Callable[[Sequence[PatchSize]], Iterable[PatchSize]] = iter,
 ) -> list[PatchResult]:
-    """The metric of each patch size over clips with targets [clips, classes]."""
+    """The metric of each patch size over clips with targets [clips, classes].
+
+    Raises DataError for clips with several labels and a model of one label a clip.
+    """
     spec = classifier.spec
+    if spec.task == "single" and (targets.sum(axis=1) != 1).any():
+        raise DataError("some clips have several labels, but the model knows one label a clip; train it on such clips")
     results = []
     for patch in progress(patches):
         logits = clips.clip_mean(classify(classifier, clips.features, patch))

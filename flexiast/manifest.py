@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from flexiast.errors import ModelError, UsageError
-from flexiast.spec import Patch, PatchSize, Spec, Value
+from flexiast.spec import Patch, PatchSize, Spec, Value, describe
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = "1.0"
@@ -111,8 +111,9 @@ def read_manifest(folder: Path) -> Manifest:
         document = json.loads(content, object_pairs_hook=_refuse_duplicate_keys)
         _check_version(path, document)
         return Manifest.model_validate_json(content)
-    except (ValidationError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not a valid manifest: {error}; export the bundle again") from error
+    except (ValueError, RecursionError) as error:  # pydantic's errors are ValueErrors
+        reason = describe(error) if isinstance(error, ValidationError) else error
+        raise ModelError(f"{path} is not a valid manifest: {reason}; export the bundle again") from error
 
 
 def _refuse_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import Self
 
 from flexiast.errors import UsageError
+
+MAX_TOKENS = 8192
+"""Patches of 4 × 4 on ten seconds make 8,000; attention over more would take gigabytes."""
 
 MLP_RATIO = 4
 """Width of the feed-forward layer over the model's width, as in ViT."""
@@ -64,6 +76,23 @@ class Value(BaseModel):
     """An immutable value read strictly: unknown fields and silent conversions are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def checked(cls, **fields: Any) -> Self:
+        """The value; UsageError with the first thing that is wrong, for what a user gave."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise UsageError(describe(error)) from None
+
+
+def describe(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    first, *others = error.errors(include_url=False)
+    where = ".".join(map(str, first["loc"])) or "as a whole"
+    given = repr(first["input"])
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{where}: {first['msg']}, given {given if len(given) <= 60 else given[:60] + '…'}{more}"
 
 
 class FrontendSpec(Value):
@@ -193,12 +222,17 @@ class Spec(Value):
         return (embedding + self.network.depth * block + width * self.classes) / 1e9
 
     def check_patch(self, patch: PatchSize) -> PatchSize:
-        """The patch itself, or a UsageError when it is larger than one window's features."""
+        """The patch itself, or a UsageError when it is larger than one window or makes too many tokens."""
         mels, frames = self.frontend.mel_bins, self.frontend.window_frames
         if patch.mels > mels or patch.frames > frames:
             raise UsageError(
                 f"patch size {patch} is larger than one window of {mels} mel bins x {frames} frames; "
                 "choose a smaller one"
+            )
+        if self.tokens(patch) > MAX_TOKENS:
+            raise UsageError(
+                f"patch size {patch} makes {self.tokens(patch):,} tokens of a window, {MAX_TOKENS:,} are allowed; "
+                "choose a larger one"
             )
         return patch
 

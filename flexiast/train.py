@@ -43,7 +43,7 @@ SAVE_EVERY = 250
 class Settings(Value):
     """What decides a run besides its data; kept in the checkpoint and compared on resume."""
 
-    epochs: int = Field(default=120, ge=1)
+    epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = 0.05
@@ -55,7 +55,7 @@ class Settings(Value):
     ema_decay: float = 0.998
     evaluations: int = Field(default=8, ge=1)
     """How often the validation split is measured; the best mean over all patch sizes is kept."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     patches: tuple[Patch, ...] = ALL_PATCHES
 
 
@@ -104,7 +104,9 @@ def make_spec(frontend: FrontendSpec, waveforms: Sequence[Float], **fields: Any)
         raise UsageError("no clip is long enough for one frame")
     mean = float(total / count)
     std = math.sqrt(max(squares / count - mean**2, 1e-6))
-    return Spec(frontend=frontend.model_copy(update={"mean": mean, "std": std}), **fields)
+    spec = Spec.checked(frontend=frontend.model_copy(update={"mean": mean, "std": std}), **fields)
+    spec.check_patch(spec.base_patch)
+    return spec
 
 
 class Batches:
@@ -282,8 +284,11 @@ class Trainer:
                 f"{path} is of a run with other data or settings; "
                 "resume with the same ones, or train into another folder"
             )
-        self.model.load_state_dict(_under("model.", tensors))
-        self.ema.load_state_dict(_under("ema.", tensors))
+        try:
+            self.model.load_state_dict(_under("model.", tensors))
+            self.ema.load_state_dict(_under("ema.", tensors))
+        except RuntimeError as error:  # torch's word for names or shapes that differ
+            raise ModelError(f"{path} lacks weights of this run; train again into another folder") from error
         adam: dict[int, dict[str, Tensor]] = {}
         for name, value in _under("adam.", tensors).items():
             index, key = name.split(".", 1)

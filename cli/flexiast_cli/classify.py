@@ -50,11 +50,14 @@ def classify(
     Files that cannot be read are named, passed over, and make the exit code 8 at the end.
     """
     from flexiast.errors import DataError, ExitCode
+    from flexiast.files import check_output
     from flexiast_cli.console import stderr, tracked
 
     model, paths = _split(arguments)
     files = _files(paths)
     engines, patch = _engines(model, patch_size)
+    if output is not None:
+        check_output(output)
     failures: list[DataError] = []
     events: list[Event] = []
     with _writer(output_format, output, model) as write:
@@ -79,15 +82,16 @@ def classify(
 def _split(arguments: list[str]) -> tuple[str, list[Path]]:
     """The model, if the first argument is one, and the rest."""
     from flexiast.errors import UsageError
-    from flexiast.manifest import MANIFEST
-    from flexiast_runtime.models import DEFAULT, shipped
+    from flexiast_runtime.models import DEFAULT, looks_like_model
 
     first, *rest = arguments
-    if (Path(first) / MANIFEST).is_file() or (first in shipped() and not Path(first).exists()):
-        if not rest:
-            raise UsageError(f"{first} is a model; name the audio files or folders after it")
-        return first, [Path(name) for name in rest]
-    return DEFAULT, [Path(name) for name in arguments]
+    if not looks_like_model(first) or (
+        not rest and Path(first).is_dir() and not looks_like_model(str(Path(first).resolve()))
+    ):
+        return DEFAULT, [Path(name) for name in arguments]
+    if not rest:
+        raise UsageError(f"{first} is a model; name the audio files or folders after it")
+    return first, [Path(name) for name in rest]
 
 
 def _files(paths: list[Path]) -> list[Path]:
@@ -113,8 +117,13 @@ def _engines(model: str, patch_size: str | None) -> tuple[Engines, Any]:
     from flexiast_runtime.ort import load_engines
 
     bundle = Bundle.open(find_bundle(model))
-    best = max(bundle.manifest.variants, key=lambda variant: (variant.metric or 0.0, variant.tokens))
-    patch = PatchSize.parse(patch_size) if patch_size else best.patch_size
+    variants = bundle.manifest.variants
+    measured = [variant for variant in variants if variant.metric is not None]
+    best = max(
+        measured or variants,
+        key=lambda variant: (variant.metric or 0.0, -variant.tokens if measured else variant.tokens),
+    )
+    patch = best.patch_size if patch_size is None else PatchSize.parse(patch_size)
     return load_engines(bundle, [patch]), patch
 
 
@@ -124,11 +133,11 @@ def _events(path: Path, engines: Engines, patch: Any, threshold: float) -> Itera
     from flexiast_runtime.source import FileSource, chunks
 
     frontend = engines.spec.frontend
-    settings = Settings.of(frontend, threshold)
+    settings, audio = Settings.of(frontend, threshold), FileSource(path)
     listener = Listener(
-        engines, Pinned(patch), settings, source=str(path), conditions=lambda _: Conditions(deadline_s=settings.step_s)
+        engines, Pinned(patch), settings, source=audio.name, conditions=lambda _: Conditions(deadline_s=settings.step_s)
     )
-    records: Iterator[Record] = listener.run(chunks(FileSource(path), frontend.sample_rate_hz))
+    records: Iterator[Record] = listener.run(chunks(audio, frontend.sample_rate_hz))
     return (record for record in records if isinstance(record, Event))
 
 
@@ -138,20 +147,24 @@ def _writer(output_format: Format, output: Path | None, model: str) -> Iterator[
     from flexiast.files import write_atomically
 
     stream: Any = sys.stdout if output is None else io.StringIO()
+    events: list[Event] = []
     if output_format is Format.CSV:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(CSV_COLUMNS)
-        yield lambda events: table.writerows(_row(event, model) for event in events)
-    elif output_format is Format.JSONL:
-        yield lambda events: stream.writelines(
-            json.dumps(event.document(), ensure_ascii=False) + "\n" for event in events
-        )
-    else:
-        events: list[Event] = []
-        yield events.extend
-        _tabulate(events, stream)
-    if output is not None:
-        write_atomically(output, stream.getvalue().encode())
+    writers = {
+        Format.CSV: lambda found: table.writerows(_row(event, model) for event in found),
+        Format.JSONL: lambda found: stream.writelines(
+            json.dumps(event.document(), ensure_ascii=False) + "\n" for event in found
+        ),
+        Format.TABLE: events.extend,
+    }
+    try:
+        yield writers[output_format]
+    finally:  # Ctrl-C ends the work, not what was found before
+        if events:
+            _tabulate(events, stream)
+        if output is not None:
+            write_atomically(output, stream.getvalue().encode())
 
 
 def _row(event: Event, model: str) -> tuple[Any, ...]:
@@ -178,5 +191,4 @@ def _tabulate(events: list[Event], stream: Any) -> None:
             escape(event.label),
         )
     console = Console(file=stream, highlight=False)
-    if events:
-        console.print(table, soft_wrap=not console.is_terminal)
+    console.print(table, soft_wrap=not console.is_terminal)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from flexiast.errors import UsageError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
-
-SCHEMA_VERSION = "1.0"
-"""Of every JSON document and JSONL record printed; the major number changes when a reader must."""
 
 
 def stderr() -> Console:
@@ -34,6 +34,8 @@ def stdout() -> Console:
 
 def print_json(document: dict[str, Any]) -> None:
     """One JSON object on stdout, with the schema version first."""
+    from flexiast_runtime.records import SCHEMA_VERSION
+
     typer.echo(json.dumps({"schema_version": SCHEMA_VERSION} | document, ensure_ascii=False))
 
 
@@ -43,3 +45,10 @@ def tracked(items: Sequence[T] | Iterable[T], description: str) -> Iterable[T]:
 
     console = stderr()
     return track(items, description, console=console, transient=True, disable=not console.is_terminal)
+
+
+def positive(value: float | None, option: str) -> float | None:
+    """The value, if it is a number above 0 or was not given; raises UsageError."""
+    if value is not None and not 0 < value < math.inf:
+        raise UsageError(f"{option} {value:g} cannot be used; give a number above 0")
+    return value

@@ -36,6 +36,7 @@ def demo(
     ] = None,
 ) -> None:
     """Stream a synthesised soundscape through the real pipeline, squeeze the deadline, drain a simulated battery."""
+    from flexiast.errors import ExitCode
     from flexiast_cli.interrupts import ending_gently
     from flexiast_cli.listen import chooser
     from flexiast_runtime.bundle import Bundle
@@ -57,7 +58,7 @@ def demo(
         listener = Listener(
             engines, chosen, settings, source=audio.name, conditions=conditions, backlog=capture.ring.backlog
         )
-        with ending_gently(capture.stop):
+        with ending_gently(capture.stop, terminated=ExitCode.OK):
             _printer(f"flexiast demo · {name} · {what}")(listener.run(capture))
 
 

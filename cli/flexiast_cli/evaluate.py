@@ -40,13 +40,15 @@ def evaluate(
     from flexiast.evaluate import Windows
     from flexiast.evaluate import evaluate as measure
     from flexiast.extras import require
+    from flexiast.files import check_output
     from flexiast.frontend import Frontend
     from flexiast.spec import parse_patches
     from flexiast_cli.console import print_json, stderr, tracked
 
     if plot is not None:
         require("matplotlib", "train")
-    wanted = parse_patches(patch_sizes) if patch_sizes else None
+        check_output(plot)
+    wanted = None if patch_sizes is None else parse_patches(patch_sizes)
     classifier, patches = _classifier(model, wanted)
     spec = classifier.spec
     dataset = read_dataset(data, val_fold)

@@ -33,7 +33,7 @@ def export(
     from flexiast.checkpoint import load_checkpoint
     from flexiast.extras import require
     from flexiast.spec import parse_patches
-    from flexiast_cli.console import print_json, tracked
+    from flexiast_cli.console import print_json, stderr, tracked
     from flexiast_cli.inspect import show
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.models import find_checkpoint
@@ -48,6 +48,8 @@ def export(
     from flexiast.train import TorchClassifier, load_model
     from flexiast_export.to_onnx import export_onnx
 
+    if verify_data is None:
+        stderr().print("Compared on noise, silence and a sweep; --verify-data SOUNDS adds real sound", style="yellow")
     manifest = export_onnx(
         checkpoint,
         TorchClassifier(load_model(checkpoint)),

@@ -18,8 +18,8 @@ class _Asked:
 
 
 @contextmanager
-def ending_gently(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` at the first signal; when the block has ended, exit with 130 if it was Ctrl-C."""
+def ending_gently(stop: Callable[[], None], terminated: ExitCode) -> Iterator[None]:
+    """Call ``stop`` at the first signal; when the block has ended, exit with 130 for Ctrl-C or as told for SIGTERM."""
     asked = _Asked()
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -36,5 +36,15 @@ def ending_gently(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    if asked.by == signal.SIGINT:
-        raise typer.Exit(ExitCode.INTERRUPTED)
+    if asked.by is not None:
+        raise typer.Exit(ExitCode.INTERRUPTED if asked.by == signal.SIGINT else terminated)
+
+
+def raise_on_sigterm() -> None:
+    """Let SIGTERM unwind like an error, so that commands clean up after themselves."""
+
+    def unwind(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough
+        raise SystemExit(ExitCode.TERMINATED)
+
+    signal.signal(signal.SIGTERM, unwind)

@@ -35,11 +35,9 @@ def listen(
     ] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Play a file at the pace of a microphone.")] = False,
     device: Annotated[str | None, typer.Option("--device", help="Microphone by name or part of it.")] = None,
-    duration: Annotated[
-        float | None, typer.Option("--duration", min=0.01, help="Stop after so many seconds of audio.")
-    ] = None,
+    duration: Annotated[float | None, typer.Option("--duration", help="Stop after so many seconds of audio.")] = None,
     latency: Annotated[
-        float | None, typer.Option("--latency", min=0.01, help="Deadline for one window in ms (default: one step).")
+        float | None, typer.Option("--latency", help="Deadline for one window in ms (default: one step).")
     ] = None,
     patch_sizes: Annotated[
         str | None, typer.Option("--patch-sizes", help="Choose among these only; one size is kept whatever happens.")
@@ -57,9 +55,9 @@ def listen(
     The patch size is the best that meets the deadline and that the battery allows; every switch has a reason. Ctrl-C
     ends the stream, finishes what was heard, and exits with 130.
     """
-    from flexiast.errors import UsageError
+    from flexiast.errors import ExitCode, UsageError
     from flexiast.spec import parse_patches
-    from flexiast_cli.console import stderr
+    from flexiast_cli.console import positive, stderr
     from flexiast_cli.interrupts import ending_gently
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.listener import Listener, Settings
@@ -71,7 +69,9 @@ def listen(
         raise UsageError("--input and --device exclude each other; give one")
     if realtime and source in {None, "-"}:
         raise UsageError("--realtime slows a file to real time; give one with --input FILE")
-    wanted = parse_patches(patch_sizes) if patch_sizes else None
+    positive(duration, "--duration")
+    positive(latency, "--latency")
+    wanted = None if patch_sizes is None else parse_patches(patch_sizes)
     engines = load_engines(Bundle.open(find_bundle(model or DEFAULT)), wanted)
     frontend = engines.spec.frontend
     settings = Settings.of(frontend, threshold)
@@ -90,7 +90,7 @@ def listen(
     if not as_json:
         stderr().print(f"{model or DEFAULT} listens to {audio.name}; Ctrl-C ends", style="dim", markup=False)
     show = _printer(as_json=as_json, explain=explain, title=f"{model or DEFAULT} · {audio.name}")
-    with ending_gently(capture.stop):
+    with ending_gently(capture.stop, terminated=ExitCode.OK):
         show(listener.run(_limited(capture, duration, frontend.sample_rate_hz)))
 
 

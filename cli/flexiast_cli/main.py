@@ -17,6 +17,7 @@ from flexiast_cli.demo import demo
 from flexiast_cli.evaluate import evaluate
 from flexiast_cli.export import export
 from flexiast_cli.inspect import inspect
+from flexiast_cli.interrupts import raise_on_sigterm
 from flexiast_cli.listen import listen
 from flexiast_cli.train import train
 from flexiast_cli.verify import verify
@@ -40,20 +41,31 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # a shell may close it
+                sys.stdout.flush()
         except FlexiastError as error:
-            typer.echo(f"flexiast: {error}", err=True)
-            raise typer.Exit(error.exit_code) from None
+            raise _failed(error, error.exit_code) from None
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
-        except BrokenPipeError:  # the reader left; the interpreter must not complain while it closes stdout
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:
+            _abandon_stdout()
             raise typer.Exit(ExitCode.OK) from None
         except OSError as error:  # a full disk, a folder that may not be written
-            typer.echo(f"flexiast: {printable(str(error))}", err=True)
-            raise typer.Exit(ExitCode.FAILURE) from None
+            _abandon_stdout()
+            raise _failed(error, ExitCode.FAILURE) from None
 
     return guarded
+
+
+def _failed(error: Exception, code: ExitCode) -> typer.Exit:
+    typer.echo(f"flexiast: {printable(str(error))}", err=True)
+    return typer.Exit(code)
+
+
+def _abandon_stdout() -> None:
+    """Nobody can read it any more: the interpreter must not try again, and complain, when it ends."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 for _command in (listen, classify, train, evaluate, export, inspect, verify, demo):
@@ -78,4 +90,5 @@ def _root(
 
 def run() -> None:
     """Entry point of the console script."""
+    raise_on_sigterm()
     app()

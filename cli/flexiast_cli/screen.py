@@ -15,6 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from flexiast.errors import printable
 from flexiast_cli.console import stderr
 from flexiast_runtime.records import Event, Record, Status, Summary, Switch
 
@@ -30,7 +31,7 @@ class Screen:
     """Shows records as they come; on a terminal of any width."""
 
     def __init__(self, title: str, note: str = "", console: Console | None = None) -> None:
-        self._title, self._note = title, note
+        self._title, self._note = printable(title), note
         self._console = console or Console(highlight=False)
         self._status: Status | None = None
         self._events: deque[Event] = deque(maxlen=KEPT_LINES)
@@ -63,7 +64,7 @@ class Screen:
         if status is None:
             return Panel(
                 Text("waiting for the first window …", style="dim"),
-                title=self._title,
+                title=Text(self._title),
                 title_align="left",
                 border_style="dim",
             )
@@ -76,7 +77,7 @@ class Screen:
         parts.append(columns)
         if self._note:
             parts += [Text(), Text(self._note, style="dim italic")]
-        return Panel(Group(*parts), title=self._title, title_align="left", border_style="green")
+        return Panel(Group(*parts), title=Text(self._title), title_align="left", border_style="green")
 
     def _event_lines(self) -> RenderableType:
         return _lines(
@@ -180,11 +181,11 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
             f"{1000 * use.latency_p95_s:.2f}",
             f"{use.cpu_s:.2f}",
         )
-    cpu_s = sum(use.cpu_s for use in summary.variants)
+    share = summary.cpu_s / summary.audio_s if summary.audio_s else 0.0
     console.print(
         f"\n{summary.audio_s:.1f} s of audio, {summary.windows:,} windows, {summary.events:,} events, "
-        f"{summary.switches:,} switches; "
-        f"deadline missed {summary.misses:,} times ({summary.miss_rate:.1%}), {summary.dropped_s:.1f} s lost; "
-        f"{cpu_s:.2f} s of CPU, {cpu_s / summary.audio_s if summary.audio_s else 0:.1%} of real time\n"
+        f"{summary.switches:,} switches; deadline missed {summary.misses:,} times ({summary.miss_rate:.1%}), "
+        f"{summary.dropped_s:.1f} s lost; {summary.cpu_s:.2f} s of CPU in all, {share:.1%} of real time\n",
+        soft_wrap=not console.is_terminal,
     )
     console.print(table)

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from flexiast.spec import Spec
     from flexiast.train import Settings, Step, Trainer
 
-PAPER_PATCHES = "8,10,12,16,20,24,30,32,40,48"
+SAMPLE_RATE_HZ = 16_000
+LEAST_STEPS = 3_000
+"""Fewer steps do not train a network from scratch, however few the clips are."""
 
 
 def train(
@@ -23,16 +25,20 @@ def train(
         Path, typer.Option("--output", "-o", help="Folder of the run: best checkpoint, state to resume.")
     ],
     model: Annotated[str, typer.Option("--model", help="Size: nano, tiny, small or base.")] = "nano",
-    patch_sizes: Annotated[str, typer.Option("--patch-sizes", help="Sizes to train, e.g. 8,16,16x32.")] = PAPER_PATCHES,
+    patch_sizes: Annotated[
+        str | None, typer.Option("--patch-sizes", help="Sizes to train, e.g. 8,16,16x32 (default: ten from 8 to 48).")
+    ] = None,
     base_patch: Annotated[
         str, typer.Option("--base-patch", help="Size at which kernel and positions are stored.")
     ] = "16",
     window: Annotated[
         float | None, typer.Option("--window", help="Seconds of audio classified at once. (default: the median clip)")
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 120,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Default: 100, or as many as make 3,000 steps.")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 64,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0.0)] = 1e-3,
+    learning_rate: Annotated[float, typer.Option("--learning-rate")] = 1e-3,
     val_fold: Annotated[
         str | None, typer.Option("--val-fold", help="Fold that validates, for a CSV with folds. (default: the last)")
     ] = None,
@@ -49,28 +55,27 @@ def train(
     """
     from flexiast.errors import UsageError
     from flexiast.extras import require
-    from flexiast.spec import PRESETS, parse_patches
+    from flexiast.files import check_output
+    from flexiast.spec import PRESETS, PatchSize, parse_patches
+    from flexiast_cli.console import positive
 
     if model not in PRESETS:
         raise UsageError(f"--model {model!r} is not a size; choose one of {', '.join(PRESETS)}")
-    patches = parse_patches(patch_sizes)
+    positive(window, "--window")
     require("torch", "train")
     require("torchaudio", "train")
     if not resume and (output / "last.safetensors").exists():
         raise UsageError(f"{output} already holds a run; continue it with --resume, or choose another folder")
+    check_output(output / "checkpoint.safetensors")
 
     from flexiast.train import Settings
 
-    settings = Settings(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed, patches=patches)
-    _run(
-        data,
-        output,
-        settings,
-        {"model": model, "base_patch": base_patch, "window": window},
-        val_fold,
-        resume=resume,
-        skip_bad=skip_bad,
-    )
+    fields: dict[str, Any] = {"batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    if patch_sizes is not None:
+        fields["patches"] = parse_patches(patch_sizes)
+    settings = Settings.checked(**fields)
+    shape = {"model": model, "base_patch": PatchSize.parse(base_patch), "window": window}
+    _run(data, output, settings, shape, epochs, val_fold, resume=resume, skip_bad=skip_bad)
 
 
 def _run(
@@ -78,12 +83,14 @@ def _run(
     output: Path,
     settings: Settings,
     shape: dict[str, Any],
+    epochs: int | None,
     val_fold: str | None,
     *,
     resume: bool,
     skip_bad: bool,
 ) -> None:
     from flexiast.data import read_dataset
+    from flexiast.errors import DataError, ExitCode
     from flexiast.evaluate import Windows
     from flexiast.frontend import Frontend
     from flexiast.train import Trainer
@@ -92,8 +99,13 @@ def _run(
 
     console = stderr()
     dataset = read_dataset(data, val_fold)
+    if len(dataset.labels) < 2 and dataset.task == "single":
+        raise DataError(f"{data} has one label only, {dataset.labels[0]!r}; add sounds that are something else")
     training, waveforms = _load(dataset.split("train"), "Reading training clips", skip_bad)
     validation, validation_waveforms = _load(dataset.split("val"), "Reading validation clips", skip_bad)
+    if epochs is None:
+        epochs = max(settings.epochs, -(-LEAST_STEPS // max(1, len(training.clips) // settings.batch_size)))
+    settings = settings.model_copy(update={"epochs": epochs})
     spec = _spec(training, waveforms, settings, shape)
     trainer = Trainer(output, spec, settings, training, waveforms)
     if resume:
@@ -101,7 +113,8 @@ def _run(
     console.print(
         f"{len(training.clips)} clips train, {len(validation.clips)} validate ({dataset.split_rule}); "
         f"{spec.classes} labels, window {spec.frontend.window_s:g} s, "
-        f"{sum(parameter.numel() for parameter in trainer.model.parameters()) / 1e6:.2f} M parameters"
+        f"{sum(parameter.numel() for parameter in trainer.model.parameters()) / 1e6:.2f} M parameters",
+        markup=False,
     )
     windows = Windows(validation_waveforms, Frontend(spec.frontend))
     info = {
@@ -109,11 +122,15 @@ def _run(
         "split": dataset.split_rule,
         "clips": {"train": len(training.clips), "val": len(validation.clips)},
     }
-    with ending_gently(trainer.stop):
+    with ending_gently(trainer.stop, terminated=ExitCode.TERMINATED):
         _follow(trainer, trainer.steps(windows, validation.targets(spec.labels), info))
         if trainer.step < trainer.total:
             console.print(f"Stopped at step {trainer.step} of {trainer.total}; --resume continues to the same weights")
-    console.print(f"Best mean over all sizes {trainer.best:.4f}; kept in {output / 'checkpoint.safetensors'}")
+    console.print(
+        f"Best mean over all sizes {trainer.best:.4f}; kept in {output / 'checkpoint.safetensors'}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _load(dataset: Dataset, description: str, skip_bad: bool) -> tuple[Dataset, list[Any]]:
@@ -128,23 +145,21 @@ def _load(dataset: Dataset, description: str, skip_bad: bool) -> tuple[Dataset, 
     return readable, waveforms
 
 
-SAMPLE_RATE_HZ = 16_000
-
-
 def _spec(training: Dataset, waveforms: Sequence[Any], settings: Settings, shape: dict[str, Any]) -> Spec:
     import numpy as np
 
-    from flexiast.spec import PRESETS, FrontendSpec, PatchSize
+    from flexiast.spec import PRESETS, FrontendSpec
     from flexiast.train import make_spec
 
-    seconds = shape["window"] or float(np.median([len(waveform) for waveform in waveforms])) / SAMPLE_RATE_HZ
-    frontend = FrontendSpec(
-        sample_rate_hz=SAMPLE_RATE_HZ, window_samples=round(seconds * SAMPLE_RATE_HZ), mean=0.0, std=1.0
-    )
+    seconds = shape["window"]
+    if seconds is None:
+        seconds = float(np.median([len(waveform) for waveform in waveforms])) / SAMPLE_RATE_HZ
+    samples = round(seconds * SAMPLE_RATE_HZ)
+    frontend = FrontendSpec.checked(sample_rate_hz=SAMPLE_RATE_HZ, window_samples=samples, mean=0.0, std=1.0)
     return make_spec(
         frontend,
         waveforms,
-        base_patch=PatchSize.parse(shape["base_patch"]),
+        base_patch=shape["base_patch"],
         trained_patches=settings.patches,
         network=PRESETS[shape["model"]],
         task=training.task,

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flexiast.errors import FlexiastError
 from flexiast.frontend import Frontend
 from flexiast.spec import FrontendSpec, PatchSize
 from flexiast_runtime import governor
@@ -137,13 +138,19 @@ class Listener:
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[Record]:
         """Records while the chunks last; what the last ones began is finished, then comes the summary."""
-        for chunk in chunks:
-            if chunk.start != self._framer.end:
-                yield from self._break_off(chunk.start)
-            yield from self._windows(self._framer.push(chunk.samples))
+        begun_cpu_s, failure = time.process_time(), None
+        try:
+            for chunk in chunks:
+                if chunk.start != self._framer.end:
+                    yield from self._break_off(chunk.start)
+                yield from self._windows(self._framer.push(chunk.samples))
+        except FlexiastError as error:  # what was heard before the source failed is reported first
+            failure = error
         yield from self._windows(self._framer.flush())
         yield from self._ended(self._detector.flush(self._framer.end))
-        yield self._summary()
+        yield self._summary(time.process_time() - begun_cpu_s)
+        if failure is not None:
+            raise failure
 
     def _break_off(self, start: int) -> Iterator[Record]:
         """A discontinuity: events end where the audio did, and nothing is remembered across it."""
@@ -217,7 +224,7 @@ class Listener:
             label = labels[found.class_index]
             yield Event(self._source, label, found.start, found.end, self._rate, found.score, found.patch)
 
-    def _summary(self) -> Summary:
+    def _summary(self, cpu_s: float) -> Summary:
         uses = sorted(self._used.items(), key=lambda item: -self._engines.spec.tokens(item[0]))
         return Summary(
             source=self._source,
@@ -227,6 +234,7 @@ class Listener:
             switches=self._switches,
             discontinuities=self._discontinuities,
             dropped_s=self._lost / self._rate,
+            cpu_s=cpu_s,
             variants=tuple(
                 VariantUse(
                     patch,

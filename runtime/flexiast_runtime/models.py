@@ -57,5 +57,16 @@ def _find(model: str, part: str) -> Path:
     raise ModelError(f"{model!r} is neither a file or folder nor a shipped model ({', '.join(shipped()) or 'none'})")
 
 
+def looks_like_model(argument: str) -> bool:
+    """A shipped name, a bundle, a run folder or a checkpoint, also a damaged one: anything but audio."""
+    path = Path(argument)
+    return (
+        argument in shipped()
+        or path.suffix == ".safetensors"
+        or any(path.glob("*.onnx"))
+        or (path.is_dir() and _is_model(path))
+    )
+
+
 def _is_model(path: Path) -> bool:
     return path.is_file() or (path / MANIFEST).is_file() or (path / CHECKPOINT).is_file()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiast.errors import ModelError
+from flexiast.errors import ModelError, VerificationError
 from flexiast.manifest import Variant
 from flexiast.spec import PatchSize
 from flexiast_runtime.bundle import Bundle
@@ -46,15 +46,17 @@ def load_engines(bundle: Bundle, patches: Sequence[PatchSize] | None = None, thr
     """
     manifest = bundle.manifest
     variants = [manifest.variant(patch) for patch in (manifest.patches if patches is None else patches)]
-    encoder = _session(bundle, manifest.encoder, threads)
-    engines: dict[PatchSize, Engine] = {
-        variant.patch_size: OrtEngine(variant, _session(bundle, variant.embedder, threads), encoder)
-        for variant in variants
-    }
+    spec = manifest.spec.model_dump_json()
+    encoder = _session(bundle, manifest.encoder, threads, {"flexiast.spec": spec})
+    engines: dict[PatchSize, Engine] = {}
+    for variant in variants:
+        belongs = {"flexiast.spec": spec, "flexiast.patch_size": str(variant.patch_size)}
+        engines[variant.patch_size] = OrtEngine(variant, _session(bundle, variant.embedder, threads, belongs), encoder)
     return Engines(manifest, engines)
 
 
-def _session(bundle: Bundle, name: str, threads: int) -> onnxruntime.InferenceSession:
+def _session(bundle: Bundle, name: str, threads: int, belongs: dict[str, str]) -> onnxruntime.InferenceSession:
+    """A session of a verified graph that says of itself what the manifest says of it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -65,10 +67,18 @@ def _session(bundle: Bundle, name: str, threads: int) -> onnxruntime.InferenceSe
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(bundle.read(name), options, providers=PROVIDERS)
+        session = onnxruntime.InferenceSession(bundle.read(name), options, providers=PROVIDERS)
     except Exception as error:  # ONNX Runtime's exceptions share no public base
         if type(error).__module__.startswith("onnxruntime"):
             raise ModelError(
                 f"{bundle.folder / name} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {error}"
             ) from error
         raise
+    found = session.get_modelmeta().custom_metadata_map
+    for key, expected in belongs.items():
+        if found.get(key) != expected:
+            raise VerificationError(
+                f"{bundle.folder / name} was exported with another {key.removeprefix('flexiast.')} than the manifest "
+                "says; copy or export the bundle again"
+            )
+    return session

@@ -9,6 +9,7 @@ from flexiast.spec import PatchSize
 from flexiast_runtime.power import Battery
 
 SCHEMA_VERSION = "1.0"
+"""Of every JSON document and JSONL record printed; the major number changes when a reader must."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,8 @@ class Summary:
     switches: int
     discontinuities: int
     dropped_s: float
+    cpu_s: float
+    """Of the whole process while it listened: reading, resampling, features, engines, printing"""
     variants: tuple[VariantUse, ...]
 
     @property
@@ -152,6 +155,7 @@ class Summary:
             "miss_rate": round(self.miss_rate, 4),
             "discontinuities": self.discontinuities,
             "dropped_s": round(self.dropped_s, 3),
+            "cpu_s": round(self.cpu_s, 3),
             "variants": [use.document() for use in self.variants],
         }
 

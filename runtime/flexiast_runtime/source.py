@@ -15,7 +15,8 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from flexiast.errors import DataError
+from flexiast.audio import open_audio
+from flexiast.errors import DataError, printable
 
 Float = NDArray[np.float32]
 
@@ -58,31 +59,26 @@ class FileSource:
     """An audio file, read in blocks."""
 
     def __init__(self, path: Path) -> None:
-        import soundfile
-
-        self.name = str(path)
+        self.name = printable(str(path)).replace("\n", "\\n")
         self._path = path
-        try:
-            self.rate_hz: int = soundfile.info(str(path)).samplerate
-        except (soundfile.LibsndfileError, OSError, TypeError) as error:
-            raise DataError(
-                f"{path} cannot be read as audio: {error}; expected WAV, FLAC, Ogg, Opus, MP3 or AIFF"
-            ) from error
+        with open_audio(path) as file:
+            self.rate_hz: int = file.samplerate
 
     def blocks(self) -> Iterator[Block]:
         import soundfile
 
         size, empty = round(BLOCK_S * self.rate_hz), True
-        try:
-            for samples in soundfile.blocks(str(self._path), size, dtype="float32", always_2d=True):
-                if not np.isfinite(samples).all():
-                    raise DataError(
-                        f"{self._path} holds samples that are not numbers (NaN or infinite); export it again"
-                    )
-                empty = False
-                yield Block(samples)
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise DataError(f"{self._path} broke off while it was read: {error}") from error
+        with open_audio(self._path) as file:
+            try:
+                for samples in file.blocks(size, dtype="float32", always_2d=True):
+                    if not np.isfinite(samples).all():
+                        raise DataError(
+                            f"{self._path} holds samples that are not numbers (NaN or infinite); export it again"
+                        )
+                    empty = False
+                    yield Block(samples)
+            except (soundfile.LibsndfileError, OSError) as error:
+                raise DataError(f"{self._path} broke off while it was read: {error}") from error
         if empty:
             raise DataError(f"{self._path} holds no samples; remove it or record it again")
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from tests.cli.conftest import Run
 
@@ -60,7 +64,7 @@ def test_label_that_the_model_does_not_know(run: Run, trained: Path, sounds: Pat
     [
         (("--input", "x.wav", "--device", "usb"), "--device"),
         (("--realtime",), "--input"),
-        (("--input", "x.wav", "--threshold", "7"), "7"),
+        (("--input", "x.wav", "--threshold", "7"), "--threshold"),
     ],
 )
 def test_options_that_exclude_each_other(run: Run, bundle: Path, arguments: tuple[str, ...], word: str) -> None:
@@ -100,3 +104,79 @@ def test_a_closed_pipe_is_no_error(bundle: Path, sounds: Path) -> None:
     result = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], check=False, capture_output=True, text=True)
     assert_refused(result, 0)
     assert result.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        (("train", "SOUNDS", "-o", "x", "--learning-rate", "0"), "learning_rate"),
+        (("train", "SOUNDS", "-o", "x", "--window", "-1"), "--window"),
+        (("train", "SOUNDS", "-o", "x", "--window", "nan"), "--window"),
+        (("train", "SOUNDS", "-o", "x", "--window", "0.001"), "window_samples"),
+        (("train", "SOUNDS", "-o", "x", "--seed", "99999999999999999999"), "seed"),
+        (("train", "SOUNDS", "-o", "x", "--base-patch", "400"), "400x400"),
+        (("listen", "BUNDLE", "--input", "SOUNDS/low/0.wav", "--duration", "inf"), "--duration"),
+        (("listen", "BUNDLE", "--input", "SOUNDS/low/0.wav", "--latency", "nan"), "--latency"),
+        (("listen", "BUNDLE", "--input", "SOUNDS/low/0.wav", "--patch-sizes", ""), "patch size"),
+        (("classify", "BUNDLE", "SOUNDS", "-o", "SOUNDS/low/0.wav/events.csv"), "not a folder"),
+        (("classify", "BUNDLE", "SOUNDS", "-o", "SOUNDS"), "folder"),
+        (("evaluate", "BUNDLE", "SOUNDS", "--plot", "SOUNDS"), "folder"),
+    ],
+)
+def test_values_that_cannot_be_used(
+    run: Run, bundle: Path, sounds: Path, tmp_path: Path, command: tuple[str, ...], word: str
+) -> None:
+    arguments = [part.replace("SOUNDS", str(sounds)).replace("BUNDLE", str(bundle)) for part in command]
+    assert_refused(run(*arguments, cwd=tmp_path), 2, word)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_manifest_edited_by_hand_is_noticed(run: Run, bundle: Path, sounds: Path, tmp_path: Path) -> None:
+    """Every checksum still holds; the graphs say what they were exported with."""
+    edited = tmp_path / "edited"
+    shutil.copytree(bundle, edited)
+    (edited / "manifest.json").chmod(0o644)
+    text = (edited / "manifest.json").read_text()
+    assert '"low"' in text
+    (edited / "manifest.json").write_text(text.replace('"low"', '"swapped"'))
+    assert_refused(run("verify", edited), 5, "another spec")
+    assert_refused(run("listen", edited, "--input", sounds / "low/0.wav"), 5, "another spec")
+
+
+def test_a_device_is_written_to_and_stays_one(run: Run, bundle: Path, sounds: Path) -> None:
+    assert run("classify", bundle, sounds, "--format", "csv", "-o", "/dev/null").returncode == 0
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_file_name_cannot_steer_the_terminal(run: Run, bundle: Path, sounds: Path, tmp_path: Path) -> None:
+    shutil.copy(sounds / "low/0.wav", tmp_path / "a\x1b[31m[red]\nb.wav")
+    for arguments in (("--format", "table"), ("--format", "csv"), ("--format", "jsonl")):
+        result = run("classify", bundle, tmp_path, "--threshold", "0.05", *arguments)
+        assert result.returncode == 0, result.stderr
+        assert "\x1b" not in result.stdout + result.stderr
+        assert "[red]" in result.stdout
+
+
+def test_file_names_that_are_not_utf8_are_read(run: Run, bundle: Path, sounds: Path, tmp_path: Path) -> None:
+    shutil.copy(sounds / "low/0.wav", os.fsencode(tmp_path) + b"/low\xff.wav")
+    result = run("classify", bundle, tmp_path, "--threshold", "0.05", "--format", "jsonl")
+    assert result.returncode == 0, result.stderr
+    assert "low" in result.stdout
+
+
+def test_an_absurd_sample_rate_is_refused(run: Run, bundle: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "slow.wav", np.zeros(100), 4)
+    assert_refused(run("listen", bundle, "--input", tmp_path / "slow.wav"), 8, "4 samples a second")
+    assert_refused(run("classify", bundle, tmp_path / "slow.wav"), 8, "4 samples a second")
+
+
+def test_one_label_is_not_a_task(run: Run, sounds: Path, tmp_path: Path) -> None:
+    shutil.copytree(sounds / "low", tmp_path / "data/low")
+    assert_refused(run("train", tmp_path / "data", "-o", tmp_path / "run"), 8, "one label only")
+
+
+def test_clips_of_several_labels_are_not_measured_by_a_model_of_one(
+    run: Run, trained: Path, sounds: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data.csv").write_text(f"path,label\n{sounds}/low/0.wav,low;high\n")
+    assert_refused(run("evaluate", trained, tmp_path / "data.csv"), 8, "several labels")

@@ -431,6 +431,7 @@ KEYS = {
     "summary": {
         *("source", "audio_s", "windows", "events", "switches", "misses", "miss_rate"),
         *("discontinuities", "dropped_s", "variants"),
+        "cpu_s",
     },
 }
 VARIANT_KEYS = {"patch_size", "windows", "misses", "cpu_s", "latency_p50_ms", "latency_p95_ms"}

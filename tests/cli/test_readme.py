@@ -13,7 +13,7 @@ from flexiast.errors import ExitCode
 from flexiast_runtime.models import DEFAULT, shipped
 from tests.cli.conftest import RATE_HZ, Run, tone, write_sounds
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 
 # The training is shortened, and a test machine has no microphone; nothing else is changed.
 ADDED = {"train": ("--epochs", "2", "--batch-size", "4", "--patch-sizes", "16,32,48")}
@@ -71,4 +71,4 @@ def test_pictures_and_links_of_the_readme_exist() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", README)
     assert links
     for link in links:
-        assert (Path(__file__).parents[1] / link).exists(), link
+        assert (Path(__file__).parents[2] / link).exists(), link
