@@ -72,6 +72,10 @@ class DeviceError(FlexiastError):
     exit_code = ExitCode.DEVICE
 
 
+class DeviceLostError(DeviceError):
+    """An audio device stopped delivering; its driver may hang when it is closed."""
+
+
 class VerificationError(FlexiastError):
     """A file or an engine differs from what its manifest promises."""
 

@@ -82,12 +82,11 @@ def classify(
 def _split(arguments: list[str]) -> tuple[str, list[Path]]:
     """The model, if the first argument is one, and the rest."""
     from flexiast.errors import UsageError
-    from flexiast_runtime.models import DEFAULT, looks_like_model
+    from flexiast_runtime.models import DEFAULT, looks_like_model, shipped
 
     first, *rest = arguments
-    if not looks_like_model(first) or (
-        not rest and Path(first).is_dir() and not looks_like_model(str(Path(first).resolve()))
-    ):
+    sounds_by_that_name = first in shipped() and not rest and Path(first).is_dir()
+    if not looks_like_model(first) or sounds_by_that_name:
         return DEFAULT, [Path(name) for name in arguments]
     if not rest:
         raise UsageError(f"{first} is a model; name the audio files or folders after it")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from flexiast import __version__
-from flexiast.errors import ExitCode, FlexiastError, printable
+from flexiast.errors import DeviceLostError, ExitCode, FlexiastError, printable
 from flexiast_cli.classify import classify
 from flexiast_cli.demo import demo
 from flexiast_cli.evaluate import evaluate
@@ -43,6 +43,11 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
             if sys.stdout is not None:  # a shell may close it
                 sys.stdout.flush()
+        except DeviceLostError as error:
+            _failed(error, error.exit_code)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.exit_code)  # PortAudio's own exit handler would hang on the lost device
         except FlexiastError as error:
             raise _failed(error, error.exit_code) from None
         except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flexiast.errors import DeviceError
+from flexiast.errors import DeviceError, DeviceLostError
 from flexiast_runtime.source import Block
 
 BLOCK_S = 0.032
@@ -31,7 +31,7 @@ class Microphone:
         self._channels = min(2, int(info["max_input_channels"]))
 
     def blocks(self) -> Iterator[Block]:
-        """Blocks until the iterator is closed; raises DeviceError when the device fails or falls silent for good."""
+        """Blocks until the iterator is closed; raises DeviceError, or DeviceLostError when it falls silent."""
         delivered: queue.SimpleQueue[Block] = queue.SimpleQueue()
 
         def copy(samples: Any, frames: int, timing: Any, status: Any) -> None:
@@ -39,15 +39,19 @@ class Microphone:
             delivered.put(Block(samples.copy(), lost=frames if status.input_overflow else 0))
 
         stream = self._open(copy)
-        try:
-            while True:
-                yield delivered.get(timeout=SILENT_S)
-        except queue.Empty:
-            raise DeviceError(
-                f"{self.name} has delivered nothing for {SILENT_S:g} s; check that it is plugged in, then start again"
-            ) from None
-        finally:
-            stream.close()
+        while True:
+            try:
+                block = delivered.get(timeout=SILENT_S)
+            except queue.Empty:  # left open: of an unplugged device, PortAudio before mid-2025 hangs in close()
+                raise DeviceLostError(
+                    f"{self.name} has delivered nothing for {SILENT_S:g} s; "
+                    "check that it is plugged in, then start again"
+                ) from None
+            try:
+                yield block
+            except GeneratorExit:
+                stream.close()
+                raise
 
     def _open(self, callback: Any) -> Any:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -180,3 +181,16 @@ def test_clips_of_several_labels_are_not_measured_by_a_model_of_one(
 ) -> None:
     (tmp_path / "data.csv").write_text(f"path,label\n{sounds}/low/0.wav,low;high\n")
     assert_refused(run("evaluate", trained, tmp_path / "data.csv"), 8, "several labels")
+
+
+def test_a_shipped_model_is_found_beside_a_folder_of_its_name(run: Run, sounds: Path, tmp_path: Path) -> None:
+    shutil.copytree(sounds, tmp_path / "sounds")
+    alone = run("classify", "sounds", "--format", "csv", cwd=tmp_path)
+    named = run("classify", "sounds", "sounds", "--format", "csv", cwd=tmp_path)
+    assert alone.returncode == named.returncode == 0, alone.stderr + named.stderr
+    assert alone.stdout == named.stdout
+    assert json.loads(run("inspect", "sounds", "--json", cwd=tmp_path).stdout)["spec"]["labels"][0] == "airplane"
+
+
+def test_a_checkpoint_is_not_taken_for_audio(run: Run, trained: Path, sounds: Path) -> None:
+    assert_refused(run("classify", trained / "checkpoint.safetensors", sounds), 3, "flexiast export")

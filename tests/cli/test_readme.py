@@ -21,7 +21,7 @@ MICROPHONE = ("--input", "recordings/today.wav")
 
 
 def commands() -> list[list[str]]:
-    blocks = re.findall(r"<!-- run by tests/test_readme.py -->\n```sh\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"<!-- run by tests/cli/test_readme.py -->\n```sh\n(.*?)```", README, re.DOTALL)
     return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
 
 
