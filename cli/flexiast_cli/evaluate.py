@@ -139,6 +139,7 @@ def _draw(results: list[PatchResult], title: str, path: Path) -> None:
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     name = "accuracy" if results[0].accuracy is not None else "mean average precision"
     ordered = sorted(results, key=lambda result: result.gmac)
@@ -154,7 +155,10 @@ def _draw(results: list[PatchResult], title: str, path: Path) -> None:
         )
     axes.set(xscale="log", xlabel="GMAC per window", ylabel=name, title=title)
     axes.title.set_size(10)
-    axes.margins(y=0.2)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.08, y=0.2)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
