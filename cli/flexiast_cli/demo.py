@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator
 
-    from flexiast_runtime.governor import Option
     from flexiast_runtime.listener import Conditions
+    from flexiast_runtime.records import Record
 
 DWELL_S = 2.0
 """Short, so that 40 seconds show a step up."""
 
 SQUEEZE_S = (8.0, 18.0)
 """When the deadline is tight."""
+TIGHT = 0.9
+"""The tight deadline over what a window took until then: not enough for that size, enough for a cheaper one."""
 DRAIN_S = (22.0, 32.0)
 """When the battery goes from full to empty; then it is plugged in."""
 
@@ -53,13 +55,12 @@ def demo(
         audio, what = _source(source, Path(folder))
         conditions = _Scenario(Path(folder), settings.step_s)
         chosen = chooser(engines, conditions(0.0), dwell_s=DWELL_S)
-        conditions.tight_s = _tight(chosen, settings.step_s)
         capture = Capture(audio, frontend.sample_rate_hz, round(settings.step_s * frontend.sample_rate_hz), live=True)
         listener = Listener(
             engines, chosen, settings, source=audio.name, conditions=conditions, backlog=capture.ring.backlog
         )
         with ending_gently(capture.stop, terminated=ExitCode.OK):
-            _printer(f"flexiast demo · {name} · {what}")(listener.run(capture))
+            _printer(f"flexiast demo · {name} · {what}")(conditions.watch(listener.run(capture)))
 
 
 class _Scenario:
@@ -67,7 +68,7 @@ class _Scenario:
 
     def __init__(self, folder: Path, relaxed_s: float) -> None:
         self._root, self._relaxed_s = folder, relaxed_s
-        self.tight_s = relaxed_s
+        self._latencies_s: list[float] = []
         self._supply = folder / "class" / "power_supply" / "BAT0"
         self._supply.mkdir(parents=True)
         (self._supply / "type").write_text("Battery\n")
@@ -79,18 +80,18 @@ class _Scenario:
         drained = min(max((time_s - DRAIN_S[0]) / (DRAIN_S[1] - DRAIN_S[0]), 0.0), 1.0)
         (self._supply / "capacity").write_text(f"{round(100 - 95 * drained)}\n")
         (self._supply / "status").write_text("Charging\n" if time_s > DRAIN_S[1] + 1 else "Discharging\n")
-        squeezed = SQUEEZE_S[0] <= time_s < SQUEEZE_S[1]
-        return Conditions(self.tight_s if squeezed else self._relaxed_s, read_battery(self._root))
+        squeezed = SQUEEZE_S[0] <= time_s < SQUEEZE_S[1] and self._latencies_s
+        deadline_s = TIGHT * statistics.median(self._latencies_s) if squeezed else self._relaxed_s
+        return Conditions(deadline_s, read_battery(self._root))
 
+    def watch(self, records: Iterator[Record]) -> Iterator[Record]:
+        """The records; what windows take on this machine before the squeeze decides how tight it is."""
+        from flexiast_runtime.records import Status
 
-def _tight(chosen: Any, relaxed_s: float) -> float:
-    """A deadline that the dearest variant misses on this machine and a cheaper one meets with room to spare."""
-    options: Sequence[Option] = getattr(chosen, "options", ())
-    if len(options) < 2:
-        return relaxed_s
-    dearest_s = options[-1].latency_s
-    halves = [option.latency_s for option in options if option.latency_s <= dearest_s / 2]
-    return 2 * max(halves) if halves else math.sqrt(options[0].latency_s * dearest_s)
+        for record in records:
+            if isinstance(record, Status) and record.time_s < SQUEEZE_S[0]:
+                self._latencies_s.append(record.latency_s)
+            yield record
 
 
 def _source(wanted: str | None, folder: Path) -> tuple[Any, str]:
