@@ -99,10 +99,10 @@ def chooser(engines: Any, conditions: Conditions, dwell_s: float | None = None) 
     from flexiast_runtime.governor import Policy, frontier
     from flexiast_runtime.listener import Governed, Pinned, profile
 
-    options = frontier(profile(engines))
-    if len(engines.patches) == 1:
-        return Pinned(engines.patches[0])
-    return Governed(options, Policy() if dwell_s is None else Policy(dwell_s=dwell_s), conditions)
+    options = profile(engines)  # which also warms every engine up
+    if len(options) == 1:
+        return Pinned(options[0].patch)
+    return Governed(frontier(options), Policy() if dwell_s is None else Policy(dwell_s=dwell_s), conditions)
 
 
 def machine_conditions(deadline_s: float) -> Callable[[float], Conditions]:
@@ -110,7 +110,7 @@ def machine_conditions(deadline_s: float) -> Callable[[float], Conditions]:
     from flexiast_runtime.listener import Conditions
     from flexiast_runtime.power import read_battery
 
-    looked, battery = -BATTERY_EVERY_S, read_battery()
+    looked, battery = time.monotonic(), read_battery()
 
     def conditions(_: float) -> Conditions:
         nonlocal looked, battery
