@@ -6,7 +6,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 # Tests and trainings are small: a second thread costs more than it brings and disturbs whatever else runs.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test format bench clean
+.PHONY: demo test format bench results clean
 
 demo: $(DEMO)/installed
 	@$(DEMO)/bin/flexiast demo
@@ -26,6 +26,10 @@ bench: $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.frontend
 	$(DEV)/bin/python -m benchmarks.engines
 	$(DEV)/bin/python -m benchmarks.startup
+	$(DEV)/bin/python -m benchmarks.training
+
+results: $(DEV)/installed
+	$(DEV)/bin/python -m benchmarks.evidence report
 
 clean:
 	rm -rf $(DEMO) $(DEV) build dist

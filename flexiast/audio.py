@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,42 +24,69 @@ RATES_HZ = (1_000, 768_000)
 """Sample rates of audio; a file that claims another is damaged, and resampling it could fill the memory."""
 
 
-def open_audio(path: Path) -> soundfile.SoundFile:
-    """The open file; raises DataError. Names are handed on as bytes, for not all are UTF-8."""
+class Part(NamedTuple):
+    """Where an audio file lies inside a larger one, such as a shard; in bytes."""
+
+    offset: int
+    size: int
+
+
+def open_audio(path: Path, part: Part | None = None) -> soundfile.SoundFile:
+    """The open file, or the one that lies at ``part`` of it; raises DataError.
+
+    Names are handed on as bytes, for not all are UTF-8.
+    """
     import soundfile
 
     try:
-        file = soundfile.SoundFile(os.fsencode(path))
+        file = soundfile.SoundFile(os.fsencode(path) if part is None else _read_part(path, part))
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read as audio: {error}; expected WAV, FLAC, Ogg, Opus, MP3 or AIFF"
+            f"{_named(path, part)} cannot be read as audio: {error}; expected WAV, FLAC, Ogg, Opus, MP3 or AIFF"
         ) from error
     if not RATES_HZ[0] <= file.samplerate <= RATES_HZ[1]:
         rate = file.samplerate
         file.close()
-        raise DataError(f"{path} claims {rate:,} samples a second; expected {RATES_HZ[0]:,} to {RATES_HZ[1]:,}")
+        raise DataError(
+            f"{_named(path, part)} claims {rate:,} samples a second; expected {RATES_HZ[0]:,} to {RATES_HZ[1]:,}"
+        )
     return file
 
 
-def read_audio(path: Path, sample_rate_hz: int) -> NDArray[np.float32]:
-    """The whole file as mono [samples] in [-1, 1] at ``sample_rate_hz``; raises DataError.
-
-    Channels are averaged; other rates are resampled by soxr at its high quality.
-    """
-    import soundfile
-    import soxr
-
+def check_audio(path: Path) -> None:
+    """Raise DataError for a file whose header is no audio's or promises no samples; nothing is decoded."""
     with open_audio(path) as file:
+        if not file.frames:
+            raise DataError(f"{path} holds no samples; remove it or record it again")
+
+
+def decode_audio(path: Path, part: Part | None = None) -> tuple[NDArray[np.float32], int]:
+    """The whole file as mono [samples] in [-1, 1] and its rate in Hz; raises DataError. Channels are averaged."""
+    import soundfile
+
+    with open_audio(path, part) as file:
         try:
             samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
         except (soundfile.LibsndfileError, OSError) as error:
-            raise DataError(f"{path} breaks off: {error}; record or copy it again") from error
+            raise DataError(f"{_named(path, part)} breaks off: {error}; record or copy it again") from error
     if not np.isfinite(samples).all():
-        raise DataError(f"{path} holds samples that are not numbers (NaN or infinite); export it again")
-    mono = samples.mean(axis=1, dtype=np.float32)
+        raise DataError(f"{_named(path, part)} holds samples that are not numbers (NaN or infinite); export it again")
+    if not len(samples):
+        raise DataError(f"{_named(path, part)} holds no samples; remove it or record it again")
+    return samples.mean(axis=1, dtype=np.float32), rate
+
+
+def read_audio(path: Path, sample_rate_hz: int, part: Part | None = None) -> NDArray[np.float32]:
+    """The whole file as mono [samples] in [-1, 1] at ``sample_rate_hz``; raises DataError.
+
+    Other rates are resampled by soxr at its high quality.
+    """
+    import soxr
+
+    mono, rate = decode_audio(path, part)
     waveform: NDArray[np.float32] = mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz)
     if not len(waveform):
-        raise DataError(f"{path} holds no samples; remove it or record it again")
+        raise DataError(f"{_named(path, part)} is shorter than one sample at {sample_rate_hz:,} Hz; remove it")
     return waveform
 
 
@@ -70,3 +99,25 @@ def find_audio(folder: Path) -> list[Path]:
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+
+
+def check_bad_files(errors: Sequence[DataError], files: int, *, skip_bad: bool) -> None:
+    """Raise one DataError that lists the bad ones of so many files, unless they are to be skipped and some remain."""
+    if errors and not skip_bad:
+        listed = "\n".join(f"  {error}" for error in errors[:20])
+        raise DataError(
+            f"{len(errors)} of {files} files cannot be used; mend or remove them, "
+            f"or skip them with --skip-bad:\n{listed}"
+        )
+    if len(errors) == files:
+        raise DataError("none of the files could be read")
+
+
+def _named(path: Path, part: Part | None) -> str:
+    return str(path) if part is None else f"{path} at byte {part.offset:,}"
+
+
+def _read_part(path: Path, part: Part) -> io.BytesIO:
+    with path.open("rb") as file:
+        file.seek(part.offset)
+        return io.BytesIO(file.read(part.size))

@@ -1,55 +1,72 @@
-"""Augmentations: functions of (input, rng), so that a batch is a pure function of (seed, step)."""
+"""Augmentations of log-mel spectrograms: functions of (input, rng), so that a batch is a pure function of its step.
+
+In the log-mel domain a gain and a filter are sums, mixing adds energies, and a clip is transformed once for all
+epochs instead of once for each: a batch costs a tenth of what it costs from the waveform.
+"""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-import soxr
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+from flexiast.spec import LOG_FLOOR
 
 Float = NDArray[np.float32]
 
-SPEED = 0.12
-"""Playing up to 12 % faster or slower also shifts pitch: other speakers, other machines."""
-SHIFT = 0.15
-"""Share of the window by which a clip moves: a live window never starts with the sound."""
-GAIN_DB = 8.0
-MASK_SHARE = 0.2
-"""Widest SpecAugment mask as a share of each axis; AST uses 24 of 128 bins, 96 of 512 frames on ESC-50."""
+SILENCE = np.float32(math.log(LOG_FLOOR))
+"""Log-mel of digital silence."""
+
+NAT_PER_DB = math.log(10) / 10
+"""Energies: 10 dB are a factor of ten."""
+
+FILTER_KNOTS = 6
 
 
-def random_window(waveform: Float, window_samples: int, rng: np.random.Generator) -> Float:
-    """Waveform [samples] → [window_samples] at random speed, place and gain; silence where it does not reach."""
-    speed = rng.uniform(1 - SPEED, 1 + SPEED)
-    longest = int(window_samples * (1 + 2 * SPEED)) + 1  # more would be cut off again
-    if len(waveform) > longest:
-        skipped = int(rng.integers(0, len(waveform) - longest + 1))
-        waveform = waveform[skipped : skipped + longest]
-    waveform = soxr.resample(waveform, 1000.0 * speed, 1000.0, quality="LQ")
-    slack = window_samples - len(waveform)
-    reach = min(int(SHIFT * window_samples), len(waveform) // 2)  # half of a short clip stays inside
+def place(log_mel: Float, frames: int, shift: float, rng: np.random.Generator) -> tuple[Float, slice]:
+    """Log-mel [any, mels] → [frames, mels] at a random place, silence around it; and where the clip's frames are.
+
+    A clip moves by up to ``shift`` of the window past either end; half of it, or of the window, stays inside.
+    """
+    slack, reach = frames - len(log_mel), min(int(shift * frames), min(len(log_mel), frames) // 2)
     start = int(rng.integers(min(slack, 0) - reach, max(slack, 0) + reach + 1))
-    window = np.zeros(window_samples, np.float32)
-    first, last = max(start, 0), min(start + len(waveform), window_samples)
-    window[first:last] = waveform[first - start : last - start]
-    return window * np.float32(10 ** (rng.uniform(-GAIN_DB, GAIN_DB) / 20))
+    real = slice(max(start, 0), min(start + len(log_mel), frames))
+    window = np.full((frames, log_mel.shape[1]), SILENCE, np.float32)
+    window[real] = log_mel[real.start - start : real.stop - start]
+    return window, real
 
 
-def mixup(waveforms: Float, targets: Float, rng: np.random.Generator, alpha: float) -> tuple[Float, Float]:
-    """Each waveform and its target blended with another's; the share is Beta(alpha, alpha), folded to ≥ ½."""
-    share = rng.beta(alpha, alpha, len(waveforms)).astype(np.float32)[:, None]
-    share = np.maximum(share, 1 - share)
-    other = rng.permutation(len(waveforms))
-    return share * waveforms + (1 - share) * waveforms[other], share * targets + (1 - share) * targets[other]
+def gain(log_mel: Float, limit_db: float, rng: np.random.Generator) -> Float:
+    """Louder or softer by up to the limit; nothing sinks below silence."""
+    return np.maximum(log_mel + np.float32(rng.uniform(-limit_db, limit_db) * NAT_PER_DB), SILENCE)
 
 
-def spec_augment(features: Tensor, floor: float) -> Tensor:
-    """One mel and one time mask per clip [batch, frames, mels], filled with the floor; draws from torch's generator."""
-    from torchaudio.transforms import FrequencyMasking, TimeMasking
+def equalise(log_mel: Float, limit_db: float, rng: np.random.Generator) -> Float:
+    """A filter that is a random polygon over the mel bins, within the limit everywhere."""
+    mels = log_mel.shape[1]
+    knots = np.sort(np.concatenate(([0, mels - 1], rng.uniform(0, mels - 1, FILTER_KNOTS - 2))))
+    response = np.interp(np.arange(mels), knots, rng.uniform(-limit_db, limit_db, FILTER_KNOTS))
+    return np.maximum(log_mel + (response * NAT_PER_DB).astype(np.float32), SILENCE)
 
-    _, frames, mels = features.shape
-    masked = features.transpose(1, 2).contiguous()[:, None]  # [batch, channel, mels, frames]: masked per example
-    masked = FrequencyMasking(int(MASK_SHARE * mels), iid_masks=True)(masked, floor)
-    masked = TimeMasking(int(MASK_SHARE * frames), iid_masks=True)(masked, floor)
-    return torch.as_tensor(masked)[:, 0].transpose(1, 2)
+
+def mix(log_mel: Float, other: Float, share: float) -> Float:
+    """The log-mel of ``share`` · one waveform + (1 − ``share``) · the other [frames, mels], if they are unrelated.
+
+    Energies add: the cross terms of unrelated sounds vanish on average. Nothing sinks below silence.
+    """
+    quiet = np.float32(2 * math.log(max(1 - share, 1e-6)))
+    return np.maximum(np.logaddexp(log_mel + np.float32(2 * math.log(share)), other + quiet), SILENCE)
+
+
+def mask(features: Float, masks: int, widest: float, fill: float, rng: np.random.Generator) -> Float:
+    """SpecAugment (arXiv 1904.08779) on [frames, mels]: so many masks along each axis, filled with ``fill``.
+
+    Widths are uniform from 0 to the share ``widest`` of the axis.
+    """
+    masked = features.copy()
+    for axis in (masked, masked.T) * masks:  # views: rows of the one are frames, of the other mel bins
+        width = int(rng.integers(0, int(widest * len(axis)) + 1))
+        start = int(rng.integers(0, len(axis) - width + 1))
+        axis[start : start + width] = fill
+    return masked

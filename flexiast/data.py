@@ -1,4 +1,4 @@
-"""Data sets: folders named by label, or a CSV (path, label, split or fold)."""
+"""Data sets: folders named by label, a CSV (path, label, split or fold), or shards."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiast.audio import find_audio, read_audio
+from flexiast.audio import Part, check_audio, check_bad_files, find_audio, read_audio
 from flexiast.errors import DataError
+from flexiast.shards import INDEX, read_index
 from flexiast.spec import check_label
+from flexiast.waveforms import Waveforms, memory_budget
 
 LABEL_SEPARATOR = ";"
 """Between the labels of one clip in a CSV: ``dog;rain``."""
@@ -25,13 +27,15 @@ VALIDATION_SHARE = 0.2
 """Of each label's clips, where a data set has no split of its own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
-    """One file of a data set."""
+    """One file of a data set, or one part of a shard."""
 
     path: Path
     labels: tuple[str, ...]
     split: str
+    part: Part | None = None
+    """Where it lies, if ``path`` is a shard."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,16 @@ class Dataset:
 
 
 def read_dataset(data: Path, val_fold: str | None = None) -> Dataset:
-    """A folder of folders named by label, or a CSV with the columns path, label and maybe split or fold.
+    """A folder of folders named by label, a CSV with the columns path, label and maybe split or fold, or shards.
 
     Paths in a CSV are relative to its folder; several labels of a clip are joined by ``;``. With a fold column,
     ``val_fold`` (the last fold unless told) is the split "val" and all others are "train". Where neither stands, a
-    fifth of each label's clips, chosen by a hash of their paths, becomes "val". Raises DataError.
+    fifth of each label's clips, chosen by a hash of their paths, becomes "val". Shards keep the labels, the split and
+    the order of what they were made from. Raises DataError.
     """
     if data.is_dir():
+        if (data / INDEX).is_file():
+            return _read_shards(data, val_fold)
         if (data / "metadata.csv").is_file():
             return _read_csv(data / "metadata.csv", val_fold)
         clips, rule = _hashed_split(_read_folders(data), data), "a fifth of each label by path hash"
@@ -88,29 +95,45 @@ def load_waveforms(
     sample_rate_hz: int,
     *,
     skip_bad: bool = False,
+    budget_bytes: int | None = None,
     progress: Callable[[Iterable[Clip]], Iterable[Clip]] = iter,
-) -> tuple[Dataset, list[NDArray[np.float32]], list[DataError]]:
-    """Every clip decoded: the clips that could be read, their waveforms, and what was skipped and why.
+) -> tuple[Dataset, Waveforms, list[DataError]]:
+    """The clips that can be read, their waveforms, and what was skipped and why.
 
-    All files are tried before a DataError lists the bad ones, so that they can be mended in one go.
+    Clips are decoded into memory until they fill ``budget_bytes`` (see ``memory_budget``). Of files beyond it only the
+    headers are checked: one that breaks off later raises when it is read. Clips of shards were decoded when they were
+    written. All files are tried before a DataError lists the bad ones, so that they can be mended in one go.
     """
-    clips, waveforms, errors = [], [], []
+    budget = memory_budget() if budget_bytes is None else budget_bytes
+    clips: list[Clip] = []
+    kept: list[NDArray[np.float32]] = []
+    errors: list[DataError] = []
+    held = 0
     for clip in progress(dataset.clips):
         try:
-            waveforms.append(read_audio(clip.path, sample_rate_hz))
+            if held < budget:
+                kept.append(read_audio(clip.path, sample_rate_hz, clip.part))
+                held += kept[-1].nbytes
+            elif clip.part is None:
+                check_audio(clip.path)
         except DataError as error:
             errors.append(error)
         else:
             clips.append(clip)
-    if errors and not skip_bad:
-        listed = "\n".join(f"  {error}" for error in errors[:20])
-        raise DataError(
-            f"{len(errors)} of {len(dataset.clips)} files cannot be used; mend or remove them, "
-            f"or skip them with --skip-bad:\n{listed}"
-        )
-    if not clips:
-        raise DataError("none of the files could be read")
-    return replace(dataset, clips=tuple(clips)), waveforms, errors
+    check_bad_files(errors, len(dataset.clips), skip_bad=skip_bad)
+    return replace(dataset, clips=tuple(clips)), Waveforms(clips, sample_rate_hz, kept), errors
+
+
+def balanced_weights(targets: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[clips, labels] of 0 and 1 → [clips] probabilities: the sum over a clip's labels of 1 / clips with that label.
+
+    So rare labels are drawn about as often as common ones, as AST does on AudioSet (YuanGongND/ast,
+    ``gen_weight_file.py``; its constants 1000 and 0.01 scale every weight and guard against labels without clips). A
+    clip without labels is never drawn; at least one must have some.
+    """
+    counts = targets.sum(axis=0, dtype=np.float64)
+    weights = np.einsum("cl,l->c", targets, 1 / np.maximum(counts, 1))  # einsum needs no float64 copy of the targets
+    return weights / weights.sum()
 
 
 def preview(labels: Iterable[str], limit: int = 8) -> str:
@@ -127,6 +150,23 @@ def _read_folders(folder: Path) -> list[Clip]:
     if not clips:
         raise DataError(f"{folder} has no audio in folders named by label, such as {folder / 'dog' / 'bark.wav'}")
     return clips
+
+
+def _read_shards(folder: Path, val_fold: str | None) -> Dataset:
+    if val_fold is not None:
+        raise DataError(
+            f"{folder} was split when its shards were written, so fold {val_fold!r} cannot validate; "
+            "leave --val-fold out, or use the CSV that the shards were made from"
+        )
+    index = read_index(folder)
+    numbered = []
+    for shard in index.shards:
+        path = folder / shard.name
+        for clip in shard.clips:
+            labels = tuple(index.labels[label] for label in clip.labels)
+            numbered.append((clip.number, Clip(path, labels, shard.split, Part(clip.offset, clip.size))))
+    clips = tuple(clip for _, clip in sorted(numbered, key=lambda item: item[0]))
+    return Dataset(clips, index.labels, index.task, index.split_rule)
 
 
 def _read_csv(path: Path, val_fold: str | None) -> Dataset:

@@ -9,7 +9,7 @@ from typing import Literal
 from flexiast.errors import MissingExtraError
 
 
-def require(module: str, extra: Literal["train", "export"]) -> ModuleType:
+def require(module: str, extra: Literal["train", "export", "tensorboard"]) -> ModuleType:
     """Import a module of an extra; raises MissingExtraError that says what to install."""
     try:
         return import_module(module)

@@ -29,13 +29,13 @@ class Frontend:
 
     def __init__(self, spec: FrontendSpec) -> None:
         self.spec = spec
-        self.floor = float(self._normalise(np.log(np.float32(LOG_FLOOR))))
+        self.floor = float(self.normalise(np.log(np.float32(LOG_FLOOR))))
         self._taper = np.hanning(spec.taper_samples)
         self._filters = mel_filters(spec)
 
     def __call__(self, waveform: Float) -> Float:
         """Waveform [samples] in [-1, 1] → normalised features [frames, mels]; whole frames only."""
-        return self._normalise(self.log_mel(waveform))
+        return self.normalise(self.log_mel(waveform))
 
     def window(self, waveform: Float) -> Float:
         """Waveform [samples] → features of one window [window_frames, mels].
@@ -45,9 +45,24 @@ class Frontend:
         return self.pad(self(waveform[: self.spec.window_samples]))
 
     def pad(self, features: Float) -> Float:
-        """Features [≤ window_frames, mels] → [window_frames, mels], padded with the floor at the end."""
+        """Features [1 … window_frames, mels] → one window [window_frames, mels], padded with the floor at the end.
+
+        Bin means, where the spec removes them, are those of the frames given.
+        """
         missing = self.spec.window_frames - len(features)
+        features = self.finish(features, slice(0, len(features)))
         return np.pad(features, ((0, missing), (0, 0)), constant_values=self.floor) if missing else features
+
+    def finish(self, features: Float, real: slice) -> Float:
+        """A window [frames, mels] of which the frames ``real`` hold sound → the same without its bin means.
+
+        Only where the spec removes them; frames that hold no sound stay at the floor.
+        """
+        if not self.spec.remove_bin_means or real.start == real.stop:
+            return features
+        finished = np.full_like(features, self.floor)
+        finished[real] = features[real] - features[real].mean(axis=0)
+        return finished
 
     def log_mel(self, waveform: Float) -> Float:
         """Waveform [samples] → natural log of mel energies [frames, mels]."""
@@ -62,6 +77,10 @@ class Frontend:
                 self._log_mel_of_frames(strided[chunk], log_mel[chunk])
         return log_mel
 
+    def normalise(self, log_mel: Float) -> Float:
+        """Log-mel → features, (log-mel − mean) / (2 · std), as in AST."""
+        return (log_mel - np.float32(self.spec.mean)) / np.float32(2 * self.spec.std)
+
     def _log_mel_of_frames(self, framed: Float, out: Float) -> None:
         # In float32 the mean and the FFT leave errors of 2e-3 nat in quiet bins beside loud ones; float64 costs 10 %.
         framed = framed.astype(np.float64)
@@ -74,9 +93,6 @@ class Frontend:
         np.matmul(power, self._filters, out=out)
         np.maximum(out, np.float32(LOG_FLOOR), out=out)
         np.log(out, out=out)
-
-    def _normalise(self, log_mel: Float) -> Float:
-        return (log_mel - np.float32(self.spec.mean)) / np.float32(2 * self.spec.std)
 
 
 class FeatureStream:

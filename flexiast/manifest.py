@@ -68,6 +68,12 @@ class Manifest(Value):
     versions: dict[str, str]
 
     @model_validator(mode="after")
+    def _engines_have_labels(self) -> Self:
+        if not self.spec.labels:
+            raise ValueError("a bundle's spec must have labels")
+        return self
+
+    @model_validator(mode="after")
     def _files_are_listed_once(self) -> Self:
         names = [entry.name for entry in self.files]
         if len(set(names)) != len(names):

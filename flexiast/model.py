@@ -1,8 +1,8 @@
 """The flexible audio spectrogram transformer: ViT blocks on log-mel patches, any patch size from one set of weights.
 
-Pre-norm transformer with a CLS token. Only the patch kernel and the positions depend on the patch size; both are kept
-at their base size and pass through the constant matrices of ``patching`` in every forward, so gradients of every
-size reach the one stored copy. Importing this module needs torch.
+Pre-norm transformer with a CLS token and, in imported ones, a distillation token. Only the patch kernel and the
+positions depend on the patch size; both are kept at their base size and pass through the constant matrices of
+``patching`` in every forward, so gradients of every size reach the one stored copy. Importing this module needs torch.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flexiast.frontend import Frontend
-from flexiast.patching import patch_matrices
-from flexiast.spec import MLP_RATIO, PatchSize, Spec
+from flexiast.patching import PatchMatrices, patch_matrices
+from flexiast.spec import MLP_RATIO, NetworkSpec, PatchSize, Spec
 
 
 class FlexiAST(nn.Module):
@@ -22,24 +22,41 @@ class FlexiAST(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
-        width = spec.network.width
+        network = spec.network
         self.embedding = PatchEmbedding(spec)
-        self.cls = nn.Parameter(torch.zeros(width))
-        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.network.depth))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, spec.classes)
-        nn.init.normal_(self.cls, std=0.02)
+        self.cls = nn.Parameter(torch.randn(network.width) * 0.02)
+        if network.prefix_tokens == 2:
+            self.distillation = nn.Parameter(torch.randn(network.width) * 0.02)
+        self.blocks = nn.ModuleList(Block(spec) for _ in range(network.depth))
+        self.norm = _norm(network)
+        if network.head_norm:
+            self.head_norm = _norm(network)
+        self.head = nn.Linear(network.width, spec.classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, features: Tensor, patch: PatchSize) -> Tensor:
-        """Features [batch, window_frames, mels] → logits [batch, classes] at this patch size."""
+    def forward(self, features: Tensor, patch: PatchSize, keep: int | None = None) -> Tensor:
+        """Features [batch, window_frames, mels] → logits [batch, classes] at this patch size.
+
+        While training, only ``keep`` patches of each clip are heard, drawn from torch's default generator, where there
+        are more (patchout, PaSST, arXiv 2110.05069).
+        """
         tokens = self.embedding(features, patch)
-        tokens = torch.cat((self.cls.expand(len(tokens), 1, -1), tokens), dim=1)
-        for block in self.blocks:
+        if self.training and keep is not None and keep < tokens.shape[1]:
+            tokens = drop_tokens(tokens, keep)
+        prefix = self.prefix()
+        tokens = torch.cat((prefix.expand(len(tokens), -1, -1), tokens), dim=1)
+        for block in self.blocks[:-1]:
             tokens = block(tokens)
-        logits: Tensor = self.head(self.norm(tokens[:, 0]))
+        pooled = self.norm(self.blocks[-1](tokens, asking=len(prefix))).mean(dim=1)
+        if self.spec.network.head_norm:
+            pooled = self.head_norm(pooled)
+        logits: Tensor = self.head(pooled)
         return logits
+
+    def prefix(self) -> Tensor:
+        """Tokens that stand before the patches [prefix tokens, width]."""
+        return torch.stack((self.cls, self.distillation) if self.spec.network.prefix_tokens == 2 else (self.cls,))
 
 
 class PatchEmbedding(nn.Module):
@@ -51,39 +68,74 @@ class PatchEmbedding(nn.Module):
         self.floor = Frontend(spec.frontend).floor
         width, base = spec.network.width, spec.base_patch
         # At std 0.02, ViT's habit, patches drown in the positions and nothing is learnt from scratch: the kernel
-        # gets its fan-in (1/16 at base 16 × 16) and the positions a fifth of a token's unit variance.
+        # gets its fan-in (1/16 at base 16 × 16). Positions begin as sinusoids: neighbours start alike, which random
+        # ones would have to learn.
         self.kernel = nn.Parameter(torch.randn(width, *base) / (base.mels * base.frames) ** 0.5)
         self.bias = nn.Parameter(torch.zeros(width))
-        self.positions = nn.Parameter(torch.randn(*spec.base_grid, width) * 0.2)
+        self.positions = nn.Parameter(0.6 * sinusoids(*spec.base_grid, width))
 
     def forward(self, features: Tensor, patch: PatchSize) -> Tensor:
         """Features [batch, window_frames, mels] → tokens [batch, rows · columns, width]."""
         kernel, positions = self.resized(patch)
-        tokens = patchify(features, patch, self.floor) @ kernel.flatten(1).T
+        stride = None if self.spec.base_stride is None else self.spec.stride(patch)
+        tokens = patchify(features, patch, self.floor, stride) @ kernel.flatten(1).T
         return tokens + (self.bias + positions)
+
+    def matrices(self, patch: PatchSize) -> PatchMatrices:
+        """How kernel and positions become those of a patch size; experiments replace it."""
+        return patch_matrices(self.spec, patch)
 
     def resized(self, patch: PatchSize) -> tuple[Tensor, Tensor]:
         """Kernel [width, mels, frames] and positions [rows · columns, width] of a patch size, differentiable."""
         with torch.autocast(self.kernel.device.type, enabled=False):  # bf16 would cost 3e-4 of the kernel
             p_mels, p_frames, r_mels, r_frames = (
                 torch.tensor(matrix, dtype=self.kernel.dtype, device=self.kernel.device)
-                for matrix in patch_matrices(self.spec, patch)
+                for matrix in self.matrices(patch)
             )
             kernel = p_mels @ self.kernel @ p_frames.T
             positions = torch.einsum("rb,cd,bdw->rcw", r_mels, r_frames, self.positions)
         return kernel, positions.flatten(0, 1)
 
 
-def patchify(features: Tensor, patch: PatchSize, floor: float) -> Tensor:
+def sinusoids(rows: int, columns: int, width: int) -> Tensor:
+    """Sines and cosines of unit variance [rows, columns, width]: half the width tells the row, half the column.
+
+    Wavelengths rise geometrically from 2π to 64 · 2π patches.
+    """
+    count = -(-width // 4)
+    rates = 64 ** (-torch.arange(count) / count)
+
+    def along(length: int) -> Tensor:
+        angles = torch.arange(length)[:, None] * rates
+        return 2**0.5 * torch.cat((angles.sin(), angles.cos()), dim=1)
+
+    shape = (rows, columns, 2 * count)
+    both = torch.cat((along(rows)[:, None].expand(shape), along(columns)[None].expand(shape)), dim=2)
+    return both[..., :width]
+
+
+def patchify(features: Tensor, patch: PatchSize, floor: float, stride: PatchSize | None = None) -> Tensor:
     """Features [batch, frames, mels] → patches [batch, rows · columns, mels · frames of a patch].
 
-    What a patch does not divide is padded with the floor: nothing is cropped. Rows run over mel, columns over time.
+    What a patch does not divide is padded with the floor: nothing is cropped. With a stride patches overlap and only
+    whole ones count. Rows run over mel, columns over time.
     """
-    batch, frames, mels = features.shape
-    padded = F.pad(features, (0, -mels % patch.mels, 0, -frames % patch.frames), value=floor)
-    columns, rows = padded.shape[1] // patch.frames, padded.shape[2] // patch.mels
-    grid = padded.reshape(batch, columns, patch.frames, rows, patch.mels)
-    return grid.permute(0, 3, 1, 4, 2).reshape(batch, rows * columns, patch.mels * patch.frames)
+    if stride is None:
+        _, frames, mels = features.shape
+        features = F.pad(features, (0, -mels % patch.mels, 0, -frames % patch.frames), value=floor)
+        stride = patch
+    grid = features.unfold(1, patch.frames, stride.frames).unfold(2, patch.mels, stride.mels)
+    return grid.permute(0, 2, 1, 4, 3).flatten(3).flatten(1, 2)
+
+
+def drop_tokens(tokens: Tensor, keep: int) -> Tensor:
+    """Tokens [batch, tokens, width] → [batch, keep, width], each clip's own choice, all choices equally likely."""
+    chosen = torch.rand(tokens.shape[:2], device=tokens.device).topk(keep, dim=1).indices
+    return tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def _norm(network: NetworkSpec) -> nn.LayerNorm:
+    return nn.LayerNorm(network.width, eps=network.norm_epsilon)
 
 
 class Block(nn.Module):
@@ -93,10 +145,10 @@ class Block(nn.Module):
         super().__init__()
         width = spec.network.width
         self.heads = spec.network.heads
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = _norm(spec.network)
         self.qkv = nn.Linear(width, 3 * width)
         self.projection = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = _norm(spec.network)
         self.expand = nn.Linear(width, MLP_RATIO * width)
         self.contract = nn.Linear(MLP_RATIO * width, width)
         for linear in (self.qkv, self.projection, self.expand, self.contract):
@@ -105,10 +157,18 @@ class Block(nn.Module):
         for linear in (self.projection, self.contract):  # the residual stream keeps its variance at any depth
             linear.weight.data *= (linear.in_features / width * 2 * spec.network.depth) ** -0.5
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [batch, tokens, width] → the same shape."""
-        q, k, v = self.qkv(self.norm1(tokens)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        tokens = tokens + self.projection(mixed)
+    def forward(self, tokens: Tensor, asking: int | None = None) -> Tensor:
+        """Tokens [batch, tokens, width] → the first ``asking`` of them [batch, asking, width], all by default.
+
+        All of them answer with keys and values, so those that ask become what they would among all.
+        """
+        batch, count, width = tokens.shape
+        normed = self.norm1(tokens)
+        weights, biases = (torch.tensor_split(part, (width,)) for part in (self.qkv.weight, self.qkv.bias))
+        q = F.linear(normed[:, :asking], weights[0], biases[0]).reshape(batch, -1, self.heads, width // self.heads)
+        kv = F.linear(normed, weights[1], biases[1]).reshape(batch, count, 2, self.heads, -1)
+        k, v = kv.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k, v).transpose(1, 2).flatten(2)
+        tokens = tokens[:, :asking] + self.projection(mixed)
         hidden: Tensor = self.contract(F.gelu(self.expand(self.norm2(tokens))))
         return tokens + hidden

@@ -3,7 +3,7 @@
 Everything that depends on the patch size is linear and separable in mel and time, so one axis at a time suffices:
 
     kernel     Ŵ = P_f W P_tᵀ    P = (Bᵀ)⁺, B the resize of one axis from base to patch size
-    positions  π̂ = R_f π R_tᵀ    R samples the base grid at each patch's true centre
+    positions  π̂ = R_f π R_tᵀ    R samples the base grid at each patch's true centre, i · stride + size / 2
 
 PI-resize (FlexiViT, arXiv 2212.08013): with x resized to Bx, the kernel ŵ that keeps ⟨Bx, ŵ⟩ = ⟨x, w⟩ for every patch
 x is (Bᵀ)⁺ w; exact when the patch grows, the least-squares projection when it shrinks. Kernel and positions keep
@@ -21,6 +21,19 @@ from numpy.typing import NDArray
 from flexiast.spec import PatchSize, ResizeSpec, Spec
 
 Matrix = NDArray[np.float64]
+
+
+class Axis(NamedTuple):
+    """Patches along one axis, sizes in bins or frames; the first begins at 0."""
+
+    size: int
+    stride: int
+    patches: int
+
+    @property
+    def centres(self) -> Matrix:
+        """[patches], in bins or frames."""
+        return np.arange(self.patches, dtype=np.float64) * self.stride + self.size / 2
 
 
 class PatchMatrices(NamedTuple):
@@ -49,12 +62,13 @@ class PatchMatrices(NamedTuple):
 def patch_matrices(spec: Spec, patch: PatchSize) -> PatchMatrices:
     """The four matrices of a patch size; raises UsageError when it is larger than a window."""
     spec.check_patch(patch)
-    base, frontend = spec.base_patch, spec.frontend
+    base = spec.base_patch
+    (base_rows, base_columns), (rows, columns) = axes(spec, base), axes(spec, patch)
     matrices = PatchMatrices(
         pi_resize_matrix(base.mels, patch.mels, spec.resize),
         pi_resize_matrix(base.frames, patch.frames, spec.resize),
-        position_matrix(base.mels, patch.mels, frontend.mel_bins),
-        position_matrix(base.frames, patch.frames, frontend.window_frames),
+        position_matrix(base_rows, rows),
+        position_matrix(base_columns, columns),
     )
     for matrix in matrices:  # every caller gets the same ones
         matrix.setflags(write=False)
@@ -88,16 +102,24 @@ def resize_matrix(source: int, target: int, resize: ResizeSpec) -> Matrix:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def position_matrix(base: int, patch: int, extent: int) -> Matrix:
+def position_matrix(base: Axis, patches: Axis) -> Matrix:
     """R [patches, base patches]: the base grid sampled at the true centre of each patch, antialiased.
 
-    Both grids start at bin or frame 0 and the last patch of each may reach past ``extent``: centres are
-    (i + ½) · size in bins or frames, never stretched to fit. Larger patches average what they cover.
+    Centres are in bins or frames, never stretched to fit, though the last patches of the two grids may end at
+    different places. Coarser grids average what they cover; a patch beyond the reach of all, at an edge, takes the
+    position nearest to it.
     """
-    centres = (np.arange(-(-extent // patch)) + 0.5) * patch
-    base_centres = (np.arange(-(-extent // base)) + 0.5) * base
-    weights = _triangle((base_centres - centres[:, None]) / max(base, patch))
-    return weights / weights.sum(axis=1, keepdims=True)  # never empty: a last centre is within reach of the base's last
+    distances = np.abs(base.centres - patches.centres[:, None])
+    weights = _triangle(distances / max(base.stride, patches.stride))
+    nearest = distances == distances.min(axis=1, keepdims=True)
+    weights = np.where(weights.any(axis=1, keepdims=True), weights, nearest)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def axes(spec: Spec, patch: PatchSize) -> tuple[Axis, Axis]:
+    """Rows over mel and columns over time."""
+    stride, (rows, columns) = spec.stride(patch), spec.grid(patch)
+    return Axis(patch.mels, stride.mels, rows), Axis(patch.frames, stride.frames, columns)
 
 
 def _triangle(x: Matrix) -> Matrix:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
@@ -53,6 +54,10 @@ class PatchSize(NamedTuple):
             raise UsageError(f"{text!r} is not a patch size; write 16 or 16x32 (mel bins x frames)")
         mels = int(match[1])
         return cls(mels, int(match[2] or mels))
+
+
+ALL_PATCHES = tuple(PatchSize(size, size) for size in (8, 10, 12, 16, 20, 24, 30, 32, 40, 48))
+"""The sizes of the paper."""
 
 
 def parse_patches(text: str) -> tuple[PatchSize, ...]:
@@ -112,6 +117,8 @@ class FrontendSpec(Value):
     """Mean log-mel (natural log) of the training audio."""
     std: float = Field(gt=0.0)
     """Its standard deviation; features are (log-mel − mean) / (2 · std), as in AST."""
+    remove_bin_means: bool = False
+    """Subtract each mel bin's mean over the window: the channel goes, and loudness with it. For speakers."""
 
     @model_validator(mode="after")
     def _band_and_window_fit(self) -> Self:
@@ -152,17 +159,32 @@ class ResizeSpec(Value):
 
 
 class NetworkSpec(Value):
-    """Size of the transformer."""
+    """Kind and size of the network."""
 
+    kind: Literal["transformer", "convolutional"] = "transformer"
+    """A convolutional network has no patch sizes: it is a teacher, no more. Its ``depth`` stages end ``width`` wide."""
     width: int = Field(ge=8, le=4096)
     depth: int = Field(ge=1, le=64)
     heads: int = Field(ge=1, le=64)
+    prefix_tokens: int = Field(default=1, ge=1, le=2)
+    """CLS, then DeiT's distillation token; the head reads their mean after the last norm, as in AST."""
+    norm_epsilon: float = Field(default=1e-5, gt=0, le=1e-3)
+    """What layer norms add to the variance; PyTorch's default."""
+    head_norm: bool = False
+    """Whether the head begins with a layer norm of its own, as AST's does."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
+        if self.kind == "convolutional" and (self.heads != 1 or self.width % 2**self.depth):
+            raise ValueError(f"a convolutional network has 1 head and a width that {self.depth} halvings divide")
         return self
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of a convolutional network: its stem's and those of its stages, each twice the one before."""
+        return tuple(self.width >> halvings for halvings in range(self.depth, -1, -1))
 
 
 PRESETS: dict[str, NetworkSpec] = {
@@ -170,6 +192,7 @@ PRESETS: dict[str, NetworkSpec] = {
     "tiny": NetworkSpec(width=192, depth=12, heads=3),
     "small": NetworkSpec(width=384, depth=12, heads=6),
     "base": NetworkSpec(width=768, depth=12, heads=12),
+    "convnet": NetworkSpec(kind="convolutional", width=256, depth=4, heads=1),
 }
 
 
@@ -180,12 +203,19 @@ class Spec(Value):
     frontend: FrontendSpec
     base_patch: Patch = PatchSize(16, 16)
     """The patch size at which kernel and positions are stored, for ever."""
+    base_stride: Patch | None = None
+    """Step from patch to patch at the base size, where patches overlap; other sizes overlap in proportion.
+
+    None: patches stand side by side and a last partial one is padded. With a stride only whole patches count, as in
+    the convolution of an imported model, and less than one stride at the end stays unheard.
+    """
     trained_patches: tuple[Patch, ...] = Field(min_length=1)
     resize: ResizeSpec = ResizeSpec()
     network: NetworkSpec
     task: Literal["single", "multi"]
     """One label per clip (softmax) or any number (sigmoid)."""
-    labels: tuple[str, ...] = Field(min_length=1, max_length=100_000)
+    labels: tuple[str, ...] = Field(max_length=100_000)
+    """Names of the classes. Empty: the network has no head yet and is a start for training, nothing else."""
 
     @field_validator("labels")
     @classmethod
@@ -196,6 +226,13 @@ class Spec(Value):
             raise ValueError("labels must be distinct")
         return labels
 
+    @model_validator(mode="after")
+    def _stride_leaves_no_gaps(self) -> Self:
+        stride, base = self.base_stride, self.base_patch
+        if stride is not None and (stride.mels > base.mels or stride.frames > base.frames):
+            raise ValueError(f"base_stride {stride} leaves gaps between patches of {base}")
+        return self
+
     @property
     def classes(self) -> int:
         return len(self.labels)
@@ -205,21 +242,50 @@ class Spec(Value):
         """Rows over mel × columns over time of the stored positions."""
         return self.grid(self.base_patch)
 
+    def stride(self, patch: PatchSize) -> PatchSize:
+        """Step from patch to patch, in mel bins and frames: the patch itself where patches do not overlap."""
+        if self.base_stride is None:
+            return patch
+        overlaps = zip(patch, self.base_stride, self.base_patch, strict=True)
+        return PatchSize(*(max(1, round(size * step / base)) for size, step, base in overlaps))
+
     def grid(self, patch: PatchSize) -> tuple[int, int]:
-        """Rows over mel × columns over time; a last partial patch counts, for nothing is cropped."""
-        return -(-self.frontend.mel_bins // patch.mels), -(-self.frontend.window_frames // patch.frames)
+        """Rows over mel × columns over time; a last partial patch counts, but not where patches overlap."""
+        mels, frames = self.frontend.mel_bins, self.frontend.window_frames
+        if self.base_stride is None:
+            return -(-mels // patch.mels), -(-frames // patch.frames)
+        stride = self.stride(patch)
+        return 1 + (mels - patch.mels) // stride.mels, 1 + (frames - patch.frames) // stride.frames
 
     def tokens(self, patch: PatchSize) -> int:
-        """Patches of one window and the CLS token."""
+        """Patches of one window and the prefix tokens."""
         rows, columns = self.grid(patch)
-        return rows * columns + 1
+        return rows * columns + self.network.prefix_tokens
 
     def gmac(self, patch: PatchSize) -> float:
-        """Billions of multiply-accumulates for one window: embedding, attention, feed-forward and head."""
-        tokens, width = self.tokens(patch), self.network.width
-        embedding = (tokens - 1) * patch.mels * patch.frames * width
-        block = (4 + 2 * MLP_RATIO) * tokens * width**2 + 2 * tokens**2 * width
-        return (embedding + self.network.depth * block + width * self.classes) / 1e9
+        """Billions of multiply-accumulates for one window: embedding, attention, feed-forward and head.
+
+        The last block computes the prefix tokens only, since nothing else reaches the head.
+        """
+        if self.network.kind == "convolutional":
+            return self._convolutional_gmac()
+        network, tokens = self.network, self.tokens(patch)
+        width, prefix = network.width, network.prefix_tokens
+        embedding = (tokens - prefix) * patch.mels * patch.frames * width
+
+        def block(asking: int) -> int:  # keys and values of all tokens; the rest for those that ask
+            return 2 * tokens * width**2 + asking * ((2 + 2 * MLP_RATIO) * width**2 + 2 * tokens * width)
+
+        return (embedding + (network.depth - 1) * block(tokens) + block(prefix) + width * self.classes) / 1e9
+
+    def _convolutional_gmac(self) -> float:
+        rows, columns = -(-self.frontend.mel_bins // 2), -(-self.frontend.window_frames // 2)  # the stem's stride
+        channels = self.network.channels
+        total = 9 * channels[0] * rows * columns
+        for before, after in pairwise(channels):
+            rows, columns = rows // 2, columns // 2
+            total += 9 * (before + after) * after * rows * columns
+        return (total + channels[-1] * self.classes) / 1e9
 
     def check_patch(self, patch: PatchSize) -> PatchSize:
         """The patch itself, or a UsageError when it is larger than one window or makes too many tokens."""

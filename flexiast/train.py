@@ -1,66 +1,55 @@
-"""Training: one readable loop, every step a pure function of (weights, seed, step).
-
-Patch size, batch and augmentation of a step are drawn from (seed, step) alone. So a resumed run continues to the same
-weights, every rank of a distributed run would draw the same patch size, and no generator state is ever saved.
-"""
+"""Training: one readable loop over a plan of steps, on one process or on many."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-import flexiast
-from flexiast.augment import mixup, random_window, spec_augment
-from flexiast.checkpoint import Checkpoint, save_checkpoint
-from flexiast.data import Dataset
+from flexiast.batches import Batches, LogMels
+from flexiast.checkpoint import Checkpoint, save_checkpoint, weights_sha256
+from flexiast.convnet import ConvNet
+from flexiast.distributed import ALONE, World
 from flexiast.errors import ModelError, UsageError
 from flexiast.evaluate import PatchResult, Windows, evaluate
 from flexiast.files import write_atomically
 from flexiast.frontend import Frontend
+from flexiast.journal import Journal
 from flexiast.model import FlexiAST
-from flexiast.spec import FrontendSpec, Patch, PatchSize, Spec, Value
+from flexiast.recipe import Recipe, Training
+from flexiast.sampling import plan
+from flexiast.spec import FrontendSpec, PatchSize, Spec
+from flexiast.transfer import transferred
 
 Float = NDArray[np.float32]
-
-ALL_PATCHES = tuple(PatchSize(size, size) for size in (8, 10, 12, 16, 20, 24, 30, 32, 40, 48))
-"""The sizes of the paper."""
 
 SAVE_EVERY = 250
 """Steps between two saves of the state that --resume continues from."""
 
+RECORD_EVERY = 50
+"""Steps between two lines of losses in metrics.jsonl."""
 
-class Settings(Value):
-    """What decides a run besides its data; kept in the checkpoint and compared on resume."""
+MEASURED_CLIPS = 10_000
+"""Normalisation and median length are known to a thousandth from so many; more might have to be decoded again."""
 
-    epochs: int = Field(default=100, ge=1)
-    batch_size: int = Field(default=64, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = 0.05
-    warmup_share: float = 0.04
-    label_smoothing: float = 0.1
-    mixup_alpha: float = 0.4
-    mixup_share: float = 0.3
-    """Share of the steps that mix, once the coarse stage is over: mixing from the first step stalls learning."""
-    ema_decay: float = 0.998
-    evaluations: int = Field(default=8, ge=1)
-    """How often the validation split is measured; the best mean over all patch sizes is kept."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    patches: tuple[Patch, ...] = ALL_PATCHES
+Model = FlexiAST | ConvNet
+
+LEAST_STEPS = 3_000
+"""A small data set is seen until the network has had this many steps; fewer teach little."""
 
 
 @dataclass(frozen=True)
-class Step:
+class Progress:
     """What the loop reports after each step."""
 
     number: int
@@ -71,37 +60,22 @@ class Step:
     """Validation results, after the steps that measured them."""
 
 
-def draw(seed: int, purpose: Literal["patch", "batch", "augment"], step: int) -> np.random.Generator:
-    """A generator that depends on nothing but its arguments."""
-    return np.random.default_rng((seed, ("patch", "batch", "augment").index(purpose), step))
+def epochs_of(training: Training, clips: int) -> int:
+    """Epochs of a run over so many clips."""
+    return training.epochs or max(100, -(-LEAST_STEPS * training.batch_size // max(1, clips)))
 
 
-def active_patches(spec: Spec, patches: Sequence[PatchSize], progress: float) -> list[PatchSize]:
-    """Coarse to fine: the sizes that are drawn from at this share of the run.
-
-    A coarse step costs a tenth of a fine one and teaches most of what the fine ones need, so sizes with at most 0.4 of
-    the base patch's tokens go first, those up to the base's join at 0.3, finer ones at 0.6.
-    """
-    base = spec.tokens(spec.base_patch)
-    limit = 0.4 * base if progress < 0.3 else base if progress < 0.6 else math.inf
-    return [patch for patch in patches if spec.tokens(patch) <= limit] or [min(patches, key=spec.tokens)]
+def sample(clips: int) -> list[int]:
+    """Clips to measure a data set by: all, or as many as tell the same, evenly spaced."""
+    return np.unique(np.linspace(0, clips - 1, min(clips, MEASURED_CLIPS)).astype(int)).tolist()
 
 
-def draw_patch(spec: Spec, settings: Settings, step: int, total: int) -> PatchSize:
-    """The patch size of one step, equal on every rank and after every resume."""
-    active = active_patches(spec, settings.patches, step / total)
-    return active[draw(settings.seed, "patch", step).integers(len(active))]
-
-
-def make_spec(frontend: FrontendSpec, waveforms: Sequence[Float], **fields: Any) -> Spec:
-    """A spec whose normalisation is measured on the training audio."""
-    raw = Frontend(frontend)
+def make_spec(frontend: FrontendSpec, log_mels: LogMels, **fields: Any) -> Spec:
+    """A spec whose normalisation is measured on the training audio at its own speed."""
     total, squares, count = 0.0, 0.0, 0
-    for waveform in waveforms:
-        log_mel = raw.log_mel(waveform).astype(np.float64)
+    for clip in sample(len(log_mels)):
+        log_mel = log_mels(clip, len(log_mels.speeds) // 2).astype(np.float64)
         total, squares, count = total + log_mel.sum(), squares + (log_mel**2).sum(), count + log_mel.size
-    if not count:
-        raise UsageError("no clip is long enough for one frame")
     mean = float(total / count)
     std = math.sqrt(max(squares / count - mean**2, 1e-6))
     spec = Spec.checked(frontend=frontend.model_copy(update={"mean": mean, "std": std}), **fields)
@@ -109,33 +83,15 @@ def make_spec(frontend: FrontendSpec, waveforms: Sequence[Float], **fields: Any)
     return spec
 
 
-class Batches:
-    """Step → (features [batch, window_frames, mels], targets [batch, classes]), a pure function of (seed, step)."""
-
-    def __init__(self, waveforms: Sequence[Float], targets: Float, spec: Spec, settings: Settings) -> None:
-        self._waveforms, self._targets, self._settings = waveforms, targets, settings
-        self._frontend = Frontend(spec.frontend)
-        self.steps_per_epoch = max(1, len(waveforms) // settings.batch_size)
-
-    def __call__(self, step: int, *, mix: bool) -> tuple[Tensor, Tensor]:
-        settings, spec = self._settings, self._frontend.spec
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = draw(settings.seed, "batch", epoch).permutation(len(self._waveforms))
-        chosen = order[place * settings.batch_size : (place + 1) * settings.batch_size]
-        rng = draw(settings.seed, "augment", step)
-        waveforms = np.stack([random_window(self._waveforms[clip], spec.window_samples, rng) for clip in chosen])
-        targets = self._targets[chosen]
-        if mix and rng.random() < settings.mixup_share:
-            waveforms, targets = mixup(waveforms, targets, rng, settings.mixup_alpha)
-        features = torch.from_numpy(np.stack([self._frontend(waveform) for waveform in waveforms]))
-        torch.manual_seed(int(rng.integers(2**63)))  # torchaudio masks from torch's own generator
-        return spec_augment(features, self._frontend.floor), torch.from_numpy(targets)
+def build_model(spec: Spec) -> Model:
+    """The network of a spec, freshly initialised."""
+    return ConvNet(spec) if spec.network.kind == "convolutional" else FlexiAST(spec)
 
 
 class TorchClassifier:
     """A PyTorch model seen as a Classifier."""
 
-    def __init__(self, model: FlexiAST) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model.eval()
 
     @property
@@ -145,114 +101,221 @@ class TorchClassifier:
     @torch.inference_mode()
     def logits(self, features: Float, patch: PatchSize) -> Float:
         """Features [batch, window_frames, mels] → logits [batch, classes]."""
-        device = self._model.cls.device
+        device = next(self._model.parameters()).device
         logits: Float = self._model(torch.from_numpy(features).to(device), patch).float().cpu().numpy()
         return logits
 
 
-def load_model(checkpoint: Checkpoint) -> FlexiAST:
-    """The PyTorch model of a checkpoint, ready to evaluate."""
-    model = FlexiAST(checkpoint.spec)
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in checkpoint.weights.items()})
-    return model.eval()
+def load_model(checkpoint: Checkpoint) -> Model:
+    """The PyTorch model of a checkpoint, ready to evaluate, on a GPU where there is one."""
+    model = build_model(checkpoint.spec)
+    _load(model, checkpoint.weights)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+class Teacher:
+    """A frozen model whose answers a run learns from; it may have another normalisation, size and width."""
+
+    def __init__(self, model: Model, student: Spec, patch: PatchSize | None) -> None:
+        theirs, ours = model.spec, student
+        if theirs.labels != ours.labels or theirs.task != ours.task:
+            raise ModelError("the teacher knows other labels than the data; train it on the same ones")
+        unlike = {"mean": 0.0, "std": 1.0}
+        if theirs.frontend.model_copy(update=unlike) != ours.frontend.model_copy(update=unlike):
+            raise ModelError("the teacher hears through another front end or window; train it with the same ones")
+        self._model = model.eval().requires_grad_(False)
+        self._patch = theirs.check_patch(patch or theirs.base_patch)
+        self._scale = ours.frontend.std / theirs.frontend.std
+        removed = ours.frontend.remove_bin_means  # and the mean of all bins with them
+        self._shift = 0.0 if removed else (ours.frontend.mean - theirs.frontend.mean) / (2 * theirs.frontend.std)
+        self._floors = Frontend(ours.frontend).floor, Frontend(theirs.frontend).floor
+
+    @torch.no_grad()
+    def __call__(self, features: Tensor) -> Tensor:
+        """The student's features [batch, window_frames, mels] → logits [batch, classes]."""
+        ours, theirs = self._floors
+        features = torch.where(features == ours, theirs, features * self._scale + self._shift)
+        logits: Tensor = self._model(features, self._patch)
+        return logits.float()
 
 
 class Trainer:
     """A run in a folder: ``checkpoint.safetensors`` is the best so far, ``last.safetensors`` what resume reads."""
 
-    def __init__(self, run: Path, spec: Spec, settings: Settings, train: Dataset, waveforms: Sequence[Float]) -> None:
-        self.run, self.spec, self.settings = run, spec, settings
-        for patch in settings.patches:
+    def __init__(
+        self,
+        run: Path,
+        spec: Spec,
+        recipe: Recipe,
+        log_mels: LogMels,
+        targets: Float,
+        *,
+        world: World = ALONE,
+        start: Checkpoint | None = None,
+        teacher: Model | None = None,
+        probabilities: NDArray[np.float64] | None = None,
+        compiled: bool = False,
+        build: Callable[[Spec], Model] = build_model,
+    ) -> None:
+        self.run, self.spec, self.recipe, self.world = run, spec, recipe, world
+        self._training = recipe.training
+        for patch in self._training.patches:
             spec.check_patch(patch)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.manual_seed(settings.seed)
-        self.model = FlexiAST(spec).to(self._device)
-        self.ema = FlexiAST(spec).to(self._device).requires_grad_(False)
+        if spec.network.kind == "convolutional" and self._training.patches != (spec.base_patch,):
+            raise UsageError(f"a convnet has no patch sizes; train it with --patch-sizes {spec.base_patch}")
+        torch.manual_seed(self._training.seed)  # equal weights on every rank
+        self.model = build(spec).to(world.device)
+        if start is not None:
+            _load(self.model, transferred(start, spec))
+        self.ema = build(spec).to(world.device).requires_grad_(False)
         self.ema.load_state_dict(self.model.state_dict())
-        matrices = [p for p in self.model.parameters() if p.ndim == 2]  # norms, biases, kernel, positions do not decay
-        others = [p for p in self.model.parameters() if p.ndim != 2]
-        self._optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=settings.learning_rate,
-            betas=(0.9, 0.98),
-        )
-        self._batches = Batches(waveforms, train.targets(spec.labels), spec, settings)
-        self.total = settings.epochs * self._batches.steps_per_epoch
+        if compiled and isinstance(self.model, FlexiAST):
+            for block in self.model.blocks:
+                block.compile(dynamic=True)  # one code for every number of tokens
+        self._averaged = world.average_gradients(self.model)
+        self._teacher, self._taught_by = None, []
+        if teacher is not None:
+            self._taught_by = [weights_sha256(Checkpoint(teacher.spec, weights_of(teacher)))]
+            self._teacher = Teacher(teacher.to(world.device), spec, self._training.distill.teacher_patch)
+        self._optimizer = _optimizer(self.model, self._training)
+        self._targets, self._log_mels, self._probabilities = targets, log_mels, probabilities
+        self.plan = plan(spec, self._training, len(log_mels), epochs_of(self._training, len(log_mels)))
         self.step = 0
         self.best = -1.0
         self.stopping = False
+        self._asked_to_stop = False
 
-    def steps(self, validation: Windows, targets: Float, info: dict[str, Any]) -> Iterator[Step]:
-        """Train to the end, yielding after each step; measures, keeps the best and saves on the way."""
-        measured = {round(self.total * (i + 1) / self.settings.evaluations) for i in range(self.settings.evaluations)}
-        while self.step < self.total and not self.stopping:
-            patch, loss = self._train_step()
+    @property
+    def total(self) -> int:
+        return len(self.plan)
+
+    def steps(
+        self, validation: Windows, targets: Float, journal: Journal | None, *, workers: int = 0
+    ) -> Iterator[Progress]:
+        """Train to the end, yielding after each step; measures, keeps the best and saves on the way.
+
+        The leading rank has the journal, and it alone writes.
+        """
+        count = self._training.evaluations
+        measured = {round(self.total * (i + 1) / count) for i in range(count)}
+        losses: dict[str, list[float]] = {}
+        for features, target in self._batches(workers):
+            patch = self.plan[self.step].patch
+            loss = self._train_step(features, target)
+            losses.setdefault(str(patch), []).append(loss)
             self.step += 1
-            results = None
-            if self.step in measured:
-                results = evaluate(TorchClassifier(self.ema), validation, targets, self.settings.patches)
-                self._keep_best(results, info)
-            if self.step in measured or self.step % SAVE_EVERY == 0:
-                self._save_state()
-            yield Step(self.step, self.total, patch, loss, results)
-        self._save_state()
+            results = self._measure(validation, targets) if self.step in measured else None
+            if journal is not None:
+                if self.step % RECORD_EVERY == 0:
+                    journal.record(self.step, {"loss": {name: float(np.mean(seen)) for name, seen in losses.items()}})
+                    losses.clear()
+                if results:
+                    self._keep_best(results, journal)
+                if results or self.step % SAVE_EVERY == 0:
+                    self._save_state()
+            yield Progress(self.step, self.total, patch, loss, results)
+            if self.stopping:
+                break
+        if journal is not None:
+            self._save_state()
+            journal.close()
+        self.world.wait()
 
     def stop(self) -> None:
-        """End after the step at work; the state is saved, so that resume continues from there."""
-        self.stopping = True
+        """End after the next step that all ranks agree on; the state is saved, so that resume continues from there."""
+        self._asked_to_stop = True  # one that stopped by itself would leave the others waiting for it
 
-    def _train_step(self) -> tuple[PatchSize, float]:
-        settings = self.settings
-        patch = draw_patch(self.spec, settings, self.step, self.total)
-        features, target = self._batches(self.step, mix=self.step > 0.3 * self.total)
+    def _batches(self, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """The share that this rank has of every step left, prepared ahead by worker processes where there are some."""
+        batches = Batches(
+            self._log_mels,
+            self._targets,
+            self.spec,
+            self._training,
+            self.plan,
+            probabilities=self._probabilities,
+            rank=self.world.rank,
+            ranks=self.world.ranks,
+        )
+        return DataLoader(
+            cast(Any, batches),
+            sampler=range(self.step, self.total),
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=self.world.device.type == "cuda",
+        )
+
+    def _train_step(self, features: Tensor, target: Tensor) -> float:
+        patch, _, clips, progress = self.plan[self.step]
+        device = self.world.device
+        features, target = features.to(device, non_blocking=True), target.to(device, non_blocking=True)
         for group in self._optimizer.param_groups:
-            group["lr"] = settings.learning_rate * self._schedule()
+            group["lr"] = self._training.learning_rate * schedule(progress, self._training.warmup_share)
         self.model.train()
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
-            logits = self.model(features.to(self._device), patch).float()
-            loss = self._loss(logits, target.to(self._device))
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.manual_seed(hash((self._training.seed, self.step, self.world.rank)))  # tokens that are dropped
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = self._loss(features, target, patch).sum() / clips
+        (loss * self.world.ranks).backward()  # type: ignore[no-untyped-call]  # the ranks' mean of gradients becomes their sum, that of the whole step
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._average()
-        value = float(loss.detach())
+        return self._agreed(loss, patch)
+
+    def _loss(self, features: Tensor, target: Tensor, patch: PatchSize) -> Tensor:
+        """Loss of each clip [batch]."""
+        training, distill, task = self._training, self._training.distill, self.spec.task
+        logits = self._averaged(features, patch, training.max_tokens).float()
+        loss = label_loss(logits, target, task, training.label_smoothing)
+        if self._teacher is not None:
+            divergence = answer_loss(logits, self._teacher(features), task, distill.temperature)
+            loss = torch.lerp(loss, divergence, distill.teacher_weight)
+        coarsest = min(training.patches, key=self.spec.tokens)
+        if distill.in_place_weight and patch != coarsest:
+            coarse = self._averaged(features, coarsest, training.max_tokens).float()
+            loss = loss + distill.in_place_weight * answer_loss(coarse, logits.detach(), task, distill.temperature)
+        return loss
+
+    def _agreed(self, loss: Tensor, patch: PatchSize) -> float:
+        """The loss of the whole step; one rank that was told to stop stops all.
+
+        Raises ModelError when the loss is not finite, or when the ranks are not at the same step and patch size.
+        """
+        said = torch.tensor([self.step, *patch, self._asked_to_stop], dtype=torch.float64, device=loss.device)
+        everyone = self.world.gather(torch.cat((said, loss.detach().double()[None])))
+        if not (everyone[:, :3] == said[:3]).all():
+            raise ModelError(f"the ranks do not train the same step and patch size: {everyone[:, :3].tolist()}")
+        self.stopping = bool(everyone[:, 3].any())
+        value = float(everyone[:, 4].sum())
         if not math.isfinite(value):
             raise ModelError(
                 f"the loss is {value} at step {self.step} (patch {patch}); train again with a lower --learning-rate"
             )
-        return patch, value
-
-    def _schedule(self) -> float:
-        """Linear warm-up, then a cosine to zero, as a share of the learning rate."""
-        warmup = max(1, round(self.settings.warmup_share * self.total))
-        if self.step < warmup:
-            return (self.step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (self.step - warmup) / max(1, self.total - warmup)))
-
-    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        if self.spec.task == "single":
-            return F.cross_entropy(logits, target, label_smoothing=self.settings.label_smoothing)
-        return F.binary_cross_entropy_with_logits(logits, target)
+        return value
 
     @torch.no_grad()
     def _average(self) -> None:
         """EMA of the weights; young averages forget faster, so that they do not remember the initialisation."""
-        decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
+        decay = min(self._training.ema_decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+        for ours, theirs in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            ours.copy_(theirs)  # batch norm's statistics are averages already
 
-    def _keep_best(self, results: list[PatchResult], info: dict[str, Any]) -> None:
+    def _measure(self, validation: Windows, targets: Float) -> list[PatchResult]:
+        """Validation results of all sizes; each rank measures some of them."""
+        mine = self._training.patches[self.world.rank :: self.world.ranks]
+        results = evaluate(TorchClassifier(self.ema), validation, targets, mine)
+        found = {result.patch_size: result for share in self.world.gather_objects(results) for result in share}
+        return [found[patch] for patch in self._training.patches]
+
+    def _keep_best(self, results: list[PatchResult], journal: Journal) -> None:
         mean = float(np.mean([result.metric for result in results]))
+        journal.record(self.step, {"metric": {str(result.patch_size): result.metric for result in results}})
         if mean <= self.best:
             return
         self.best = mean
-        record = info | {
-            "step": self.step,
-            "steps": self.total,
-            "settings": json.loads(self.settings.model_dump_json()),
-            "validation": [json.loads(result.model_dump_json(exclude_none=True)) for result in results],
-            "versions": {"flexiast": flexiast.__version__, "torch": torch.__version__, "numpy": np.__version__},
-        }
+        validation = [json.loads(result.model_dump_json(exclude_none=True)) for result in results]
+        record = journal.describe({"step": self.step, "steps": self.total, "validation": validation})
         save_checkpoint(self.run / "checkpoint.safetensors", Checkpoint(self.spec, weights_of(self.ema), record))
 
     def _save_state(self) -> None:
@@ -298,14 +361,56 @@ class Trainer:
         self.step, self.best = int(metadata["step"]), float(metadata["best"])
 
     def _identity(self) -> str:
-        return json.dumps(
-            [json.loads(self.spec.model_dump_json()), json.loads(self.settings.model_dump_json()), self.total]
-        )
+        spec, recipe = (json.loads(value.model_dump_json()) for value in (self.spec, self.recipe))
+        return json.dumps([spec, recipe, self.total, *self._taught_by])
 
 
-def weights_of(model: FlexiAST) -> dict[str, Float]:
-    """Name → float32 array of every weight."""
-    return {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
+def schedule(progress: float, warmup_share: float) -> float:
+    """Linear warm-up, then a cosine to zero, as a share of the learning rate."""
+    if progress < warmup_share:
+        return (progress + 0.01 * warmup_share) / (1.01 * warmup_share)
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup_share) / (1 - warmup_share)))
+
+
+def label_loss(logits: Tensor, target: Tensor, task: str, smoothing: float) -> Tensor:
+    """Cross-entropy with targets that may be shares [batch, classes], or binary ones summed up to a mean → [batch]."""
+    if task == "single":
+        return F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=1)
+
+
+def answer_loss(logits: Tensor, teacher: Tensor, task: str, temperature: float) -> Tensor:
+    """Divergence (KL) of the answers from the teacher's [batch, classes], both at the temperature → [batch].
+
+    Times the temperature squared, so that its gradients keep their size (Hinton et al., arXiv 1503.02531).
+    """
+    logits, teacher = logits / temperature, teacher / temperature
+    if task == "single":
+        divergence = F.kl_div(F.log_softmax(logits, 1), F.log_softmax(teacher, 1), reduction="none", log_target=True)
+        return temperature**2 * divergence.sum(dim=1)
+    answers = torch.sigmoid(teacher)
+    entropy = F.binary_cross_entropy_with_logits(teacher, answers, reduction="none")
+    cross = F.binary_cross_entropy_with_logits(logits, answers, reduction="none")
+    return temperature**2 * (cross - entropy).mean(dim=1)
+
+
+def weights_of(model: Model) -> dict[str, Float]:
+    """Name → float32 array of every weight; batch norm's counters are none."""
+    floats = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    return {name: value.detach().float().cpu().numpy() for name, value in floats.items()}
+
+
+def _optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
+    """AdamW; norms, biases, kernel and positions do not decay."""
+    matrices = [p for p in model.parameters() if p.ndim in {2, 4}]  # linear layers and convolutions
+    others = [p for p in model.parameters() if p.ndim not in {2, 4}]
+    groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98))
+
+
+def _load(model: Model, weights: Mapping[str, Float]) -> None:
+    """Weights of a checked checkpoint or part of them; the others, and batch norm's counters, stay as they are."""
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()}, strict=False)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchaudio", "safetensors", "onnx", "matplotlib", "sounddevice", "tensorrt")
-NEEDS_TORCH = {"flexiast.model", "flexiast.augment", "flexiast.train"}
+NEEDS_TORCH = {f"flexiast.{name}" for name in ("model", "convnet", "distributed", "journal", "train")}
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from flexiast.spec import Spec
 
 
@@ -68,18 +72,19 @@ def export(
 VERIFY_CLIPS = 16
 
 
-def _waveforms(data: Path | None, spec: Spec) -> list[Any]:
+def _waveforms(data: Path | None, spec: Spec) -> Sequence[NDArray[np.float32]]:
     """A few clips spread evenly over a folder or CSV."""
     from dataclasses import replace
 
     from flexiast.audio import find_audio, read_audio
     from flexiast.data import load_waveforms, read_dataset
     from flexiast.errors import DataError
+    from flexiast.shards import INDEX
 
     if data is None:
         return []
     rate = spec.frontend.sample_rate_hz
-    if data.is_dir() and not (data / "metadata.csv").is_file():
+    if data.is_dir() and not any((data / name).is_file() for name in ("metadata.csv", INDEX)):
         files = find_audio(data)
         if not files:
             raise DataError(f"{data} holds no audio to verify on")

@@ -1,37 +1,84 @@
-"""``flexiast inspect``: what a bundle holds."""
+"""``flexiast inspect``: what a bundle or a checkpoint holds."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from flexiast.checkpoint import Checkpoint
+    from flexiast.spec import Spec
     from flexiast_runtime.bundle import Bundle
 
 
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle folder, or the name of a shipped model.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A bundle, a checkpoint, or the name of a shipped model.")
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the manifest, or a checkpoint's spec and info, as JSON.")
+    ] = False,
 ) -> None:
-    """Show a bundle's engines, labels and files."""
+    """Show a bundle's engines, labels and files, or what a checkpoint is and where it comes from."""
+    from flexiast.checkpoint import load_checkpoint
     from flexiast_cli.console import print_json
     from flexiast_runtime.bundle import Bundle
-    from flexiast_runtime.models import find_bundle
+    from flexiast_runtime.models import find_any
 
-    bundle = Bundle.open(find_bundle(model))
+    path = find_any(model)
+    if path.is_file():
+        checkpoint = load_checkpoint(path, start=True)
+        if as_json:
+            print_json({"spec": json.loads(checkpoint.spec.model_dump_json()), "info": checkpoint.info})
+        else:
+            _show_checkpoint(path, checkpoint)
+        return
+    bundle = Bundle.open(path)
     if as_json:
         print_json(json.loads(bundle.manifest.model_dump_json(exclude_none=True)))
     else:
         show(bundle)
 
 
+def facts(spec: Spec) -> str:
+    """Network, window, sizes and labels, in two lines."""
+    from flexiast.data import preview
+
+    overlap = "" if spec.base_stride is None else f" at stride {spec.base_stride}"
+    return (
+        f"{spec.network.width} wide, {spec.network.depth} blocks, {spec.network.heads} heads; "
+        f"window {spec.frontend.window_s:g} s at {spec.frontend.sample_rate_hz:,} Hz; "
+        f"trained at {', '.join(map(str, spec.trained_patches))}{overlap}\n"
+        + (f"{spec.classes} labels: {preview(spec.labels)}" if spec.labels else "no labels: a start for training")
+    )
+
+
+def _show_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    from flexiast.checkpoint import weights_sha256
+    from flexiast_cli.console import stdout
+
+    spec, weights = checkpoint.spec, checkpoint.weights.values()
+    console = stdout()
+    console.print(f"{path}", style="bold", markup=False, soft_wrap=True)
+    console.print(
+        f"weights {weights_sha256(checkpoint)[:12]}, {sum(value.size for value in weights) / 1e6:.2f} M, "
+        f"{path.stat().st_size / 1e6:.1f} MB"
+    )
+    console.print(facts(spec), markup=False)
+    console.print(f"{spec.base_patch}: {spec.tokens(spec.base_patch):,} tokens, {spec.gmac(spec.base_patch):.3f} GMAC")
+    if origin := checkpoint.info.get("imported"):
+        console.print(
+            f"imported from {origin['file']} ({origin['format']}), sha256 {origin['sha256'][:12]}", markup=False
+        )
+
+
 def show(bundle: Bundle) -> None:
     """The bundle as a table on stdout."""
     from rich.table import Table
 
-    from flexiast.data import preview
     from flexiast_cli.console import stdout
 
     manifest = bundle.manifest
@@ -60,12 +107,7 @@ def show(bundle: Bundle) -> None:
     console = stdout()
     console.print(f"{bundle.folder}", style="bold", markup=False, soft_wrap=True)
     console.print(f"schema {manifest.schema_version}, source {manifest.source_sha256[:12]}")
-    console.print(
-        f"{spec.network.width} wide, {spec.network.depth} blocks, {spec.network.heads} heads; "
-        f"window {spec.frontend.window_s:g} s at {spec.frontend.sample_rate_hz:,} Hz; "
-        f"trained at {', '.join(map(str, spec.trained_patches))}"
-    )
-    console.print(f"{spec.classes} labels: {preview(spec.labels)}", markup=False)
+    console.print(facts(spec), markup=False)
     console.print()
     console.print(table)
     console.print()

@@ -13,9 +13,11 @@ import typer
 from flexiast import __version__
 from flexiast.errors import DeviceLostError, ExitCode, FlexiastError, printable
 from flexiast_cli.classify import classify
+from flexiast_cli.data import manifest, shard
 from flexiast_cli.demo import demo
 from flexiast_cli.evaluate import evaluate
 from flexiast_cli.export import export
+from flexiast_cli.import_ import import_
 from flexiast_cli.inspect import inspect
 from flexiast_cli.interrupts import raise_on_sigterm
 from flexiast_cli.listen import listen
@@ -73,8 +75,13 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-for _command in (listen, classify, train, evaluate, export, inspect, verify, demo):
-    app.command()(_guarded(_command))
+for _command in (listen, classify, train, import_, evaluate, export, inspect, verify, demo):
+    app.command(_command.__name__.rstrip("_"))(_guarded(_command))
+
+_data = typer.Typer(help="Prepare data sets: a CSV of a published one, shards of a large one.", no_args_is_help=True)
+for _data_command in (manifest, shard):
+    _data.command()(_guarded(_data_command))
+app.add_typer(_data, name="data")
 
 
 def _print_version(wanted: bool) -> None:
@@ -97,3 +104,7 @@ def run() -> None:
     """Entry point of the console script."""
     raise_on_sigterm()
     app()
+
+
+if __name__ == "__main__":  # torchrun -m flexiast_cli.main train …
+    run()

@@ -3,8 +3,8 @@
     embedder   features [batch, frames, mels] → tokens [batch, tokens, width]    one per patch size, holds its matrices
     encoder    tokens [batch, tokens, width] → logits [batch, classes]           one for all: the token axis is dynamic
 
-The embedder puts the CLS token in front, so the encoder needs no shape arithmetic. What PyTorch's exporter adds around
-attention (an IsNaN/Where pair after each softmax, about a fifth of the time) never arises.
+The embedder puts the prefix tokens in front, so the encoder needs no shape arithmetic. What PyTorch's exporter adds
+around attention (an IsNaN/Where pair after each softmax, about a fifth of the time) never arises.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flexiast.checkpoint import Checkpoint
 from flexiast.extras import require
 from flexiast.frontend import Frontend
 from flexiast.patching import patch_matrices
-from flexiast.spec import PatchSize
+from flexiast.spec import PatchSize, Spec
 
 if TYPE_CHECKING:
     import onnx
@@ -28,9 +28,6 @@ OPSET = 17
 
 IR_VERSION = 8
 """What opset 17 came with: the oldest runtimes that know the operators load the file."""
-
-LAYER_NORM_EPSILON = 1e-5
-"""PyTorch's default."""
 
 
 class Graph:
@@ -55,10 +52,12 @@ class Graph:
         product = self.node("MatMul", x, self.weight(f"{name}.weight", weight.T))
         return self.node("Add", product, self.weight(f"{name}.bias", bias))
 
-    def layer_norm(self, name: str, x: str, weights: dict[str, NDArray[np.float32]]) -> str:
-        scale = self.weight(f"{name}.weight", weights[f"{name}.weight"])
-        bias = self.weight(f"{name}.bias", weights[f"{name}.bias"])
-        return self.node("LayerNormalization", x, scale, bias, axis=-1, epsilon=LAYER_NORM_EPSILON)
+    def layer_norm(self, name: str, x: str, checkpoint: Checkpoint) -> str:
+        scale, bias = (
+            self.weight(f"{name}.{part}", checkpoint.weights[f"{name}.{part}"]) for part in ("weight", "bias")
+        )
+        epsilon = checkpoint.spec.network.norm_epsilon
+        return self.node("LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon)
 
     def model(
         self, name: str, source: tuple[str, list[Any]], result: tuple[str, list[Any]], metadata: dict[str, str]
@@ -81,46 +80,38 @@ class Graph:
 
 
 def embedder(checkpoint: Checkpoint, patch: PatchSize) -> onnx.ModelProto:
-    """Features [batch, window_frames, mels] → tokens [batch, tokens, width], CLS first, positions added."""
+    """Features [batch, window_frames, mels] → tokens [batch, tokens, width], prefix first, positions added."""
     spec, weights = checkpoint.spec, checkpoint.weights
-    frontend, width = spec.frontend, spec.network.width
-    rows, columns = spec.grid(patch)
+    frontend, network = spec.frontend, spec.network
     matrices = patch_matrices(spec, patch)
-    kernel = matrices.kernel(weights["embedding.kernel"]).reshape(width, -1)
+    kernel = matrices.kernel(weights["embedding.kernel"])
     positions = matrices.positions(weights["embedding.positions"]) + weights["embedding.bias"]
+    prefix = [weights[name] for name in ("cls", "distillation")[: network.prefix_tokens]]
 
     graph = Graph()
-    padding = [0, 0, 0, 0, columns * patch.frames - frontend.window_frames, rows * patch.mels - frontend.mel_bins]
-    floor = graph.weight("floor", np.float32(Frontend(frontend).floor))
-    x = graph.node("Pad", "features", graph.weight("padding", np.array(padding, np.int64)), floor)
-    cells = np.array([0, columns, patch.frames, rows, patch.mels], np.int64)
-    x = graph.node("Reshape", x, graph.weight("cells", cells))
-    x = graph.node("Transpose", x, perm=[0, 3, 1, 4, 2])  # [batch, rows, columns, patch mels, patch frames]
-    x = graph.node(
-        "Reshape", x, graph.weight("patches", np.array([0, rows * columns, patch.mels * patch.frames], np.int64))
-    )
-    # An empty patch in front becomes zero under the kernel; adding the CLS token there makes it that token.
-    x = graph.node("Pad", x, graph.weight("cls_padding", np.array([0, 1, 0, 0, 0, 0], np.int64)))
-    x = graph.node("MatMul", x, graph.weight("kernel", kernel.T))
-    prefix_and_positions = np.concatenate((weights["cls"][None], positions))[None].astype(np.float32)
-    graph.node("Add", x, graph.weight("positions", prefix_and_positions), output="tokens")
+    x = (_side_by_side if spec.base_stride is None else _overlapping)(graph, spec, patch, kernel)
+    # Where the prefix stands x is zero, so adding it there makes it.
+    added = np.concatenate((prefix, positions))[None].astype(np.float32)
+    graph.node("Add", x, graph.weight("positions", added), output="tokens")
     return graph.model(
         f"embed-{patch}",
         ("features", ["batch", frontend.window_frames, frontend.mel_bins]),
-        ("tokens", ["batch", spec.tokens(patch), width]),
+        ("tokens", ["batch", spec.tokens(patch), network.width]),
         {"flexiast.patch_size": str(patch), "flexiast.spec": spec.model_dump_json()},
     )
 
 
 def encoder(checkpoint: Checkpoint) -> onnx.ModelProto:
-    """Tokens [batch, tokens, width], CLS first → logits [batch, classes]."""
+    """Tokens [batch, tokens, width], prefix first → logits [batch, classes]."""
     spec, weights = checkpoint.spec, checkpoint.weights
     graph = Graph()
     x = "tokens"
     for index in range(spec.network.depth):
         x = _block(graph, checkpoint, index, x)
-    x = graph.layer_norm("norm", x, weights)
-    x = graph.node("Squeeze", x, graph.weight("token_axis", np.array([1], np.int64)))
+    x = graph.layer_norm("norm", x, checkpoint)
+    x = graph.node("ReduceMean", x, axes=[1], keepdims=0)
+    if spec.network.head_norm:
+        x = graph.layer_norm("head_norm", x, checkpoint)
     product = graph.node("MatMul", x, graph.weight("head.weight", weights["head.weight"].T))
     graph.node("Add", product, graph.weight("head.bias", weights["head.bias"]), output="logits")
     return graph.model(
@@ -131,8 +122,42 @@ def encoder(checkpoint: Checkpoint) -> onnx.ModelProto:
     )
 
 
+def _side_by_side(graph: Graph, spec: Spec, patch: PatchSize, kernel: NDArray[np.float32]) -> str:
+    """Patches cut by reshaping, times the kernel [width, patch mels, patch frames]; zeros where the prefix stands."""
+    frontend, (rows, columns) = spec.frontend, spec.grid(patch)
+    padding = [0, 0, 0, 0, columns * patch.frames - frontend.window_frames, rows * patch.mels - frontend.mel_bins]
+    floor = graph.weight("floor", np.float32(Frontend(frontend).floor))
+    x = graph.node("Pad", "features", graph.weight("padding", np.array(padding, np.int64)), floor)
+    cells = np.array([0, columns, patch.frames, rows, patch.mels], np.int64)
+    x = graph.node("Reshape", x, graph.weight("cells", cells))
+    x = graph.node("Transpose", x, perm=[0, 3, 1, 4, 2])  # [batch, rows, columns, patch mels, patch frames]
+    x = graph.node(
+        "Reshape", x, graph.weight("patches", np.array([0, rows * columns, patch.mels * patch.frames], np.int64))
+    )
+    x = _with_room(graph, spec, x)  # empty patches become zeros under the kernel
+    return graph.node("MatMul", x, graph.weight("kernel", kernel.reshape(len(kernel), -1).T))
+
+
+def _overlapping(graph: Graph, spec: Spec, patch: PatchSize, kernel: NDArray[np.float32]) -> str:
+    """The same where patches overlap: a strided convolution, which takes whole patches only."""
+    stride = spec.stride(patch)
+    x = graph.node("Unsqueeze", "features", graph.weight("channel_axis", np.array([1], np.int64)))
+    weight = graph.weight("kernel", kernel.transpose(0, 2, 1)[:, None])  # time before mel, as in the features
+    x = graph.node("Conv", x, weight, kernel_shape=[patch.frames, patch.mels], strides=[stride.frames, stride.mels])
+    x = graph.node("Transpose", x, perm=[0, 3, 2, 1])  # [batch, rows, columns, width]
+    rows, columns = spec.grid(patch)
+    x = graph.node("Reshape", x, graph.weight("patches", np.array([0, rows * columns, len(kernel)], np.int64)))
+    return _with_room(graph, spec, x)
+
+
+def _with_room(graph: Graph, spec: Spec, x: str) -> str:
+    """[batch, patches, n] → [batch, prefix + patches, n], zeros in front."""
+    room = np.array([0, spec.network.prefix_tokens, 0, 0, 0, 0], np.int64)
+    return graph.node("Pad", x, graph.weight("room", room))
+
+
 def _block(graph: Graph, checkpoint: Checkpoint, index: int, x: str) -> str:
-    """One pre-norm block. The last one asks for the CLS token only, since nothing else reaches the head."""
+    """One pre-norm block. The last one asks for the prefix only, since nothing else reaches the head."""
     weights, prefix = checkpoint.weights, f"blocks.{index}"
     last = index == checkpoint.spec.network.depth - 1
 
@@ -141,19 +166,20 @@ def _block(graph: Graph, checkpoint: Checkpoint, index: int, x: str) -> str:
             f"{prefix}.{name}", source, weights[f"{prefix}.{name}.weight"], weights[f"{prefix}.{name}.bias"]
         )
 
-    normed = graph.layer_norm(f"{prefix}.norm1", x, weights)
-    asking = _first_token(graph, prefix, normed) if last else normed
+    normed = graph.layer_norm(f"{prefix}.norm1", x, checkpoint)
+    asking, first = normed, checkpoint.spec.network.prefix_tokens
     if last:
-        x = _first_token(graph, f"{prefix}.residual", x)
+        asking = _first_tokens(graph, prefix, normed, first)
+        x = _first_tokens(graph, f"{prefix}.residual", x, first)
     x = graph.node("Add", x, linear("projection", _attention(graph, checkpoint, prefix, normed, asking)))
-    hidden = _gelu(graph, prefix, linear("expand", graph.layer_norm(f"{prefix}.norm2", x, weights)))
+    hidden = _gelu(graph, prefix, linear("expand", graph.layer_norm(f"{prefix}.norm2", x, checkpoint)))
     return graph.node("Add", x, linear("contract", hidden))
 
 
-def _first_token(graph: Graph, prefix: str, x: str) -> str:
+def _first_tokens(graph: Graph, prefix: str, x: str, count: int) -> str:
     bounds = [
         graph.weight(f"{prefix}.first.{name}", np.array([value], np.int64))
-        for name, value in (("from", 0), ("to", 1), ("axis", 1))
+        for name, value in (("from", 0), ("to", count), ("axis", 1))
     ]
     return graph.node("Slice", x, *bounds)
 

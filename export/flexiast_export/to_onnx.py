@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import flexiast
 from flexiast.checkpoint import Checkpoint, weights_sha256
-from flexiast.errors import UsageError
+from flexiast.errors import ModelError, UsageError
 from flexiast.evaluate import Classifier, classify
 from flexiast.extras import require
 from flexiast.manifest import MANIFEST, Manifest, Parity, Variant
@@ -43,6 +43,10 @@ def export_onnx(
     ``source`` is the PyTorch model of the checkpoint. Raises UsageError for a size larger than a window or an existing
     output, and VerificationError when an engine is not the model; then nothing is published.
     """
+    if checkpoint.spec.network.kind == "convolutional":
+        raise ModelError(
+            "a convnet is a teacher and has no patch sizes to export; train a transformer from it with --teacher"
+        )
     if not patches:
         raise UsageError("no patch sizes were given; name at least one, such as 16")
     with staged(output, force=force) as stage:

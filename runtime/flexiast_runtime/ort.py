@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from flexiast.errors import ModelError, VerificationError
 from flexiast.manifest import Variant
-from flexiast.spec import PatchSize
+from flexiast.spec import PatchSize, Spec
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.engine import Engine, Engines
 
@@ -46,16 +47,15 @@ def load_engines(bundle: Bundle, patches: Sequence[PatchSize] | None = None, thr
     """
     manifest = bundle.manifest
     variants = [manifest.variant(patch) for patch in (manifest.patches if patches is None else patches)]
-    spec = manifest.spec.model_dump_json()
-    encoder = _session(bundle, manifest.encoder, threads, {"flexiast.spec": spec})
+    encoder = _session(bundle, manifest.encoder, threads)
     engines: dict[PatchSize, Engine] = {}
     for variant in variants:
-        belongs = {"flexiast.spec": spec, "flexiast.patch_size": str(variant.patch_size)}
-        engines[variant.patch_size] = OrtEngine(variant, _session(bundle, variant.embedder, threads, belongs), encoder)
+        embedder = _session(bundle, variant.embedder, threads, variant.patch_size)
+        engines[variant.patch_size] = OrtEngine(variant, embedder, encoder)
     return Engines(manifest, engines)
 
 
-def _session(bundle: Bundle, name: str, threads: int, belongs: dict[str, str]) -> onnxruntime.InferenceSession:
+def _session(bundle: Bundle, name: str, threads: int, patch: PatchSize | None = None) -> onnxruntime.InferenceSession:
     """A session of a verified graph that says of itself what the manifest says of it."""
     import onnxruntime
 
@@ -75,10 +75,21 @@ def _session(bundle: Bundle, name: str, threads: int, belongs: dict[str, str]) -
             ) from error
         raise
     found = session.get_modelmeta().custom_metadata_map
-    for key, expected in belongs.items():
-        if found.get(key) != expected:
+    for what, agrees in (
+        ("spec", _is_spec(found.get("flexiast.spec", ""), bundle.manifest.spec)),
+        ("patch_size", patch is None or found.get("flexiast.patch_size") == str(patch)),
+    ):
+        if not agrees:
             raise VerificationError(
-                f"{bundle.folder / name} was exported with another {key.removeprefix('flexiast.')} than the manifest "
-                "says; copy or export the bundle again"
+                f"{bundle.folder / name} was exported with another {what} than the manifest says; "
+                "copy or export the bundle again"
             )
     return session
+
+
+def _is_spec(text: str, spec: Spec) -> bool:
+    """Whether a graph's metadata says this spec; a field that is newer than the graph has its default."""
+    try:
+        return Spec.model_validate_json(text) == spec
+    except ValidationError:
+        return False

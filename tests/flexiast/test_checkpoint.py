@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from flexiast.checkpoint import (
     weights_sha256,
 )
 from flexiast.errors import ModelError
-from flexiast.spec import Spec
+from flexiast.spec import PRESETS, Spec
 
 Weights = dict[str, NDArray[Any]]
 
@@ -70,6 +71,45 @@ def test_torch_reads_the_same_weights(checkpoint: Checkpoint, written: Path) -> 
     # a second reader: a user's own script
     with safetensors.safe_open(written, framework="pt") as file:
         assert torch.equal(file.get_tensor("cls"), torch.from_numpy(checkpoint.weights["cls"]))
+
+
+def test_half_rounds_the_matrices_and_nothing_else(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    save_checkpoint(path, checkpoint, half=True)
+    read = load_checkpoint(path)
+    assert (read.spec, read.info) == (checkpoint.spec, checkpoint.info)
+    for name, value in checkpoint.weights.items():
+        expected = value.astype(np.float16).astype(np.float32) if value.ndim == 2 else value
+        assert read.weights[name].dtype == np.float32
+        assert np.array_equal(read.weights[name], expected), name
+    save_checkpoint(tmp_path / "again.safetensors", read, half=True)
+    again = load_checkpoint(tmp_path / "again.safetensors")
+    assert weights_sha256(again) == weights_sha256(read)  # rounding again changes nothing
+
+
+@pytest.mark.parametrize("preset", ["nano", "base"])
+def test_a_half_file_is_half_the_size(preset: str, build_spec: Callable[..., Spec]) -> None:
+    shapes = weight_shapes(build_spec(frames=498, network=PRESETS[preset])).values()
+    matrices = sum(math.prod(shape) for shape in shapes if len(shape) == 2)
+    assert matrices / sum(math.prod(shape) for shape in shapes) > 0.93
+
+
+def test_what_float16_cannot_hold_is_not_halved(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    weights = checkpoint.weights | {"head.weight": checkpoint.weights["head.weight"] * np.float32(1e6)}
+    with pytest.raises(ModelError, match=r"head\.weight holds values beyond float16's 65,504"):
+        save_checkpoint(tmp_path / "half.safetensors", Checkpoint(checkpoint.spec, weights), half=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_without_labels_is_read_as_a_start_only(
+    checkpoint: Checkpoint, build_spec: Callable[..., Spec], tmp_path: Path
+) -> None:
+    body = {name: value for name, value in checkpoint.weights.items() if not name.startswith("head.")}
+    path = tmp_path / "start.safetensors"
+    save_checkpoint(path, Checkpoint(build_spec(labels=()), body))
+    assert load_checkpoint(path, start=True).weights.keys() == body.keys()
+    with pytest.raises(ModelError, match=r"no labels: it is a start for training only; .* --init"):
+        load_checkpoint(path)
 
 
 # ----- identity
@@ -171,7 +211,7 @@ def test_weights_that_do_not_fit_are_named(
     checkpoint: Checkpoint, tmp_path: Path, damage: Callable[[Weights], Weights], message: str
 ) -> None:
     path = write_raw(tmp_path / "damaged.safetensors", damage(checkpoint.weights), checkpoint.spec.model_dump_json())
-    with pytest.raises(ModelError, match=f"does not fit the spec it carries: {message}$"):
+    with pytest.raises(ModelError, match=f"does not fit its spec: {message}$"):
         load_checkpoint(path)
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from flexiast.data import Dataset, load_waveforms, read_dataset
+from flexiast.data import Dataset, balanced_weights, load_waveforms, read_dataset
 from flexiast.errors import DataError
 
 Float = NDArray[np.float32]
@@ -230,6 +233,30 @@ def test_a_label_the_model_does_not_know_is_named_with_its_clip(write_csv: Write
     data_set = read_dataset(write_csv("path,label,split", "a.wav,dog,train", "b.wav,wolf,train"))
     with pytest.raises(DataError, match=r"b\.wav is labelled 'wolf', which the model does not know; it knows cat, dog"):
         data_set.targets(("cat", "dog"))
+
+
+# ----- balanced drawing
+
+TARGETS = arrays(np.float32, st.tuples(st.integers(1, 20), st.integers(1, 6)), elements=st.sampled_from([0, 1])).filter(
+    lambda targets: bool(targets.any())
+)
+
+
+@given(targets=TARGETS)
+def test_balanced_weights_are_those_of_ast_without_its_constants(targets: Float) -> None:
+    """AST's loops over clips and labels, with counts that need no guard."""
+    counts: Counter[int] = Counter(int(label) for clip in targets for label in np.flatnonzero(clip))
+    weights = [sum(1 / counts[int(label)] for label in np.flatnonzero(clip)) for clip in targets]
+    found = balanced_weights(targets)
+    np.testing.assert_allclose(found, np.array(weights) / sum(weights), rtol=1e-12)
+    assert found.dtype == np.float64
+    assert found.sum() == pytest.approx(1, abs=1e-12)  # as numpy's choice asks
+
+
+@given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=6))
+def test_where_clips_have_one_label_each_label_is_drawn_equally_often(counts: list[int]) -> None:
+    targets = np.repeat(np.eye(len(counts), dtype=np.float32), counts, axis=0)
+    np.testing.assert_allclose(balanced_weights(targets) @ targets, 1 / len(counts), rtol=1e-12)
 
 
 # ----- waveforms

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from scipy import signal
 
 from flexiast.frontend import FeatureStream, Frontend, windows
 from flexiast.spec import LOG_FLOOR, FrontendSpec
+from flexiast_runtime.framer import Framer
 
 Float = NDArray[np.float32]
 FrontendSpecs = Callable[..., FrontendSpec]
@@ -203,3 +205,76 @@ def test_windows_hold_every_frame_once_and_then_the_floor(build_frontend_spec: F
     assert all((window[real:] == np.float32(frontend.floor)).all() for window, real in cut)
     assert all(real == 98 for _, real in cut[:-1])
     assert len(cut) == max(1, -(-frames // 98))
+
+
+# ----- bin means
+
+
+@pytest.fixture(scope="session")
+def removing(build_frontend_spec: FrontendSpecs) -> Frontend:
+    return Frontend(build_frontend_spec(remove_bin_means=True))
+
+
+@pytest.fixture(scope="session")
+def keeping(build_frontend_spec: FrontendSpecs) -> Frontend:
+    return Frontend(build_frontend_spec())
+
+
+@given(st.integers(0, 98), st.integers(0, 98))
+def test_bin_means_are_removed_where_there_is_sound(removing: Frontend, one: int, other: int) -> None:
+    features = np.random.default_rng(0).normal(loc=1.0, size=(98, 128)).astype(np.float32)
+    before = features.copy()
+    start, stop = sorted((one, other))
+    finished = removing.finish(features, slice(start, stop))
+    assert np.array_equal(features, before)
+    if start == stop:
+        assert np.array_equal(finished, features)  # nothing sounds: nothing is known of a mean
+        return
+    expected = signal.detrend(features[start:stop].astype(np.float64), axis=0, type="constant")
+    np.testing.assert_allclose(finished[start:stop], expected, rtol=0, atol=1e-5)  # a float32 sum of values under 5
+    outside = np.delete(finished, np.arange(start, stop), axis=0)
+    assert (outside == np.float32(removing.floor)).all()
+
+
+@given(st.integers(0, 98), st.integers(0, 98))
+def test_bin_means_stay_unless_the_spec_removes_them(keeping: Frontend, one: int, other: int) -> None:
+    features = np.random.default_rng(0).normal(size=(98, 128)).astype(np.float32)
+    assert np.array_equal(keeping.finish(features, slice(*sorted((one, other)))), features)
+
+
+@given(st.integers(400, 30_000))
+def test_windows_with_their_bin_means_removed_are_detrended(
+    removing: Frontend, keeping: Frontend, samples: int
+) -> None:
+    waveform = noise(samples)
+    pairs = zip(windows(removing(waveform), removing), windows(keeping(waveform), keeping), strict=True)
+    for (found, real), (plain, same_real) in pairs:
+        assert real == same_real
+        expected = signal.detrend(plain[:real].astype(np.float64), axis=0, type="constant")
+        np.testing.assert_allclose(found[:real], expected, rtol=0, atol=1e-5)  # as above
+        assert (found[real:] == np.float32(removing.floor)).all()
+
+
+@given(st.integers(400, 40_000), st.lists(st.integers(0, 9_000), max_size=6))
+def test_the_window_the_windows_and_the_framer_remove_the_same_means(
+    removing: Frontend, samples: int, sizes: list[int]
+) -> None:
+    waveform, spec = noise(samples), removing.spec
+    framer = Framer(removing, spec.window_frames * spec.hop_samples)  # window after window, as `windows` cuts them
+    blocks = np.split(waveform, np.minimum(np.cumsum(sizes, dtype=int), samples))
+    live = [window.features for block in blocks for window in framer.push(block)]
+    live += [window.features for window in framer.flush()]
+    offline = [window for window, _ in windows(removing(waveform), removing)]
+    # frames in chunks of other sizes sum in another order, and so do their means
+    np.testing.assert_allclose(live, offline, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(removing.window(waveform), offline[0], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(removing.pad(removing(waveform)[:98]), offline[0], rtol=0, atol=1e-5)
+
+
+@given(st.floats(-20, 20))
+def test_without_bin_means_a_channel_does_not_matter(removing: Frontend, gain_db: float) -> None:
+    waveform = noise(removing.spec.window_samples)
+    found = removing.window(np.float32(10 ** (gain_db / 20)) * waveform)
+    heard = removing.log_mel(waveform).min(axis=0) > np.log(LOG_FLOOR) + 6  # 20 dB softer, it is still above the floor
+    assert heard.mean() > 0.8
+    np.testing.assert_allclose(found[:, heard], removing.window(waveform)[:, heard], rtol=0, atol=1e-4)  # float32

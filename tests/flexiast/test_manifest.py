@@ -92,6 +92,7 @@ CHANGES = {
     "unknown field": (set_at("licence", value="MIT"), "licence"),
     "unknown field of a variant": (set_at("variants", 0, "speed", value=1), "speed"),
     "unknown field of the spec": (set_at("spec", "colour", value="red"), "colour"),
+    "no labels": (set_at("spec", "labels", value=[]), "must have labels"),
     "missing field": (lambda document: document.pop("versions"), "versions"),
     "a number as text": (set_at("variants", 0, "tokens", value="21"), "tokens"),
     "a number that is none": (set_at("variants", 0, "gmac", value=float("nan")), "gmac"),

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from flexiast.checkpoint import weight_shapes
-from flexiast.model import Block, FlexiAST, PatchEmbedding, patchify
+from flexiast.model import Block, FlexiAST, PatchEmbedding, drop_tokens, patchify
 from flexiast.patching import patch_matrices
 from flexiast.spec import NetworkSpec, PatchSize, Spec
 
@@ -64,6 +64,13 @@ def test_patches_are_what_a_loop_over_mel_and_time_cuts(
     features = np.random.default_rng(0).normal(size=(2, frames, mels)).astype(np.float32)
     fast = patchify(torch.from_numpy(features), patch, -1.25).numpy()
     assert np.array_equal(fast, np.stack([slow_patchify(clip, patch, -1.25) for clip in features]))
+
+
+@pytest.mark.parametrize("stride", [PatchSize(1, 1), PatchSize(3, 2), PatchSize(5, 4)], ids=str)
+def test_overlapping_patches_are_what_torch_unfolds(stride: PatchSize) -> None:
+    features = torch.randn(2, 23, 17, generator=torch.manual_seed(0))
+    columns = functional.unfold(features.transpose(1, 2)[:, None], (5, 4), stride=tuple(stride))
+    assert torch.equal(patchify(features, PatchSize(5, 4), 0.0, stride), columns.transpose(1, 2))
 
 
 @pytest.mark.parametrize("frames", [98, 498])
@@ -144,10 +151,88 @@ def test_a_block_is_torchs_encoder_layer(build_spec: Callable[..., Spec]) -> Non
     torch.testing.assert_close(block(tokens), reference(tokens), rtol=1e-5, atol=1e-5)  # float32, other order of sums
 
 
-def test_weights_have_the_names_and_shapes_a_checkpoint_expects(build_spec: Callable[..., Spec]) -> None:
-    spec = build_spec(
-        base_patch=PatchSize(8, 12), network=NetworkSpec(width=24, depth=3, heads=3), labels=("a", "b", "c", "d", "e")
-    )
+IMPORTED = NetworkSpec(width=24, depth=2, heads=3, prefix_tokens=2, norm_epsilon=1e-6, head_norm=True)
+"""Everything that only imported models have."""
+
+
+@pytest.mark.parametrize("asking", [1, 2, 11])
+def test_tokens_that_ask_become_what_they_would_among_all(asking: int, build_spec: Callable[..., Spec]) -> None:
+    block = Block(build_spec(network=IMPORTED))
+    tokens = torch.randn(2, 11, 24, generator=torch.manual_seed(0))
+    torch.testing.assert_close(block(tokens, asking), block(tokens)[:, :asking], rtol=1e-5, atol=1e-5)  # float32
+
+
+@pytest.mark.parametrize("network", [NetworkSpec(width=24, depth=2, heads=3), IMPORTED], ids=["own", "imported"])
+@pytest.mark.parametrize("stride", [None, PatchSize(10, 6)], ids=str)
+def test_logits_are_those_of_whole_blocks(
+    network: NetworkSpec, stride: PatchSize | None, build_spec: Callable[..., Spec]
+) -> None:
+    model = model_of(build_spec(network=network, base_stride=stride))
+    features = features_of(model.spec, 2)
+    tokens = model.embedding(features, PatchSize(12, 20))
+    tokens = torch.cat((model.prefix().expand(2, -1, -1), tokens), dim=1)
+    for block in model.blocks:
+        tokens = block(tokens)
+    pooled = model.norm(tokens)[:, : network.prefix_tokens].mean(dim=1)
+    expected = model.head(model.head_norm(pooled) if network.head_norm else pooled)
+    torch.testing.assert_close(model(features, PatchSize(12, 20)), expected, rtol=0, atol=1e-5)  # float32
+
+
+# ----- dropped tokens
+
+
+def test_kept_tokens_are_different_ones_of_each_clip() -> None:
+    tokens = torch.arange(8 * 30 * 2, dtype=torch.float32).reshape(8, 30, 2)
+    torch.manual_seed(0)
+    kept = drop_tokens(tokens, 7)
+    assert kept.shape == (8, 7, 2)
+    chosen = [{int(row[0]) for row in clip} for clip in kept]
+    assert all(len(clip) == 7 for clip in chosen)
+    assert all(clip <= {int(row[0]) for row in of} for clip, of in zip(chosen, tokens, strict=True))
+    assert len({frozenset(value - 60 * clip for value in kept) for clip, kept in enumerate(chosen)}) > 1
+
+
+def test_every_token_is_kept_equally_often() -> None:
+    torch.manual_seed(0)
+    kept = drop_tokens(torch.eye(10).expand(4000, 10, 10), 3).sum(dim=(0, 1))
+    # each count is binomial: mean 1200, standard deviation 29
+    torch.testing.assert_close(kept, torch.full((10,), 1200.0), rtol=0, atol=5 * 29)
+
+
+def test_tokens_are_dropped_while_training_only_and_by_the_seed(build_spec: Callable[..., Spec]) -> None:
+    spec, patch = build_spec(network=IMPORTED), PatchSize(16, 16)
+    model, features = model_of(spec), features_of(spec, 2)
+    whole = model(features, patch)
+    assert torch.equal(model(features, patch, 5), whole)  # evaluating
+    model.train()
+    assert torch.equal(model(features, patch), whole)
+    assert torch.equal(model(features, patch, spec.tokens(patch)), whole)  # there are not more
+    torch.manual_seed(1)
+    once, other = model(features, patch, 5), model(features, patch, 5)
+    torch.manual_seed(1)
+    assert torch.equal(model(features, patch, 5), once)
+    assert not torch.equal(once, other)
+    assert not torch.equal(once, whole)
+
+
+def test_dropped_tokens_cost_nothing(build_spec: Callable[..., Spec]) -> None:
+    spec, patch = build_spec(network=NetworkSpec(width=24, depth=4, heads=3)), PatchSize(8, 8)
+    model, features = model_of(spec).train(), features_of(spec, 1)
+    seen: list[int] = []
+    model.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    model(features, patch, 20)
+    assert seen == [21]
+
+
+# ----- weights
+
+
+@pytest.mark.parametrize("network", [NetworkSpec(width=24, depth=3, heads=3), IMPORTED], ids=["own", "imported"])
+@pytest.mark.parametrize("stride", [None, PatchSize(5, 12)], ids=str)
+def test_weights_have_the_names_and_shapes_a_checkpoint_expects(
+    network: NetworkSpec, stride: PatchSize | None, build_spec: Callable[..., Spec]
+) -> None:
+    spec = build_spec(base_patch=PatchSize(8, 12), network=network, base_stride=stride, labels=("a", "b", "c"))
     assert {name: tuple(value.shape) for name, value in FlexiAST(spec).state_dict().items()} == weight_shapes(spec)
 
 
@@ -162,8 +247,12 @@ def test_a_window_gives_one_finite_logit_for_each_label(patch: PatchSize, build_
 
 
 @pytest.mark.parametrize("patch", [PatchSize(8, 8), PatchSize(16, 16), PatchSize(10, 24), PatchSize(48, 48)], ids=str)
-def test_a_window_costs_the_products_that_torch_counts(patch: PatchSize, build_spec: Callable[..., Spec]) -> None:
-    spec = build_spec(network=NetworkSpec(width=24, depth=2, heads=3), labels=("a", "b", "c"))
+@pytest.mark.parametrize("network", [NetworkSpec(width=24, depth=2, heads=3), IMPORTED], ids=["own", "imported"])
+@pytest.mark.parametrize("stride", [None, PatchSize(10, 10)], ids=str)
+def test_a_window_costs_the_products_that_torch_counts(
+    patch: PatchSize, network: NetworkSpec, stride: PatchSize | None, build_spec: Callable[..., Spec]
+) -> None:
+    spec = build_spec(network=network, base_stride=stride, labels=("a", "b", "c"))
     model = model_of(spec)
     # the plain attention is made of matrix products, which the counter knows on every platform
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from flexiast.errors import UsageError
-from flexiast.patching import patch_matrices, pi_resize_matrix, position_matrix, resize_matrix
+from flexiast.patching import Axis, axes, patch_matrices, pi_resize_matrix, position_matrix, resize_matrix
 from flexiast.spec import PatchSize, ResizeSpec, Spec
 
 SIZES = (8, 10, 12, 16, 20, 24, 30, 32, 40, 48)
@@ -153,13 +153,17 @@ def test_positions_of_grids_with_one_extent_are_torchs_interpolate(
         np.testing.assert_allclose(patch_matrices(spec, patch).positions(positions), expected, atol=1e-6)  # float32
 
 
+def side_by_side(size: int, extent: int) -> Axis:
+    return Axis(size, size, -(-extent // size))
+
+
 AXES = st.tuples(st.integers(1, 64), st.integers(1, 64), st.integers(64, 600))  # base, patch, extent
 
 
 @given(AXES)
 def test_positions_are_averages_of_base_positions(axis: tuple[int, int, int]) -> None:
     base, patch, extent = axis
-    matrix = position_matrix(base, patch, extent)
+    matrix = position_matrix(side_by_side(base, extent), side_by_side(patch, extent))
     assert matrix.shape == (-(-extent // patch), -(-extent // base))
     assert matrix.min() >= 0
     np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=ROUNDING)
@@ -168,7 +172,7 @@ def test_positions_are_averages_of_base_positions(axis: tuple[int, int, int]) ->
 @given(AXES)
 def test_a_fine_patch_stands_at_its_true_centre(axis: tuple[int, int, int]) -> None:
     base, patch, extent = max(axis[:2]), min(axis[:2]), axis[2]
-    matrix = position_matrix(base, patch, extent)
+    matrix = position_matrix(side_by_side(base, extent), side_by_side(patch, extent))
     base_centres = (np.arange(matrix.shape[1]) + 0.5) * base
     # positions that grow linearly give away where a patch believes to be; beyond the outer centres nothing is known
     believed = matrix @ base_centres
@@ -179,10 +183,39 @@ def test_a_fine_patch_stands_at_its_true_centre(axis: tuple[int, int, int]) -> N
 @given(AXES)
 def test_a_coarse_patch_hears_every_base_position_it_covers(axis: tuple[int, int, int]) -> None:
     base, patch, extent = min(axis[:2]), max(axis[:2]), axis[2]
-    matrix = position_matrix(base, patch, extent)
+    matrix = position_matrix(side_by_side(base, extent), side_by_side(patch, extent))
     base_centres = (np.arange(matrix.shape[1]) + 0.5) * base
     covering = np.minimum(base_centres // patch, matrix.shape[0] - 1).astype(int)
     assert (matrix[covering, np.arange(matrix.shape[1])] > 0).all()
+
+
+@given(AXES)
+def test_without_overlap_positions_are_those_of_the_first_checkpoints(axis: tuple[int, int, int]) -> None:
+    base, patch, extent = axis
+    centres = (np.arange(-(-extent // patch)) + 0.5) * patch  # as the formula stood before patches could overlap
+    base_centres = (np.arange(-(-extent // base)) + 0.5) * base
+    weights = np.maximum(1 - np.abs((base_centres - centres[:, None]) / max(base, patch)), 0)
+    expected = weights / weights.sum(axis=1, keepdims=True)
+    assert np.array_equal(position_matrix(side_by_side(base, extent), side_by_side(patch, extent)), expected)
+
+
+OVERLAPS = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))  # base, its stride, another size
+
+
+@given(OVERLAPS)
+def test_overlapping_patches_keep_what_is_asked_of_positions(
+    build_spec: Callable[..., Spec], sizes: tuple[int, int, int]
+) -> None:
+    base, stride, size = sizes[0], min(sizes[:2]), sizes[2]
+    spec = build_spec(base_patch=PatchSize(base, base), base_stride=PatchSize(stride, stride))
+    for base_axis, axis in zip(axes(spec, spec.base_patch), axes(spec, PatchSize(size, size)), strict=True):
+        np.testing.assert_array_equal(position_matrix(base_axis, base_axis), np.eye(base_axis.patches))
+        matrix = position_matrix(base_axis, axis)
+        assert matrix.min() >= 0
+        np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=ROUNDING)
+        if axis.stride <= base_axis.stride:  # a finer grid is interpolated at its true centres
+            true = np.clip(axis.centres, base_axis.centres[0], base_axis.centres[-1])
+            np.testing.assert_allclose(matrix @ base_axis.centres, true, atol=1e-6)
 
 
 @pytest.mark.parametrize("patch", [PatchSize(129, 16), PatchSize(16, 99)], ids=str)

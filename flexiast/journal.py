@@ -1,0 +1,109 @@
+"""What a run leaves besides weights: ``run.json``, what it was, and ``metrics.jsonl``, how it went."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import flexiast
+from flexiast.extras import require
+from flexiast.files import write_atomically
+
+SCHEMA_VERSION = "1.0"
+
+
+class Journal:
+    """Writes one run's folder; a resumed run goes on where its state was saved."""
+
+    def __init__(self, run: Path, header: dict[str, Any], *, step: int = 0, tensorboard: bool = False) -> None:
+        self._run, self._header = run, header
+        self._began, self._cpu = time.monotonic(), time.process_time()
+        self._board = None
+        if tensorboard:
+            writer = require("torch.utils.tensorboard", "tensorboard").SummaryWriter
+            self._board = writer(str(run / "tensorboard"), purge_step=step + 1)
+        run.mkdir(parents=True, exist_ok=True)
+        self._lines = [line for line in self._earlier() if line["step"] <= step]
+        self._earlier_s = self._lines[-1]["wall_s"] if self._lines else 0.0
+        self._earlier_cpu_s = self._lines[-1]["cpu_s"] if self._lines else 0.0
+        write_atomically(run / "metrics.jsonl", "".join(map(_line, self._lines)).encode())
+        if not (step and (run / "run.json").is_file()):  # a resumed run's still says how its best weights came to be
+            self.describe({})
+
+    def describe(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Write run.json: the header, versions and machine, and what is known of the outcome; returns what it wrote."""
+        document = {"schema_version": SCHEMA_VERSION} | self._header | surroundings() | self._spent() | outcome
+        write_atomically(self._run / "run.json", json.dumps(document, indent=1).encode() + b"\n")
+        return document
+
+    def record(self, step: int, values: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl; numbers go to TensorBoard too."""
+        line = {"step": step} | values | self._spent()
+        with (self._run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(_line(line))
+        if self._board is not None:
+            for name, value in values.items():
+                for key, number in value.items() if isinstance(value, dict) else [("", value)]:
+                    self._board.add_scalar(f"{name}/{key}" if key else name, number, step)
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+    def _spent(self) -> dict[str, float]:
+        """Wall and CPU seconds of this process, those before a resume included."""
+        return {
+            "wall_s": round(self._earlier_s + time.monotonic() - self._began, 1),
+            "cpu_s": round(self._earlier_cpu_s + time.process_time() - self._cpu, 1),
+        }
+
+    def _earlier(self) -> list[dict[str, Any]]:
+        path = self._run / "metrics.jsonl"
+        lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # a crash may cut off the last one
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions, machine and time: what a figure needs beside it."""
+    cuda = torch.cuda.is_available()
+    return {
+        "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv[1:],
+        "versions": {
+            "flexiast": flexiast.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "git_revision": git_revision(),
+        "machine": {
+            "system": platform.platform(),
+            "cores": len(os.sched_getaffinity(0)),
+            "threads": torch.get_num_threads(),
+            "accelerator": torch.cuda.get_device_name() if cuda else None,
+        },
+    }
+
+
+def git_revision() -> str | None:
+    """Commit of the source that runs, with ``+`` when it has changes; None where it is no clone."""
+    command = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+")
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return found.stdout.strip() or None
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record) + "\n"

@@ -1,0 +1,182 @@
+"""What decides a training run besides its data, as one frozen value.
+
+A recipe is read from TOML, overridden by the command line, written into the run's folder and into its checkpoint, and
+compared on resume. Reading one needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+from typing_extensions import Self
+
+from flexiast.errors import UsageError
+from flexiast.spec import ALL_PATCHES, PRESETS, FrontendSpec, Patch, PatchSize, ResizeSpec, Spec, Value, describe
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pragma: no cover
+
+V = TypeVar("V", bound=Value)
+
+
+class Augment(Value):
+    """How training clips are varied; every change is made to the log-mel spectrogram but speed, a resampling."""
+
+    speed: float = Field(default=0.12, ge=0, lt=0.5)
+    """Clips play up to this share faster or slower, which also shifts pitch: other speakers, other machines."""
+    shift: float = Field(default=0.15, ge=0, le=1)
+    """Share of the window by which a clip moves: a live window never starts with the sound."""
+    gain_db: float = Field(default=8.0, ge=0)
+    filter_db: float = Field(default=6.0, ge=0)
+    """A smooth random filter over the mel bins: other microphones, other rooms."""
+    masks: int = Field(default=1, ge=0, le=8)
+    """SpecAugment: masks along each axis."""
+    mask_share: float = Field(default=0.2, ge=0, le=1)
+    """Widest mask as a share of each axis; AST uses 24 of 128 bins and 96 of 512 frames on ESC-50."""
+    mix_share: float = Field(default=0.3, ge=0, le=1)
+    """Share of the clips that are mixed with another (mixup)."""
+    mix_alpha: float = Field(default=0.4, gt=0)
+    """The louder clip's share is Beta(alpha, alpha), folded to at least a half."""
+    mix_from: float = Field(default=0.3, ge=0, le=1)
+    """Mixing begins at this share of the run: from scratch, mixing from the first step stalls learning."""
+
+
+class Distill(Value):
+    """Learning from answers besides labels; all weights are shares of the loss."""
+
+    teacher_weight: float = Field(default=0.5, ge=0, le=1)
+    """Of the divergence from a frozen teacher, where a run has one; the labels keep the rest."""
+    teacher_patch: Patch | None = None
+    """The size that the teacher answers at; its base size unless told."""
+    temperature: float = Field(default=1.0, gt=0)
+    in_place_weight: float = Field(default=0.0, ge=0)
+    """Of in-place distillation: the step's own answers teach the same network at the coarsest size."""
+
+
+class Training(Value):
+    """Budget, optimiser, sizes and seed of a run."""
+
+    epochs: int | None = Field(default=None, ge=1)
+    """None: 100, or as many as make 3,000 steps."""
+    batch_size: int = Field(default=32, ge=1)
+    """Clips in a step at the base patch."""
+    batch_growth: float = Field(default=0.0, ge=0, le=1)
+    """1 keeps the tokens of a step constant, so the batch grows as patches grow; 0 keeps the clips constant."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup_share: float = Field(default=0.04, ge=0, le=1)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    ema_decay: float = Field(default=0.998, ge=0, lt=1)
+    evaluations: int = Field(default=8, ge=1)
+    """How often the validation split is measured; the best mean over all patch sizes is kept."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    balanced: bool = False
+    """Draw clips so that every label is seen equally often, as AST does on AudioSet."""
+    patches: tuple[Patch, ...] = Field(default=ALL_PATCHES, min_length=1)
+    patch_weights: tuple[float, ...] | None = None
+    """How often each size is drawn, relative to the others; all alike unless told."""
+    coarse_first: bool = True
+    """Coarse sizes from the start, the base size from 0.3 of the run, finer ones from 0.6."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Tokens a training step keeps of a clip, chosen at random (PaSST's patchout); all of them unless told."""
+    augment: Augment = Augment()
+    distill: Distill = Distill()
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        weights = self.patch_weights
+        if weights is not None and (len(weights) != len(self.patches) or min(weights) <= 0):
+            raise ValueError(f"patch_weights must be {len(self.patches)} numbers above 0, one for each of the patches")
+        return self
+
+
+class Shape(Value):
+    """What the model is before its data give labels, task and normalisation."""
+
+    size: str | None = None
+    """A preset; None: that of the checkpoint a run starts from, or nano."""
+    base_patch: Patch | None = None
+    """The size at which kernel and positions are stored; None: the start's, or 16 × 16."""
+    window_s: float | None = Field(default=None, gt=0)
+    """Audio classified at once; None: the median clip."""
+    remove_bin_means: bool = False
+    """Subtract each mel bin's mean over the window: the channel goes, for speakers; loudness goes too."""
+    resize: ResizeSpec | None = None
+    """How the kernel is resized; None: as the start was trained, or antialiased linear PI-resize."""
+
+    @model_validator(mode="after")
+    def _size_is_known(self) -> Self:
+        if self.size is not None and self.size not in PRESETS:
+            raise ValueError(f"size {self.size!r} is unknown; choose one of {', '.join(PRESETS)}")
+        return self
+
+    def fields(self, start: Spec | None) -> dict[str, object]:
+        """Fields of the spec that this shape decides, with those of the start where it says nothing."""
+        network = PRESETS["nano"] if start is None else start.network
+        return {
+            "network": network if self.size is None else PRESETS[self.size],
+            "base_patch": self.base_patch or (PatchSize(16, 16) if start is None else start.base_patch),
+            "resize": self.resize or (ResizeSpec() if start is None else start.resize),
+        }
+
+    def frontend(self, sample_rate_hz: int, median_samples: float) -> FrontendSpec:
+        """The front end before its normalisation is measured; raises UsageError for an impossible window."""
+        samples = round(median_samples if self.window_s is None else self.window_s * sample_rate_hz)
+        return FrontendSpec.checked(
+            sample_rate_hz=sample_rate_hz,
+            window_samples=samples,
+            remove_bin_means=self.remove_bin_means,
+            mean=0.0,
+            std=1.0,
+        )
+
+
+class Recipe(Value):
+    """A model's shape and how it is trained; ``recipes/`` holds those behind the shipped weights."""
+
+    model: Shape = Shape()
+    training: Training = Training()
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """From TOML with the tables ``model`` and ``training``; raises UsageError that names what is wrong."""
+        try:
+            document = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(f"{path} cannot be read as a recipe (TOML): {error}") from error
+        try:
+            return cls.model_validate_json(json.dumps(document, default=str))
+        except ValidationError as error:
+            raise UsageError(f"{path}: {describe(error)}") from None
+
+    def changed(self, *, model: dict[str, object], training: dict[str, object]) -> Recipe:
+        """With other fields where they are not None; raises UsageError for values that cannot be."""
+        return Recipe(model=_changed(self.model, model), training=_changed(self.training, training))
+
+
+def _changed(value: V, fields: dict[str, object]) -> V:
+    given = {name: field for name, field in fields.items() if field is not None}
+    current = {name: getattr(value, name) for name in type(value).model_fields}
+    return type(value).checked(**current | given)
+
+
+def parse_weighted_patches(text: str) -> tuple[tuple[PatchSize, ...], tuple[float, ...] | None]:
+    """``"8,16x32:2"`` → sizes and how often each is drawn (1 unless told, None when no weight is given)."""
+    weights: dict[PatchSize, float] = {}
+    for part in text.split(","):
+        name, colon, weight = part.partition(":")
+        patch = PatchSize.parse(name)
+        try:
+            value = float(weight) if colon else 1.0
+        except ValueError:
+            value = 0.0
+        if not 0 < value < float("inf"):
+            raise UsageError(f"{part!r} is not a patch size with a weight; write 16:2 to draw it twice as often")
+        weights.setdefault(patch, value)
+    return tuple(weights), tuple(weights.values()) if ":" in text else None

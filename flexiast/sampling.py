@@ -1,0 +1,98 @@
+"""What each step of a run trains on: its patch size and its clips, from (seed, step) alone.
+
+So a resumed run continues to the same weights, every rank of a distributed run takes the same patch size, and no
+generator state is ever saved.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.recipe import Training
+from flexiast.spec import PatchSize, Spec
+
+
+def draw(seed: int, purpose: Literal["patch", "order", "augment", "mix"], index: int) -> np.random.Generator:
+    """A generator that depends on nothing but its arguments."""
+    return np.random.default_rng((seed, ("patch", "order", "augment", "mix").index(purpose), index))
+
+
+class Step(NamedTuple):
+    """One step of a run."""
+
+    patch: PatchSize
+    first: int
+    """Place of its first clip in the run's endless row of epochs."""
+    clips: int
+    progress: float
+    """Share of the run's examples seen before."""
+
+
+def plan(spec: Spec, training: Training, clips: int, epochs: int) -> tuple[Step, ...]:
+    """All steps of a run over so many clips and epochs."""
+    steps: list[Step] = []
+    first, examples = 0, clips * epochs
+    while first < examples:
+        progress = first / examples
+        patch = draw_patch(spec, training, len(steps), progress)
+        count = min(step_clips(spec, training, patch), examples - first, clips)
+        steps.append(Step(patch, first, count, progress))
+        first += count
+    return tuple(steps)
+
+
+def step_clips(spec: Spec, training: Training, patch: PatchSize) -> int:
+    """Clips in a step at this patch size: as many tokens as the base patch makes, or as many clips, or between."""
+    kept = [min(spec.tokens(size), training.max_tokens or math.inf) for size in (spec.base_patch, patch)]
+    return max(1, round(training.batch_size * (kept[0] / kept[1]) ** training.batch_growth))
+
+
+def active_patches(spec: Spec, training: Training, progress: float) -> list[PatchSize]:
+    """Coarse to fine: the sizes that are drawn from at this share of the run.
+
+    A coarse step costs a tenth of a fine one and teaches most of what the fine ones need, so sizes with at most 0.4 of
+    the base patch's tokens go first, those up to the base's join at 0.3, finer ones at 0.6.
+    """
+    if not training.coarse_first:
+        return list(training.patches)
+    base = spec.tokens(spec.base_patch)
+    limit = 0.4 * base if progress < 0.3 else base if progress < 0.6 else math.inf
+    return [patch for patch in training.patches if spec.tokens(patch) <= limit] or [
+        min(training.patches, key=spec.tokens)
+    ]
+
+
+def draw_patch(spec: Spec, training: Training, step: int, progress: float) -> PatchSize:
+    """The patch size of one step, equal on every rank and after every resume."""
+    active = active_patches(spec, training, progress)
+    weights = dict(zip(training.patches, training.patch_weights or [1.0] * len(training.patches), strict=True))
+    shares = np.cumsum([weights[patch] for patch in active])
+    return active[int(np.searchsorted(shares, draw(training.seed, "patch", step).random() * shares[-1], side="right"))]
+
+
+class Order:
+    """The clip at each place of the run's endless row of epochs.
+
+    An epoch sees each clip once, or, with probabilities [clips], draws as many clips by them.
+    """
+
+    def __init__(self, seed: int, clips: int, probabilities: NDArray[np.float64] | None = None) -> None:
+        self._clips = clips
+
+        @lru_cache(maxsize=2)
+        def epoch(number: int) -> NDArray[np.int64]:
+            rng = draw(seed, "order", number)
+            if probabilities is None:
+                return rng.permutation(clips)
+            return rng.choice(clips, size=clips, p=probabilities)
+
+        self._epoch = epoch
+
+    def __getitem__(self, place: int) -> int:
+        number, index = divmod(place, self._clips)
+        return int(self._epoch(number)[index])

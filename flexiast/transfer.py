@@ -1,0 +1,75 @@
+"""Weights of one model as the start of another: other classes, another window, another base size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.checkpoint import Checkpoint
+from flexiast.errors import ModelError
+from flexiast.patching import Matrix, axes, pi_resize_matrix, resize_matrix
+from flexiast.spec import NetworkSpec, ResizeSpec, Spec, Value
+
+Float = NDArray[np.float32]
+
+SAME_FRONTEND = ("sample_rate_hz", "mel_bins", "taper_samples", "hop_samples", "low_hz", "high_hz", "preemphasis")
+
+
+def transferred(source: Checkpoint, spec: Spec) -> dict[str, Float]:
+    """The weights of ``source`` that ``spec`` can use, in its shapes; what is left out starts anew.
+
+    Blocks are taken as they are. The kernel is PI-resized to the new base size. Positions are taken over where they
+    mean the same place, and stretched along time for a longer window. The head is kept when the labels are the same.
+    Raises ModelError for a network or a front end that cannot be carried over.
+    """
+    check_transfer(source.spec, spec)
+    weights = dict(source.weights)
+    if spec.network.kind == "transformer":
+        weights["embedding.kernel"] = _kernel(weights["embedding.kernel"], source.spec, spec)
+        weights["embedding.positions"] = _positions(weights["embedding.positions"], source.spec, spec)
+    if source.spec.labels != spec.labels:
+        weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
+    return weights
+
+
+def check_transfer(source: Spec, spec: Spec) -> None:
+    """Raise ModelError where one network or front end cannot continue the other."""
+    for name, theirs, ours in _differing(source.network, spec.network, tuple(NetworkSpec.model_fields)):
+        raise ModelError(
+            f"the start is a network of {name} {theirs}, the run's has {ours}; leave --model out to continue the start's"
+        )
+    for name, theirs, ours in _differing(source.frontend, spec.frontend, SAME_FRONTEND):
+        raise ModelError(
+            f"the start was trained with {name} {theirs}, the run has {ours}; its weights would hear something else"
+        )
+
+
+def _differing(one: Value, other: Value, names: tuple[str, ...]) -> Iterator[tuple[str, object, object]]:
+    pairs = ((name, getattr(one, name), getattr(other, name)) for name in names)
+    return (pair for pair in pairs if pair[1] != pair[2])
+
+
+def _kernel(kernel: Float, source: Spec, spec: Spec) -> Float:
+    """[width, mels, frames] at one base size → at another."""
+    mels, frames = (
+        pi_resize_matrix(old, new, spec.resize) for old, new in zip(source.base_patch, spec.base_patch, strict=True)
+    )
+    return (mels @ kernel @ frames.T).astype(np.float32)
+
+
+def _positions(positions: Float, source: Spec, spec: Spec) -> Float:
+    """[rows, columns, width] of one base grid → of another."""
+    (rows, columns), (new_rows, new_columns) = (axes(each, each.base_patch) for each in (source, spec))
+    longer = spec.frontend.window_frames > source.frontend.window_frames
+    mels = _axis(rows.centres, new_rows.centres, stretch=False)
+    frames = _axis(columns.centres, new_columns.centres, stretch=longer)
+    return np.einsum("rb,cd,bdw->rcw", mels, frames, positions).astype(np.float32)
+
+
+def _axis(old: Matrix, new: Matrix, *, stretch: bool) -> Matrix:
+    """[new, old]: linear interpolation at the new centres; a longer axis is stretched, as AST does, not repeated."""
+    if stretch:
+        return resize_matrix(len(old), len(new), ResizeSpec())
+    return np.stack([np.interp(new, old, unit) for unit in np.eye(len(old))], axis=1)
