@@ -188,6 +188,7 @@ class NetworkSpec(Value):
 
 
 PRESETS: dict[str, NetworkSpec] = {
+    "pico": NetworkSpec(width=64, depth=4, heads=2),
     "nano": NetworkSpec(width=128, depth=6, heads=4),
     "tiny": NetworkSpec(width=192, depth=12, heads=3),
     "small": NetworkSpec(width=384, depth=12, heads=6),

@@ -6,17 +6,21 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from benchmarks.evidence.experiments import EXPERIMENTS, TASKS, UNSEEN
+from benchmarks.evidence.masked import Masked, masked_start
 from benchmarks.evidence.report import ABOUT, DOCS, RESULTS, report
 from benchmarks.evidence.variants import VARIANTS
+from flexiast.batches import LogMels
 from flexiast.model import FlexiAST
-from flexiast.recipe import Recipe
+from flexiast.recipe import Augment, Recipe, Training
 from flexiast.spec import ALL_PATCHES, PatchSize, Spec
 from flexiast.train import build_model
+from flexiast.transfer import transferred
 
 BASE = PatchSize(16, 16)
 
@@ -88,12 +92,75 @@ def test_the_results_page_is_what_the_results_say(tmp_path: Path) -> None:
 
 
 def test_results_name_their_command_machine_and_split() -> None:
-    paths = sorted(RESULTS.glob("*.json"))
-    assert paths
-    for path in paths:
-        run = json.loads(path.read_text())
+    documents = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
+    for document in documents.values():
+        assert document["command"][:2] == ["-m", "benchmarks.evidence"]
+        assert {"versions", "machine", "git_revision", "written"} <= document.keys()
+    latency = documents.pop("latency")
+    assert latency["cpu_ms"].keys() == TASKS.keys()
+    runs = [document for name, document in documents.items() if not name.startswith("ensemble-")]
+    assert runs
+    for run in runs:
         assert run["experiment"] in EXPERIMENTS
-        assert run["command"][:3] == ["-m", "benchmarks.evidence", "run"]
-        assert {"seed", "split", "recipe", "versions", "machine", "git_revision", "wall_s"} <= run.keys()
+        assert run["command"][2:4] == ["run", run["experiment"]]
+        assert {"seed", "split", "recipe", "wall_s", "cpu_s"} <= run.keys()
         measured = {PatchSize.parse(result["patch_size"]) for result in run["results"]}
         assert set(ALL_PATCHES) <= measured
+
+
+# ----- a start without labels
+
+
+def masked(spec: Spec) -> Masked:
+    torch.manual_seed(0)
+    return Masked(FlexiAST(spec))
+
+
+def test_what_is_asked_for_at_the_base_size_is_the_hidden_patch_normalised(build_spec: Callable[..., Spec]) -> None:
+    patches = torch.randn(5, 256) * 3 + 1
+    expected = F.layer_norm(patches, (256,))
+    # layer_norm divides by the biased deviation, 0.2 % smaller, and adds 1e-5 where ours adds 1e-3 to 3
+    torch.testing.assert_close(masked(build_spec(98))._at_base(patches, BASE), expected, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("size", [8, 24, 48])
+def test_what_is_asked_for_at_another_size_is_an_image_resized(build_spec: Callable[..., Spec], size: int) -> None:
+    patches = torch.randn(5, size * size)
+    image = patches.unflatten(1, (1, size, size))
+    resized = F.interpolate(image, size=tuple(BASE), mode="bilinear", antialias=True).flatten(1)
+    expected = F.layer_norm(resized, (256,))
+    found = masked(build_spec(98))._at_base(patches, PatchSize(size, size))
+    torch.testing.assert_close(
+        found, expected, atol=0.03, rtol=0
+    )  # as above; a patch of 48 averages to a deviation of 0.3
+
+
+def test_the_network_does_not_hear_what_is_hidden(
+    build_spec: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = masked(build_spec(96))
+    monkeypatch.setattr(torch, "rand", torch.zeros)  # all are hidden
+    heard = []
+    model.model.blocks[0].register_forward_pre_hook(lambda _, tokens: heard.append(tokens[0]))
+    for features in (torch.randn(2, 96, 128), torch.randn(2, 96, 128)):
+        model(features, PatchSize(32, 32))
+    assert torch.equal(*heard)
+
+
+def test_a_masked_start_repeats_itself_and_is_a_start(build_spec: Callable[..., Spec]) -> None:
+    spec = build_spec(98)
+    rng = np.random.default_rng(0)
+    rows = np.sin(np.arange(16_000) * rng.uniform(0.05, 1.5, (12, 1))).astype(np.float32)
+    augment = Augment(speed=0.0, shift=0.0)
+    log_mels = LogMels(list(rows), spec.frontend, augment)
+    training = Training(
+        epochs=20, batch_size=12, patches=(BASE, PatchSize(32, 32)), augment=augment, coarse_first=False
+    )
+    start, again = (masked_start(spec, training, log_mels) for _ in range(2))
+    assert start.spec.labels == ()
+    weights = transferred(start, spec)
+    assert "head.weight" not in weights
+    assert all(np.array_equal(again.weights[name], value) for name, value in start.weights.items())
+    before, after = masked(spec), masked(spec)
+    after.model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()}, strict=False)
+    assert not torch.equal(before.model.embedding.kernel, after.model.embedding.kernel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flexiast.recipe import Distill, Recipe, Shape
+from flexiast.recipe import Augment, Distill, Recipe, Shape
 from flexiast.spec import ALL_PATCHES, PatchSize, parse_patches
 
 UNSEEN = parse_patches("4,6,14,18,22,28,36,44,56,64")
@@ -16,16 +16,23 @@ class Task:
     """A data set as the experiments use it; figures are comparable within a task only."""
 
     csv: str
+    classes: int
     epochs: int
     window_s: float
+    max_tokens: int | None = None
     remove_bin_means: bool = False
+    speed: float = 0.12
+    """Of the augmentation; none where pitch is what is asked for."""
 
 
 TASKS = {
-    "commands": Task("commands/metadata.csv", epochs=16, window_s=1.0),
-    "speakers": Task("speakers/metadata.csv", epochs=60, window_s=1.0, remove_bin_means=True),
-    "esc50": Task("esc50/metadata.csv", epochs=100, window_s=5.0),
+    "commands": Task("commands/metadata.csv", classes=40, epochs=15, window_s=1.0),
+    "speakers": Task("speakers/metadata.csv", classes=300, epochs=40, window_s=1.0, remove_bin_means=True, speed=0.0),
+    "esc50": Task("esc50/metadata.csv", classes=50, epochs=50, window_s=5.0, max_tokens=128),
 }
+
+
+TEACHER_WEIGHT = 0.9
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,10 @@ class Experiment:
     recipe: Recipe
     variant: str | None = None
     """Of the patch embedding: one of ``variants.VARIANTS``."""
+    taught: bool = True
+    """By the convolutional teacher that the command line names."""
+    masked_start: bool = False
+    """Whether the network is first trained, on the same clips and for as long, to say what a mask hides."""
 
     @property
     def key(self) -> str:
@@ -49,14 +60,22 @@ class Experiment:
 
 
 def _recipe(task: Task, **training: object) -> Recipe:
-    shape = Shape(window_s=task.window_s, remove_bin_means=task.remove_bin_means)
-    return Recipe(model=shape).changed(model={}, training={"epochs": task.epochs, "evaluations": 1} | training)
+    shape = Shape(size="pico", window_s=task.window_s, remove_bin_means=task.remove_bin_means)
+    alike = {
+        "epochs": task.epochs,
+        "evaluations": 1,
+        "max_tokens": task.max_tokens,
+        "augment": Augment(speed=task.speed, mix_share=0.5, mix_from=0.1),
+        "distill": Distill(teacher_weight=TEACHER_WEIGHT),
+    }
+    return Recipe(model=shape).changed(model={}, training=alike | training)
 
 
 def _experiments() -> dict[str, Experiment]:
     found = []
     for name, task in TASKS.items():
         flexible = _recipe(task)
+        finer = tuple(3.0 if patch.mels <= 16 else 1.0 for patch in ALL_PATCHES)
         found += [
             Experiment(name, "flexible", flexible),
             *(
@@ -67,8 +86,16 @@ def _experiments() -> dict[str, Experiment]:
             Experiment(name, "base-32", flexible.changed(model={"base_patch": PatchSize(32, 32)}, training={})),
             Experiment(name, "all-at-once", _recipe(task, coarse_first=False)),
             Experiment(name, "constant-tokens", _recipe(task, batch_growth=1.0)),
-            Experiment(name, "in-place", _recipe(task, distill=Distill(in_place_weight=1.0))),
+            Experiment(name, "finer-often", _recipe(task, patch_weights=finer)),
             Experiment(name, "few-sizes", _recipe(task, patches=parse_patches("8,16,32,48"))),
+            Experiment(
+                name,
+                "in-place",
+                _recipe(task, distill=Distill(teacher_weight=TEACHER_WEIGHT, in_place_weight=1.0)),
+            ),
+            Experiment(name, "untaught", flexible, taught=False),
+            Experiment(name, "masked-start", flexible, masked_start=True),
+            Experiment(name, "twice-as-long", _recipe(task, epochs=2 * task.epochs)),
         ]
     task = TASKS["speakers"]
     sizes = [patch.mels for patch in ALL_PATCHES]

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.evidence.experiments import EXPERIMENTS, TASKS, UNSEEN
+from benchmarks.evidence.running import RESULTS, ROOT
 from flexiast.spec import ALL_PATCHES, PatchSize
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-RESULTS = DOCS / "results"
+DOCS = ROOT / "docs"
 
 
 class Curve(NamedTuple):
@@ -26,14 +26,20 @@ class Curve(NamedTuple):
 
 def report(docs: Path = DOCS, results: Path = RESULTS) -> None:
     """Write results.md and its plots from the results there are."""
-    runs = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
+    documents = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    latency = documents.pop("latency", None)
+    ensembles = [documents.pop(name) for name in list(documents) if name.startswith("ensemble-")]
+    runs = list(documents.values())
     curves = _curves(runs)
     parts = [INTRODUCTION.format(machine=_machines(runs), dates=_dates(runs))]
     for task in TASKS:
-        chosen = {name: curves[f"{task}/{name}"] for name in _names(task) if f"{task}/{name}" in curves}
+        chosen = {name: curves[f"{task}/{name}"] for name in ABOUT if f"{task}/{name}" in curves}
         if chosen:
-            _plot(task, chosen, docs)
+            _plot(task, chosen, None if latency is None else latency["cpu_ms"][task], docs)
             parts.append(_section(task, chosen, [run for run in runs if run["experiment"].startswith(f"{task}/")]))
+            parts += [_ensemble(found) for found in ensembles if found["experiment"] == f"{task}/ensemble"]
+    if latency is not None:
+        parts.append(_latency(latency))
     (docs / "results.md").write_text("\n".join(parts))
 
 
@@ -42,10 +48,11 @@ INTRODUCTION = """# Results
 Written by `python -m benchmarks.evidence report` from the runs in [`results/`](results), one JSON file each, made by
 `python -m benchmarks.evidence run NAME --data FOLDER`; `list` names them. {dates}; {machine}.
 
-All runs are nano (1.2 M parameters), from scratch, without outside data and without a teacher. Budgets are small, so
-that dozens of runs fit on a laptop: compare runs with one another, not with the shipped models or with papers. Within a
-task all runs see the same clips equally often. The last step is measured, on the validation split, which chose nothing.
-One run's figure moves by about a point with its seed (one standard error of 2,400 clips is 0.6, of 400 clips 2).
+All runs are pico (0.2 M parameters), from scratch, without outside data; a convolutional teacher, trained here on the
+same clips by the recipe beside each task, has nine tenths of the loss. Model and budgets are small, so that dozens of
+runs fit on a laptop: compare runs with one another, not with the shipped models or with papers. Within a task all runs
+see the same clips equally often. The last step is measured, on the validation split, which chose nothing. One run's
+figure moves by about a point with its seed (one standard error of 2,400 clips is 0.8 at 80 %, of 400 clips 2).
 """
 
 ABOUT = {
@@ -59,15 +66,15 @@ ABOUT = {
     "base-32": "flexible, kernel and positions stored at 32 × 32",
     "all-at-once": "flexible, all sizes from the first step",
     "constant-tokens": "flexible, batches grow as patches grow",
-    "in-place": "flexible, each step's answers also teach the coarsest size",
+    "finer-often": "flexible, sizes up to 16 are drawn three times as often",
     "few-sizes": "trained at 8, 16, 32 and 48 only",
+    "in-place": "flexible, each step's answers also teach the coarsest size",
+    "untaught": "flexible, from the labels alone",
+    "masked-start": "flexible, from a network that first learnt for as long, without labels, what a mask hid",
+    "twice-as-long": "flexible, twice the epochs: what a masked start costs",
     "time-only": "speakers: sizes 16 × t",
     "mel-only": "speakers: sizes f × 16",
 }
-
-
-def _names(task: str) -> list[str]:
-    return [name for name in ABOUT if f"{task}/{name}" in EXPERIMENTS]
 
 
 def _curves(runs: list[dict[str, Any]]) -> dict[str, Curve]:
@@ -90,9 +97,15 @@ def _curves(runs: list[dict[str, Any]]) -> dict[str, Curve]:
 
 
 def _section(task: str, curves: dict[str, Curve], runs: list[dict[str, Any]]) -> str:
-    lines = [f"## {task}\n", f"{runs[0]['split']}; {TASKS[task].epochs} epochs.\n", f"![{task}](results-{task}.png)\n"]
+    splits = sorted({run["split"] for run in runs})
+    lines = [f"## {task}\n", f"{'; '.join(splits)}. {TASKS[task].epochs} epochs.\n", f"![{task}](results-{task}.png)\n"]
     lines.append(_table(ALL_PATCHES, curves))
     lines += [f"- **{name}**: {ABOUT[name]}; {_budget(task, name, runs)}." for name in curves]
+    for name, shape in (("time-only", "16 × t"), ("mel-only", "f × 16")):
+        if name in curves:
+            own = EXPERIMENTS[f"{task}/{name}"].recipe.training.patches
+            lines.append(f"\nSizes {shape}:\n")
+            lines.append(_table(own, {name: curves[name]}))
     if "flexible" in curves:
         lines.append("\nSizes that no run trained:\n")
         lines.append(_table(UNSEEN, curves))
@@ -100,10 +113,38 @@ def _section(task: str, curves: dict[str, Curve], runs: list[dict[str, Any]]) ->
     return "\n".join(lines) + "\n"
 
 
+def _ensemble(found: dict[str, Any]) -> str:
+    """Mean answers of several sizes; one row for fixed models, one for the flexible one."""
+    sizes = list(found["accuracy"]["fixed"])
+    rows = [
+        f"Answers of several sizes, averaged: three fixed models against one flexible ({found['split']}, seed "
+        f"{found['seed']}; `python -m benchmarks.evidence ensemble`)\n",
+        "| | " + " | ".join(sizes) + " |",
+        "|---" * (len(sizes) + 1) + "|",
+    ]
+    for kind, accuracy in found["accuracy"].items():
+        rows.append(f"| {kind} | " + " | ".join(f"{100 * accuracy[size]:.1f}" for size in sizes) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def _latency(latency: dict[str, Any]) -> str:
+    """CPU time of one window in an engine."""
+    sizes = [str(patch) for patch in ALL_PATCHES]
+    rows = [
+        "## Time of one window\n",
+        f"CPU ms in an engine on one thread, {latency['written'][:10]} (`python -m benchmarks.evidence latency`)\n",
+        "| | " + " | ".join(str(patch.mels) for patch in ALL_PATCHES) + " |",
+        "|---" * (len(sizes) + 1) + "|",
+    ]
+    for task, taken in latency["cpu_ms"].items():
+        rows.append(f"| {task} | " + " | ".join(f"{taken[size]:.2f}" for size in sizes) + " |")
+    return "\n".join(rows) + "\n"
+
+
 def _table(sizes: tuple[PatchSize, ...], curves: dict[str, Curve]) -> str:
-    some = next(iter(curves.values()))
-    shown = [patch for patch in sizes if patch in some.mean or any(patch in curve.mean for curve in curves.values())]
-    rows = ["| | runs | " + " | ".join(str(patch.mels) for patch in shown) + " |", "|---" * (len(shown) + 2) + "|"]
+    shown = [patch for patch in sizes if any(patch in curve.mean for curve in curves.values())]
+    names = [str(patch.mels) if patch.mels == patch.frames else str(patch) for patch in shown]
+    rows = ["| | runs | " + " | ".join(names) + " |", "|---" * (len(shown) + 2) + "|"]
     for name, curve in curves.items():
         cells = [_cell(curve, patch) for patch in shown]
         rows.append(f"| {name} | {curve.runs} | " + " | ".join(cells) + " |")
@@ -123,8 +164,23 @@ def _budget(task: str, name: str, runs: list[dict[str, Any]]) -> str:
     return f"{mine[0]['steps']:,} steps, {minutes:.0f} minutes of CPU a run"
 
 
+RIVALS = {
+    "bilinear": "PI-resize against the bilinear kernel",
+    "stretched": "True centres against stretched positions",
+    "cropped": "Padding against cropping",
+    "base-32": "Base 16 against base 32",
+    "all-at-once": "Coarse sizes first against all at once",
+    "constant-tokens": "Constant clips against constant tokens",
+    "finer-often": "All sizes alike against fine ones more often",
+    "in-place": "The teacher alone against in-place distillation beside it",
+    "untaught": "A teacher against labels alone",
+    "masked-start": "From scratch against a masked start",
+    "twice-as-long": "Once against twice the epochs",
+}
+
+
 def _verdicts(curves: dict[str, Curve]) -> list[str]:
-    """The questions of the issue, answered by the figures whatever they are."""
+    """The questions of the experiments, answered by the figures whatever they are."""
     flexible = curves["flexible"].mean
     lines = []
     for size in (8, 16, 32):
@@ -137,12 +193,12 @@ def _verdicts(curves: dict[str, Curve]) -> list[str]:
             )
     kept = flexible[PatchSize(48, 48)] / flexible[PatchSize(16, 16)]
     lines.append(f"- 48 × 48 keeps {kept:.3f} of the accuracy at 16 × 16.")
-    lines.append(f"- Unseen sizes under the line through their trained neighbours: {_gaps(flexible)}.")
-    for rival, what in (("bilinear", "PI-resize"), ("stretched", "true centres"), ("cropped", "padding")):
+    lines.append(f"- Unseen sizes, points under the line through their trained neighbours: {_gaps(flexible)}.")
+    for rival, what in RIVALS.items():
         if rival in curves:
-            gains = [flexible[patch] - curves[rival].mean[patch] for patch in ALL_PATCHES if patch in flexible]
+            gains = [flexible[patch] - curves[rival].mean[patch] for patch in ALL_PATCHES]
             lines.append(
-                f"- {what} against {rival}: {100 * statistics.mean(gains):+.1f} points on average, "
+                f"- {what}: {100 * statistics.mean(gains):+.1f} points on average over the ten sizes, "
                 f"{100 * min(gains):+.1f} to {100 * max(gains):+.1f}."
             )
     return lines
@@ -162,39 +218,53 @@ def _gaps(mean: dict[PatchSize, float]) -> str:
     return ", ".join(found)
 
 
-def _plot(task: str, curves: dict[str, Curve], docs: Path) -> None:
+COLOURS = {"flexible": "#2a7f62", "fixed-8": "#b3541e", "fixed-16": "#7a4fa3", "fixed-32": "#3b6fb6"}
+
+
+def _plot(task: str, curves: dict[str, Curve], latency: dict[str, float] | None, docs: Path) -> None:
+    """Accuracy against operations and, where it was measured, against the time of a window in an engine."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure, axes = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
-    styles = {"flexible": ("#2a7f62", 2.2), "fixed-8": ("#b3541e", 1.2), "fixed-16": ("#7a4fa3", 1.2)}
-    for name, curve in curves.items():
-        if name not in {"flexible", "fixed-8", "fixed-16", "fixed-32"}:
-            continue
-        colour, width = styles.get(name, ("#3b6fb6", 1.2))
-        sizes = [patch for patch in ALL_PATCHES if patch in curve.mean]
-        axes.errorbar(
-            [curve.gmac[patch] for patch in sizes],
-            [100 * curve.mean[patch] for patch in sizes],
-            yerr=[100 * curve.std.get(patch, 0) for patch in sizes],
-            marker="o",
-            markersize=4,
-            linewidth=width,
-            color=colour,
-            label=name,
-        )
-    flexible = curves.get("flexible")
-    for patch in ALL_PATCHES if flexible else ():
-        point = (flexible.gmac[patch], 100 * flexible.mean[patch])
-        axes.annotate(str(patch.mels), point, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
-    title = f"{task}: one flexible model, three fixed"
-    axes.set(xscale="log", xlabel="GMAC per window", ylabel="accuracy, %", title=title)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    some = next(iter(curves.values()))
+    costs = [("GMAC a window", some.gmac)]
+    if latency is not None:
+        costs.append(("CPU ms a window, one thread", {PatchSize.parse(size): ms for size, ms in latency.items()}))
+    figure, panels = plt.subplots(
+        1, len(costs), figsize=(1.2 + 4.8 * len(costs), 4.2), sharey=True, layout="constrained", squeeze=False
+    )
+    for axes, (label, cost) in zip(panels[0], costs, strict=True):
+        for name, colour in COLOURS.items():
+            if name not in curves:
+                continue
+            curve = curves[name]
+            sizes = [patch for patch in ALL_PATCHES if patch in curve.mean]
+            axes.errorbar(
+                [cost[patch] for patch in sizes],
+                [100 * curve.mean[patch] for patch in sizes],
+                yerr=[100 * curve.std.get(patch, 0) for patch in sizes],
+                marker="o",
+                markersize=4,
+                linewidth=2.2 if name == "flexible" else 1.2,
+                color=colour,
+                label=name,
+            )
+        for patch in ALL_PATCHES if "flexible" in curves else ():
+            point = (cost[patch], 100 * curves["flexible"].mean[patch])
+            axes.annotate(str(patch.mels), point, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
+        axes.set(xscale="log", xlabel=label)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(x=0.08, y=0.12)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0][0].set_ylabel("accuracy, %")
+    panels[0][0].legend(frameon=False)
+    figure.suptitle(f"{task}: one flexible model and three fixed ones, each at all sizes", fontsize=11)
     figure.savefig(docs / f"results-{task}.png", dpi=130)
     plt.close(figure)
 

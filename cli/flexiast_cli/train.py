@@ -43,7 +43,7 @@ def train(
         Path | None, typer.Option("--config", help="Recipe (TOML) with everything below and more; options override it.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="nano, tiny, small, base; or convnet, a teacher. (nano)")
+        str | None, typer.Option("--model", help="pico, nano, tiny, small, base; or convnet, a teacher. (nano)")
     ] = None,
     patch_sizes: Annotated[
         str | None,

@@ -1,0 +1,69 @@
+"""Make a run the model that flexiast ships under a name: weights in float16, a bundle, the table of its card.
+
+python -m benchmarks.ship runs/commands commands commands/metadata.csv --patch-sizes 8,12,16,20,24,32,40,48
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from flexiast.checkpoint import load_checkpoint, save_checkpoint
+from flexiast.data import load_waveforms, read_dataset
+from flexiast.evaluate import PatchResult, Windows, evaluate
+from flexiast.frontend import Frontend
+from flexiast.spec import parse_patches
+from flexiast.train import TorchClassifier, load_model
+from flexiast_export.to_onnx import export_onnx
+from flexiast_runtime.models import CHECKPOINT, find_checkpoint
+
+MODELS = Path(__file__).resolve().parents[1] / "runtime" / "flexiast_runtime" / "models"
+
+COMPARED = 16
+"""Validation clips on which the engines are compared with PyTorch."""
+
+TABLE = re.compile(r"^\| patch \|.*\n(?:\|.*\n)+", re.MULTILINE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ship")
+    parser.add_argument("run", help="a folder of `flexiast train`, or a checkpoint")
+    parser.add_argument("name", help="what the model is called")
+    parser.add_argument("data", type=Path, help="the data it was trained on")
+    parser.add_argument("--val-fold")
+    parser.add_argument("--patch-sizes", type=parse_patches, required=True, help="sizes of the bundle")
+    given = parser.parse_args()
+    folder = MODELS / given.name
+    folder.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(folder / CHECKPOINT, load_checkpoint(find_checkpoint(given.run)), half=True)
+    checkpoint = load_checkpoint(folder / CHECKPOINT)  # rounded as it ships: the bundle and the card are of these
+    spec = checkpoint.spec
+    dataset = read_dataset(given.data, given.val_fold).split("val")
+    clips, waveforms, _ = load_waveforms(dataset, spec.frontend.sample_rate_hz)
+    source = TorchClassifier(load_model(checkpoint))
+    windows = Windows(waveforms, Frontend(spec.frontend))
+    results = evaluate(source, windows, clips.targets(spec.labels), spec.trained_patches)
+    measured = [json.loads(result.model_dump_json(exclude_none=True)) for result in results]
+    checkpoint = replace(checkpoint, info=checkpoint.info | {"validation": measured})
+    save_checkpoint(folder / CHECKPOINT, checkpoint, half=True)
+    compared = waveforms[:: max(1, len(waveforms) // COMPARED)][:COMPARED]
+    export_onnx(checkpoint, source, given.patch_sizes, folder / "bundle", verify_waveforms=compared, force=True)
+    card = folder / "MODEL_CARD.md"
+    card.write_text(TABLE.sub(lambda _: table(results), card.read_text(), count=1))
+    print(table(results))
+
+
+def table(results: list[PatchResult]) -> str:
+    """Markdown, a row for each patch size."""
+    rows = [
+        f"| {result.patch_size.mels} | {result.tokens} | {result.gmac:.3f} | {100 * result.metric:.1f} % |\n"
+        for result in results
+    ]
+    return "| patch | tokens | GMAC | accuracy |\n|---|---|---|---|\n" + "".join(rows)
+
+
+if __name__ == "__main__":
+    main()
