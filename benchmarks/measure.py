@@ -7,6 +7,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+from flexiast.journal import processor
+
 
 def cpu_ms(calls: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
     """Median CPU milliseconds of each call, after one warm-up, over rounds in which each runs once."""
@@ -23,15 +25,5 @@ def cpu_ms(calls: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[
 
 def heading(title: str) -> None:
     """Title, date and machine: a figure without them is none."""
-    model = next(
-        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine()
-    )
-    print(f"\n{title}\n{time.strftime('%Y-%m-%d')}, {model}, Python {platform.python_version()}, one thread, CPU time")
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        with open("/proc/cpuinfo") as file:  # noqa: PTH123
-            return file.read().splitlines()
-    except OSError:
-        return []
+    date, python = time.strftime("%Y-%m-%d"), platform.python_version()
+    print(f"\n{title}\n{date}, {processor()}, Python {python}, one thread, CPU time")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,8 +39,10 @@ def main() -> None:
     given = parser.parse_args()
     folder = MODELS / given.name
     folder.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(folder / CHECKPOINT, load_checkpoint(find_checkpoint(given.run)), half=True)
-    checkpoint = load_checkpoint(folder / CHECKPOINT)  # rounded as it ships: the bundle and the card are of these
+    with tempfile.TemporaryDirectory() as place:
+        rounded = Path(place) / CHECKPOINT
+        save_checkpoint(rounded, load_checkpoint(find_checkpoint(given.run)), half=True)
+        checkpoint = load_checkpoint(rounded)  # as it ships: the bundle and the card are of these weights
     spec = checkpoint.spec
     dataset = read_dataset(given.data, given.val_fold).split("val")
     clips, waveforms, _ = load_waveforms(dataset, spec.frontend.sample_rate_hz)
@@ -48,9 +51,9 @@ def main() -> None:
     results = evaluate(source, windows, clips.targets(spec.labels), spec.trained_patches)
     measured = [json.loads(result.model_dump_json(exclude_none=True)) for result in results]
     checkpoint = replace(checkpoint, info=checkpoint.info | {"validation": measured})
-    save_checkpoint(folder / CHECKPOINT, checkpoint, half=True)
     compared = waveforms[:: max(1, len(waveforms) // COMPARED)][:COMPARED]
     export_onnx(checkpoint, source, given.patch_sizes, folder / "bundle", verify_waveforms=compared, force=True)
+    save_checkpoint(folder / CHECKPOINT, checkpoint, half=True)
     card = folder / "MODEL_CARD.md"
     card.write_text(TABLE.sub(lambda _: table(results), card.read_text(), count=1))
     print(table(results))

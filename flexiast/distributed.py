@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,29 +64,50 @@ ALONE = World()
 def joined() -> Iterator[World]:
     """The world of this process: `torchrun`'s where it started us (nccl on GPUs, gloo elsewhere), else alone.
 
-    On a CPU each process takes its share of the cores, unless OMP_NUM_THREADS says otherwise.
+    Threads are torch's: all cores for one process, and one for each that torchrun starts unless OMP_NUM_THREADS says
+    otherwise.
     """
-    rank, ranks, local, local_ranks = (
-        int(os.environ.get(name, default))
-        for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
-    )
     if torch.cuda.is_available():
-        device = torch.device("cuda", local)
+        device = torch.device("cuda", _told("LOCAL_RANK", 0))
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
-    if ranks == 1:
+    if _told("WORLD_SIZE", 1) == 1:
         yield World(device=device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    store, rank, ranks = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]  # torch exports both under a condition
+    # The store outlives ranks that die, and with it the addresses that they listened at.
+    store = dist.PrefixStore(f"attempt {_attempt()}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
     try:
         yield World(rank, ranks, device)
     finally:
+        gc.collect()  # DDP, in a cycle, holds the group; one that lives until the interpreter ends aborts the process
         dist.destroy_process_group()
 
 
-def restarted() -> bool:
-    """Whether `torchrun` started this process again after one of its ranks died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def launcher() -> int:
+    """Process that started this one; the same one starts it again."""
+    return os.getppid()
+
+
+def restarted(document: Path) -> bool:
+    """Whether `torchrun` started this process again, after one of its ranks died, in a run that it had begun.
+
+    ``document`` is the run's run.json, which the leading rank wrote and checks; the others follow it.
+    """
+    if _attempt() == 0:
+        return False
+    if _told("RANK", 0) > 0:
+        return True
+    return document.is_file() and json.loads(document.read_text("utf-8")).get("launcher") == launcher()
+
+
+def _attempt() -> int:
+    """How often `torchrun` has started all ranks again."""
+    return _told("TORCHELASTIC_RESTART_COUNT", 0)
+
+
+def _told(variable: str, default: int) -> int:
+    return int(os.environ.get(variable, default))

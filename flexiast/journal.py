@@ -88,21 +88,39 @@ def surroundings() -> dict[str, Any]:
         "git_revision": git_revision(),
         "machine": {
             "system": platform.platform(),
-            "cores": len(os.sched_getaffinity(0)),
+            "processor": processor(),
+            "cores": cores(),
             "threads": torch.get_num_threads(),
             "accelerator": torch.cuda.get_device_name() if cuda else None,
         },
     }
 
 
-def git_revision() -> str | None:
-    """Commit of the source that runs, with ``+`` when it has changes; None where it is no clone."""
-    command = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+")
+def cores() -> int:
+    """Those that this process may use, where the system tells; else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """What the processor calls itself, or its architecture where it says nothing."""
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def git_revision() -> str | None:
+    """Commit of the source that runs, with ``+`` when it has changes; None where git does not track it."""
+    git = ("git", "-C", str(Path(__file__).parent))
+    try:  # an installed copy may lie inside somebody else's clone
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
+        command = [*git, "describe", "--always", "--abbrev=40", "--dirty=+"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip() or None
+    return found.stdout.strip()
 
 
 def _line(record: dict[str, Any]) -> str:

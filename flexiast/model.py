@@ -162,12 +162,13 @@ class Block(nn.Module):
 
         All of them answer with keys and values, so those that ask become what they would among all.
         """
-        batch, count, width = tokens.shape
+        width = tokens.shape[2]
+        heads = self.heads, width // self.heads  # no -1: a rank's share of a step may have no clips
         normed = self.norm1(tokens)
         weights, biases = (torch.tensor_split(part, (width,)) for part in (self.qkv.weight, self.qkv.bias))
-        q = F.linear(normed[:, :asking], weights[0], biases[0]).reshape(batch, -1, self.heads, width // self.heads)
-        kv = F.linear(normed, weights[1], biases[1]).reshape(batch, count, 2, self.heads, -1)
-        k, v = kv.permute(2, 0, 3, 1, 4)
+        q = F.linear(normed[:, :asking], weights[0], biases[0])
+        q = q.reshape(*q.shape[:2], *heads)
+        k, v = F.linear(normed, weights[1], biases[1]).reshape(*normed.shape[:2], 2, *heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k, v).transpose(1, 2).flatten(2)
         tokens = tokens[:, :asking] + self.projection(mixed)
         hidden: Tensor = self.contract(F.gelu(self.expand(self.norm2(tokens))))

@@ -91,8 +91,12 @@ class Training(Value):
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
         weights = self.patch_weights
-        if weights is not None and (len(weights) != len(self.patches) or min(weights) <= 0):
-            raise ValueError(f"patch_weights must be {len(self.patches)} numbers above 0, one for each of the patches")
+        if len(set(self.patches)) < len(self.patches):
+            raise ValueError("patches must be distinct; give one that is drawn more often a weight in patch_weights")
+        if weights is not None and (len(weights) != len(self.patches) or not all(0 < w <= 1e6 for w in weights)):
+            raise ValueError(
+                f"patch_weights must be {len(self.patches)} numbers above 0, up to 1e6, one for each of the patches"
+            )
         return self
 
 
@@ -103,7 +107,7 @@ class Shape(Value):
     """A preset; None: that of the checkpoint a run starts from, or nano."""
     base_patch: Patch | None = None
     """The size at which kernel and positions are stored; None: the start's, or 16 × 16."""
-    window_s: float | None = Field(default=None, gt=0)
+    window_s: float | None = Field(default=None, gt=0, le=600)
     """Audio classified at once; None: the median clip."""
     remove_bin_means: bool = False
     """Subtract each mel bin's mean over the window: the channel goes, for speakers; loudness goes too."""

@@ -7,7 +7,6 @@ generator state is ever saved.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -82,17 +81,19 @@ class Order:
     """
 
     def __init__(self, seed: int, clips: int, probabilities: NDArray[np.float64] | None = None) -> None:
-        self._clips = clips
-
-        @lru_cache(maxsize=2)
-        def epoch(number: int) -> NDArray[np.int64]:
-            rng = draw(seed, "order", number)
-            if probabilities is None:
-                return rng.permutation(clips)
-            return rng.choice(clips, size=clips, p=probabilities)
-
-        self._epoch = epoch
+        self._seed, self._clips, self._probabilities = seed, clips, probabilities
+        self._epochs: dict[int, NDArray[np.int64]] = {}
 
     def __getitem__(self, place: int) -> int:
         number, index = divmod(place, self._clips)
-        return int(self._epoch(number)[index])
+        if number not in self._epochs:
+            if len(self._epochs) == 2:  # a step reaches into two epochs at the most
+                del self._epochs[min(self._epochs)]
+            self._epochs[number] = self._epoch(number)
+        return int(self._epochs[number][index])
+
+    def _epoch(self, number: int) -> NDArray[np.int64]:
+        rng = draw(self._seed, "order", number)
+        if self._probabilities is None:
+            return rng.permutation(self._clips)
+        return rng.choice(self._clips, size=self._clips, p=self._probabilities)

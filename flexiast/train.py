@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from flexiast.batches import Batches, LogMels
 from flexiast.checkpoint import Checkpoint, save_checkpoint, weights_sha256
 from flexiast.convnet import ConvNet
+from flexiast.data import preview
 from flexiast.distributed import ALONE, World
 from flexiast.errors import ModelError, UsageError
 from flexiast.evaluate import PatchResult, Windows, evaluate
@@ -119,10 +120,17 @@ class Teacher:
     def __init__(self, model: Model, student: Spec, patch: PatchSize | None) -> None:
         theirs, ours = model.spec, student
         if theirs.labels != ours.labels or theirs.task != ours.task:
-            raise ModelError("the teacher knows other labels than the data; train it on the same ones")
-        unlike = {"mean": 0.0, "std": 1.0}
-        if theirs.frontend.model_copy(update=unlike) != ours.frontend.model_copy(update=unlike):
-            raise ModelError("the teacher hears through another front end or window; train it with the same ones")
+            strange = preview(sorted(set(theirs.labels) ^ set(ours.labels))) or "their order or the task"
+            raise ModelError(
+                f"the teacher knows other labels than the data (differing: {strange}); train it on the same"
+            )
+        for name in FrontendSpec.model_fields:
+            told, needed = getattr(theirs.frontend, name), getattr(ours.frontend, name)
+            if name not in {"mean", "std"} and told != needed:
+                raise ModelError(
+                    f"the teacher hears through another front end or window: {name} {told}, the run has {needed}; "
+                    "give the run the teacher's, or train a teacher with the run's"
+                )
         self._model = model.eval().requires_grad_(False)
         self._patch = theirs.check_patch(patch or theirs.base_patch)
         self._scale = ours.frontend.std / theirs.frontend.std

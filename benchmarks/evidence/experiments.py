@@ -26,7 +26,7 @@ class Task:
 
 
 TASKS = {
-    "commands": Task("commands/metadata.csv", classes=40, epochs=15, window_s=1.0),
+    "commands": Task("commands/metadata.csv", classes=40, epochs=30, window_s=1.0),
     "speakers": Task("speakers/metadata.csv", classes=300, epochs=40, window_s=1.0, remove_bin_means=True, speed=0.0),
     "esc50": Task("esc50/metadata.csv", classes=50, epochs=50, window_s=5.0, max_tokens=128),
 }

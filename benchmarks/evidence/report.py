@@ -48,11 +48,12 @@ INTRODUCTION = """# Results
 Written by `python -m benchmarks.evidence report` from the runs in [`results/`](results), one JSON file each, made by
 `python -m benchmarks.evidence run NAME --data FOLDER`; `list` names them. {dates}; {machine}.
 
-All runs are pico (0.2 M parameters), from scratch, without outside data; a convolutional teacher, trained here on the
-same clips by the recipe beside each task, has nine tenths of the loss. Model and budgets are small, so that dozens of
-runs fit on a laptop: compare runs with one another, not with the shipped models or with papers. Within a task all runs
-see the same clips equally often. The last step is measured, on the validation split, which chose nothing. One run's
-figure moves by about a point with its seed (one standard error of 2,400 clips is 0.8 at 80 %, of 400 clips 2).
+All runs are pico (0.2 M parameters), from scratch, without outside data. A convolutional teacher, trained on the same
+clips by `recipes/TASK-teacher.toml`, has nine tenths of the loss. Model and budgets are small, so that dozens of runs
+fit on a laptop: compare runs with one another, not with the shipped models or with papers. Within a task all runs see
+the same clips equally often, unless a row says otherwise. The last step is measured, on the validation split, which
+chose nothing. One run's figure moves by about a point with its seed (one standard error of 2,400 clips is 0.8 at 80 %,
+of 400 clips 2).
 """
 
 ABOUT = {
@@ -160,7 +161,7 @@ def _cell(curve: Curve, patch: PatchSize) -> str:
 
 def _budget(task: str, name: str, runs: list[dict[str, Any]]) -> str:
     mine = [run for run in runs if run["experiment"] == f"{task}/{name}"]
-    minutes = statistics.mean(run["cpu_s"] for run in mine) / 60
+    minutes = statistics.mean(run["cpu_s"] + run["start_cpu_s"] for run in mine) / 60
     return f"{mine[0]['steps']:,} steps, {minutes:.0f} minutes of CPU a run"
 
 
@@ -270,8 +271,8 @@ def _plot(task: str, curves: dict[str, Curve], latency: dict[str, float] | None,
 
 
 def _machines(runs: list[dict[str, Any]]) -> str:
-    found = {f"{run['machine']['accelerator'] or 'CPU'}, {run['machine']['threads']} thread" for run in runs}
-    return " and ".join(sorted(found))
+    machines = [run["machine"] for run in runs]
+    return " and ".join(sorted({f"{m['accelerator'] or m['processor']}, {m['threads']} thread" for m in machines}))
 
 
 def _dates(runs: list[dict[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,8 +64,11 @@ def run_experiment(experiment: Experiment, data: Path, fold: str | None, seed: i
     )
     validation = read_validation(dataset, spec)
     taught_by = load_checkpoint(find_checkpoint(str(teacher))) if teacher is not None and experiment.taught else None
-    start = masked_start(spec, recipe.training, log_mels) if experiment.masked_start else None
     run = RUNS / name
+    resumes = (run / "last.safetensors").is_file()
+    begun = time.process_time()
+    start = masked_start(spec, recipe.training, log_mels) if experiment.masked_start and not resumes else None
+    start_cpu_s = round(time.process_time() - begun, 1)
     trainer = Trainer(
         run,
         spec,
@@ -75,7 +79,7 @@ def run_experiment(experiment: Experiment, data: Path, fold: str | None, seed: i
         teacher=None if taught_by is None else load_model(taught_by),
         build=VARIANTS[experiment.variant] if experiment.variant else build_model,
     )
-    if (run / "last.safetensors").is_file():
+    if resumes:
         trainer.resume()
     header = {
         "experiment": experiment.key,
@@ -91,10 +95,12 @@ def run_experiment(experiment: Experiment, data: Path, fold: str | None, seed: i
     save_checkpoint(run / "checkpoint.safetensors", Checkpoint(spec, weights_of(trainer.ema), header))
     outcome = {
         "steps": trainer.total,
-        "last_loss": round(float(np.mean(losses[-50:])), 4),
+        "last_loss": round(float(np.mean(losses[-50:])), 4) if losses else None,
+        "start_cpu_s": start_cpu_s,
         "results": [json.loads(result.model_dump_json(exclude_none=True)) for result in results],
     }
-    write_result(name, journal.describe(outcome), ["run", experiment.key], fold, seed)
+    command = ["run", experiment.key, *(["--teacher", str(teacher)] if taught_by is not None else [])]
+    write_result(name, journal.describe(outcome), command, data, fold, seed)
     print(name, "  ".join(f"{result.patch_size} {result.metric:.3f}" for result in results), flush=True)
 
 
@@ -109,8 +115,10 @@ def measured(experiment: Experiment, spec: Spec) -> list[PatchSize]:
     return [patch for patch in experiment.measured if patch.mels <= mels and patch.frames <= frames]
 
 
-def write_result(name: str, document: dict[str, Any], command: list[str], fold: str | None, seed: int) -> None:
+def write_result(
+    name: str, document: dict[str, Any], command: list[str], data: Path, fold: str | None, seed: int
+) -> None:
     """One JSON file that names the command which made it."""
-    options = ["--seed", str(seed), *(["--fold", fold] if fold else [])]
+    options = ["--data", str(data), "--seed", str(seed), *(["--fold", fold] if fold else [])]
     document["command"] = ["-m", "benchmarks.evidence", *command, *options]
     write_atomically(RESULTS / f"{name}.json", json.dumps(document, indent=1).encode() + b"\n")

@@ -57,7 +57,9 @@ def run_ensemble(task: str, data: Path, fold: str | None, seed: int) -> None:
             for sizes in combinations(SIZES, count)
         }
     document = {"experiment": f"{task}/ensemble", "split": dataset.split_rule, "seed": seed, "accuracy": rows}
-    write_result(f"ensemble-{run_name(task, fold, seed)}", document | surroundings(), ["ensemble", task], fold, seed)
+    write_result(
+        f"ensemble-{run_name(task, fold, seed)}", document | surroundings(), ["ensemble", task], data, fold, seed
+    )
     print(json.dumps(rows, indent=1))
 
 

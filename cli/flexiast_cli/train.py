@@ -90,8 +90,12 @@ def train(
     from flexiast.files import check_output
     from flexiast.recipe import Recipe, parse_weighted_patches
     from flexiast.spec import PatchSize
+    from flexiast_cli.console import positive
 
+    positive(window, "--window")
     recipe = Recipe.read(config) if config else Recipe()
+    if config is None and patch_sizes is None and model == "convnet":  # it has none: any one will do
+        patch_sizes = base_patch or "16"
     patches, weights = parse_weighted_patches(patch_sizes) if patch_sizes else (None, None)
     if patches is not None:  # the weights of a recipe belong to its own sizes
         recipe = Recipe(model=recipe.model, training=recipe.training.model_copy(update={"patch_weights": None}))
@@ -116,9 +120,11 @@ def train(
 
     from flexiast.distributed import joined, restarted
 
-    again = restarted() and (output / "last.safetensors").exists()  # torchrun replaces ranks that died
-    if not (resume or again) and (output / "last.safetensors").exists():
-        raise UsageError(f"{output} already holds a run; continue it with --resume, or choose another folder")
+    again = restarted(output / "run.json") and (output / "last.safetensors").exists()  # torchrun replaces dead ranks
+    held = [name for name in ("last.safetensors", "checkpoint.safetensors") if (output / name).exists()]
+    if held and not (resume or again):
+        remedy = "continue it with --resume, or " if "last.safetensors" in held else ""
+        raise UsageError(f"{output} already holds a run; {remedy}choose another folder")
     check_output(output / "checkpoint.safetensors")
     sources = _Sources(data, val_fold, init, teacher, skip_bad)
     with joined() as world:
@@ -168,8 +174,10 @@ def _run(
 ) -> None:
     from flexiast.checkpoint import weights_sha256
     from flexiast.data import balanced_weights
+    from flexiast.distributed import launcher
     from flexiast.errors import ExitCode
     from flexiast.journal import Journal
+    from flexiast.recipe import Distill
     from flexiast.train import Trainer, load_model
     from flexiast_cli.console import stderr
     from flexiast_cli.interrupts import ending_gently
@@ -215,7 +223,11 @@ def _run(
         "init": None if start is None else weights_sha256(start),
         "teacher": None if teacher is None else weights_sha256(teacher),
         "ranks": world.ranks,
+        "launcher": launcher(),
     }
+    told, usual = recipe.training.distill.teacher_weight, Distill().teacher_weight
+    if teacher is None and told != usual:
+        console.print(f"The recipe gives a teacher {told:g} of the loss, but there is no --teacher", style="yellow")
     journal = Journal(output, header, step=trainer.step, tensorboard=how.tensorboard) if world.leads else None
     steps = trainer.steps(ready.validation, ready.validation_targets, journal, workers=how.workers)
     with ending_gently(trainer.stop, terminated=ExitCode.TERMINATED):

@@ -150,8 +150,8 @@ def test_a_filter_is_that_of_the_waveform(frontend: Frontend, seed: int) -> None
         1_025, [0, *centres, 8_000], [amplitudes[0], *amplitudes, amplitudes[-1]], fs=spec.sample_rate_hz
     )
     filtered = frontend.log_mel(signal.fftconvolve(waveform, taps, mode="same").astype(np.float32))
-    # The energy of 2,000 frames of noise is known to 3 % (0.03 nat) in a bin; at the corners of the polygon a mel filter
-    # averages over its width, across which 12 dB between neighbouring corners may change by some tenths of a nat.
+    # The energy of 2,000 frames of noise is known to 3 % (0.03 nat) in a bin; at the corners of the polygon a mel
+    # filter averages over its width, across which 12 dB between neighbouring corners may change by tenths of a nat.
     error = np.abs(np.mean(filtered - changed, axis=0))
     assert error.max() < 0.3
     assert error.mean() < 0.03

@@ -280,6 +280,16 @@ def test_logits_do_not_depend_on_the_rest_of_the_batch(patch: PatchSize, build_s
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)  # float32: matrix products may sum in another order
 
 
+def test_no_clips_give_no_logits_and_pull_nowhere(build_spec: Callable[..., Spec]) -> None:
+    """As on a rank that has no share of a step."""
+    spec = build_spec()
+    model = model_of(spec).train()
+    logits = model(features_of(spec, 0), PatchSize(16, 16), keep=4)
+    assert logits.shape == (0, spec.classes)
+    logits.sum().backward()
+    assert all((parameter.grad == 0).all() for parameter in model.parameters())
+
+
 def test_the_same_sound_elsewhere_in_time_is_another_input(build_spec: Callable[..., Spec]) -> None:
     spec = build_spec(frames=96)
     model, features = model_of(spec), features_of(spec, 1)

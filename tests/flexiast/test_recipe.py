@@ -95,7 +95,7 @@ TRAININGS = st.builds(
     epochs=st.none() | st.integers(1, 10**6),
     learning_rate=st.floats(1e-9, 1e9),
     seed=st.integers(0, 2**32 - 1),
-    patches=st.lists(PATCHES, min_size=1, max_size=6).map(tuple),
+    patches=st.lists(PATCHES, min_size=1, max_size=6, unique=True).map(tuple),
     augment=AUGMENTS,
     distill=DISTILLS,
 )

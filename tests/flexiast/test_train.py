@@ -1,4 +1,4 @@
-"""Training: losses, what resumes, what teaches, what is learnt, on two tones and a network of three thousand weights."""
+"""Training: losses, what resumes, what teaches, what is learnt, on two tones and three thousand weights."""
 
 from __future__ import annotations
 

@@ -31,9 +31,9 @@ def random_checkpoint(spec: Spec) -> Checkpoint:
     rng = np.random.default_rng(1)
     shapes = weight_shapes(spec)
     weights = {name: rng.normal(scale=0.3, size=shape).astype(np.float32) for name, shape in shapes.items()}
-    for name in weights:
+    for name, value in weights.items():
         if name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "running_var")):
-            weights[name] = 1 + abs(weights[name])  # else every norm would take most of the signal
+            weights[name] = 1 + abs(value)  # else every norm would take most of the signal
     return Checkpoint(spec, weights)
 
 
