@@ -35,7 +35,7 @@ def main() -> None:
         ("mixed, constant tokens", ALL_PATCHES, 1.0),
         ("mixed, constant clips", ALL_PATCHES, 0.0),
     ):
-        training = {"patches": patches, "batch_growth": growth, "batch_size": 16, "coarse_first": False, "epochs": 99}
+        training = {"patches": patches, "batch_growth": growth, "batch_size": 16, "base_first": 0.0, "epochs": 99}
         recipe = Recipe().changed(model={}, training=training)
         spec = make_spec(
             frontend,

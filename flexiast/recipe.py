@@ -68,7 +68,7 @@ class Training(Value):
     """Clips in a step at the base patch."""
     batch_growth: float = Field(default=0.0, ge=0, le=1)
     """1 keeps the tokens of a step constant, so the batch grows as patches grow; 0 keeps the clips constant."""
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e30)  # float32 ends soon above
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_share: float = Field(default=0.04, ge=0, le=1)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
@@ -81,8 +81,8 @@ class Training(Value):
     patches: tuple[Patch, ...] = Field(default=ALL_PATCHES, min_length=1)
     patch_weights: tuple[float, ...] | None = None
     """How often each size is drawn, relative to the others; all alike unless told."""
-    coarse_first: bool = True
-    """Coarse sizes from the start, the base size from 0.3 of the run, finer ones from 0.6."""
+    base_first: float = Field(default=0.4, ge=0, le=1)
+    """Share of the run that trains at the base patch alone, or the nearest among the sizes, before all of them."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Tokens a training step keeps of a clip, chosen at random (PaSST's patchout); all of them unless told."""
     augment: Augment = Augment()

@@ -333,7 +333,7 @@ class Trainer:
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         for index, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{key}": value for key, value in state.items()}
-        metadata = {"step": str(self.step), "best": repr(self.best), "run": self._identity()}
+        metadata = {"step": str(self.step), "best": repr(self.best), "run": json.dumps(self._identity())}
         content = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
         write_atomically(self.run / "last.safetensors", content)
 
@@ -350,27 +350,47 @@ class Trainer:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (safetensors.SafetensorError, OSError) as error:
             raise ModelError(f"{path} cannot be read: {error}; train again into another folder") from error
-        if metadata.get("run") != self._identity():
+        try:
+            differing = _differing(json.loads(metadata["run"]), self._identity())
+            step, best = int(metadata["step"]), float(metadata["best"])
+            if not differing:
+                self._load_state(tensors)
+        except (KeyError, ValueError, RuntimeError) as error:  # the last is torch's, for names or shapes that differ
+            raise ModelError(f"{path} lacks parts of this run's state; train again into another folder") from error
+        if differing:
             raise ModelError(
-                f"{path} is of a run with other data or settings; "
+                f"{path} is of a run with other data or settings (differing: {preview(differing)}); "
                 "resume with the same ones, or train into another folder"
             )
-        try:
-            self.model.load_state_dict(_under("model.", tensors))
-            self.ema.load_state_dict(_under("ema.", tensors))
-        except RuntimeError as error:  # torch's word for names or shapes that differ
-            raise ModelError(f"{path} lacks weights of this run; train again into another folder") from error
+        self.step, self.best = step, best
+
+    def _load_state(self, tensors: dict[str, Tensor]) -> None:
+        self.model.load_state_dict(_under("model.", tensors))
+        self.ema.load_state_dict(_under("ema.", tensors))
         adam: dict[int, dict[str, Tensor]] = {}
         for name, value in _under("adam.", tensors).items():
             index, key = name.split(".", 1)
             adam.setdefault(int(index), {})[key] = value
-        state = self._optimizer.state_dict()
-        self._optimizer.load_state_dict({"state": adam, "param_groups": state["param_groups"]})
-        self.step, self.best = int(metadata["step"]), float(metadata["best"])
+        groups = self._optimizer.state_dict()["param_groups"]
+        for index in (index for group in groups for index in group["params"]):
+            if adam.get(index, {}).keys() != {"step", "exp_avg", "exp_avg_sq"}:
+                raise KeyError(f"adam.{index}")
+        self._optimizer.load_state_dict({"state": adam, "param_groups": groups})
 
-    def _identity(self) -> str:
+    def _identity(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one that saved its state."""
         spec, recipe = (json.loads(value.model_dump_json()) for value in (self.spec, self.recipe))
-        return json.dumps([spec, recipe, self.total, *self._taught_by])
+        return {"spec": spec, "recipe": recipe, "steps": self.total, "teacher": self._taught_by}
+
+
+def _differing(one: Any, other: Any, name: str = "") -> list[str]:
+    """Names of the settings in which two trees of JSON differ."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return [] if one == other else [name]
+    inner = (
+        _differing(one.get(key), other.get(key), f"{name}.{key}" if name else key) for key in sorted({*one, *other})
+    )
+    return [found for names in inner for found in names]
 
 
 def schedule(progress: float, warmup_share: float) -> float:

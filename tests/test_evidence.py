@@ -153,9 +153,7 @@ def test_a_masked_start_repeats_itself_and_is_a_start(build_spec: Callable[..., 
     rows = np.sin(np.arange(16_000) * rng.uniform(0.05, 1.5, (12, 1))).astype(np.float32)
     augment = Augment(speed=0.0, shift=0.0)
     log_mels = LogMels(list(rows), spec.frontend, augment)
-    training = Training(
-        epochs=20, batch_size=12, patches=(BASE, PatchSize(32, 32)), augment=augment, coarse_first=False
-    )
+    training = Training(epochs=20, batch_size=12, patches=(BASE, PatchSize(32, 32)), augment=augment, base_first=0.0)
     start, again = (masked_start(spec, training, log_mels) for _ in range(2))
     assert start.spec.labels == ()
     weights = transferred(start, spec)

@@ -84,7 +84,7 @@ def _experiments() -> dict[str, Experiment]:
             ),
             *(Experiment(name, variant, flexible, variant) for variant in ("bilinear", "stretched", "cropped")),
             Experiment(name, "base-32", flexible.changed(model={"base_patch": PatchSize(32, 32)}, training={})),
-            Experiment(name, "all-at-once", _recipe(task, coarse_first=False)),
+            Experiment(name, "all-at-once", _recipe(task, base_first=0.0)),
             Experiment(name, "constant-tokens", _recipe(task, batch_growth=1.0)),
             Experiment(name, "finer-often", _recipe(task, patch_weights=finer)),
             Experiment(name, "few-sizes", _recipe(task, patches=parse_patches("8,16,32,48"))),

@@ -82,8 +82,8 @@ def train(
 ) -> None:
     """Train a flexible checkpoint on your own sounds.
 
-    Each step draws one patch size, coarse ones first. The validation split is measured at all sizes; the best mean is
-    kept in OUTPUT/checkpoint.safetensors. Under torchrun, every process takes its share of each step.
+    One patch size first, then each step draws one of all. The validation split is measured at all sizes; the best
+    mean is kept in OUTPUT/checkpoint.safetensors. Under torchrun, every process takes its share of each step.
     """
     from flexiast.errors import UsageError
     from flexiast.extras import require

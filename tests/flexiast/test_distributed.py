@@ -75,7 +75,16 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
     launched: list[subprocess.Popen[str]] = []
 
     def launch(*command: object, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-        torchrun = [sys.executable, "-W", "error", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        torchrun = [
+            sys.executable,
+            "-W",
+            "error",
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+        ]
         process = subprocess.Popen(
             [*torchrun, *options, *map(str, command)],
             stdout=subprocess.PIPE,
@@ -156,7 +165,7 @@ def test_two_ranks_learn_what_one_process_learns(alone: Path, together: tuple[Pa
     losses, expected = history(run, "loss"), history(alone, "loss")
     assert list(losses) == list(expected) == [50, 100, 150]
     for step, curve in expected.items():
-        assert curve.keys() == ({"24x24"} if step == 50 else {"24x24", "32x16"})  # coarse first
+        assert curve.keys() == ({"24x24"} if step == 50 else {"24x24", "32x16"})  # one size comes first
         assert losses[step] == pytest.approx(curve, rel=1e-4)
     assert_same_weights(run, alone)
     assert list(history(run, "metric")) == list(history(alone, "metric")) == MEASURED

@@ -16,7 +16,7 @@ from scipy import stats
 from flexiast.data import balanced_weights
 from flexiast.recipe import Training
 from flexiast.sampling import Order, active_patches, draw, draw_patch, plan, step_clips
-from flexiast.spec import ALL_PATCHES, PatchSize, Spec
+from flexiast.spec import ALL_PATCHES, PatchSize, Spec, parse_patches
 
 LEAST_P = 1e-3
 """Seeds are fixed, so a test of frequencies passes or fails for ever; a right one fails once in a thousand seeds."""
@@ -31,7 +31,7 @@ TRAININGS = st.builds(
     patches=PATCH_SETS,
     batch_size=st.integers(1, 40),
     batch_growth=st.floats(0, 1),
-    coarse_first=st.booleans(),
+    base_first=st.floats(0, 1),
     max_tokens=st.none() | st.integers(1, 300),
 )
 
@@ -138,7 +138,7 @@ SIZES = (PatchSize(8, 8), PatchSize(16, 16), PatchSize(16, 32), PatchSize(48, 48
 def test_sizes_are_drawn_in_the_shares_of_their_weights(
     build_spec: Callable[..., Spec], weights: tuple[float, ...] | None
 ) -> None:
-    training = Training(patches=SIZES, patch_weights=weights, coarse_first=False, batch_size=1)
+    training = Training(patches=SIZES, patch_weights=weights, base_first=0.0, batch_size=1)
     drawn = Counter(step.patch for step in plan(build_spec(), training, 4_000, 1))
     shares = np.array(weights or [1.0] * 4)
     found, expected = np.array([drawn[patch] for patch in SIZES]), 4_000 * shares / shares.sum()
@@ -148,17 +148,6 @@ def test_sizes_are_drawn_in_the_shares_of_their_weights(
     assert stats.chisquare(found[likely], total).pvalue > LEAST_P
 
 
-def test_weights_hold_among_those_sizes_that_have_joined(build_spec: Callable[..., Spec]) -> None:
-    training = Training(patches=SIZES, patch_weights=(1.0, 1.0, 1.0, 3.0))
-    drawn = Counter(draw_patch(build_spec(), training, step, 0.0) for step in range(2_000))
-    assert set(drawn) == {PatchSize(48, 48)}  # the base size makes 56 patches, and 16x32 more than 0.4 of them
-    drawn = Counter(draw_patch(build_spec(), training, step, 0.5) for step in range(2_000))
-    expected = [400, 400, 1_200]
-    found = [drawn[patch] for patch in SIZES[1:]]
-    assert sum(found) == 2_000
-    assert stats.chisquare(found, expected).pvalue > LEAST_P
-
-
 def test_the_patch_size_of_a_step_is_the_same_whatever_was_drawn_before(build_spec: Callable[..., Spec]) -> None:
     spec, training = build_spec(), Training(seed=7)
     forwards = [draw_patch(spec, training, step, 0.9) for step in range(300)]
@@ -166,33 +155,30 @@ def test_the_patch_size_of_a_step_is_the_same_whatever_was_drawn_before(build_sp
     assert [draw_patch(spec, Training(seed=8), step, 0.9) for step in range(300)] != forwards
 
 
-def test_every_patch_size_is_trained_and_the_finest_last(build_spec: Callable[..., Spec]) -> None:
-    steps = plan(build_spec(498), Training(batch_size=1), 1_000, 1)
-    drawn = [step.patch for step in steps]
-    assert set(drawn) == set(ALL_PATCHES)
-    first = {patch: drawn.index(patch) for patch in ALL_PATCHES}
-    assert {patch.mels for patch, step in first.items() if step < 300} == {30, 32, 40, 48}  # at most 0.4 of 256 tokens
-    assert {patch.mels for patch, step in first.items() if 300 <= step < 600} == {16, 20, 24}
-    assert {patch.mels for patch, step in first.items() if step >= 600} == {8, 10, 12}
+def test_the_base_size_comes_first_and_then_all(build_spec: Callable[..., Spec]) -> None:
+    steps = plan(build_spec(498), Training(batch_size=1, base_first=0.3), 1_000, 1)
+    assert {step.patch for step in steps[:300]} == {PatchSize(16, 16)}
+    assert {step.patch for step in steps[300:]} == set(ALL_PATCHES)
 
 
-def test_all_sizes_are_trained_from_the_start_unless_coarse_ones_go_first(build_spec: Callable[..., Spec]) -> None:
-    steps = plan(build_spec(498), Training(batch_size=1, coarse_first=False), 1_000, 1)
-    assert {step.patch for step in steps if step.progress < 0.3} == set(ALL_PATCHES)
-
-
-@given(PATCH_SETS, st.floats(0, 1), st.floats(0, 1))
-def test_sizes_only_join_while_a_run_goes_on(
-    build_spec: Callable[..., Spec], patches: tuple[PatchSize, ...], one: float, other: float
+def test_without_the_base_size_the_one_with_most_nearly_as_many_tokens_comes_first(
+    build_spec: Callable[..., Spec],
 ) -> None:
-    spec, training = build_spec(), Training(patches=patches)
+    spec = build_spec(498)  # base: 256 tokens
+    for sizes, first in (("8,20,48", "20"), ("8,16x32,48", "16x32"), ("4,8", "8"), ("8x40,8", "8x40")):
+        training = Training(patches=parse_patches(sizes))
+        assert active_patches(spec, training, 0.0) == parse_patches(first)
+
+
+@given(PATCH_SETS, st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_sizes_only_join_while_a_run_goes_on(
+    build_spec: Callable[..., Spec], patches: tuple[PatchSize, ...], share: float, one: float, other: float
+) -> None:
+    spec, training = build_spec(), Training(patches=patches, base_first=share)
     early, late = (active_patches(spec, training, progress) for progress in sorted((one, other)))
     assert early
     assert set(early) <= set(late)
-    assert tuple(active_patches(spec, training, 0.6)) == patches
-    dearest = max(map(spec.tokens, active_patches(spec, training, 0.0)))
-    assert dearest <= max(0.4 * spec.tokens(spec.base_patch), min(map(spec.tokens, patches)))
-    assert tuple(active_patches(spec, training.model_copy(update={"coarse_first": False}), one)) == patches
+    assert active_patches(spec, training, share) == patches
 
 
 # ----- the order of clips

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 import torch
 from hypothesis import given
@@ -412,14 +413,26 @@ def test_steps_tell_their_number_patch_loss_and_results(toy: Toy, tmp_path: Path
 )
 def test_a_run_with_other_settings_is_not_resumed(toy: Toy, straight: Trainer, change: dict[str, Any]) -> None:
     other = toy.trainer(straight.run, **change)
-    with pytest.raises(ModelError, match="of a run with other data or settings"):
+    with pytest.raises(ModelError, match="of a run with other data or settings") as refused:
         other.resume()
+    (name,) = change
+    assert f"recipe.training.{name}" in str(refused.value)
 
 
 def test_a_run_of_another_model_is_not_resumed(toy: Toy, straight: Trainer) -> None:
     spec = toy.spec.model_copy(update={"network": NetworkSpec(width=16, depth=2, heads=2)})
     with pytest.raises(ModelError, match="of a run with other data or settings"):
         toy.trainer(straight.run, spec=spec).resume()
+
+
+@pytest.mark.parametrize("left_out", ["adam.0.exp_avg", "adam.0.", "adam.", "ema.head.bias", "model."])
+def test_a_state_that_lacks_parts_is_refused(toy: Toy, straight: Trainer, tmp_path: Path, left_out: str) -> None:
+    with safetensors.safe_open(straight.run / "last.safetensors", "np") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys() if not name.startswith(left_out)}  # noqa: SIM118
+    safetensors.numpy.save_file(tensors, tmp_path / "last.safetensors", metadata)
+    with pytest.raises(ModelError, match="lacks parts of this run's state"):
+        toy.trainer(tmp_path).resume()
 
 
 def test_a_run_with_another_teacher_is_not_resumed(toy: Toy, straight: Trainer, tmp_path: Path) -> None:
@@ -651,6 +664,7 @@ def test_a_student_of_a_teacher_alone_answers_as_it_does(toy: Toy, learnt: Train
         epochs=25,
         learning_rate=5e-3,
         patches=COARSE,
+        base_first=0.0,
         distill=Distill(teacher_weight=1.0),
     )
     results = evaluate(TorchClassifier(student.ema), toy.validation, 1 - toy.targets, COARSE)
