@@ -16,7 +16,7 @@ from flexiast.checkpoint import load_checkpoint, save_checkpoint
 from flexiast.data import load_waveforms, read_dataset
 from flexiast.evaluate import PatchResult, Windows, evaluate
 from flexiast.frontend import Frontend
-from flexiast.spec import parse_patches
+from flexiast.spec import PatchSize, parse_patches
 from flexiast.train import TorchClassifier, load_model
 from flexiast_export.to_onnx import export_onnx
 from flexiast_runtime.models import CHECKPOINT, find_checkpoint
@@ -55,17 +55,24 @@ def main() -> None:
     export_onnx(checkpoint, source, given.patch_sizes, folder / "bundle", verify_waveforms=compared, force=True)
     save_checkpoint(folder / CHECKPOINT, checkpoint, half=True)
     card = folder / "MODEL_CARD.md"
-    card.write_text(TABLE.sub(lambda _: table(results), card.read_text(), count=1))
+    text, found = TABLE.subn(lambda _: table(results), card.read_text(), count=1)
+    if not found:
+        parser.error(f"{card} has no table of patch sizes to write into; give it one that begins with | patch |")
+    card.write_text(text)
     print(table(results))
 
 
 def table(results: list[PatchResult]) -> str:
     """Markdown, a row for each patch size."""
     rows = [
-        f"| {result.patch_size.mels} | {result.tokens} | {result.gmac:.3f} | {100 * result.metric:.1f} % |\n"
+        f"| {_name(result.patch_size)} | {result.tokens} | {result.gmac:.3f} | {100 * result.metric:.1f} % |\n"
         for result in results
     ]
     return "| patch | tokens | GMAC | accuracy |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def _name(patch: PatchSize) -> str:
+    return str(patch.mels) if patch.mels == patch.frames else str(patch)
 
 
 if __name__ == "__main__":
