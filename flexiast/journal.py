@@ -57,6 +57,10 @@ class Journal:
                     self._board.add_scalar(f"{name}/{key}" if key else name, number, step)
 
     def close(self) -> None:
+        """Write into run.json what was spent in all, also after the best measurement."""
+        path = self._run / "run.json"
+        document = json.loads(path.read_text("utf-8")) | self._spent()
+        write_atomically(path, json.dumps(document, indent=1).encode() + b"\n")
         if self._board is not None:
             self._board.close()
 

@@ -49,11 +49,11 @@ Written by `python -m benchmarks.evidence report` from the runs in [`results/`](
 `python -m benchmarks.evidence run NAME --data FOLDER`; `list` names them. {dates}; {machine}.
 
 All runs are pico (0.2 M parameters), from scratch, without outside data. A convolutional teacher, trained on the same
-clips by `recipes/TASK-teacher.toml`, has nine tenths of the loss. Model and budgets are small, so that dozens of runs
-fit on a laptop: compare runs with one another, not with the shipped models or with papers. Within a task all runs see
-the same clips equally often, unless a row says otherwise. The last step is measured, on the validation split, which
-chose nothing. One run's figure moves by about a point with its seed (one standard error of 2,400 clips is 0.8 at 80 %,
-of 400 clips 2).
+clips by a recipe in [`recipes/`](../recipes) (for esc50, that of `sounds`), has nine tenths of the loss. Model and
+budgets are small, so that dozens of runs fit on a laptop: compare runs with one another, not with the shipped models or
+with papers. Within a task all runs see the same clips equally often, unless a row says otherwise. The last step is
+measured, on the validation split, which chose nothing. One run's figure moves by about a point with its seed (one
+standard error of 2,400 clips is 0.8 at 80 %, of 400 clips 2).
 """
 
 ABOUT = {
@@ -99,7 +99,11 @@ def _curves(runs: list[dict[str, Any]]) -> dict[str, Curve]:
 
 def _section(task: str, curves: dict[str, Curve], runs: list[dict[str, Any]]) -> str:
     splits = sorted({run["split"] for run in runs})
-    lines = [f"## {task}\n", f"{'; '.join(splits)}. {TASKS[task].epochs} epochs.\n", f"![{task}](results-{task}.png)\n"]
+    lines = [
+        f"## {task}\n",
+        f"{'; '.join(splits).capitalize()}. {TASKS[task].epochs} epochs.\n",
+        f"![{task}](results-{task}.png)\n",
+    ]
     lines.append(_table(ALL_PATCHES, curves))
     lines += [f"- **{name}**: {ABOUT[name]}; {_budget(task, name, runs)}." for name in curves]
     for name, shape in (("time-only", "16 × t"), ("mel-only", "f × 16")):

@@ -135,6 +135,20 @@ def test_what_was_best_before_a_resume_stays_until_something_is_better(tmp_path:
     assert document(tmp_path)["step"] == 150
 
 
+def test_closing_adds_what_was_spent_after_the_best_measurement(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, {"recipe": "mine"})
+    outcome = journal.describe({"step": 5})
+    begun = time.monotonic()
+    while time.monotonic() < begun + 0.3:
+        pass
+    journal.close()
+    closed = json.loads((tmp_path / "run.json").read_text("utf-8"))
+    assert closed["wall_s"] >= outcome["wall_s"] + 0.2  # a tenth is lost to rounding
+    assert closed.keys() == outcome.keys()
+    spent = {"wall_s", "cpu_s"}
+    assert all(closed[name] == value for name, value in outcome.items() if name not in spent)
+
+
 def test_surroundings_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["flexiast", "train", "sounds", "-o", "run"])
     found = surroundings()
