@@ -81,6 +81,11 @@ def vggsound(listing: Path, audio: Path) -> Listing:
 
 def speechcommands(folder: Path) -> Listing:
     """Speech Commands v0.02 as torchaudio unpacks it into ``folder``, with its own three splits; raises DataError."""
+    if (folder / "testing_list.txt").is_file():
+        raise DataError(
+            f"{folder} is the unpacked archive itself; move it to SpeechCommands/speech_commands_v0.02 in a folder of "
+            "its own, where torchaudio expects it, and give that folder"
+        )
     return _from_torchaudio(
         "SPEECHCOMMANDS",
         {"training": "train", "validation": "val", "testing": "test"},

@@ -206,6 +206,12 @@ def test_speech_commands_has_its_own_splits(tmp_path: Path, touch: Touch) -> Non
     }
 
 
+def test_the_unpacked_archive_of_speech_commands_is_told_its_place(tmp_path: Path) -> None:
+    (tmp_path / "testing_list.txt").write_text("yes/a.wav\n")
+    with pytest.raises(DataError, match=r"move it to SpeechCommands/speech_commands_v0\.02"):
+        speechcommands(tmp_path)
+
+
 def test_voxceleb1_is_labelled_by_speaker(tmp_path: Path, touch: Touch) -> None:
     pytest.importorskip("torchaudio", reason="its metadata is read by torchaudio")
     names = ("id10001/a-b/00001.wav", "id10001/c/00002.wav", "id11251/d/00003.wav")
