@@ -22,6 +22,9 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 """A plain name inside the bundle: no folders, no way out."""
 
 
+Metric = Annotated[float, Field(ge=0, le=1)]
+
+
 class FileEntry(Value):
     """One file of the bundle."""
 
@@ -50,7 +53,7 @@ class Variant(Value):
     tokens: int = Field(ge=2)
     gmac: float = Field(gt=0)
     parity: Parity
-    metric: float | None = Field(default=None, ge=0, le=1)
+    metric: Metric | None = None
     """Accuracy or mean average precision on the validation split, where training measured this size."""
 
 
@@ -61,6 +64,10 @@ class Manifest(Value):
     spec: Spec
     encoder: FileName
     golden: FileName
+    embedding: FileName | None = None
+    """What embedders of more patch sizes are made from; older bundles lack it."""
+    measured: dict[str, Metric] = {}
+    """Patch size → metric on the validation split, for every size that training measured."""
     variants: tuple[Variant, ...] = Field(min_length=1)
     files: tuple[FileEntry, ...]
     source_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -78,7 +85,8 @@ class Manifest(Value):
         names = [entry.name for entry in self.files]
         if len(set(names)) != len(names):
             raise ValueError("a file is listed twice")
-        missing = {self.encoder, self.golden, *(variant.embedder for variant in self.variants)} - set(names)
+        used = {self.encoder, self.golden, *(variant.embedder for variant in self.variants)}
+        missing = (used | ({self.embedding} if self.embedding else set())) - set(names)
         if missing:
             raise ValueError(f"files are used but not listed: {', '.join(sorted(missing))}")
         patches = [variant.patch_size for variant in self.variants]

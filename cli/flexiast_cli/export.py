@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,13 +13,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from flexiast.spec import Spec
+    from flexiast.manifest import Manifest
+    from flexiast.spec import PatchSize, Spec
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or the name of a shipped model.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A checkpoint, the name of a shipped model, or a bundle to add sizes to."),
+    ],
     patch_sizes: Annotated[str, typer.Option("--patch-sizes", help="Sizes to export, e.g. 8,16,32,48 or 16x32.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Bundle folder to write.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Bundle folder to write. (the bundle that sizes are added to)")
+    ] = None,
     verify_data: Annotated[
         Path | None,
         typer.Option(
@@ -32,18 +38,47 @@ def export(
     """Export engines for many patch sizes from one checkpoint.
 
     One encoder serves all sizes. Every engine is compared with the PyTorch model; a bundle that differs is not
-    published.
+    published. From a BUNDLE, sizes are added to it, which needs neither torch nor the checkpoint: its new engines are
+    compared with numpy.
     """
-    from flexiast.checkpoint import load_checkpoint
+    from flexiast.errors import UsageError
     from flexiast.extras import require
+    from flexiast.manifest import MANIFEST
     from flexiast.spec import parse_patches
     from flexiast_cli.console import print_json, stderr, tracked
     from flexiast_cli.inspect import show
     from flexiast_runtime.bundle import Bundle
-    from flexiast_runtime.models import find_checkpoint
 
     patches = parse_patches(patch_sizes)
+    adds = (Path(model) / MANIFEST).is_file()
+    place = Path(model) if adds and output is None else output
+    if place is None:
+        raise UsageError("export needs a place for the bundle; name one with --output")
     require("onnx", "export")
+    export_to = _add if adds else _export
+    if verify_data is None:
+        stderr().print("Compared on noise, silence and a sweep; --verify-data SOUNDS adds real sound", style="yellow")
+    manifest = export_to(
+        model,
+        patches,
+        place,
+        verify_data,
+        force=force,
+        progress=lambda variants: tracked(list(variants), "Verifying"),
+    )
+    if as_json:
+        print_json(json.loads(manifest.model_dump_json(exclude_none=True)))
+    else:
+        show(Bundle(place, manifest))
+
+
+def _export(
+    model: str, patches: Sequence[PatchSize], place: Path, verify_data: Path | None, **options: Any
+) -> Manifest:
+    from flexiast.checkpoint import load_checkpoint
+    from flexiast.extras import require
+    from flexiast_runtime.models import find_checkpoint
+
     require("torch", "export")
     checkpoint = load_checkpoint(find_checkpoint(model))
     for patch in patches:
@@ -52,21 +87,17 @@ def export(
     from flexiast.train import TorchClassifier, load_model
     from flexiast_export.to_onnx import export_onnx
 
-    if verify_data is None:
-        stderr().print("Compared on noise, silence and a sweep; --verify-data SOUNDS adds real sound", style="yellow")
-    manifest = export_onnx(
-        checkpoint,
-        TorchClassifier(load_model(checkpoint)),
-        patches,
-        output,
-        verify_waveforms=_waveforms(verify_data, checkpoint.spec),
-        force=force,
-        progress=lambda variants: tracked(list(variants), "Verifying"),
-    )
-    if as_json:
-        print_json(json.loads(manifest.model_dump_json(exclude_none=True)))
-    else:
-        show(Bundle(output, manifest))
+    source, waveforms = TorchClassifier(load_model(checkpoint)), _waveforms(verify_data, checkpoint.spec)
+    return export_onnx(checkpoint, source, patches, place, verify_waveforms=waveforms, **options)
+
+
+def _add(model: str, patches: Sequence[PatchSize], place: Path, verify_data: Path | None, **options: Any) -> Manifest:
+    from flexiast_export.add import add_sizes
+    from flexiast_runtime.bundle import Bundle
+
+    bundle = Bundle.open(Path(model))
+    waveforms = _waveforms(verify_data, bundle.manifest.spec)
+    return add_sizes(bundle, patches, place, verify_waveforms=waveforms, **options)
 
 
 VERIFY_CLIPS = 16

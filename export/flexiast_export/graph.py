@@ -9,6 +9,7 @@ around attention (an IsNaN/Where pair after each softmax, about a fifth of the t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,9 +80,8 @@ class Graph:
         return model
 
 
-def embedder(checkpoint: Checkpoint, patch: PatchSize) -> onnx.ModelProto:
+def embedder(spec: Spec, weights: Mapping[str, NDArray[np.float32]], patch: PatchSize) -> onnx.ModelProto:
     """Features [batch, window_frames, mels] → tokens [batch, tokens, width], prefix first, positions added."""
-    spec, weights = checkpoint.spec, checkpoint.weights
     frontend, network = spec.frontend, spec.network
     matrices = patch_matrices(spec, patch)
     kernel = matrices.kernel(weights["embedding.kernel"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from flexiast.checkpoint import Checkpoint, weights_sha256
 from flexiast.errors import ModelError, UsageError
 from flexiast.evaluate import Classifier, classify
 from flexiast.extras import require
-from flexiast.manifest import MANIFEST, Manifest, Parity, Variant
-from flexiast.spec import PatchSize
+from flexiast.manifest import MANIFEST, FileEntry, Manifest, Parity, Variant
+from flexiast.spec import PatchSize, Spec
 from flexiast_export.bundle import add_file, staged
+from flexiast_export.embedding import EMBEDDING, Weights, npz, pack
 from flexiast_export.graph import embedder, encoder
 from flexiast_export.verify import TOLERANCE, parity, real_inputs, synthetic_inputs
 from flexiast_runtime.bundle import Bundle
@@ -57,10 +57,10 @@ def export_onnx(
         variants, golden = [], {"features": synthetic}
         for variant in progress(manifest.variants):
             patch = variant.patch_size
-            reference, found = classify(source, inputs, patch), classify(engines, inputs, patch)
-            variants.append(variant.model_copy(update={"parity": parity(patch, reference, found, len(real))}))
+            reference = classify(source, inputs, patch)
+            variants.append(with_parity(variant, engines, inputs, reference, len(real)))
             golden[golden_key(patch)] = reference[: len(synthetic)]
-        files = [entry for entry in manifest.files if entry.name != GOLDEN] + [add_file(stage, GOLDEN, _npz(golden))]
+        files = [entry for entry in manifest.files if entry.name != GOLDEN] + [add_file(stage, GOLDEN, npz(golden))]
         manifest = manifest.model_copy(update={"variants": tuple(variants), "files": tuple(files)})
         add_file(stage, MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True).encode())
     return manifest
@@ -68,28 +68,27 @@ def export_onnx(
 
 def _draft(checkpoint: Checkpoint, patches: Sequence[PatchSize], stage: Path) -> Manifest:
     """Write the graphs; the manifest returned names them but is not yet measured and not yet written."""
-    metrics = {PatchSize.parse(result["patch_size"]): result for result in checkpoint.info.get("validation", [])}
-    unmeasured = Parity(inputs=1, real_inputs=0, max_abs_error=0.0, tolerance=TOLERANCE, top1_agreement=1.0)
-    files = [add_file(stage, ENCODER, encoder(checkpoint).SerializeToString()), add_file(stage, GOLDEN, b"")]
+    spec, weights = checkpoint.spec, checkpoint.weights
+    validation = checkpoint.info.get("validation", [])
+    measured = {
+        result["patch_size"]: result.get("accuracy", result.get("mean_average_precision")) for result in validation
+    }
+    files = [
+        add_file(stage, ENCODER, encoder(checkpoint).SerializeToString()),
+        add_file(stage, EMBEDDING, pack(spec, weights)),
+        add_file(stage, GOLDEN, b""),
+    ]
     variants = []
     for patch in patches:
-        name = f"embed-{patch}.onnx"
-        files.append(add_file(stage, name, embedder(checkpoint, patch).SerializeToString()))
-        measured = metrics.get(patch, {})
-        variants.append(
-            Variant(
-                patch_size=patch,
-                embedder=name,
-                tokens=checkpoint.spec.tokens(patch),
-                gmac=checkpoint.spec.gmac(patch),
-                parity=unmeasured,
-                metric=measured.get("accuracy", measured.get("mean_average_precision")),
-            )
-        )
+        variant, entry = add_variant(stage, spec, weights, patch, measured.get(str(patch)))
+        variants.append(variant)
+        files.append(entry)
     return Manifest(
-        spec=checkpoint.spec,
+        spec=spec,
         encoder=ENCODER,
         golden=GOLDEN,
+        embedding=EMBEDDING,
+        measured=measured,
         variants=tuple(variants),
         files=tuple(files),
         source_sha256=weights_sha256(checkpoint),
@@ -98,7 +97,26 @@ def _draft(checkpoint: Checkpoint, patches: Sequence[PatchSize], stage: Path) ->
     )
 
 
-def _npz(arrays: dict[str, Float]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub wants only allow_pickle's type
-    return buffer.getvalue()
+def add_variant(
+    stage: Path, spec: Spec, weights: Weights, patch: PatchSize, metric: float | None = None
+) -> tuple[Variant, FileEntry]:
+    """Write the embedder of one patch size; its parity is not yet measured."""
+    name = f"embed-{patch}.onnx"
+    variant = Variant(
+        patch_size=patch,
+        embedder=name,
+        tokens=spec.tokens(patch),
+        gmac=spec.gmac(patch),
+        parity=Parity(inputs=1, real_inputs=0, max_abs_error=0.0, tolerance=TOLERANCE, top1_agreement=1.0),
+        metric=metric,
+    )
+    return variant, add_file(stage, name, embedder(spec, weights, patch).SerializeToString())
+
+
+def with_parity(variant: Variant, engines: Classifier, inputs: Float, reference: Float, real: int) -> Variant:
+    """The variant as its engine answers beside the reference's logits; raises VerificationError where it is wrong.
+
+    The last ``real`` of the inputs are real sound.
+    """
+    found = classify(engines, inputs, variant.patch_size)
+    return variant.model_copy(update={"parity": parity(variant.patch_size, reference, found, real)})

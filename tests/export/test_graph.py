@@ -76,7 +76,10 @@ def test_the_embedder_gives_the_models_tokens(
     tiny_checkpoint: Checkpoint, model: FlexiAST, text: str, batch: int
 ) -> None:
     patch, features = PatchSize.parse(text), features_of(tiny_checkpoint, batch)
-    found, expected = run(embedder(tiny_checkpoint, patch), features), torch_tokens(model, features, patch)
+    found, expected = (
+        run(embedder(tiny_checkpoint.spec, tiny_checkpoint.weights, patch), features),
+        torch_tokens(model, features, patch),
+    )
     assert found.shape == (batch, tiny_checkpoint.spec.tokens(patch), 16)
     # the kernel is resized in float64 here and in float32 there, and a token sums some hundred products up to 20
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
@@ -84,7 +87,9 @@ def test_the_embedder_gives_the_models_tokens(
 
 @pytest.mark.parametrize("text", PATCHES)
 def test_the_first_token_is_cls_to_the_bit(tiny_checkpoint: Checkpoint, text: str) -> None:
-    tokens = run(embedder(tiny_checkpoint, PatchSize.parse(text)), features_of(tiny_checkpoint, 2))
+    tokens = run(
+        embedder(tiny_checkpoint.spec, tiny_checkpoint.weights, PatchSize.parse(text)), features_of(tiny_checkpoint, 2)
+    )
     assert np.array_equal(tokens[:, 0], np.tile(tiny_checkpoint.weights["cls"], (2, 1)))
 
 
@@ -93,7 +98,7 @@ def test_any_patch_that_fits_the_window_can_be_embedded(
     tiny_checkpoint: Checkpoint, model: FlexiAST, mels: int, frames: int
 ) -> None:
     patch, features = PatchSize(mels, frames), features_of(tiny_checkpoint, 1)
-    found = run(embedder(tiny_checkpoint, patch), features)
+    found = run(embedder(tiny_checkpoint.spec, tiny_checkpoint.weights, patch), features)
     # pseudo-inverses of small patches have entries of size 10, in float64 here and float32 there
     np.testing.assert_allclose(found, torch_tokens(model, features, patch), rtol=1e-5, atol=1e-4)
 
@@ -115,21 +120,24 @@ def test_networks_of_other_shapes_are_the_models_too(tiny_checkpoint: Checkpoint
     values = np.random.default_rng(0).normal(size=(2, 9, width)).astype(np.float32)
     np.testing.assert_allclose(run(encoder(checkpoint), values), torch_logits(model, values), rtol=0, atol=1e-5)
     patch, features = PatchSize(12, 12), features_of(checkpoint, 2)
-    found = run(embedder(checkpoint, patch), features)
+    found = run(embedder(checkpoint.spec, checkpoint.weights, patch), features)
     np.testing.assert_allclose(found, torch_tokens(model, features, patch), rtol=1e-5, atol=1e-5)  # as above
 
 
 @pytest.mark.parametrize("patch", [PatchSize(33, 8), PatchSize(8, 39)], ids=str)
 def test_a_patch_larger_than_the_window_is_refused(tiny_checkpoint: Checkpoint, patch: PatchSize) -> None:
     with pytest.raises(UsageError, match=f"patch size {patch} is larger than one window of 32 mel bins x 38 frames"):
-        embedder(tiny_checkpoint, patch)
+        embedder(tiny_checkpoint.spec, tiny_checkpoint.weights, patch)
 
 
 # ----- how it is written
 
 
 def graphs(checkpoint: Checkpoint) -> list[onnx.ModelProto]:
-    return [encoder(checkpoint), *(embedder(checkpoint, PatchSize.parse(text)) for text in PATCHES)]
+    return [
+        encoder(checkpoint),
+        *(embedder(checkpoint.spec, checkpoint.weights, PatchSize.parse(text)) for text in PATCHES),
+    ]
 
 
 def operators(graph: onnx.ModelProto) -> Counter[str]:
@@ -162,7 +170,7 @@ def test_only_the_last_block_drops_all_but_the_cls_token(tiny_checkpoint: Checkp
 
 
 def test_the_embedder_is_two_pads_two_reshapes_and_a_product(tiny_checkpoint: Checkpoint) -> None:
-    found = operators(embedder(tiny_checkpoint, PatchSize(12, 12)))
+    found = operators(embedder(tiny_checkpoint.spec, tiny_checkpoint.weights, PatchSize(12, 12)))
     assert found == {"Pad": 2, "Reshape": 2, "Transpose": 1, "MatMul": 1, "Add": 1}
 
 
@@ -170,7 +178,7 @@ def test_axes_are_named_where_they_are_free_and_numbered_where_they_are_not(tiny
     graph = encoder(tiny_checkpoint).graph
     assert [(value.name, axes(value)) for value in graph.input] == [("tokens", ["batch", "tokens", 16])]
     assert [(value.name, axes(value)) for value in graph.output] == [("logits", ["batch", 3])]
-    graph = embedder(tiny_checkpoint, PatchSize(20, 10)).graph
+    graph = embedder(tiny_checkpoint.spec, tiny_checkpoint.weights, PatchSize(20, 10)).graph
     assert [(value.name, axes(value)) for value in graph.input] == [("features", ["batch", 38, 32])]
     assert [(value.name, axes(value)) for value in graph.output] == [("tokens", ["batch", 2 * 4 + 1, 16])]
 
@@ -185,7 +193,10 @@ def test_weights_are_inside_and_every_node_has_its_own_name(tiny_checkpoint: Che
 def test_graphs_carry_the_spec_and_the_patch_size(tiny_checkpoint: Checkpoint) -> None:
     spec = tiny_checkpoint.spec.model_dump_json()
     assert {item.key: item.value for item in encoder(tiny_checkpoint).metadata_props} == {"flexiast.spec": spec}
-    props = {item.key: item.value for item in embedder(tiny_checkpoint, PatchSize(20, 10)).metadata_props}
+    props = {
+        item.key: item.value
+        for item in embedder(tiny_checkpoint.spec, tiny_checkpoint.weights, PatchSize(20, 10)).metadata_props
+    }
     assert props == {"flexiast.spec": spec, "flexiast.patch_size": "20x10"}
 
 

@@ -1,0 +1,87 @@
+"""More patch sizes for a bundle, from the bundle alone: a device needs neither the checkpoint nor torch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.errors import UsageError
+from flexiast.evaluate import classify
+from flexiast.manifest import MANIFEST, Manifest, Variant
+from flexiast.spec import PatchSize, Spec
+from flexiast_export.bundle import add_file, staged
+from flexiast_export.embedding import Weights, npz, tokens, unpack
+from flexiast_export.to_onnx import add_variant, with_parity
+from flexiast_export.verify import real_inputs
+from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.engine import Engines
+from flexiast_runtime.ort import OrtEngine, load_engines
+from flexiast_runtime.selfcheck import golden_key, verify_bundle
+
+Float = NDArray[np.float32]
+
+
+class Reference:
+    """Tokens by numpy, then the bundle's encoder, which its golden answers have confirmed on this machine."""
+
+    def __init__(self, engines: Engines, weights: Weights) -> None:
+        self._encoder = cast(OrtEngine, engines[engines.patches[0]]).encoder
+        self._spec, self._weights = engines.spec, weights
+
+    @property
+    def spec(self) -> Spec:
+        return self._spec
+
+    def logits(self, features: Float, patch: PatchSize) -> Float:
+        """Features [batch, window_frames, mels] → logits [batch, classes]."""
+        (logits,) = self._encoder.run(None, {"tokens": tokens(self._spec, self._weights, features, patch)})
+        return cast(Float, logits)
+
+
+def add_sizes(
+    bundle: Bundle,
+    patches: Sequence[PatchSize],
+    output: Path,
+    *,
+    verify_waveforms: Sequence[Float] = (),
+    force: bool = False,
+    progress: Callable[[Iterable[Variant]], Iterable[Variant]] = iter,
+) -> Manifest:
+    """Publish the bundle with engines for these patch sizes too, at ``output``, which may be its own place.
+
+    Everything in it is checked first and kept to the byte. Raises UsageError for sizes larger than a window or all
+    there already, ModelError for a bundle that takes no more, and VerificationError when an old engine does not answer
+    as it did or a new one is not what it should be; then nothing is published.
+    """
+    old, spec = bundle.manifest, bundle.manifest.spec
+    new = [patch for patch in dict.fromkeys(patches) if patch not in old.patches]
+    if not new:
+        raise UsageError(f"{bundle.folder} has these sizes already: {', '.join(map(str, old.patches))}")
+    weights = unpack(bundle)
+    for patch in new:
+        spec.check_patch(patch)
+    verify_bundle(bundle)
+    with staged(output, force=force or output.absolute() == bundle.folder.absolute()) as stage:
+        kept = [add_file(stage, entry.name, bundle.read(entry.name)) for entry in old.files if entry.name != old.golden]
+        added = [add_variant(stage, spec, weights, patch, old.measured.get(str(patch))) for patch in new]
+        golden = dict(np.load(io.BytesIO(bundle.read(old.golden)), allow_pickle=False))
+        files = [*kept, *(entry for _, entry in added), add_file(stage, old.golden, b"")]
+        variants = (*old.variants, *(variant for variant, _ in added))
+        engines = load_engines(Bundle(stage, old.model_copy(update={"variants": variants, "files": tuple(files)})))
+        reference = Reference(engines, weights)
+        real = real_inputs(spec, verify_waveforms)
+        inputs = np.concatenate((golden["features"], real))
+        measured = []
+        for variant in progress(variants[len(old.variants) :]):
+            expected = classify(reference, inputs, variant.patch_size)
+            measured.append(with_parity(variant, engines, inputs, expected, len(real)))
+            golden[golden_key(variant.patch_size)] = expected[: len(golden["features"])]
+        files[-1] = add_file(stage, old.golden, npz(golden))
+        manifest = old.model_copy(update={"variants": (*old.variants, *measured), "files": tuple(files)})
+        add_file(stage, MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True).encode())
+    return manifest
