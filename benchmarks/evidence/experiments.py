@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flexiast.recipe import Augment, Distill, Recipe, Shape
+from flexiast.sampling import BASE_FIRST
 from flexiast.spec import ALL_PATCHES, PatchSize, parse_patches
 
 UNSEEN = parse_patches("4,6,14,18,22,28,36,44,56,64")
@@ -94,7 +95,7 @@ def _experiments() -> dict[str, Experiment]:
                 _recipe(task, distill=Distill(teacher_weight=TEACHER_WEIGHT, in_place_weight=1.0)),
             ),
             Experiment(name, "untaught", flexible, taught=False),
-            Experiment(name, "masked-start", flexible, masked_start=True),
+            Experiment(name, "masked-start", _recipe(task, base_first=BASE_FIRST), masked_start=True),
             Experiment(name, "twice-as-long", _recipe(task, epochs=2 * task.epochs)),
         ]
     task = TASKS["speakers"]

@@ -674,6 +674,19 @@ def test_a_student_of_a_teacher_alone_answers_as_it_does(toy: Toy, learnt: Train
 # ----- a start
 
 
+def test_a_new_network_begins_at_one_size_and_a_start_at_all(toy: Toy, tmp_path: Path) -> None:
+    start, epochs = random_checkpoint(toy.spec), {"epochs": 20}
+    for fields, expected in (
+        ({}, {"16x16"}),
+        ({"start": start}, set(map(str, PATCHES))),
+        ({"start": start, "base_first": 0.5}, {"16x16"}),
+        ({"base_first": 0.0}, set(map(str, PATCHES))),
+    ):
+        steps = toy.trainer(tmp_path, **epochs, **fields).plan
+        assert {str(step.patch) for step in steps if step.progress < 0.4} == expected
+        assert {step.patch for step in steps} == set(PATCHES)
+
+
 def test_a_run_begins_with_the_weights_of_its_start(toy: Toy, tmp_path: Path) -> None:
     start = random_checkpoint(toy.spec)
     trainer = toy.trainer(tmp_path, start=start)
