@@ -33,6 +33,7 @@ def export(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that exists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Export engines for many patch sizes from one checkpoint.
@@ -52,9 +53,12 @@ def export(
     patches = parse_patches(patch_sizes)
     adds = (Path(model) / MANIFEST).is_file()
     place = Path(model) if adds and output is None else output
+    require("onnx", "export")
+    if dry_run:
+        _foretell(model, patches, adds=adds, as_json=as_json)
+        return
     if place is None:
         raise UsageError("export needs a place for the bundle; name one with --output")
-    require("onnx", "export")
     export_to = _add if adds else _export
     if verify_data is None:
         stderr().print("Compared on noise, silence and a sweep; --verify-data SOUNDS adds real sound", style="yellow")
@@ -70,6 +74,46 @@ def export(
         print_json(json.loads(manifest.model_dump_json(exclude_none=True)))
     else:
         show(Bundle(place, manifest))
+
+
+def _foretell(model: str, patches: Sequence[PatchSize], *, adds: bool, as_json: bool) -> None:
+    """Sizes, operations and bytes of the graphs, built in memory; torch is not needed."""
+    from rich.table import Table
+
+    from flexiast.checkpoint import load_checkpoint
+    from flexiast_cli.console import print_json, stdout
+    from flexiast_export.embedding import unpack
+    from flexiast_export.graph import embedder, encoder
+    from flexiast_runtime.bundle import Bundle
+    from flexiast_runtime.models import find_checkpoint
+
+    if adds:
+        bundle = Bundle.open(Path(model))
+        spec, weights, encoder_bytes = bundle.manifest.spec, unpack(bundle), 0
+        patches = [patch for patch in patches if patch not in bundle.manifest.patches]
+    else:
+        checkpoint = load_checkpoint(find_checkpoint(model))
+        spec, weights, encoder_bytes = checkpoint.spec, checkpoint.weights, encoder(checkpoint).ByteSize()
+    sizes = {patch: embedder(spec, weights, patch).ByteSize() for patch in patches}
+    total = encoder_bytes + sum(sizes.values())
+    if as_json:
+        graphs = [
+            {"patch_size": str(patch), "tokens": spec.tokens(patch), "gmac": spec.gmac(patch), "bytes": size}
+            for patch, size in sizes.items()
+        ]
+        print_json({"encoder_bytes": encoder_bytes, "variants": graphs, "bytes": total})
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("patch", "tokens", "GMAC", "embedder"):
+        table.add_column(name, justify="left" if name == "patch" else "right")
+    for patch, size in sizes.items():
+        table.add_row(str(patch), f"{spec.tokens(patch):,}", f"{spec.gmac(patch):.3f}", f"{size / 1e6:.2f} MB")
+    console = stdout()
+    console.print(table)
+    console.print()
+    if encoder_bytes:
+        console.print(f"One encoder of {encoder_bytes / 1e6:.1f} MB serves all sizes.")
+    console.print(f"{total / 1e6:.1f} MB in all; nothing was written.")
 
 
 def _export(

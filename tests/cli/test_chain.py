@@ -71,6 +71,36 @@ def test_inspect_and_verify_know_every_size(run: Run, bundle: Path) -> None:
     assert checked["max_abs_error"].keys() == {"16x16", "24x24", "32x16", "48x48"}
 
 
+def test_sizes_are_added_where_the_bundle_lies(run: Run, bundle: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(bundle, tmp_path / "mine")
+    foretold = json.loads(run("export", mine, "--patch-sizes", "24,12,20x40", "--dry-run", "--json").stdout)
+    assert [graph["patch_size"] for graph in foretold["variants"]] == ["12x12", "20x40"]
+    result = run("export", mine, "--patch-sizes", "24,12,20x40")
+    assert result.returncode == 0, result.stderr
+    assert "20x40" in result.stdout
+    manifest = json.loads(run("inspect", mine, "--json").stdout)
+    sizes = {entry["name"]: entry["size"] for entry in manifest["files"]}
+    assert [variant["patch_size"] for variant in manifest["variants"][-2:]] == ["12x12", "20x40"]
+    for graph in foretold["variants"]:
+        assert graph["bytes"] == sizes[f"embed-{graph['patch_size']}.onnx"]
+    refused = run("export", mine, "--patch-sizes", "12,24")
+    assert refused.returncode == 2
+    assert "has these sizes already" in refused.stderr
+    assert run("verify", mine).returncode == 0
+
+
+def test_a_dry_run_says_what_an_export_would_write(run: Run, trained: Path, bundle: Path, tmp_path: Path) -> None:
+    options = ("--patch-sizes", "16,48", "-o", tmp_path / "b", "--dry-run")
+    foretold = json.loads(run("export", trained, *options, "--json").stdout)
+    entries = json.loads(run("inspect", bundle, "--json").stdout)["files"]
+    sizes = {entry["name"]: entry["size"] for entry in entries}
+    assert foretold["encoder_bytes"] == sizes["encoder.onnx"]
+    assert [graph["bytes"] for graph in foretold["variants"]] == [sizes["embed-16x16.onnx"], sizes["embed-48x48.onnx"]]
+    assert foretold["bytes"] == sizes["encoder.onnx"] + sizes["embed-16x16.onnx"] + sizes["embed-48x48.onnx"]
+    assert "nothing was written" in run("export", trained, *options).stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_verify_names_the_damaged_file_and_fails(run: Run, bundle: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(bundle, damaged)

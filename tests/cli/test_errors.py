@@ -45,6 +45,10 @@ def test_export_over_something_else(run: Run, trained: Path, tmp_path: Path) -> 
     assert (tmp_path / "notes").is_dir()
 
 
+def test_export_without_a_place(run: Run, trained: Path) -> None:
+    assert_refused(run("export", trained, "--patch-sizes", "16"), 2, "--output")
+
+
 def test_pickle_is_not_a_checkpoint(run: Run, tmp_path: Path) -> None:
     (tmp_path / "model.pth").write_bytes(b"\x80\x04\x95garbage")
     assert_refused(run("export", tmp_path / "model.pth", "--patch-sizes", "16", "-o", tmp_path / "b"), 3, "safetensors")
