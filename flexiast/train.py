@@ -21,7 +21,7 @@ from flexiast.checkpoint import Checkpoint, save_checkpoint, weights_sha256
 from flexiast.convnet import ConvNet
 from flexiast.data import preview
 from flexiast.distributed import ALONE, World
-from flexiast.errors import ModelError, UsageError
+from flexiast.errors import FlexiastError, ModelError, UsageError
 from flexiast.evaluate import PatchResult, Windows, evaluate
 from flexiast.files import write_atomically
 from flexiast.frontend import Frontend
@@ -147,6 +147,22 @@ class Teacher:
         return logits.float()
 
 
+class _Carrying:
+    """Batches whose errors come out of a worker process as they are, where torch would make a traceback of them."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, step: int) -> tuple[Float, Float] | FlexiastError:
+        try:
+            return self._batches[step]
+        except FlexiastError as error:
+            return error
+
+
 class Trainer:
     """A run in a folder: ``checkpoint.safetensors`` is the best so far, ``last.safetensors`` what resume reads."""
 
@@ -236,8 +252,14 @@ class Trainer:
         """End after the next step that all ranks agree on; the state is saved, so that resume continues from there."""
         self._asked_to_stop = True  # one that stopped by itself would leave the others waiting for it
 
-    def _batches(self, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
+    def _batches(self, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The share that this rank has of every step left, prepared ahead by worker processes where there are some."""
+        for batch in self._loader(workers):
+            if isinstance(batch, FlexiastError):
+                raise batch
+            yield batch
+
+    def _loader(self, workers: int) -> Iterable[tuple[Tensor, Tensor] | FlexiastError]:
         batches = Batches(
             self._log_mels,
             self._targets,
@@ -249,7 +271,7 @@ class Trainer:
             ranks=self.world.ranks,
         )
         return DataLoader(
-            cast(Any, batches),
+            cast(Any, _Carrying(batches)),
             sampler=range(self.step, self.total),
             batch_size=None,
             num_workers=workers,

@@ -24,7 +24,7 @@ from torch import Tensor
 from flexiast.batches import LogMels
 from flexiast.checkpoint import Checkpoint, load_checkpoint, weights_sha256
 from flexiast.data import load_waveforms, read_dataset
-from flexiast.errors import ModelError, UsageError
+from flexiast.errors import DataError, ModelError, UsageError
 from flexiast.evaluate import Windows, evaluate
 from flexiast.frontend import Frontend
 from flexiast.journal import Journal
@@ -376,6 +376,27 @@ def test_batches_made_by_a_worker_process_train_to_the_same_weights(
 
 def test_a_run_with_another_seed_ends_elsewhere(toy: Toy, straight: Trainer, tmp_path: Path) -> None:
     assert not same_weights(toy.trained(tmp_path, seed=1).model, straight.model)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_clip_that_cannot_be_read_any_more_is_named(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    class Vanishing(list[Float]):
+        gone = False
+
+        def __getitem__(self, index: Any) -> Any:
+            if self.gone and index == 20:
+                raise DataError("rex.flac cannot be read")
+            return super().__getitem__(index)
+
+    waveforms = Vanishing(toy.waveforms)
+    monkeypatch.setattr("flexiast.batches.memory_budget", lambda: 0)  # so that clips are read at each access
+    trainer = replace(toy, waveforms=waveforms).trainer(tmp_path)
+    waveforms.gone = True
+    with pytest.raises(DataError) as refused:
+        list(toy.steps(trainer, workers=workers))
+    assert str(refused.value) == "rex.flac cannot be read"
 
 
 def test_a_finished_run_resumes_to_its_end(toy: Toy, straight: Trainer) -> None:
