@@ -132,6 +132,9 @@ class Teacher:
                     "give the run the teacher's, or train a teacher with the run's"
                 )
         self._model = model.eval().requires_grad_(False)
+        for weight in model.parameters():
+            if weight.ndim == 4:  # a convnet's: a sixth less time on a CPU
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self._patch = theirs.check_patch(patch or theirs.base_patch)
         self._scale = ours.frontend.std / theirs.frontend.std
         removed = ours.frontend.remove_bin_means  # and the mean of all bins with them
