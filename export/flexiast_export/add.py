@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flexiast.errors import UsageError
 from flexiast.evaluate import classify
-from flexiast.manifest import MANIFEST, Manifest, Variant
+from flexiast.manifest import MANIFEST, Manifest, Variant, read_manifest
 from flexiast.spec import PatchSize, Spec
 from flexiast_export.bundle import add_file, staged
 from flexiast_export.embedding import Weights, npz, tokens, unpack
@@ -67,6 +67,8 @@ def add_sizes(
         spec.check_patch(patch)
     verify_bundle(bundle)
     with staged(output, force=force or output.absolute() == bundle.folder.absolute()) as stage:
+        if read_manifest(bundle.folder) != old:
+            raise UsageError(f"{bundle.folder} was replaced meanwhile; add the sizes again")
         kept = [add_file(stage, entry.name, bundle.read(entry.name)) for entry in old.files if entry.name != old.golden]
         added = [add_variant(stage, spec, weights, patch, old.measured.get(str(patch))) for patch in new]
         golden = dict(np.load(io.BytesIO(bundle.read(old.golden)), allow_pickle=False))

@@ -1,10 +1,14 @@
 """Publishing a folder whole: staged beside its place, flushed, renamed.
 
-A reader sees the old one, the new one or none, never a part.
+A reader sees the old one or the new one, or none where there was none, and never a part. That holds also for an export
+that is killed; what it leaves beside the place is swept by the next one.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -22,24 +26,27 @@ def staged(output: Path, *, force: bool) -> Iterator[Path]:
     """A folder to fill, published as ``output`` when the block ends and removed when it raises.
 
     An existing folder is replaced only with ``force`` and only if it is a bundle; raises UsageError before anything is
-    built.
+    built. A second export to the same place waits for the first.
     """
     output = output.absolute()
-    if output.exists() or output.is_symlink():
-        if not force:
-            raise UsageError(f"{output} exists; choose another name, or replace it with --force")
-        if output.is_symlink() or not (output / MANIFEST).is_file():
-            raise UsageError(
-                f"{output} exists and is not a bundle folder, so --force does not replace it; choose another name"
-            )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.tmp-"))
-    try:
-        yield stage
-        _seal(stage)
-        _publish(stage, output)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)  # gone already once published
+    prefix = f".{output.name}.tmp-"
+    with _alone(output):
+        _sweep(output, prefix)
+        if output.exists() or output.is_symlink():
+            if not force:
+                raise UsageError(f"{output} exists; choose another name, or replace it with --force")
+            if output.is_symlink() or not (output / MANIFEST).is_file():
+                raise UsageError(
+                    f"{output} exists and is not a bundle folder, so --force does not replace it; choose another name"
+                )
+        output.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(dir=output.parent, prefix=prefix))
+        try:
+            yield stage
+            _seal(stage)
+            _publish(stage, output)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)  # gone already, or the old bundle, once published
 
 
 def add_file(stage: Path, name: str, content: bytes) -> FileEntry:
@@ -58,17 +65,60 @@ def _seal(stage: Path) -> None:
 
 
 def _publish(stage: Path, output: Path) -> None:
-    retired = stage.with_name(f"{stage.name}-old")
+    """Running engines keep the files of an old bundle that they have open."""
+    if output.exists():
+        _exchange(stage, output)
+    else:
+        stage.replace(output)
+    _flush(output.parent)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """One export at a time to a place; the lock lies on this machine, for a shared folder may have none."""
+    name = f"flexiast-{os.getuid()}-{sha256(os.fsencode(output)).hexdigest()[:32]}.lock"
+    lock = os.open(Path(tempfile.gettempdir()) / name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
     try:
-        if output.exists():
-            output.replace(retired)  # running engines keep the files they have open
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+RENAME_EXCHANGE = 2
+"""Of Linux's renameat2: two folders change places in one step."""
+AT_FDCWD = -100
+
+RETIRED = "-old"
+"""Ends the name of a bundle that is set aside between two renames."""
+
+
+def _exchange(stage: Path, output: Path) -> None:
+    """Swap two folders; where the system cannot in one step, there is none for the moment between two renames."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is not None:
+        if renameat2(AT_FDCWD, os.fsencode(stage), AT_FDCWD, os.fsencode(output), RENAME_EXCHANGE) == 0:
+            return
+        if (number := ctypes.get_errno()) not in {errno.EINVAL, errno.ENOSYS}:
+            raise OSError(number, os.strerror(number), str(output))
+    retired = stage.with_name(f"{stage.name}{RETIRED}")
+    output.replace(retired)
+    try:
         stage.replace(output)
     except BaseException:
-        if retired.exists():
-            retired.replace(output)
+        retired.replace(output)
         raise
-    shutil.rmtree(retired, ignore_errors=True)
-    _flush(output.parent)
+    retired.replace(stage)  # which the caller removes
+
+
+def _sweep(output: Path, prefix: str) -> None:
+    """Remove what exports that were killed left beside the place; put back a bundle that one had set aside."""
+    for left in output.parent.iterdir() if output.parent.is_dir() else ():
+        if left.name.startswith(prefix):
+            if left.name.endswith(RETIRED) and not output.exists():
+                left.replace(output)
+            else:
+                shutil.rmtree(left)
 
 
 def _flush(path: Path) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flexiast.checkpoint import Checkpoint
 from flexiast.errors import UsageError
 from flexiast.evaluate import Classifier
 from flexiast.spec import PatchSize
+from flexiast_export import bundle
 from flexiast_export.bundle import add_file, staged
 from flexiast_export.to_onnx import export_onnx
 from flexiast_runtime.bundle import Bundle
@@ -30,7 +36,13 @@ class FullDisk:
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int) -> None:
         self.calls, self._at = 0, at
-        for owner, name in ((Path, "write_bytes"), (Path, "chmod"), (Path, "replace"), (os, "fsync")):
+        for owner, name in (
+            (Path, "write_bytes"),
+            (Path, "chmod"),
+            (Path, "replace"),
+            (os, "fsync"),
+            (bundle, "_exchange"),
+        ):
             patch.setattr(owner, name, self._failing(name, getattr(owner, name)))
 
     def _failing(self, name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,7 +80,7 @@ def operations(run: Callable[[], None]) -> int:
 def test_a_failure_at_any_operation_leaves_a_whole_bundle_or_none(tmp_path: Path, export: Export, force: bool) -> None:
     count = operations(lambda: export(tmp_path / "counted" / "bundle", NEW))
     assert count > 10, "the operations of an export are no longer those that are made to fail here"
-    for failing in range(1, count + 1 + force):  # a replacement has one rename more
+    for failing in range(1, count + 1):
         folder = tmp_path / str(failing)
         output = folder / "bundle"
         if force:
@@ -80,7 +92,7 @@ def test_a_failure_at_any_operation_leaves_a_whole_bundle_or_none(tmp_path: Path
                 export(output, NEW, force=force)
         assert [path.name for path in folder.iterdir()] in ([], ["bundle"]), f"litter after operation {failing}"
         if contents(output) != before:  # only the flush after the rename can fail with the new bundle in place
-            assert failing == count + force
+            assert failing == count
             assert verify_bundle(Bundle.open(output)).keys() == {NEW}
 
 
@@ -128,6 +140,117 @@ def test_an_entry_describes_what_was_written(tmp_path: Path) -> None:
     entry = add_file(tmp_path, "encoder.onnx", b"weights")
     assert (entry.name, entry.size, entry.sha256) == ("encoder.onnx", 7, sha256(b"weights").hexdigest())
     assert (tmp_path / "encoder.onnx").read_bytes() == b"weights"
+
+
+# ----- killed, or beside another
+
+
+def bundle_of(path: Path, content: bytes) -> None:
+    with staged(path, force=True) as stage:
+        add_file(stage, "manifest.json", content)
+
+
+def test_a_reader_finds_a_bundle_at_every_moment_of_a_replacement(tmp_path: Path) -> None:
+    output, done, found = tmp_path / "bundle", threading.Event(), set()
+    bundle_of(output, b"0")
+
+    def read() -> None:
+        while not done.is_set():
+            found.add(output.is_dir())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(50):
+        bundle_of(output, str(number).encode())
+    done.set()
+    reader.join()
+    assert found == {True}
+
+
+@pytest.mark.parametrize("failing", [None, 1, 2, 3])
+def test_where_folders_cannot_be_swapped_two_renames_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int | None
+) -> None:
+    monkeypatch.setattr(bundle.ctypes, "CDLL", lambda *_, **__: object())  # a C library without renameat2
+    bundle_of(tmp_path / "bundle", b"old")
+    with monkeypatch.context() as patch:
+        if failing is None:
+            bundle_of(tmp_path / "bundle", b"new")
+        else:
+            replace, calls = Path.replace, []
+
+            def fail(path: Path, target: Path) -> Path:
+                calls.append(path)
+                if len(calls) == failing:
+                    raise OSError(errno.EIO, "Input/output error")
+                return replace(path, target)
+
+            patch.setattr(Path, "replace", fail)
+            with pytest.raises(OSError, match="Input/output error"):
+                bundle_of(tmp_path / "bundle", b"new")
+    bundle_of(tmp_path / "bundle-2", b"")  # another place
+    expected = b"old" if failing in {1, 2} else b"new"
+    assert contents(tmp_path / "bundle") == {"manifest.json": expected}
+    bundle_of(tmp_path / "bundle", b"newer")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "bundle-2"]
+
+
+def test_what_a_killed_export_left_is_swept_and_what_it_set_aside_put_back(tmp_path: Path) -> None:
+    bundle_of(tmp_path / ".bundle.tmp-abc-old", b"set aside")
+    bundle_of(tmp_path / ".bundle.tmp-abc", b"half")
+    bundle_of(tmp_path / ".other.tmp-abc", b"of another place")
+    with pytest.raises(UsageError, match="exists"), staged(tmp_path / "bundle", force=False):
+        pytest.fail("the block began beside a bundle that was set aside")
+    assert contents(tmp_path / "bundle") == {"manifest.json": b"set aside"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.tmp-abc", "bundle"]
+
+
+def test_two_exports_to_one_place_follow_one_another(tmp_path: Path) -> None:
+    output, order = tmp_path / "bundle", []
+    waiting = threading.Thread(target=lambda: (bundle_of(output, b"second"), order.append("second")))
+    with staged(output, force=True) as stage:
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        bundle_of(tmp_path / "another", b"at once")
+        add_file(stage, "manifest.json", b"first")
+        order.append("first")
+    waiting.join(10)
+    assert order == ["first", "second"]
+    assert contents(output) == {"manifest.json": b"second"}
+
+
+def test_an_export_killed_at_any_moment_leaves_the_old_bundle_or_the_new(tmp_path: Path, export: Export) -> None:
+    """Real processes that add a size, killed at moments spread over their life."""
+    output = tmp_path / "bundle"
+    export(output, OLD)
+    old = contents(output)
+    command = [sys.executable, "-m", "flexiast_cli.main", "export", str(output), "--patch-sizes", str(NEW)]
+
+    def killed_after(seconds: float) -> bool:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            return True
+        return False
+
+    begun = time.monotonic()
+    assert not killed_after(60)
+    life = time.monotonic() - begun
+    assert verify_bundle(Bundle.open(output)).keys() == {OLD, NEW}
+    killed = 0
+    for share in np.linspace(0.3, 1.0, 12):  # before that, Python and its modules are loaded
+        export(output, OLD, force=True)
+        killed += killed_after(share * life)
+        sizes = verify_bundle(Bundle.open(output)).keys()
+        assert sizes in ({OLD}, {OLD, NEW})
+        assert sizes == {OLD, NEW} or contents(output) == old
+    assert killed > 3
+    export(output, OLD, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 # ----- what stands in the way
