@@ -77,6 +77,7 @@ def _experiments() -> dict[str, Experiment]:
     for name, task in TASKS.items():
         flexible = _recipe(task)
         finer = tuple(3.0 if patch.mels <= 16 else 1.0 for patch in ALL_PATCHES)
+        coarser = tuple(3.0 if patch.mels >= 40 else 2.0 if patch.mels >= 30 else 1.0 for patch in ALL_PATCHES)
         found += [
             Experiment(name, "flexible", flexible),
             *(
@@ -88,6 +89,7 @@ def _experiments() -> dict[str, Experiment]:
             Experiment(name, "all-at-once", _recipe(task, base_first=0.0)),
             Experiment(name, "constant-tokens", _recipe(task, batch_growth=1.0)),
             Experiment(name, "finer-often", _recipe(task, patch_weights=finer)),
+            Experiment(name, "coarser-often", _recipe(task, patch_weights=coarser)),
             Experiment(name, "few-sizes", _recipe(task, patches=parse_patches("8,16,32,48"))),
             Experiment(
                 name,

@@ -74,24 +74,11 @@ def crickets(seconds: float, rng: np.random.Generator) -> Wave:
     return _hits(seconds, times, pulse) + 0.004 * rng.standard_normal(round(seconds * RATE_HZ))
 
 
-def church_bells(seconds: float, rng: np.random.Generator) -> Wave:
-    """Inharmonic partials that ring out, struck every 1.6 s."""
-    t = _time(3.0)
-    strike = sum(
-        gain * np.exp(-t / decay) * np.sin(2 * np.pi * 520 * ratio * t)
-        for ratio, gain, decay in (
-            (0.5, 0.5, 1.6),
-            (1.0, 1.0, 1.2),
-            (1.183, 0.7, 0.9),
-            (1.506, 0.5, 0.7),
-            (2.0, 0.8, 0.6),
-            (2.514, 0.4, 0.4),
-            (3.01, 0.3, 0.3),
-        )
-    )
-    return _hits(seconds, np.arange(0.0, seconds, 1.6), np.asarray(strike)) + 0.003 * rng.standard_normal(
-        round(seconds * RATE_HZ)
-    )
+def sea_waves(seconds: float, rng: np.random.Generator) -> Wave:
+    """Noise that swells and falls every 5 s."""
+    t = _time(seconds)
+    swell = np.maximum(0, np.sin(2 * np.pi * t / 5 - 1)) ** 2
+    return _band(rng.standard_normal(len(t)), 80, 8000, -0.5) * (0.2 + 0.8 * swell)
 
 
 def vacuum_cleaner(seconds: float, rng: np.random.Generator) -> Wave:
@@ -105,7 +92,7 @@ SOUNDS: dict[str, Callable[[float, np.random.Generator], Wave]] = {
     "siren": siren,
     "rain": rain,
     "crickets": crickets,
-    "church_bells": church_bells,
+    "sea_waves": sea_waves,
     "vacuum_cleaner": vacuum_cleaner,
 }
 
@@ -113,7 +100,7 @@ SCENES = (
     Scene("crickets", 1.0, 7.0),
     Scene("siren", 8.5, 14.0),
     Scene("rain", 15.5, 21.5),
-    Scene("church_bells", 23.0, 29.0),
+    Scene("sea_waves", 22.5, 29.5),
     Scene("vacuum_cleaner", 30.5, 35.0),
     Scene("siren", 36.0, 40.0),
 )
