@@ -28,6 +28,7 @@ class Journal:
     def __init__(self, run: Path, header: dict[str, Any], *, step: int = 0, tensorboard: bool = False) -> None:
         self._run, self._header = run, header
         self._began, self._cpu = time.monotonic(), time.process_time()
+        self._written = False
         self._board = None
         if tensorboard:
             writer = require("torch.utils.tensorboard", "tensorboard").SummaryWriter
@@ -42,12 +43,14 @@ class Journal:
 
     def describe(self, outcome: dict[str, Any]) -> dict[str, Any]:
         """Write run.json: the header, versions and machine, and what is known of the outcome; returns what it wrote."""
+        self._written = True
         document = {"schema_version": SCHEMA_VERSION} | self._header | surroundings() | self._spent() | outcome
         write_atomically(self._run / "run.json", json.dumps(document, indent=1).encode() + b"\n")
         return document
 
     def record(self, step: int, values: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl; numbers go to TensorBoard too."""
+        self._written = True
         line = {"step": step} | values | self._spent()
         with (self._run / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(_line(line))
@@ -57,10 +60,11 @@ class Journal:
                     self._board.add_scalar(f"{name}/{key}" if key else name, number, step)
 
     def close(self) -> None:
-        """Write into run.json what was spent in all, also after the best measurement."""
-        path = self._run / "run.json"
-        document = json.loads(path.read_text("utf-8")) | self._spent()
-        write_atomically(path, json.dumps(document, indent=1).encode() + b"\n")
+        """Write into run.json what was spent in all, also after the best measurement; nothing if nothing was done."""
+        if self._written:
+            path = self._run / "run.json"
+            document = json.loads(path.read_text("utf-8")) | self._spent()
+            write_atomically(path, json.dumps(document, indent=1).encode() + b"\n")
         if self._board is not None:
             self._board.close()
 
