@@ -16,7 +16,8 @@ from flexiast.recipe import Training
 from flexiast.spec import PatchSize, Spec
 
 BASE_FIRST = 0.4
-"""Measured on 40 spoken commands: without it, ten sizes from scratch lose a tenth of their accuracy at equal budget."""
+"""Measured on 40 spoken commands, from scratch: with coarse sizes first 16 × 16 reached 76.8 %, this way 85.4 %; a
+gradual spread from the base size gave the same at fine sizes and six points less at 48 × 48."""
 
 
 def draw(seed: int, purpose: Literal["patch", "order", "augment", "mix"], index: int) -> np.random.Generator:
@@ -57,8 +58,7 @@ def step_clips(spec: Spec, training: Training, patch: PatchSize) -> int:
 def active_patches(spec: Spec, training: Training, progress: float) -> tuple[PatchSize, ...]:
     """The sizes that are drawn from at this share of the run: the one nearest the base patch, then all.
 
-    One size teaches a new network to hear many times faster than ten in turn, and what it has learnt there serves at
-    all of them.
+    One size teaches a new network to hear sooner than many do, and what it has learnt there serves at all of them.
     """
     if progress >= (BASE_FIRST if training.base_first is None else training.base_first):
         return training.patches
