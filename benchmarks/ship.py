@@ -16,7 +16,7 @@ from flexiast.checkpoint import load_checkpoint, save_checkpoint
 from flexiast.data import load_waveforms, read_dataset
 from flexiast.evaluate import PatchResult, Windows, evaluate
 from flexiast.frontend import Frontend
-from flexiast.spec import PatchSize, parse_patches
+from flexiast.spec import parse_patches
 from flexiast.train import TorchClassifier, load_model
 from flexiast_export.to_onnx import export_onnx
 from flexiast_runtime.models import CHECKPOINT, find_checkpoint
@@ -65,14 +65,10 @@ def main() -> None:
 def table(results: list[PatchResult]) -> str:
     """Markdown, a row for each patch size."""
     rows = [
-        f"| {_name(result.patch_size)} | {result.tokens} | {result.gmac:.3f} | {100 * result.metric:.1f} % |\n"
+        f"| {result.patch_size.short} | {result.tokens} | {result.gmac:.3f} | {100 * result.metric:.1f} % |\n"
         for result in results
     ]
     return "| patch | tokens | GMAC | accuracy |\n|---|---|---|---|\n" + "".join(rows)
-
-
-def _name(patch: PatchSize) -> str:
-    return str(patch.mels) if patch.mels == patch.frames else str(patch)
 
 
 if __name__ == "__main__":

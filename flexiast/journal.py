@@ -43,9 +43,8 @@ class Journal:
 
     def describe(self, outcome: dict[str, Any]) -> dict[str, Any]:
         """Write run.json: the header, versions and machine, and what is known of the outcome; returns what it wrote."""
-        self._written = True
         document = {"schema_version": SCHEMA_VERSION} | self._header | surroundings() | self._spent() | outcome
-        write_atomically(self._run / "run.json", json.dumps(document, indent=1).encode() + b"\n")
+        self._write(document)
         return document
 
     def record(self, step: int, values: dict[str, Any]) -> None:
@@ -62,11 +61,13 @@ class Journal:
     def close(self) -> None:
         """Write into run.json what was spent in all, also after the best measurement; nothing if nothing was done."""
         if self._written:
-            path = self._run / "run.json"
-            document = json.loads(path.read_text("utf-8")) | self._spent()
-            write_atomically(path, json.dumps(document, indent=1).encode() + b"\n")
+            self._write(json.loads((self._run / "run.json").read_text("utf-8")) | self._spent())
         if self._board is not None:
             self._board.close()
+
+    def _write(self, document: dict[str, Any]) -> None:
+        self._written = True
+        write_atomically(self._run / "run.json", json.dumps(document, indent=1).encode() + b"\n")
 
     def _spent(self) -> dict[str, float]:
         """Wall and CPU seconds of this process, those before a resume included."""

@@ -41,6 +41,11 @@ class PatchSize(NamedTuple):
     mels: int
     frames: int
 
+    @property
+    def short(self) -> str:
+        """``16`` for a square, ``16x32`` for a rectangle; ``parse`` reads both."""
+        return str(self.mels) if self.mels == self.frames else str(self)
+
     def __str__(self) -> str:
         return f"{self.mels}x{self.frames}"
 

@@ -149,7 +149,7 @@ def _latency(latency: dict[str, Any]) -> str:
 
 def _table(sizes: tuple[PatchSize, ...], curves: dict[str, Curve]) -> str:
     shown = [patch for patch in sizes if any(patch in curve.mean for curve in curves.values())]
-    names = [str(patch.mels) if patch.mels == patch.frames else str(patch) for patch in shown]
+    names = [patch.short for patch in shown]
     rows = ["| | runs | " + " | ".join(names) + " |", "|---" * (len(shown) + 2) + "|"]
     for name, curve in curves.items():
         cells = [_cell(curve, patch) for patch in shown]

@@ -149,7 +149,7 @@ def _draw(results: list[PatchResult], title: str, path: Path) -> None:
     )
     for result in ordered:
         size = result.patch_size
-        text = str(size.mels) if size.mels == size.frames else str(size)
+        text = size.short
         axes.annotate(
             text, (result.gmac, result.metric), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=8
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import cast
@@ -11,17 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexiast.errors import UsageError
-from flexiast.evaluate import classify
-from flexiast.manifest import MANIFEST, Manifest, Variant, read_manifest
+from flexiast.manifest import Manifest, Variant, read_manifest
 from flexiast.spec import PatchSize, Spec
 from flexiast_export.bundle import add_file, staged
-from flexiast_export.embedding import Weights, npz, tokens, unpack
-from flexiast_export.to_onnx import add_variant, with_parity
-from flexiast_export.verify import real_inputs
+from flexiast_export.embedding import Weights, tokens, unpack
+from flexiast_export.to_onnx import add_variant, finish
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.engine import Engines
 from flexiast_runtime.ort import OrtEngine, load_engines
-from flexiast_runtime.selfcheck import golden_key, verify_bundle
+from flexiast_runtime.selfcheck import verify_bundle
 
 Float = NDArray[np.float32]
 
@@ -71,19 +68,9 @@ def add_sizes(
             raise UsageError(f"{bundle.folder} was replaced meanwhile; add the sizes again")
         kept = [add_file(stage, entry.name, bundle.read(entry.name)) for entry in old.files if entry.name != old.golden]
         added = [add_variant(stage, spec, weights, patch, old.measured.get(str(patch))) for patch in new]
-        golden = dict(np.load(io.BytesIO(bundle.read(old.golden)), allow_pickle=False))
         files = [*kept, *(entry for _, entry in added), add_file(stage, old.golden, b"")]
         variants = (*old.variants, *(variant for variant, _ in added))
-        engines = load_engines(Bundle(stage, old.model_copy(update={"variants": variants, "files": tuple(files)})))
-        reference = Reference(engines, weights)
-        real = real_inputs(spec, verify_waveforms)
-        inputs = np.concatenate((golden["features"], real))
-        measured = []
-        for variant in progress(variants[len(old.variants) :]):
-            expected = classify(reference, inputs, variant.patch_size)
-            measured.append(with_parity(variant, engines, inputs, expected, len(real)))
-            golden[golden_key(variant.patch_size)] = expected[: len(golden["features"])]
-        files[-1] = add_file(stage, old.golden, npz(golden))
-        manifest = old.model_copy(update={"variants": (*old.variants, *measured), "files": tuple(files)})
-        add_file(stage, MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True).encode())
-    return manifest
+        draft = old.model_copy(update={"variants": variants, "files": tuple(files)})
+        engines = load_engines(Bundle(stage, draft), new)
+        golden = bundle.arrays(old.golden)
+        return finish(stage, draft, engines, Reference(engines, weights), golden, verify_waveforms, progress)

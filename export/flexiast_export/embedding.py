@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -36,13 +34,7 @@ def unpack(bundle: Bundle) -> dict[str, Float]:
         raise ModelError(
             f"{bundle.folder} was made before bundles could take more sizes; export it again from its checkpoint"
         )
-    try:
-        with np.load(io.BytesIO(bundle.read(manifest.embedding)), allow_pickle=False) as arrays:
-            weights = dict(arrays)
-    except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise VerificationError(
-            f"{bundle.folder / manifest.embedding} cannot be read: {error}; export again"
-        ) from error
+    weights = bundle.arrays(manifest.embedding)
     found = {name: (value.shape, value.dtype) for name, value in weights.items()}
     expected = {name: (shape, np.dtype(np.float32)) for name, shape in _shapes(manifest.spec).items()}
     if found != expected:

@@ -20,6 +20,7 @@ from flexiast_export.embedding import EMBEDDING, Weights, npz, pack
 from flexiast_export.graph import embedder, encoder
 from flexiast_export.verify import TOLERANCE, parity, real_inputs, synthetic_inputs
 from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.engine import Engines
 from flexiast_runtime.ort import load_engines
 from flexiast_runtime.selfcheck import golden_key
 
@@ -51,18 +52,36 @@ def export_onnx(
         raise UsageError("no patch sizes were given; name at least one, such as 16")
     with staged(output, force=force) as stage:
         manifest = _draft(checkpoint, tuple(dict.fromkeys(patches)), stage)
-        synthetic, real = synthetic_inputs(checkpoint.spec), real_inputs(checkpoint.spec, verify_waveforms)
-        inputs = np.concatenate((synthetic, real))
-        engines = load_engines(Bundle(stage, manifest))
-        variants, golden = [], {"features": synthetic}
-        for variant in progress(manifest.variants):
-            patch = variant.patch_size
-            reference = classify(source, inputs, patch)
-            variants.append(with_parity(variant, engines, inputs, reference, len(real)))
-            golden[golden_key(patch)] = reference[: len(synthetic)]
-        files = [entry for entry in manifest.files if entry.name != GOLDEN] + [add_file(stage, GOLDEN, npz(golden))]
-        manifest = manifest.model_copy(update={"variants": tuple(variants), "files": tuple(files)})
-        add_file(stage, MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True).encode())
+        engines, golden = load_engines(Bundle(stage, manifest)), {"features": synthetic_inputs(checkpoint.spec)}
+        return finish(stage, manifest, engines, source, golden, verify_waveforms, progress)
+
+
+def finish(
+    stage: Path,
+    draft: Manifest,
+    engines: Engines,
+    source: Classifier,
+    golden: dict[str, Float],
+    waveforms: Sequence[Float],
+    progress: Callable[[Iterable[Variant]], Iterable[Variant]],
+) -> Manifest:
+    """Compare each of the engines with the source, add its golden answers, and write golden file and manifest.
+
+    ``golden`` holds the features and the answers that are known. Raises VerificationError where an engine is wrong.
+    """
+    real = real_inputs(draft.spec, waveforms)
+    inputs = np.concatenate((golden["features"], real))
+    variants = {variant.patch_size: variant for variant in draft.variants}
+    for variant in progress([variants[patch] for patch in engines.patches]):
+        patch = variant.patch_size
+        reference = classify(source, inputs, patch)
+        measured = parity(patch, reference, classify(engines, inputs, patch), len(real))
+        variants[patch] = variant.model_copy(update={"parity": measured})
+        golden[golden_key(patch)] = reference[: len(golden["features"])]
+    files = [entry for entry in draft.files if entry.name != draft.golden]
+    files.append(add_file(stage, draft.golden, npz(golden)))
+    manifest = draft.model_copy(update={"variants": tuple(variants.values()), "files": tuple(files)})
+    add_file(stage, MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True).encode())
     return manifest
 
 
@@ -111,12 +130,3 @@ def add_variant(
         metric=metric,
     )
     return variant, add_file(stage, name, embedder(spec, weights, patch).SerializeToString())
-
-
-def with_parity(variant: Variant, engines: Classifier, inputs: Float, reference: Float, real: int) -> Variant:
-    """The variant as its engine answers beside the reference's logits; raises VerificationError where it is wrong.
-
-    The last ``real`` of the inputs are real sound.
-    """
-    found = classify(engines, inputs, variant.patch_size)
-    return variant.model_copy(update={"parity": parity(variant.patch_size, reference, found, real)})

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import stat
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from flexiast.errors import ModelError, VerificationError
 from flexiast.manifest import Manifest, read_manifest
@@ -48,3 +55,12 @@ class Bundle:
                 "copy or export the bundle again"
             )
         return content
+
+    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """The arrays of a listed .npz file; raises like ``read``, and VerificationError for one that is none."""
+        content = self.read(name)
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise VerificationError(f"{self.folder / name} cannot be read: {error}; export again") from error

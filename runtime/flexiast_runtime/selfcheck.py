@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-import zlib
-
 import numpy as np
-from numpy.typing import NDArray
 
 from flexiast.errors import VerificationError
 from flexiast.spec import PatchSize
@@ -33,7 +28,7 @@ def verify_bundle(bundle: Bundle) -> dict[PatchSize, float]:
 
 def golden_errors(bundle: Bundle, engines: Engines) -> dict[PatchSize, float]:
     """Each engine's largest logit error on the golden inputs; raises VerificationError above the tolerance."""
-    golden = _read_golden(bundle)
+    golden = bundle.arrays(bundle.manifest.golden)
     errors = {}
     for patch in engines.patches:
         if not {"features", golden_key(patch)} <= golden.keys():
@@ -50,14 +45,3 @@ def golden_errors(bundle: Bundle, engines: Engines) -> dict[PatchSize, float]:
             )
         errors[patch] = error
     return errors
-
-
-def _read_golden(bundle: Bundle) -> dict[str, NDArray[np.float32]]:
-    content = bundle.read(bundle.manifest.golden)
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise VerificationError(
-            f"{bundle.folder / bundle.manifest.golden} cannot be read: {error}; export again"
-        ) from error

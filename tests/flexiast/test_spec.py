@@ -33,6 +33,8 @@ def test_a_patch_size_is_mel_bins_times_frames(text: object, patch: tuple[int, i
 @given(PATCH_SIZES)
 def test_a_patch_size_reads_as_it_is_written(patch: PatchSize) -> None:
     assert PatchSize.parse(str(patch)) == patch
+    assert PatchSize.parse(patch.short) == patch
+    assert patch.short.isdigit() == (patch.mels == patch.frames)
 
 
 @pytest.mark.parametrize(
