@@ -19,12 +19,10 @@ from flexiast.frontend import Frontend
 from flexiast.spec import parse_patches
 from flexiast.train import TorchClassifier, load_model
 from flexiast_export.to_onnx import export_onnx
+from flexiast_export.verify import Sounds
 from flexiast_runtime.models import CHECKPOINT, find_checkpoint
 
 MODELS = Path(__file__).resolve().parents[1] / "runtime" / "flexiast_runtime" / "models"
-
-COMPARED = 16
-"""Validation clips on which the engines are compared with PyTorch."""
 
 TABLE = re.compile(r"^\| patch \|.*\n(?:\|.*\n)+", re.MULTILINE)
 
@@ -48,11 +46,19 @@ def main() -> None:
     clips, waveforms, _ = load_waveforms(dataset, spec.frontend.sample_rate_hz)
     source = TorchClassifier(load_model(checkpoint))
     windows = Windows(waveforms, Frontend(spec.frontend))
-    results = evaluate(source, windows, clips.targets(spec.labels), spec.trained_patches)
+    targets = clips.targets(spec.labels)
+    results = evaluate(source, windows, targets, spec.trained_patches)
     measured = [json.loads(result.model_dump_json(exclude_none=True)) for result in results]
     checkpoint = replace(checkpoint, info=checkpoint.info | {"validation": measured})
-    compared = waveforms[:: max(1, len(waveforms) // COMPARED)][:COMPARED]
-    export_onnx(checkpoint, source, given.patch_sizes, folder / "bundle", verify_waveforms=compared, force=True)
+    export_onnx(
+        checkpoint,
+        source,
+        given.patch_sizes,
+        folder / "bundle",
+        precisions=("fp32", "int8"),
+        sounds=Sounds(spec, waveforms, targets),
+        force=True,
+    )
     save_checkpoint(folder / CHECKPOINT, checkpoint, half=True)
     card = folder / "MODEL_CARD.md"
     text, found = TABLE.subn(lambda _: table(results), card.read_text(), count=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 from typing_extensions import Self
@@ -18,43 +18,92 @@ SCHEMA_VERSION = "1.0"
 MAX_MANIFEST_BYTES = 4_000_000
 """100,000 labels fit; a larger file is not a manifest."""
 
+MAX_FILES = 1_000
+MAX_FILE_BYTES = 2_000_000_000
+"""What one ONNX file can hold; a bundle that claims more is not read."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 """A plain name inside the bundle: no folders, no way out."""
 
 
 Metric = Annotated[float, Field(ge=0, le=1)]
 
+Precision = Literal["fp32", "fp16", "int8", "int8-static"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+"""Finest first."""
+
+OPSET = 17
+"""The first with LayerNormalization as one operator, which fp16 and TensorRT need; TensorRT 8.6 to 11 read it."""
+
 
 class FileEntry(Value):
     """One file of the bundle."""
 
     name: FileName
-    size: int = Field(ge=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0, le=MAX_FILE_BYTES)
+    sha256: Sha256
 
 
 class Parity(Value):
-    """How far the engines' logits were from the source model's when the bundle was made."""
+    """How far the engine's logits were from the source model's when the bundle was made; the worst of all windows."""
 
     inputs: int = Field(ge=1)
     """Windows compared: noise, silence, a sweep, and real audio if any was given."""
     real_inputs: int = Field(ge=0)
     max_abs_error: float = Field(ge=0)
+    rel_error: float = Field(default=0.0, ge=0)
+    """Length of the difference ÷ length of the source's logits."""
+    cosine: float = Field(default=1.0, ge=-1, le=1)
+    """Of the two vectors of logits, each less its mean."""
     tolerance: float = Field(gt=0)
+    """Largest ``max_abs_error`` allowed, here and on a device."""
     top1_agreement: float = Field(ge=0, le=1)
+
+
+class Labelled(Value):
+    """What an engine and its source model make of clips whose labels are known."""
+
+    clips: int = Field(ge=1)
+    metric: Metric
+    source_metric: Metric
+
+    @property
+    def drop(self) -> float:
+        """Points (hundredths of the metric) that the engine loses; below 0 where it wins."""
+        return round(100 * (self.source_metric - self.metric), 6)  # half a point is half a point
+
+
+class Encoder(Value):
+    """The graph that all patch sizes of one precision share."""
+
+    file: FileName
+    quantized_layers: int = Field(default=0, ge=0)
+    """Linear layers computed in int8, counted in the graph."""
+    float_layers: tuple[str, ...] = ()
+    """Layers of a quantised encoder left in float32, because the answers suffered."""
+    calibration_windows: int = Field(default=0, ge=0)
+    calibration_sha256: Sha256 | None = None
+    """Hash of the features by which a static quantisation chose its ranges."""
 
 
 class Variant(Value):
     """One patch size at one precision."""
 
     patch_size: Patch
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision
     embedder: FileName
     tokens: int = Field(ge=2)
     gmac: float = Field(gt=0)
     parity: Parity
     metric: Metric | None = None
     """Accuracy or mean average precision on the validation split, where training measured this size."""
+    labelled: Labelled | None = None
+    """On the clips that the exporter was given, if they had labels."""
+
+    def __str__(self) -> str:
+        return f"patch size {self.patch_size} in {self.precision}"
 
 
 class Manifest(Value):
@@ -62,15 +111,18 @@ class Manifest(Value):
 
     schema_version: Literal["1.0"] = "1.0"
     spec: Spec
-    encoder: FileName
+    opset: int = Field(default=OPSET, ge=OPSET)
+    encoders: dict[Precision, Encoder] = Field(min_length=1)
+    """By precision; the first is the default."""
     golden: FileName
     embedding: FileName | None = None
     """What embedders of more patch sizes are made from; older bundles lack it."""
     measured: dict[str, Metric] = Field(default_factory=dict)
     """Patch size → metric on the validation split, for every size that training measured."""
     variants: tuple[Variant, ...] = Field(min_length=1)
-    files: tuple[FileEntry, ...]
-    source_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Every patch size in every precision."""
+    files: tuple[FileEntry, ...] = Field(max_length=MAX_FILES)
+    source_sha256: Sha256
     """Hash of the source checkpoint's weights."""
     versions: dict[str, str]
 
@@ -85,23 +137,42 @@ class Manifest(Value):
         names = [entry.name for entry in self.files]
         if len(set(names)) != len(names):
             raise ValueError("a file is listed twice")
-        used = {self.encoder, self.golden, *(variant.embedder for variant in self.variants)}
+        encoders = {encoder.file for encoder in self.encoders.values()}
+        used = {self.golden, *encoders, *(variant.embedder for variant in self.variants)}
         missing = (used | ({self.embedding} if self.embedding else set())) - set(names)
         if missing:
             raise ValueError(f"files are used but not listed: {', '.join(sorted(missing))}")
-        patches = [variant.patch_size for variant in self.variants]
-        if len(set(patches)) != len(patches):
-            raise ValueError("a patch size stands twice")
+        return self
+
+    @model_validator(mode="after")
+    def _every_size_has_every_precision(self) -> Self:
+        found = [(variant.patch_size, variant.precision) for variant in self.variants]
+        if len(set(found)) != len(found):
+            raise ValueError("a patch size stands twice in one precision")
+        if set(found) != {(patch, precision) for patch in self.patches for precision in self.encoders}:
+            raise ValueError("not every patch size has every precision that has an encoder")
         return self
 
     @property
     def patches(self) -> tuple[PatchSize, ...]:
-        return tuple(variant.patch_size for variant in self.variants)
+        return tuple(dict.fromkeys(variant.patch_size for variant in self.variants))
 
-    def variant(self, patch: PatchSize) -> Variant:
-        """The variant of a patch size; raises UsageError with the sizes there are."""
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        return tuple(self.encoders)
+
+    def precision(self, wanted: str | None = None) -> Precision:
+        """The precision of that name, or the default; raises UsageError with those there are."""
+        for precision in self.precisions:
+            if wanted in {None, precision}:
+                return precision
+        raise UsageError(f"the bundle has no {wanted} engines; it has {', '.join(self.precisions)}")
+
+    def variant(self, patch: PatchSize, precision: str | None = None) -> Variant:
+        """The variant of a patch size, in the default precision; raises UsageError with what there is."""
+        precision = self.precision(precision)
         for variant in self.variants:
-            if variant.patch_size == patch:
+            if (variant.patch_size, variant.precision) == (patch, precision):
                 return variant
         raise UsageError(f"the bundle has no patch size {patch}; it has {', '.join(map(str, self.patches))}")
 

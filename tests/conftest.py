@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from flexiast.checkpoint import Checkpoint, weight_shapes
 from flexiast.evaluate import Classifier
-from flexiast.manifest import FileEntry, Manifest, Parity, Variant
+from flexiast.manifest import Encoder, FileEntry, Manifest, Parity, Variant
 from flexiast.spec import FrontendSpec, NetworkSpec, PatchSize, Spec
 
 Float = NDArray[np.float32]
@@ -193,6 +193,7 @@ def tiny_manifest(tiny_spec: Spec) -> Manifest:
     variants = tuple(
         Variant(
             patch_size=patch,
+            precision="fp32",
             embedder=f"embed-{patch}.onnx",
             tokens=tiny_spec.tokens(patch),
             gmac=tiny_spec.gmac(patch),
@@ -203,7 +204,7 @@ def tiny_manifest(tiny_spec: Spec) -> Manifest:
     names = ("encoder.onnx", "golden.npz", *(variant.embedder for variant in variants))
     return Manifest(
         spec=tiny_spec,
-        encoder="encoder.onnx",
+        encoders={"fp32": Encoder(file="encoder.onnx")},
         golden="golden.npz",
         variants=variants,
         files=tuple(FileEntry(name=name, size=1, sha256="0" * 64) for name in names),

@@ -41,6 +41,9 @@ def classify(
     patch_size: Annotated[
         str | None, typer.Option("--patch-size", help="Size to run (default: the one measured best).")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Precision of the engines (default: the bundle's first).")
+    ] = None,
     threshold: Annotated[
         float, typer.Option("--threshold", min=0.01, max=1.0, help="Score at which an event begins.")
     ] = 0.5,
@@ -55,7 +58,7 @@ def classify(
 
     model, paths = _split(arguments)
     files = _files(paths)
-    engines, patch = _engines(model, patch_size)
+    engines, patch = _engines(model, patch_size, precision)
     if output is not None:
         check_output(output)
     failures: list[DataError] = []
@@ -109,7 +112,7 @@ def _files(paths: list[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _engines(model: str, patch_size: str | None) -> tuple[Engines, Any]:
+def _engines(model: str, patch_size: str | None, precision: str | None) -> tuple[Engines, Any]:
     from flexiast.spec import PatchSize
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.models import find_bundle
@@ -123,7 +126,7 @@ def _engines(model: str, patch_size: str | None) -> tuple[Engines, Any]:
         key=lambda variant: (variant.metric or 0.0, -variant.tokens if measured else variant.tokens),
     )
     patch = best.patch_size if patch_size is None else PatchSize.parse(patch_size)
-    return load_engines(bundle, [patch]), patch
+    return load_engines(bundle, [patch], precision), patch
 
 
 def _events(path: Path, engines: Engines, patch: Any, threshold: float) -> Iterator[Event]:

@@ -22,6 +22,9 @@ def evaluate(
         str | None,
         typer.Option("--patch-sizes", help="Sizes to measure (default: all of the bundle, or all trained ones)."),
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Precision of the engines (default: a bundle's first).")
+    ] = None,
     split: Annotated[
         str | None, typer.Option("--split", help="Measure this split only, e.g. val (default: every clip).")
     ] = None,
@@ -49,7 +52,7 @@ def evaluate(
         require("matplotlib", "train")
         check_output(plot)
     wanted = None if patch_sizes is None else parse_patches(patch_sizes)
-    classifier, patches = _classifier(model, wanted)
+    classifier, patches = _classifier(model, wanted, precision)
     spec = classifier.spec
     dataset = read_dataset(data, val_fold)
     dataset = dataset.split(split) if split else dataset
@@ -78,8 +81,11 @@ def evaluate(
         _draw(results, title, plot)
 
 
-def _classifier(model: str, patches: tuple[PatchSize, ...] | None) -> tuple[Classifier, tuple[PatchSize, ...]]:
+def _classifier(
+    model: str, patches: tuple[PatchSize, ...] | None, precision: str | None
+) -> tuple[Classifier, tuple[PatchSize, ...]]:
     """A bundle runs its engines, a checkpoint PyTorch; of a shipped model PyTorch runs what its bundle lacks."""
+    from flexiast.errors import UsageError
     from flexiast_cli.console import stderr
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.models import find_any, find_checkpoint, shipped
@@ -90,12 +96,15 @@ def _classifier(model: str, patches: tuple[PatchSize, ...] | None) -> tuple[Clas
         bundle = Bundle.open(path)
         missing = [str(patch) for patch in patches or () if patch not in bundle.manifest.patches]
         if not missing or model not in shipped():
-            engines = load_engines(bundle, patches)
+            engines = load_engines(bundle, patches, precision)
             return engines, engines.patches
         path = find_checkpoint(model)
         stderr().print(
             f"{model} ships no engine for {', '.join(missing)}: its checkpoint runs in PyTorch", style="yellow"
         )
+
+    if precision is not None:
+        raise UsageError(f"{path} runs in PyTorch, in float32; leave --precision out, or measure a bundle")
 
     from flexiast.checkpoint import load_checkpoint
     from flexiast.extras import require

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from flexiast.checkpoint import Checkpoint
+    from flexiast.manifest import Encoder
     from flexiast.spec import Spec
     from flexiast_runtime.bundle import Bundle
 
@@ -84,36 +85,41 @@ def show(bundle: Bundle) -> None:
     manifest = bundle.manifest
     spec = manifest.spec
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in (
-        "patch",
-        "tokens",
-        "GMAC",
-        "embedder",
-        "max |Δ logit|",
-        "accuracy" if spec.task == "single" else "mAP",
-    ):
-        table.add_column(name, justify="left" if name == "patch" else "right")
+    metric, labelled = "accuracy" if spec.task == "single" else "mAP", any(v.labelled for v in manifest.variants)
+    for name in ("patch", "precision", "tokens", "GMAC", "embedder", "max |Δ logit|", metric, *["loss"] * labelled):
+        table.add_column(name, justify="left" if name in {"patch", "precision"} else "right")
     for variant in manifest.variants:
         table.add_row(
             str(variant.patch_size),
+            variant.precision,
             f"{variant.tokens:,}",
             f"{variant.gmac:.3f}",
             f"{manifest.entry(variant.embedder).size / 1e6:.2f} MB",
             f"{variant.parity.max_abs_error:.1e}",
             "–" if variant.metric is None else f"{variant.metric:.3f}",
+            *(["–" if variant.labelled is None else f"{variant.labelled.drop:.2f}"] * labelled),
         )
-    total = sum(entry.size for entry in manifest.files)
-    inputs = manifest.variants[0].parity
     console = stdout()
     console.print(f"{bundle.folder}", style="bold", markup=False, soft_wrap=True)
-    console.print(f"schema {manifest.schema_version}, source {manifest.source_sha256[:12]}")
+    console.print(f"schema {manifest.schema_version}, opset {manifest.opset}, source {manifest.source_sha256[:12]}")
     console.print(facts(spec), markup=False)
     console.print()
     console.print(table)
     console.print()
+    for precision, encoder in manifest.encoders.items():
+        size = manifest.entry(encoder.file).size / 1e6
+        console.print(f"One {precision} encoder of {size:.1f} MB serves all sizes{_quantized(encoder)}.")
+    inputs = manifest.variants[0].parity
     console.print(
-        f"One encoder of {manifest.entry(manifest.encoder).size / 1e6:.1f} MB serves all sizes; "
-        f"{total / 1e6:.1f} MB in {len(manifest.files)} files.\n"
-        f"Compared with the model on {inputs.inputs} windows, {inputs.real_inputs} of them real sound; "
-        f"allowed {inputs.tolerance:g}."
+        f"{sum(entry.size for entry in manifest.files) / 1e6:.1f} MB in {len(manifest.files)} files. "
+        f"Compared with the model on {inputs.inputs:,} windows, {inputs.real_inputs:,} of them real sound."
     )
+    if labelled:
+        console.print(f"Loss: points of {metric} under the model's, on clips with labels.")
+
+
+def _quantized(encoder: Encoder) -> str:
+    if not encoder.quantized_layers:
+        return ""
+    kept = f", {', '.join(encoder.float_layers)} in float" if encoder.float_layers else ""
+    return f"; {encoder.quantized_layers} of its layers in int8{kept}"

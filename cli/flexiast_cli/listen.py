@@ -42,6 +42,9 @@ def listen(
     patch_sizes: Annotated[
         str | None, typer.Option("--patch-sizes", help="Choose among these only; one size is kept whatever happens.")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Precision of the engines (default: the bundle's first).")
+    ] = None,
     threshold: Annotated[
         float, typer.Option("--threshold", min=0.01, max=1.0, help="Score at which an event begins.")
     ] = 0.5,
@@ -72,7 +75,7 @@ def listen(
     positive(duration, "--duration")
     positive(latency, "--latency")
     wanted = None if patch_sizes is None else parse_patches(patch_sizes)
-    engines = load_engines(Bundle.open(find_bundle(model or DEFAULT)), wanted)
+    engines = load_engines(Bundle.open(find_bundle(model or DEFAULT)), wanted, precision)
     frontend = engines.spec.frontend
     settings = Settings.of(frontend, threshold)
     audio = _open(source, device, frontend.sample_rate_hz, realtime=realtime)

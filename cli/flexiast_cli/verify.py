@@ -18,13 +18,23 @@ def verify(
     from flexiast_runtime.selfcheck import verify_bundle
 
     bundle = Bundle.open(find_bundle(model))
-    errors = verify_bundle(bundle)
+    found = verify_bundle(bundle)
     files = len(bundle.manifest.files)
     if as_json:
-        print_json({"files": files, "max_abs_error": {str(patch): error for patch, error in errors.items()}})
-    else:
-        listed = ", ".join(f"{patch} {error:.1e}" for patch, error in errors.items())
-        text = (
-            f"{bundle.folder}: {files} files and {len(errors)} engines are as exported; largest logit errors: {listed}"
-        )
-        stdout().print(text, markup=False, soft_wrap=True)
+        engines = [
+            {
+                "patch_size": str(variant.patch_size),
+                "precision": variant.precision,
+                "max_abs_error": error,
+                "tolerance": variant.parity.tolerance,
+            }
+            for variant, error in found
+        ]
+        print_json({"files": files, "engines": engines})
+        return
+    console = stdout()
+    text = f"{bundle.folder}: {files} files and {len(found)} engines are as exported; largest logit errors:"
+    console.print(text, markup=False, soft_wrap=True)
+    for precision in bundle.manifest.precisions:
+        errors = [f"{variant.patch_size} {error:.1e}" for variant, error in found if variant.precision == precision]
+        console.print(f"  {precision}: {', '.join(errors)}", markup=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexiast.errors import UsageError
-from flexiast.manifest import Manifest, Variant, read_manifest
+from flexiast.manifest import PRECISIONS, Manifest, read_manifest
 from flexiast.spec import PatchSize, Spec
 from flexiast_export.bundle import add_file, staged
 from flexiast_export.embedding import Weights, tokens, unpack
-from flexiast_export.to_onnx import add_variant, finish
+from flexiast_export.to_onnx import Progress, add_embedder, draft_variant, finish, measured_or_refused
+from flexiast_export.verify import MAX_DROP, Comparison, Sounds
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.engine import Engines
 from flexiast_runtime.ort import OrtEngine, load_engines
 from flexiast_runtime.selfcheck import verify_bundle
 
@@ -24,11 +24,14 @@ Float = NDArray[np.float32]
 
 
 class Reference:
-    """Tokens by numpy, then the bundle's encoder, which its golden answers have confirmed on this machine."""
+    """Tokens by numpy, then the bundle's finest encoder, which its golden answers have confirmed on this machine."""
 
-    def __init__(self, engines: Engines, weights: Weights) -> None:
-        self._encoder = cast(OrtEngine, engines[engines.patches[0]]).encoder
-        self._spec, self._weights = engines.spec, weights
+    def __init__(self, bundle: Bundle, weights: Weights) -> None:
+        manifest = bundle.manifest
+        finest = min(manifest.precisions, key=PRECISIONS.index)
+        engine = load_engines(bundle, manifest.patches[:1], finest)[manifest.patches[0]]
+        self._encoder = cast(OrtEngine, engine).encoder
+        self._spec, self._weights = manifest.spec, weights
 
     @property
     def spec(self) -> Spec:
@@ -45,15 +48,17 @@ def add_sizes(
     patches: Sequence[PatchSize],
     output: Path,
     *,
-    verify_waveforms: Sequence[Float] = (),
+    sounds: Sounds | None = None,
+    max_drop: float = MAX_DROP,
     force: bool = False,
-    progress: Callable[[Iterable[Variant]], Iterable[Variant]] = iter,
+    progress: Progress = iter,
 ) -> Manifest:
     """Publish the bundle with engines for these patch sizes too, at ``output``, which may be its own place.
 
-    Everything in it is checked first and kept to the byte. Raises UsageError for sizes larger than a window or all
-    there already, ModelError for a bundle that takes no more, and VerificationError when an old engine does not answer
-    as it did or a new one is not what it should be; then nothing is published.
+    Each new size gets every precision of the bundle. Everything in it is checked first and kept to the byte. Raises
+    UsageError for sizes larger than a window or all there already, ModelError for a bundle that takes no more, and
+    VerificationError when an old engine does not answer as it did or a new one is not what it should be; then nothing
+    is published.
     """
     old, spec = bundle.manifest, bundle.manifest.spec
     new = [patch for patch in dict.fromkeys(patches) if patch not in old.patches]
@@ -63,14 +68,19 @@ def add_sizes(
     for patch in new:
         spec.check_patch(patch)
     verify_bundle(bundle)
+    comparison = Comparison(Reference(bundle, weights), sounds or Sounds(spec), max_drop)
     with staged(output, force=force or output.absolute() == bundle.folder.absolute()) as stage:
         if read_manifest(bundle.folder) != old:
             raise UsageError(f"{bundle.folder} was replaced meanwhile; add the sizes again")
         kept = [add_file(stage, entry.name, bundle.read(entry.name)) for entry in old.files if entry.name != old.golden]
-        added = [add_variant(stage, spec, weights, patch, old.measured.get(str(patch))) for patch in new]
-        files = [*kept, *(entry for _, entry in added), add_file(stage, old.golden, b"")]
-        variants = (*old.variants, *(variant for variant, _ in added))
-        draft = old.model_copy(update={"variants": variants, "files": tuple(files)})
-        engines = load_engines(Bundle(stage, draft), new)
-        golden = bundle.arrays(old.golden)
-        return finish(stage, draft, engines, Reference(engines, weights), golden, verify_waveforms, progress)
+        added = {patch: add_embedder(stage, spec, weights, patch, old.opset) for patch in new}
+        files = (*kept, *added.values(), add_file(stage, old.golden, b""))
+        drafts = [
+            draft_variant(spec, patch, precision, entry.name, old.measured.get(str(patch)))
+            for precision in old.precisions
+            for patch, entry in added.items()
+        ]
+        draft = old.model_copy(update={"variants": (*old.variants, *drafts), "files": files})
+        measured = measured_or_refused(stage, draft, drafts, comparison, progress)
+        golden = bundle.arrays(old.golden) | comparison.golden(new)
+        return finish(stage, draft, (*old.variants, *measured), golden)

@@ -5,10 +5,14 @@
 
 The embedder puts the prefix tokens in front, so the encoder needs no shape arithmetic. What PyTorch's exporter adds
 around attention (an IsNaN/Where pair after each softmax, about a fifth of the time) never arises.
+
+The encoder is written in the precisions of ``arithmetic``; embedders are float32 in all of them, since they are a few
+percent of the work and the first thing that every error goes through.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,26 +20,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexiast.checkpoint import Checkpoint
+from flexiast.errors import UsageError
 from flexiast.extras import require
 from flexiast.frontend import Frontend
+from flexiast.manifest import OPSET
 from flexiast.patching import patch_matrices
 from flexiast.spec import PatchSize, Spec
+from flexiast_export.arithmetic import FLOAT32, Arithmetic
 
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 17
-"""The first with LayerNormalization as one operator, which fp16 and TensorRT need; TensorRT 8.6 to 11 read it."""
-
-IR_VERSION = 8
-"""What opset 17 came with: the oldest runtimes that know the operators load the file."""
+AXES_AS_INPUT = 18
+"""The opset from which ReduceMean takes its axes as an input."""
 
 
 class Graph:
     """Nodes and weights in the order they are added; each method returns the name of its output."""
 
-    def __init__(self) -> None:
+    def __init__(self, opset: int = OPSET) -> None:
         self._onnx = require("onnx", "export")
+        self._opset = opset
         self._nodes: list[Any] = []
         self._weights: list[Any] = []
 
@@ -44,14 +49,25 @@ class Graph:
         self._nodes.append(self._onnx.helper.make_node(operator, list(inputs), [name], name=name, **attributes))
         return name
 
+    def nodes(self, operator: str, *inputs: str, outputs: int, **attributes: Any) -> tuple[str, ...]:
+        """A node with several outputs."""
+        name = f"{operator.lower()}_{len(self._nodes)}"
+        names = [f"{name}.{index}" for index in range(outputs)]
+        self._nodes.append(self._onnx.helper.make_node(operator, list(inputs), names, name=name, **attributes))
+        return tuple(names)
+
     def weight(self, name: str, value: NDArray[Any]) -> str:
         self._weights.append(self._onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def linear(self, name: str, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
-        """X [..., in] times weight [out, in] transposed, plus bias [out]."""
-        product = self.node("MatMul", x, self.weight(f"{name}.weight", weight.T))
-        return self.node("Add", product, self.weight(f"{name}.bias", bias))
+    def cast(self, x: str, dtype: type[np.generic]) -> str:
+        return self.node("Cast", x, to=self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+    def mean_of_tokens(self, x: str) -> str:
+        """[batch, tokens, n] → [batch, n]."""
+        if self._opset < AXES_AS_INPUT:
+            return self.node("ReduceMean", x, axes=[1], keepdims=0)
+        return self.node("ReduceMean", x, self.weight("token_axis", np.array([1], np.int64)), keepdims=0)
 
     def layer_norm(self, name: str, x: str, checkpoint: Checkpoint) -> str:
         scale, bias = (
@@ -72,23 +88,37 @@ class Graph:
             [helper.make_tensor_value_info(result[0], float32, result[1])],
             self._weights,
         )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="flexiast"
-        )
+        opsets = [helper.make_opsetid("", self._opset)]
+        # What came with the opset: the oldest runtimes that know the operators load the file.
+        ir_version = helper.find_min_ir_version_for(opsets)
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="flexiast")
         helper.set_model_props(model, metadata)
         self._onnx.checker.check_model(model, full_check=True)
         return model
 
 
-def embedder(spec: Spec, weights: Mapping[str, NDArray[np.float32]], patch: PatchSize) -> onnx.ModelProto:
-    """Features [batch, window_frames, mels] → tokens [batch, tokens, width], prefix first, positions added."""
+def check_opset(opset: int) -> int:
+    """The opset; raises UsageError for one that lacks an operator, or that the installed onnx does not know."""
+    newest = int(require("onnx", "export").defs.onnx_opset_version())
+    if not OPSET <= opset <= newest:
+        raise UsageError(f"opset {opset} cannot be written; it must be {OPSET} … {newest}")
+    return opset
+
+
+def embedder(
+    spec: Spec, weights: Mapping[str, NDArray[np.float32]], patch: PatchSize, opset: int = OPSET
+) -> onnx.ModelProto:
+    """Features [batch, window_frames, mels] → tokens [batch, tokens, width], prefix first, positions added.
+
+    Its metadata names no versions, so that one made on a device equals one made from the checkpoint, to the byte.
+    """
     frontend, network = spec.frontend, spec.network
     matrices = patch_matrices(spec, patch)
     kernel = matrices.kernel(weights["embedding.kernel"])
     positions = matrices.positions(weights["embedding.positions"]) + weights["embedding.bias"]
     prefix = [weights[name] for name in ("cls", "distillation")[: network.prefix_tokens]]
 
-    graph = Graph()
+    graph = Graph(opset)
     x = (_side_by_side if spec.base_stride is None else _overlapping)(graph, spec, patch, kernel)
     # Where the prefix stands x is zero, so adding it there makes it.
     added = np.concatenate((prefix, positions))[None].astype(np.float32)
@@ -101,15 +131,20 @@ def embedder(spec: Spec, weights: Mapping[str, NDArray[np.float32]], patch: Patc
     )
 
 
-def encoder(checkpoint: Checkpoint) -> onnx.ModelProto:
+def encoder(
+    checkpoint: Checkpoint,
+    arithmetic: Arithmetic = FLOAT32,
+    opset: int = OPSET,
+    versions: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
     """Tokens [batch, tokens, width], prefix first → logits [batch, classes]."""
     spec, weights = checkpoint.spec, checkpoint.weights
-    graph = Graph()
+    graph = Graph(opset)
     x = "tokens"
     for index in range(spec.network.depth):
-        x = _block(graph, checkpoint, index, x)
+        x = _block(graph, checkpoint, arithmetic, index, x)
     x = graph.layer_norm("norm", x, checkpoint)
-    x = graph.node("ReduceMean", x, axes=[1], keepdims=0)
+    x = graph.mean_of_tokens(x)
     if spec.network.head_norm:
         x = graph.layer_norm("head_norm", x, checkpoint)
     product = graph.node("MatMul", x, graph.weight("head.weight", weights["head.weight"].T))
@@ -118,7 +153,11 @@ def encoder(checkpoint: Checkpoint) -> onnx.ModelProto:
         "encoder",
         ("tokens", ["batch", "tokens", spec.network.width]),
         ("logits", ["batch", spec.classes]),
-        {"flexiast.spec": spec.model_dump_json()},
+        {
+            "flexiast.spec": spec.model_dump_json(),
+            "flexiast.precision": arithmetic.precision,
+            "flexiast.versions": json.dumps(dict(versions or {}), sort_keys=True),
+        },
     )
 
 
@@ -156,24 +195,28 @@ def _with_room(graph: Graph, spec: Spec, x: str) -> str:
     return graph.node("Pad", x, graph.weight("room", room))
 
 
-def _block(graph: Graph, checkpoint: Checkpoint, index: int, x: str) -> str:
-    """One pre-norm block. The last one asks for the prefix only, since nothing else reaches the head."""
+def _block(graph: Graph, checkpoint: Checkpoint, arithmetic: Arithmetic, index: int, x: str) -> str:
+    """One pre-norm block. The last one asks for the prefix only, since nothing else reaches the head.
+
+    What is handed from block to block is float32, and so are norms and softmax; between them stands the arithmetic's
+    own number format.
+    """
     weights, prefix = checkpoint.weights, f"blocks.{index}"
-    last = index == checkpoint.spec.network.depth - 1
 
     def linear(name: str, source: str) -> str:
-        return graph.linear(
-            f"{prefix}.{name}", source, weights[f"{prefix}.{name}.weight"], weights[f"{prefix}.{name}.bias"]
-        )
+        name = f"{prefix}.{name}"
+        return arithmetic.linear(graph, name, source, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
-    normed = graph.layer_norm(f"{prefix}.norm1", x, checkpoint)
+    normed = arithmetic.enter(graph, graph.layer_norm(f"{prefix}.norm1", x, checkpoint))
     asking, first = normed, checkpoint.spec.network.prefix_tokens
-    if last:
+    if index == checkpoint.spec.network.depth - 1:
         asking = _first_tokens(graph, prefix, normed, first)
         x = _first_tokens(graph, f"{prefix}.residual", x, first)
-    x = graph.node("Add", x, linear("projection", _attention(graph, checkpoint, prefix, normed, asking)))
-    hidden = _gelu(graph, prefix, linear("expand", graph.layer_norm(f"{prefix}.norm2", x, checkpoint)))
-    return graph.node("Add", x, linear("contract", hidden))
+    mixed = _attention(graph, checkpoint, arithmetic, prefix, normed, asking)
+    x = graph.node("Add", x, arithmetic.leave(graph, linear("projection", mixed)))
+    normed = arithmetic.enter(graph, graph.layer_norm(f"{prefix}.norm2", x, checkpoint))
+    hidden = _gelu(graph, arithmetic, prefix, linear("expand", normed))
+    return graph.node("Add", x, arithmetic.leave(graph, linear("contract", hidden)))
 
 
 def _first_tokens(graph: Graph, prefix: str, x: str, count: int) -> str:
@@ -184,7 +227,9 @@ def _first_tokens(graph: Graph, prefix: str, x: str, count: int) -> str:
     return graph.node("Slice", x, *bounds)
 
 
-def _attention(graph: Graph, checkpoint: Checkpoint, prefix: str, normed: str, asking: str) -> str:
+def _attention(
+    graph: Graph, checkpoint: Checkpoint, arithmetic: Arithmetic, prefix: str, normed: str, asking: str
+) -> str:
     """Softmax(q kᵀ) v, all heads; the scale 1 / √(head width) is part of q's weights."""
     spec = checkpoint.spec
     width, heads = spec.network.width, spec.network.heads
@@ -194,19 +239,24 @@ def _attention(graph: Graph, checkpoint: Checkpoint, prefix: str, normed: str, a
 
     def heads_of(part: int, name: str, source: str, factor: np.float32, perm: list[int]) -> str:
         rows = slice(part * width, (part + 1) * width)
-        projected = graph.linear(f"{prefix}.{name}", source, weight[rows] * factor, bias[rows] * factor)
+        projected = arithmetic.linear(graph, f"{prefix}.{name}", source, weight[rows] * factor, bias[rows] * factor)
         return graph.node("Transpose", graph.node("Reshape", projected, split), perm=perm)
 
     q = heads_of(0, "q", asking, scale, [0, 2, 1, 3])
     k = heads_of(1, "k", normed, np.float32(1), [0, 2, 3, 1])
     v = heads_of(2, "v", normed, np.float32(1), [0, 2, 1, 3])
-    attention = graph.node("Softmax", graph.node("MatMul", q, k), axis=-1)
-    mixed = graph.node("Transpose", graph.node("MatMul", attention, v), perm=[0, 2, 1, 3])
+    attention = graph.node("Softmax", arithmetic.leave(graph, graph.node("MatMul", q, k)), axis=-1)
+    mixed = graph.node("MatMul", arithmetic.enter(graph, attention), v)
+    mixed = graph.node("Transpose", mixed, perm=[0, 2, 1, 3])
     return graph.node("Reshape", mixed, graph.weight(f"{prefix}.join", np.array([0, 0, width], np.int64)))
 
 
-def _gelu(graph: Graph, prefix: str, x: str) -> str:
+def _gelu(graph: Graph, arithmetic: Arithmetic, prefix: str, x: str) -> str:
     """X · ½ (1 + erf(x / √2)), the pattern that ONNX Runtime and TensorRT fuse into one operator."""
-    erf = graph.node("Erf", graph.node("Div", x, graph.weight(f"{prefix}.sqrt2", np.float32(np.sqrt(2)))))
-    gate = graph.node("Add", erf, graph.weight(f"{prefix}.one", np.float32(1)))
-    return graph.node("Mul", graph.node("Mul", x, gate), graph.weight(f"{prefix}.half", np.float32(0.5)))
+
+    def constant(name: str, value: float) -> str:
+        return graph.weight(f"{prefix}.{name}", np.array(value, arithmetic.dtype))
+
+    erf = graph.node("Erf", graph.node("Div", x, constant("sqrt2", np.sqrt(2))))
+    gate = graph.node("Add", erf, constant("one", 1))
+    return graph.node("Mul", graph.node("Mul", x, gate), constant("half", 0.5))

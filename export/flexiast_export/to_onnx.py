@@ -4,29 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import flexiast
 from flexiast.checkpoint import Checkpoint, weights_sha256
-from flexiast.errors import ModelError, UsageError
-from flexiast.evaluate import Classifier, classify
+from flexiast.errors import ModelError, UsageError, VerificationError
+from flexiast.evaluate import Classifier
 from flexiast.extras import require
-from flexiast.manifest import MANIFEST, FileEntry, Manifest, Parity, Variant
+from flexiast.manifest import MANIFEST, OPSET, Encoder, FileEntry, Manifest, Parity, Precision, Variant
 from flexiast.spec import PatchSize, Spec
 from flexiast_export.bundle import add_file, staged
 from flexiast_export.embedding import EMBEDDING, Weights, npz, pack
-from flexiast_export.graph import embedder, encoder
-from flexiast_export.verify import TOLERANCE, parity, real_inputs, synthetic_inputs
+from flexiast_export.graph import check_opset, embedder, encoder
+from flexiast_export.quantize import (
+    Ranges,
+    arithmetic,
+    by_sensitivity,
+    count_quantized,
+    features_sha256,
+    input_ranges,
+)
+from flexiast_export.verify import MAX_DROP, TOLERANCE, Comparison, Sounds
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.engine import Engines
 from flexiast_runtime.ort import load_engines
-from flexiast_runtime.selfcheck import golden_key
 
 Float = NDArray[np.float32]
+Progress = Callable[[Iterable[Variant]], Iterable[Variant]]
 
-ENCODER, GOLDEN = "encoder.onnx", "golden.npz"
+GOLDEN = "golden.npz"
+
+
+def encoder_file(precision: Precision) -> str:
+    return "encoder.onnx" if precision == "fp32" else f"encoder.{precision}.onnx"
 
 
 def export_onnx(
@@ -35,98 +47,200 @@ def export_onnx(
     patches: Sequence[PatchSize],
     output: Path,
     *,
-    verify_waveforms: Sequence[Float] = (),
+    precisions: Sequence[Precision] = ("fp32",),
+    opset: int = OPSET,
+    sounds: Sounds | None = None,
+    calibration: Float | None = None,
+    max_drop: float = MAX_DROP,
     force: bool = False,
-    progress: Callable[[Iterable[Variant]], Iterable[Variant]] = iter,
+    progress: Progress = iter,
 ) -> Manifest:
-    """Write a bundle with engines for these patch sizes and verify each against ``source``.
+    """Write a bundle with engines for these patch sizes and precisions, and verify each against ``source``.
 
-    ``source`` is the PyTorch model of the checkpoint. Raises UsageError for a size larger than a window or an existing
-    output, and VerificationError when an engine is not the model; then nothing is published.
+    ``source`` is the PyTorch model of the checkpoint; ``sounds`` what they are compared on, besides noise, silence and
+    a sweep; ``calibration`` the windows [windows, window_frames, mels] by which int8-static chooses its ranges. Layers
+    of an int8 encoder that cost too much are left in float. Raises UsageError for a size larger than a window or an
+    existing output, and VerificationError when an engine is not the model; then nothing is published.
     """
     if checkpoint.spec.network.kind == "convolutional":
         raise ModelError(
             "a convnet is a teacher and has no patch sizes to export; train a transformer from it with --teacher"
         )
-    if not patches:
-        raise UsageError("no patch sizes were given; name at least one, such as 16")
+    if not patches or not precisions:
+        raise UsageError("no patch sizes or precisions were given; name at least one of each, such as 16 and fp32")
+    if "int8-static" in precisions and (calibration is None or not len(calibration)):
+        raise UsageError("int8-static chooses its ranges by sound; name some with --calibration-data")
+    patches = tuple(dict.fromkeys(patches))
+    comparison = Comparison(source, sounds or Sounds(checkpoint.spec), max_drop)
     with staged(output, force=force) as stage:
-        manifest = _draft(checkpoint, tuple(dict.fromkeys(patches)), stage)
-        engines, golden = load_engines(Bundle(stage, manifest)), {"features": synthetic_inputs(checkpoint.spec)}
-        return finish(stage, manifest, engines, source, golden, verify_waveforms, progress)
+        writer = _Encoders(checkpoint, check_opset(opset), calibration, patches)
+        draft = _draft(checkpoint, patches, tuple(dict.fromkeys(precisions)), writer, stage)
+        measured = _measured(stage, draft, draft.variants, comparison, progress)
+        for precision in draft.precisions:
+            try:
+                comparison.check(variant for variant in measured if variant.precision == precision)
+            except VerificationError as error:
+                if precision not in {"int8", "int8-static"}:
+                    raise
+                draft, better = _with_float_layers(stage, draft, precision, writer, comparison, error)
+                measured = [*(variant for variant in measured if variant.precision != precision), *better]
+        return finish(stage, draft, measured, comparison.golden(patches))
 
 
-def finish(
-    stage: Path,
-    draft: Manifest,
-    engines: Engines,
-    source: Classifier,
-    golden: dict[str, Float],
-    waveforms: Sequence[Float],
-    progress: Callable[[Iterable[Variant]], Iterable[Variant]],
-) -> Manifest:
-    """Compare each of the engines with the source, add its golden answers, and write golden file and manifest.
+class _Encoders:
+    """Writes the encoder of any precision."""
 
-    ``golden`` holds the features and the answers that are known. Raises VerificationError where an engine is wrong.
-    """
-    real = real_inputs(draft.spec, waveforms)
-    inputs = np.concatenate((golden["features"], real))
-    variants = {variant.patch_size: variant for variant in draft.variants}
-    for variant in progress([variants[patch] for patch in engines.patches]):
-        patch = variant.patch_size
-        reference = classify(source, inputs, patch)
-        measured = parity(patch, reference, classify(engines, inputs, patch), len(real))
-        variants[patch] = variant.model_copy(update={"parity": measured})
-        golden[golden_key(patch)] = reference[: len(golden["features"])]
-    files = [entry for entry in draft.files if entry.name != draft.golden]
-    files.append(add_file(stage, draft.golden, npz(golden)))
-    manifest = draft.model_copy(update={"variants": tuple(variants.values()), "files": tuple(files)})
+    def __init__(
+        self, checkpoint: Checkpoint, opset: int, calibration: Float | None, patches: Sequence[PatchSize]
+    ) -> None:
+        self.checkpoint, self.opset = checkpoint, opset
+        self._calibration, self._patches = calibration, patches
+        self._ranges: Ranges = {}
+
+    def graph(self, precision: Precision, keep_float: frozenset[str] = frozenset()) -> Any:
+        if precision == "int8-static" and not self._ranges and self._calibration is not None:
+            self._ranges = input_ranges(self.checkpoint, self._calibration, self._patches)
+        return encoder(self.checkpoint, arithmetic(precision, self._ranges, keep_float), self.opset, versions())
+
+    def add(
+        self, stage: Path, precision: Precision, keep_float: frozenset[str] = frozenset()
+    ) -> tuple[Encoder, FileEntry]:
+        """Write the file into the stage and describe it."""
+        graph, calibration = self.graph(precision, keep_float), self._calibration
+        calibrated = precision == "int8-static" and calibration is not None
+        entry = add_file(stage, encoder_file(precision), graph.SerializeToString())
+        described = Encoder(
+            file=entry.name,
+            quantized_layers=count_quantized(graph, precision),
+            float_layers=tuple(sorted(keep_float)),
+            calibration_windows=len(calibration) if calibrated and calibration is not None else 0,
+            calibration_sha256=features_sha256(calibration) if calibrated and calibration is not None else None,
+        )
+        return described, entry
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the bytes of an engine or its measured figures."""
+    tools = {name: str(require(name, "export").__version__) for name in ("numpy", "onnx", "onnxruntime")}
+    return tools | {"flexiast": flexiast.__version__}
+
+
+def finish(stage: Path, draft: Manifest, variants: Sequence[Variant], golden: dict[str, Float]) -> Manifest:
+    """Write golden file and manifest; the manifest comes last."""
+    draft = with_file(draft, add_file(stage, draft.golden, npz(golden)))
+    # As given, and validated: what a reader would refuse is not published.
+    manifest = Manifest.model_validate_json(draft.model_copy(update={"variants": tuple(variants)}).model_dump_json())
     add_file(stage, MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True).encode())
     return manifest
 
 
-def _draft(checkpoint: Checkpoint, patches: Sequence[PatchSize], stage: Path) -> Manifest:
+def with_file(manifest: Manifest, entry: FileEntry) -> Manifest:
+    """The manifest with this file, in place of one of that name."""
+    files = [entry if other.name == entry.name else other for other in manifest.files]
+    return manifest.model_copy(update={"files": tuple(files)})
+
+
+def _measured(
+    stage: Path, draft: Manifest, variants: Sequence[Variant], comparison: Comparison, progress: Progress = iter
+) -> list[Variant]:
+    bundle, patches = Bundle(stage, draft), tuple(dict.fromkeys(variant.patch_size for variant in variants))
+    engines = {
+        precision: load_engines(bundle, patches, precision)
+        for precision in dict.fromkeys(variant.precision for variant in variants)
+    }
+    return [comparison.measured(engines[variant.precision], variant) for variant in progress(variants)]
+
+
+def measured_or_refused(
+    stage: Path, draft: Manifest, variants: Sequence[Variant], comparison: Comparison, progress: Progress = iter
+) -> list[Variant]:
+    """The variants with their figures; raises VerificationError for one that is too far from the source."""
+    measured = _measured(stage, draft, variants, comparison, progress)
+    comparison.check(measured)
+    return measured
+
+
+def _with_float_layers(
+    stage: Path,
+    draft: Manifest,
+    precision: Precision,
+    writer: _Encoders,
+    comparison: Comparison,
+    error: VerificationError,
+) -> tuple[Manifest, list[Variant]]:
+    """Leave 1, 2, 4 … of the most sensitive layers in float until the engines pass.
+
+    Raises the last VerificationError when half of the layers do not suffice: that would be no int8 encoder.
+    """
+    coarsest = min(draft.patches, key=draft.spec.tokens)
+    ranked = by_sensitivity(
+        writer.checkpoint, comparison.sounds.features, coarsest, lambda kept: writer.graph(precision, kept)
+    )
+    variants = [variant for variant in draft.variants if variant.precision == precision]
+    count = 1
+    while count <= len(ranked) // 2:
+        described, entry = writer.add(stage, precision, frozenset(ranked[:count]))
+        draft = with_file(draft.model_copy(update={"encoders": draft.encoders | {precision: described}}), entry)
+        try:
+            return draft, measured_or_refused(stage, draft, variants, comparison)
+        except VerificationError as worse:
+            error = worse
+        count *= 2
+    raise error
+
+
+def _draft(
+    checkpoint: Checkpoint,
+    patches: Sequence[PatchSize],
+    precisions: Sequence[Precision],
+    writer: _Encoders,
+    stage: Path,
+) -> Manifest:
     """Write the graphs; the manifest returned names them but is not yet measured and not yet written."""
     spec, weights = checkpoint.spec, checkpoint.weights
     validation = checkpoint.info.get("validation", [])
     measured = {
         result["patch_size"]: result.get("accuracy", result.get("mean_average_precision")) for result in validation
     }
-    files = [
-        add_file(stage, ENCODER, encoder(checkpoint).SerializeToString()),
-        add_file(stage, EMBEDDING, pack(spec, weights)),
-        add_file(stage, GOLDEN, b""),
-    ]
-    variants = []
-    for patch in patches:
-        variant, entry = add_variant(stage, spec, weights, patch, measured.get(str(patch)))
-        variants.append(variant)
-        files.append(entry)
+    encoders = {precision: writer.add(stage, precision) for precision in precisions}
+    embedders = {patch: add_embedder(stage, spec, weights, patch, writer.opset) for patch in patches}
     return Manifest(
         spec=spec,
-        encoder=ENCODER,
+        opset=writer.opset,
+        encoders={precision: described for precision, (described, _) in encoders.items()},
         golden=GOLDEN,
         embedding=EMBEDDING,
         measured=measured,
-        variants=tuple(variants),
-        files=tuple(files),
+        variants=tuple(
+            draft_variant(spec, patch, precision, entry.name, measured.get(str(patch)))
+            for precision in precisions
+            for patch, entry in embedders.items()
+        ),
+        files=(
+            *(entry for _, entry in encoders.values()),
+            add_file(stage, EMBEDDING, pack(spec, weights)),
+            add_file(stage, GOLDEN, b""),
+            *embedders.values(),
+        ),
         source_sha256=weights_sha256(checkpoint),
-        versions={name: str(require(name, "export").__version__) for name in ("numpy", "onnx", "onnxruntime")}
-        | {"flexiast": flexiast.__version__},
+        versions=versions(),
     )
 
 
-def add_variant(
-    stage: Path, spec: Spec, weights: Weights, patch: PatchSize, metric: float | None = None
-) -> tuple[Variant, FileEntry]:
-    """Write the embedder of one patch size; its parity is not yet measured."""
-    name = f"embed-{patch}.onnx"
-    variant = Variant(
+def add_embedder(stage: Path, spec: Spec, weights: Weights, patch: PatchSize, opset: int) -> FileEntry:
+    return add_file(stage, f"embed-{patch}.onnx", embedder(spec, weights, patch, opset).SerializeToString())
+
+
+def draft_variant(
+    spec: Spec, patch: PatchSize, precision: Precision, embedder_file: str, metric: float | None
+) -> Variant:
+    """A variant whose parity is not yet measured."""
+    return Variant(
         patch_size=patch,
-        embedder=name,
+        precision=precision,
+        embedder=embedder_file,
         tokens=spec.tokens(patch),
         gmac=spec.gmac(patch),
         parity=Parity(inputs=1, real_inputs=0, max_abs_error=0.0, tolerance=TOLERANCE, top1_agreement=1.0),
         metric=metric,
     )
-    return variant, add_file(stage, name, embedder(spec, weights, patch).SerializeToString())

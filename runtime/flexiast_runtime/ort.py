@@ -39,23 +39,29 @@ class OrtEngine:
         return logits
 
 
-def load_engines(bundle: Bundle, patches: Sequence[PatchSize] | None = None, threads: int = 1) -> Engines:
+def load_engines(
+    bundle: Bundle,
+    patches: Sequence[PatchSize] | None = None,
+    precision: str | None = None,
+    threads: int = 1,
+) -> Engines:
     """Engines for some or all patch sizes of a bundle, all loaded now so that a switch is a look-up.
 
-    One thread by default: at these sizes a second one burns more CPU than it saves time. Raises ModelError,
-    VerificationError, and UsageError for a patch size that the bundle lacks.
+    ``precision`` is the bundle's default unless named. One thread by default: at these sizes a second one burns more
+    CPU than it saves time. Raises ModelError, VerificationError, and UsageError for what the bundle lacks.
     """
     manifest = bundle.manifest
-    variants = [manifest.variant(patch) for patch in (manifest.patches if patches is None else patches)]
-    encoder = _session(bundle, manifest.encoder, threads)
+    precision = manifest.precision(precision)
+    variants = [manifest.variant(patch, precision) for patch in (manifest.patches if patches is None else patches)]
+    encoder = _session(bundle, manifest.encoders[precision].file, threads, precision=precision)
     engines: dict[PatchSize, Engine] = {}
     for variant in variants:
-        embedder = _session(bundle, variant.embedder, threads, variant.patch_size)
+        embedder = _session(bundle, variant.embedder, threads, patch_size=str(variant.patch_size))
         engines[variant.patch_size] = OrtEngine(variant, embedder, encoder)
     return Engines(manifest, engines)
 
 
-def _session(bundle: Bundle, name: str, threads: int, patch: PatchSize | None = None) -> onnxruntime.InferenceSession:
+def _session(bundle: Bundle, name: str, threads: int, **expected: str) -> onnxruntime.InferenceSession:
     """A session of a verified graph that says of itself what the manifest says of it."""
     import onnxruntime
 
@@ -77,7 +83,7 @@ def _session(bundle: Bundle, name: str, threads: int, patch: PatchSize | None = 
     found = session.get_modelmeta().custom_metadata_map
     for what, agrees in (
         ("spec", _is_spec(found.get("flexiast.spec", ""), bundle.manifest.spec)),
-        ("patch_size", patch is None or found.get("flexiast.patch_size") == str(patch)),
+        *((field, found.get(f"flexiast.{field}") == value) for field, value in expected.items()),
     ):
         if not agrees:
             raise VerificationError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flexiast.errors import VerificationError
+from flexiast.manifest import Variant
 from flexiast.spec import PatchSize
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.engine import Engines
@@ -16,32 +17,36 @@ def golden_key(patch: PatchSize) -> str:
     return f"logits-{patch}"
 
 
-def verify_bundle(bundle: Bundle) -> dict[PatchSize, float]:
-    """Check every file and run every engine; the largest logit error of each patch size.
+def verify_bundle(bundle: Bundle) -> list[tuple[Variant, float]]:
+    """Check every file and run every engine; each variant and its largest logit error.
 
-    Raises VerificationError that names the file or patch size that fails.
+    Raises VerificationError that names the file or variant that fails.
     """
     for entry in bundle.manifest.files:
         bundle.read(entry.name)
-    return golden_errors(bundle, load_engines(bundle))
+    return [
+        found
+        for precision in bundle.manifest.precisions
+        for found in golden_errors(bundle, load_engines(bundle, precision=precision))
+    ]
 
 
-def golden_errors(bundle: Bundle, engines: Engines) -> dict[PatchSize, float]:
+def golden_errors(bundle: Bundle, engines: Engines) -> list[tuple[Variant, float]]:
     """Each engine's largest logit error on the golden inputs; raises VerificationError above the tolerance."""
     golden = bundle.arrays(bundle.manifest.golden)
-    errors = {}
+    errors = []
     for patch in engines.patches:
         if not {"features", golden_key(patch)} <= golden.keys():
             raise VerificationError(
                 f"{bundle.folder / bundle.manifest.golden} has no answers of patch size {patch}; export again"
             )
+        variant = engines[patch].variant
         found, expected = engines.logits(golden["features"], patch), golden[golden_key(patch)]
         error = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("nan")
-        tolerance = bundle.manifest.variant(patch).parity.tolerance
-        if not error <= tolerance:  # also catches NaN
+        if not error <= variant.parity.tolerance:  # also catches NaN
             raise VerificationError(
-                f"{bundle.folder}: patch size {patch} answers the golden inputs with an error of {error:.2g} "
-                f"(allowed {tolerance:g}) on this machine; export again, or report this CPU"
+                f"{bundle.folder}: {variant} answers the golden inputs with an error of {error:.2g} "
+                f"(allowed {variant.parity.tolerance:.2g}) on this machine; export again, or report this CPU"
             )
-        errors[patch] = error
+        errors.append((variant, error))
     return errors

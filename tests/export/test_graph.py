@@ -192,7 +192,12 @@ def test_weights_are_inside_and_every_node_has_its_own_name(tiny_checkpoint: Che
 
 def test_graphs_carry_the_spec_and_the_patch_size(tiny_checkpoint: Checkpoint) -> None:
     spec = tiny_checkpoint.spec.model_dump_json()
-    assert {item.key: item.value for item in encoder(tiny_checkpoint).metadata_props} == {"flexiast.spec": spec}
+    versions = {"onnx": "1.20", "flexiast": "0.1"}
+    assert {item.key: item.value for item in encoder(tiny_checkpoint, versions=versions).metadata_props} == {
+        "flexiast.spec": spec,
+        "flexiast.precision": "fp32",
+        "flexiast.versions": '{"flexiast": "0.1", "onnx": "1.20"}',
+    }
     props = {
         item.key: item.value
         for item in embedder(tiny_checkpoint.spec, tiny_checkpoint.weights, PatchSize(20, 10)).metadata_props

@@ -106,7 +106,7 @@ CHANGES = {
     "a patch size twice": (set_at("variants", 1, "patch_size", value="8x8"), "stands twice"),
     "a file twice": (lambda document: document["files"].append(document["files"][0]), "listed twice"),
     "a file that is not listed": (lambda document: document["files"].pop(), "not listed: embed-20x10.onnx"),
-    "an encoder that is not listed": (set_at("encoder", value="other.onnx"), "not listed: other.onnx"),
+    "an encoder that is not listed": (set_at("encoders", "fp32", "file", value="other.onnx"), "not listed: other.onnx"),
     "a label that steers a terminal": (set_at("spec", "labels", 0, value="\x1b[2J"), "control characters"),
 }
 
@@ -128,7 +128,9 @@ TRICKS = (
 
 
 @pytest.mark.parametrize("name", TRICKS, ids=repr)
-@pytest.mark.parametrize("place", [("encoder",), ("golden",), ("variants", 0, "embedder"), ("files", 0, "name")])
+@pytest.mark.parametrize(
+    "place", [("encoders", "fp32", "file"), ("golden",), ("variants", 0, "embedder"), ("files", 0, "name")]
+)
 def test_a_name_that_leads_out_of_the_folder_is_refused(
     write: Callable[..., Path], name: str, place: tuple[str | int, ...]
 ) -> None:

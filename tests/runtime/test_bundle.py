@@ -112,7 +112,7 @@ def test_bytes_once_read_are_not_read_again(bundle_copy: Path, tiny_bundle: Path
     """A file that changes after loading changes nothing: engines hold what was checked."""
     engines = load_engines(Bundle.open(bundle_copy))
     (bundle_copy / "encoder.onnx").write_bytes(b"changed")
-    assert max(golden_errors(Bundle.open(tiny_bundle), engines).values()) < 1e-4
+    assert max(error for _, error in golden_errors(Bundle.open(tiny_bundle), engines)) < 1e-4
 
 
 def test_a_folder_without_manifest_is_no_bundle(bundle_copy: Path) -> None:

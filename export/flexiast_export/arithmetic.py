@@ -1,0 +1,148 @@
+"""How the encoder's linear layers are written: in float32, in float16, or in int8.
+
+    fp32         as trained
+    fp16         weights and products in float16. A CPU without such products computes in float32 at the same speed, so
+                 there it halves the file and nothing else.
+    int8         for CPUs: weights in int8 per output channel, inputs in uint8 by their range in each window
+    int8-static  for TensorRT: explicit QuantizeLinear/DequantizeLinear, input ranges fixed by calibration
+
+The products of attention, which have no weights, stay in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.manifest import Precision
+
+if TYPE_CHECKING:
+    from flexiast_export.graph import Graph
+
+Float = NDArray[np.float32]
+
+
+class Arithmetic(Protocol):
+    """What a precision changes in the graph."""
+
+    precision: Precision
+    dtype: type[np.floating[Any]]
+    """Of everything between a norm, or softmax, and the next sum."""
+
+    def enter(self, graph: Graph, x: str) -> str:
+        """From float32 to ``dtype``."""
+        ...
+
+    def leave(self, graph: Graph, x: str) -> str:
+        """From ``dtype`` to float32."""
+        ...
+
+    def linear(self, graph: Graph, name: str, x: str, weight: Float, bias: Float) -> str:
+        """X [..., in] times weight [out, in] transposed, plus bias [out]."""
+        ...
+
+
+class Float32:
+    """As trained."""
+
+    precision: Precision = "fp32"
+    dtype: type[np.floating[Any]] = np.float32
+
+    def enter(self, graph: Graph, x: str) -> str:
+        return x
+
+    def leave(self, graph: Graph, x: str) -> str:
+        return x
+
+    def linear(self, graph: Graph, name: str, x: str, weight: Float, bias: Float) -> str:
+        product = graph.node("MatMul", x, graph.weight(f"{name}.weight", weight.T.astype(self.dtype)))
+        return graph.node("Add", product, graph.weight(f"{name}.bias", bias.astype(self.dtype)))
+
+
+class Float16(Float32):
+    """Half the bytes; norms, softmax and the sums from block to block stay float32."""
+
+    precision: Precision = "fp16"
+    dtype: type[np.floating[Any]] = np.float16
+
+    def enter(self, graph: Graph, x: str) -> str:
+        return graph.cast(x, np.float16)
+
+    def leave(self, graph: Graph, x: str) -> str:
+        return graph.cast(x, np.float32)
+
+
+FLOAT32, FLOAT16 = Float32(), Float16()
+
+
+WEIGHT_LIMIT = 64
+"""Of dynamic int8 weights: two products of 255 × 64 fit the 16 bits in which CPUs without VNNI add them; 127 do not."""
+
+
+@dataclass
+class DynamicInt8(Float32):
+    """MatMulInteger on inputs quantised by their own range, which ONNX Runtime fuses into one operator."""
+
+    keep_float: frozenset[str] = frozenset()
+    """Layers left in float32, because the answers suffered."""
+    _quantized: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Inputs that several layers share are quantised once."""
+
+    precision: Precision = field(default="int8", init=False)
+
+    def linear(self, graph: Graph, name: str, x: str, weight: Float, bias: Float) -> str:
+        if layer_of(name) in self.keep_float:
+            return super().linear(graph, name, x, weight, bias)
+        if x not in self._quantized:
+            self._quantized[x] = graph.nodes("DynamicQuantizeLinear", x, outputs=3)
+        levels, step, zero = self._quantized[x]
+        integers, steps = quantized(weight, WEIGHT_LIMIT)
+        product = graph.node("MatMulInteger", levels, graph.weight(f"{name}.weight", integers.T), zero)
+        scale = graph.node("Mul", step, graph.weight(f"{name}.step", steps))
+        product = graph.node("Mul", graph.cast(product, np.float32), scale)
+        return graph.node("Add", product, graph.weight(f"{name}.bias", bias))
+
+
+@dataclass
+class StaticInt8(Float32):
+    """Quantised and dequantised explicitly, which is how TensorRT 10 and later are told of int8."""
+
+    ranges: Mapping[str, float]
+    """Layer → largest magnitude of its input, by calibration."""
+    keep_float: frozenset[str] = frozenset()
+    _quantized: dict[str, str] = field(default_factory=dict)
+
+    precision: Precision = field(default="int8-static", init=False)
+
+    def linear(self, graph: Graph, name: str, x: str, weight: Float, bias: Float) -> str:
+        layer = layer_of(name)
+        if layer in self.keep_float:
+            return super().linear(graph, name, x, weight, bias)
+        if x not in self._quantized:
+            step = graph.weight(f"{name}.input_step", np.float32(self.ranges[layer] / 127))
+            zero = graph.weight(f"{name}.input_zero", np.int8(0))
+            levels = graph.node("QuantizeLinear", x, step, zero)
+            self._quantized[x] = graph.node("DequantizeLinear", levels, step, zero)
+        integers, steps = quantized(weight, 127)
+        zeros = graph.weight(f"{name}.zero", np.zeros(len(steps), np.int8))
+        source = graph.weight(f"{name}.weight", integers.T)
+        restored = graph.node("DequantizeLinear", source, graph.weight(f"{name}.step", steps), zeros, axis=1)
+        product = graph.node("MatMul", self._quantized[x], restored)
+        return graph.node("Add", product, graph.weight(f"{name}.bias", bias))
+
+
+def layer_of(name: str) -> str:
+    """Layers that share an input are quantised together or not at all: q, k and v are one, ``qkv``."""
+    block, _, part = name.rpartition(".")
+    return f"{block}.qkv" if part in {"q", "k", "v"} else name
+
+
+def quantized(weight: Float, limit: int) -> tuple[NDArray[np.int8], Float]:
+    """Weight [out, in] → integers within ± limit [out, in] and the step of each output channel [out]."""
+    largest = np.abs(weight).max(axis=1)
+    steps = np.where(largest > 0, largest / limit, 1).astype(np.float32)
+    return np.rint(weight / steps[:, None]).astype(np.int8), steps

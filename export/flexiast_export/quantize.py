@@ -1,0 +1,125 @@
+"""Choices that a quantised encoder needs: ranges of its inputs, and layers that are better left in float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.checkpoint import Checkpoint
+from flexiast.errors import VerificationError
+from flexiast.extras import require
+from flexiast.manifest import Precision
+from flexiast.spec import PatchSize, Spec
+from flexiast_export.arithmetic import FLOAT16, FLOAT32, Arithmetic, DynamicInt8, Float32, StaticInt8, layer_of
+from flexiast_export.embedding import tokens
+from flexiast_export.graph import Graph, encoder
+
+Float = NDArray[np.float32]
+Ranges = dict[str, float]
+
+BATCH = 16
+"""Windows run at once."""
+
+TRIED = 64
+"""Windows by which layers are ranked."""
+
+WEIGHT_INPUT: dict[Precision, tuple[str, int]] = {"int8": ("MatMulInteger", 1), "int8-static": ("DequantizeLinear", 0)}
+"""The operator that takes a quantised weight, and as which input."""
+
+
+def arithmetic(precision: Precision, ranges: Ranges, keep_float: frozenset[str] = frozenset()) -> Arithmetic:
+    """How a precision is written; only static quantisation has ranges."""
+    if precision == "int8":
+        return DynamicInt8(keep_float)
+    if precision == "int8-static":
+        return StaticInt8(ranges, keep_float)
+    return FLOAT16 if precision == "fp16" else FLOAT32
+
+
+def template(precision: Precision, spec: Spec) -> Arithmetic:
+    """The same for a graph that is only measured: its ranges mean nothing."""
+    return arithmetic(precision, dict.fromkeys(layers(spec), 1.0))
+
+
+def layers(spec: Spec) -> tuple[str, ...]:
+    """What can be quantised, or left in float, as one."""
+    parts = ("qkv", "projection", "expand", "contract")
+    return tuple(f"blocks.{index}.{part}" for index in range(spec.network.depth) for part in parts)
+
+
+def count_quantized(model: Any, precision: Precision) -> int:
+    """Linear layers that the graph computes in int8; raises VerificationError when a quantised one has none."""
+    if precision not in WEIGHT_INPUT:
+        return 0
+    operator, position = WEIGHT_INPUT[precision]
+    weights = {weight.name for weight in model.graph.initializer}
+    count = sum(node.op_type == operator and node.input[position] in weights for node in model.graph.node)
+    if count == 0:
+        raise VerificationError(f"the {precision} encoder has no quantised layer; nothing was published")
+    return count
+
+
+class _Recording(Float32):
+    """Float32 that notes which tensor each layer takes."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, str] = {}
+
+    def linear(self, graph: Graph, name: str, x: str, weight: Float, bias: Float) -> str:
+        self.inputs.setdefault(layer_of(name), x)
+        return super().linear(graph, name, x, weight, bias)
+
+
+def input_ranges(checkpoint: Checkpoint, features: Float, patches: Sequence[PatchSize]) -> Ranges:
+    """The largest magnitude of each layer's input, over windows [windows, window_frames, mels] at all patch sizes."""
+    recording = _Recording()
+    model = encoder(checkpoint, recording)
+    onnx = require("onnx", "export")
+    for name in recording.inputs.values():
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    ranges = dict.fromkeys(recording.inputs, 0.0)
+    for patch in patches:
+        for inputs in _tokens(checkpoint, features, patch):
+            for layer, value in zip(ranges, _run(model, list(recording.inputs.values()), inputs), strict=True):
+                ranges[layer] = max(ranges[layer], float(np.abs(value).max()))
+    return ranges
+
+
+def features_sha256(features: Float) -> str:
+    return sha256(np.ascontiguousarray(features, "<f4").tobytes()).hexdigest()
+
+
+def by_sensitivity(
+    checkpoint: Checkpoint, features: Float, patch: PatchSize, write: Callable[[frozenset[str]], Any]
+) -> list[str]:
+    """Layers, the one that spoils the logits most when it alone is quantised first.
+
+    ``write`` makes the encoder that leaves these layers in float.
+    """
+    inputs = np.concatenate(list(_tokens(checkpoint, features[:TRIED], patch)))
+    everything = frozenset(layers(checkpoint.spec))
+    (exact,) = _run(write(everything), ["logits"], inputs)
+    errors = {}
+    for layer in layers(checkpoint.spec):
+        (found,) = _run(write(everything - {layer}), ["logits"], inputs)
+        errors[layer] = float(np.sqrt(np.mean((found - exact) ** 2)))
+    return sorted(errors, key=lambda layer: -errors[layer])
+
+
+def _tokens(checkpoint: Checkpoint, features: Float, patch: PatchSize) -> Iterator[Float]:
+    for start in range(0, len(features), BATCH):
+        yield tokens(checkpoint.spec, checkpoint.weights, features[start : start + BATCH], patch)
+
+
+def _run(model: Any, names: list[str], inputs: Float) -> list[Float]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found: list[Float] = session.run(names, {"tokens": inputs})
+    return found
