@@ -76,6 +76,7 @@ def _experiments() -> dict[str, Experiment]:
     found = []
     for name, task in TASKS.items():
         flexible = _recipe(task)
+        in_place = _recipe(task, distill=Distill(teacher_weight=TEACHER_WEIGHT, in_place_weight=1.0))
         finer = tuple(3.0 if patch.mels <= 16 else 1.0 for patch in ALL_PATCHES)
         coarser = tuple(3.0 if patch.mels >= 40 else 2.0 if patch.mels >= 30 else 1.0 for patch in ALL_PATCHES)
         found += [
@@ -91,13 +92,15 @@ def _experiments() -> dict[str, Experiment]:
             Experiment(name, "finer-often", _recipe(task, patch_weights=finer)),
             Experiment(name, "coarser-often", _recipe(task, patch_weights=coarser)),
             Experiment(name, "few-sizes", _recipe(task, patches=parse_patches("8,16,32,48"))),
-            Experiment(
-                name,
-                "in-place",
-                _recipe(task, distill=Distill(teacher_weight=TEACHER_WEIGHT, in_place_weight=1.0)),
-            ),
+            Experiment(name, "in-place", in_place),
             Experiment(name, "untaught", flexible, taught=False),
             Experiment(name, "masked-start", _recipe(task, base_first=BASE_FIRST), masked_start=True),
+            Experiment(
+                name,
+                "masked-in-place",
+                in_place.changed(model={}, training={"base_first": BASE_FIRST}),
+                masked_start=True,
+            ),
             Experiment(name, "twice-as-long", _recipe(task, epochs=2 * task.epochs)),
         ]
     task = TASKS["speakers"]

@@ -73,6 +73,7 @@ ABOUT = {
     "in-place": "flexible, each step's answers also teach the coarsest size",
     "untaught": "flexible, from the labels alone",
     "masked-start": "flexible, from a network that first learnt for as long, without labels, what a mask hid",
+    "masked-in-place": "masked-start and in-place together",
     "twice-as-long": "flexible, twice the epochs: what a masked start costs",
     "time-only": "speakers: sizes 16 × t",
     "mel-only": "speakers: sizes f × 16",
@@ -182,6 +183,7 @@ RIVALS = {
     "in-place": "The teacher alone against in-place distillation beside it",
     "untaught": "A teacher against labels alone",
     "masked-start": "From scratch against a masked start",
+    "masked-in-place": "Neither against a masked start with in-place distillation",
     "twice-as-long": "Once against twice the epochs",
 }
 
