@@ -102,6 +102,25 @@ def test_a_dry_run_says_what_an_export_would_write(run: Run, trained: Path, bund
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_bundle_of_two_precisions_runs_in_either(run: Run, trained: Path, sounds: Path, tmp_path: Path) -> None:
+    made, options = tmp_path / "both", ("--precision", "int8,fp32", "--verify-data", sounds, "--max-drop", 50)
+    result = run("export", trained, "--patch-sizes", "24", *options, "-o", made)
+    assert result.returncode == 0, result.stderr
+    assert "layers in int8" in result.stdout
+    engines = json.loads(run("verify", made, "--json").stdout)["engines"]
+    assert [engine["precision"] for engine in engines] == ["int8", "fp32"]
+    scores = {}
+    for precision in ("int8", "fp32"):
+        result = run("classify", made, sounds, "--precision", precision, "--format", "jsonl", "--threshold", 0.01)
+        assert result.returncode == 0, result.stderr
+        scores[precision] = [json.loads(line)["score"] for line in result.stdout.splitlines()]
+    assert scores["int8"] == pytest.approx(scores["fp32"], abs=0.05)  # of the same network
+    assert scores["int8"] != scores["fp32"]
+    refused = run("listen", made, "--input", next(sounds.rglob("*.wav")), "--precision", "fp16")
+    assert refused.returncode == 2
+    assert "has no fp16 engines; it has int8, fp32" in refused.stderr
+
+
 def test_verify_names_the_damaged_file_and_fails(run: Run, bundle: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(bundle, damaged)

@@ -45,6 +45,25 @@ def test_export_over_something_else(run: Run, trained: Path, tmp_path: Path) -> 
     assert (tmp_path / "notes").is_dir()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--precision", "fp8"), "unknown precision 'fp8'; there are fp32, fp16, int8, int8-static"),
+        (("--precision", "int8-static"), "--calibration-data"),
+        (("--opset", "16"), "opset 16 cannot be written; it must be 17"),
+    ],
+)
+def test_export_in_a_way_that_is_none(
+    options: tuple[str, str], said: str, run: Run, trained: Path, tmp_path: Path
+) -> None:
+    assert_refused(run("export", trained, "--patch-sizes", "16", "-o", tmp_path / "b", *options), 2, said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_sizes_are_added_in_the_precisions_that_a_bundle_has(run: Run, bundle: Path) -> None:
+    assert_refused(run("export", bundle, "--patch-sizes", "12", "--precision", "int8"), 2, "from the checkpoint")
+
+
 def test_export_without_a_place(run: Run, trained: Path) -> None:
     assert_refused(run("export", trained, "--patch-sizes", "16"), 2, "--output")
 
