@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -77,11 +77,23 @@ def _publish(stage: Path, output: Path) -> None:
 def _alone(output: Path) -> Iterator[None]:
     """One export at a time to a place; the lock lies on this machine, for a shared folder may have none."""
     name = f"flexiast-{os.getuid()}-{sha256(os.fsencode(output)).hexdigest()[:32]}.lock"
-    lock = os.open(Path(tempfile.gettempdir()) / name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+    path = Path(tempfile.gettempdir()) / name
+    lock = _locked(path)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
+        path.unlink(missing_ok=True)  # still locked: who waits for it sees that it is gone and takes a new one
+        os.close(lock)
+
+
+def _locked(path: Path) -> int:
+    """Wait for the lock file; the one that then lies there, not one that its owner has removed meanwhile."""
+    while True:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
         os.close(lock)
 
 

@@ -257,6 +257,29 @@ def test_an_export_killed_at_any_moment_leaves_the_old_bundle_or_the_new(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_one_at_a_time_and_no_lock_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locks = tmp_path / "locks"
+    locks.mkdir()
+    monkeypatch.setattr(bundle.tempfile, "gettempdir", lambda: str(locks))
+    inside, most = [], []
+
+    def work() -> None:
+        for _ in range(20):
+            with bundle._alone(tmp_path / "bundle"):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.001)
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(most), max(most)) == (120, 1)
+    assert list(locks.iterdir()) == []
+
+
 # ----- what stands in the way
 
 
