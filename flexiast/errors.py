@@ -82,6 +82,14 @@ class VerificationError(FlexiastError):
     exit_code = ExitCode.VERIFICATION
 
 
+class PlanError(FlexiastError):
+    """A TensorRT plan cannot be built or loaded."""
+
+
+class GpuError(FlexiastError):
+    """There is no GPU to run on, or a call to it failed."""
+
+
 class MissingExtraError(FlexiastError):
     """An optional part of flexiast is not installed."""
 

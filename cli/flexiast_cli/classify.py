@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flexiast_runtime.backends import Backend
+
 if TYPE_CHECKING:
     from flexiast_runtime.engine import Engines
     from flexiast_runtime.records import Event, Record
@@ -44,6 +46,9 @@ def classify(
     precision: Annotated[
         str | None, typer.Option("--precision", help="Precision of the engines (default: the bundle's first).")
     ] = None,
+    backend: Annotated[
+        Backend, typer.Option("--backend", help="What runs the engines; tensorrt builds its plans first.")
+    ] = Backend.CPU,
     threshold: Annotated[
         float, typer.Option("--threshold", min=0.01, max=1.0, help="Score at which an event begins.")
     ] = 0.5,
@@ -58,7 +63,7 @@ def classify(
 
     model, paths = _split(arguments)
     files = _files(paths)
-    engines, patch = _engines(model, patch_size, precision)
+    engines, patch = _engines(model, patch_size, precision, backend)
     if output is not None:
         check_output(output)
     failures: list[DataError] = []
@@ -112,11 +117,12 @@ def _files(paths: list[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _engines(model: str, patch_size: str | None, precision: str | None) -> tuple[Engines, Any]:
+def _engines(model: str, patch_size: str | None, precision: str | None, backend: Backend) -> tuple[Engines, Any]:
     from flexiast.spec import PatchSize
+    from flexiast_cli.console import say
+    from flexiast_runtime.backends import load_engines
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.models import find_bundle
-    from flexiast_runtime.ort import load_engines
 
     bundle = Bundle.open(find_bundle(model))
     variants = bundle.manifest.variants
@@ -126,7 +132,7 @@ def _engines(model: str, patch_size: str | None, precision: str | None) -> tuple
         key=lambda variant: (variant.metric or 0.0, -variant.tokens if measured else variant.tokens),
     )
     patch = best.patch_size if patch_size is None else PatchSize.parse(patch_size)
-    return load_engines(bundle, [patch], precision), patch
+    return load_engines(bundle, [patch], precision, backend, say), patch
 
 
 def _events(path: Path, engines: Engines, patch: Any, threshold: float) -> Iterator[Event]:

@@ -32,6 +32,11 @@ def stdout() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=200)
 
 
+def say(text: str) -> None:
+    """A note on stderr, as it is: it may hold names of any kind."""
+    stderr().print(text, markup=False, soft_wrap=True)
+
+
 def print_json(document: dict[str, Any]) -> None:
     """One JSON object on stdout, with the schema version first."""
     from flexiast_runtime.records import SCHEMA_VERSION

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flexiast_runtime.backends import Backend
+
 if TYPE_CHECKING:
     from flexiast.evaluate import Classifier, PatchResult
     from flexiast.spec import PatchSize
@@ -25,6 +27,9 @@ def evaluate(
     precision: Annotated[
         str | None, typer.Option("--precision", help="Precision of the engines (default: a bundle's first).")
     ] = None,
+    backend: Annotated[
+        Backend, typer.Option("--backend", help="What runs the engines; tensorrt builds its plans first.")
+    ] = Backend.CPU,
     split: Annotated[
         str | None, typer.Option("--split", help="Measure this split only, e.g. val (default: every clip).")
     ] = None,
@@ -52,7 +57,7 @@ def evaluate(
         require("matplotlib", "train")
         check_output(plot)
     wanted = None if patch_sizes is None else parse_patches(patch_sizes)
-    classifier, patches = _classifier(model, wanted, precision)
+    classifier, patches = _classifier(model, wanted, precision, backend)
     spec = classifier.spec
     dataset = read_dataset(data, val_fold)
     dataset = dataset.split(split) if split else dataset
@@ -82,29 +87,31 @@ def evaluate(
 
 
 def _classifier(
-    model: str, patches: tuple[PatchSize, ...] | None, precision: str | None
+    model: str, patches: tuple[PatchSize, ...] | None, precision: str | None, backend: Backend
 ) -> tuple[Classifier, tuple[PatchSize, ...]]:
     """A bundle runs its engines, a checkpoint PyTorch; of a shipped model PyTorch runs what its bundle lacks."""
     from flexiast.errors import UsageError
-    from flexiast_cli.console import stderr
+    from flexiast_cli.console import say, stderr
+    from flexiast_runtime.backends import load_engines
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.models import find_any, find_checkpoint, shipped
-    from flexiast_runtime.ort import load_engines
 
     path = find_any(model)
     if path.is_dir():
         bundle = Bundle.open(path)
         missing = [str(patch) for patch in patches or () if patch not in bundle.manifest.patches]
         if not missing or model not in shipped():
-            engines = load_engines(bundle, patches, precision)
+            engines = load_engines(bundle, patches, precision, backend, say)
             return engines, engines.patches
         path = find_checkpoint(model)
         stderr().print(
             f"{model} ships no engine for {', '.join(missing)}: its checkpoint runs in PyTorch", style="yellow"
         )
 
-    if precision is not None:
-        raise UsageError(f"{path} runs in PyTorch, in float32; leave --precision out, or measure a bundle")
+    if precision is not None or backend is not Backend.CPU:
+        raise UsageError(
+            f"{path} runs in PyTorch, in float32; leave --precision and --backend out, or measure a bundle"
+        )
 
     from flexiast.checkpoint import load_checkpoint
     from flexiast.extras import require

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flexiast_runtime.backends import Backend
+
 if TYPE_CHECKING:
     from flexiast_runtime.listener import Conditions
     from flexiast_runtime.records import Record
@@ -45,6 +47,9 @@ def listen(
     precision: Annotated[
         str | None, typer.Option("--precision", help="Precision of the engines (default: the bundle's first).")
     ] = None,
+    backend: Annotated[
+        Backend, typer.Option("--backend", help="What runs the engines; tensorrt builds its plans first.")
+    ] = Backend.CPU,
     threshold: Annotated[
         float, typer.Option("--threshold", min=0.01, max=1.0, help="Score at which an event begins.")
     ] = 0.5,
@@ -60,12 +65,12 @@ def listen(
     """
     from flexiast.errors import ExitCode, UsageError
     from flexiast.spec import parse_patches
-    from flexiast_cli.console import positive, stderr
+    from flexiast_cli.console import positive, say, stderr
     from flexiast_cli.interrupts import ending_gently
+    from flexiast_runtime.backends import load_engines
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.listener import Listener, Settings
     from flexiast_runtime.models import DEFAULT, find_bundle
-    from flexiast_runtime.ort import load_engines
     from flexiast_runtime.ring import Capture
 
     if source is not None and device is not None:
@@ -75,7 +80,7 @@ def listen(
     positive(duration, "--duration")
     positive(latency, "--latency")
     wanted = None if patch_sizes is None else parse_patches(patch_sizes)
-    engines = load_engines(Bundle.open(find_bundle(model or DEFAULT)), wanted, precision)
+    engines = load_engines(Bundle.open(find_bundle(model or DEFAULT)), wanted, precision, backend, say)
     frontend = engines.spec.frontend
     settings = Settings.of(frontend, threshold)
     audio = _open(source, device, frontend.sample_rate_hz, realtime=realtime)

@@ -12,6 +12,7 @@ import typer
 
 from flexiast import __version__
 from flexiast.errors import DeviceLostError, ExitCode, FlexiastError, printable
+from flexiast_cli import engines
 from flexiast_cli.classify import classify
 from flexiast_cli.data import manifest, shard
 from flexiast_cli.demo import demo
@@ -82,6 +83,11 @@ _data = typer.Typer(help="Prepare data sets: a CSV of a published one, shards of
 for _data_command in (manifest, shard):
     _data.command()(_guarded(_data_command))
 app.add_typer(_data, name="data")
+
+_engines = typer.Typer(help="TensorRT plans of this machine: list, build, verify, prune.", no_args_is_help=True)
+for _engines_command in (engines.list_, engines.build, engines.verify, engines.prune):
+    _engines.command(_engines_command.__name__.rstrip("_"))(_guarded(_engines_command))
+app.add_typer(_engines, name="engines")
 
 
 def _print_version(wanted: bool) -> None:

@@ -42,6 +42,9 @@ class Engines:
     def __getitem__(self, patch: PatchSize) -> Engine:
         return self._engines[patch]
 
+    def prepare(self, patch: PatchSize) -> None:
+        """Do now what the next run of this size would have to do first; asked between windows. Here it is nothing."""
+
     def logits(self, features: Float, patch: PatchSize) -> Float:
         """Features [batch, window_frames, mels] → logits [batch, classes]; makes a bundle a Classifier."""
         return self[patch].run(features)

@@ -198,6 +198,7 @@ class Listener:
         )
         if reason := self._chooser.observe(seen):
             self._switches += 1
+            self._engines.prepare(self._chooser.patch)
             yield Switch(time_s, patch, self._chooser.patch, reason)
 
     def _status(

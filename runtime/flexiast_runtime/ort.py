@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from flexiast.errors import ModelError, VerificationError
+from flexiast.errors import GpuError, ModelError, VerificationError
 from flexiast.manifest import Variant
 from flexiast.spec import PatchSize, Spec
 from flexiast_runtime.bundle import Bundle
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 Float = NDArray[np.float32]
 
-PROVIDERS = ["CPUExecutionProvider"]
+Provider = Literal["cpu", "cuda", "tensorrt"]
+PROVIDERS: dict[Provider, list[str]] = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider"],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider"],  # CUDA runs what TensorRT leaves
+}
 
 
 @dataclass(frozen=True)
@@ -44,24 +49,28 @@ def load_engines(
     patches: Sequence[PatchSize] | None = None,
     precision: str | None = None,
     threads: int = 1,
+    provider: Provider = "cpu",
 ) -> Engines:
     """Engines for some or all patch sizes of a bundle, all loaded now so that a switch is a look-up.
 
     ``precision`` is the bundle's default unless named. One thread by default: at these sizes a second one burns more
-    CPU than it saves time. Raises ModelError, VerificationError, and UsageError for what the bundle lacks.
+    CPU than it saves time. ``provider`` is used for every operator, or GpuError is raised; nothing falls back to the
+    CPU. Raises ModelError, VerificationError, and UsageError for what the bundle lacks.
     """
     manifest = bundle.manifest
     precision = manifest.precision(precision)
     variants = [manifest.variant(patch, precision) for patch in (manifest.patches if patches is None else patches)]
-    encoder = _session(bundle, manifest.encoders[precision].file, threads, precision=precision)
+    encoder = _session(bundle, manifest.encoders[precision].file, threads, provider, precision=precision)
     engines: dict[PatchSize, Engine] = {}
     for variant in variants:
-        embedder = _session(bundle, variant.embedder, threads, patch_size=str(variant.patch_size))
+        embedder = _session(bundle, variant.embedder, threads, provider, patch_size=str(variant.patch_size))
         engines[variant.patch_size] = OrtEngine(variant, embedder, encoder)
     return Engines(manifest, engines)
 
 
-def _session(bundle: Bundle, name: str, threads: int, **expected: str) -> onnxruntime.InferenceSession:
+def _session(
+    bundle: Bundle, name: str, threads: int, provider: Provider, **expected: str
+) -> onnxruntime.InferenceSession:
     """A session of a verified graph that says of itself what the manifest says of it."""
     import onnxruntime
 
@@ -72,14 +81,25 @@ def _session(bundle: Bundle, name: str, threads: int, **expected: str) -> onnxru
     # Waiting threads that spin cost a battery more than they save: 196 against 83 ms CPU a tick at one tick a second.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    _check_provider(provider, onnxruntime.get_available_providers(), "this ONNX Runtime has")
+    if provider != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = onnxruntime.InferenceSession(bundle.read(name), options, providers=PROVIDERS)
+        session = onnxruntime.InferenceSession(
+            bundle.read(name), options, providers=PROVIDERS[provider], enable_fallback=0
+        )
     except Exception as error:  # ONNX Runtime's exceptions share no public base
-        if type(error).__module__.startswith("onnxruntime"):
+        theirs = type(error).__module__.startswith("onnxruntime")
+        if provider != "cpu" and (theirs or isinstance(error, (RuntimeError, ValueError))):
+            raise GpuError(
+                f"{PROVIDERS[provider][0]} was asked for and cannot run all of {bundle.folder / name}: {error}"
+            ) from error
+        if theirs:
             raise ModelError(
                 f"{bundle.folder / name} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {error}"
             ) from error
         raise
+    _check_provider(provider, session.get_providers(), "ONNX Runtime took")
     found = session.get_modelmeta().custom_metadata_map
     for what, agrees in (
         ("spec", _is_spec(found.get("flexiast.spec", ""), bundle.manifest.spec)),
@@ -91,6 +111,16 @@ def _session(bundle: Bundle, name: str, threads: int, **expected: str) -> onnxru
                 "copy or export the bundle again"
             )
     return session
+
+
+def _check_provider(provider: Provider, found: Sequence[str], whose: str) -> None:
+    """Raise GpuError where another provider would run than was asked for: ONNX Runtime itself just takes the next."""
+    wanted = PROVIDERS[provider][0]
+    if wanted not in found:
+        raise GpuError(
+            f"{wanted} was asked for, {whose} {', '.join(found)}; install onnxruntime-gpu in place of onnxruntime on a "
+            "machine with a GPU, CUDA and cuDNN, or use the CPU"
+        )
 
 
 def _is_spec(text: str, spec: Spec) -> bool:

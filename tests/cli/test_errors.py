@@ -60,6 +60,20 @@ def test_export_in_a_way_that_is_none(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("backend", "said"), [("cuda", "CUDAExecutionProvider was asked for"), ("tensorrt", "NVIDIA")])
+def test_a_backend_that_is_not_here_is_said_and_not_replaced(
+    backend: str, said: str, run: Run, bundle: Path, sounds: Path
+) -> None:
+    if Path("/proc/driver/nvidia").exists():
+        pytest.skip("this machine has a GPU")
+    assert_refused(run("classify", bundle, sounds, "--backend", backend), 1, said)
+    assert_refused(run("listen", bundle, "--input", next(sounds.rglob("*.wav")), "--backend", backend), 1, said)
+
+
+def test_a_checkpoint_runs_in_pytorch_only(run: Run, trained: Path, sounds: Path) -> None:
+    assert_refused(run("evaluate", trained, sounds, "--backend", "cuda"), 2, "PyTorch", "measure a bundle")
+
+
 def test_sizes_are_added_in_the_precisions_that_a_bundle_has(run: Run, bundle: Path) -> None:
     assert_refused(run("export", bundle, "--patch-sizes", "12", "--precision", "int8"), 2, "from the checkpoint")
 

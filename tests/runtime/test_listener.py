@@ -322,12 +322,17 @@ def patches_around(records: Sequence[Record], switch: Switch) -> tuple[PatchSize
     return before[-1], after[0]
 
 
-def test_a_deadline_that_shrinks_switches_between_windows_and_back(tiny_manifest: Manifest) -> None:
+def test_a_deadline_that_shrinks_switches_between_windows_and_back(
+    tiny_manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def conditions(time_s: float) -> Conditions:
         return Conditions(deadline_s=0.01 if 2 <= time_s < 4 else 0.1)
 
+    prepared: list[PatchSize] = []
+    monkeypatch.setattr(Engines, "prepare", lambda _, patch: prepared.append(patch))
     records = governed(tiny_manifest, conditions)
     down, up = of(Switch, records)
+    assert prepared == [down.after, up.after]
     assert (down.before, down.after, up.before, up.after) == (PATCH, COARSE, COARSE, PATCH)
     assert 2 <= down.time_s < 2 + 2 * SETTINGS.step_s  # at once: with the first window that sees it
     assert up.time_s >= 4 + 2 - SETTINGS.step_s  # after a dwell

@@ -1,0 +1,280 @@
+"""The cache of TensorRT plans: found by the hash of everything a plan depends on, never by a file's name.
+
+A plan is executable code for one GPU, one driver and one exact TensorRT, so it is built where it runs and kept outside
+the bundle, in a folder that nobody else may write to:
+
+    <64 hex>.plan    the plan; the name is the sha256 of its key
+    <64 hex>.json    key, size and sha256 of the plan; written last, so a plan without one was never finished
+    <64 hex>.timing  what the builder measured, so that the next build of the same kind is shorter
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from flexiast.errors import VerificationError
+from flexiast.files import write_atomically
+from flexiast.manifest import Precision, Sha256
+from flexiast.spec import Value, describe
+
+SCHEMA_VERSION = "1.0"
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+UtcTime = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+
+MAX_PLAN_BYTES = 8_000_000_000
+MAX_ENTRY_BYTES = 1_000_000
+
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class PlanKey(Value):
+    """Everything that a plan depends on; two plans with one key are interchangeable."""
+
+    onnx_sha256: Sha256
+    precision: Precision
+    """Of the graph: TensorRT is never asked for another one than it was written in."""
+    profiles: tuple[str, ...]
+    """One fixed input shape for each optimization profile, such as ``tokens=1x209x128``."""
+    flavour: Flavour
+    version: str
+    """Exact: TensorRT refuses, or worse, plans of another one."""
+    target: str
+    """``current`` for the GPU of this machine; ``sm86`` and the like for a plan built without one."""
+    compute_capability: str
+    """Such as ``8.7``; empty, like the two that follow, where the plan was built without a GPU."""
+    gpu: str
+    driver: str
+    memory_limit_mb: int | None = Field(default=None, ge=1)
+    """Scratch memory that the builder may plan with, if it was limited: it decides which kernels were chosen."""
+
+    @property
+    def digest(self) -> str:
+        """All 256 bits, over canonical JSON."""
+        return _sha256_of(self.model_dump(mode="json"))
+
+    @property
+    def slot(self) -> tuple[object, ...]:
+        """What a plan is for; the other fields say where and by what it was built."""
+        return self.onnx_sha256, self.precision, self.profiles
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Where and by what it was built."""
+        return self.flavour, self.version, self.target, self.compute_capability, self.gpu, self.driver
+
+    @property
+    def timing_digest(self) -> str:
+        """What the builder measured holds for every graph on the same GPU."""
+        return _sha256_of(self.place)
+
+    def differences(self, other: PlanKey) -> str:
+        """Each field that differs, with the other's value and then this one's: ``version 10.3.0, here 10.16.2``."""
+        mine, others = self.model_dump(mode="json"), other.model_dump(mode="json")
+        return "; ".join(
+            f"{name} {others[name] or 'none'}, here {mine[name] or 'none'}"
+            for name in mine
+            if mine[name] != others[name]
+        )
+
+
+class PlanEntry(Value):
+    """What stands beside a plan."""
+
+    schema_version: Literal["1.0"] = "1.0"
+    name: str = Field(max_length=200)
+    """For people: the graph that it was built from."""
+    key: PlanKey
+    size: int = Field(ge=1, le=MAX_PLAN_BYTES)
+    sha256: Sha256
+    built: UtcTime
+    build_s: float = Field(ge=0)
+
+    @property
+    def age_days(self) -> float:
+        built = datetime.strptime(self.built, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+        return (datetime.now(timezone.utc) - built).total_seconds() / 86_400
+
+
+@dataclass(frozen=True)
+class PlanStore:
+    """A folder of plans. What is in it is trusted only while nobody else could have written it."""
+
+    folder: Path
+
+    @classmethod
+    def default(cls) -> PlanStore:
+        """``$FLEXIAST_CACHE/plans``, else ``flexiast/plans`` in the user's cache folder."""
+        if chosen := os.environ.get("FLEXIAST_CACHE"):
+            return cls(Path(chosen) / "plans")
+        return cls(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flexiast" / "plans")
+
+    def plan_path(self, digest: str) -> Path:
+        return self.folder / f"{digest}.plan"
+
+    def entry_path(self, digest: str) -> Path:
+        return self.folder / f"{digest}.json"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One build at a time: two would take twice the memory and write over each other."""
+        self._make_folder()
+        lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def find(self, key: PlanKey) -> PlanEntry | None:
+        """The entry of exactly this key; raises VerificationError for a damaged one."""
+        return self.entry(key.digest) if self.entry_path(key.digest).exists() else None
+
+    def entry(self, digest: str) -> PlanEntry:
+        """The entry whose key has this hash; raises VerificationError when it has another."""
+        path = self.entry_path(digest)
+        try:
+            entry = PlanEntry.model_validate_json(self._content(path, MAX_ENTRY_BYTES))
+        except ValidationError as error:
+            raise VerificationError(f"{path} is not the entry of a plan: {describe(error)}; {REMEDY}") from error
+        if entry.key.digest != digest:
+            raise VerificationError(
+                f"{path} holds another key, {entry.key.digest[:16]}…: its name or its content was changed; {REMEDY}"
+            )
+        return entry
+
+    def load(self, key: PlanKey) -> bytes:
+        """The plan of exactly this key, checked; raises VerificationError for one that may not be run."""
+        entry = self.entry(key.digest)
+        path = self.plan_path(key.digest)
+        plan = self._content(path, entry.size)
+        found = hashlib.sha256(plan).hexdigest()
+        if found != entry.sha256:
+            raise VerificationError(
+                f"{path} differs from the plan that was built: sha256 {found[:16]}…, expected {entry.sha256[:16]}…; "
+                + REMEDY
+            )
+        return plan
+
+    def save(self, name: str, key: PlanKey, plan: bytes, build_s: float) -> PlanEntry:
+        """Keep a plan, readable by this user alone; the entry, which makes it count, comes last."""
+        self._make_folder()
+        entry = PlanEntry(
+            name=name,
+            key=key,
+            size=len(plan),
+            sha256=hashlib.sha256(plan).hexdigest(),
+            built=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            build_s=round(build_s, 3),
+        )
+        self.entry_path(key.digest).unlink(missing_ok=True)  # the old one does not vouch for the new plan
+        self._write(self.plan_path(key.digest), plan)
+        self._write(self.entry_path(key.digest), entry.model_dump_json(indent=1).encode())
+        return entry
+
+    def timing(self, key: PlanKey) -> bytes:
+        """What the builder measured here before, or nothing; it speeds a build up and decides nothing else."""
+        path = self.folder / f"{key.timing_digest}.timing"
+        try:
+            return self._content(path, MAX_PLAN_BYTES) if path.exists() else b""
+        except VerificationError:
+            return b""
+
+    def save_timing(self, key: PlanKey, timing: bytes) -> None:
+        self._make_folder()
+        self._write(self.folder / f"{key.timing_digest}.timing", timing)
+
+    def digests(self) -> tuple[str, ...]:
+        """Of every entry, sound or not, oldest first."""
+        paths = self.folder.glob("*.json") if self.folder.is_dir() else ()
+        return tuple(path.stem for path in sorted(paths, key=lambda path: (path.stat().st_mtime, path.stem)))
+
+    def entries(self) -> list[PlanEntry]:
+        """Those that can be read; `verify` names the others."""
+        return [entry for digest in self.digests() if (entry := self._entry_or_none(digest))]
+
+    def others(self, key: PlanKey) -> list[PlanEntry]:
+        """Plans of the same graph, precision and profiles that were built elsewhere or by something else."""
+        return [entry for entry in self.entries() if entry.key.slot == key.slot and entry.key != key]
+
+    def leftovers(self, gone: Collection[str] = ()) -> list[Path]:
+        """Files that no entry needs, once those named are gone: half-written ones, plans never finished, timings."""
+        if not self.folder.is_dir():
+            return []
+        plans = {f"{digest}.plan" for digest in self.digests()}
+        timings = {f"{entry.key.timing_digest}.timing" for entry in self.entries() if entry.key.digest not in gone}
+        return [
+            path
+            for path in self.folder.iterdir()
+            if ".tmp-" in path.name or (path.suffix in {".plan", ".timing"} and path.name not in plans | timings)
+        ]
+
+    def size(self, digest: str) -> int:
+        """Bytes on the disk."""
+        paths = (self.entry_path(digest), self.plan_path(digest))
+        return sum(path.lstat().st_size for path in paths if os.path.lexists(path))
+
+    def remove(self, digest: str) -> None:
+        self.entry_path(digest).unlink(missing_ok=True)
+        self.plan_path(digest).unlink(missing_ok=True)
+
+    def _entry_or_none(self, digest: str) -> PlanEntry | None:
+        try:
+            return self.entry(digest)
+        except VerificationError:
+            return None
+
+    def _make_folder(self) -> None:
+        for folder in (self.folder.parent, self.folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_owner(self.folder, self.folder.stat())
+
+    @staticmethod
+    def _write(path: Path, content: bytes) -> None:
+        write_atomically(path, content)
+        path.chmod(0o600)
+
+    def _content(self, path: Path, limit: int) -> bytes:
+        """A file's bytes, if only this user could have written them: checked on what was opened, not on its name."""
+        try:
+            _check_owner(self.folder, self.folder.stat())
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+                status = os.fstat(file.fileno())
+                _check_owner(path, status)
+                if status.st_size > limit:
+                    raise VerificationError(f"{path} has {status.st_size:,} bytes, at most {limit:,} fit; {REMEDY}")
+                return file.read()
+        except OSError as error:
+            raise VerificationError(f"{path} cannot be read: {error.strerror}; {REMEDY}") from error
+
+
+REMEDY = "build it again with `flexiast engines build --rebuild`"
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    """Raise VerificationError where another user could have put code to be run."""
+    if status.st_uid != os.geteuid():
+        raise VerificationError(
+            f"{path} belongs to user {status.st_uid}, not to you ({os.geteuid()}): a plan is code and is not loaded "
+            "from there; set FLEXIAST_CACHE to a folder of your own"
+        )
+    if status.st_mode & OTHERS_WRITE:
+        raise VerificationError(
+            f"{path} may be written by others (mode {stat.S_IMODE(status.st_mode):04o}): a plan is code and is not "
+            f"loaded from there; take the right away with: chmod go-w {path}"
+        )
+
+
+def _sha256_of(document: object) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
