@@ -123,8 +123,8 @@ class StaticInt8(Float32):
         if layer in self.keep_float:
             return super().linear(graph, name, x, weight, bias)
         if x not in self._quantized:
-            step = graph.weight(f"{name}.input_step", np.float32(self.ranges[layer] / 127))
-            zero = graph.weight(f"{name}.input_zero", np.int8(0))
+            step = graph.scalar(f"{name}.input_step", np.float32(self.ranges[layer] / 127))
+            zero = graph.scalar(f"{name}.input_zero", np.int8(0))
             levels = graph.node("QuantizeLinear", x, step, zero)
             self._quantized[x] = graph.node("DequantizeLinear", levels, step, zero)
         integers, steps = quantized(weight, 127)

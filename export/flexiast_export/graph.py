@@ -3,8 +3,8 @@
     embedder   features [batch, frames, mels] → tokens [batch, tokens, width]    one per patch size, holds its matrices
     encoder    tokens [batch, tokens, width] → logits [batch, classes]           one for all: the token axis is dynamic
 
-The embedder puts the prefix tokens in front, so the encoder needs no shape arithmetic. What PyTorch's exporter adds
-around attention (an IsNaN/Where pair after each softmax, about a fifth of the time) never arises.
+The embedder puts the prefix tokens in front, so the encoder needs no shape arithmetic. One graph for all sizes is as
+fast as what PyTorch's exporter writes for a single one (benchmarks/export.py).
 
 The encoder is written in the precisions of ``arithmetic``; embedders are float32 in all of them, since they are a few
 percent of the work and the first thing that every error goes through.
@@ -58,6 +58,11 @@ class Graph:
 
     def weight(self, name: str, value: NDArray[Any]) -> str:
         self._weights.append(self._onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def scalar(self, name: str, value: np.generic) -> str:
+        """Of no axis at all: a scale with one could be read as one step for each channel."""
+        self._weights.append(self._onnx.numpy_helper.from_array(np.asarray(value), name))
         return name
 
     def cast(self, x: str, dtype: type[np.generic]) -> str:

@@ -153,6 +153,13 @@ def test_every_layer_is_quantised_but_those_kept(precision: Precision, tiny_chec
         assert layer_of("blocks.0.q") == layer_of("blocks.0.v") == "blocks.0.qkv"
 
 
+def test_a_static_step_is_of_the_whole_input(tiny_checkpoint: Checkpoint) -> None:
+    model = encoder(tiny_checkpoint, template("int8-static", tiny_checkpoint.spec))
+    scalars = [tensor for tensor in model.graph.initializer if ".input_" in tensor.name]
+    assert len(scalars) == 2 * (4 * tiny_checkpoint.spec.network.depth + 1)  # a step and a zero for each input
+    assert all(not tensor.dims for tensor in scalars)
+
+
 def test_inputs_that_layers_share_are_quantised_once(tiny_checkpoint: Checkpoint) -> None:
     operators = [node.op_type for node in encoder(tiny_checkpoint, DynamicInt8()).graph.node]
     # the last block asks for the prefix only: its q takes another tensor than k and v
