@@ -35,7 +35,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """Finest first."""
 
 OPSET = 17
-"""The first with LayerNormalization as one operator, which fp16 and TensorRT need; TensorRT 8.6 to 11 read it."""
+"""The first with LayerNormalization as one operator, which fp16 and TensorRT need; TensorRT 10 and 11 read it."""
 
 
 class FileEntry(Value):

@@ -216,18 +216,16 @@ def prune(
     if everything and older_than is not None:
         raise UsageError("--all removes also what is younger than --older-than; give one of them")
     store, console = PlanStore.default(), stdout()
-    chosen = dict(_to_prune(store, older_than, everything=everything))
-    freed = sum(store.size(digest) for digest in chosen)
-    for digest, reason in chosen.items():
-        console.print(f"{digest[:12]}  {reason}", markup=False, soft_wrap=True)
-    leftovers = store.leftovers(chosen)
-    freed += sum(path.lstat().st_size for path in leftovers)
-    if not dry_run:
-        with store.alone():
-            for digest in chosen:
+    with store.alone():  # what a build is still writing looks like a leftover
+        chosen = dict(_to_prune(store, older_than, everything=everything))
+        leftovers = store.leftovers(chosen)
+        freed = sum(store.size(digest) for digest in chosen) + sum(path.lstat().st_size for path in leftovers)
+        for digest, reason in chosen.items():
+            console.print(f"{digest[:12]}  {reason}", markup=False, soft_wrap=True)
+            if not dry_run:
                 store.remove(digest)
-            for path in leftovers:
-                path.unlink(missing_ok=True)
+        for path in () if dry_run else leftovers:
+            path.unlink(missing_ok=True)
     more = f" and {len(leftovers)} files that no plan needs" if leftovers else ""
     console.print(f"{len(chosen)} plans{more}, {freed / 1e6:.1f} MB, {'would be ' * dry_run}removed", markup=False)
 
@@ -240,6 +238,7 @@ def _to_prune(store: PlanStore, older_than: float | None, *, everything: bool) -
     for digest in store.digests():
         try:
             entry = store.entry(digest)
+            store.load(entry.key)
         except VerificationError as error:
             yield digest, str(error)
             continue

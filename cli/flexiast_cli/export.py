@@ -75,17 +75,18 @@ def export(
     from flexiast_cli.inspect import show
     from flexiast_runtime.bundle import Bundle
 
-    patches, precisions = parse_patches(patch_sizes), _precisions(precision or "fp32")
+    patches, precisions = parse_patches(patch_sizes), _precisions("fp32" if precision is None else precision)
     adds = (Path(model) / MANIFEST).is_file()
     place = Path(model) if adds and output is None else output
+    wanted_opset = OPSET if opset is None else opset
     require("onnx", "export")
-    if adds and (precision or opset or calibration_data):
+    if adds and any(option is not None for option in (precision, opset, calibration_data)):
         raise UsageError(
             "a bundle's precisions and opset stay as they are when sizes are added to it; "
             "leave --precision, --opset and --calibration-data out, or export from the checkpoint"
         )
     if dry_run:
-        _foretell(model, patches, precisions, opset or OPSET, adds=adds, as_json=as_json)
+        _foretell(model, patches, precisions, wanted_opset, adds=adds, as_json=as_json)
         return
     if place is None:
         raise UsageError("export needs a place for the bundle; name one with --output")
@@ -100,7 +101,9 @@ def export(
     if adds:
         manifest = _add(model, patches, place, **common)
     else:
-        manifest = _export(model, patches, place, precisions, opset or OPSET, calibration_data, **common)
+        manifest = _export(
+            model, patches, place, precisions, OPSET if opset is None else opset, calibration_data, val_fold, **common
+        )
     if as_json:
         print_json(json.loads(manifest.model_dump_json(exclude_none=True)))
     else:
@@ -135,17 +138,17 @@ def _foretell(
     from flexiast_export.embedding import unpack
     from flexiast_export.graph import check_opset, embedder, encoder
     from flexiast_export.quantize import template
-    from flexiast_export.to_onnx import versions
+    from flexiast_export.to_onnx import check_exportable, versions
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.models import find_checkpoint
 
     encoders: dict[str, int] = {}
     if adds:
         bundle = Bundle.open(Path(model))
-        spec, weights, opset = bundle.manifest.spec, unpack(bundle), bundle.manifest.opset
+        spec, weights, opset = bundle.manifest.spec, unpack(bundle), check_opset(bundle.manifest.opset)
         patches = [patch for patch in patches if patch not in bundle.manifest.patches]
     else:
-        checkpoint = load_checkpoint(find_checkpoint(model))
+        checkpoint = check_exportable(load_checkpoint(find_checkpoint(model)))
         spec, weights = checkpoint.spec, checkpoint.weights
         opset = check_opset(opset)
         for precision in precisions:
@@ -180,6 +183,7 @@ def _export(
     precisions: Sequence[Precision],
     opset: int,
     calibration_data: Path | None,
+    val_fold: str | None,
     *,
     sounds: Callable[[Spec], Sounds],
     **options: Any,
@@ -205,7 +209,7 @@ def _export(
         precisions=precisions,
         opset=opset,
         sounds=sounds(spec),
-        calibration=None if calibration_data is None else _windows(calibration_data, spec),
+        calibration=None if calibration_data is None else _windows(calibration_data, spec, val_fold),
         **options,
     )
 
@@ -233,7 +237,7 @@ def _sounds(data: Path | None, spec: Spec, val_fold: str | None) -> Sounds:
     if data is None:
         return Sounds(spec)
     if not _has_labels(data, spec):
-        return Sounds(spec, _waveforms(data, spec, HEARD_CLIPS))
+        return Sounds(spec, _waveforms(data, spec, HEARD_CLIPS, val_fold))
 
     from flexiast.data import load_waveforms
 
@@ -245,22 +249,30 @@ def _sounds(data: Path | None, spec: Spec, val_fold: str | None) -> Sounds:
     return Sounds(spec, waveforms, targets)
 
 
-def _windows(data: Path, spec: Spec) -> NDArray[np.float32]:
+def _windows(data: Path, spec: Spec, val_fold: str | None) -> NDArray[np.float32]:
     """The first window of each clip [clips, window_frames, mels]."""
     import numpy as np
 
     from flexiast.frontend import Frontend
 
     frontend = Frontend(spec.frontend)
-    return np.stack([frontend.window(waveform) for waveform in _waveforms(data, spec, CALIBRATION_CLIPS)])
+    return np.stack([frontend.window(waveform) for waveform in _waveforms(data, spec, CALIBRATION_CLIPS, val_fold)])
 
 
 def _has_labels(data: Path, spec: Spec) -> bool:
-    """Whether these are clips with the model's labels, and not just sounds."""
+    """Whether these are clips with the model's labels, and not just sounds; raises DataError where some are."""
+    from flexiast.errors import DataError
+
     if not data.is_dir() or _is_dataset(data):
         return True
-    folders = [path.name for path in data.iterdir() if path.is_dir()]
-    return bool(folders) and set(folders) <= set(spec.labels)
+    folders = {path.name for path in data.iterdir() if path.is_dir() and not path.name.startswith((".", "__", "@"))}
+    unknown = sorted(folders - set(spec.labels))
+    if unknown and len(unknown) < len(folders):
+        raise DataError(
+            f"{data} has folders named by label, but {unknown[0]!r} is none that the model knows; "
+            "move it away, or give a folder of sounds without labels"
+        )
+    return bool(folders) and not unknown
 
 
 def _is_dataset(folder: Path) -> bool:
@@ -269,7 +281,7 @@ def _is_dataset(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("metadata.csv", INDEX))
 
 
-def _waveforms(data: Path, spec: Spec, count: int) -> Sequence[NDArray[np.float32]]:
+def _waveforms(data: Path, spec: Spec, count: int, val_fold: str | None) -> Sequence[NDArray[np.float32]]:
     """So many clips spread evenly over a folder or CSV; of a data set, over those that it trains on."""
     from flexiast.audio import find_audio, read_audio
     from flexiast.data import load_waveforms, read_dataset
@@ -279,12 +291,13 @@ def _waveforms(data: Path, spec: Spec, count: int) -> Sequence[NDArray[np.float3
     if data.is_dir() and not _is_dataset(data):
         files = find_audio(data)
         if not files:
-            raise DataError(f"{data} holds no audio to verify on")
+            raise DataError(f"{data} holds no audio")
         return [read_audio(path, rate) for path in _spread(files, count)]
-    dataset = read_dataset(data).split("train")
+    dataset = read_dataset(data, val_fold).split("train")
     return load_waveforms(replace(dataset, clips=_spread(dataset.clips, count)), rate)[1]
 
 
 def _spread(items: Sequence[T], count: int) -> tuple[T, ...]:
     """So many of the items at most, evenly spaced."""
-    return tuple(items[:: max(1, -(-len(items) // count))])
+    count = min(count, len(items))
+    return tuple(items[index * len(items) // count] for index in range(count))

@@ -136,7 +136,7 @@ class StaticInt8(Float32):
 
 
 def layer_of(name: str) -> str:
-    """Layers that share an input are quantised together or not at all: q, k and v are one, ``qkv``."""
+    """What is quantised together or not at all: q, k and v are one, ``qkv``."""
     block, _, part = name.rpartition(".")
     return f"{block}.qkv" if part in {"q", "k", "v"} else name
 

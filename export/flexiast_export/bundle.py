@@ -28,7 +28,7 @@ def staged(output: Path, *, force: bool) -> Iterator[Path]:
     An existing folder is replaced only with ``force`` and only if it is a bundle; raises UsageError before anything is
     built. A second export to the same place waits for the first.
     """
-    output = output.absolute()
+    output = output.parent.resolve() / output.name  # one place has one name, and one lock
     prefix = f".{output.name}.tmp-"
     with _alone(output):
         _sweep(output, prefix)

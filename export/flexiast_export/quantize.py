@@ -64,13 +64,14 @@ def count_quantized(model: Any, precision: Precision) -> int:
 
 
 class _Recording(Float32):
-    """Float32 that notes which tensor each layer takes."""
+    """Float32 that notes which tensor each layer takes; q of the last block takes part of what k and v take."""
 
     def __init__(self) -> None:
         self.inputs: dict[str, str] = {}
+        """Tensor → layer"""
 
     def linear(self, graph: Graph, name: str, x: str, weight: Float, bias: Float) -> str:
-        self.inputs.setdefault(layer_of(name), x)
+        self.inputs[x] = layer_of(name)
         return super().linear(graph, name, x, weight, bias)
 
 
@@ -79,12 +80,13 @@ def input_ranges(checkpoint: Checkpoint, features: Float, patches: Sequence[Patc
     recording = _Recording()
     model = encoder(checkpoint, recording)
     onnx = require("onnx", "export")
-    for name in recording.inputs.values():
+    for name in recording.inputs:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    ranges = dict.fromkeys(recording.inputs, 0.0)
+    ranges = dict.fromkeys(recording.inputs.values(), 0.0)
     for patch in patches:
         for inputs in _tokens(checkpoint, features, patch):
-            for layer, value in zip(ranges, _run(model, list(recording.inputs.values()), inputs), strict=True):
+            found = _run(model, list(recording.inputs), inputs)
+            for layer, value in zip(recording.inputs.values(), found, strict=True):
                 ranges[layer] = max(ranges[layer], float(np.abs(value).max()))
     return ranges
 

@@ -62,10 +62,7 @@ def export_onnx(
     of an int8 encoder that cost too much are left in float. Raises UsageError for a size larger than a window or an
     existing output, and VerificationError when an engine is not the model; then nothing is published.
     """
-    if checkpoint.spec.network.kind == "convolutional":
-        raise ModelError(
-            "a convnet is a teacher and has no patch sizes to export; train a transformer from it with --teacher"
-        )
+    check_exportable(checkpoint)
     if not patches or not precisions:
         raise UsageError("no patch sizes or precisions were given; name at least one of each, such as 16 and fp32")
     if "int8-static" in precisions and (calibration is None or not len(calibration)):
@@ -85,6 +82,15 @@ def export_onnx(
                 draft, better = _with_float_layers(stage, draft, precision, writer, comparison, error)
                 measured = [*(variant for variant in measured if variant.precision != precision), *better]
         return finish(stage, draft, measured, comparison.golden(patches))
+
+
+def check_exportable(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint; raises ModelError for one that has no patch sizes."""
+    if checkpoint.spec.network.kind == "convolutional":
+        raise ModelError(
+            "a convnet is a teacher and has no patch sizes to export; train a transformer from it with --teacher"
+        )
+    return checkpoint
 
 
 class _Encoders:

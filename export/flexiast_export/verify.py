@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,12 @@ class Sounds:
         real = [self._clips.features] if self._clips else []
         self.features: Float = np.concatenate([synthetic_inputs(spec), *real])
         """[windows, window_frames, mels]"""
+
+    def without_labels(self) -> Sounds:
+        """The same sounds, of which nothing is known."""
+        plain = copy(self)
+        plain._targets = None
+        return plain
 
     @property
     def synthetic(self) -> int:

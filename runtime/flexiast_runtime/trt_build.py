@@ -64,21 +64,30 @@ class Log:
 
     def __init__(self, trt: Any) -> None:
         lines: deque[tuple[str, str]] = deque(maxlen=LOG_LINES)
+        signals: list[BaseException] = []
 
         class Logger(trt.ILogger):  # type: ignore[misc]  # a base that is known at run time only
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
 
             def log(self, severity: Any, msg: str) -> None:
-                lines.append((severity.name, " ".join(msg.split())))
+                try:
+                    lines.append((severity.name, " ".join(msg.split())))
+                except BaseException as signal:  # noqa: BLE001  # Ctrl-C meets Python here, and TensorRT would swallow it
+                    signals.append(signal)
 
-        self.logger, self._lines = Logger(), lines
+        self.logger, self._lines, self._signals = Logger(), lines, signals
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
         """Forget what was said before, so that what is said in the block explains what fails in it."""
         self._lines.clear()
-        yield
+        self._signals.clear()
+        try:
+            yield
+        finally:
+            if self._signals:
+                raise self._signals[0]
 
     def trouble(self) -> str:
         """The errors, or else the warnings, in the order they came; the first one names the cause."""

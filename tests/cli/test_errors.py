@@ -74,6 +74,16 @@ def test_a_checkpoint_runs_in_pytorch_only(run: Run, trained: Path, sounds: Path
     assert_refused(run("evaluate", trained, sounds, "--backend", "cuda"), 2, "PyTorch", "measure a bundle")
 
 
+def test_folders_of_which_some_are_labels_are_not_taken_for_mere_sounds(
+    run: Run, trained: Path, sounds: Path, tmp_path: Path
+) -> None:
+    mixed = shutil.copytree(sounds, tmp_path / "mixed")
+    (mixed / ".git").mkdir()
+    (mixed / "garden").mkdir()
+    result = run("export", trained, "--patch-sizes", "16", "-o", tmp_path / "b", "--verify-data", mixed)
+    assert_refused(result, 8, "'garden' is none that the model knows")
+
+
 def test_sizes_are_added_in_the_precisions_that_a_bundle_has(run: Run, bundle: Path) -> None:
     assert_refused(run("export", bundle, "--patch-sizes", "12", "--precision", "int8"), 2, "from the checkpoint")
 
