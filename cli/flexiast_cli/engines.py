@@ -144,7 +144,7 @@ def verify(
 ) -> None:
     """Check each plan's sha256 and who may write to it; of a BUNDLE on a GPU, also its answers."""
     from flexiast.errors import VerificationError
-    from flexiast_cli.console import say, stderr, stdout
+    from flexiast_cli.console import say, stdout
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.models import find_bundle
     from flexiast_runtime.plans import PlanStore
@@ -162,7 +162,7 @@ def verify(
         except VerificationError as error:
             bad.append(str(error))
     for line in bad[1:]:
-        stderr().print(f"flexiast: {line}", markup=False, soft_wrap=True)
+        say(f"flexiast: {line}")
     if bad:
         raise VerificationError(bad[0])
     stdout().print(f"{checked} plans are as they were built", markup=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flexiast_cli.options import BackendOption, PrecisionOption
 from flexiast_runtime.backends import Backend
 
 if TYPE_CHECKING:
@@ -24,12 +25,8 @@ def evaluate(
         str | None,
         typer.Option("--patch-sizes", help="Sizes to measure (default: all of the bundle, or all trained ones)."),
     ] = None,
-    precision: Annotated[
-        str | None, typer.Option("--precision", help="Precision of the engines (default: a bundle's first).")
-    ] = None,
-    backend: Annotated[
-        Backend, typer.Option("--backend", help="What runs the engines; tensorrt builds its plans first.")
-    ] = Backend.CPU,
+    precision: PrecisionOption = None,
+    backend: BackendOption = Backend.CPU,
     split: Annotated[
         str | None, typer.Option("--split", help="Measure this split only, e.g. val (default: every clip).")
     ] = None,

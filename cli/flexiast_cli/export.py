@@ -101,9 +101,7 @@ def export(
     if adds:
         manifest = _add(model, patches, place, **common)
     else:
-        manifest = _export(
-            model, patches, place, precisions, OPSET if opset is None else opset, calibration_data, val_fold, **common
-        )
+        manifest = _export(model, patches, place, precisions, wanted_opset, calibration_data, val_fold, **common)
     if as_json:
         print_json(json.loads(manifest.model_dump_json(exclude_none=True)))
     else:

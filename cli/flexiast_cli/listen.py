@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flexiast_cli.options import BackendOption, PrecisionOption
 from flexiast_runtime.backends import Backend
 
 if TYPE_CHECKING:
@@ -44,12 +45,8 @@ def listen(
     patch_sizes: Annotated[
         str | None, typer.Option("--patch-sizes", help="Choose among these only; one size is kept whatever happens.")
     ] = None,
-    precision: Annotated[
-        str | None, typer.Option("--precision", help="Precision of the engines (default: the bundle's first).")
-    ] = None,
-    backend: Annotated[
-        Backend, typer.Option("--backend", help="What runs the engines; tensorrt builds its plans first.")
-    ] = Backend.CPU,
+    precision: PrecisionOption = None,
+    backend: BackendOption = Backend.CPU,
     threshold: Annotated[
         float, typer.Option("--threshold", min=0.01, max=1.0, help="Score at which an event begins.")
     ] = 0.5,

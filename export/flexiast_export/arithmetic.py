@@ -29,9 +29,13 @@ Float = NDArray[np.float32]
 class Arithmetic(Protocol):
     """What a precision changes in the graph."""
 
-    precision: Precision
-    dtype: type[np.floating[Any]]
-    """Of everything between a norm, or softmax, and the next sum."""
+    @property
+    def precision(self) -> Precision: ...
+
+    @property
+    def dtype(self) -> type[np.floating[Any]]:
+        """Of everything between a norm, or softmax, and the next sum."""
+        ...
 
     def enter(self, graph: Graph, x: str) -> str:
         """From float32 to ``dtype``."""
@@ -83,23 +87,20 @@ WEIGHT_LIMIT = 64
 """Of dynamic int8 weights: two products of 255 × 64 fit the 16 bits in which CPUs without VNNI add them; 127 do not."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class DynamicInt8(Float32):
     """MatMulInteger on inputs quantised by their own range, which ONNX Runtime fuses into one operator."""
 
     keep_float: frozenset[str] = frozenset()
     """Layers left in float32, because the answers suffered."""
-    _quantized: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Inputs that several layers share are quantised once."""
-
     precision: Precision = field(default="int8", init=False)
 
     def linear(self, graph: Graph, name: str, x: str, weight: Float, bias: Float) -> str:
         if layer_of(name) in self.keep_float:
             return super().linear(graph, name, x, weight, bias)
-        if x not in self._quantized:
-            self._quantized[x] = graph.nodes("DynamicQuantizeLinear", x, outputs=3)
-        levels, step, zero = self._quantized[x]
+        if x not in graph.quantized:
+            graph.quantized[x] = graph.nodes("DynamicQuantizeLinear", x, outputs=3)
+        levels, step, zero = graph.quantized[x]
         integers, steps = quantized(weight, WEIGHT_LIMIT)
         product = graph.node("MatMulInteger", levels, graph.weight(f"{name}.weight", integers.T), zero)
         scale = graph.node("Mul", step, graph.weight(f"{name}.step", steps))
@@ -107,31 +108,29 @@ class DynamicInt8(Float32):
         return graph.node("Add", product, graph.weight(f"{name}.bias", bias))
 
 
-@dataclass
+@dataclass(frozen=True)
 class StaticInt8(Float32):
     """Quantised and dequantised explicitly, which is how TensorRT 10 and later are told of int8."""
 
     ranges: Mapping[str, float]
     """Layer → largest magnitude of its input, by calibration."""
     keep_float: frozenset[str] = frozenset()
-    _quantized: dict[str, str] = field(default_factory=dict)
-
     precision: Precision = field(default="int8-static", init=False)
 
     def linear(self, graph: Graph, name: str, x: str, weight: Float, bias: Float) -> str:
         layer = layer_of(name)
         if layer in self.keep_float:
             return super().linear(graph, name, x, weight, bias)
-        if x not in self._quantized:
+        if x not in graph.quantized:
             step = graph.scalar(f"{name}.input_step", np.float32(self.ranges[layer] / 127))
             zero = graph.scalar(f"{name}.input_zero", np.int8(0))
             levels = graph.node("QuantizeLinear", x, step, zero)
-            self._quantized[x] = graph.node("DequantizeLinear", levels, step, zero)
+            graph.quantized[x] = (graph.node("DequantizeLinear", levels, step, zero),)
         integers, steps = quantized(weight, 127)
         zeros = graph.weight(f"{name}.zero", np.zeros(len(steps), np.int8))
         source = graph.weight(f"{name}.weight", integers.T)
         restored = graph.node("DequantizeLinear", source, graph.weight(f"{name}.step", steps), zeros, axis=1)
-        product = graph.node("MatMul", self._quantized[x], restored)
+        product = graph.node("MatMul", *graph.quantized[x], restored)
         return graph.node("Add", product, graph.weight(f"{name}.bias", bias))
 
 

@@ -43,6 +43,8 @@ class Graph:
         self._opset = opset
         self._nodes: list[Any] = []
         self._weights: list[Any] = []
+        self.quantized: dict[str, tuple[str, ...]] = {}
+        """Tensor → what it is in integers: several layers take one tensor."""
 
     def node(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         name = output or f"{operator.lower()}_{len(self._nodes)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from flexiast.spec import PatchSize, Spec
 from flexiast_export.arithmetic import FLOAT16, FLOAT32, Arithmetic, DynamicInt8, Float32, StaticInt8, layer_of
 from flexiast_export.embedding import tokens
 from flexiast_export.graph import Graph, encoder
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 Float = NDArray[np.float32]
 Ranges = dict[str, float]
@@ -82,10 +85,10 @@ def input_ranges(checkpoint: Checkpoint, features: Float, patches: Sequence[Patc
     onnx = require("onnx", "export")
     for name in recording.inputs:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    ranges = dict.fromkeys(recording.inputs.values(), 0.0)
+    session, ranges = _session(model), dict.fromkeys(recording.inputs.values(), 0.0)
     for patch in patches:
         for inputs in _tokens(checkpoint, features, patch):
-            found = _run(model, list(recording.inputs), inputs)
+            found = session.run(list(recording.inputs), {"tokens": inputs})
             for layer, value in zip(recording.inputs.values(), found, strict=True):
                 ranges[layer] = max(ranges[layer], float(np.abs(value).max()))
     return ranges
@@ -104,10 +107,10 @@ def by_sensitivity(
     """
     inputs = np.concatenate(list(_tokens(checkpoint, features[:TRIED], patch)))
     everything = frozenset(layers(checkpoint.spec))
-    (exact,) = _run(write(everything), ["logits"], inputs)
+    (exact,) = _session(write(everything)).run(["logits"], {"tokens": inputs})
     errors = {}
     for layer in layers(checkpoint.spec):
-        (found,) = _run(write(everything - {layer}), ["logits"], inputs)
+        (found,) = _session(write(everything - {layer})).run(["logits"], {"tokens": inputs})
         errors[layer] = float(np.sqrt(np.mean((found - exact) ** 2)))
     return sorted(errors, key=lambda layer: -errors[layer])
 
@@ -117,11 +120,9 @@ def _tokens(checkpoint: Checkpoint, features: Float, patch: PatchSize) -> Iterat
         yield tokens(checkpoint.spec, checkpoint.weights, features[start : start + BATCH], patch)
 
 
-def _run(model: Any, names: list[str], inputs: Float) -> list[Float]:
+def _session(model: Any) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    found: list[Float] = session.run(names, {"tokens": inputs})
-    return found
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -112,15 +112,15 @@ class _Encoders:
         self, stage: Path, precision: Precision, keep_float: frozenset[str] = frozenset()
     ) -> tuple[Encoder, FileEntry]:
         """Write the file into the stage and describe it."""
-        graph, calibration = self.graph(precision, keep_float), self._calibration
-        calibrated = precision == "int8-static" and calibration is not None
+        graph = self.graph(precision, keep_float)
+        calibration = self._calibration if precision == "int8-static" else None
         entry = add_file(stage, encoder_file(precision), graph.SerializeToString())
         described = Encoder(
             file=entry.name,
             quantized_layers=count_quantized(graph, precision),
             float_layers=tuple(sorted(keep_float)),
-            calibration_windows=len(calibration) if calibrated and calibration is not None else 0,
-            calibration_sha256=features_sha256(calibration) if calibrated and calibration is not None else None,
+            calibration_windows=0 if calibration is None else len(calibration),
+            calibration_sha256=None if calibration is None else features_sha256(calibration),
         )
         return described, entry
 

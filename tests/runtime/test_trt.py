@@ -10,7 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.cuda import Cuda
 from flexiast_runtime.plans import PlanStore
 from flexiast_runtime.selfcheck import golden_errors
-from flexiast_runtime.trt_build import Profile, TensorRt, build_plan, find_tensorrt
+from flexiast_runtime.trt_build import Log, Profile, TensorRt, build_plan, find_tensorrt
 from flexiast_runtime.trt_plans import (
     Place,
     encoder_profiles,
@@ -771,3 +771,20 @@ def test_the_figures_of_a_card_name_every_target_that_was_tried(
 @pytest.mark.parametrize(("percent", "rank"), [(50, 50), (95, 95), (99, 99), (100, 100), (0, 1)])
 def test_percentiles_are_values_that_were_measured(percent: float, rank: int) -> None:
     assert gpu_plans.nearest_rank([float(value) for value in range(1, 101)], percent) == rank
+
+
+def test_a_signal_that_meets_the_log_is_raised_when_the_build_ends() -> None:
+    """TensorRT would swallow what its log raises, Ctrl-C too."""
+
+    class Interrupting(str):
+        def split(self, *_: Any) -> list[str]:  # type: ignore[override]
+            raise KeyboardInterrupt
+
+    log = Log(SimpleNamespace(ILogger=type("ILogger", (), {"__init__": lambda self: None})))
+    built = []
+    with pytest.raises(KeyboardInterrupt), log.collecting():
+        log.logger.log(SimpleNamespace(name="INFO"), Interrupting())
+        built.append("went on")
+    assert built == ["went on"]
+    with log.collecting():  # it is raised once
+        pass
