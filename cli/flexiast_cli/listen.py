@@ -91,6 +91,7 @@ def listen(
         source=audio.name,
         conditions=conditions,
         backlog=capture.ring.backlog if live else lambda: 0,
+        wall=time.time if live else None,
     )
     if not as_json:
         stderr().print(f"{model or DEFAULT} listens to {audio.name}; Ctrl-C ends", style="dim", markup=False)

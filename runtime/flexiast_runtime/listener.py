@@ -24,7 +24,7 @@ from flexiast_runtime.engine import Engines, scores
 from flexiast_runtime.framer import Framer, Window
 from flexiast_runtime.governor import Observation, Option, Policy
 from flexiast_runtime.power import Battery
-from flexiast_runtime.records import Event, Record, Status, Summary, Switch, VariantUse
+from flexiast_runtime.records import Event, Record, SourceNotice, Status, Summary, Switch, VariantUse
 from flexiast_runtime.smoothing import Smoother
 from flexiast_runtime.source import Chunk
 
@@ -121,11 +121,15 @@ class Listener:
         conditions: Callable[[float], Conditions],
         backlog: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.perf_counter,
+        wall: Callable[[], float] | None = None,
     ) -> None:
-        """``conditions`` is asked with the seconds of audio so far; ``backlog`` gives samples that wait."""
+        """``conditions`` is asked with the seconds of audio so far; ``backlog`` gives samples that wait.
+
+        ``wall`` gives Unix seconds where audio arrives as it sounds; None for recordings.
+        """
         frontend = engines.spec.frontend
         self._engines, self._chooser, self._source = engines, chooser, source
-        self._conditions, self._backlog, self._clock = conditions, backlog, clock
+        self._conditions, self._backlog, self._clock, self._wall = conditions, backlog, clock, wall
         self._rate = frontend.sample_rate_hz
         self._step = round(settings.step_s * self._rate)
         self._framer = Framer(Frontend(frontend), self._step)
@@ -135,22 +139,35 @@ class Listener:
         self._used: dict[PatchSize, _Use] = defaultdict(_Use)
         self._events = self._switches = self._discontinuities = self._lost = 0
         self._unspent_cpu_s = 0.0
+        self._begun_cpu_s = time.process_time()
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[Record]:
         """Records while the chunks last; what the last ones began is finished, then comes the summary."""
-        begun_cpu_s, failure = time.process_time(), None
+        failure = None
         try:
             for chunk in chunks:
-                if chunk.start != self._framer.end:
-                    yield from self._break_off(chunk.start)
-                yield from self._windows(self._framer.push(chunk.samples))
+                yield from self.push(chunk)
         except FlexiastError as error:  # what was heard before the source failed is reported first
             failure = error
-        yield from self._windows(self._framer.flush())
-        yield from self._ended(self._detector.flush(self._framer.end))
-        yield self._summary(time.process_time() - begun_cpu_s)
+        yield from self.finish()
         if failure is not None:
             raise failure
+
+    def push(self, chunk: Chunk) -> Iterator[Record]:
+        """What one chunk brings to an end."""
+        for state, reason in chunk.notices:
+            yield SourceNotice(self._source, self._framer.end / self._rate, state, reason)
+        if not len(chunk.samples):
+            return
+        if chunk.start != self._framer.end:
+            yield from self._break_off(chunk.start)
+        yield from self._windows(self._framer.push(chunk.samples))
+
+    def finish(self) -> Iterator[Record]:
+        """The stream has ended: so do its last window and its events; then comes the summary."""
+        yield from self._windows(self._framer.flush())
+        yield from self._ended(self._detector.flush(self._framer.end))
+        yield self._summary(time.process_time() - self._begun_cpu_s)
 
     def _break_off(self, start: int) -> Iterator[Record]:
         """A discontinuity: events end where the audio did, and nothing is remembered across it."""
@@ -199,7 +216,7 @@ class Listener:
         if reason := self._chooser.observe(seen):
             self._switches += 1
             self._engines.prepare(self._chooser.patch)
-            yield Switch(time_s, patch, self._chooser.patch, reason)
+            yield Switch(self._source, time_s, patch, self._chooser.patch, reason)
 
     def _status(
         self, time_s: float, patch: PatchSize, smoothed: Float, latency_s: float, conditions: Conditions, backlog: int
@@ -207,6 +224,7 @@ class Listener:
         labels = self._engines.spec.labels
         best = np.argsort(-smoothed)[:TOP]
         return Status(
+            source=self._source,
             time_s=time_s,
             patch=patch,
             top=tuple((labels[index], float(smoothed[index])) for index in best),
@@ -223,7 +241,8 @@ class Listener:
         for found in detections:
             self._events += 1
             label = labels[found.class_index]
-            yield Event(self._source, label, found.start, found.end, self._rate, found.score, found.patch)
+            began = None if self._wall is None else self._wall() - (self._framer.end - found.start) / self._rate
+            yield Event(self._source, label, found.start, found.end, self._rate, found.score, found.patch, began)
 
     def _summary(self, cpu_s: float) -> Summary:
         uses = sorted(self._used.items(), key=lambda item: -self._engines.spec.tokens(item[0]))

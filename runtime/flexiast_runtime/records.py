@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from flexiast.spec import PatchSize
 from flexiast_runtime.power import Battery
@@ -26,6 +28,14 @@ class Event:
     """Highest smoothed score, 0 … 1"""
     patch: PatchSize
     """Patch size that gave it"""
+    began_at_s: float | None = None
+    """When it began, in Unix seconds; files know no such time"""
+
+    @property
+    def id(self) -> str:
+        """The same for the same event however often it is delivered, another one for every other event."""
+        named = f"{self.source}\0{self.label}\0{self.start_sample}\0{self.began_at_s}"
+        return hashlib.sha256(named.encode()).hexdigest()[:16]
 
     @property
     def start_s(self) -> float:
@@ -37,8 +47,10 @@ class Event:
 
     def document(self) -> dict[str, Any]:
         return _record("event") | {
+            "id": self.id,
             "source": self.source,
             "label": self.label,
+            "began_at": None if self.began_at_s is None else _utc(self.began_at_s),
             "start_s": round(self.start_s, 4),
             "end_s": round(self.end_s, 4),
             "start_sample": self.start_sample,
@@ -52,6 +64,7 @@ class Event:
 class Switch:
     """The governor chose another patch size."""
 
+    source: str
     time_s: float
     """Seconds of audio since the start"""
     before: PatchSize
@@ -60,6 +73,7 @@ class Switch:
 
     def document(self) -> dict[str, Any]:
         return _record("switch") | {
+            "source": self.source,
             "time_s": round(self.time_s, 3),
             "from": str(self.before),
             "to": str(self.after),
@@ -71,6 +85,7 @@ class Switch:
 class Status:
     """How things stand after one window."""
 
+    source: str
     time_s: float
     patch: PatchSize
     top: tuple[tuple[str, float], ...]
@@ -85,6 +100,7 @@ class Status:
 
     def document(self) -> dict[str, Any]:
         return _record("status") | {
+            "source": self.source,
             "time_s": round(self.time_s, 3),
             "patch_size": str(self.patch),
             "top": [{"label": label, "score": round(score, 4)} for label, score in self.top],
@@ -95,6 +111,25 @@ class Status:
             "dropped_s": round(self.dropped_s, 3),
             "battery": None if self.battery is None else round(self.battery.fraction, 4),
             "discharging": None if self.battery is None else self.battery.discharging,
+        }
+
+
+@dataclass(frozen=True)
+class SourceNotice:
+    """What became of a source: lost, found again, silent."""
+
+    source: str
+    time_s: float
+    """Seconds of audio since the start"""
+    state: Literal["lost", "found", "no signal", "signal"]
+    reason: str
+
+    def document(self) -> dict[str, Any]:
+        return _record("source") | {
+            "source": self.source,
+            "time_s": round(self.time_s, 3),
+            "state": self.state,
+            "reason": self.reason,
         }
 
 
@@ -160,8 +195,13 @@ class Summary:
         }
 
 
-Record = Event | Switch | Status | Summary
+Record = Event | Switch | Status | SourceNotice | Summary
 
 
 def _record(kind: str) -> dict[str, Any]:
     return {"schema_version": SCHEMA_VERSION, "type": kind}
+
+
+def _utc(time_s: float) -> str:
+    """Unix seconds as ISO 8601 with milliseconds."""
+    return datetime.datetime.fromtimestamp(time_s, datetime.timezone.utc).isoformat(timespec="milliseconds")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, Literal, NamedTuple, Protocol
 
 import numpy as np
 import soxr
@@ -24,6 +24,13 @@ BLOCK_S = 0.1
 """Seconds of audio that files and pipes are read in."""
 
 
+class Notice(NamedTuple):
+    """What became of a source, said once, when it happens."""
+
+    state: Literal["lost", "found", "no signal", "signal"]
+    reason: str
+
+
 class Block(NamedTuple):
     """What a device or file delivers at once."""
 
@@ -31,6 +38,8 @@ class Block(NamedTuple):
     """[frames, channels] in [-1, 1]"""
     lost: int = 0
     """Frames known to be missing before it."""
+    notice: Notice | None = None
+    """Said with it; such a block may hold no samples."""
 
 
 class Chunk(NamedTuple):
@@ -39,6 +48,8 @@ class Chunk(NamedTuple):
     start: int
     """Number of its first sample since the stream began; a jump past the last end is a discontinuity."""
     samples: Float
+    notices: tuple[Notice, ...] = ()
+    """Said with it; such a chunk may hold no samples."""
 
 
 class Source(Protocol):
@@ -140,8 +151,9 @@ def chunks(source: Source, rate_hz: int) -> Iterator[Chunk]:
             start += len(rest) + round(block.lost * rate_hz / source.rate_hz)
             resampler = _resampler(source.rate_hz, rate_hz)
         samples = resampler.resample_chunk(mono) if resampler else mono
-        if len(samples):
-            yield Chunk(start, samples)
+        notices = (block.notice,) if block.notice else ()
+        if len(samples) or notices:
+            yield Chunk(start, samples, notices)
             start += len(samples)
     if len(rest := _flush(resampler)):
         yield Chunk(start, rest)
