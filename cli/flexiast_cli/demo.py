@@ -42,10 +42,10 @@ def demo(
     from flexiast_cli.interrupts import ending_gently
     from flexiast_cli.listen import chooser
     from flexiast_runtime.bundle import Bundle
+    from flexiast_runtime.capture import Capture
     from flexiast_runtime.listener import Listener, Settings
     from flexiast_runtime.models import DEFAULT, find_bundle
     from flexiast_runtime.ort import load_engines
-    from flexiast_runtime.ring import Capture
 
     name = model or DEFAULT
     engines = load_engines(Bundle.open(find_bundle(name)))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +16,11 @@ from flexiast_cli.options import BackendOption, PrecisionOption
 from flexiast_runtime.backends import Backend
 
 if TYPE_CHECKING:
-    from flexiast_runtime.listener import Conditions
+    from flexiast_runtime.capture import Capture
+    from flexiast_runtime.engine import Engines
+    from flexiast_runtime.listener import Conditions, Listener, Settings
     from flexiast_runtime.records import Record
-    from flexiast_runtime.source import Chunk, Source
+    from flexiast_runtime.source import Source
 
 BATTERY_EVERY_S = 5.0
 """Seconds between two looks at the battery."""
@@ -29,18 +33,24 @@ def listen(
         str | None,
         typer.Argument(metavar="[MODEL]", help="A bundle, or the name of a shipped model.", show_default=False),
     ] = None,
-    source: Annotated[
-        str | None,
+    inputs: Annotated[
+        list[str] | None,
         typer.Option(
             "--input",
-            help="An audio file, or - for raw mono 16-bit PCM at the model's rate on stdin (default: the microphone).",
+            help="An audio file, or - for raw mono 16-bit PCM at the model's rate on stdin; may be repeated "
+            "(default: the microphone).",
+            show_default=False,
         ),
     ] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Play a file at the pace of a microphone.")] = False,
-    device: Annotated[str | None, typer.Option("--device", help="Microphone by name or part of it.")] = None,
+    devices: Annotated[
+        list[str] | None,
+        typer.Option("--device", help="Microphone by name or part of it; may be repeated.", show_default=False),
+    ] = None,
     duration: Annotated[float | None, typer.Option("--duration", help="Stop after so many seconds of audio.")] = None,
     latency: Annotated[
-        float | None, typer.Option("--latency", help="Deadline for one window in ms (default: one step).")
+        float | None,
+        typer.Option("--latency", help="Deadline for one window in ms (default: one step, shared by the sources)."),
     ] = None,
     patch_sizes: Annotated[
         str | None, typer.Option("--patch-sizes", help="Choose among these only; one size is kept whatever happens.")
@@ -66,38 +76,76 @@ def listen(
     from flexiast_cli.interrupts import ending_gently
     from flexiast_runtime.backends import load_engines
     from flexiast_runtime.bundle import Bundle
-    from flexiast_runtime.listener import Listener, Settings
+    from flexiast_runtime.capture import merged
+    from flexiast_runtime.listener import Settings, hear
     from flexiast_runtime.models import DEFAULT, find_bundle
-    from flexiast_runtime.ring import Capture
 
-    if source is not None and device is not None:
+    names = inputs or []
+    if names and devices:
         raise UsageError("--input and --device exclude each other; give one")
-    if realtime and source in {None, "-"}:
-        raise UsageError("--realtime slows a file to real time; give one with --input FILE")
+    if realtime and (not names or "-" in names):
+        raise UsageError("--realtime slows files to real time; give them with --input FILE")
+    if names.count("-") > 1:
+        raise UsageError("there is one stdin; give --input - once")
     positive(duration, "--duration")
     positive(latency, "--latency")
     wanted = None if patch_sizes is None else parse_patches(patch_sizes)
     engines = load_engines(Bundle.open(find_bundle(model or DEFAULT)), wanted, precision, backend, say)
     frontend = engines.spec.frontend
     settings = Settings.of(frontend, threshold)
-    audio = _open(source, device, frontend.sample_rate_hz, realtime=realtime)
-    live = source is None or realtime
-    conditions = machine_conditions(latency / 1000 if latency else settings.step_s)
-    capture = Capture(audio, frontend.sample_rate_hz, round(settings.step_s * frontend.sample_rate_hz), live=live)
-    listener = Listener(
-        engines,
-        chooser(engines, conditions(0.0)),
-        settings,
-        source=audio.name,
-        conditions=conditions,
-        backlog=capture.ring.backlog if live else lambda: 0,
-        wall=time.time if live else None,
+    live = not names or realtime
+    sources = _open(names, devices, frontend.sample_rate_hz, realtime=realtime)
+    share_s = settings.step_s / len(sources)  # one thread runs the engines for all of them
+    conditions = machine_conditions(min(latency / 1000, share_s) if latency else share_s)
+    stations = _stations(
+        sources, engines, chooser(engines, conditions(0.0)), settings, conditions, live=live, duration_s=duration
     )
+    captures, listeners = [capture for capture, _ in stations], [listener for _, listener in stations]
+    heard = ", ".join(audio.name for audio in sources)
     if not as_json:
-        stderr().print(f"{model or DEFAULT} listens to {audio.name}; Ctrl-C ends", style="dim", markup=False)
-    show = _printer(as_json=as_json, explain=explain, title=f"{model or DEFAULT} · {audio.name}")
-    with ending_gently(capture.stop, terminated=ExitCode.OK):
-        show(listener.run(_limited(capture, duration, frontend.sample_rate_hz)))
+        stderr().print(f"{model or DEFAULT} listens to {heard}; Ctrl-C ends", style="dim", markup=False)
+    show = _printer(as_json=as_json, explain=explain, title=f"{model or DEFAULT} · {heard}")
+
+    def stop() -> None:
+        for capture in captures:
+            capture.stop()
+
+    with ending_gently(stop, terminated=ExitCode.OK):
+        show(hear(((listeners[place], chunk) for place, chunk in merged(captures)), listeners))
+
+
+def _stations(
+    sources: list[Source],
+    engines: Engines,
+    chosen: Any,
+    settings: Settings,
+    conditions: Callable[[float], Conditions],
+    *,
+    live: bool,
+    duration_s: float | None,
+) -> list[tuple[Capture, Listener]]:
+    """Each source's capture and listener; the engines and what chooses among them are shared."""
+    from flexiast_runtime.capture import Capture
+    from flexiast_runtime.listener import Listener
+
+    rate_hz, changed = engines.spec.frontend.sample_rate_hz, threading.Condition()
+    stations = []
+    for source in sources:
+        capture = Capture(
+            source, rate_hz, round(settings.step_s * rate_hz), live=live, duration_s=duration_s, changed=changed
+        )
+        listener = Listener(
+            engines,
+            chosen,
+            settings,
+            source=source.name,
+            conditions=conditions,
+            backlog=capture.ring.backlog if live else lambda: 0,
+            signal=partial(getattr, source, "signal", None),
+            wall=time.time if live else None,
+        )
+        stations.append((capture, listener))
+    return stations
 
 
 def chooser(engines: Any, conditions: Conditions, dwell_s: float | None = None) -> Any:
@@ -127,30 +175,26 @@ def machine_conditions(deadline_s: float) -> Callable[[float], Conditions]:
     return conditions
 
 
-def _open(source: str | None, device: str | None, rate_hz: int, *, realtime: bool) -> Source:
-    from flexiast_runtime.source import FileSource, Paced, PcmSource
-
-    if source is None:
+def _open(inputs: list[str], devices: list[str] | None, rate_hz: int, *, realtime: bool) -> list[Source]:
+    """Files and pipes, or else microphones."""
+    if not inputs:
+        from flexiast_runtime.health import Watched
         from flexiast_runtime.mic import Microphone
 
-        return Microphone(device)
-    if source == "-":
+        return [Watched(Microphone(device)) for device in devices] if devices else [Watched(Microphone())]
+    return [_recorded(name, rate_hz, realtime=realtime) for name in inputs]
+
+
+def _recorded(name: str, rate_hz: int, *, realtime: bool) -> Source:
+    """A file, at the pace of a microphone if so asked, or what stdin brings."""
+    from flexiast_runtime.health import Watched
+    from flexiast_runtime.source import FileSource, Paced, PcmSource
+
+    if name == "-":
         # Unbuffered and a handle of our own: a thread that waits in sys.stdin would abort the interpreter's exit.
         return PcmSource(open(0, "rb", buffering=0, closefd=False), rate_hz)
-    file = FileSource(Path(source))
-    return Paced(file) if realtime else file
-
-
-def _limited(chunks: Iterable[Chunk], duration_s: float | None, rate_hz: int) -> Iterator[Chunk]:
-    """Chunks up to so many seconds of the stream."""
-    end = None if duration_s is None else round(duration_s * rate_hz)
-    for chunk in chunks:
-        if end is None or chunk.start + len(chunk.samples) < end:
-            yield chunk
-            continue
-        if chunk.start < end:
-            yield chunk._replace(samples=chunk.samples[: end - chunk.start])
-        return
+    file = FileSource(Path(name))
+    return Watched(Paced(file)) if realtime else file
 
 
 def _printer(*, as_json: bool, explain: bool, title: str) -> Callable[[Iterator[Record]], None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from flexiast_runtime.detector import Detection, Detector, Thresholds
 from flexiast_runtime.engine import Engines, scores
 from flexiast_runtime.framer import Framer, Window
 from flexiast_runtime.governor import Observation, Option, Policy
+from flexiast_runtime.health import Signal
 from flexiast_runtime.power import Battery
 from flexiast_runtime.records import Event, Record, SourceNotice, Status, Summary, Switch, VariantUse
 from flexiast_runtime.smoothing import Smoother
@@ -120,16 +121,19 @@ class Listener:
         source: str,
         conditions: Callable[[float], Conditions],
         backlog: Callable[[], int] = lambda: 0,
+        signal: Callable[[], Signal | None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
         wall: Callable[[], float] | None = None,
     ) -> None:
         """``conditions`` is asked with the seconds of audio so far; ``backlog`` gives samples that wait.
 
-        ``wall`` gives Unix seconds where audio arrives as it sounds; None for recordings.
+        ``signal`` tells what the source is like now. ``wall`` gives Unix seconds where audio arrives as it sounds; it
+        is None for recordings.
         """
         frontend = engines.spec.frontend
         self._engines, self._chooser, self._source = engines, chooser, source
-        self._conditions, self._backlog, self._clock, self._wall = conditions, backlog, clock, wall
+        self._conditions, self._backlog, self._signal = conditions, backlog, signal
+        self._clock, self._wall = clock, wall
         self._rate = frontend.sample_rate_hz
         self._step = round(settings.step_s * self._rate)
         self._framer = Framer(Frontend(frontend), self._step)
@@ -143,15 +147,7 @@ class Listener:
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[Record]:
         """Records while the chunks last; what the last ones began is finished, then comes the summary."""
-        failure = None
-        try:
-            for chunk in chunks:
-                yield from self.push(chunk)
-        except FlexiastError as error:  # what was heard before the source failed is reported first
-            failure = error
-        yield from self.finish()
-        if failure is not None:
-            raise failure
+        return hear(((self, chunk) for chunk in chunks), [self])
 
     def push(self, chunk: Chunk) -> Iterator[Record]:
         """What one chunk brings to an end."""
@@ -234,6 +230,7 @@ class Listener:
             backlog_s=backlog / self._rate,
             dropped_s=self._lost / self._rate,
             battery=conditions.battery,
+            signal=self._signal(),
         )
 
     def _ended(self, detections: Iterator[Detection]) -> Iterator[Event]:
@@ -267,6 +264,20 @@ class Listener:
                 for patch, use in uses
             ),
         )
+
+
+def hear(stream: Iterable[tuple[Listener, Chunk]], listeners: Sequence[Listener]) -> Iterator[Record]:
+    """Chunks, each with the listener that it is for → their records; at the end each listener's last ones."""
+    failure = None
+    try:
+        for listener, chunk in stream:
+            yield from listener.push(chunk)
+    except FlexiastError as error:  # what was heard before a source failed is reported first
+        failure = error
+    for listener in listeners:
+        yield from listener.finish()
+    if failure is not None:
+        raise failure
 
 
 def profile(engines: Engines, repeats: int = 7, clock: Callable[[], float] = time.perf_counter) -> tuple[Option, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flexiast.spec import PatchSize
+from flexiast_runtime.health import Signal
 from flexiast_runtime.power import Battery
 
 SCHEMA_VERSION = "1.0"
@@ -97,6 +98,8 @@ class Status:
     backlog_s: float
     dropped_s: float
     battery: Battery | None
+    signal: Signal | None = None
+    """What the microphone delivers; None for recordings"""
 
     def document(self) -> dict[str, Any]:
         return _record("status") | {
@@ -111,6 +114,7 @@ class Status:
             "dropped_s": round(self.dropped_s, 3),
             "battery": None if self.battery is None else round(self.battery.fraction, 4),
             "discharging": None if self.battery is None else self.battery.discharging,
+            "signal": None if self.signal is None else self.signal.document(),
         }
 
 

@@ -17,6 +17,8 @@ from tests.cli.conftest import RATE_HZ, Run, tone
 EVENT_KEYS = {
     "schema_version",
     "type",
+    "id",
+    "began_at",
     "source",
     "label",
     "start_s",
@@ -137,16 +139,33 @@ def test_verify_names_the_damaged_file_and_fails(run: Run, bundle: Path, tmp_pat
 
 def test_listen_and_classify_report_the_same_events(run: Run, bundle: Path, stream: Path) -> None:
     listened = records(
-        run("listen", bundle, "--input", stream, "--patch-sizes", "24", "--threshold", "0.6", "--json").stdout
+        run("listen", bundle, "--input", stream, "--patch-sizes", "24", "--threshold", "0.4", "--json").stdout
     )
     classified = records(
-        run("classify", bundle, stream, "--patch-size", "24", "--threshold", "0.6", "--format", "jsonl").stdout
+        run("classify", bundle, stream, "--patch-size", "24", "--threshold", "0.4", "--format", "jsonl").stdout
     )
     events = [record for record in listened if record["type"] == "event"]
     assert events == classified
+    assert events
     assert all(event.keys() == EVENT_KEYS for event in events)
     assert [record["type"] for record in listened][-1] == "summary"
     assert listened[-1]["audio_s"] == 3.0
+
+
+def test_two_sources_are_listened_to_at_once_each_as_if_alone(
+    run: Run, bundle: Path, stream: Path, tmp_path: Path
+) -> None:
+    second = tmp_path / "second.wav"
+    samples, rate_hz = soundfile.read(stream, dtype="float32")
+    soundfile.write(second, samples[::-1], rate_hz, subtype="FLOAT")
+    options = ("--patch-sizes", "24", "--threshold", "0.4", "--json")
+    together = records(run("listen", bundle, "--input", stream, "--input", second, *options).stdout)
+    for source in (stream, second):
+        alone = records(run("listen", bundle, "--input", source, *options).stdout)
+        mine = [record for record in together if record["source"] == str(source)]
+        assert any(record["type"] == "event" for record in alone)
+        assert [r for r in mine if r["type"] == "event"] == [r for r in alone if r["type"] == "event"]
+        assert (mine[-1]["type"], mine[-1]["audio_s"], mine[-1]["windows"]) == ("summary", 3.0, alone[-1]["windows"])
 
 
 def test_listen_reads_raw_pcm_from_a_pipe(run: Run, bundle: Path, stream: Path) -> None:

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from flexiast.errors import DataError
-from flexiast_runtime.ring import Capture, Ring
-from flexiast_runtime.source import Block, Chunk, chunks
-
-Float = NDArray[np.float32]
+from flexiast_runtime.ring import Ring
+from flexiast_runtime.source import Chunk, Notice
 
 STEPS, STEP = 3, 5
 CAPACITY = STEPS * STEP
+LOST = Notice("lost", "unplugged")
 
 
-def chunk(start: int, length: int) -> Chunk:
+def chunk(start: int, length: int, *notices: Notice) -> Chunk:
     """Samples that carry their own number, as far as float32 holds it."""
-    return Chunk(start, np.array([number % 65_521 for number in range(start, start + length)], np.float32))
+    numbers = [number % 65_521 for number in range(start, start + length)]
+    return Chunk(start, np.array(numbers, np.float32), notices)
 
 
 def same(found: Chunk | None, expected: Chunk) -> bool:
-    return found is not None and found.start == expected.start and np.array_equal(found.samples, expected.samples)
+    return (
+        found is not None
+        and (found.start, found.notices) == (expected.start, expected.notices)
+        and np.array_equal(found.samples, expected.samples)
+    )
 
 
 # ----- against a model
@@ -38,22 +41,21 @@ class ListRing:
 
     def __init__(self) -> None:
         self.held: list[int] = []
-        self.next = self.dropped = 0
+        self.next = 0
 
     def write(self, start: int, length: int) -> None:
-        if start != self.next:
-            self.dropped += len(self.held)
-            self.held.clear()
-        for number in range(start, start + length):
-            if len(self.held) == CAPACITY:
-                self.dropped += STEP
+        for begin in range(start, start + length, STEP):
+            numbers = range(begin, min(begin + STEP, start + length))
+            while len(self.held) + len(numbers) > CAPACITY:
                 del self.held[:STEP]
-            self.held.append(number)
+            self.held += numbers
         self.next = start + length
 
-    def read(self) -> Chunk:
-        start, length = self.held[0], len(self.held)
-        self.held.clear()
+    def take(self) -> Chunk:
+        start, length = self.held[0], 1
+        while length < len(self.held) and self.held[length] == start + length:
+            length += 1
+        del self.held[:length]
         return chunk(start, length)
 
 
@@ -75,32 +77,48 @@ def test_a_live_ring_is_a_list_that_loses_its_oldest_steps(actions: list[tuple[i
             ring.write(chunk(start, length))
             model.write(start, length)
         elif model.held:
-            assert same(ring.read(), model.read())
-        assert (ring.backlog(), ring.dropped) == (len(model.held), model.dropped)
-
-
-@given(st.lists(st.integers(0, 2 * CAPACITY), max_size=30), st.integers(1, 5))
-def test_what_a_live_ring_hands_over_and_what_it_drops_is_what_was_written(lengths: list[int], every: int) -> None:
-    ring, written, read = Ring(STEPS, STEP, live=True), 0, 0
-    for turn, length in enumerate(lengths):
-        ring.write(chunk(written, length))
-        written += length
-        if turn % every == 0 and ring.backlog():
-            read += len(ring.read().samples)
-    assert read + ring.dropped + ring.backlog() == written
+            assert same(ring.take(), model.take())
+        assert ring.backlog() == len(model.held) <= CAPACITY
 
 
 def test_whole_steps_are_dropped() -> None:
     ring = Ring(STEPS, STEP, live=True)
     ring.write(chunk(0, CAPACITY))
     ring.write(chunk(CAPACITY, 1))
-    assert same(ring.read(), chunk(STEP, CAPACITY - STEP + 1))
-    assert ring.dropped == STEP
+    assert same(ring.take(), chunk(STEP, CAPACITY - STEP + 1))
 
 
 def test_a_ring_of_one_step_is_refused() -> None:
     with pytest.raises(ValueError, match="use at least 2"):
         Ring(1, STEP, live=True)
+
+
+# ----- notices
+
+
+def test_a_notice_stands_where_it_was_given() -> None:
+    ring = Ring(STEPS, STEP, live=True)
+    ring.write(chunk(0, 3))
+    ring.write(chunk(3, 0, LOST))
+    ring.write(chunk(7, 2, Notice("found", "plugged in")))
+    assert same(ring.take(), chunk(0, 3))
+    assert same(ring.take(), chunk(3, 0, LOST))
+    assert same(ring.take(), chunk(7, 2, Notice("found", "plugged in")))
+    assert ring.take() is None
+
+
+@given(st.lists(st.tuples(st.integers(0, CAPACITY), st.booleans()), max_size=20))
+def test_no_notice_is_lost_with_the_audio_that_is_dropped(writes: list[tuple[int, bool]]) -> None:
+    ring, given_, start = Ring(STEPS, STEP, live=True), [], 0
+    for number, (length, said) in enumerate(writes):
+        notices = (Notice("lost", str(number)),) if said else ()
+        ring.write(chunk(start, length, *notices))
+        given_ += notices
+        start += length
+    found: list[Notice] = []
+    while (item := ring.take()) is not None:
+        found += item.notices
+    assert found == given_
 
 
 # ----- lossless
@@ -120,9 +138,10 @@ def written_by_a_thread(ring: Ring, writes: list[Chunk]) -> threading.Thread:
 def read_all(ring: Ring, before_each: Callable[[], None] = lambda: None) -> list[Chunk]:
     found = []
     before_each()
-    while (item := ring.read()) is not None:
-        found.append(item)
-        before_each()
+    while not ring.exhausted:
+        if (item := ring.take()) is not None:
+            found.append(item)
+            before_each()
     return found
 
 
@@ -138,7 +157,6 @@ def test_a_slow_reader_loses_nothing() -> None:
     thread.join()
     assert np.array_equal(np.concatenate([item.samples for item in found]), chunk(0, 100 * STEP).samples)
     assert [len(item.samples) for item in found[:-1]] == [CAPACITY] * (len(found) - 1)
-    assert ring.dropped == 0
 
 
 @given(st.lists(st.integers(0, 4 * CAPACITY), max_size=20))
@@ -151,13 +169,13 @@ def test_chunks_larger_than_the_ring_go_through_it(lengths: list[int]) -> None:
     assert np.array_equal(joined, chunk(0, sum(lengths)).samples)
 
 
-def test_audio_before_a_gap_is_read_before_the_gap_is_seen() -> None:
-    ring = Ring(STEPS, STEP, live=False)
-    thread = written_by_a_thread(ring, [chunk(0, 7), chunk(100, 7), chunk(2**53, 7)])
-    numbers = [(item.start + index, sample) for item in read_all(ring) for index, sample in enumerate(item.samples)]
-    thread.join()
-    expected = [*range(7), *range(100, 107), *range(2**53, 2**53 + 7)]
-    assert numbers == [(number, np.float32(number % 65_521)) for number in expected]
+@pytest.mark.parametrize("live", [True, False], ids=["live", "lossless"])
+def test_audio_before_a_gap_is_read_before_the_gap_is_seen(live: bool) -> None:
+    ring = Ring(STEPS, STEP, live=live)
+    writes = [chunk(0, 5), chunk(100, 5), chunk(2**53, 5)]  # which the ring holds together
+    for item in writes:
+        ring.write(item)
+    assert all(same(ring.take(), item) for item in writes)
 
 
 # ----- the end
@@ -170,21 +188,21 @@ def test_what_is_held_at_the_end_is_still_read(live: bool) -> None:
     ring = Ring(STEPS, STEP, live=live)
     ring.write(chunk(0, 7))
     ring.end()
-    assert same(ring.read(), chunk(0, 7))
-    assert ring.read() is None
-    assert ring.read() is None
+    assert not ring.exhausted
+    assert same(ring.take(), chunk(0, 7))
+    assert ring.exhausted
+    assert ring.take() is None
 
 
 @LIVE_OR_NOT
-@pytest.mark.parametrize("late", [chunk(7, 20), chunk(100, 3)], ids=["next", "after a gap"])
+@pytest.mark.parametrize("late", [chunk(7, 20), chunk(100, 3), chunk(7, 0, LOST)], ids=["next", "gap", "notice"])
 def test_what_is_written_after_the_end_changes_nothing(live: bool, late: Chunk) -> None:
     ring = Ring(STEPS, STEP, live=live)
     ring.write(chunk(0, 7))
     ring.end()
     ring.write(late)
-    assert same(ring.read(), chunk(0, 7))
-    assert ring.read() is None
-    assert ring.dropped == 0
+    assert same(ring.take(), chunk(0, 7))
+    assert ring.exhausted
 
 
 @LIVE_OR_NOT
@@ -193,9 +211,10 @@ def test_an_error_is_raised_after_what_came_before_it(live: bool) -> None:
     ring.write(chunk(0, 7))
     ring.end(DataError("the cable was pulled"))
     ring.end()  # a second end, as from Ctrl-C, does not hide it
-    assert same(ring.read(), chunk(0, 7))
+    assert same(ring.take(), chunk(0, 7))
+    assert not ring.exhausted
     with pytest.raises(DataError, match="cable"):
-        ring.read()
+        ring.take()
 
 
 def test_the_end_frees_a_writer_that_waits() -> None:
@@ -205,75 +224,5 @@ def test_the_end_frees_a_writer_that_waits() -> None:
         pass
     ring.end()
     thread.join()  # returns: the test ends
-    assert same(ring.read(), chunk(0, CAPACITY))
-    assert ring.read() is None
-
-
-def test_a_signal_that_ends_the_ring_while_it_is_read_is_not_missed() -> None:
-    """The handler runs in the reading thread, between its look at the ring and its wait for a change."""
-    ring = Ring(STEPS, STEP, live=False)
-
-    class Interrupted(threading.Condition):
-        def wait(self, timeout: float | None = None) -> bool:
-            ring.end()
-            assert timeout is not None, "waits for ever: nobody will wake it"
-            return False
-
-    ring._changed = Interrupted()
-    assert ring.read() is None
-
-
-# ----- capture
-
-
-class Script:
-    """A source that delivers blocks of numbered samples and remembers whether it was released."""
-
-    name, rate_hz = "script", 16_000
-
-    def __init__(self, blocks: int, error: BaseException | None = None) -> None:
-        self._blocks, self._error = blocks, error
-        self.released = threading.Event()
-
-    def blocks(self) -> Iterator[Block]:
-        try:
-            for index in range(self._blocks):
-                yield Block(chunk(100 * index, 100).samples[:, None])
-            if self._error is not None:
-                raise self._error
-        finally:
-            self.released.set()
-
-
-def test_capture_hands_over_what_the_source_delivers() -> None:
-    found = list(Capture(Script(50), 16_000, STEP, live=False))
-    expected = list(chunks(Script(50), 16_000))
-    assert np.array_equal(np.concatenate([c.samples for c in found]), np.concatenate([c.samples for c in expected]))
-    assert [c.start for c in found] == list(np.cumsum([0, *(len(c.samples) for c in found[:-1])]))
-
-
-def test_an_error_of_the_source_is_raised_where_the_chunks_are_read() -> None:
-    found = []
-    with pytest.raises(DataError, match="half a file"):
-        found.extend(Capture(Script(3, DataError("half a file")), 16_000, 1_000, live=False))
-
-
-@LIVE_OR_NOT
-def test_a_reader_that_leaves_releases_the_source(live: bool) -> None:
-    source = Script(1_000_000)
-    stream = iter(Capture(source, 16_000, STEP, live=live))
-    next(stream)
-    stream.close()
-    assert source.released.is_set()
-
-
-def test_a_stopped_capture_ends_the_stream_and_keeps_what_is_held() -> None:
-    source = Script(1_000_000)
-    capture = Capture(source, 16_000, 100, live=False, steps=4)
-    read = 0
-    for item in capture:
-        assert item.start == read  # nothing is lost on the way to the end
-        read += len(item.samples)
-        capture.stop()
-    assert 0 < read <= 2 * 400
-    assert source.released.is_set()
+    assert same(ring.take(), chunk(0, CAPACITY))
+    assert ring.exhausted

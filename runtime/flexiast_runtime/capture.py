@@ -1,0 +1,94 @@
+"""Sources read by threads of their own, into rings that one reader empties."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+
+from flexiast_runtime.ring import Ring
+from flexiast_runtime.source import Chunk, Source, chunks
+
+RING_STEPS = 8
+
+
+class Capture:
+    """A source on its way into a ring; iterating gives the chunks."""
+
+    def __init__(
+        self,
+        source: Source,
+        rate_hz: int,
+        step_samples: int,
+        *,
+        live: bool,
+        steps: int = RING_STEPS,
+        duration_s: float | None = None,
+        changed: threading.Condition | None = None,
+    ) -> None:
+        """``duration_s`` ends the stream after so much audio; captures read together share ``changed``."""
+        self.changed = changed or threading.Condition()
+        self.ring = Ring(steps, step_samples, live=live, changed=self.changed)
+        self._source, self._rate_hz = source, rate_hz
+        self._end = None if duration_s is None else round(duration_s * rate_hz)
+        self._thread = threading.Thread(target=self._capture, name="flexiast-capture", daemon=True)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return (chunk for _, chunk in merged([self]))
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the stream: what is held is still read. Safe in a signal handler."""
+        self.ring.end()
+
+    def join(self) -> None:
+        """Wait for the source to be released, but not for ever: a pipe may block, and the thread is a daemon."""
+        self._thread.join(timeout=1.0)
+
+    def _capture(self) -> None:
+        try:
+            for chunk in limited(chunks(self._source, self._rate_hz), self._end):
+                if self.ring.ended:
+                    return
+                self.ring.write(chunk)
+            self.ring.end()
+        except BaseException as error:  # noqa: BLE001 (raised again where the ring is read)
+            self.ring.end(error)
+
+
+def merged(captures: Sequence[Capture]) -> Iterator[tuple[int, Chunk]]:
+    """Chunks of several captures as they come, each with its capture's place; a failure of one ends all.
+
+    All must share one ``changed``.
+    """
+    changed = captures[0].changed
+    if any(capture.changed is not changed for capture in captures):
+        raise ValueError("captures that are read together must share one condition")
+    for capture in captures:
+        capture.start()
+    rings = [capture.ring for capture in captures]
+    try:
+        while not all(ring.exhausted for ring in rings):
+            with changed:
+                # With a time-out: a signal handler that ends a ring just before this thread waits would wake nobody.
+                changed.wait_for(lambda: any(r.readable for r in rings) or all(r.ended for r in rings), timeout=1.0)
+            for place, ring in enumerate(rings):
+                if (chunk := ring.take()) is not None:
+                    yield place, chunk
+    finally:
+        for capture in captures:
+            capture.stop()
+        for capture in captures:
+            capture.join()
+
+
+def limited(chunks: Iterable[Chunk], end: int | None) -> Iterator[Chunk]:
+    """Chunks up to a sample number of the stream; all of them for None."""
+    for chunk in chunks:
+        if end is None or chunk.start + len(chunk.samples) < end:
+            yield chunk
+            continue
+        if chunk.start < end:
+            yield chunk._replace(samples=chunk.samples[: end - chunk.start])
+        return
