@@ -25,6 +25,8 @@ class ExitCode(IntEnum):
     """No microphone, or it cannot be opened."""
     VERIFICATION = 5
     """What was built or loaded is not what it claims to be: checksum, parity."""
+    BUDGET = 6
+    """`flexiast profile --budget-ms`: an engine takes longer than it may."""
     EXTRA = 7
     """The command needs an optional part of flexiast that is not installed."""
     DATA = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from flexiast_cli.options import BackendOption, PrecisionOption
 from flexiast_runtime.backends import Backend
 
 if TYPE_CHECKING:
+    from flexiast.spec import PatchSize
     from flexiast_runtime.capture import Capture
     from flexiast_runtime.engine import Engines
     from flexiast_runtime.listener import Conditions, Listener, Settings
@@ -79,6 +80,8 @@ def listen(
     from flexiast_runtime.capture import merged
     from flexiast_runtime.listener import Settings, hear
     from flexiast_runtime.models import DEFAULT, find_bundle
+    from flexiast_runtime.profiler import profile_key
+    from flexiast_runtime.profiles import find
 
     names = inputs or []
     if names and devices:
@@ -90,7 +93,10 @@ def listen(
     positive(duration, "--duration")
     positive(latency, "--latency")
     wanted = None if patch_sizes is None else parse_patches(patch_sizes)
-    engines = load_engines(Bundle.open(find_bundle(model or DEFAULT)), wanted, precision, backend, say)
+    bundle = Bundle.open(find_bundle(model or DEFAULT))
+    engines = load_engines(bundle, wanted, precision, backend, say)
+    profile = find(profile_key(bundle, backend))
+    profiled_s = {} if profile is None else profile.latencies_s(bundle.manifest.precision(precision))
     frontend = engines.spec.frontend
     settings = Settings.of(frontend, threshold)
     live = not names or realtime
@@ -98,7 +104,13 @@ def listen(
     share_s = settings.step_s / len(sources)  # one thread runs the engines for all of them
     conditions = machine_conditions(min(latency / 1000, share_s) if latency else share_s)
     stations = _stations(
-        sources, engines, chooser(engines, conditions(0.0)), settings, conditions, live=live, duration_s=duration
+        sources,
+        engines,
+        chooser(engines, conditions(0.0), profiled_s),
+        settings,
+        conditions,
+        live=live,
+        duration_s=duration,
     )
     captures, listeners = [capture for capture, _ in stations], [listener for _, listener in stations]
     heard = ", ".join(audio.name for audio in sources)
@@ -148,15 +160,20 @@ def _stations(
     return stations
 
 
-def chooser(engines: Any, conditions: Conditions, dwell_s: float | None = None) -> Any:
+def chooser(
+    engines: Engines,
+    conditions: Conditions,
+    profiled_s: Mapping[PatchSize, float] | None = None,
+    dwell_s: float | None = None,
+) -> Any:
     """The governor over a bundle's variants, or the only one there is."""
     from flexiast_runtime.governor import Policy, frontier
-    from flexiast_runtime.listener import Governed, Pinned, profile
+    from flexiast_runtime.listener import Governed, Pinned, options
 
-    options = profile(engines)  # which also warms every engine up
-    if len(options) == 1:
-        return Pinned(options[0].patch)
-    return Governed(frontier(options), Policy() if dwell_s is None else Policy(dwell_s=dwell_s), conditions)
+    found = options(engines, profiled_s)  # which also warms every engine up
+    if len(found) == 1:
+        return Pinned(found[0].patch)
+    return Governed(frontier(found), Policy() if dwell_s is None else Policy(dwell_s=dwell_s), conditions)
 
 
 def machine_conditions(deadline_s: float) -> Callable[[float], Conditions]:

@@ -22,6 +22,7 @@ from flexiast_cli.import_ import import_
 from flexiast_cli.inspect import inspect
 from flexiast_cli.interrupts import raise_on_sigterm
 from flexiast_cli.listen import listen
+from flexiast_cli.profile import profile
 from flexiast_cli.train import train
 from flexiast_cli.verify import verify
 
@@ -76,7 +77,7 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-for _command in (listen, classify, train, import_, evaluate, export, inspect, verify, demo):
+for _command in (listen, classify, train, import_, evaluate, export, inspect, verify, profile, demo):
     app.command(_command.__name__.rstrip("_"))(_guarded(_command))
 
 _data = typer.Typer(help="Prepare data sets: a CSV of a published one, shards of a large one.", no_args_is_help=True)

@@ -26,11 +26,13 @@ def load_engines(
     precision: str | None,
     backend: Backend,
     say: Callable[[str], None],
+    threads: int = 1,
 ) -> Engines:
     """Engines for some or all patch sizes of a bundle on this backend, or an error: none stands in for another.
 
-    ``say`` is told of TensorRT plans that have to be built first, which takes minutes. Raises ModelError,
-    VerificationError, UsageError for what the bundle lacks, GpuError, and for TensorRT PlanError and MissingExtraError.
+    ``say`` is told of TensorRT plans that have to be built first, which takes minutes; ``threads`` are those of ONNX
+    Runtime. Raises ModelError, VerificationError, UsageError for what the bundle lacks, GpuError, and for TensorRT
+    PlanError and MissingExtraError.
     """
     if backend is Backend.TENSORRT:
         from flexiast_runtime import trt
@@ -39,4 +41,4 @@ def load_engines(
 
     from flexiast_runtime import ort
 
-    return ort.load_engines(bundle, patches, precision, provider="cuda" if backend is Backend.CUDA else "cpu")
+    return ort.load_engines(bundle, patches, precision, threads, "cuda" if backend is Backend.CUDA else "cpu")

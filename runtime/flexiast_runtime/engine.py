@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -38,6 +39,9 @@ class Engines:
     @property
     def patches(self) -> tuple[PatchSize, ...]:
         return tuple(self._engines)
+
+    def __iter__(self) -> Iterator[Engine]:
+        return iter(self._engines.values())
 
     def __getitem__(self, patch: PatchSize) -> Engine:
         return self._engines[patch]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-SYSFS = Path("/sys")
+from flexiast_runtime.sysfs import SYSFS, number, text
 
 
 @dataclass(frozen=True)
@@ -53,27 +52,12 @@ class _Cell(NamedTuple):
 
 def _read(supply: Path) -> _Cell | None:
     """One battery; None for anything else or unreadable."""
-    if _text(supply / "type") != "Battery" or _text(supply / "scope") == "Device" or _text(supply / "present") == "0":
+    if text(supply / "type") != "Battery" or text(supply / "scope") == "Device" or text(supply / "present") == "0":
         return None
-    discharging = _text(supply / "status") == "Discharging"
+    discharging = text(supply / "status") == "Discharging"
     for kind in ("energy", "charge"):
-        now, full = _number(supply / f"{kind}_now"), _number(supply / f"{kind}_full")
+        now, full = number(supply / f"{kind}_now"), number(supply / f"{kind}_full")
         if now is not None and full:
             return _Cell(now / full, kind, full, discharging)
-    percent = _number(supply / "capacity")
+    percent = number(supply / "capacity")
     return None if percent is None else _Cell(percent / 100, "percent", 1.0, discharging)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _number(path: Path) -> float | None:
-    try:
-        value = float(_text(path))
-    except ValueError:
-        return None
-    return value if 0 <= value < math.inf else None

@@ -32,8 +32,10 @@ def write_sounds(folder: Path, clips: int = 6, seconds: float = 0.5) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run() -> Run:
-    """Run `flexiast ARGUMENTS` as a user does: exit code, stdout, stderr."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run `flexiast ARGUMENTS` as a user does, with an empty home: exit code, stdout, stderr."""
+    home = tmp_path_factory.mktemp("home")
+    own = {f"XDG_{kind}_HOME": str(home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
 
     def run(
         *arguments: object, stdin: bytes | None = None, cwd: Path | None = None
@@ -45,7 +47,7 @@ def run() -> Run:
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
             cwd=cwd,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+            env=os.environ | own | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
         )
         return subprocess.CompletedProcess(
             finished.args, finished.returncode, finished.stdout.decode(), finished.stderr.decode()

@@ -25,7 +25,7 @@ from flexiast_runtime.detector import Thresholds
 from flexiast_runtime.engine import Engines
 from flexiast_runtime.framer import Framer
 from flexiast_runtime.governor import Option, Policy
-from flexiast_runtime.listener import Conditions, Governed, Listener, Pinned, Settings, profile
+from flexiast_runtime.listener import Conditions, Governed, Listener, Pinned, Settings, options
 from flexiast_runtime.ort import load_engines
 from flexiast_runtime.power import Battery
 from flexiast_runtime.records import Event, Record, SourceNotice, Status, Summary, Switch
@@ -176,13 +176,21 @@ def test_profile_is_each_engines_median_on_this_machine(tiny_manifest: Manifest)
     clock = Clock()
     engines = fake_engines(tiny_manifest, clock, p8=0.5, p16=0.25)
     engines[PATCH].latencies_s = [0.0, 1.0, 70.0, 2.0, 6.0, 3.0, 5.0, 4.0]  # the first run warms up and is not counted
-    options = profile(engines, clock=clock)
-    assert [(option.patch, option.latency_s) for option in options] == [(PATCH, 4.0), (COARSE, 0.25)]
+    found = options(engines, clock=clock)
+    assert [(option.patch, option.latency_s) for option in found] == [(PATCH, 4.0), (COARSE, 0.25)]
+
+
+def test_a_profiled_engine_is_warmed_up_and_not_measured_again(tiny_manifest: Manifest) -> None:
+    clock = Clock()
+    engines = fake_engines(tiny_manifest, clock, p8=0.5, p16=0.25)
+    found = options(engines, {PATCH: 0.125}, clock=clock)
+    assert [(option.patch, option.latency_s) for option in found] == [(PATCH, 0.125), (COARSE, 0.25)]
+    assert clock.now == 0.5 + 8 * 0.25
 
 
 def test_profile_takes_the_metric_from_the_bundle(tiny_bundle: Path) -> None:
-    options = profile(load_engines(Bundle.open(tiny_bundle)), repeats=1)
-    assert [option.metric for option in options] == [0.9, 0.8, 0.7, None]
+    found = options(load_engines(Bundle.open(tiny_bundle)), repeats=1)
+    assert [option.metric for option in found] == [0.9, 0.8, 0.7, None]
 
 
 # ----- events

@@ -1,0 +1,133 @@
+"""A bundle, its engines and this machine → a profile."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+
+from flexiast import __version__
+from flexiast.manifest import MANIFEST
+from flexiast_runtime.backends import Backend
+from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.engine import Engine
+from flexiast_runtime.footprint import footprint
+from flexiast_runtime.listener import Settings
+from flexiast_runtime.machine import read_climate, read_machine, read_settings
+from flexiast_runtime.meters import find_meter
+from flexiast_runtime.profiles import Measurement, Profile, ProfileKey, Reading, energy, times
+from flexiast_runtime.profiling import Power, Runs, measure, measure_power
+
+NOISY = 0.25
+"""Standard deviation ÷ mean above which a variant's times are called noisy."""
+
+
+def profile_key(bundle: Bundle, backend: Backend, threads: int = 1) -> ProfileKey:
+    """What a profile of this bundle made here and now would hold for."""
+    import onnxruntime
+
+    return ProfileKey(
+        machine=read_machine(),
+        settings=read_settings(),
+        bundle_sha256=hashlib.sha256((bundle.folder / MANIFEST).read_bytes()).hexdigest(),
+        backend=backend.value,
+        threads=threads,
+        versions={
+            "flexiast": __version__,
+            "onnxruntime": onnxruntime.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
+def profile_bundle(
+    name: str,
+    bundle: Bundle,
+    engines: Sequence[Engine],
+    key: ProfileKey,
+    *,
+    duration_s: float,
+    warmup_s: float,
+    metrics: Mapping[str, float],
+    power: bool,
+) -> tuple[Profile, dict[str, Runs]]:
+    """Measure every engine: its profile, and each single latency by the variant's name.
+
+    ``metrics`` are those measured just now, by variant; the bundle's own stand in for the rest.
+    """
+    features = bundle.arrays(bundle.manifest.golden)["features"][:1]
+    named = {f"{engine.variant.patch_size} {engine.variant.precision}": engine for engine in engines}
+    meter = find_meter() if power else None
+    before = _reading()
+    runs = measure(named, features, duration_s, warmup_s)
+    powers = {} if meter is None else measure_power(named, features, meter)
+    step_s = Settings.of(bundle.manifest.spec.frontend).step_s
+    after = _reading()
+    found = Profile(
+        made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        bundle=name,
+        source_sha256=bundle.manifest.source_sha256,
+        key=key,
+        step_s=step_s,
+        meter=None if meter is None else meter.name,
+        before=before,
+        after=after,
+        measurements=tuple(
+            _measurement(bundle, engine, key, runs[each], powers.get(each), metrics.get(each), step_s)
+            for each, engine in named.items()
+        ),
+    )
+    return found.model_copy(update={"warnings": tuple(_warnings(found, asked_for_power=power))}), runs
+
+
+def _measurement(
+    bundle: Bundle,
+    engine: Engine,
+    key: ProfileKey,
+    runs: Runs,
+    power: Power | None,
+    metric: float | None,
+    step_s: float,
+) -> Measurement:
+    variant = engine.variant
+    memory = footprint(bundle.folder, str(variant.patch_size), variant.precision, key.backend, key.threads)
+    files = (variant.embedder, bundle.manifest.encoders[variant.precision].file)
+    known = variant.labelled.metric if variant.labelled else variant.metric
+    return Measurement.model_validate(
+        {
+            "patch_size": variant.patch_size,
+            "precision": variant.precision,
+            "tokens": variant.tokens,
+            "gmac": variant.gmac,
+            "metric": known if metric is None else metric,
+            "private_mb": memory.private_mb,
+            "peak_mb": memory.peak_mb,
+            "size_mb": sum(bundle.manifest.entry(file).size for file in files) / 1e6,
+            **times(runs, step_s),
+            **energy(power),
+        }
+    )
+
+
+def _reading() -> Reading:
+    now = read_climate()
+    return Reading(temperatures_c=now.temperatures_c, clocks_mhz=now.clocks_mhz, throttled=now.throttled)
+
+
+def _warnings(found: Profile, *, asked_for_power: bool) -> Iterable[str]:
+    """What makes the figures doubtful."""
+    unstable = [m.name for m in found.measurements if not m.stable]
+    if unstable:
+        yield f"the 95th percentile of {', '.join(unstable)} is not known to 10 %; close other programs, or run longer"
+    noisy = [m.name for m in found.measurements if m.variation > NOISY]
+    if noisy:
+        yield f"the times of {', '.join(noisy)} vary by more than {NOISY:.0%}; something else was running"
+    if found.before.throttled or found.after.throttled:
+        yield "the kernel held the processor back for heat; let it cool down and profile again"
+    if found.key.settings.governor not in {"", "performance"}:
+        yield f"the processor's clock is not fixed (governor {found.key.settings.governor}); times depend on the load"
+    if asked_for_power and found.meter is None:
+        yield "energy: not available, nothing on this machine measures it"
+    elif asked_for_power and any(m.mj is None for m in found.measurements):
+        yield f"energy: not available for some variants, {found.meter} did not answer"
