@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import tempfile
@@ -43,6 +44,7 @@ def demo(
     from flexiast_cli.listen import chooser
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.capture import Capture
+    from flexiast_runtime.governor import Policy
     from flexiast_runtime.listener import Listener, Settings
     from flexiast_runtime.models import DEFAULT, find_bundle
     from flexiast_runtime.ort import load_engines
@@ -54,7 +56,7 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="flexiast-demo-") as folder:
         audio, what = _source(source, Path(folder))
         conditions = _Scenario(Path(folder), settings.step_s)
-        chosen = chooser(engines, conditions(0.0), dwell_s=DWELL_S)
+        chosen = chooser(engines, conditions(0.0), policy=Policy(dwell_s=DWELL_S, fastest_change=math.inf))
         capture = Capture(audio, frontend.sample_rate_hz, round(settings.step_s * frontend.sample_rate_hz), live=True)
         listener = Listener(
             engines, chosen, settings, source=audio.name, conditions=conditions, backlog=capture.ring.backlog

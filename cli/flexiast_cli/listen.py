@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from flexiast.spec import PatchSize
     from flexiast_runtime.capture import Capture
     from flexiast_runtime.engine import Engines
+    from flexiast_runtime.governor import Policy
     from flexiast_runtime.listener import Conditions, Listener, Settings
     from flexiast_runtime.records import Record
     from flexiast_runtime.source import Source
 
-BATTERY_EVERY_S = 5.0
-"""Seconds between two looks at the battery."""
+LOOK_EVERY_S = 5.0
+"""Seconds between two looks at battery and heat."""
 STATUS_EVERY_S = 1.0
 """Seconds of audio between two status records in JSON."""
 
@@ -164,7 +165,7 @@ def chooser(
     engines: Engines,
     conditions: Conditions,
     profiled_s: Mapping[PatchSize, float] | None = None,
-    dwell_s: float | None = None,
+    policy: Policy | None = None,
 ) -> Any:
     """The governor over a bundle's variants, or the only one there is."""
     from flexiast_runtime.governor import Policy, frontier
@@ -173,21 +174,27 @@ def chooser(
     found = options(engines, profiled_s)  # which also warms every engine up
     if len(found) == 1:
         return Pinned(found[0].patch)
-    return Governed(frontier(found), Policy() if dwell_s is None else Policy(dwell_s=dwell_s), conditions)
+    return Governed(frontier(found), policy or Policy(), conditions)
 
 
 def machine_conditions(deadline_s: float) -> Callable[[float], Conditions]:
-    """The deadline, and this machine's battery looked at every few seconds."""
+    """The deadline, and this machine's battery and heat, looked at every few seconds."""
     from flexiast_runtime.listener import Conditions
+    from flexiast_runtime.machine import read_climate
     from flexiast_runtime.power import read_battery
 
-    looked, battery = time.monotonic(), read_battery()
+    def look() -> tuple[float, Conditions]:
+        climate = read_climate()
+        found = Conditions(deadline_s, read_battery(), climate.heat_room_k, climate.throttled, climate.power_saver)
+        return time.monotonic(), found
+
+    looked, found = look()
 
     def conditions(_: float) -> Conditions:
-        nonlocal looked, battery
-        if time.monotonic() - looked >= BATTERY_EVERY_S:
-            looked, battery = time.monotonic(), read_battery()
-        return Conditions(deadline_s, battery)
+        nonlocal looked, found
+        if time.monotonic() - looked >= LOOK_EVERY_S:
+            looked, found = look()
+        return found
 
     return conditions
 

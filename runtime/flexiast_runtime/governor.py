@@ -6,8 +6,8 @@ variant's 95th percentile. Down at once, when that misses the deadline or misses
 only after a larger one would have fitted, with room to spare, during a whole dwell. A step up that must be taken back
 soon doubles the dwell.
 
-Battery. While discharging below `full_power_above`, the cost allowed per window falls geometrically from that of the
-dearest variant to that of the cheapest at `reserve`.
+Energy, heat and a wish to save power are limits of their own, see `limits`. An engine that fails is left at once and
+tried again later, each time after twice the wait.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from flexiast.spec import PatchSize
+from flexiast_runtime.limits import Goal, limit
 from flexiast_runtime.power import Battery
 
 P95 = 1.645
 """Standard deviations from mean to 95th percentile."""
+LONGEST_REST_S = 3_600.0
+"""Of an engine that fails again and again."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Option:
     """Profiled on this device, unloaded"""
     metric: float | None = None
     """Measured accuracy, where known"""
+    watts: float | None = None
+    """What the machine draws while it listens with this variant, where that was profiled"""
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,19 @@ class Policy:
     """Share of the deadline that a variant may be predicted to take before it is chosen."""
     limit: float = 0.97
     """Share of the deadline above which the running variant is left."""
-    full_power_above: float = 0.5
-    reserve: float = 0.2
+    goal: Goal = Goal()
+    hot_k: float = 3.0
+    """Kelvins to throttling below which it gets cheaper, step by step."""
+    cool_k: float = 8.0
+    """Kelvins to throttling above which it may get dearer again."""
+    heat_s: float = 10.0
+    """A step takes so long to be felt in the temperature."""
+    fastest_change: float = 0.05
+    """Of a battery's charge in a minute: what jumps further is a broken sensor, and is followed slowly."""
+    remembered_s: float = 60.0
+    """A battery that cannot be read is taken to be as it was for so long."""
+    retry_s: float = 30.0
+    """An engine that failed rests so long, twice as long each time, up to an hour."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +82,29 @@ class Observation:
     backlog_steps: float = 0.0
     """Audio that waits, in steps."""
     battery: Battery | None = None
+    heat_room_k: float | None = None
+    """Kelvins from the hottest part to where the kernel holds it back"""
+    throttled: bool | None = None
+    power_saver: bool | None = None
+    """The user asked the system to save power"""
+    failed: bool = False
+    """The engine gave an error instead of an answer"""
 
     @property
     def budget_s(self) -> float:
         """What the deadline leaves for the engine."""
         return self.deadline_s - self.overhead_s
+
+
+class Rest(NamedTuple):
+    """An engine that failed."""
+
+    option: int
+    until_s: float
+    seconds: float
+    """How long it rests this time"""
+    holds: bool = True
+    """Whether it still rests; afterwards only the length of its next rest is remembered"""
 
 
 @dataclass(frozen=True)
@@ -88,6 +123,21 @@ class State:
     """When the last step up was taken"""
     dwell_s: float | None = None
     """Current dwell; None is the policy's own"""
+    battery: Battery | None = None
+    """As believed: what the sensor says, less its jumps"""
+    battery_at_s: float = 0.0
+    drains_from: tuple[float, float] | None = None
+    """When the battery began to drain, and its charge then"""
+    heat_limit: int | None = None
+    heat_at_s: float = -math.inf
+    """When heat last changed its limit"""
+    resting: tuple[Rest, ...] = ()
+    """Engines that failed"""
+
+    @property
+    def degraded(self) -> bool:
+        """The option named is one that failed, for there is no other."""
+        return any(rest.option == self.index and rest.holds for rest in self.resting)
 
 
 @dataclass(frozen=True)
@@ -123,30 +173,91 @@ def frontier(options: Sequence[Option]) -> tuple[Option, ...]:
 
 
 def start(policy: Policy, options: Sequence[Option], observation: Observation) -> State:
-    """Begin with the best option that fits the deadline and the battery as they are."""
-    fitting = _best_fitting(policy, options, State(0), observation)
-    return State(min(fitting, _battery_cap(policy, options, observation.battery)))
+    """Begin with the best option that fits the deadline and the limits as they are."""
+    state = _feel(policy, State(0), observation)
+    fitting = _best_fitting(policy, options, state, observation)
+    return replace(state, index=min(fitting, limit(policy.goal, options, state, observation).option))
 
 
 def step(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> tuple[State, Decision]:
     """One observation → the new state and what to run next."""
+    state = _feel(policy, _rest(policy, state, seen), seen)
+    if seen.failed or state.degraded:
+        return _escape(policy, options, state, seen)
     state = _learn(policy, options, state, seen)
-    cap = _battery_cap(policy, options, seen.battery)
-    if state.index > cap:
-        assert seen.battery is not None  # only a battery lowers the cap
-        state = replace(state, raised_at_s=None)  # a battery that drains does not make the last step up a mistake
-        target = min(cap, _best_fitting(policy, options, state, seen))  # it may be too slow as well
-        return _lower(policy, state, seen, target, f"battery {seen.battery.fraction:.0%} and discharging")
+    allowed = limit(policy.goal, options, state, seen)
+    if state.index > allowed.option:
+        state = replace(state, raised_at_s=None)  # a limit that falls does not make the last step up a mistake
+        target = min(allowed.option, _best_fitting(policy, options, state, seen))  # it may be too slow as well
+        return _lower(policy, state, seen, target, allowed.reason)
     reason = _too_slow(policy, options, state, seen)
     if reason and state.index > 0:
         target = min(_best_fitting(policy, options, state, seen), state.index - 1)
         return _lower(policy, state, seen, target, reason)
-    return _perhaps_raise(policy, options, state, seen, cap)
+    return _perhaps_raise(policy, options, state, seen, allowed.option)
 
 
 def predicted_p95(option: Option, state: State) -> float:
     """Seconds that 95 of 100 windows stay under, at the present slow-down."""
     return option.latency_s * (state.slowdown + P95 * math.sqrt(state.variance))
+
+
+def _feel(policy: Policy, state: State, seen: Observation) -> State:
+    """Battery and heat, as far as they can be believed."""
+    return _heat(policy, _battery(policy, state, seen), seen)
+
+
+def _battery(policy: Policy, state: State, seen: Observation) -> State:
+    """The charge follows the sensor no faster than a battery can drain; one that vanishes is remembered for a while."""
+    known, now = state.battery, seen.battery
+    elapsed_s = seen.time_s - state.battery_at_s
+    if now is None or not math.isfinite(now.fraction):
+        forgotten = elapsed_s > policy.remembered_s
+        return replace(state, battery=None, drains_from=None) if forgotten else state
+    if known is not None:
+        reach = policy.fastest_change * max(elapsed_s, 0.0) / 60
+        now = replace(now, fraction=min(max(now.fraction, known.fraction - reach), known.fraction + reach))
+    began = state.drains_from or (seen.time_s, now.fraction)
+    return replace(state, battery=now, battery_at_s=seen.time_s, drains_from=began if now.discharging else None)
+
+
+def _heat(policy: Policy, state: State, seen: Observation) -> State:
+    """One step down for each while that it stays hot, one step up for each dwell that it stays cool."""
+    room = math.inf if seen.heat_room_k is None or math.isnan(seen.heat_room_k) else seen.heat_room_k
+    hot = bool(seen.throttled) or room < policy.hot_k
+    since_s = seen.time_s - state.heat_at_s
+    if hot and since_s >= policy.heat_s:
+        return replace(state, heat_limit=max(state.index - 1, 0), heat_at_s=seen.time_s)
+    if state.heat_limit is not None and not hot and room > policy.cool_k and since_s >= policy.max_dwell_s:
+        return replace(state, heat_limit=state.heat_limit + 1, heat_at_s=seen.time_s)
+    return state
+
+
+def _rest(policy: Policy, state: State, seen: Observation) -> State:
+    """Engines that failed rest, and are tried again after a time that doubles with each failure."""
+    resting = {rest.option: rest._replace(holds=rest.until_s > seen.time_s) for rest in state.resting}
+    if seen.failed:
+        before = resting.get(state.index)
+        seconds = policy.retry_s if before is None else min(2 * before.seconds, LONGEST_REST_S)
+        resting[state.index] = Rest(state.index, seen.time_s + seconds, seconds)
+    return replace(state, resting=tuple(resting.values()))
+
+
+def _escape(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> tuple[State, Decision]:
+    """Away from an engine that failed: to the best cheaper one, else to any; nowhere while all rest."""
+    healthy = [index for index in range(len(options)) if index not in _resting(state)]
+    if not healthy:
+        return state, Decision(state.index)
+    best = min(_best_fitting(policy, options, state, seen), limit(policy.goal, options, state, seen).option)
+    target = max((index for index in healthy if index <= min(best, state.index)), default=healthy[0])
+    reason = f"the engine of {options[state.index].patch} failed"
+    if target == state.index:  # it has rested
+        return state, Decision(target)
+    return replace(state, index=target, misses=0.0, fits_since_s=None, raised_at_s=None), Decision(target, reason)
+
+
+def _resting(state: State) -> set[int]:
+    return {rest.option for rest in state.resting if rest.holds}
 
 
 def _learn(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> State:
@@ -181,6 +292,11 @@ def _too_slow(policy: Policy, options: Sequence[Option], state: State, seen: Obs
 
 
 def _lower(policy: Policy, state: State, seen: Observation, target: int, reason: str) -> tuple[State, Decision]:
+    """Down to the target, or below it where that rests; it stays where all cheaper ones do."""
+    healthy = [index for index in range(target + 1) if index not in _resting(state)]
+    if not healthy:
+        return state, Decision(state.index)
+    target = healthy[-1]
     relapse = state.raised_at_s is not None and seen.time_s - state.raised_at_s < policy.relapse_s
     dwell = policy.dwell_s if _quiet(policy, state, seen) else state.dwell_s or policy.dwell_s
     state = replace(
@@ -197,8 +313,8 @@ def _lower(policy: Policy, state: State, seen: Observation, target: int, reason:
 def _perhaps_raise(
     policy: Policy, options: Sequence[Option], state: State, seen: Observation, cap: int
 ) -> tuple[State, Decision]:
-    above = state.index + 1
-    if above > cap or above >= len(options) or predicted_p95(options[above], state) > policy.headroom * seen.budget_s:
+    above = next((index for index in range(state.index + 1, cap + 1) if index not in _resting(state)), None)
+    if above is None or predicted_p95(options[above], state) > policy.headroom * seen.budget_s:
         return replace(state, fits_since_s=None), Decision(state.index)
     since = seen.time_s if state.fits_since_s is None else state.fits_since_s
     dwell = state.dwell_s or policy.dwell_s
@@ -223,14 +339,3 @@ def _best_fitting(policy: Policy, options: Sequence[Option], state: State, seen:
         index for index, option in enumerate(options) if predicted_p95(option, state) <= policy.headroom * seen.budget_s
     ]
     return max(fitting, default=0)
-
-
-def _battery_cap(policy: Policy, options: Sequence[Option], battery: Battery | None) -> int:
-    """The dearest option that the charge allows; all of them while charging, full or unknown."""
-    last = len(options) - 1
-    if battery is None or not battery.discharging or battery.fraction >= policy.full_power_above:
-        return last
-    share = (battery.fraction - policy.reserve) / (policy.full_power_above - policy.reserve)
-    cheapest, dearest = options[0].latency_s, options[last].latency_s
-    allowed = cheapest * (dearest / cheapest) ** max(share, 0.0)
-    return max((index for index, option in enumerate(options) if option.latency_s <= allowed), default=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +62,21 @@ class Conditions:
 
     deadline_s: float
     battery: Battery | None = None
+    heat_room_k: float | None = None
+    """Kelvins to where the kernel holds the processor back"""
+    throttled: bool | None = None
+    power_saver: bool | None = None
+
+    def at(self, time_s: float) -> Observation:
+        """As the governor sees them, before any window."""
+        return Observation(
+            time_s,
+            self.deadline_s,
+            battery=self.battery,
+            heat_room_k=self.heat_room_k,
+            throttled=self.throttled,
+            power_saver=self.power_saver,
+        )
 
 
 class Governed:
@@ -69,9 +84,7 @@ class Governed:
 
     def __init__(self, options: tuple[Option, ...], policy: Policy, conditions: Conditions) -> None:
         self.options, self._policy = options, policy
-        self._state = governor.start(
-            policy, options, Observation(0.0, conditions.deadline_s, battery=conditions.battery)
-        )
+        self._state = governor.start(policy, options, conditions.at(0.0))
 
     @property
     def patch(self) -> PatchSize:
@@ -201,13 +214,11 @@ class Listener:
         use.latencies_s.append(spent.latency_s)
         del use.latencies_s[:-KEPT_LATENCIES]
         yield self._status(time_s, patch, smoothed, spent.latency_s, conditions, backlog)
-        seen = Observation(
-            time_s=time_s,
-            deadline_s=conditions.deadline_s,
+        seen = replace(
+            conditions.at(time_s),
             latency_s=spent.engine_s,
             overhead_s=spent.latency_s - spent.engine_s,
             backlog_steps=backlog / self._step,
-            battery=conditions.battery,
         )
         if reason := self._chooser.observe(seen):
             self._switches += 1

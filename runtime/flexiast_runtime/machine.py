@@ -50,6 +50,10 @@ class Climate:
     """Of each core, and of the GPU on a Jetson"""
     throttled: bool | None
     """Whether the kernel holds the processor back; None where it does not say"""
+    heat_room_k: float | None
+    """Kelvins until it does, from the zone that is nearest to it"""
+    power_saver: bool | None
+    """Whether the user asked the system to save power"""
 
     @property
     def hottest_c(self) -> float | None:
@@ -100,7 +104,32 @@ def read_climate(root: Path = ROOT) -> Climate:
         for device in folders(thermal, "cooling_device*")
         if "cpufreq" in text(device / "type") and (state := number(device / "cur_state")) is not None
     ]
-    return Climate(temperatures, clocks, any(cooling) if cooling else None)
+    rooms = [room for zone in folders(thermal, "thermal_zone*") if (room := _room(zone)) is not None]
+    return Climate(
+        temperatures, clocks, any(cooling) if cooling else None, min(rooms, default=None), _saves_power(root)
+    )
+
+
+def _room(zone: Path) -> float | None:
+    """From a zone's temperature to its lowest trip point at which the kernel acts; a fan that starts is no such."""
+    celsius = number(zone / "temp", negative=True)
+    trips = [
+        limit
+        for kind in folders(zone, "trip_point_*_type")
+        if text(kind) in {"passive", "hot", "critical"}
+        and (limit := number(kind.with_name(kind.name.replace("_type", "_temp")))) is not None
+        and limit > 0  # a trip that is switched off
+    ]
+    return None if celsius is None or not trips else (min(trips) - celsius) / 1000
+
+
+def _saves_power(root: Path) -> bool | None:
+    """The platform's profile, which power-profiles-daemon sets too, or the processor's energy preference."""
+    profile = text(root / "sys" / "firmware" / "acpi" / "platform_profile")
+    if profile:
+        return profile in {"low-power", "quiet"}
+    cpus = folders(root / "sys" / "devices" / "system" / "cpu", "cpu[0-9]*/cpufreq/energy_performance_preference")
+    return all(text(path) == "power" for path in cpus) if cpus else None
 
 
 def _processor(root: Path) -> str:

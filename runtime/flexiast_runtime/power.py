@@ -16,6 +16,8 @@ class Battery:
     fraction: float
     """0 empty … 1 full"""
     discharging: bool
+    energy_j: float | None = None
+    """Left in them, where they say it"""
 
 
 def read_battery(root: Path = SYSFS) -> Battery | None:
@@ -37,7 +39,9 @@ def read_battery(root: Path = SYSFS) -> Battery | None:
     capacities = [battery.capacity if alike else 1.0 for battery in batteries]
     held = sum(battery.fraction * capacity for battery, capacity in zip(batteries, capacities, strict=True))
     fraction = held / sum(capacities)
-    return Battery(min(max(fraction, 0.0), 1.0), any(battery.discharging for battery in batteries))
+    energies = [battery.energy_j for battery in batteries]
+    energy_j = None if None in energies else sum(filter(None, energies))
+    return Battery(min(max(fraction, 0.0), 1.0), any(battery.discharging for battery in batteries), energy_j)
 
 
 class _Cell(NamedTuple):
@@ -48,6 +52,13 @@ class _Cell(NamedTuple):
     capacity: float
     """When full, in the unit of its kind; 1 where only a percentage is known"""
     discharging: bool
+    energy_j: float | None = None
+
+
+def _joules(supply: Path, kind: str, now: float) -> float | None:
+    """Microwatt-hours, or microampere-hours at the present voltage in microvolts."""
+    volts = 1.0 if kind == "energy" else (number(supply / "voltage_now") or 0.0) * 1e-6
+    return now * 1e-6 * volts * 3_600 if volts else None
 
 
 def _read(supply: Path) -> _Cell | None:
@@ -58,6 +69,6 @@ def _read(supply: Path) -> _Cell | None:
     for kind in ("energy", "charge"):
         now, full = number(supply / f"{kind}_now"), number(supply / f"{kind}_full")
         if now is not None and full:
-            return _Cell(now / full, kind, full, discharging)
+            return _Cell(now / full, kind, full, discharging, _joules(supply, kind, now))
     percent = number(supply / "capacity")
     return None if percent is None else _Cell(percent / 100, "percent", 1.0, discharging)

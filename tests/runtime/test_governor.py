@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from flexiast.spec import PatchSize
 from flexiast_runtime import governor
 from flexiast_runtime.governor import Decision, Observation, Option, Policy, State, frontier, predicted_p95
+from flexiast_runtime.limits import TAPER_FROM, Goal
 from flexiast_runtime.power import Battery
 
 POLICY = Policy()
@@ -32,6 +33,7 @@ class Moment(NamedTuple):
     seen: Observation
     before: int
     decision: Decision
+    state: State
 
     @property
     def rise(self) -> int:
@@ -55,7 +57,7 @@ def play(
         latency_s = options[index].latency_s * slowdown(time_s, index)
         seen = Observation(time_s, DEADLINE_S, latency_s, battery=battery(time_s))
         state, decision = governor.step(POLICY, options, state, seen)
-        moments.append(Moment(seen, index, decision))
+        moments.append(Moment(seen, index, decision, state))
     return state, moments
 
 
@@ -78,6 +80,8 @@ SEEN = st.builds(
     latency_s=LATENCIES,
     backlog_steps=st.floats(0, 10),
     battery=BATTERIES,
+    heat_room_k=st.one_of(st.none(), st.just(math.nan), st.just(math.inf)),
+    throttled=st.sampled_from([None, False]),
 )
 TRACES = st.lists(SEEN, min_size=1, max_size=60)
 MENUS = st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=5, unique=True).map(
@@ -92,7 +96,7 @@ def played(options: Sequence[Option], trace: Sequence[Observation]) -> list[Mome
         index, seen = state.index, replace(seen, time_s=time_s)  # noqa: PLW2901 (a trace in absolute time)
         state, decision = governor.step(POLICY, options, state, seen)
         assert state.index == decision.index
-        moments.append(Moment(seen, index, decision))
+        moments.append(Moment(seen, index, decision, state))
     return moments
 
 
@@ -119,7 +123,7 @@ def test_a_replayed_trace_gives_the_same_decisions(options: Sequence[Option], tr
 @given(MENUS, TRACES)
 def test_it_never_runs_what_the_battery_forbids(options: Sequence[Option], trace: list[Observation]) -> None:
     for moment in played(options, trace):
-        allowed = governor.start(POLICY, options, Observation(0.0, math.inf, battery=moment.seen.battery)).index
+        allowed = governor.start(POLICY, options, Observation(0.0, math.inf, battery=moment.state.battery)).index
         assert moment.decision.index <= allowed
 
 
@@ -184,8 +188,8 @@ def test_a_battery_that_drains_takes_it_from_the_dearest_to_the_cheapest() -> No
     hours = 3_600.0
     _, moments = play(hours, battery=lambda time_s: Battery(1 - time_s / hours, discharging=True))
     by_fraction = [(moment.seen.battery.fraction, moment.decision.index) for moment in moments]
-    assert all(index == 2 for fraction, index in by_fraction if fraction >= POLICY.full_power_above)
-    assert all(index == 0 for fraction, index in by_fraction if fraction <= POLICY.reserve)
+    assert all(index == 2 for fraction, index in by_fraction if fraction >= TAPER_FROM)
+    assert all(index == 0 for fraction, index in by_fraction if fraction <= POLICY.goal.min_battery)
     assert all(moment.rise <= 0 for moment in moments)
     assert {moment.decision.reason.split()[0] for moment in moments if moment.rise} == {"battery"}
 
@@ -420,3 +424,160 @@ def test_an_option_that_was_not_measured_counts_as_its_neighbours_do(
     pairs: list[tuple[float, float | None]], kept: list[float]
 ) -> None:
     assert [option.latency_s for option in frontier(menu(*pairs))] == kept
+
+
+# ----- limits: energy by rate, power, heat, a wish to save
+
+
+def watched(index: int = 2, **fields: object) -> State:
+    """A state at an option, sure of its latency."""
+    return replace(State(index), variance=1e-4, **fields)  # type: ignore[arg-type]
+
+
+def told(policy: Policy, state: State, seconds: float, begin_s: float = 0.0, **fields: object) -> State:
+    """The same observation every step; latencies are as profiled."""
+    for tick in range(1, round(seconds / STEP_S) + 1):
+        seen = Observation(begin_s + tick * STEP_S, DEADLINE_S, OPTIONS[state.index].latency_s, **fields)  # type: ignore[arg-type]
+        state, _ = governor.step(policy, OPTIONS, state, seen)
+    return state
+
+
+POWERED = tuple(replace(option, watts=watts) for option, watts in zip(OPTIONS, (5.0, 7.0, 12.0), strict=True))
+
+
+@given(st.floats(0.25, 1), st.floats(0.5, 24), st.floats(1e4, 1e6))
+def test_the_rate_that_reaches_the_goal_is_kept(fraction: float, hours: float, energy_j: float) -> None:
+    policy = Policy(goal=Goal(until_s=3_600 * hours, min_battery=0.2))
+    battery = Battery(fraction, discharging=True, energy_j=energy_j * fraction)
+    state = governor.start(policy, POWERED, Observation(0.0, DEADLINE_S, battery=battery))
+    lasts_j = energy_j * (fraction - 0.2)
+    dearer = POWERED[state.index + 1 :]
+    watts = POWERED[state.index].watts
+    assert watts is not None
+    assert watts * 3_600 * hours <= 1.021 * lasts_j or state.index == 0
+    assert all(option.watts * 3_600 * hours > lasts_j for option in dearer if option.watts is not None)
+
+
+def test_without_power_figures_the_charge_is_led_along_a_line_to_the_goal() -> None:
+    """A battery that drains in proportion to what runs ends near its goal, neither empty nor half full."""
+    policy = Policy(goal=Goal(until_s=8 * 3_600, min_battery=0.1))
+    drains = {0: 0.5 / 8, 1: 0.8 / 8, 2: 1.6 / 8}  # of the charge, an hour
+    fraction, time_s, step_s = 0.9, 0.0, 5.0
+    state = governor.start(policy, OPTIONS, Observation(0.0, DEADLINE_S, battery=Battery(fraction, discharging=True)))
+    while time_s < 8 * 3_600:
+        time_s += step_s
+        fraction -= drains[state.index] * step_s / 3_600
+        seen = Observation(
+            time_s, DEADLINE_S, OPTIONS[state.index].latency_s, battery=Battery(round(fraction, 2), discharging=True)
+        )
+        state, _ = governor.step(policy, OPTIONS, state, seen)
+    assert 0.05 <= fraction <= 0.2  # half the band beside the goal, and the sensor's percent
+
+
+def test_charge_that_is_to_be_kept_is_kept() -> None:
+    policy = Policy(goal=Goal(until_s=3_600.0, min_battery=0.3))
+    low = Battery(0.29, discharging=True)
+    assert governor.start(policy, OPTIONS, Observation(0.0, DEADLINE_S, battery=low)).index == 0
+
+
+@pytest.mark.parametrize(("watts", "index"), [(4.0, 0), (5.0, 0), (7.5, 1), (20.0, 2)])
+def test_a_limit_of_watts_is_one(watts: float, index: int) -> None:
+    policy = Policy(goal=Goal(max_watts=watts))
+    assert governor.start(policy, POWERED, Observation(0.0, DEADLINE_S)).index == index
+    assert governor.start(policy, OPTIONS, Observation(0.0, DEADLINE_S)).index == 2  # nothing known, nothing limited
+
+
+@pytest.mark.parametrize(("saves", "index"), [(True, 0), (False, 2), (None, 2)])
+def test_a_system_that_saves_power_is_followed(saves: bool | None, index: int) -> None:
+    assert governor.start(POLICY, OPTIONS, Observation(0.0, DEADLINE_S, power_saver=saves)).index == index
+
+
+@pytest.mark.parametrize("hot", [{"heat_room_k": 1.0}, {"throttled": True}], ids=["near", "throttled"])
+def test_heat_lowers_step_by_step_and_lets_go_step_by_step(hot: dict[str, object]) -> None:
+    state = told(POLICY, watched(), STEP_S, **hot)
+    assert state.index == 1
+    state = told(POLICY, state, POLICY.heat_s - 1, STEP_S, **hot)
+    assert state.index == 1  # a step takes its time to be felt
+    state = told(POLICY, state, 3, POLICY.heat_s, **hot)
+    assert state.index == 0
+    state = told(POLICY, state, 600, 100, heat_room_k=5.0, throttled=False)
+    assert state.index == 0  # neither hot nor cool
+    state = told(POLICY, state, 600, 1_000, heat_room_k=20.0, throttled=False)
+    assert state.index == 2
+
+
+@given(MENUS, TRACES)
+def test_a_machine_that_says_nothing_of_heat_or_saving_is_as_before(
+    options: Sequence[Option], trace: list[Observation]
+) -> None:
+    silent = [replace(seen, heat_room_k=None, throttled=None, power_saver=None) for seen in trace]
+    assert [m.decision for m in played(options, silent)] == [m.decision for m in played(options, trace)]
+
+
+# ----- batteries that are not to be believed
+
+
+def test_a_charge_that_jumps_is_followed_no_faster_than_a_battery_drains() -> None:
+    full, empty = Battery(0.9, discharging=True), Battery(0.0, discharging=True)
+    state = told(POLICY, governor.start(POLICY, OPTIONS, Observation(0.0, DEADLINE_S, battery=full)), 10, battery=full)
+    state = told(POLICY, state, 30, 10, battery=empty)  # half a minute of a broken sensor
+    assert state.index == 2
+    state = told(POLICY, state, 900, 40, battery=empty)  # it meant it
+    assert state.index == 0
+
+
+def test_a_battery_that_vanishes_is_remembered_for_a_minute() -> None:
+    low = Battery(0.2, discharging=True)
+    state = told(POLICY, governor.start(POLICY, OPTIONS, Observation(0.0, DEADLINE_S, battery=low)), 10, battery=low)
+    assert told(POLICY, state, POLICY.remembered_s - 1, 10).index == 0
+    assert told(POLICY, state, 200, 10).index == 2
+
+
+# ----- engines that fail
+
+
+@given(MENUS, TRACES)
+def test_an_engine_that_fails_is_left_at_once(options: Sequence[Option], trace: list[Observation]) -> None:
+    state = governor.start(POLICY, options, trace[0])
+    for tick, seen in enumerate(trace):
+        failing, decision = governor.step(POLICY, options, state, replace(seen, time_s=float(tick), failed=True))
+        assert decision.index != state.index or len(options) == 1 or failing.degraded
+        state, _ = governor.step(POLICY, options, state, replace(seen, time_s=float(tick)))
+
+
+def test_an_engine_that_failed_is_tried_again_after_a_wait_that_doubles() -> None:
+    state, tried, time_s = watched(), [], 0.0
+    while time_s < 1_000:
+        time_s += STEP_S
+        fails = state.index == 2
+        if fails:
+            tried.append(time_s)
+        seen = Observation(time_s, DEADLINE_S, OPTIONS[state.index].latency_s, failed=fails)
+        state, decision = governor.step(POLICY, OPTIONS, state, seen)
+        assert not fails or decision.reason == "the engine of 8x8 failed"
+    waits = [after - before for before, after in pairwise(tried)]
+    assert all(wait >= rest for wait, rest in zip(waits, (30, 60, 120, 240, 480), strict=False))
+    assert all(
+        wait <= rest + POLICY.max_dwell_s + 5 for wait, rest in zip(waits, (30, 60, 120, 240, 480), strict=False)
+    )
+    assert 4 <= len(tried) <= 6
+
+
+def test_when_every_engine_fails_it_says_so_and_takes_the_first_that_has_rested() -> None:
+    state = watched()
+    for tick in range(1, 4):
+        state, _ = governor.step(POLICY, OPTIONS, state, Observation(tick * STEP_S, DEADLINE_S, failed=True))
+    assert state.degraded
+    state, decision = governor.step(POLICY, OPTIONS, state, Observation(10.0, DEADLINE_S))
+    assert (state.degraded, decision.reason) == (True, None)
+    state, _ = governor.step(POLICY, OPTIONS, state, Observation(31.0, DEADLINE_S))
+    assert not state.degraded
+
+
+def test_one_that_failed_is_not_gone_down_to() -> None:
+    state = watched(1)
+    state, decision = governor.step(POLICY, OPTIONS, state, Observation(STEP_S, DEADLINE_S, failed=True))
+    assert decision.index == 0
+    state = told(POLICY, replace(state, index=2), STEP_S, STEP_S)  # whoever brought it there
+    slow = Observation(1.0, DEADLINE_S, 2 * DEADLINE_S)
+    assert governor.step(POLICY, OPTIONS, state, slow)[1].index == 0

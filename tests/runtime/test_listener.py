@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -318,7 +319,9 @@ def governed(
     """A governor over two sizes of 20 and 5 ms, the dearer one with these latencies in turn."""
     clock = Clock()
     engines = fake_engines(manifest, clock, p8=0.02, p16=0.005)
-    chooser = Governed((Option(COARSE, 0.005), Option(PATCH, 0.02)), Policy(dwell_s=2.0), conditions(0.0))
+    chooser = Governed(
+        (Option(COARSE, 0.005), Option(PATCH, 0.02)), Policy(dwell_s=2.0, fastest_change=math.inf), conditions(0.0)
+    )
     engines[PATCH].latencies_s = list(latencies_s)
     listener = Listener(engines, chooser, SETTINGS, source="test", conditions=conditions, clock=clock)
     return list(listener.run(stream(noise(seconds))))

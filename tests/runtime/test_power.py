@@ -38,7 +38,9 @@ def machine(root: Path, **supplies: Files) -> Path:
 def test_a_battery_is_read_by_its_energy_else_its_charge_else_its_percentage(
     tmp_path: Path, files: Files, fraction: float
 ) -> None:
-    assert read_battery(machine(tmp_path, BAT0=files)) == Battery(fraction, discharging=True)
+    battery = read_battery(machine(tmp_path, BAT0=files))
+    assert battery is not None
+    assert (battery.fraction, battery.discharging) == (fraction, True)
 
 
 def test_a_fuel_gauge_is_a_battery_by_its_type_not_its_name(tmp_path: Path) -> None:
@@ -48,12 +50,14 @@ def test_a_fuel_gauge_is_a_battery_by_its_type_not_its_name(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("status", ["Not charging", "Full", "Charging", "Unknown", ""])
 def test_only_a_battery_that_discharges_does(tmp_path: Path, status: str) -> None:
-    assert read_battery(machine(tmp_path, BAT0=ENERGY | {"status": status})) == Battery(0.75, discharging=False)
+    assert read_battery(machine(tmp_path, BAT0=ENERGY | {"status": status})) == Battery(
+        0.75, energy_j=108_000.0, discharging=False
+    )
 
 
 def test_a_battery_without_present_file_is_there(tmp_path: Path) -> None:
     files = {name: value for name, value in ENERGY.items() if name != "present"}
-    assert read_battery(machine(tmp_path, BAT0=files)) == Battery(0.75, discharging=True)
+    assert read_battery(machine(tmp_path, BAT0=files)) == Battery(0.75, energy_j=108_000.0, discharging=True)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_several_batteries_are_weighed_by_what_they_hold(tmp_path: Path) -> None
     small = ENERGY | {"energy_now": "0", "energy_full": "10000000", "status": "Not charging"}
     large = ENERGY | {"energy_now": "30000000", "energy_full": "30000000"}
     root = machine(tmp_path, BAT0=small, BAT1=large, AC=MAINS, hid_mouse=MOUSE)
-    assert read_battery(root) == Battery(0.75, discharging=True)
+    assert read_battery(root) == Battery(0.75, energy_j=108_000.0, discharging=True)
 
 
 @given(now=st.integers(0, 10**8), full=st.integers(1, 10**8))
@@ -120,3 +124,26 @@ def test_the_fraction_stays_between_empty_and_full(
     files = CHARGE | {"charge_now": str(now), "charge_full": str(full)}
     battery = read_battery(machine(tmp_path_factory.mktemp("sys"), BAT0=files))
     assert battery == Battery(min(1.0, now / full), discharging=True)
+
+
+# ----- energy
+
+
+@pytest.mark.parametrize(
+    ("supplies", "joules"),
+    [
+        ({"BAT0": ENERGY}, 30 * 3_600),
+        ({"BAT0": ENERGY, "BAT1": ENERGY}, 2 * 30 * 3_600),
+        ({"BAT0": CHARGE | {"charge_now": "2000000", "voltage_now": "11500000"}}, 2 * 11.5 * 3_600),
+        ({"BAT0": CHARGE}, None),
+        ({"BAT0": ENERGY, "BAT1": CHARGE}, None),
+        ({"BAT0": PERCENT}, None),
+    ],
+    ids=["energy", "two", "charge and voltage", "charge alone", "one unknown", "percentage"],
+)
+def test_joules_are_known_where_every_battery_says_them(
+    tmp_path: Path, supplies: dict[str, Files], joules: float | None
+) -> None:
+    battery = read_battery(machine(tmp_path, **supplies))
+    assert battery is not None
+    assert battery.energy_j == (None if joules is None else pytest.approx(joules))
