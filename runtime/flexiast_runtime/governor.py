@@ -65,6 +65,8 @@ class Policy:
     """Of a battery's charge in a minute: what jumps further is a broken sensor, and is followed slowly."""
     remembered_s: float = 60.0
     """A battery that cannot be read is taken to be as it was for so long."""
+    charge_margin: float = 0.02
+    """Charge by which a dearer option must be allowed before it is taken."""
     retry_s: float = 30.0
     """An engine that failed rests so long, twice as long each time, up to an hour."""
 
@@ -194,7 +196,14 @@ def step(policy: Policy, options: Sequence[Option], state: State, seen: Observat
     if reason and state.index > 0:
         target = min(_best_fitting(policy, options, state, seen), state.index - 1)
         return _lower(policy, state, seen, target, reason)
-    return _perhaps_raise(policy, options, state, seen, allowed.option)
+    return _perhaps_raise(policy, options, state, seen, _allowed_for_long(policy, options, state, seen))
+
+
+def _allowed_for_long(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> int:
+    """The dearest option that would still be allowed with a little less charge: what goes up must not come down soon."""
+    battery = state.battery
+    less = battery and replace(battery, fraction=max(battery.fraction - policy.charge_margin, 0.0))
+    return limit(policy.goal, options, replace(state, battery=less), seen).option
 
 
 def predicted_p95(option: Option, state: State) -> float:

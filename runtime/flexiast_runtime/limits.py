@@ -67,7 +67,7 @@ def _battery(goal: Goal, options: Sequence[Option], battery: Battery, state: Sta
     if spare <= 0:
         return Limit(0, f"{reason}, {goal.min_battery:.0%} to be kept")
     if battery.energy_j is not None and all(option.watts is not None for option in options):
-        allowed_w = SLACK * spare / battery.fraction * battery.energy_j / left_s
+        allowed_w = SLACK * spare / max(battery.fraction, 1e-9) * battery.energy_j / left_s
         return Limit(_within_watts(options, allowed_w), f"{reason}: {allowed_w:.1f} W for {left_s / 3600:.1f} h")
     return Limit(
         _by_share(options, 0.5 + _ahead(goal, battery, state, seen) / BAND), f"{reason}: {left_s / 3600:.1f} h"
