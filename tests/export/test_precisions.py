@@ -132,7 +132,11 @@ def test_a_bundle_without_float32_does_not_tell_what_an_added_size_loses(
         added = add_sizes(
             Bundle.open(tmp_path / "bundle"), [PatchSize(8, 8)], tmp_path / precisions[0], sounds=sounds, max_drop=100
         )
-        assert all((variant.labelled is not None) is told for variant in added.variants[-len(precisions) :])
+        new = added.variants[-len(precisions) :]
+        assert all((variant.labelled is not None) is told for variant in new)
+        assert {variant.parity.against for variant in new} == {None if told else "int8"}
+        assert read_manifest(tmp_path / precisions[0]) == added
+        assert added.variants[0].parity.against is None
 
 
 @pytest.mark.parametrize("opset", [16, 99])
