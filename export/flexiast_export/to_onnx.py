@@ -25,6 +25,7 @@ from flexiast_export.quantize import (
     by_sensitivity,
     count_quantized,
     features_sha256,
+    float_counts,
     input_ranges,
 )
 from flexiast_export.verify import MAX_DROP, TOLERANCE, Comparison, Sounds
@@ -189,22 +190,19 @@ def _with_float_layers(
 ) -> tuple[Manifest, list[Variant]]:
     """Leave 1, 2, 4 … of the most sensitive layers in float until the engines pass.
 
-    Raises the last VerificationError when half of the layers do not suffice: that would be no int8 encoder.
+    Raises the last VerificationError when a single quantised layer spoils them still.
     """
-    coarsest = min(draft.patches, key=draft.spec.tokens)
     ranked = by_sensitivity(
-        writer.checkpoint, comparison.sounds.features, coarsest, lambda kept: writer.graph(precision, kept)
+        writer.checkpoint, comparison.sounds.features, draft.patches, lambda kept: writer.graph(precision, kept)
     )
     variants = [variant for variant in draft.variants if variant.precision == precision]
-    count = 1
-    while count <= len(ranked) // 2:
+    for count in float_counts(len(ranked)):
         described, entry = writer.add(stage, precision, frozenset(ranked[:count]))
         draft = with_file(draft.model_copy(update={"encoders": draft.encoders | {precision: described}}), entry)
         try:
             return draft, measured_or_refused(stage, draft, variants, comparison)
         except VerificationError as worse:
             error = worse
-        count *= 2
     raise error
 
 
