@@ -14,6 +14,7 @@ import typer
 if TYPE_CHECKING:
     from flexiast.manifest import Manifest, Precision
     from flexiast.spec import PatchSize, Spec
+    from flexiast_cli.clips import Clips
     from flexiast_export.embedding import Weights
 
 
@@ -68,7 +69,7 @@ def export(
     from flexiast.manifest import MANIFEST, OPSET
     from flexiast.spec import parse_patches
     from flexiast_cli.clips import has_folds, to_calibrate, to_compare
-    from flexiast_cli.console import print_json, say, tracked
+    from flexiast_cli.console import print_json, tracked
     from flexiast_cli.inspect import show
     from flexiast_export.verify import MAX_DROP, Sounds
     from flexiast_runtime.bundle import Bundle
@@ -112,14 +113,7 @@ def export(
     if dry_run:
         _foretell(job, as_json=as_json)
         return
-    if heard is None:
-        say("Compared on noise, silence and a sweep; --verify-data SOUNDS adds real sound")
-    if job.reference != "fp32":
-        say(
-            f"{model} has no fp32 engines: the added sizes are compared under its own {job.reference} encoder, which "
-            f"shows that their embedders are right, and not what {job.reference} loses at them; "
-            "export from the checkpoint to measure that"
-        )
+    _say_what_is_not_compared(model, job, heard)
     manifest = job.publish(
         sounds=Sounds(job.spec) if heard is None else heard.sounds(job.spec),
         max_drop=MAX_DROP if max_drop is None else max_drop,
@@ -131,6 +125,19 @@ def export(
         print_json(json.loads(manifest.model_dump_json(exclude_none=True)))
     else:
         show(Bundle(place, manifest))
+
+
+def _say_what_is_not_compared(model: str, job: _Job, heard: Clips | None) -> None:
+    from flexiast_cli.console import say
+
+    if heard is None:
+        say("Compared on noise, silence and a sweep; --verify-data SOUNDS adds real sound")
+    if job.reference != "fp32":
+        say(
+            f"{model} has no fp32 engines: the added sizes are compared under its own {job.reference} encoder, which "
+            f"shows that their embedders are right, and not what {job.reference} loses at them; "
+            "export from the checkpoint to measure that"
+        )
 
 
 def _precisions(text: str) -> tuple[Precision, ...]:
