@@ -64,8 +64,8 @@ def _folder(path: Path) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        with suppress(OSError):  # somebody else has put something there
-            for folder in made:
+        for folder in made:
+            with suppress(OSError):  # not yet made, or somebody else has put something there
                 folder.rmdir()
         raise
 

@@ -160,6 +160,19 @@ def test_folders_that_were_made_on_the_way_go_with_a_failed_export(tmp_path: Pat
     assert [path.name for path in (tmp_path / "mine").rglob("*")] == ["a", "notes.txt"]
 
 
+def test_folders_go_also_where_not_all_of_them_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Path.mkdir
+
+    def interrupted(path: Path, **_: Any) -> None:
+        make(path.parent)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "a/b/bundle", force=False):
+        pytest.fail("the block began without its folder")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_lies_in_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("years of work")
     output = tmp_path / "notes/a/bundle"
