@@ -83,6 +83,8 @@ def read_dataset(data: Path, val_fold: str | None = None) -> Dataset:
             return _read_shards(data, val_fold)
         if (data / "metadata.csv").is_file():
             return _read_csv(data / "metadata.csv", val_fold)
+        if val_fold is not None:
+            raise DataError(f"{data} has no folds, so fold {val_fold!r} cannot validate; leave --val-fold out")
         clips, rule = _hashed_split(_read_folders(data), data), "a fifth of each label by path hash"
         return _dataset(clips, rule)
     if data.is_file():

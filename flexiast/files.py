@@ -36,7 +36,12 @@ def check_output(path: Path) -> None:
     """Raise UsageError when a file could not be written here: asked before the work, not after."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file")
-    folder = path.resolve().parent
+    check_beside(path.resolve())
+
+
+def check_beside(path: Path) -> None:
+    """Raise UsageError when nothing could be written beside this path, in a folder that need not be there yet."""
+    folder = path.absolute().parent
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):

@@ -60,6 +60,9 @@ class Parity(Value):
     tolerance: float = Field(gt=0)
     """Largest ``max_abs_error`` allowed, here and on a device."""
     top1_agreement: float = Field(ge=0, le=1)
+    against: Precision | None = None
+    """None: the source model. Else the size was added to a bundle without float32, and was compared under the bundle's
+    own encoder of this precision: its embedder is right, and what that encoder loses is not in these figures."""
 
 
 class Labelled(Value):

@@ -28,6 +28,9 @@ from flexiast.errors import UsageError
 MAX_TOKENS = 8192
 """Patches of 4 × 4 on ten seconds make 8,000; attention over more would take gigabytes."""
 
+MAX_WINDOW_SAMPLES = 192_000 * 60
+"""A minute at the highest rate."""
+
 MLP_RATIO = 4
 """Width of the feed-forward layer over the model's width, as in ViT."""
 
@@ -97,19 +100,20 @@ class Value(BaseModel):
 
 
 def describe(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line."""
+    """The first thing that is wrong, in one line. What is no JSON at all is not shown: it may be anything."""
     first, *others = error.errors(include_url=False)
     where = ".".join(map(str, first["loc"])) or "as a whole"
-    given = repr(first["input"])
+    shown = repr(first["input"])
+    given = "" if first["type"] == "json_invalid" else f", given {shown if len(shown) <= 60 else shown[:60] + '…'}"
     more = f" (and {len(others)} more)" if others else ""
-    return f"{where}: {first['msg']}, given {given if len(given) <= 60 else given[:60] + '…'}{more}"
+    return f"{where}: {first['msg']}{given}{more}"
 
 
 class FrontendSpec(Value):
     """Kaldi-compatible log-mel filter bank; defaults are those of AST."""
 
     sample_rate_hz: int = Field(default=16_000, ge=4_000, le=192_000)
-    window_samples: int = Field(ge=400, le=192_000 * 60)
+    window_samples: int = Field(ge=400, le=MAX_WINDOW_SAMPLES)
     """Audio classified at once."""
     mel_bins: int = Field(default=128, ge=8, le=512)
     taper: Literal["hann"] = "hann"

@@ -56,7 +56,7 @@ def classify(
     """
     from flexiast.errors import DataError, ExitCode
     from flexiast.files import check_output
-    from flexiast_cli.console import stderr, tracked
+    from flexiast_cli.console import counted, stderr, tracked
 
     model, paths = _split(arguments)
     files = _files(paths)
@@ -76,7 +76,7 @@ def classify(
             write(found)
     if output_format is Format.TABLE:
         heard = len(files) - len(failures)
-        note = f"{len(events)} events in {heard} of {len(files)} files, {model} at {patch}"
+        note = f"{counted(len(events), 'event')} in {heard} of {counted(len(files), 'file')}, {model} at {patch}"
         stderr().print(note, style="dim", markup=False)
     for failure in failures:
         typer.echo(f"flexiast: {failure}", err=True)

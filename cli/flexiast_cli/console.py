@@ -52,6 +52,11 @@ def tracked(items: Sequence[T] | Iterable[T], description: str) -> Iterable[T]:
     return track(items, description, console=console, transient=True, disable=not console.is_terminal)
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """``1 plan``, ``2 plans``, ``1,000 plans``; nouns whose plural is not formed by an s give it."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def positive(value: float | None, option: str) -> float | None:
     """The value, if it is a number above 0 or was not given; raises UsageError."""
     if value is not None and not 0 < value < math.inf:

@@ -44,7 +44,7 @@ def manifest(
     from flexiast.corpora import write_listing
     from flexiast.errors import UsageError
     from flexiast.files import check_output
-    from flexiast_cli.console import stderr
+    from flexiast_cli.console import counted, stderr
 
     check_output(output)
     if output.exists() and not force:
@@ -52,7 +52,7 @@ def manifest(
     listing = _listing(kind, source, audio)
     write_listing(listing, output)
     lacking = f"; {listing.missing:,} more are listed, but not on this disk" if listing.missing else ""
-    stderr().print(f"{len(listing.clips):,} clips{lacking}", markup=False)
+    stderr().print(f"{counted(len(listing.clips), 'clip')}{lacking}", markup=False)
 
 
 def _listing(kind: Kind, source: list[Path], audio: Path | None) -> Listing:
@@ -89,7 +89,7 @@ def shard(
     """
     from flexiast.data import read_dataset
     from flexiast.shards import write_shards
-    from flexiast_cli.console import stderr, tracked
+    from flexiast_cli.console import counted, stderr, tracked
 
     index, errors = write_shards(
         read_dataset(data),
@@ -103,7 +103,7 @@ def shard(
         stderr().print(f"skipped: {error}", markup=False)
     clips = sum(len(shard.clips) for shard in index.shards)
     stderr().print(
-        f"{clips:,} clips in {len(index.shards):,} shards, {sum(shard.size for shard in index.shards) / 1e6:,.1f} MB "
-        f"({index.split_rule})",
+        f"{counted(clips, 'clip')} in {counted(len(index.shards), 'shard')}, "
+        f"{sum(shard.size for shard in index.shards) / 1e6:,.1f} MB ({index.split_rule})",
         markup=False,
     )

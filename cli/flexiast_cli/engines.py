@@ -34,7 +34,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print the plans 
     """Show the plans in the cache."""
     from rich.table import Table
 
-    from flexiast_cli.console import print_json, stderr, stdout
+    from flexiast_cli.console import counted, print_json, stderr, stdout
     from flexiast_runtime.plans import PlanStore
 
     store = PlanStore.default()
@@ -55,7 +55,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print the plans 
     if entries:
         console.print(table)
     total = sum(entry.size for entry in entries) / 1e6
-    console.print(f"{len(entries)} plans, {total:.1f} MB, in {store.folder}", markup=False, soft_wrap=True)
+    console.print(f"{counted(len(entries), 'plan')}, {total:.1f} MB, in {store.folder}", markup=False, soft_wrap=True)
     if unsound := len(store.digests()) - len(entries):
         stderr().print(f"{unsound} more cannot be read; see `flexiast engines verify`", style="yellow")
 
@@ -144,7 +144,7 @@ def verify(
 ) -> None:
     """Check each plan's sha256 and who may write to it; of a BUNDLE on a GPU, also its answers."""
     from flexiast.errors import VerificationError
-    from flexiast_cli.console import say, stdout
+    from flexiast_cli.console import counted, say, stdout
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.models import find_bundle
     from flexiast_runtime.plans import PlanStore
@@ -165,7 +165,8 @@ def verify(
         say(f"flexiast: {line}")
     if bad:
         raise VerificationError(bad[0])
-    stdout().print(f"{checked} plans are as they were built", markup=False)
+    verb = "is as it was" if checked == 1 else "are as they were"
+    stdout().print(f"{counted(checked, 'plan')} {verb} built", markup=False)
     if bundle is not None:
         _verify_answers(bundle, store, _flavour(flavour), say)
 
@@ -210,7 +211,7 @@ def prune(
 ) -> None:
     """Remove plans that cannot be used any more: of another TensorRT, driver or GPU than this machine's, or damaged."""
     from flexiast.errors import UsageError
-    from flexiast_cli.console import stdout
+    from flexiast_cli.console import counted, stdout
     from flexiast_runtime.plans import PlanStore
 
     if everything and older_than is not None:
@@ -226,8 +227,10 @@ def prune(
                 store.remove(digest)
         for path in () if dry_run else leftovers:
             path.unlink(missing_ok=True)
-    more = f" and {len(leftovers)} files that no plan needs" if leftovers else ""
-    console.print(f"{len(chosen)} plans{more}, {freed / 1e6:.1f} MB, {'would be ' * dry_run}removed", markup=False)
+    more = f" and {counted(len(leftovers), 'file')} that no plan needs" if leftovers else ""
+    console.print(
+        f"{counted(len(chosen), 'plan')}{more}, {freed / 1e6:.1f} MB, {'would be ' * dry_run}removed", markup=False
+    )
 
 
 def _to_prune(store: PlanStore, older_than: float | None, *, everything: bool) -> Iterable[tuple[str, str]]:

@@ -48,7 +48,7 @@ def evaluate(
     from flexiast.files import check_output
     from flexiast.frontend import Frontend
     from flexiast.spec import parse_patches
-    from flexiast_cli.console import print_json, stderr, tracked
+    from flexiast_cli.console import counted, print_json, stderr, tracked
 
     if plot is not None:
         require("matplotlib", "train")
@@ -71,7 +71,7 @@ def evaluate(
         patches,
         progress=lambda items: tracked(items, "Measuring"),
     )
-    title = f"{model} on {data.name}, {split or 'every clip'} ({len(readable.clips)} clips)"
+    title = f"{model} on {data.name}, {split or 'every clip'} ({counted(len(readable.clips), 'clip')})"
     if as_json:
         documents = [json.loads(result.model_dump_json(exclude_none=True)) for result in results]
         print_json(

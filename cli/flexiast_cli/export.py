@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from flexiast.manifest import Manifest, Precision
     from flexiast.spec import PatchSize, Spec
-    from flexiast_export.verify import Sounds
-
-T = TypeVar("T")
+    from flexiast_cli.clips import Clips
+    from flexiast_export.embedding import Weights
 
 
 def export(
@@ -48,8 +45,9 @@ def export(
         str | None, typer.Option("--val-fold", help="Fold that is the validation split (default: the last).")
     ] = None,
     max_drop: Annotated[
-        float, typer.Option("--max-drop", min=0, help="Points that an engine may lose on clips with labels.")
-    ] = 0.5,
+        float | None,
+        typer.Option("--max-drop", min=0, help="Points that an engine may lose on clips with labels. (default: 0.5)"),
+    ] = None,
     calibration_data: Annotated[
         Path | None,
         typer.Option("--calibration-data", help="Folder or CSV of sounds by which int8-static chooses its ranges."),
@@ -67,45 +65,79 @@ def export(
     published. From a BUNDLE, sizes are added to it, which needs neither torch nor the checkpoint: its new engines are
     compared with numpy.
     """
-    from flexiast.errors import UsageError
     from flexiast.extras import require
     from flexiast.manifest import MANIFEST, OPSET
     from flexiast.spec import parse_patches
-    from flexiast_cli.console import print_json, stderr, tracked
+    from flexiast_cli.clips import has_folds, to_calibrate, to_compare
+    from flexiast_cli.console import print_json, tracked
     from flexiast_cli.inspect import show
+    from flexiast_export.verify import MAX_DROP, Sounds
     from flexiast_runtime.bundle import Bundle
 
     patches, precisions = parse_patches(patch_sizes), _precisions("fp32" if precision is None else precision)
     adds = (Path(model) / MANIFEST).is_file()
-    place = Path(model) if adds and output is None else output
-    wanted_opset = OPSET if opset is None else opset
+    folds = any(has_folds(data) for data in (verify_data, calibration_data) if data is not None)
+    _refuse(
+        {
+            "a bundle's precisions and opset stay as they are when sizes are added to it; leave --precision, --opset "
+            "and --calibration-data out, or export from the checkpoint": adds
+            and any(option is not None for option in (precision, opset, calibration_data)),
+            "export needs a place for the bundle; name one with --output": not adds and output is None,
+            "--calibration-data chooses the ranges of int8-static, which is not asked for; leave it out, or add "
+            "int8-static to --precision": calibration_data is not None and "int8-static" not in precisions,
+            "--val-fold chooses a fold of a CSV, and neither --verify-data nor --calibration-data names one; "
+            "leave it out": val_fold is not None and not folds,
+            "--max-drop limits what an engine loses on clips with labels; give some with --verify-data, or leave it "
+            "out": max_drop is not None and verify_data is None,
+        }
+    )
     require("onnx", "export")
-    if adds and any(option is not None for option in (precision, opset, calibration_data)):
-        raise UsageError(
-            "a bundle's precisions and opset stay as they are when sizes are added to it; "
-            "leave --precision, --opset and --calibration-data out, or export from the checkpoint"
-        )
-    if dry_run:
-        _foretell(model, patches, precisions, wanted_opset, adds=adds, as_json=as_json)
-        return
-    if place is None:
-        raise UsageError("export needs a place for the bundle; name one with --output")
-    if verify_data is None:
-        stderr().print("Compared on noise, silence and a sweep; --verify-data SOUNDS adds real sound", style="yellow")
-    common: dict[str, Any] = {
-        "sounds": lambda spec: _sounds(verify_data, spec, val_fold),
-        "max_drop": max_drop,
-        "force": force,
-        "progress": lambda variants: tracked(list(variants), "Verifying"),
-    }
+    place = Path(model) if output is None else output
     if adds:
-        manifest = _add(model, patches, place, **common)
+        job = _from_bundle(model, patches, place, force=force)
     else:
-        manifest = _export(model, patches, place, precisions, wanted_opset, calibration_data, val_fold, **common)
+        calibrated = calibration_data is not None
+        job = _from_checkpoint(
+            model, patches, place, precisions, OPSET if opset is None else opset, calibrated=calibrated, force=force
+        )
+    heard = None if verify_data is None else to_compare(verify_data, job.spec, val_fold)
+    calibration = None if calibration_data is None else to_calibrate(calibration_data, job.spec, val_fold)
+    _refuse(
+        {
+            f"{verify_data} has no labels that the model knows, on which an engine could lose more than --max-drop; "
+            "leave it out": max_drop is not None and heard is not None and heard.targets is None,
+            f"{model} has no fp32 engines, against which an added size could lose more than --max-drop; leave it "
+            "out, or export from the checkpoint": max_drop is not None and job.reference != "fp32",
+        }
+    )
+    if dry_run:
+        _foretell(job, as_json=as_json)
+        return
+    _say_what_is_not_compared(model, job, heard)
+    manifest = job.publish(
+        sounds=Sounds(job.spec) if heard is None else heard.sounds(job.spec),
+        max_drop=MAX_DROP if max_drop is None else max_drop,
+        force=force,
+        progress=lambda variants: tracked(list(variants), "Verifying"),
+        **({} if calibration is None else {"calibration": calibration.first_windows(job.spec)}),
+    )
     if as_json:
         print_json(json.loads(manifest.model_dump_json(exclude_none=True)))
     else:
         show(Bundle(place, manifest))
+
+
+def _say_what_is_not_compared(model: str, job: _Job, heard: Clips | None) -> None:
+    from flexiast_cli.console import say
+
+    if heard is None:
+        say("Compared on noise, silence and a sweep; --verify-data SOUNDS adds real sound")
+    if job.reference != "fp32":
+        say(
+            f"{model} has no fp32 engines: the added sizes are compared under its own {job.reference} encoder, which "
+            f"shows that their embedders are right, and not what {job.reference} loses at them; "
+            "export from the checkpoint to measure that"
+        )
 
 
 def _precisions(text: str) -> tuple[Precision, ...]:
@@ -119,40 +151,88 @@ def _precisions(text: str) -> tuple[Precision, ...]:
     return tuple(names[name] for name in dict.fromkeys(given))
 
 
-def _foretell(
+def _refuse(reasons: Mapping[str, bool]) -> None:
+    """Raise UsageError with the first reason that holds."""
+    from flexiast.errors import UsageError
+
+    for reason, holds in reasons.items():
+        if holds:
+            raise UsageError(reason)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What was checked and can be exported; a dry run goes no further."""
+
+    spec: Spec
+    weights: Weights
+    patches: Sequence[PatchSize]
+    opset: int
+    reference: Precision
+    """Of the answers that engines are compared with: fp32 unless a bundle has none."""
+    encoders: Callable[[], dict[Precision, Any]]
+    """Graphs that would be written beside the embedders."""
+    publish: Callable[..., Manifest]
+
+
+def _from_checkpoint(
     model: str,
     patches: Sequence[PatchSize],
+    place: Path,
     precisions: Sequence[Precision],
     opset: int,
     *,
-    adds: bool,
-    as_json: bool,
-) -> None:
-    """Sizes, operations and bytes of the graphs, built in memory; torch is not needed."""
-    from rich.table import Table
-
+    calibrated: bool,
+    force: bool,
+) -> _Job:
     from flexiast.checkpoint import load_checkpoint
-    from flexiast_cli.console import print_json, stdout
-    from flexiast_export.embedding import unpack
-    from flexiast_export.graph import check_opset, embedder, encoder
+    from flexiast.extras import require
+    from flexiast_export.graph import encoder
     from flexiast_export.quantize import template
-    from flexiast_export.to_onnx import check_exportable, versions
-    from flexiast_runtime.bundle import Bundle
+    from flexiast_export.to_onnx import check_export, export_onnx, versions
     from flexiast_runtime.models import find_checkpoint
 
-    encoders: dict[str, int] = {}
-    if adds:
-        bundle = Bundle.open(Path(model))
-        spec, weights, opset = bundle.manifest.spec, unpack(bundle), check_opset(bundle.manifest.opset)
-        patches = [patch for patch in patches if patch not in bundle.manifest.patches]
-    else:
-        checkpoint = check_exportable(load_checkpoint(find_checkpoint(model)))
-        spec, weights = checkpoint.spec, checkpoint.weights
-        opset = check_opset(opset)
-        for precision in precisions:
-            graph = encoder(checkpoint, template(precision, spec), opset, versions())
-            encoders[precision] = graph.ByteSize()
-    sizes = {patch: embedder(spec, weights, patch, opset).ByteSize() for patch in patches}
+    require("torch", "export")
+    path = find_checkpoint(model)
+    checkpoint = load_checkpoint(path)
+    check_export(checkpoint, patches, place, precisions=precisions, opset=opset, calibrated=calibrated, force=force)
+    _refuse({f"{place} holds the checkpoint itself; choose another name": place.resolve() in path.resolve().parents})
+    spec = checkpoint.spec
+
+    def publish(**options: Any) -> Manifest:
+        from flexiast.train import TorchClassifier, load_model
+
+        source = TorchClassifier(load_model(checkpoint))
+        return export_onnx(checkpoint, source, patches, place, precisions=precisions, opset=opset, **options)
+
+    def encoders() -> dict[Precision, Any]:
+        return {name: encoder(checkpoint, template(name, spec), opset, versions()) for name in precisions}
+
+    return _Job(spec, checkpoint.weights, patches, opset, "fp32", encoders, publish)
+
+
+def _from_bundle(model: str, patches: Sequence[PatchSize], place: Path, *, force: bool) -> _Job:
+    from flexiast_export.add import add_sizes, check_addition, finest
+    from flexiast_runtime.bundle import Bundle
+
+    bundle = Bundle.open(Path(model))
+    manifest = bundle.manifest
+    new, weights = check_addition(bundle, patches, place, force=force)
+    return _Job(
+        manifest.spec, weights, new, manifest.opset, finest(manifest), dict, partial(add_sizes, bundle, new, place)
+    )
+
+
+def _foretell(job: _Job, *, as_json: bool) -> None:
+    """Sizes, operations and bytes of the graphs, built in memory."""
+    from rich.table import Table
+
+    from flexiast_cli.console import print_json, stdout
+    from flexiast_export.graph import embedder
+
+    spec, opset = job.spec, job.opset
+    encoders = {name: graph.ByteSize() for name, graph in job.encoders().items()}
+    sizes = {patch: embedder(spec, job.weights, patch, opset).ByteSize() for patch in job.patches}
     total = sum(encoders.values()) + sum(sizes.values())
     if as_json:
         graphs = [
@@ -172,130 +252,3 @@ def _foretell(
     for name, size in encoders.items():
         console.print(f"One {name} encoder of {size / 1e6:.1f} MB serves all sizes.")
     console.print(f"{total / 1e6:.1f} MB in all; nothing was written.")
-
-
-def _export(
-    model: str,
-    patches: Sequence[PatchSize],
-    place: Path,
-    precisions: Sequence[Precision],
-    opset: int,
-    calibration_data: Path | None,
-    val_fold: str | None,
-    *,
-    sounds: Callable[[Spec], Sounds],
-    **options: Any,
-) -> Manifest:
-    from flexiast.checkpoint import load_checkpoint
-    from flexiast.extras import require
-    from flexiast_runtime.models import find_checkpoint
-
-    require("torch", "export")
-    checkpoint = load_checkpoint(find_checkpoint(model))
-    spec = checkpoint.spec
-    for patch in patches:
-        spec.check_patch(patch)
-
-    from flexiast.train import TorchClassifier, load_model
-    from flexiast_export.to_onnx import export_onnx
-
-    return export_onnx(
-        checkpoint,
-        TorchClassifier(load_model(checkpoint)),
-        patches,
-        place,
-        precisions=precisions,
-        opset=opset,
-        sounds=sounds(spec),
-        calibration=None if calibration_data is None else _windows(calibration_data, spec, val_fold),
-        **options,
-    )
-
-
-def _add(
-    model: str, patches: Sequence[PatchSize], place: Path, *, sounds: Callable[[Spec], Sounds], **options: Any
-) -> Manifest:
-    from flexiast_export.add import add_sizes
-    from flexiast_runtime.bundle import Bundle
-
-    bundle = Bundle.open(Path(model))
-    return add_sizes(bundle, patches, place, sounds=sounds(bundle.manifest.spec), **options)
-
-
-HEARD_CLIPS, LABELLED_CLIPS, CALIBRATION_CLIPS = 16, 1000, 256
-"""Clips taken at most, spread evenly: a thousand tell a loss of half a point, and take minutes."""
-
-
-def _sounds(data: Path | None, spec: Spec, val_fold: str | None) -> Sounds:
-    """A few clips of a folder, or the validation clips of a data set with their labels."""
-    from flexiast.data import read_dataset
-    from flexiast_cli.console import tracked
-    from flexiast_export.verify import Sounds
-
-    if data is None:
-        return Sounds(spec)
-    if not _has_labels(data, spec):
-        return Sounds(spec, _waveforms(data, spec, HEARD_CLIPS, val_fold))
-
-    from flexiast.data import load_waveforms
-
-    dataset = read_dataset(data, val_fold).split("val")
-    dataset = replace(dataset, clips=_spread(dataset.clips, LABELLED_CLIPS))
-    targets = dataset.targets(spec.labels)
-    rate = spec.frontend.sample_rate_hz
-    _, waveforms, _ = load_waveforms(dataset, rate, progress=lambda clips: tracked(clips, "Reading clips"))
-    return Sounds(spec, waveforms, targets)
-
-
-def _windows(data: Path, spec: Spec, val_fold: str | None) -> NDArray[np.float32]:
-    """The first window of each clip [clips, window_frames, mels]."""
-    import numpy as np
-
-    from flexiast.frontend import Frontend
-
-    frontend = Frontend(spec.frontend)
-    return np.stack([frontend.window(waveform) for waveform in _waveforms(data, spec, CALIBRATION_CLIPS, val_fold)])
-
-
-def _has_labels(data: Path, spec: Spec) -> bool:
-    """Whether these are clips with the model's labels, and not just sounds; raises DataError where some are."""
-    from flexiast.errors import DataError
-
-    if not data.is_dir() or _is_dataset(data):
-        return True
-    folders = {path.name for path in data.iterdir() if path.is_dir() and not path.name.startswith((".", "__", "@"))}
-    unknown = sorted(folders - set(spec.labels))
-    if unknown and len(unknown) < len(folders):
-        raise DataError(
-            f"{data} has folders named by label, but {unknown[0]!r} is none that the model knows; "
-            "move it away, or give a folder of sounds without labels"
-        )
-    return bool(folders) and not unknown
-
-
-def _is_dataset(folder: Path) -> bool:
-    from flexiast.shards import INDEX
-
-    return any((folder / name).is_file() for name in ("metadata.csv", INDEX))
-
-
-def _waveforms(data: Path, spec: Spec, count: int, val_fold: str | None) -> Sequence[NDArray[np.float32]]:
-    """So many clips spread evenly over a folder or CSV; of a data set, over those that it trains on."""
-    from flexiast.audio import find_audio, read_audio
-    from flexiast.data import load_waveforms, read_dataset
-    from flexiast.errors import DataError
-
-    rate = spec.frontend.sample_rate_hz
-    if data.is_dir() and not _is_dataset(data):
-        files = find_audio(data)
-        if not files:
-            raise DataError(f"{data} holds no audio")
-        return [read_audio(path, rate) for path in _spread(files, count)]
-    dataset = read_dataset(data, val_fold).split("train")
-    return load_waveforms(replace(dataset, clips=_spread(dataset.clips, count)), rate)[1]
-
-
-def _spread(items: Sequence[T], count: int) -> tuple[T, ...]:
-    """So many of the items at most, evenly spaced."""
-    count = min(count, len(items))
-    return tuple(items[index * len(items) // count] for index in range(count))

@@ -10,8 +10,8 @@ import typer
 
 if TYPE_CHECKING:
     from flexiast.checkpoint import Checkpoint
-    from flexiast.manifest import Encoder
-    from flexiast.spec import Spec
+    from flexiast.manifest import Encoder, Manifest, Variant
+    from flexiast.spec import PatchSize, Spec
     from flexiast_runtime.bundle import Bundle
 
 
@@ -45,16 +45,21 @@ def inspect(
 
 
 def facts(spec: Spec) -> str:
-    """Network, window, sizes and labels, in two lines."""
+    """Network, window, patch sizes and labels, in two lines."""
     from flexiast.data import preview
+    from flexiast_cli.console import counted
 
-    overlap = "" if spec.base_stride is None else f" at stride {spec.base_stride}"
-    return (
-        f"{spec.network.width} wide, {spec.network.depth} blocks, {spec.network.heads} heads; "
-        f"window {spec.frontend.window_s:g} s at {spec.frontend.sample_rate_hz:,} Hz; "
-        f"trained at {', '.join(map(str, spec.trained_patches))}{overlap}\n"
-        + (f"{spec.classes} labels: {preview(spec.labels)}" if spec.labels else "no labels: a start for training")
-    )
+    network, window = spec.network, f"window {spec.frontend.window_s:g} s at {spec.frontend.sample_rate_hz:,} Hz"
+    if network.kind == "convolutional":
+        what = f"convnet, {network.width} wide, {counted(network.depth, 'stage')}; {window}; a teacher, no patch sizes"
+    else:
+        overlap = "" if spec.base_stride is None else f" at stride {spec.base_stride}"
+        what = (
+            f"{network.width} wide, {counted(network.depth, 'block')}, {counted(network.heads, 'head')}; {window}; "
+            f"trained at {', '.join(map(str, spec.trained_patches))}{overlap}"
+        )
+    labels = f"{counted(spec.classes, 'label')}: {preview(spec.labels)}"
+    return f"{what}\n{labels if spec.labels else 'no labels: a start for training'}"
 
 
 def _show_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -69,7 +74,8 @@ def _show_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         f"{path.stat().st_size / 1e6:.1f} MB"
     )
     console.print(facts(spec), markup=False)
-    console.print(f"{spec.base_patch}: {spec.tokens(spec.base_patch):,} tokens, {spec.gmac(spec.base_patch):.3f} GMAC")
+    size = f"{spec.base_patch}: {spec.tokens(spec.base_patch):,} tokens, " * (spec.network.kind == "transformer")
+    console.print(f"{size}{spec.gmac(spec.base_patch):.3f} GMAC")
     if origin := checkpoint.info.get("imported"):
         console.print(
             f"imported from {origin['file']} ({origin['format']}), sha256 {origin['sha256'][:12]}", markup=False
@@ -80,7 +86,7 @@ def show(bundle: Bundle) -> None:
     """The bundle as a table on stdout."""
     from rich.table import Table
 
-    from flexiast_cli.console import stdout
+    from flexiast_cli.console import counted, stdout
 
     manifest = bundle.manifest
     spec = manifest.spec
@@ -96,7 +102,7 @@ def show(bundle: Bundle) -> None:
             f"{variant.gmac:.3f}",
             f"{manifest.entry(variant.embedder).size / 1e6:.2f} MB",
             f"{variant.parity.max_abs_error:.1e}",
-            "–" if variant.metric is None else f"{variant.metric:.3f}",
+            "–" if (own := _metric(variant)) is None else f"{own:.3f}",
             *(["–" if variant.labelled is None else f"{variant.labelled.drop:.2f}"] * labelled),
         )
     console = stdout()
@@ -109,17 +115,40 @@ def show(bundle: Bundle) -> None:
     for precision, encoder in manifest.encoders.items():
         size = manifest.entry(encoder.file).size / 1e6
         console.print(f"One {precision} encoder of {size:.1f} MB serves all sizes{_quantized(encoder)}.")
-    inputs = manifest.variants[0].parity
     console.print(
-        f"{sum(entry.size for entry in manifest.files) / 1e6:.1f} MB in {len(manifest.files)} files. "
-        f"Compared with the model on {inputs.inputs:,} windows, {inputs.real_inputs:,} of them real sound."
+        f"{sum(entry.size for entry in manifest.files) / 1e6:.1f} MB in {counted(len(manifest.files), 'file')}."
     )
+    for text, patches in (comparisons := _comparisons(manifest)).items():
+        which = f" ({', '.join(map(str, patches))})" * (len(comparisons) > 1)
+        console.print(f"Compared with {text}{which}.")
     if labelled:
         console.print(f"Loss: points of {metric} under the model's, on clips with labels.")
 
 
+def _metric(variant: Variant) -> float | None:
+    """The engine's own; what training measured is that of an engine in float32 too, and of no coarser one."""
+    if variant.labelled is not None:
+        return variant.labelled.metric
+    return variant.metric if variant.precision == "fp32" else None
+
+
+def _comparisons(manifest: Manifest) -> dict[str, list[PatchSize]]:
+    """With what and on how many windows → patch sizes: those added later may differ."""
+    from flexiast_cli.console import counted
+
+    found: dict[str, list[PatchSize]] = {}
+    for patch in manifest.patches:
+        parity = manifest.variant(patch).parity
+        source = "the model" if parity.against is None else f"numpy under the bundle's own {parity.against} encoder"
+        real = f"{parity.real_inputs:,} of them real sound"
+        found.setdefault(f"{source} on {counted(parity.inputs, 'window')}, {real}", []).append(patch)
+    return found
+
+
 def _quantized(encoder: Encoder) -> str:
+    from flexiast_cli.console import counted
+
     if not encoder.quantized_layers:
         return ""
     kept = f", {', '.join(encoder.float_layers)} in float" if encoder.float_layers else ""
-    return f"; {encoder.quantized_layers} of its layers in int8{kept}"
+    return f"; {counted(encoder.quantized_layers, 'layer')} in int8{kept}"

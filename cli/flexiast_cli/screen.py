@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flexiast.errors import printable
-from flexiast_cli.console import stderr
+from flexiast_cli.console import counted, stderr
 from flexiast_runtime.records import Event, Record, Status, Summary, Switch
 
 if TYPE_CHECKING:
@@ -183,8 +183,9 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
         )
     share = summary.cpu_s / summary.audio_s if summary.audio_s else 0.0
     console.print(
-        f"\n{summary.audio_s:.1f} s of audio, {summary.windows:,} windows, {summary.events:,} events, "
-        f"{summary.switches:,} switches; deadline missed {summary.misses:,} times ({summary.miss_rate:.1%}), "
+        f"\n{summary.audio_s:.1f} s of audio, {counted(summary.windows, 'window')}, "
+        f"{counted(summary.events, 'event')}, {counted(summary.switches, 'switch', 'switches')}; "
+        f"deadline missed {counted(summary.misses, 'time')} ({summary.miss_rate:.1%}), "
         f"{summary.dropped_s:.1f} s lost; {summary.cpu_s:.2f} s of CPU in all, {share:.1%} of real time\n",
         soft_wrap=not console.is_terminal,
     )

@@ -12,7 +12,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Check every file's sha256 and run every engine against the stored answers."""
-    from flexiast_cli.console import print_json, stdout
+    from flexiast_cli.console import counted, print_json, stdout
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.models import find_bundle
     from flexiast_runtime.selfcheck import verify_bundle
@@ -33,7 +33,8 @@ def verify(
         print_json({"files": files, "engines": engines})
         return
     console = stdout()
-    text = f"{bundle.folder}: {files} files and {len(found)} engines are as exported; largest logit errors:"
+    checked = f"{counted(files, 'file')} and {counted(len(found), 'engine')}"
+    text = f"{bundle.folder}: {checked} are as exported; largest logit errors:"
     console.print(text, markup=False, soft_wrap=True)
     for precision in bundle.manifest.precisions:
         errors = [f"{variant.patch_size} {error:.1e}" for variant, error in found if variant.precision == precision]

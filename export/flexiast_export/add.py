@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexiast.errors import UsageError
-from flexiast.manifest import PRECISIONS, Manifest, read_manifest
+from flexiast.manifest import PRECISIONS, Manifest, Precision, read_manifest
 from flexiast.spec import PatchSize, Spec
-from flexiast_export.bundle import add_file, staged
+from flexiast_export.bundle import add_file, check_place, staged
 from flexiast_export.embedding import Weights, tokens, unpack
 from flexiast_export.graph import check_opset
 from flexiast_export.to_onnx import Progress, add_embedder, draft_variant, finish, measured_or_refused
@@ -24,17 +24,20 @@ from flexiast_runtime.selfcheck import verify_bundle
 Float = NDArray[np.float32]
 
 
+def finest(manifest: Manifest) -> Precision:
+    return min(manifest.precisions, key=PRECISIONS.index)
+
+
 class Reference:
     """Tokens by numpy, then the bundle's finest encoder, which its golden answers have confirmed on this machine.
 
-    What a coarse encoder itself loses against the checkpoint was measured when the bundle was made; from a bundle that
-    has no other, it cannot be.
+    Of float32 that is the source model. From a bundle that has a coarse one only, nobody can tell what it loses at a
+    new size: there the embedders alone are compared, and the figures say so (``Parity.against``).
     """
 
     def __init__(self, bundle: Bundle, weights: Weights) -> None:
         manifest = bundle.manifest
-        finest = min(manifest.precisions, key=PRECISIONS.index)
-        engine = load_engines(bundle, manifest.patches[:1], finest)[manifest.patches[0]]
+        engine = load_engines(bundle, manifest.patches[:1], finest(manifest))[manifest.patches[0]]
         self._encoder = cast(OrtEngine, engine).encoder
         self._spec, self._weights = manifest.spec, weights
 
@@ -48,6 +51,33 @@ class Reference:
         return cast(Float, logits)
 
 
+def check_addition(
+    bundle: Bundle, patches: Sequence[PatchSize], output: Path, *, force: bool
+) -> tuple[list[PatchSize], dict[str, Float]]:
+    """The sizes that are new, and what their embedders are made from.
+
+    Raises UsageError, ModelError and VerificationError for all that ``add_sizes`` can refuse before its first work.
+    """
+    manifest = bundle.manifest
+    new = [patch for patch in dict.fromkeys(patches) if patch not in manifest.patches]
+    if not new:
+        raise UsageError(f"{bundle.folder} has these sizes already: {', '.join(map(str, manifest.patches))}")
+    weights = unpack(bundle)
+    for patch in new:
+        manifest.spec.check_patch(patch)
+    check_opset(manifest.opset)
+    place, force = _place(bundle, output, force=force)
+    check_place(place, force=force)
+    return new, weights
+
+
+def _place(bundle: Bundle, output: Path, *, force: bool) -> tuple[Path, bool]:
+    """Where to publish, and whether in place of what is there: of the bundle itself, whatever it is called, always."""
+    if output.exists() and output.samefile(bundle.folder):
+        return output.resolve(), True
+    return output, force
+
+
 def add_sizes(
     bundle: Bundle,
     patches: Sequence[PatchSize],
@@ -58,7 +88,7 @@ def add_sizes(
     force: bool = False,
     progress: Progress = iter,
 ) -> Manifest:
-    """Publish the bundle with engines for these patch sizes too, at ``output``, which may be its own place.
+    """Publish the bundle with engines for these patch sizes too, at ``output``, which may be the bundle itself.
 
     Each new size gets every precision of the bundle. Everything in it is checked first and kept to the byte. Raises
     UsageError for sizes larger than a window or all there already, ModelError for a bundle that takes no more, and
@@ -66,18 +96,15 @@ def add_sizes(
     is published.
     """
     old, spec = bundle.manifest, bundle.manifest.spec
-    new = [patch for patch in dict.fromkeys(patches) if patch not in old.patches]
-    if not new:
-        raise UsageError(f"{bundle.folder} has these sizes already: {', '.join(map(str, old.patches))}")
-    weights = unpack(bundle)
-    for patch in new:
-        spec.check_patch(patch)
-    check_opset(old.opset)
+    new, weights = check_addition(bundle, patches, output, force=force)
     verify_bundle(bundle)
-    if sounds is not None and "fp32" not in old.precisions:
+    best = finest(old)
+    if sounds is not None and best != "fp32":
         sounds = sounds.without_labels()  # there is no model here that an engine could lose against
-    comparison = Comparison(Reference(bundle, weights), sounds or Sounds(spec), max_drop)
-    with staged(output, force=force or output.absolute() == bundle.folder.absolute()) as stage:
+    against = None if best == "fp32" else best
+    comparison = Comparison(Reference(bundle, weights), sounds or Sounds(spec), max_drop, against)
+    place, force = _place(bundle, output, force=force)
+    with staged(place, force=force) as stage:
         if read_manifest(bundle.folder) != old:
             raise UsageError(f"{bundle.folder} was replaced meanwhile; add the sizes again")
         kept = [add_file(stage, entry.name, bundle.read(entry.name)) for entry in old.files if entry.name != old.golden]

@@ -18,6 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from flexiast.errors import UsageError
+from flexiast.files import check_beside
 from flexiast.manifest import MANIFEST, FileEntry
 
 
@@ -32,21 +33,41 @@ def staged(output: Path, *, force: bool) -> Iterator[Path]:
     prefix = f".{output.name}.tmp-"
     with _alone(output):
         _sweep(output, prefix)
-        if output.exists() or output.is_symlink():
-            if not force:
-                raise UsageError(f"{output} exists; choose another name, or replace it with --force")
-            if output.is_symlink() or not (output / MANIFEST).is_file():
-                raise UsageError(
-                    f"{output} exists and is not a bundle folder, so --force does not replace it; choose another name"
-                )
-        output.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(dir=output.parent, prefix=prefix))
-        try:
-            yield stage
-            _seal(stage)
-            _publish(stage, output)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)  # gone already, or the old bundle, once published
+        check_place(output, force=force)
+        with _folder(output.parent):
+            stage = Path(tempfile.mkdtemp(dir=output.parent, prefix=prefix))
+            try:
+                yield stage
+                _seal(stage)
+                _publish(stage, output)
+            finally:
+                shutil.rmtree(stage, ignore_errors=True)  # gone already, or the old bundle, once published
+
+
+def check_place(output: Path, *, force: bool) -> None:
+    """Raise UsageError where nothing may be published: on what exists, unless a bundle is to be replaced."""
+    check_beside(output)
+    if not os.path.lexists(output):
+        return
+    if not force:
+        raise UsageError(f"{output} exists; choose another name, or replace it with --force")
+    if output.is_symlink() or not (output / MANIFEST).is_file():
+        what = "a link" if output.is_symlink() else "not a bundle folder"
+        raise UsageError(f"{output} exists and is {what}, so --force does not replace it; choose another name")
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """The folder and those above it. When the block raises, those that were made for it and are empty go again."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # not yet made, or somebody else has put something there
+                folder.rmdir()
+        raise
 
 
 def add_file(stage: Path, name: str, content: bytes) -> FileEntry:

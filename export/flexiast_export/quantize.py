@@ -28,7 +28,7 @@ BATCH = 16
 """Windows run at once."""
 
 TRIED = 64
-"""Windows by which layers are ranked."""
+"""Windows by which layers are ranked, over all patch sizes."""
 
 WEIGHT_INPUT: dict[Precision, tuple[str, int]] = {"int8": ("MatMulInteger", 1), "int8-static": ("DequantizeLinear", 0)}
 """The operator that takes a quantised weight, and as which input."""
@@ -99,20 +99,40 @@ def features_sha256(features: Float) -> str:
 
 
 def by_sensitivity(
-    checkpoint: Checkpoint, features: Float, patch: PatchSize, write: Callable[[frozenset[str]], Any]
+    checkpoint: Checkpoint, features: Float, patches: Sequence[PatchSize], write: Callable[[frozenset[str]], Any]
 ) -> list[str]:
     """Layers, the one that spoils the logits most when it alone is quantised first.
 
-    ``write`` makes the encoder that leaves these layers in float.
+    Tried on windows [windows, window_frames, mels] from all over, shared out among the patch sizes. ``write`` makes the
+    encoder that leaves these layers in float.
     """
-    inputs = np.concatenate(list(_tokens(checkpoint, features[:TRIED], patch)))
+    inputs = [
+        batch
+        for patch, chosen in zip(patches, shares(len(features), len(patches)), strict=True)
+        for batch in _tokens(checkpoint, features[chosen], patch)
+    ]
     everything = frozenset(layers(checkpoint.spec))
-    (exact,) = _session(write(everything)).run(["logits"], {"tokens": inputs})
-    errors = {}
-    for layer in layers(checkpoint.spec):
-        (found,) = _session(write(everything - {layer})).run(["logits"], {"tokens": inputs})
-        errors[layer] = float(np.sqrt(np.mean((found - exact) ** 2)))
-    return sorted(errors, key=lambda layer: -errors[layer])
+
+    def logits(kept: frozenset[str]) -> Float:
+        session = _session(write(kept))
+        return np.concatenate([session.run(["logits"], {"tokens": batch})[0] for batch in inputs])
+
+    exact = logits(everything)
+    errors = {layer: float(np.mean((logits(everything - {layer}) - exact) ** 2)) for layer in everything}
+    return sorted(layers(checkpoint.spec), key=lambda layer: -errors[layer])
+
+
+def shares(windows: int, sizes: int) -> list[list[int]]:
+    """For each patch size equally many windows, ``TRIED`` in all if there are so many, spread over all of them."""
+    each = min(windows, -(-TRIED // sizes))
+    spread = [index * windows // (each * sizes) for index in range(each * sizes)]
+    return [spread[size::sizes] for size in range(sizes)]
+
+
+def float_counts(layers: int) -> list[int]:
+    """How many layers to leave in float, one attempt after the other: 1, 2, 4 … and all but one."""
+    doubled = (1 << power for power in range(layers.bit_length()))
+    return [*(count for count in doubled if count < layers - 1), layers - 1]
 
 
 def _tokens(checkpoint: Checkpoint, features: Float, patch: PatchSize) -> Iterator[Float]:

@@ -16,7 +16,7 @@ from flexiast.evaluate import Classifier
 from flexiast.extras import require
 from flexiast.manifest import MANIFEST, OPSET, Encoder, FileEntry, Manifest, Parity, Precision, Variant
 from flexiast.spec import PatchSize, Spec
-from flexiast_export.bundle import add_file, staged
+from flexiast_export.bundle import add_file, check_place, staged
 from flexiast_export.embedding import EMBEDDING, Weights, npz, pack
 from flexiast_export.graph import check_opset, embedder, encoder
 from flexiast_export.quantize import (
@@ -25,6 +25,7 @@ from flexiast_export.quantize import (
     by_sensitivity,
     count_quantized,
     features_sha256,
+    float_counts,
     input_ranges,
 )
 from flexiast_export.verify import MAX_DROP, TOLERANCE, Comparison, Sounds
@@ -62,15 +63,12 @@ def export_onnx(
     of an int8 encoder that cost too much are left in float. Raises UsageError for a size larger than a window or an
     existing output, and VerificationError when an engine is not the model; then nothing is published.
     """
-    check_exportable(checkpoint)
-    if not patches or not precisions:
-        raise UsageError("no patch sizes or precisions were given; name at least one of each, such as 16 and fp32")
-    if "int8-static" in precisions and (calibration is None or not len(calibration)):
-        raise UsageError("int8-static chooses its ranges by sound; name some with --calibration-data")
+    calibrated = calibration is not None and len(calibration) > 0
+    check_export(checkpoint, patches, output, precisions=precisions, opset=opset, calibrated=calibrated, force=force)
     patches = tuple(dict.fromkeys(patches))
     comparison = Comparison(source, sounds or Sounds(checkpoint.spec), max_drop)
     with staged(output, force=force) as stage:
-        writer = _Encoders(checkpoint, check_opset(opset), calibration, patches)
+        writer = _Encoders(checkpoint, opset, calibration, patches)
         draft = _draft(checkpoint, patches, tuple(dict.fromkeys(precisions)), writer, stage)
         measured = _measured(stage, draft, draft.variants, comparison, progress)
         for precision in draft.precisions:
@@ -84,13 +82,29 @@ def export_onnx(
         return finish(stage, draft, measured, comparison.golden(patches))
 
 
-def check_exportable(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint; raises ModelError for one that has no patch sizes."""
+def check_export(
+    checkpoint: Checkpoint,
+    patches: Sequence[PatchSize],
+    output: Path,
+    *,
+    precisions: Sequence[Precision],
+    opset: int,
+    calibrated: bool,
+    force: bool,
+) -> None:
+    """Raise ModelError or UsageError for all that ``export_onnx`` can refuse before its first work."""
     if checkpoint.spec.network.kind == "convolutional":
         raise ModelError(
             "a convnet is a teacher and has no patch sizes to export; train a transformer from it with --teacher"
         )
-    return checkpoint
+    if not patches or not precisions:
+        raise UsageError("no patch sizes or precisions were given; name at least one of each, such as 16 and fp32")
+    for patch in patches:
+        checkpoint.spec.check_patch(patch)
+    if "int8-static" in precisions and not calibrated:
+        raise UsageError("int8-static chooses its ranges by sound; name some with --calibration-data")
+    check_opset(opset)
+    check_place(output, force=force)
 
 
 class _Encoders:
@@ -176,22 +190,19 @@ def _with_float_layers(
 ) -> tuple[Manifest, list[Variant]]:
     """Leave 1, 2, 4 … of the most sensitive layers in float until the engines pass.
 
-    Raises the last VerificationError when half of the layers do not suffice: that would be no int8 encoder.
+    Raises the last VerificationError when a single quantised layer spoils them still.
     """
-    coarsest = min(draft.patches, key=draft.spec.tokens)
     ranked = by_sensitivity(
-        writer.checkpoint, comparison.sounds.features, coarsest, lambda kept: writer.graph(precision, kept)
+        writer.checkpoint, comparison.sounds.features, draft.patches, lambda kept: writer.graph(precision, kept)
     )
     variants = [variant for variant in draft.variants if variant.precision == precision]
-    count = 1
-    while count <= len(ranked) // 2:
+    for count in float_counts(len(ranked)):
         described, entry = writer.add(stage, precision, frozenset(ranked[:count]))
         draft = with_file(draft.model_copy(update={"encoders": draft.encoders | {precision: described}}), entry)
         try:
             return draft, measured_or_refused(stage, draft, variants, comparison)
         except VerificationError as worse:
             error = worse
-        count *= 2
     raise error
 
 

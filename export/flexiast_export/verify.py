@@ -84,8 +84,11 @@ class Sounds:
 class Comparison:
     """Engines against their source model on the same sounds; the model answers once for all precisions."""
 
-    def __init__(self, source: Classifier, sounds: Sounds, max_drop: float = MAX_DROP) -> None:
-        self._source, self._sounds, self._max_drop = source, sounds, max_drop
+    def __init__(
+        self, source: Classifier, sounds: Sounds, max_drop: float = MAX_DROP, against: Precision | None = None
+    ) -> None:
+        """``against`` is what the figures say of their source, see ``Parity``."""
+        self._source, self._sounds, self._max_drop, self._against = source, sounds, max_drop, against
         self._references: dict[PatchSize, Float] = {}
 
     @property
@@ -102,10 +105,10 @@ class Comparison:
         """The variant with its parity and, for clips with labels, its metric."""
         patch, sounds = variant.patch_size, self._sounds
         reference, found = self.reference(patch), classify(engines, sounds.features, patch)
-        allowed = tolerance(variant.precision, reference)
+        compared = parity(reference, found, sounds.real, tolerance(variant.precision, reference))
         return variant.model_copy(
             update={
-                "parity": parity(reference, found, sounds.real, allowed),
+                "parity": compared.model_copy(update={"against": self._against}),
                 "labelled": sounds.labelled(reference, found),
             }
         )

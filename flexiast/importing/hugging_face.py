@@ -90,7 +90,7 @@ def import_folder(folder: Path, told: Told) -> Checkpoint:
     file = read_weights(folder / "model.safetensors")
     raw = file.renamed({name: parts for name, parts in names.items() if name not in absent})
     raw |= {name: np.zeros(3 * config.hidden_size, np.float32) for name in absent}
-    return checkpoint_of(file, spec, folded(file.path, raw, spec), "transformers")
+    return checkpoint_of(file, spec, folded(file.path, raw, spec, told), "transformers")
 
 
 def _folder_spec(folder: Path, config: _Config, preprocessor: _Preprocessor, told: Told) -> Spec:
@@ -128,6 +128,7 @@ def _folder_spec(folder: Path, config: _Config, preprocessor: _Preprocessor, tol
     frontend = ast_frontend(where, config.max_length, config.num_mel_bins, mean, std)
     return checked_spec(
         where,
+        told,
         frontend=frontend,
         base_patch=patch,
         base_stride=base_stride_of(frontend, patch, PatchSize(config.frequency_stride, config.time_stride)),

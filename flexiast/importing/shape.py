@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -11,12 +12,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from flexiast.checkpoint import Checkpoint, check_weights
-from flexiast.errors import ModelError, UsageError
+from flexiast.errors import FlexiastError, ModelError, UsageError
 from flexiast.importing.weights import WeightFile
-from flexiast.spec import FrontendSpec, PatchSize, Spec, describe
+from flexiast.spec import MAX_WINDOW_SAMPLES, FrontendSpec, PatchSize, Spec, describe
 
 Float = NDArray[np.float32]
 M = TypeVar("M", bound=BaseModel)
+
+TAPER_SAMPLES, HOP_SAMPLES = 400, 160
+"""AST's, and a front end's defaults."""
+MAX_FRAMES = 1 + (MAX_WINDOW_SAMPLES - TAPER_SAMPLES) // HOP_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,21 @@ class Told:
     std: float | None = None
     frames: int | None = None
     stride: PatchSize | None = None
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values that no model can have."""
+        for name, wanted, usable in (
+            ("mean", "a number", self.mean is None or math.isfinite(self.mean)),
+            ("std", "a number above 0", self.std is None or 0 < self.std < math.inf),
+            ("frames", f"1 to {MAX_FRAMES:,}", self.frames is None or 1 <= self.frames <= MAX_FRAMES),
+        ):
+            if not usable:
+                raise UsageError(f"--{name} {getattr(self, name)} cannot be used; give {wanted}")
+
+    @property
+    def fault(self) -> type[FlexiastError]:
+        """Of shapes that do not fit: what was told of them cannot be, else the source is damaged."""
+        return ModelError if self.frames is None and self.stride is None else UsageError
 
     def refuse(self, source: Path, reason: str, *names: str) -> None:
         """Raise UsageError when one of these was said although the source leaves it no room."""
@@ -44,13 +64,13 @@ def checkpoint_of(file: WeightFile, spec: Spec, weights: dict[str, Float], kind:
     return Checkpoint(spec, weights, {"imported": {"format": kind, "file": name, "sha256": file.sha256}})
 
 
-def folded(path: Path, raw: dict[str, Float], spec: Spec) -> dict[str, Float]:
+def folded(path: Path, raw: dict[str, Float], spec: Spec, told: Told) -> dict[str, Float]:
     """Weights as a checkpoint holds them: kernel of one channel, positions a grid, prefix tokens with theirs."""
     weights = {name: value for name, value in raw.items() if name not in {"positions", "embedding.weight"}}
     kernel, positions, width = raw["embedding.weight"], raw["positions"], spec.network.width
     expected = (1, spec.tokens(spec.base_patch), width)
     if positions.shape != expected:
-        raise ModelError(f"{path} has positions of shape {positions.shape}, its patches and strides make {expected}")
+        raise told.fault(f"{path} has positions of shape {positions.shape}, its patches and strides make {expected}")
     if kernel.ndim != 4 or any(weights[name].size != width for name in ("cls", "distillation") if name in weights):
         raise ModelError(f"{path} has a patch kernel or tokens of another shape than a transformer {width} wide")
     prefix, grid = np.split(positions[0], [spec.network.prefix_tokens])
@@ -65,7 +85,7 @@ def folded(path: Path, raw: dict[str, Float], spec: Spec) -> dict[str, Float]:
 
 def ast_frontend(source: Path, frames: int, mel_bins: int, mean: float, std: float) -> FrontendSpec:
     """AST's front end with a window of so many frames."""
-    window = 400 + (frames - 1) * 160  # AST's taper and hop, the defaults
+    window = TAPER_SAMPLES + (frames - 1) * HOP_SAMPLES
     return valid(source, FrontendSpec, window_samples=window, mel_bins=mel_bins, mean=mean, std=std)
 
 
@@ -75,9 +95,15 @@ def base_stride_of(frontend: FrontendSpec, patch: PatchSize, stride: PatchSize) 
     return None if tiled and stride == patch else stride
 
 
-def checked_spec(source: Path, **fields: Any) -> Spec:
-    spec = valid(source, Spec, **fields)
-    spec.check_patch(spec.base_patch)
+def checked_spec(source: Path, told: Told, **fields: Any) -> Spec:
+    """The spec; raises ``told.fault`` for one that cannot be."""
+    try:
+        spec = Spec(**fields)
+        spec.check_patch(spec.base_patch)
+    except ValidationError as error:
+        raise told.fault(f"{source} cannot be imported: {describe(error)}") from error
+    except UsageError as error:
+        raise told.fault(f"{source} cannot be imported: {error}") from error
     return spec
 
 

@@ -61,6 +61,7 @@ def import_ast(file: WeightFile, told: Told, *, flexible: bool) -> Checkpoint:
     stride = patch if flexible else told.stride or _stride(file, frontend, patch, count)
     spec = checked_spec(
         file.path,
+        told,
         frontend=frontend,
         base_patch=patch,
         base_stride=base_stride_of(frontend, patch, stride),
@@ -70,7 +71,7 @@ def import_ast(file: WeightFile, told: Told, *, flexible: bool) -> Checkpoint:
         task=told.task,
         labels=told.labels,
     )
-    weights = folded(file.path, raw, spec)
+    weights = folded(file.path, raw, spec, told)
     # The head's norm has an epsilon of its own. Scaling what it normalises by s does to (x − x̄) / √(σ² + ε) what
     # ε / s² in place of ε would do, and the norm before it can carry the scale.
     scale = np.float32(math.sqrt(TIMM_EPSILON / TORCH_EPSILON))
@@ -91,6 +92,7 @@ def import_vit(file: WeightFile, told: Told) -> Checkpoint:
         raise ModelError(f"{file.path} has {count} positions, which are not those of a square picture")
     spec = checked_spec(
         file.path,
+        told,
         frontend=ast_frontend(file.path, told.frames or AUDIOSET_FRAMES, MEL_BINS, *_normalisation(told)),
         base_patch=patch,
         base_stride=told.stride,
@@ -103,7 +105,7 @@ def import_vit(file: WeightFile, told: Told) -> Checkpoint:
     mels, frames = (_cut_or_stretched(side, target) for target in spec.base_grid)
     resized = np.einsum("rb,cd,bdw->rcw", mels, frames, grid.reshape(side, side, -1)).reshape(-1, network.width)
     raw["positions"] = np.concatenate((prefix, resized))[None].astype(np.float32)
-    return checkpoint_of(file, spec, folded(file.path, raw, spec), "vit")
+    return checkpoint_of(file, spec, folded(file.path, raw, spec, told), "vit")
 
 
 def _timm(file: WeightFile, top: str, *, head_norm: bool) -> tuple[Names, NetworkSpec]:

@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from flexiast.errors import VerificationError
+from flexiast.errors import UsageError, VerificationError
 from flexiast.files import write_atomically
 from flexiast.manifest import Precision, Sha256
 from flexiast.spec import Value, describe
@@ -115,10 +115,20 @@ class PlanStore:
 
     @classmethod
     def default(cls) -> PlanStore:
-        """``$FLEXIAST_CACHE/plans``, else ``flexiast/plans`` in the user's cache folder."""
+        """``$FLEXIAST_CACHE/plans``, else ``flexiast/plans`` in the user's cache folder.
+
+        Raises UsageError where something else than a folder stands there.
+        """
         if chosen := os.environ.get("FLEXIAST_CACHE"):
-            return cls(Path(chosen) / "plans")
-        return cls(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flexiast" / "plans")
+            folder = Path(chosen) / "plans"
+        else:
+            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flexiast" / "plans"
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        if not there.is_dir():
+            raise UsageError(
+                f"{there} is not a folder, so no plans can be kept in {folder}; set FLEXIAST_CACHE to a folder"
+            )
+        return cls(folder)
 
     def plan_path(self, digest: str) -> Path:
         return self.folder / f"{digest}.plan"
@@ -128,7 +138,10 @@ class PlanStore:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """One build at a time: two would take twice the memory and write over each other."""
+        """One build at a time: two would take twice the memory and write over each other.
+
+        The lock file stays, as one of a folder that stays too; an export removes its own, as each place has another.
+        """
         self._make_folder()
         lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
         try:
@@ -170,6 +183,7 @@ class PlanStore:
     def save(self, name: str, key: PlanKey, plan: bytes, build_s: float) -> PlanEntry:
         """Keep a plan, readable by this user alone; the entry, which makes it count, comes last."""
         self._make_folder()
+        _check_no_folder(self.entry_path(key.digest))
         entry = PlanEntry(
             name=name,
             key=key,
@@ -197,8 +211,8 @@ class PlanStore:
 
     def digests(self) -> tuple[str, ...]:
         """Of every entry, sound or not, oldest first."""
-        paths = self.folder.glob("*.json") if self.folder.is_dir() else ()
-        return tuple(path.stem for path in sorted(paths, key=lambda path: (path.stat().st_mtime, path.stem)))
+        paths = [path for path in self._files() if path.suffix == ".json"]
+        return tuple(path.stem for path in sorted(paths, key=lambda path: (path.lstat().st_mtime, path.stem)))
 
     def entries(self) -> list[PlanEntry]:
         """Those that can be read; `verify` names the others."""
@@ -210,13 +224,11 @@ class PlanStore:
 
     def leftovers(self, gone: Collection[str] = ()) -> list[Path]:
         """Files that no entry needs, once those named are gone: half-written ones, plans never finished, timings."""
-        if not self.folder.is_dir():
-            return []
         plans = {f"{digest}.plan" for digest in self.digests()}
         timings = {f"{entry.key.timing_digest}.timing" for entry in self.entries() if entry.key.digest not in gone}
         return [
             path
-            for path in self.folder.iterdir()
+            for path in self._files()
             if ".tmp-" in path.name or (path.suffix in {".plan", ".timing"} and path.name not in plans | timings)
         ]
 
@@ -228,6 +240,11 @@ class PlanStore:
     def remove(self, digest: str) -> None:
         self.entry_path(digest).unlink(missing_ok=True)
         self.plan_path(digest).unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        """What is no folder: those that somebody else made are none of the store's."""
+        paths = self.folder.iterdir() if self.folder.is_dir() else ()
+        return [path for path in paths if path.is_symlink() or not path.is_dir()]
 
     def _entry_or_none(self, digest: str) -> PlanEntry | None:
         try:
@@ -242,14 +259,17 @@ class PlanStore:
 
     @staticmethod
     def _write(path: Path, content: bytes) -> None:
+        _check_no_folder(path)
         write_atomically(path, content)
         path.chmod(0o600)
 
     def _content(self, path: Path, limit: int) -> bytes:
         """A file's bytes, if only this user could have written them: checked on what was opened, not on its name."""
+        _check_no_folder(path)
         try:
             _check_owner(self.folder, self.folder.stat())
-            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            # Without waiting: a pipe in place of a file has nobody at its other end.
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
                 status = os.fstat(file.fileno())
                 _check_owner(path, status)
                 if status.st_size > limit:
@@ -260,6 +280,12 @@ class PlanStore:
 
 
 REMEDY = "build it again with `flexiast engines build --rebuild`"
+
+
+def _check_no_folder(path: Path) -> None:
+    """Raise VerificationError for what no build writes and none may remove."""
+    if path.is_dir() and not path.is_symlink():
+        raise VerificationError(f"{path} is a folder where a file is expected; move it away")
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:

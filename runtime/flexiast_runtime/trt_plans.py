@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from flexiast.errors import GpuError, MissingExtraError, UsageError
@@ -172,21 +172,33 @@ class Planned:
 
 def planned(bundle: Bundle, store: PlanStore, place: Place) -> list[Planned]:
     """The sets of engines that lie ready for this place, whatever its memory limit."""
-    manifest, ready = bundle.manifest, []
-    digests = set(store.digests())
-    here = [entry.key for entry in store.entries() if entry.key.place == place.key("0" * 64, "fp32", ()).place]
-    for precision, encoder in manifest.encoders.items():
-        sha256 = manifest.entry(encoder.file).sha256
-        for key in (key for key in here if (key.onnx_sha256, key.precision) == (sha256, precision)):
-            patches = tuple(
-                patch
-                for patch in manifest.patches
-                if str(encoder_profile(manifest, manifest.spec.tokens(patch))) in key.profiles
-            )
-            of_key = replace(place, memory_limit_mb=key.memory_limit_mb)
-            if {wanted.key.digest for wanted in wanted_plans(bundle, patches, precision, of_key)} <= digests:
-                ready.append(Planned(precision, patches, key.memory_limit_mb))
-    return ready
+    digests, blank = set(store.digests()), place.key("0" * 64, "fp32", ())
+    here = [entry.key for entry in store.entries() if entry.key.place == blank.place]
+    found = [
+        (key, Planned(precision, _with_plans(bundle, key, place, digests), key.memory_limit_mb))
+        for precision, encoder in bundle.manifest.encoders.items()
+        for key in here
+        if (key.onnx_sha256, key.precision) == (bundle.manifest.entry(encoder.file).sha256, precision)
+    ]
+    return [ready for key, ready in found if _encoder_key(bundle, ready, place) == key]
+
+
+def _with_plans(bundle: Bundle, key: PlanKey, place: Place, digests: Collection[str]) -> tuple[PatchSize, ...]:
+    """Sizes that an encoder's plan has a profile for and whose embedder's plan is there."""
+    manifest, place = bundle.manifest, replace(place, memory_limit_mb=key.memory_limit_mb)
+    profiled = [
+        patch
+        for patch in manifest.patches
+        if str(encoder_profile(manifest, manifest.spec.tokens(patch))) in key.profiles
+    ]
+    embedders = {patch: list(wanted_plans(bundle, [patch], key.precision, place))[-1] for patch in profiled}
+    return tuple(patch for patch, wanted in embedders.items() if wanted.key.digest in digests)
+
+
+def _encoder_key(bundle: Bundle, ready: Planned, place: Place) -> PlanKey:
+    """What ``load_engines`` will look for: sizes that share a profile need not all be there, but one of each."""
+    place = replace(place, memory_limit_mb=ready.memory_limit_mb)
+    return next(wanted_plans(bundle, ready.patches, ready.precision, place)).key
 
 
 def unusable(key: PlanKey) -> str | None:

@@ -69,7 +69,7 @@ def test_plans_are_built_listed_verified_and_pruned(run: Run, tiny_bundle: Path,
     foretold = run("engines", "prune", "--all", "--dry-run")
     assert "3 plans" in foretold.stdout
     assert "would be removed" in foretold.stdout
-    assert "1 plans" in run("engines", "prune", "--older-than", "1").stdout  # the damaged one
+    assert "1 plan" in run("engines", "prune", "--older-than", "1").stdout  # the damaged one
     assert len(cache.entries()) == 2
     assert "0 plans" in run("engines", "prune", "--older-than", "1").stdout
     assert "2 plans" in run("engines", "prune", "--all").stdout
@@ -179,7 +179,7 @@ def test_a_new_tensorrt_leaves_the_old_plans_to_prune(
     assert {entry.key.version for entry in cache.entries()} == {"10.16.2"}
     assert cache.leftovers() == []
     assert len(list(cache.folder.glob("*.timing"))) == 1
-    assert "files that no plan needs" in invoke("engines", "prune", "--all").output
+    assert " 1 file that no plan needs" in invoke("engines", "prune", "--all").output
     assert [path.name for path in cache.folder.iterdir()] == [".lock"]
 
 

@@ -134,6 +134,22 @@ def test_a_vision_transformer_is_a_start_and_nothing_else(run: Run, start: Path,
     assert_refused(run("export", path, "--patch-sizes", "16", "-o", tmp_path / "b"), 3, "start for training", "--init")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--std", "0"), "--std 0.0 cannot be used"),
+        (("--frames", "99999999"), "--frames 99999999 cannot be used"),
+        (("--frames", "8"), "larger than one window"),
+        (("--stride", "20"), "leaves gaps"),
+    ],
+)
+def test_a_value_that_cannot_be_is_a_usage_error(
+    run: Run, start: Path, tmp_path: Path, options: tuple[str, str], said: str
+) -> None:
+    assert_refused(run("import", start, "-o", tmp_path / "x.safetensors", *options), 2, said)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_pickle_is_no_model(run: Run, tmp_path: Path) -> None:
     torch.save({"model": np.ones(3)}, tmp_path / "ast.pth")
     result = run("import", tmp_path / "ast.pth", "-o", tmp_path / "x.safetensors")

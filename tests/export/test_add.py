@@ -105,6 +105,21 @@ def test_another_place_leaves_the_bundle_as_it_is(folder: Path, tmp_path: Path) 
         add_sizes(Bundle.open(folder), NEW, tmp_path / "other")
 
 
+@pytest.mark.parametrize("named", ["link", "output", "parent"])
+def test_the_bundle_itself_is_known_by_any_name(folder: Path, tmp_path: Path, named: str) -> None:
+    (tmp_path / "current").symlink_to(folder)
+    (tmp_path / "here").symlink_to(tmp_path)
+    source, output = {
+        "link": (tmp_path / "current", tmp_path / "current"),
+        "output": (folder, tmp_path / "current"),
+        "parent": (folder, tmp_path / "here" / folder.name),
+    }[named]
+    add_sizes(Bundle.open(source), NEW, output)
+    assert read_manifest(folder).patches == (*OLD, *NEW)
+    assert (tmp_path / "current").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, "current", "here"}
+
+
 def test_sizes_that_are_there_are_kept(folder: Path) -> None:
     assert add_sizes(Bundle.open(folder), (*OLD, NEW[0], NEW[0]), folder).patches == (*OLD, NEW[0])
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flexiast.checkpoint import Checkpoint
@@ -18,7 +21,16 @@ from flexiast.manifest import PRECISIONS, Manifest, read_manifest
 from flexiast.spec import PatchSize
 from flexiast.train import TorchClassifier, load_model
 from flexiast_export.add import add_sizes
-from flexiast_export.quantize import by_sensitivity, count_quantized, input_ranges, layers
+from flexiast_export.embedding import tokens
+from flexiast_export.quantize import (
+    TRIED,
+    by_sensitivity,
+    count_quantized,
+    float_counts,
+    input_ranges,
+    layers,
+    shares,
+)
 from flexiast_export.to_onnx import export_onnx
 from flexiast_export.verify import Sounds
 from flexiast_runtime.bundle import Bundle
@@ -132,7 +144,11 @@ def test_a_bundle_without_float32_does_not_tell_what_an_added_size_loses(
         added = add_sizes(
             Bundle.open(tmp_path / "bundle"), [PatchSize(8, 8)], tmp_path / precisions[0], sounds=sounds, max_drop=100
         )
-        assert all((variant.labelled is not None) is told for variant in added.variants[-len(precisions) :])
+        new = added.variants[-len(precisions) :]
+        assert all((variant.labelled is not None) is told for variant in new)
+        assert {variant.parity.against for variant in new} == {None if told else "int8"}
+        assert read_manifest(tmp_path / precisions[0]) == added
+        assert added.variants[0].parity.against is None
 
 
 @pytest.mark.parametrize("opset", [16, 99])
@@ -193,9 +209,52 @@ def test_the_layer_with_the_outlier_is_the_most_sensitive(
     from flexiast_export.graph import encoder
 
     spoilt = with_outliers(tiny_checkpoint, block)
-    ranked = by_sensitivity(spoilt, calibration, PATCHES[0], lambda kept: encoder(spoilt, DynamicInt8(kept)))
+    ranked = by_sensitivity(spoilt, calibration, PATCHES, lambda kept: encoder(spoilt, DynamicInt8(kept)))
     assert ranked[0] == f"blocks.{block}.qkv"
     assert sorted(ranked) == sorted(layers(spoilt.spec))
+
+
+def test_layers_are_tried_on_late_windows_too_and_at_every_size(
+    tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flexiast_export.arithmetic import DynamicInt8
+    from flexiast_export.graph import encoder
+
+    spec, seen = tiny_checkpoint.spec, []
+
+    def note(spec: Any, weights: Any, features: Float, patch: PatchSize) -> Float:
+        seen.extend((patch, int(number)) for number in features[:, 0, 0])
+        return tokens(spec, weights, features, patch)
+
+    monkeypatch.setattr("flexiast_export.quantize.tokens", note)
+    shape = (400, spec.frontend.window_frames, spec.frontend.mel_bins)
+    numbered = np.broadcast_to(np.arange(400, dtype=np.float32)[:, None, None], shape)
+    by_sensitivity(tiny_checkpoint, numbered, PATCHES, lambda kept: encoder(tiny_checkpoint, DynamicInt8(kept)))
+    for patch in PATCHES:
+        numbers = [number for size, number in seen if size == patch]
+        assert len(numbers) == len(set(numbers)) == TRIED // len(PATCHES)
+        assert {number * 8 // 400 for number in numbers} == set(range(8))
+
+
+@given(windows=st.integers(1, 2000), sizes=st.integers(1, 100))
+def test_every_size_has_as_many_windows_from_all_over(windows: int, sizes: int) -> None:
+    found = shares(windows, sizes)
+    each = len(found[0])
+    assert {len(share) for share in found} == {each}
+    assert len(found) == sizes
+    assert each == min(windows, -(-TRIED // sizes))
+    every = sorted(number for share in found for number in share)
+    assert every[0] == 0
+    gaps = np.diff([*every, windows])
+    assert gaps.min() >= 0
+    assert gaps.max() <= -(-windows // len(every))  # no stretch is left out
+
+
+@given(layers=st.integers(4, 300))
+def test_ever_more_layers_are_left_in_float_and_never_all(layers: int) -> None:
+    counts = float_counts(layers)
+    assert (counts[0], counts[-1]) == (1, layers - 1)
+    assert all(before < after <= 2 * before for before, after in pairwise(counts))
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-static"])
@@ -223,7 +282,7 @@ def test_a_network_that_int8_spoils_everywhere_is_refused(
                 weights[f"blocks.{block}.{norm}.{part}"][0] *= 3000
             weights[f"blocks.{block}.{layer}.weight"][:, 0] /= 3000
     spoilt = Checkpoint(spoilt.spec, weights, spoilt.info)
-    # left in float, half of the layers are all of the bad ones; a limit that only float keeps refuses still
+    # left in float, all but one of the layers are all of the bad ones; a limit that only float keeps refuses still
     with pytest.raises(VerificationError, match=r"patch size .* in int8: .*nothing was published"):
         export(
             spoilt,

@@ -94,7 +94,9 @@ def test_a_failure_at_any_operation_leaves_a_whole_bundle_or_none(tmp_path: Path
             FullDisk(patch, failing)
             with pytest.raises(OSError, match="No space left"):
                 export(output, NEW, force=force)
-        assert [path.name for path in folder.iterdir()] in ([], ["bundle"]), f"litter after operation {failing}"
+        left = [path.name for path in folder.iterdir()] if folder.exists() else []
+        assert left in ([], ["bundle"]), f"litter after operation {failing}"
+        assert left or not folder.exists()  # it was made on the way
         if contents(output) != before:  # only the flush after the rename can fail with the new bundle in place
             assert failing == count
             assert sizes(output) == {NEW}
@@ -144,6 +146,38 @@ def test_an_entry_describes_what_was_written(tmp_path: Path) -> None:
     entry = add_file(tmp_path, "encoder.onnx", b"weights")
     assert (entry.name, entry.size, entry.sha256) == ("encoder.onnx", 7, sha256(b"weights").hexdigest())
     assert (tmp_path / "encoder.onnx").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UsageError])
+def test_folders_that_were_made_on_the_way_go_with_a_failed_export(tmp_path: Path, error: type[BaseException]) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(error), staged(tmp_path / "mine/a/b/bundle", force=False):
+        raise error
+    assert list((tmp_path / "mine").iterdir()) == []
+    with pytest.raises(error), staged(tmp_path / "mine/a/b/bundle", force=False):
+        (tmp_path / "mine/a/notes.txt").write_text("put there meanwhile")
+        raise error
+    assert [path.name for path in (tmp_path / "mine").rglob("*")] == ["a", "notes.txt"]
+
+
+def test_folders_go_also_where_not_all_of_them_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Path.mkdir
+
+    def interrupted(path: Path, **_: Any) -> None:
+        make(path.parent)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "a/b/bundle", force=False):
+        pytest.fail("the block began without its folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_lies_in_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("years of work")
+    output = tmp_path / "notes/a/bundle"
+    with pytest.raises(UsageError, match="is not a folder that you may write"), staged(output, force=True):
+        pytest.fail("the block began, though nothing can be published")
 
 
 # ----- killed, or beside another

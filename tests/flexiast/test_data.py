@@ -123,6 +123,14 @@ def test_paths_are_relative_to_the_csv(write_csv: WriteCsv, tmp_path: Path) -> N
 FOLDS = ("path,label,fold", "a.wav,dog,2", "b.wav,dog,10", "c.wav,dog,9", "d.wav,dog,10")
 
 
+def test_folders_have_no_folds(tmp_path: Path) -> None:
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog/0.wav").touch()
+    assert len(read_dataset(tmp_path).clips) == 1
+    with pytest.raises(DataError, match="has no folds, so fold '2' cannot validate; leave --val-fold out"):
+        read_dataset(tmp_path, "2")
+
+
 @pytest.mark.parametrize(("val_fold", "validation"), [(None, {"b.wav", "d.wav"}), ("2", {"a.wav"}), ("9", {"c.wav"})])
 def test_one_fold_validates_the_last_unless_told(
     write_csv: WriteCsv, val_fold: str | None, validation: set[str]

@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -634,8 +635,42 @@ def test_flexiast_has_no_stride_to_tell(tmp_path: Path) -> None:
     path = write(tmp_path / "flexiast.pth", flexiast_tensors(1))
     with pytest.raises(UsageError, match=r"--stride cannot be used .* patches do not overlap; leave it out"):
         import_model(path, Told(labels=LABELS, task="multi", stride=PatchSize(10, 10)))
-    with pytest.raises(ModelError, match="positions of shape"):
+    with pytest.raises(UsageError, match="positions of shape"):
         import_model(path, Told(labels=LABELS, task="multi", frames=512))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mean": math.nan, "std": 1.0}, "--mean nan cannot be used; give a number"),
+        ({"mean": 0.0, "std": 0.0}, "--std 0.0 cannot be used; give a number above 0"),
+        ({"std": math.inf}, "--std inf"),
+        ({"frames": 0}, "--frames 0"),
+        ({"frames": 1_000_000}, "--frames 1000000 cannot be used; give 1 to 71,998"),
+    ],
+)
+def test_values_that_no_model_has_are_not_told(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Told(**values)
+    assert Told(frames=71_998).frames == 71_998
+
+
+@pytest.mark.parametrize(
+    "told", [{"frames": 8}, {"frames": 60_000}, {"stride": PatchSize(17, 16)}, {"stride": PatchSize(8, 8)}], ids=str
+)
+def test_what_was_told_and_cannot_be_is_the_users_fault(tmp_path: Path, told: dict[str, Any]) -> None:
+    """Of an AST; where nothing of it was told, the source is damaged."""
+    path = write(tmp_path / "ast.pth", random_tensors(timm_shapes("v.", 2, 144) | HEAD))
+    assert import_model(path, COMMANDS).spec.base_stride == PatchSize(10, 10)
+    with pytest.raises(UsageError):
+        import_model(path, replace(COMMANDS, **told))
+
+
+def test_a_folder_whose_window_is_too_short_is_damaged(folder: Path) -> None:
+    for name in ("config.json", "preprocessor_config.json"):
+        edit(folder / name, max_length=4)
+    with pytest.raises(ModelError, match="larger than one window"):
+        import_model(folder)
 
 
 # ----- vision transformers

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from flexiast.errors import UsageError
-from flexiast.spec import PRESETS, FrontendSpec, NetworkSpec, PatchSize, ResizeSpec, Spec, check_label, parse_patches
+from flexiast.spec import (
+    PRESETS,
+    FrontendSpec,
+    NetworkSpec,
+    PatchSize,
+    ResizeSpec,
+    Spec,
+    check_label,
+    describe,
+    parse_patches,
+)
 
 Specs = Callable[..., Spec]
 
@@ -246,3 +256,17 @@ def test_a_patch_as_large_as_the_window_is_the_largest(build_spec: Specs) -> Non
     for patch in (PatchSize(129, 98), PatchSize(128, 99)):
         with pytest.raises(UsageError, match=f"{patch} is larger .* choose a smaller one"):
             spec.check_patch(patch)
+
+
+@pytest.mark.parametrize("content", [b"\x93NUMPY\x01\x00", b"\xff" * 100, "{", '{"a": \x1b[31m}'], ids=repr)
+def test_what_is_no_json_is_not_shown(content: bytes | str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ResizeSpec.model_validate_json(content)
+    assert describe(caught.value).startswith("as a whole: Invalid JSON: ")
+    assert "given" not in describe(caught.value)
+
+
+def test_what_is_wrong_is_shown_with_what_was_given() -> None:
+    with pytest.raises(ValidationError) as caught:
+        ResizeSpec.model_validate_json('{"antialias": "yes", "more": 1}')
+    assert describe(caught.value) == "antialias: Input should be a valid boolean, given 'yes' (and 1 more)"

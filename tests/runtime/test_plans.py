@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flexiast.errors import ExitCode, VerificationError
+from flexiast.errors import ExitCode, UsageError, VerificationError
 from flexiast_runtime.plans import PlanEntry, PlanKey, PlanStore
 
 FIELDS: dict[str, Any] = {
@@ -189,6 +189,32 @@ def test_an_entry_does_not_vouch_for_a_newer_plan(store: PlanStore, monkeypatch:
     assert store.leftovers() == [store.plan_path(KEY.digest)]
 
 
+@pytest.mark.parametrize("suffix", ["plan", "json", "timing"])
+def test_a_folder_in_place_of_a_file_is_named_and_left_alone(store: PlanStore, suffix: str) -> None:
+    folder = store.folder / f"{KEY.timing_digest if suffix == 'timing' else KEY.digest}.{suffix}"
+    (folder / "mine").mkdir(parents=True)
+    with pytest.raises(VerificationError, match=rf"{folder} is a folder where a file is expected; move it away"):
+        store.save_timing(KEY, b"measured") if suffix == "timing" else store.save("encoder.onnx", KEY, b"a plan", 1.0)
+    if suffix == "json":
+        with pytest.raises(VerificationError, match="is a folder where a file is expected"):
+            store.find(KEY)
+    assert (store.digests(), store.entries()) == ((), [])
+    assert folder not in store.leftovers()
+    assert (folder / "mine").is_dir()
+
+
+def test_a_pipe_or_a_dangling_link_is_an_entry_that_cannot_be_read(store: PlanStore) -> None:
+    store.save("encoder.onnx", KEY, b"a plan", 1.0)
+    os.mkfifo(store.entry_path("1" * 64), 0o600)
+    store.entry_path("2" * 64).symlink_to("nowhere")
+    assert set(store.digests()) == {KEY.digest, "1" * 64, "2" * 64}
+    for digest in ("1" * 64, "2" * 64):
+        with pytest.raises(VerificationError):
+            store.entry(digest)
+        store.remove(digest)
+    assert store.digests() == (KEY.digest,)
+
+
 def test_a_plan_can_be_removed(store: PlanStore) -> None:
     store.save("encoder.onnx", KEY, b"a plan", 1.0)
     assert store.size(KEY.digest) > 6
@@ -225,3 +251,12 @@ def test_the_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, environment: d
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert PlanStore.default().folder == Path(folder)
+
+
+@pytest.mark.parametrize("there", ["cache", "cache/plans"])
+def test_a_file_in_place_of_the_folder_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str) -> None:
+    monkeypatch.setenv("FLEXIAST_CACHE", str(tmp_path / "cache"))
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).write_text("notes")
+    with pytest.raises(UsageError, match=rf"{tmp_path / there} is not a folder, .*set FLEXIAST_CACHE to a folder"):
+        PlanStore.default()

@@ -601,6 +601,27 @@ def test_the_order_of_sizes_does_not_matter(load: Load, gpu: FakeGpu, tiny_bundl
         )
 
 
+def test_of_sizes_that_share_a_profile_those_that_were_built_are_found(
+    gpu: FakeGpu, store: PlanStore, tiny_checkpoint: Checkpoint, tiny_source: Classifier, tmp_path: Path
+) -> None:
+    from flexiast_export.to_onnx import export_onnx
+
+    fine, twins = PatchSize(8, 8), (PatchSize(16, 16), PatchSize(16, 18))
+    assert len({tiny_checkpoint.spec.tokens(patch) for patch in twins}) == 1
+    export_onnx(tiny_checkpoint, tiny_source, (fine, *twins), tmp_path / "bundle")
+    bundle, here = Bundle.open(tmp_path / "bundle"), Place.of(find_tensorrt("tensorrt"))
+    for patches in ([twins[1]], [fine, twins[0]]):
+        trt.load_engines(bundle, patches, store=store).close()
+        builds = len(gpu.builds)
+        for one in planned(bundle, store, here):
+            assert len(golden_errors(bundle, trt.load_engines(bundle, one.patches, store=store))) == len(one.patches)
+        assert len(gpu.builds) == builds
+    assert {one.patches for one in planned(bundle, store, here)} == {twins, (fine, *twins)}
+    (embedder,) = [entry.key for entry in store.entries() if entry.name == f"embed-{twins[0]}.onnx"]
+    store.remove(embedder.digest)
+    assert {one.patches for one in planned(bundle, store, here)} == {twins[1:], (fine, twins[1])}
+
+
 def test_what_was_planned_here_is_found_by_size(
     load: Load, gpu: FakeGpu, store: PlanStore, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
