@@ -166,6 +166,8 @@ class _Job:
 
     spec: Spec
     weights: Weights
+    source_sha256: str
+    precisions: Sequence[Precision]
     patches: Sequence[PatchSize]
     opset: int
     reference: Precision
@@ -185,7 +187,7 @@ def _from_checkpoint(
     calibrated: bool,
     force: bool,
 ) -> _Job:
-    from flexiast.checkpoint import load_checkpoint
+    from flexiast.checkpoint import load_checkpoint, weights_sha256
     from flexiast.extras import require
     from flexiast_export.graph import encoder
     from flexiast_export.quantize import template
@@ -208,7 +210,8 @@ def _from_checkpoint(
     def encoders() -> dict[Precision, Any]:
         return {name: encoder(checkpoint, template(name, spec), opset, versions()) for name in precisions}
 
-    return _Job(spec, checkpoint.weights, patches, opset, "fp32", encoders, publish)
+    source = weights_sha256(checkpoint)
+    return _Job(spec, checkpoint.weights, source, precisions, patches, opset, "fp32", encoders, publish)
 
 
 def _from_bundle(model: str, patches: Sequence[PatchSize], place: Path, *, force: bool) -> _Job:
@@ -219,7 +222,15 @@ def _from_bundle(model: str, patches: Sequence[PatchSize], place: Path, *, force
     manifest = bundle.manifest
     new, weights = check_addition(bundle, patches, place, force=force)
     return _Job(
-        manifest.spec, weights, new, manifest.opset, finest(manifest), dict, partial(add_sizes, bundle, new, place)
+        manifest.spec,
+        weights,
+        manifest.source_sha256,
+        manifest.precisions,
+        new,
+        manifest.opset,
+        finest(manifest),
+        dict,
+        partial(add_sizes, bundle, new, place),
     )
 
 
@@ -234,21 +245,53 @@ def _foretell(job: _Job, *, as_json: bool) -> None:
     encoders = {name: graph.ByteSize() for name, graph in job.encoders().items()}
     sizes = {patch: embedder(spec, job.weights, patch, opset).ByteSize() for patch in job.patches}
     total = sum(encoders.values()) + sum(sizes.values())
+    expected = _expected_ms(job)
     if as_json:
         graphs = [
-            {"patch_size": str(patch), "tokens": spec.tokens(patch), "gmac": spec.gmac(patch), "bytes": size}
+            {
+                "patch_size": str(patch),
+                "tokens": spec.tokens(patch),
+                "gmac": spec.gmac(patch),
+                "bytes": size,
+                "expected_ms": expected[patch],
+            }
             for patch, size in sizes.items()
         ]
         print_json({"encoders": encoders, "variants": graphs, "bytes": total})
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("patch", "tokens", "GMAC", "embedder"):
+    timed = list(dict.fromkeys(name for times in expected.values() for name in times))
+    for name in ("patch", "tokens", "GMAC", "embedder", *(f"≈ ms {name}" for name in timed)):
         table.add_column(name, justify="left" if name == "patch" else "right")
     for patch, size in sizes.items():
-        table.add_row(str(patch), f"{spec.tokens(patch):,}", f"{spec.gmac(patch):.3f}", f"{size / 1e6:.2f} MB")
+        table.add_row(
+            str(patch),
+            f"{spec.tokens(patch):,}",
+            f"{spec.gmac(patch):.3f}",
+            f"{size / 1e6:.2f} MB",
+            *(f"{expected[patch][name]:.2f}" for name in timed),
+        )
     console = stdout()
     console.print(table)
     console.print()
     for name, size in encoders.items():
         console.print(f"One {name} encoder of {size / 1e6:.1f} MB serves all sizes.")
+    if timed:
+        console.print("≈ ms: median latency on this machine, between the sizes that `flexiast profile` measured.")
     console.print(f"{total / 1e6:.1f} MB in all; nothing was written.")
+
+
+def _expected_ms(job: _Job) -> dict[PatchSize, dict[str, float]]:
+    """By size and precision, from the last profile of these weights on this machine; nothing where there is none."""
+    from flexiast_runtime.machine import read_machine, read_settings
+    from flexiast_runtime.profiles import newest
+
+    profile = newest(job.source_sha256, read_machine(), read_settings())
+    return {
+        patch: {
+            name: ms
+            for name in job.precisions
+            if profile is not None and (ms := profile.expected_ms(job.spec.gmac(patch), name)) is not None
+        }
+        for patch in job.patches
+    }

@@ -200,7 +200,7 @@ def step(policy: Policy, options: Sequence[Option], state: State, seen: Observat
 
 
 def _allowed_for_long(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> int:
-    """The dearest option that would still be allowed with a little less charge: what goes up must not come down soon."""
+    """The dearest option that would still be allowed with a little less charge: what goes up must stay."""
     battery = state.battery
     less = battery and replace(battery, fraction=max(battery.fraction - policy.charge_margin, 0.0))
     return limit(policy.goal, options, replace(state, battery=less), seen).option
