@@ -3,8 +3,8 @@
     embedder   features [batch, frames, mels] → tokens [batch, tokens, width]    one per patch size, holds its matrices
     encoder    tokens [batch, tokens, width] → logits [batch, classes]           one for all: the token axis is dynamic
 
-The embedder puts the prefix tokens in front. One graph for all sizes is faster than what PyTorch's exporter writes for
-a single one (benchmarks/export.py).
+The embedder puts the prefix tokens in front. One graph for all sizes is at least as fast as what PyTorch's exporter
+writes for a single one (benchmarks/export.py).
 
 The encoder is written in the precisions of ``arithmetic``; embedders are float32 in all of them, since they are a few
 percent of the work and the first thing that every error goes through.
