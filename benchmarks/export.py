@@ -1,4 +1,4 @@
-"""Our graphs in each precision, and against those of `torch.onnx.export` and of Hugging Face optimum, on one thread.
+"""Our graphs in each precision and of two opsets, and against those of `torch.onnx.export` and of Hugging Face optimum.
 
 `python -m benchmarks.export [MODEL ...] [--optimum FOLDER]`
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -34,9 +34,11 @@ from torch import Tensor, nn
 from benchmarks.measure import cpu_ms, heading
 from flexiast.checkpoint import Checkpoint, load_checkpoint
 from flexiast.importing import import_model
-from flexiast.manifest import Precision
+from flexiast.manifest import OPSET, Precision
+from flexiast.model import FlexiAST
 from flexiast.spec import PatchSize, Spec, parse_patches
 from flexiast.train import TorchClassifier, load_model
+from flexiast_export.graph import ATTENTION
 from flexiast_export.to_onnx import export_onnx
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.engine import Engines
@@ -109,10 +111,10 @@ def make_ast(geometry: Mapping[str, int], folder: Path) -> None:
 def compare(name: str, checkpoint: Checkpoint, patches: tuple[PatchSize, ...], optimum: Path | None = None) -> None:
     """Print the CPU milliseconds of one window at these patch sizes; graphs that disagree end the program."""
     spec, model = checkpoint.spec, load_model(checkpoint).cpu()
+    features = example_of(spec)
     with tempfile.TemporaryDirectory() as folder:
-        export_onnx(checkpoint, TorchClassifier(model), patches, Path(folder) / "bundle", precisions=PRECISIONS)
-        bundle = Bundle.open(Path(folder) / "bundle")
-        engines, *coarser = (load_engines(bundle, precision=precision) for precision in PRECISIONS)
+        bundle, newer = (written(checkpoint, model, patches, Path(folder), opset) for opset in (OPSET, ATTENTION))
+        engines, newer_engines = engines_of(bundle), engines_of(newer)
         graphs = {patch: Path(folder) / f"{patch}.onnx" for patch in patches}
         for patch, path in graphs.items():
             example = torch.zeros(1, spec.frontend.window_frames, spec.frontend.mel_bins)
@@ -120,23 +122,47 @@ def compare(name: str, checkpoint: Checkpoint, patches: tuple[PatchSize, ...], o
         title(name, spec)
         for patch, path in graphs.items():
             foreign = {"torch": path} | ({"optimum": optimum} if optimum else {})
-            report(engines, patch, foreign, example_of(spec))
-        precisions(bundle, engines, coarser, example_of(spec))
+            report(engines["fp32"], patch, foreign, features)
+        precisions(bundle, engines, features)
+        opsets(engines, newer_engines, features)
 
 
-def precisions(bundle: Bundle, fine: Engines, coarser: Sequence[Engines], features: Float) -> None:
+def written(
+    checkpoint: Checkpoint, model: FlexiAST, patches: tuple[PatchSize, ...], folder: Path, opset: int
+) -> Bundle:
+    place = folder / f"opset-{opset}"
+    export_onnx(checkpoint, TorchClassifier(model), patches, place, precisions=PRECISIONS, opset=opset)
+    return Bundle.open(place)
+
+
+def engines_of(bundle: Bundle) -> dict[Precision, Engines]:
+    return {precision: load_engines(bundle, precision=precision) for precision in PRECISIONS}
+
+
+def precisions(bundle: Bundle, engines: Mapping[Precision, Engines], features: Float) -> None:
     """What float16 and int8 gain on this CPU, and in bytes of the encoder."""
     manifest = bundle.manifest
     sizes = [manifest.entry(encoder.file).size for encoder in manifest.encoders.values()]
     shares = ", ".join(f"{name} {size / sizes[0]:.3f}" for name, size in zip(PRECISIONS, sizes, strict=True))
     print(f"bytes of the encoder, of fp32's: {shares}; CPU ms, and how many times as fast as fp32:")
-    for patch in fine.patches:
-        runs = {
-            name: partial(engines.logits, features, patch)
-            for name, engines in zip(PRECISIONS, (fine, *coarser), strict=True)
-        }
-        figures = cpu_ms(runs, rounds=31)
+    for patch in engines["fp32"].patches:
+        figures = cpu_ms({name: partial(of.logits, features, patch) for name, of in engines.items()}, rounds=31)
         columns = [f"{name} {ms:8.2f} ({figures['fp32'] / ms:.2f} ×)" for name, ms in figures.items()]
+        print(f"{patch!s:>6}  " + "  ".join(columns))
+
+
+def opsets(old: Mapping[Precision, Engines], new: Mapping[Precision, Engines], features: Float) -> None:
+    """What the operators of a newer opset gain."""
+    print(f"written for opset {ATTENTION}: CPU ms, and how many times as fast as for {OPSET}:")
+    for patch in old["fp32"].patches:
+        columns = []
+        for name in PRECISIONS:
+            runs = {
+                "old": partial(old[name].logits, features, patch),
+                "new": partial(new[name].logits, features, patch),
+            }
+            figures = cpu_ms(runs, rounds=31)
+            columns.append(f"{name} {figures['new']:8.2f} ({figures['old'] / figures['new']:.2f} ×)")
         print(f"{patch!s:>6}  " + "  ".join(columns))
 
 

@@ -45,8 +45,8 @@ class Arithmetic(Protocol):
         """From ``dtype`` to float32."""
         ...
 
-    def linear(self, graph: Graph, name: str, x: str, weight: Float, bias: Float) -> str:
-        """X [..., in] times weight [out, in] transposed, plus bias [out]."""
+    def linear(self, graph: Graph, name: str, x: str, weight: Float, bias: Float | None) -> str:
+        """X [rows, in] times weight [out, in] transposed, plus bias [out] where there is one."""
         ...
 
 
@@ -62,9 +62,14 @@ class Float32:
     def leave(self, graph: Graph, x: str) -> str:
         return x
 
-    def linear(self, graph: Graph, name: str, x: str, weight: Float, bias: Float) -> str:
-        product = graph.node("MatMul", x, graph.weight(f"{name}.weight", weight.T.astype(self.dtype)))
+    def linear(self, graph: Graph, name: str, x: str, weight: Float, bias: Float | None) -> str:
+        product = self.product(graph, name, x, weight)
+        if bias is None:
+            return product
         return graph.node("Add", product, graph.weight(f"{name}.bias", bias.astype(self.dtype)))
+
+    def product(self, graph: Graph, name: str, x: str, weight: Float) -> str:
+        return graph.node("MatMul", x, graph.weight(f"{name}.weight", weight.T.astype(self.dtype)))
 
 
 class Float16(Float32):
@@ -95,17 +100,16 @@ class DynamicInt8(Float32):
     """Layers left in float32, because the answers suffered."""
     precision: Precision = field(default="int8", init=False)
 
-    def linear(self, graph: Graph, name: str, x: str, weight: Float, bias: Float) -> str:
+    def product(self, graph: Graph, name: str, x: str, weight: Float) -> str:
         if layer_of(name) in self.keep_float:
-            return super().linear(graph, name, x, weight, bias)
+            return super().product(graph, name, x, weight)
         if x not in graph.quantized:
             graph.quantized[x] = graph.nodes("DynamicQuantizeLinear", x, outputs=3)
         levels, step, zero = graph.quantized[x]
         integers, steps = quantized(weight, WEIGHT_LIMIT)
         product = graph.node("MatMulInteger", levels, graph.weight(f"{name}.weight", integers.T), zero)
         scale = graph.node("Mul", step, graph.weight(f"{name}.step", steps))
-        product = graph.node("Mul", graph.cast(product, np.float32), scale)
-        return graph.node("Add", product, graph.weight(f"{name}.bias", bias))
+        return graph.node("Mul", graph.cast(product, np.float32), scale)
 
 
 @dataclass(frozen=True)
@@ -117,10 +121,10 @@ class StaticInt8(Float32):
     keep_float: frozenset[str] = frozenset()
     precision: Precision = field(default="int8-static", init=False)
 
-    def linear(self, graph: Graph, name: str, x: str, weight: Float, bias: Float) -> str:
+    def product(self, graph: Graph, name: str, x: str, weight: Float) -> str:
         layer = layer_of(name)
         if layer in self.keep_float:
-            return super().linear(graph, name, x, weight, bias)
+            return super().product(graph, name, x, weight)
         if x not in graph.quantized:
             step = graph.scalar(f"{name}.input_step", np.float32(self.ranges[layer] / 127))
             zero = graph.scalar(f"{name}.input_zero", np.int8(0))
@@ -130,8 +134,7 @@ class StaticInt8(Float32):
         zeros = graph.weight(f"{name}.zero", np.zeros(len(steps), np.int8))
         source = graph.weight(f"{name}.weight", integers.T)
         restored = graph.node("DequantizeLinear", source, graph.weight(f"{name}.step", steps), zeros, axis=1)
-        product = graph.node("MatMul", *graph.quantized[x], restored)
-        return graph.node("Add", product, graph.weight(f"{name}.bias", bias))
+        return graph.node("MatMul", *graph.quantized[x], restored)
 
 
 def layer_of(name: str) -> str:

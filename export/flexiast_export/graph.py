@@ -3,8 +3,8 @@
     embedder   features [batch, frames, mels] → tokens [batch, tokens, width]    one per patch size, holds its matrices
     encoder    tokens [batch, tokens, width] → logits [batch, classes]           one for all: the token axis is dynamic
 
-The embedder puts the prefix tokens in front, so the encoder needs no shape arithmetic. One graph for all sizes is as
-fast as what PyTorch's exporter writes for a single one (benchmarks/export.py).
+The embedder puts the prefix tokens in front. One graph for all sizes is at least as fast as what PyTorch's exporter
+writes for a single one (benchmarks/export.py).
 
 The encoder is written in the precisions of ``arithmetic``; embedders are float32 in all of them, since they are a few
 percent of the work and the first thing that every error goes through.
@@ -13,7 +13,7 @@ percent of the work and the first thing that every error goes through.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,8 +31,14 @@ from flexiast_export.arithmetic import FLOAT32, Arithmetic
 if TYPE_CHECKING:
     import onnx
 
+Float = NDArray[np.float32]
+
 AXES_AS_INPUT = 18
 """The opset from which ReduceMean takes its axes as an input."""
+GELU = 20
+"""The opset that has it as one operator."""
+ATTENTION = 23
+"""The same of attention."""
 
 
 class Graph:
@@ -40,9 +46,10 @@ class Graph:
 
     def __init__(self, opset: int = OPSET) -> None:
         self._onnx = require("onnx", "export")
-        self._opset = opset
+        self.opset = opset
         self._nodes: list[Any] = []
         self._weights: list[Any] = []
+        self._named: list[Any] = []
         self.quantized: dict[str, tuple[str, ...]] = {}
         """Tensor → what it is in integers: several layers take one tensor."""
 
@@ -68,11 +75,19 @@ class Graph:
         return name
 
     def cast(self, x: str, dtype: type[np.generic]) -> str:
-        return self.node("Cast", x, to=self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+        return self.node("Cast", x, to=self._element(dtype))
+
+    def name_axes(self, x: str, dtype: type[np.generic], axes: Sequence[str | int]) -> str:
+        """The tensor, its axes told where a computed shape hides them: runtimes work in place only on known sizes."""
+        self._named.append(self._onnx.helper.make_tensor_value_info(x, self._element(dtype), axes))
+        return x
+
+    def _element(self, dtype: type[np.generic]) -> int:
+        return int(self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def mean_of_tokens(self, x: str) -> str:
         """[batch, tokens, n] → [batch, n]."""
-        if self._opset < AXES_AS_INPUT:
+        if self.opset < AXES_AS_INPUT:
             return self.node("ReduceMean", x, axes=[1], keepdims=0)
         return self.node("ReduceMean", x, self.weight("token_axis", np.array([1], np.int64)), keepdims=0)
 
@@ -94,8 +109,9 @@ class Graph:
             [helper.make_tensor_value_info(source[0], float32, source[1])],
             [helper.make_tensor_value_info(result[0], float32, result[1])],
             self._weights,
+            value_info=self._named,
         )
-        opsets = [helper.make_opsetid("", self._opset)]
+        opsets = [helper.make_opsetid("", self.opset)]
         # What came with the opset: the oldest runtimes that know the operators load the file.
         ir_version = helper.find_min_ir_version_for(opsets)
         model = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="flexiast")
@@ -147,9 +163,7 @@ def encoder(
     """Tokens [batch, tokens, width], prefix first → logits [batch, classes]."""
     spec, weights = checkpoint.spec, checkpoint.weights
     graph = Graph(opset)
-    x = "tokens"
-    for index in range(spec.network.depth):
-        x = _block(graph, checkpoint, arithmetic, index, x)
+    x = _Blocks(graph, checkpoint, arithmetic).prefix("tokens")
     x = graph.layer_norm("norm", x, checkpoint)
     x = graph.mean_of_tokens(x)
     if spec.network.head_norm:
@@ -204,68 +218,110 @@ def _with_room(graph: Graph, spec: Spec, x: str) -> str:
     return graph.node("Pad", x, graph.weight("room", room))
 
 
-def _block(graph: Graph, checkpoint: Checkpoint, arithmetic: Arithmetic, index: int, x: str) -> str:
-    """One pre-norm block. The last one asks for the prefix only, since nothing else reaches the head.
+class _Blocks:
+    """Tokens [batch, tokens, width] → the prefix after all pre-norm blocks [batch, prefix, width].
 
-    What is handed from block to block is float32, and so are norms and softmax; between them stands the arithmetic's
-    own number format.
+    The tokens of all clips are the rows of one matrix, for then ONNX Runtime makes one operator (Gemm) of a product and
+    its bias; only attention tells clips apart. What is handed from block to block is float32, and so are norms and
+    softmax; between them stands the arithmetic's own number format.
     """
-    weights, prefix = checkpoint.weights, f"blocks.{index}"
 
-    def linear(name: str, source: str) -> str:
-        name = f"{prefix}.{name}"
-        return arithmetic.linear(graph, name, source, weights[f"{name}.weight"], weights[f"{name}.bias"])
+    def __init__(self, graph: Graph, checkpoint: Checkpoint, arithmetic: Arithmetic) -> None:
+        self._graph, self._checkpoint, self._arithmetic = graph, checkpoint, arithmetic
+        network = checkpoint.spec.network
+        self._width, self._prefix = network.width, network.prefix_tokens
+        self._head_width = network.width // network.heads
+        # Not in float16: runtimes differ in where the operator rounds; written out, its softmax is float32.
+        self._fused = graph.opset >= ATTENTION and arithmetic.dtype is np.float32
+        # The operator divides tokens into heads itself.
+        self._token = [network.width] if self._fused else [network.heads, self._head_width]
+        self._rows = self._shape("rows", -1, network.width)
+        self._asking = self._shape("asking", -1, self._prefix, *self._token)
+        clips = graph.node("Shape", "tokens", end=2)
+        self._all = graph.node("Concat", clips, self._shape("token", *self._token), axis=0)
 
-    normed = arithmetic.enter(graph, graph.layer_norm(f"{prefix}.norm1", x, checkpoint))
-    asking, first = normed, checkpoint.spec.network.prefix_tokens
-    if index == checkpoint.spec.network.depth - 1:
-        asking = _first_tokens(graph, prefix, normed, first)
-        x = _first_tokens(graph, f"{prefix}.residual", x, first)
-    mixed = _attention(graph, checkpoint, arithmetic, prefix, normed, asking)
-    x = graph.node("Add", x, arithmetic.leave(graph, linear("projection", mixed)))
-    normed = arithmetic.enter(graph, graph.layer_norm(f"{prefix}.norm2", x, checkpoint))
-    hidden = _gelu(graph, arithmetic, prefix, linear("expand", normed))
-    return graph.node("Add", x, arithmetic.leave(graph, linear("contract", hidden)))
+    def prefix(self, x: str) -> str:
+        depth = self._checkpoint.spec.network.depth
+        x = self._graph.node("Reshape", x, self._rows)
+        for index in range(depth):
+            x = self._block(f"blocks.{index}", x, last=index == depth - 1)
+        return self._graph.node("Reshape", x, self._shape("prefix", -1, self._prefix, self._width))
 
+    def _block(self, block: str, x: str, *, last: bool) -> str:
+        """Rows → rows. In the last one only the prefix asks and goes on, since nothing else reaches the head."""
+        normed = self._normed(f"{block}.norm1", x)
+        asking = normed
+        if last:
+            asking, x = self._first_tokens(f"{block}.asking", normed), self._first_tokens(f"{block}.residual", x)
+        x = self._sum(x, self._attention(block, normed, asking, self._prefix if last else "tokens"))
+        hidden = self._gelu(block, self._linear(f"{block}.expand", self._normed(f"{block}.norm2", x)))
+        return self._sum(x, self._linear(f"{block}.contract", hidden))
 
-def _first_tokens(graph: Graph, prefix: str, x: str, count: int) -> str:
-    bounds = [
-        graph.weight(f"{prefix}.first.{name}", np.array([value], np.int64))
-        for name, value in (("from", 0), ("to", count), ("axis", 1))
-    ]
-    return graph.node("Slice", x, *bounds)
+    def _attention(self, block: str, normed: str, asking: str, askers: int | str) -> str:
+        """Softmax(q kᵀ) v of all heads, projected; the scale 1 / √(head width) is part of q's weights.
 
+        k's bias adds the same to every score of a query, which softmax does not see. The weights of a softmax sum to 1,
+        so that v's bias arrives unchanged, and its projection is part of the projection's bias.
+        """
+        weights = self._checkpoint.weights
+        (q, k, v), (q_bias, _, v_bias) = (np.split(weights[f"{block}.qkv.{kind}"], 3) for kind in ("weight", "bias"))
+        projection, bias = (weights[f"{block}.projection.{kind}"] for kind in ("weight", "bias"))
+        scale = np.float32(self._head_width**-0.5)
+        mixed = self._mixed(
+            self._clips(self._product(f"{block}.q", asking, q * scale, q_bias * scale), askers),
+            self._clips(self._product(f"{block}.k", normed, k, None), "tokens"),
+            self._clips(self._product(f"{block}.v", normed, v, None), "tokens"),
+        )
+        mixed = self._graph.node("Reshape", mixed, self._rows)
+        return self._product(f"{block}.projection", mixed, projection, bias + projection @ v_bias)
 
-def _attention(
-    graph: Graph, checkpoint: Checkpoint, arithmetic: Arithmetic, prefix: str, normed: str, asking: str
-) -> str:
-    """Softmax(q kᵀ) v, all heads; the scale 1 / √(head width) is part of q's weights."""
-    spec = checkpoint.spec
-    width, heads = spec.network.width, spec.network.heads
-    weight, bias = (checkpoint.weights[f"{prefix}.qkv.{kind}"] for kind in ("weight", "bias"))
-    scale = np.float32((width // heads) ** -0.5)
-    split = graph.weight(f"{prefix}.split", np.array([0, 0, heads, width // heads], np.int64))
+    def _mixed(self, q: str, k: str, v: str) -> str:
+        graph, arithmetic, heads = self._graph, self._arithmetic, self._checkpoint.spec.network.heads
+        if self._fused:
+            return graph.node("Attention", q, k, v, q_num_heads=heads, kv_num_heads=heads, scale=1.0)
+        q, k, v = (graph.node("Transpose", x, perm=[0, 2, 1, 3]) for x in (q, k, v))
+        scores = graph.node("MatMul", q, graph.node("Transpose", k, perm=[0, 1, 3, 2]))
+        attention = graph.node("Softmax", arithmetic.leave(graph, scores), axis=-1)
+        mixed = graph.node("MatMul", arithmetic.enter(graph, attention), v)
+        return graph.node("Transpose", mixed, perm=[0, 2, 1, 3])
 
-    def heads_of(part: int, name: str, source: str, factor: np.float32, perm: list[int]) -> str:
-        rows = slice(part * width, (part + 1) * width)
-        projected = arithmetic.linear(graph, f"{prefix}.{name}", source, weight[rows] * factor, bias[rows] * factor)
-        return graph.node("Transpose", graph.node("Reshape", projected, split), perm=perm)
+    def _clips(self, x: str, count: int | str) -> str:
+        """Rows → [batch, tokens, heads, head width], or undivided where attention is one operator."""
+        clips = self._graph.node("Reshape", x, self._all if count == "tokens" else self._asking)
+        return self._graph.name_axes(clips, self._arithmetic.dtype, ["batch", count, *self._token])
 
-    q = heads_of(0, "q", asking, scale, [0, 2, 1, 3])
-    k = heads_of(1, "k", normed, np.float32(1), [0, 2, 3, 1])
-    v = heads_of(2, "v", normed, np.float32(1), [0, 2, 1, 3])
-    attention = graph.node("Softmax", arithmetic.leave(graph, graph.node("MatMul", q, k)), axis=-1)
-    mixed = graph.node("MatMul", arithmetic.enter(graph, attention), v)
-    mixed = graph.node("Transpose", mixed, perm=[0, 2, 1, 3])
-    return graph.node("Reshape", mixed, graph.weight(f"{prefix}.join", np.array([0, 0, width], np.int64)))
+    def _first_tokens(self, name: str, x: str) -> str:
+        bounds = [
+            self._shape(f"{name}.{part}", value) for part, value in (("from", 0), ("to", self._prefix), ("axis", 1))
+        ]
+        first = self._graph.node("Slice", self._graph.node("Reshape", x, self._all), *bounds)
+        return self._graph.node("Reshape", first, self._rows)
 
+    def _gelu(self, block: str, x: str) -> str:
+        """X · ½ (1 + erf(x / √2)); where it is no operator, the pattern that ONNX Runtime and TensorRT make one of."""
+        graph = self._graph
+        if graph.opset >= GELU:
+            return graph.node("Gelu", x)
 
-def _gelu(graph: Graph, arithmetic: Arithmetic, prefix: str, x: str) -> str:
-    """X · ½ (1 + erf(x / √2)), the pattern that ONNX Runtime and TensorRT fuse into one operator."""
+        def constant(name: str, value: float) -> str:
+            return graph.weight(f"{block}.{name}", np.array(value, self._arithmetic.dtype))
 
-    def constant(name: str, value: float) -> str:
-        return graph.weight(f"{prefix}.{name}", np.array(value, arithmetic.dtype))
+        erf = graph.node("Erf", graph.node("Div", x, constant("sqrt2", np.sqrt(2))))
+        gate = graph.node("Add", erf, constant("one", 1))
+        return graph.node("Mul", graph.node("Mul", x, gate), constant("half", 0.5))
 
-    erf = graph.node("Erf", graph.node("Div", x, constant("sqrt2", np.sqrt(2))))
-    gate = graph.node("Add", erf, constant("one", 1))
-    return graph.node("Mul", graph.node("Mul", x, gate), constant("half", 0.5))
+    def _linear(self, name: str, x: str) -> str:
+        weights = self._checkpoint.weights
+        return self._product(name, x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def _product(self, name: str, x: str, weight: Float, bias: Float | None) -> str:
+        return self._arithmetic.linear(self._graph, name, x, weight, bias)
+
+    def _normed(self, name: str, x: str) -> str:
+        return self._arithmetic.enter(self._graph, self._graph.layer_norm(name, x, self._checkpoint))
+
+    def _sum(self, x: str, y: str) -> str:
+        return self._graph.node("Add", x, self._arithmetic.leave(self._graph, y))
+
+    def _shape(self, name: str, *axes: int) -> str:
+        return self._graph.weight(name, np.array(axes, np.int64))

@@ -73,9 +73,9 @@ class _Recording(Float32):
         self.inputs: dict[str, str] = {}
         """Tensor → layer"""
 
-    def linear(self, graph: Graph, name: str, x: str, weight: Float, bias: Float) -> str:
+    def product(self, graph: Graph, name: str, x: str, weight: Float) -> str:
         self.inputs[x] = layer_of(name)
-        return super().linear(graph, name, x, weight, bias)
+        return super().product(graph, name, x, weight)
 
 
 def input_ranges(checkpoint: Checkpoint, features: Float, patches: Sequence[PatchSize]) -> Ranges:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from flexiast.errors import GpuError, ModelError, VerificationError
-from flexiast.manifest import Variant
+from flexiast.manifest import OPSET, Variant
 from flexiast.spec import PatchSize, Spec
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.engine import Engine, Engines
@@ -96,7 +96,8 @@ def _session(
             ) from error
         if theirs:
             raise ModelError(
-                f"{bundle.folder / name} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {error}"
+                f"{bundle.folder / name} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: "
+                f"{str(error).strip()}{_upgrade(bundle.manifest.opset)}"
             ) from error
         raise
     _check_provider(provider, session.get_providers(), "ONNX Runtime took")
@@ -111,6 +112,13 @@ def _session(
                 "copy or export the bundle again"
             )
     return session
+
+
+def _upgrade(opset: int) -> str:
+    """What helps where a graph is newer than the runtime."""
+    if opset == OPSET:
+        return ""
+    return f"; it is written for opset {opset}: upgrade onnxruntime, or export it again with --opset {OPSET}"
 
 
 def _check_provider(provider: Provider, found: Sequence[str], whose: str) -> None:

@@ -189,8 +189,10 @@ def test_ranges_are_those_that_the_model_sees(tiny_checkpoint: Checkpoint, calib
             module = model.get_submodule(f"{block}.norm1")
             module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
         else:
-            module = model.get_submodule(name)
-            module.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs[0]))
+            module, constant = model.get_submodule(name), 0.0
+            if part == "projection":  # v's bias is part of what the graph adds after it
+                constant = model.get_submodule(f"{block}.qkv").bias.detach().chunk(3)[2]
+            module.register_forward_pre_hook(lambda _, inputs, name=name, less=constant: note(name, inputs[0] - less))
     classifier = TorchClassifier(model)
     for patch in PATCHES:
         classifier.logits(calibration, patch)

@@ -82,17 +82,21 @@ def test_engines_run_on_so_many_threads(tiny_bundle: Path, asked: dict[str, int]
         assert session.get_providers() == ["CPUExecutionProvider"]
 
 
-def test_a_graph_that_onnx_runtime_refuses_is_a_model_error_with_its_name(bundle_copy: Path) -> None:
+@pytest.mark.parametrize("opset", [17, 23])
+def test_a_graph_that_onnx_runtime_refuses_is_a_model_error_with_its_name(bundle_copy: Path, opset: int) -> None:
     """The manifest vouches for it, so that it passes the checksum: an export of another time or another tool."""
     manifest, garbage = read_manifest(bundle_copy), b"no graph"
     entry = manifest.entry("embed-12x12.onnx")
     forged = entry.model_copy(update={"size": len(garbage), "sha256": hashlib.sha256(garbage).hexdigest()})
     files = tuple(forged if other is entry else other for other in manifest.files)
+    changed = manifest.model_copy(update={"files": files, "opset": opset})
     (bundle_copy / entry.name).write_bytes(garbage)
-    (bundle_copy / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json(exclude_none=True))
+    (bundle_copy / MANIFEST).write_text(changed.model_dump_json(exclude_none=True))
     message = rf"embed-12x12\.onnx cannot be loaded by ONNX Runtime {re.escape(onnxruntime.__version__)}"
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message) as caught:
         load_engines(Bundle.open(bundle_copy))
+    advice = "; it is written for opset 23: upgrade onnxruntime, or export it again with --opset 17"
+    assert str(caught.value).endswith(advice) is (opset == 23)
 
 
 LOGITS = st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=5)
