@@ -27,8 +27,8 @@ Float = NDArray[np.float32]
 
 SILENT_S = 0.5
 """Without a block for so long, the device is taken for lost."""
-OPENING_S = 5.0
-"""From the start of a capture process to its first block, at most."""
+OPENING_S = 10.0
+"""From the start of a capture process to its first block, at most: a small device reads Python from a slow card."""
 WAKE_S = 0.1
 """While nothing comes, whoever reads may stop so often."""
 KILLED_S = 1.0

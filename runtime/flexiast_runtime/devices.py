@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -110,10 +111,16 @@ def unusable(dev: Path = Path("/dev/snd"), proc: Path = Path("/proc/asound")) ->
     nodes = sorted(dev.glob("pcmC*D*c"))
     if any(not os.access(node, os.R_OK) for node in nodes):
         return f"; {dev} may not be read by this user: add it to the group audio and log in again"
+    held = (f"; {status.parts[-4]} is in use by process {owner}" for status, owner in _owners(proc))
+    return next(held, "")
+
+
+def _owners(proc: Path) -> Iterator[tuple[Path, str]]:
+    """Capture streams that are open, and the process that holds each."""
     for status in sorted(proc.glob("card*/pcm*c/sub*/status")):
-        if owner := re.search(r"owner_pid\s*:\s*(\d+)", status.read_text()):
-            return f"; {status.parts[-4]} is in use by process {owner[1]}"
-    return ""
+        with suppress(OSError):  # unplugged just now
+            if owner := re.search(r"owner_pid\s*:\s*(\d+)", status.read_text()):
+                yield status, owner[1]
 
 
 def import_portaudio() -> ModuleType:

@@ -50,20 +50,20 @@ class Microphone:
         """Blocks until the iterator is closed; empty ones while nothing comes.
 
         Raises DeviceError if the device cannot be opened at first. When it is lost later, a block says so; what comes
-        once it is found again says how much is missing. With ``on_loss="exit"`` DeviceLostError is raised instead.
+        once it is found again says how much is missing. With ``on_loss="exit"`` DeviceLostError follows instead.
         """
         timeline, pauses = Timeline(self.rate_hz), self._pauses()
         delivered_s, reason = yield from self._stretch(timeline, again=False)
         if not delivered_s:
             raise DeviceError(f"{self.name} cannot be opened: {reason}")
         while True:
-            if delivered_s and self._on_loss == "exit":
+            if delivered_s:
+                yield EMPTY._replace(notice=Notice("lost", reason))
+            if self._on_loss == "exit":
                 raise DeviceLostError(
                     f"{self.name} was lost: {reason}; check that it is plugged in, then start again, "
                     "or let it be looked for with --on-device-loss retry"
                 )
-            if delivered_s:
-                yield EMPTY._replace(notice=Notice("lost", reason))
             if delivered_s >= SETTLED_S:
                 pauses = self._pauses()
             yield from _pause(next(pauses))
@@ -73,20 +73,19 @@ class Microphone:
         return itertools.chain(self._retry_s, itertools.repeat(self._retry_s[-1]))
 
     def _stretch(self, timeline: Timeline, *, again: bool) -> Generator[Block, None, tuple[float, str]]:
-        """Blocks of one capture process; when it ends, how many seconds of audio came and why no more do."""
-        frames, reason = 0, ""
+        """Blocks of one capture process; when it ends, for how many seconds it delivered and why it no longer does."""
+        since_s, reason = None, ""
         with DeviceStream(self._device, self._channel) as stream:
             try:
                 for delivery in stream.deliveries():
                     if delivery is None:
                         yield EMPTY
                         continue
-                    found = again and not frames
-                    frames += len(delivery.samples)
-                    yield self._block(delivery, timeline, found=found)
+                    yield self._block(delivery, timeline, found=again and since_s is None)
+                    since_s = time.monotonic() if since_s is None else since_s
             except StreamEndedError as error:
                 reason = str(error)
-        return frames / self.rate_hz, reason
+        return 0.0 if since_s is None else time.monotonic() - since_s, reason
 
     def _block(self, delivery: Delivery, timeline: Timeline, *, found: bool) -> Block:
         arrived = len(delivery.samples) + delivery.missed
