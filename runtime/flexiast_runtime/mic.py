@@ -81,8 +81,9 @@ class Microphone:
                     if delivery is None:
                         yield EMPTY
                         continue
-                    yield self._block(delivery, timeline, found=again and since_s is None)
-                    since_s = time.monotonic() if since_s is None else since_s
+                    found = again and since_s is None
+                    since_s = since_s or time.monotonic()
+                    yield self._block(delivery, timeline, found=found)
             except StreamEndedError as error:
                 reason = str(error)
         return 0.0 if since_s is None else time.monotonic() - since_s, reason
