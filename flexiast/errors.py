@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
     MODEL = 3
     """A checkpoint or bundle is missing, damaged or of another kind."""
     DEVICE = 4
-    """No microphone, or it cannot be opened."""
+    """No microphone, or it cannot be opened, or it was lost and is not to be looked for."""
     VERIFICATION = 5
     """What was built or loaded is not what it claims to be: checksum, parity."""
     BUDGET = 6
@@ -75,7 +75,7 @@ class DeviceError(FlexiastError):
 
 
 class DeviceLostError(DeviceError):
-    """An audio device stopped delivering; its driver may hang when it is closed."""
+    """An audio device stopped delivering, and whoever opened it wants no other attempt."""
 
 
 class VerificationError(FlexiastError):

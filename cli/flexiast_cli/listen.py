@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -47,8 +47,20 @@ def listen(
     realtime: Annotated[bool, typer.Option("--realtime", help="Play a file at the pace of a microphone.")] = False,
     devices: Annotated[
         list[str] | None,
-        typer.Option("--device", help="Microphone by name or part of it; may be repeated.", show_default=False),
+        typer.Option(
+            "--device",
+            help="Microphone by name, part of it or USB id, see `flexiast devices`; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
+    channel: Annotated[
+        int | None,
+        typer.Option("--channel", min=1, help="Hear one channel of the microphone.", show_default="its first two"),
+    ] = None,
+    on_device_loss: Annotated[
+        Literal["retry", "exit"],
+        typer.Option("--on-device-loss", help="Look for a lost microphone until it is back, or exit."),
+    ] = "retry",
     duration: Annotated[float | None, typer.Option("--duration", help="Stop after so many seconds of audio.")] = None,
     latency: Annotated[
         float | None,
@@ -87,6 +99,8 @@ def listen(
     names = inputs or []
     if names and devices:
         raise UsageError("--input and --device exclude each other; give one")
+    if names and channel is not None:
+        raise UsageError("--channel chooses one of a microphone; files are heard with all of theirs")
     if realtime and (not names or "-" in names):
         raise UsageError("--realtime slows files to real time; give them with --input FILE")
     if names.count("-") > 1:
@@ -101,7 +115,8 @@ def listen(
     frontend = engines.spec.frontend
     settings = Settings.of(frontend, threshold)
     live = not names or realtime
-    sources = _open(names, devices, frontend.sample_rate_hz, realtime=realtime)
+    microphone = partial(_microphone, channel=channel, on_loss=on_device_loss)
+    sources = _open(names, devices, microphone, frontend.sample_rate_hz, realtime=realtime)
     share_s = settings.step_s / len(sources)  # one thread runs the engines for all of them
     conditions = machine_conditions(min(latency / 1000, share_s) if latency else share_s)
     stations = _stations(
@@ -199,14 +214,25 @@ def machine_conditions(deadline_s: float) -> Callable[[float], Conditions]:
     return conditions
 
 
-def _open(inputs: list[str], devices: list[str] | None, rate_hz: int, *, realtime: bool) -> list[Source]:
+def _open(
+    inputs: list[str],
+    devices: list[str] | None,
+    microphone: Callable[[str | None], Source],
+    rate_hz: int,
+    *,
+    realtime: bool,
+) -> list[Source]:
     """Files and pipes, or else microphones."""
     if not inputs:
-        from flexiast_runtime.health import Watched
-        from flexiast_runtime.mic import Microphone
-
-        return [Watched(Microphone(device)) for device in devices] if devices else [Watched(Microphone())]
+        return [microphone(device) for device in devices] if devices else [microphone(None)]
     return [_recorded(name, rate_hz, realtime=realtime) for name in inputs]
+
+
+def _microphone(device: str | None, *, channel: int | None, on_loss: Literal["retry", "exit"]) -> Source:
+    from flexiast_runtime.health import Watched
+    from flexiast_runtime.mic import Microphone
+
+    return Watched(Microphone(device, channel=channel, on_loss=on_loss))
 
 
 def _recorded(name: str, rate_hz: int, *, realtime: bool) -> Source:

@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from flexiast import __version__
-from flexiast.errors import DeviceLostError, ExitCode, FlexiastError, printable
+from flexiast.errors import ExitCode, FlexiastError, printable
 from flexiast_cli import engines
 from flexiast_cli.classify import classify
 from flexiast_cli.data import manifest, shard
 from flexiast_cli.demo import demo
+from flexiast_cli.devices import devices
 from flexiast_cli.evaluate import evaluate
 from flexiast_cli.export import export
 from flexiast_cli.import_ import import_
@@ -47,11 +48,6 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
             if sys.stdout is not None:  # a shell may close it
                 sys.stdout.flush()
-        except DeviceLostError as error:
-            _failed(error, error.exit_code)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(error.exit_code)  # PortAudio's own exit handler would hang on the lost device
         except FlexiastError as error:
             raise _failed(error, error.exit_code) from None
         except KeyboardInterrupt:
@@ -77,7 +73,7 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-for _command in (listen, classify, train, import_, evaluate, export, inspect, verify, profile, demo):
+for _command in (listen, classify, train, import_, evaluate, export, inspect, verify, profile, devices, demo):
     app.command(_command.__name__.rstrip("_"))(_guarded(_command))
 
 _data = typer.Typer(help="Prepare data sets: a CSV of a published one, shards of a large one.", no_args_is_help=True)

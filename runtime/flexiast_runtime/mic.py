@@ -1,104 +1,102 @@
-"""The microphone, through PortAudio: a callback that copies and counts, nothing else."""
+"""A microphone that may be unplugged: captured in a process of its own, looked for until it is back."""
 
 from __future__ import annotations
 
-import queue
-from collections.abc import Iterator
-from types import ModuleType
-from typing import Any
+import itertools
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import Literal
 
 import numpy as np
 
 from flexiast.errors import DeviceError, DeviceLostError
-from flexiast_runtime.source import Block
+from flexiast_runtime.device_stream import WAKE_S, Delivery, DeviceStream, StreamEndedError
+from flexiast_runtime.devices import choose, input_devices
+from flexiast_runtime.source import Block, Notice
+from flexiast_runtime.timeline import Timeline, uptime_s
 
-BLOCK_S = 0.032
-"""Callback interval: long enough for Python, short against a step."""
-LATENCY_S = 0.1
-"""Asked of PortAudio: its own `high` is 32 ms on ALSA and lost audio in one run of twenty on a busy machine."""
-SILENT_S = 2.0
-"""Without a block for so long, the device is taken for lost."""
+RETRY_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Pauses before a lost device is looked for again; the last one repeats."""
+SETTLED_S = 1.0
+"""A device that has delivered for so long is looked for from the shortest pause on when it is lost again."""
+
+OnLoss = Literal["retry", "exit"]
+EMPTY = Block(np.empty((0, 1), np.float32))
 
 
 class Microphone:
-    """An input device by name, or part of a name; its own default rate, its first two channels at most."""
+    """An input device at its own default rate; its first two channels at most, or the one that is chosen."""
 
-    def __init__(self, device: str | None = None) -> None:
-        self._portaudio = _import_portaudio()
-        self._index, info = self._find(device)
-        self.name: str = info["name"]
-        self.rate_hz = int(info["default_samplerate"])
-        self._channels = min(2, int(info["max_input_channels"]))
+    def __init__(
+        self,
+        device: str | None = None,
+        *,
+        channel: int | None = None,
+        on_loss: OnLoss = "retry",
+        clock: Callable[[], float] = uptime_s,
+        retry_s: tuple[float, ...] = RETRY_S,
+    ) -> None:
+        """``device`` as `devices.choose` takes it; ``channel`` counts from 1; ``clock`` must run on in suspend.
+
+        Raises DeviceError where none or several fit, or there is no such channel.
+        """
+        self._device = choose(input_devices(), device)
+        self.name, self.rate_hz = self._device.name, self._device.rate_hz
+        if channel is not None and not 1 <= channel <= self._device.channels:
+            raise DeviceError(f"{self.name} has no channel {channel}; give one from 1 to {self._device.channels}")
+        self._channel, self._on_loss, self._clock, self._retry_s = channel, on_loss, clock, retry_s
 
     def blocks(self) -> Iterator[Block]:
-        """Blocks until the iterator is closed; raises DeviceError, or DeviceLostError when it falls silent."""
-        delivered: queue.SimpleQueue[Block] = queue.SimpleQueue()
+        """Blocks until the iterator is closed; empty ones while nothing comes.
 
-        def copy(samples: Any, frames: int, timing: Any, status: Any) -> None:
-            # PortAudio says that frames were lost, not how many: one block marks the discontinuity.
-            delivered.put(Block(samples.copy(), lost=frames if status.input_overflow else 0))
-
-        stream = self._open(copy)
+        Raises DeviceError if the device cannot be opened at first. When it is lost later, a block says so; what comes
+        once it is found again says how much is missing. With ``on_loss="exit"`` DeviceLostError follows instead.
+        """
+        timeline, pauses = Timeline(self.rate_hz), self._pauses()
+        delivered_s, reason = yield from self._stretch(timeline, again=False)
+        if not delivered_s:
+            raise DeviceError(f"{self.name} cannot be opened: {reason}")
         while True:
-            try:
-                block = delivered.get(timeout=SILENT_S)
-            except queue.Empty:  # left open: of an unplugged device, PortAudio before mid-2025 hangs in close()
+            if delivered_s:
+                yield EMPTY._replace(notice=Notice("lost", reason))
+            if self._on_loss == "exit":
                 raise DeviceLostError(
-                    f"{self.name} has delivered nothing for {SILENT_S:g} s; "
-                    "check that it is plugged in, then start again"
-                ) from None
+                    f"{self.name} was lost: {reason}; check that it is plugged in, then start again, "
+                    "or let it be looked for with --on-device-loss retry"
+                )
+            if delivered_s >= SETTLED_S:
+                pauses = self._pauses()
+            yield from _pause(next(pauses))
+            delivered_s, reason = yield from self._stretch(timeline, again=True)
+
+    def _pauses(self) -> Iterator[float]:
+        return itertools.chain(self._retry_s, itertools.repeat(self._retry_s[-1]))
+
+    def _stretch(self, timeline: Timeline, *, again: bool) -> Generator[Block, None, tuple[float, str]]:
+        """Blocks of one capture process; when it ends, for how many seconds it delivered and why it no longer does."""
+        since_s, reason = None, ""
+        with DeviceStream(self._device, self._channel) as stream:
             try:
-                yield block
-            except GeneratorExit:
-                stream.close()
-                raise
+                for delivery in stream.deliveries():
+                    if delivery is None:
+                        yield EMPTY
+                        continue
+                    found = again and since_s is None
+                    since_s = since_s or time.monotonic()
+                    yield self._block(delivery, timeline, found=found)
+            except StreamEndedError as error:
+                reason = str(error)
+        return 0.0 if since_s is None else time.monotonic() - since_s, reason
 
-    def _open(self, callback: Any) -> Any:
-        try:
-            stream = self._portaudio.InputStream(
-                samplerate=self.rate_hz,
-                blocksize=round(BLOCK_S * self.rate_hz),
-                device=self._index,
-                channels=self._channels,
-                dtype=np.float32,
-                latency=LATENCY_S,
-                callback=callback,
-            )
-            stream.start()
-        except self._portaudio.PortAudioError as error:
-            raise DeviceError(f"{self.name} cannot be opened: {error}; another program may be using it") from error
-        return stream
-
-    def _find(self, device: str | None) -> tuple[int, dict[str, Any]]:
-        """The device whose name equals, else contains, what was asked for."""
-        devices = [
-            (index, info) for index, info in enumerate(self._portaudio.query_devices()) if info["max_input_channels"]
-        ]
-        names = ", ".join(repr(info["name"]) for _, info in devices) or "none"
-        if device is None:
-            default = self._portaudio.default.device[0]
-            chosen = [item for item in devices if item[0] == default] or devices[:1]
-            if not chosen:
-                raise DeviceError("no microphone was found; plug one in, or give a file with --input FILE")
-            return chosen[0]
-        exact = [item for item in devices if item[1]["name"] == device]
-        matching = exact or [item for item in devices if device.lower() in item[1]["name"].lower()]
-        if not matching:
-            raise DeviceError(f"no microphone is called {device!r}; found: {names}")
-        if len(matching) > 1:
-            raise DeviceError(
-                f"{device!r} fits several microphones: "
-                f"{', '.join(repr(info['name']) for _, info in matching)}; give more of the name"
-            )
-        return matching[0]
+    def _block(self, delivery: Delivery, timeline: Timeline, *, found: bool) -> Block:
+        arrived = len(delivery.samples) + delivery.missed
+        lost = delivery.missed + timeline.push(self._clock(), arrived, broken=found or delivery.overflowed)
+        notice = Notice("found", f"{lost / self.rate_hz:.1f} s are missing") if found else None
+        return Block(delivery.samples, lost, notice)
 
 
-def _import_portaudio() -> ModuleType:
-    try:
-        import sounddevice
-    except OSError as error:  # the wheel for Linux does not bring the library
-        raise DeviceError(
-            f"{error}: install it with your system's packages (Debian, Ubuntu, JetPack: apt install libportaudio2)"
-        ) from error
-    module: ModuleType = sounddevice
-    return module
+def _pause(seconds: float) -> Iterator[Block]:
+    end_s = time.monotonic() + seconds
+    while (left_s := end_s - time.monotonic()) > 0:
+        time.sleep(min(WAKE_S, left_s))
+        yield EMPTY

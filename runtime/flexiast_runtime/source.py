@@ -140,7 +140,10 @@ class Paced:
 
 
 def chunks(source: Source, rate_hz: int) -> Iterator[Chunk]:
-    """Blocks of a source → mono chunks at ``rate_hz``, channels averaged, resampled with state from block to block."""
+    """Blocks of a source → mono chunks at ``rate_hz``, channels averaged, resampled with state from block to block.
+
+    A block without samples gives a chunk without: whoever reads a source that delivers nothing now can still stop.
+    """
     resampler = _resampler(source.rate_hz, rate_hz)
     start = 0
     for block in source.blocks():
@@ -152,7 +155,7 @@ def chunks(source: Source, rate_hz: int) -> Iterator[Chunk]:
             resampler = _resampler(source.rate_hz, rate_hz)
         samples = resampler.resample_chunk(mono) if resampler else mono
         notices = (block.notice,) if block.notice else ()
-        if len(samples) or notices:
+        if len(samples) or not len(mono):
             yield Chunk(start, samples, notices)
             start += len(samples)
     if len(rest := _flush(resampler)):

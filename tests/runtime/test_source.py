@@ -110,6 +110,11 @@ def test_a_loss_makes_the_counter_jump() -> None:
     assert [(chunk.start, len(chunk.samples)) for chunk in chunks(source, 16_000)] == [(0, 1_000), (1_300, 500)]
 
 
+def test_a_source_that_delivers_nothing_now_lets_its_reader_look_up() -> None:
+    source = Script([Block(noise(500, 1)), Block(noise(0, 1)), Block(noise(500, 1))], 16_000)
+    assert [(chunk.start, len(chunk.samples)) for chunk in chunks(source, 16_000)] == [(0, 500), (500, 0), (500, 500)]
+
+
 def test_a_loss_before_anything_came_counts_too() -> None:
     source = Script([Block(noise(500, 1), lost=200)], 16_000)
     assert [chunk.start for chunk in chunks(source, 16_000)] == [200]
@@ -119,7 +124,7 @@ def test_a_loss_before_anything_came_counts_too() -> None:
 def test_a_sound_after_a_loss_keeps_its_time_when_resampled(before: int, lost: int, rate_hz: int) -> None:
     source, click = with_a_loss(rate_hz, before, lost, after=5_000)
     found = list(chunks(source, 16_000))
-    loudest = max(found, key=lambda chunk: chunk.samples.max())
+    loudest = max(found, key=lambda chunk: chunk.samples.max(initial=0.0))
     heard = loudest.start + int(loudest.samples.argmax())
     # half a sample each: the length of the part before, the loss, the click between two samples
     assert abs(heard - click * 16_000 / rate_hz) <= 1.5
