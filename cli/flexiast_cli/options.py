@@ -26,7 +26,12 @@ BackendOption = Annotated[
 
 ThresholdOption = Annotated[
     float | None,
-    typer.Option("--threshold", help="Score at which an event begins (default: the bundle's for a label, else 0.5)."),
+    typer.Option(
+        "--threshold",
+        min=0.01,
+        max=1.0,
+        help="Score at which an event begins (default: the bundle's for a label, else 0.5).",
+    ),
 ]
 LabelThresholdOption = Annotated[
     list[str] | None,
@@ -40,17 +45,19 @@ DenyOption = Annotated[
     list[str] | None, typer.Option("--deny", metavar="LABELS", help="Do not report these; by commas, or repeated.")
 ]
 MinDurationOption = Annotated[
-    float, typer.Option("--min-duration", metavar="SECONDS", help="Do not report shorter events.")
+    float, typer.Option("--min-duration", min=0, metavar="SECONDS", help="Do not report shorter events.")
 ]
 ConfirmOption = Annotated[
-    float, typer.Option("--confirm", metavar="SECONDS", help="A score must stay at its threshold for so long.")
+    float, typer.Option("--confirm", min=0, metavar="SECONDS", help="A score must stay at its threshold for so long.")
 ]
 MergeGapOption = Annotated[
-    float, typer.Option("--merge-gap", metavar="SECONDS", help="Events of a label with a shorter gap are one.")
+    float, typer.Option("--merge-gap", min=0, metavar="SECONDS", help="Events of a label with a shorter gap are one.")
 ]
 SmoothingOption = Annotated[
     float | None,
-    typer.Option("--smoothing", metavar="SECONDS", help="Time constant of the scores' mean (default: 1.5 steps)."),
+    typer.Option(
+        "--smoothing", min=0, metavar="SECONDS", help="Time constant of the scores' mean (default: 1.5 steps)."
+    ),
 ]
 GateOption = Annotated[
     str,
