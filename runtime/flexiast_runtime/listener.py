@@ -133,9 +133,10 @@ class _Spent(NamedTuple):
     """On one window, from its last audio to its smoothed scores."""
 
     latency_s: float
-    engine_s: float | None
-    """None for a silent window, which no engine saw"""
+    engine_s: float
     cpu_s: float
+    silent: bool
+    """No engine ran for it, but where the scores of silence were asked for the first time"""
 
 
 class Listener:
@@ -216,9 +217,10 @@ class Listener:
             ready_s = self._clock()
             silent = self._gate.silent(window.start, window.end)
             scores = self._silent_scores(patch) if silent else self._engines.scores(window.features[None], patch)[0]
-            engine_s = None if silent else self._clock() - ready_s
+            engine_s = self._clock() - ready_s
             smoothed = self._smoother.push(scores)
-            spent = _Spent(self._clock() - begun_s, engine_s, time.process_time() - begun_cpu_s + self._unspent_cpu_s)
+            cpu_s = time.process_time() - begun_cpu_s + self._unspent_cpu_s
+            spent = _Spent(self._clock() - begun_s, engine_s, cpu_s, silent)
             self._unspent_cpu_s = 0.0
             yield from self._ended(self._detector.push(window, smoothed, patch))
             yield from self._account(window, patch, smoothed, spent)
@@ -237,15 +239,15 @@ class Listener:
         """Count the window, report it, and ask the governor what runs next."""
         time_s = window.end / self._rate
         conditions, backlog = self._conditions(time_s), self._backlog()
-        if spent.engine_s is None:
+        if spent.silent:
             self._skipped += 1
         else:
             self._used[patch].add(spent, conditions.deadline_s)
         yield self._status(time_s, patch, smoothed, spent.latency_s, conditions, backlog)
         seen = replace(
             conditions.at(time_s),
-            latency_s=spent.engine_s,
-            overhead_s=spent.latency_s - (spent.engine_s or 0.0),
+            latency_s=None if spent.silent else spent.engine_s,
+            overhead_s=spent.latency_s - spent.engine_s,
             backlog_steps=backlog / self._step,
         )
         if reason := self._chooser.observe(seen):

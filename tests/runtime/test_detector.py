@@ -111,7 +111,7 @@ def score_tables(draw: st.DrawFn) -> Float:
     return np.array([rows[index % len(rows)] for index in range(200)], np.float32)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(score_tables(), STREAMS, STEPS, DELAYS, STRICT)
 def test_events_are_those_of_brute_force(
     frontend: Frontend, scores: Float, samples: int, step: int, delay: int, rules: EventRules

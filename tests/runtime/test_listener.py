@@ -274,7 +274,7 @@ def test_a_skipped_window_teaches_the_governor_nothing(tiny_manifest: Manifest) 
     conditions = Conditions(0.1, Battery(0.5, discharging=True))
     listener = Listener(engines, chooser, SETTINGS, source="", conditions=lambda _: conditions, clock=clock)
     summary = list(listener.run(stream(silence(2))))[-1]
-    assert {observation.latency_s for observation in seen} == {None}
+    assert {(observation.latency_s, observation.overhead_s) for observation in seen} == {(None, 0.0)}
     assert {observation.battery for observation in seen} == {conditions.battery}
     assert (summary.skipped, summary.windows, summary.misses, summary.variants) == (17, 17, 0, ())
     assert clock.now == 9.0  # the engine's own answer, once
