@@ -24,9 +24,9 @@ from flexiast.data import Clip, Dataset, load_waveforms, read_dataset
 from flexiast.evaluate import Windows
 from flexiast.frontend import Frontend
 from flexiast.manifest import Manifest, Variant
-from flexiast.operating import Aim, operating_points
+from flexiast.operating import MIN_POSITIVES, Aim, operating_points
 from flexiast.spec import PatchSize
-from flexiast_export.calibrate import fit_temperatures
+from flexiast_export.calibrate import fit_temperatures, heard_peaks
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.engine import Engine, Engines
 from flexiast_runtime.governor import Observation
@@ -49,6 +49,8 @@ NOISE_RMS = 0.001
 AUDIBLE_DB = 40
 """What is further below a clip's loudest moment does not belong to its event."""
 SWITCH_EVERY_S = 3.0
+CALIBRATING = 400
+"""Clips at most"""
 
 
 class Task(NamedTuple):
@@ -175,8 +177,7 @@ def mix(sounds: Iterable[tuple[str, Float]], samples: int, snr_db: float, rng: n
         place = start + len(sound)
         if place > samples:
             break
-        gain = NOISE_RMS * 10 ** (snr_db / 20) / np.sqrt((sound.astype(np.float64) ** 2).mean())
-        mixed[start:place] += np.float32(gain) * sound
+        mixed[start:place] += louder(sound, snr_db)
         truth.append(Sound(label, start, place))
     return Stream(np.clip(mixed, -1, 1), tuple(truth))
 
@@ -239,24 +240,51 @@ class Setup:
     rules: EventRules
 
 
-def setups(bundle: Bundle, calibrating: Dataset) -> list[Setup]:
-    """As exported, with temperatures, and with thresholds of two aims."""
-    manifest = bundle.manifest
-    frontend = manifest.spec.frontend
-    clips, waveforms, _ = load_waveforms(calibrating, frontend.sample_rate_hz)
-    targets = clips.targets(manifest.spec.labels)
+def setups(bundle: Bundle, calibrating: Dataset, seed: int) -> Iterator[Setup]:
+    """As exported; calibrated on clips as they are, and on the same clips in the noise of the streams."""
+    yield Setup("As exported", bundle.manifest, EventRules())
+    clean, targets = clips_of(calibrating, bundle.manifest)
+    rng = np.random.default_rng(seed)
+    noisy = [in_noise(clip, float(rng.choice(SNRS_DB)), rng) for clip in clean]
+    for kind, waveforms in (("clean clips", clean), ("clips in noise", noisy)):
+        yield from calibrated(bundle, kind, waveforms, targets)
+
+
+def calibrated(bundle: Bundle, kind: str, waveforms: Sequence[Float], targets: Float) -> Iterator[Setup]:
+    """With temperatures; where there are clips enough, also with thresholds."""
+    manifest, frontend = bundle.manifest, bundle.manifest.spec.frontend
     fits = fit_temperatures(bundle, Windows(waveforms, Frontend(frontend)), targets)
     scaled = manifest.model_copy(update={"variants": tuple(fit.variant for fit in fits)})
-    scores = np.stack([fit.scores for fit in fits])
-    durations_s = np.array([len(waveform) for waveform in waveforms]) / frontend.sample_rate_hz
-    found = [Setup("as exported", manifest, EventRules()), Setup("temperatures", scaled, EventRules())]
+    temperatures = ", ".join(f"{fit.variant.temperature:.2f}" for fit in fits)
+    yield Setup(f"Temperatures of {len(waveforms)} {kind} ({temperatures})", scaled, EventRules())
+    if targets.sum(axis=0).max() < MIN_POSITIVES:
+        return
+    peaks, durations_s = heard_peaks(bundle, fits, waveforms), [len(w) / frontend.sample_rate_hz for w in waveforms]
     for aim in (Aim(precision=0.9), Aim(false_alarms_per_hour=1.0)):
-        points = operating_points(scores, targets, durations_s, manifest.spec.labels, aim)
+        points = operating_points(peaks, targets, durations_s, manifest.spec.labels, aim)
         thresholds = {point.label: point.threshold for point in points if point.threshold is not None}
-        if thresholds:
-            rules = EventRules(label_thresholds=thresholds)
-            found.append(Setup(f"and thresholds of {len(thresholds)} labels for {aim}", scaled, rules))
-    return found
+        median = float(np.median(list(thresholds.values())))
+        name = f"And thresholds of {len(thresholds)} labels (median {median:.2f}) for {aim}"
+        yield Setup(name, scaled, EventRules(label_thresholds=thresholds))
+
+
+def clips_of(calibrating: Dataset, manifest: Manifest) -> tuple[list[Float], Float]:
+    """Waveforms and targets of at most ``CALIBRATING`` clips, evenly spread."""
+    every = max(1, len(calibrating.clips) // CALIBRATING)
+    fewer = replace(calibrating, clips=tuple(sorted(calibrating.clips, key=lambda clip: clip.path)[::every]))
+    clips, waveforms, _ = load_waveforms(fewer, manifest.spec.frontend.sample_rate_hz)
+    return list(waveforms), clips.targets(manifest.spec.labels)
+
+
+def in_noise(waveform: Float, snr_db: float, rng: np.random.Generator) -> Float:
+    """A clip as it stands in a stream."""
+    return np.clip(pink(len(waveform), rng) + louder(waveform, snr_db), -1, 1)
+
+
+def louder(sound: Float, snr_db: float) -> Float:
+    """At so many dB above the noise."""
+    rms = np.sqrt((sound.astype(np.float64) ** 2).mean())
+    return sound * np.float32(NOISE_RMS * 10 ** (snr_db / 20) / rms)
 
 
 def experiment(name: str, data: Path, minutes: float, seed: int) -> None:
@@ -278,7 +306,7 @@ def experiment(name: str, data: Path, minutes: float, seed: int) -> None:
         + ", ".join(map(str, SNRS_DB))
         + " dB"
     )
-    for setup in setups(bundle, calibrating):
+    for setup in setups(bundle, calibrating, seed):
         table(setup, engines, remembered, streams, rate_hz, seed)
 
 

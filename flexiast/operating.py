@@ -67,14 +67,14 @@ class OperatingPoint(Value):
 
 
 def operating_points(
-    scores: Float, targets: Float, durations_s: Double, labels: Sequence[str], aim: Aim
+    scores: Float, targets: Float, durations_s: Sequence[float], labels: Sequence[str], aim: Aim
 ) -> list[OperatingPoint]:
     """Scores [variants, clips, classes], targets [clips, classes], seconds [clips] → one point for each label.
 
     All variants count together, as they do in a stream that switches among them.
     """
     return [
-        _operating_point(scores[:, :, index], targets[:, index] > 0, durations_s, label, aim)
+        _operating_point(scores[:, :, index], targets[:, index] > 0, np.asarray(durations_s), label, aim)
         for index, label in enumerate(labels)
     ]
 

@@ -54,10 +54,12 @@ def calibrate(
     that reaches the precision, or stays within the false alarms. Engines stay as they are, to the byte.
     """
     from flexiast.errors import UsageError
+    from flexiast.evaluate import Windows
+    from flexiast.frontend import Frontend
     from flexiast.manifest import MANIFEST
-    from flexiast.operating import Aim
+    from flexiast.operating import Aim, operating_points
     from flexiast_cli.console import print_json, tracked
-    from flexiast_export.calibrate import fit_temperatures, publish
+    from flexiast_export.calibrate import fit_temperatures, heard_peaks, publish
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.models import find_bundle
 
@@ -70,9 +72,13 @@ def calibrate(
             f"{model} ships with flexiast and stays as it is; name a place for the new bundle with --output"
         )
     bundle = Bundle.open(find_bundle(model))
-    clips, targets, durations_s = _clips(data, bundle.manifest.spec, split, val_fold, skip_bad=skip_bad)
-    fits = fit_temperatures(bundle, clips, targets, lambda variants: tracked(list(variants), "Fitting"))
-    points = _points(fits, targets, durations_s, bundle.manifest.spec.labels, aim)
+    spec = bundle.manifest.spec
+    waveforms, targets = _clips(data, spec, split, val_fold, skip_bad=skip_bad)
+    windows = Windows(waveforms, Frontend(spec.frontend))
+    fits = fit_temperatures(bundle, windows, targets, lambda variants: tracked(list(variants), "Fitting"))
+    peaks = heard_peaks(bundle, fits, waveforms, lambda variants: tracked(list(variants), "Listening"))
+    durations_s = [len(waveform) / spec.frontend.sample_rate_hz for waveform in waveforms]
+    points = operating_points(peaks, targets, durations_s, spec.labels, aim)
     if place is not None and not dry_run:
         thresholds = {point.label: point.threshold for point in points if point.threshold is not None}
         publish(bundle, [fit.variant for fit in fits], thresholds, place, force=force)
@@ -83,36 +89,20 @@ def calibrate(
         _show(fits, points, f"{model} on {data.name}, {split} ({len(targets)} clips)", aim)
 
 
-def _clips(data: Path, spec: Any, split: str, val_fold: str | None, *, skip_bad: bool) -> tuple[Any, Any, Any]:
-    """Windows, targets [clips, classes] and seconds [clips]."""
-    import numpy as np
-
+def _clips(data: Path, spec: Any, split: str, val_fold: str | None, *, skip_bad: bool) -> tuple[Any, Any]:
+    """Waveforms and targets [clips, classes]."""
     from flexiast.data import load_waveforms, read_dataset
-    from flexiast.evaluate import Windows
-    from flexiast.frontend import Frontend
     from flexiast_cli.console import say, tracked
 
-    rate_hz = spec.frontend.sample_rate_hz
     readable, waveforms, errors = load_waveforms(
         read_dataset(data, val_fold).split(split),
-        rate_hz,
+        spec.frontend.sample_rate_hz,
         skip_bad=skip_bad,
         progress=lambda clips: tracked(clips, "Reading clips"),
     )
     for error in errors:
         say(f"skipped: {error}")
-    durations_s = np.array([len(waveform) for waveform in waveforms]) / rate_hz
-    return Windows(waveforms, Frontend(spec.frontend)), readable.targets(spec.labels), durations_s
-
-
-def _points(
-    fits: Sequence[Fit], targets: Any, durations_s: Any, labels: Sequence[str], aim: Aim
-) -> list[OperatingPoint]:
-    import numpy as np
-
-    from flexiast.operating import operating_points
-
-    return operating_points(np.stack([fit.scores for fit in fits]), targets, durations_s, labels, aim)
+    return waveforms, readable.targets(spec.labels)
 
 
 def _described(fit: Fit) -> dict[str, Any]:
@@ -149,7 +139,7 @@ def _show(fits: Sequence[Fit], points: Sequence[OperatingPoint], title: str, aim
     console.print(table)
     chosen = [point for point in points if point.threshold is not None]
     if chosen:
-        console.print(f"\nThresholds for {aim}, all sizes together:", markup=False)
+        console.print(f"\nThresholds for {aim}, heard in a stream, all sizes together:", markup=False)
         console.print(_points_table(chosen))
     for fit in fits:
         if not fit.fitted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from flexiast.calibration import best_temperature, calibration_error, negative_log_likelihood
 from flexiast.errors import UsageError
 from flexiast.evaluate import Windows, classify
+from flexiast.frontend import Frontend
 from flexiast.manifest import MANIFEST, Manifest, Variant, read_manifest
 from flexiast_export.bundle import add_file, staged
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.engine import scores
+from flexiast_runtime.framer import Framer
+from flexiast_runtime.listener import Settings
 from flexiast_runtime.ort import load_engines
 from flexiast_runtime.selfcheck import verify_bundle
+from flexiast_runtime.smoothing import Smoother
 
 Float = NDArray[np.float32]
 Progress = Callable[[Iterable[Variant]], Iterable[Variant]]
@@ -34,8 +38,6 @@ class Fit:
     """Negative log-likelihood before and after, nat"""
     ece: tuple[float, float]
     """Expected calibration error before and after"""
-    scores: Float
-    """After [clips, classes]"""
 
 
 def fit_temperatures(bundle: Bundle, clips: Windows, targets: Float, progress: Progress = iter) -> list[Fit]:
@@ -66,8 +68,30 @@ def _fit(variant: Variant, logits: Float, targets: Float, manifest: Manifest) ->
             negative_log_likelihood(logits, targets, task, after),
         ),
         (calibration_error(before_scores, targets, task), calibration_error(after_scores, targets, task)),
-        after_scores,
     )
+
+
+def heard_peaks(bundle: Bundle, fits: Iterable[Fit], waveforms: Sequence[Float], progress: Progress = iter) -> Float:
+    """The highest score that each clip reaches in a stream [variants, clips, classes], in the default precision.
+
+    An event is reported where it reaches the threshold. Each clip is heard between silence, by every window that meets
+    it, and smoothed as `listen` does it.
+    """
+    spec, precision = bundle.manifest.spec, bundle.manifest.precision()
+    engines = load_engines(bundle, precision=precision)
+    frontend, settings = Frontend(spec.frontend), Settings.of(spec.frontend)
+    step = round(settings.step_s * spec.frontend.sample_rate_hz)
+    silence = np.zeros(spec.frontend.window_samples - step, np.float32)
+
+    def peak(waveform: Float, variant: Variant) -> Float:
+        framer, smoother = Framer(frontend, step), Smoother(settings.smoothing_s, settings.step_s)
+        stream = framer.push(np.concatenate((silence, waveform, silence)))
+        features = np.stack([window.features for window in (*stream, *framer.flush())])
+        logits = classify(engines, features, variant.patch_size) / np.float32(variant.temperature)
+        return np.max([smoother.push(row) for row in scores(logits, spec.task)], axis=0)
+
+    variants = [fit.variant for fit in fits if fit.variant.precision == precision]
+    return np.stack([np.stack([peak(waveform, variant) for waveform in waveforms]) for variant in progress(variants)])
 
 
 def publish(

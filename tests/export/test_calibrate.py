@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,15 @@ from flexiast.frontend import Frontend
 from flexiast.manifest import MANIFEST, read_manifest
 from flexiast.spec import PatchSize, Spec
 from flexiast_export.add import add_sizes
-from flexiast_export.calibrate import Fit, fit_temperatures, publish
+from flexiast_export.calibrate import Fit, fit_temperatures, heard_peaks, publish
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.engine import scores
+from flexiast_runtime.listener import Conditions, Listener, Pinned, Settings
 from flexiast_runtime.ort import load_engines
+from flexiast_runtime.records import Event
+from flexiast_runtime.rules import EventRules
 from flexiast_runtime.selfcheck import verify_bundle
+from flexiast_runtime.source import Chunk
 
 Float = NDArray[np.float32]
 
@@ -58,6 +63,26 @@ def test_a_fit_makes_no_variant_less_likely(fits: list[Fit]) -> None:
         before, after = fit.nll
         assert after <= before
         assert (after < before) == (fit.fitted and fit.variant.temperature != 1)
+
+
+def test_peaks_are_the_scores_of_the_events_that_listening_reports(
+    tiny_bundle: Path, fits: list[Fit], make_tone: Callable[..., Float]
+) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    own = [replace(fit, variant=variant) for fit, variant in zip(fits, bundle.manifest.variants, strict=True)]
+    waveforms = [make_tone(440, 0.3), make_tone(3_000, 1.1)]
+    peaks = heard_peaks(bundle, own, waveforms)
+    engines, labels = load_engines(bundle), bundle.manifest.spec.labels
+    assert peaks.shape == (len(own), 2, len(labels))
+    settings = Settings.of(bundle.manifest.spec.frontend, EventRules(1e-6), gate_dbfs=-np.inf)
+    silence = np.zeros(6_400 - round(settings.step_s * 16_000), np.float32)
+    for patch, of_patch in zip(engines.patches, peaks, strict=True):
+        for waveform, peak in zip(waveforms, of_patch, strict=True):
+            listener = Listener(engines, Pinned(patch), settings, source="", conditions=lambda _: Conditions(1.0))
+            stream = np.concatenate((silence, waveform, silence))
+            events = [record for record in listener.run([Chunk(0, stream)]) if isinstance(record, Event)]
+            best = [max(event.score for event in events if event.label == label) for label in labels]
+            np.testing.assert_allclose(peak, best, rtol=0, atol=1e-5)  # windows in batches round otherwise
 
 
 def test_a_bundle_may_be_calibrated_in_its_place_and_take_more_sizes(bundle_copy: Path, fits: list[Fit]) -> None:

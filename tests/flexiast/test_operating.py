@@ -39,7 +39,7 @@ def test_the_lowest_threshold_that_meets_the_aim_is_proposed(
     targets[:positives] = 1
     levels = np.where(targets.T > 0, 0.6, 0.3) + rng.normal(0, 0.2, (variants, 80))
     scores = np.clip(np.round(levels, 2), 0.01, 1).astype(np.float32)  # rounded, so that some are equal
-    (point,) = operating_points(scores[:, :, None], targets, np.full(80, CLIP_S), ["dog"], aim)
+    (point,) = operating_points(scores[:, :, None], targets, [CLIP_S] * 80, ["dog"], aim)
     assert (point.positives, point.negatives) == (positives, 80 - positives)
     assert point.negative_hours == pytest.approx((80 - positives) / 100)
     positive = targets[:, 0] > 0
@@ -62,7 +62,7 @@ def test_the_lowest_threshold_that_meets_the_aim_is_proposed(
 def test_a_threshold_lies_half_way_between_what_is_reported_and_what_is_not() -> None:
     targets = np.repeat([[1.0], [0.0]], 10, axis=0).astype(np.float32)
     scores = np.where(targets > 0, 0.8, 0.2).astype(np.float32)[None]
-    (point,) = operating_points(scores, targets, np.ones(20), ["dog"], Aim(precision=0.9))
+    (point,) = operating_points(scores, targets, [1.0] * 20, ["dog"], Aim(precision=0.9))
     assert point.threshold == pytest.approx(0.5)
     assert (point.precision, point.recall, point.false_alarms_per_hour) == (1, 1, 0)
 
@@ -71,7 +71,7 @@ def test_labels_with_few_clips_or_no_threshold_keep_the_default_and_say_why() ->
     targets = np.zeros((30, 2), np.float32)
     targets[:5, 0] = targets[:10, 1] = 1
     scores = np.linspace(0.1, 0.9, 30, dtype=np.float32)[None, :, None].repeat(2, axis=2)
-    few, hopeless = operating_points(scores, targets, np.ones(30), ["rare", "wrong"], Aim(precision=0.9))
+    few, hopeless = operating_points(scores, targets, [1.0] * 30, ["rare", "wrong"], Aim(precision=0.9))
     assert few == OperatingPoint(
         label="rare", positives=5, negatives=25, negative_hours=25 / 3600, reason="5 clips of it, 10 are needed"
     )
