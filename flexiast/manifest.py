@@ -29,6 +29,7 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
 Metric = Annotated[float, Field(ge=0, le=1)]
+Threshold = Annotated[float, Field(gt=0, le=1)]
 
 Precision = Literal["fp32", "fp16", "int8", "int8-static"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -104,6 +105,8 @@ class Variant(Value):
     """Accuracy or mean average precision on the validation split, where training measured this size."""
     labelled: Labelled | None = None
     """On the clips that the exporter was given, if they had labels."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Logits are divided by it before they become scores, so that a score means the same at every size."""
 
     def __str__(self) -> str:
         return f"patch size {self.patch_size} in {self.precision}"
@@ -124,6 +127,8 @@ class Manifest(Value):
     """Patch size → metric on the validation split, for every size that training measured."""
     variants: tuple[Variant, ...] = Field(min_length=1)
     """Every patch size in every precision."""
+    thresholds: dict[str, Threshold] = Field(default_factory=dict)
+    """Label → score at which its events begin; labels without one have the runtime's default."""
     files: tuple[FileEntry, ...] = Field(max_length=MAX_FILES)
     source_sha256: Sha256
     """Hash of the source checkpoint's weights."""
@@ -133,6 +138,12 @@ class Manifest(Value):
     def _engines_have_labels(self) -> Self:
         if not self.spec.labels:
             raise ValueError("a bundle's spec must have labels")
+        return self
+
+    @model_validator(mode="after")
+    def _thresholds_are_of_labels(self) -> Self:
+        if unknown := set(self.thresholds) - set(self.spec.labels):
+            raise ValueError(f"there are thresholds of labels that the spec lacks: {', '.join(sorted(unknown))}")
         return self
 
     @model_validator(mode="after")

@@ -14,11 +14,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexiast_cli.options import BackendOption, PrecisionOption
+from flexiast_cli.options import (
+    GATE,
+    AllowOption,
+    BackendOption,
+    ConfirmOption,
+    DenyOption,
+    GateOption,
+    LabelThresholdOption,
+    MergeGapOption,
+    MinDurationOption,
+    PrecisionOption,
+    SmoothingOption,
+    ThresholdOption,
+    event_settings,
+)
 from flexiast_runtime.backends import Backend
 
 if TYPE_CHECKING:
     from flexiast_runtime.engine import Engines
+    from flexiast_runtime.listener import Settings
     from flexiast_runtime.records import Event, Record
 
 CSV_COLUMNS = ("source", "start_s", "end_s", "label", "score", "patch_size", "model")
@@ -46,9 +61,15 @@ def classify(
     ] = None,
     precision: PrecisionOption = None,
     backend: BackendOption = Backend.CPU,
-    threshold: Annotated[
-        float, typer.Option("--threshold", min=0.01, max=1.0, help="Score at which an event begins.")
-    ] = 0.5,
+    threshold: ThresholdOption = None,
+    label_threshold: LabelThresholdOption = None,
+    allow: AllowOption = None,
+    deny: DenyOption = None,
+    min_duration: MinDurationOption = 0.0,
+    confirm: ConfirmOption = 0.0,
+    merge_gap: MergeGapOption = 0.0,
+    smoothing: SmoothingOption = None,
+    gate: GateOption = GATE,
 ) -> None:
     """Find sounds in files.
 
@@ -61,6 +82,18 @@ def classify(
     model, paths = _split(arguments)
     files = _files(paths)
     engines, patch = _engines(model, patch_size, precision, backend)
+    settings = event_settings(
+        engines.manifest,
+        threshold=threshold,
+        label_thresholds=label_threshold,
+        allow=allow,
+        deny=deny,
+        min_duration=min_duration,
+        confirm=confirm,
+        merge_gap=merge_gap,
+        smoothing=smoothing,
+        gate=gate,
+    )
     if output is not None:
         check_output(output)
     failures: list[DataError] = []
@@ -68,7 +101,7 @@ def classify(
     with _writer(output_format, output, model) as write:
         for path in tracked(files, "Listening"):
             try:
-                found = list(_events(path, engines, patch, threshold))
+                found = list(_events(path, engines, patch, settings))
             except DataError as error:
                 failures.append(error)
                 continue
@@ -132,13 +165,13 @@ def _engines(model: str, patch_size: str | None, precision: str | None, backend:
     return load_engines(bundle, [patch], precision, backend, say), patch
 
 
-def _events(path: Path, engines: Engines, patch: Any, threshold: float) -> Iterator[Event]:
-    from flexiast_runtime.listener import Conditions, Listener, Pinned, Settings
+def _events(path: Path, engines: Engines, patch: Any, settings: Settings) -> Iterator[Event]:
+    from flexiast_runtime.listener import Conditions, Listener, Pinned
     from flexiast_runtime.records import Event
     from flexiast_runtime.source import FileSource, chunks
 
     frontend = engines.spec.frontend
-    settings, audio = Settings.of(frontend, threshold), FileSource(path)
+    audio = FileSource(path)
     listener = Listener(
         engines, Pinned(patch), settings, source=audio.name, conditions=lambda _: Conditions(deadline_s=settings.step_s)
     )

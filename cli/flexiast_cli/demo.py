@@ -48,11 +48,12 @@ def demo(
     from flexiast_runtime.listener import Listener, Settings
     from flexiast_runtime.models import DEFAULT, find_bundle
     from flexiast_runtime.ort import load_engines
+    from flexiast_runtime.rules import EventRules
 
     name = model or DEFAULT
     engines = load_engines(Bundle.open(find_bundle(name)))
     frontend = engines.spec.frontend
-    settings = Settings.of(frontend)
+    settings = Settings.of(frontend, EventRules(label_thresholds=engines.manifest.thresholds))
     with tempfile.TemporaryDirectory(prefix="flexiast-demo-") as folder:
         audio, what = _source(source, Path(folder))
         conditions = _Scenario(Path(folder), settings.step_s)

@@ -121,6 +121,12 @@ def show(bundle: Bundle) -> None:
     for text, patches in (comparisons := _comparisons(manifest)).items():
         which = f" ({', '.join(map(str, patches))})" * (len(comparisons) > 1)
         console.print(f"Compared with {text}{which}.")
+    temperatures = [variant.temperature for variant in manifest.variants]
+    if manifest.thresholds or set(temperatures) != {1.0}:
+        console.print(
+            f"Calibrated: temperatures {min(temperatures):.3f} to {max(temperatures):.3f}, "
+            f"thresholds of {counted(len(manifest.thresholds), 'label')}."
+        )
     if labelled:
         console.print(f"Loss: points of {metric} under the model's, on clips with labels.")
 

@@ -12,7 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from flexiast_cli.options import BackendOption, PrecisionOption
+from flexiast_cli.options import (
+    GATE,
+    AllowOption,
+    BackendOption,
+    ConfirmOption,
+    DenyOption,
+    GateOption,
+    LabelThresholdOption,
+    MergeGapOption,
+    MinDurationOption,
+    PrecisionOption,
+    SmoothingOption,
+    ThresholdOption,
+    event_settings,
+)
 from flexiast_runtime.backends import Backend
 
 if TYPE_CHECKING:
@@ -71,9 +85,15 @@ def listen(
     ] = None,
     precision: PrecisionOption = None,
     backend: BackendOption = Backend.CPU,
-    threshold: Annotated[
-        float, typer.Option("--threshold", min=0.01, max=1.0, help="Score at which an event begins.")
-    ] = 0.5,
+    threshold: ThresholdOption = None,
+    label_threshold: LabelThresholdOption = None,
+    allow: AllowOption = None,
+    deny: DenyOption = None,
+    min_duration: MinDurationOption = 0.0,
+    confirm: ConfirmOption = 0.0,
+    merge_gap: MergeGapOption = 0.0,
+    smoothing: SmoothingOption = None,
+    gate: GateOption = GATE,
     explain: Annotated[bool, typer.Option("--explain", help="Say each switch and its reason on stderr.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSONL records: event, switch, status, summary.")
@@ -91,7 +111,7 @@ def listen(
     from flexiast_runtime.backends import load_engines
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.capture import merged
-    from flexiast_runtime.listener import Settings, hear
+    from flexiast_runtime.listener import hear
     from flexiast_runtime.models import DEFAULT, find_bundle
     from flexiast_runtime.profiler import profile_key
     from flexiast_runtime.profiles import find
@@ -113,7 +133,18 @@ def listen(
     profile = find(profile_key(bundle, backend))
     profiled_s = {} if profile is None else profile.latencies_s(bundle.manifest.precision(precision))
     frontend = engines.spec.frontend
-    settings = Settings.of(frontend, threshold)
+    settings = event_settings(
+        engines.manifest,
+        threshold=threshold,
+        label_thresholds=label_threshold,
+        allow=allow,
+        deny=deny,
+        min_duration=min_duration,
+        confirm=confirm,
+        merge_gap=merge_gap,
+        smoothing=smoothing,
+        gate=gate,
+    )
     live = not names or realtime
     microphone = partial(_microphone, channel=channel, on_loss=on_device_loss)
     sources = _open(names, devices, microphone, frontend.sample_rate_hz, realtime=realtime)

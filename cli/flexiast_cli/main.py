@@ -13,6 +13,7 @@ import typer
 from flexiast import __version__
 from flexiast.errors import ExitCode, FlexiastError, printable
 from flexiast_cli import engines
+from flexiast_cli.calibrate import calibrate
 from flexiast_cli.classify import classify
 from flexiast_cli.data import manifest, shard
 from flexiast_cli.demo import demo
@@ -73,7 +74,7 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-for _command in (listen, classify, train, import_, evaluate, export, inspect, verify, profile, devices, demo):
+for _command in (listen, classify, train, import_, evaluate, export, calibrate, inspect, verify, profile, devices, demo):
     app.command(_command.__name__.rstrip("_"))(_guarded(_command))
 
 _data = typer.Typer(help="Prepare data sets: a CSV of a published one, shards of a large one.", no_args_is_help=True)

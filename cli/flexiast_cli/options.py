@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flexiast_runtime.backends import Backend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flexiast.manifest import Manifest
+    from flexiast_runtime.listener import Settings
 
 PrecisionOption = Annotated[
     str | None, typer.Option("--precision", help="Precision of the engines (default: the bundle's first).")
@@ -14,3 +21,111 @@ PrecisionOption = Annotated[
 BackendOption = Annotated[
     Backend, typer.Option("--backend", help="What runs the engines; tensorrt builds its plans first.")
 ]
+
+# ----- what becomes an event
+
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        min=0.01,
+        max=1.0,
+        help="Score at which an event begins (default: the bundle's for a label, else 0.5).",
+    ),
+]
+LabelThresholdOption = Annotated[
+    list[str] | None,
+    typer.Option("--label-threshold", metavar="LABEL=SCORE", help="The same for one label; may be repeated."),
+]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="LABELS", help="Report these labels only; by commas, or repeated."),
+]
+DenyOption = Annotated[
+    list[str] | None, typer.Option("--deny", metavar="LABELS", help="Do not report these; by commas, or repeated.")
+]
+MinDurationOption = Annotated[
+    float, typer.Option("--min-duration", min=0, metavar="SECONDS", help="Do not report shorter events.")
+]
+ConfirmOption = Annotated[
+    float, typer.Option("--confirm", min=0, metavar="SECONDS", help="A score must stay at its threshold for so long.")
+]
+MergeGapOption = Annotated[
+    float, typer.Option("--merge-gap", min=0, metavar="SECONDS", help="Events of a label with a shorter gap are one.")
+]
+SmoothingOption = Annotated[
+    float | None,
+    typer.Option(
+        "--smoothing", min=0, metavar="SECONDS", help="Time constant of the scores' mean (default: 1.5 steps)."
+    ),
+]
+GateOption = Annotated[
+    str,
+    typer.Option(
+        "--gate", metavar="DBFS|off", help="A window whose peak is below this level is silence: no engine runs."
+    ),
+]
+GATE = "-80"
+
+
+def event_settings(
+    manifest: Manifest,
+    *,
+    threshold: float | None,
+    label_thresholds: list[str] | None,
+    allow: list[str] | None,
+    deny: list[str] | None,
+    min_duration: float,
+    confirm: float,
+    merge_gap: float,
+    smoothing: float | None,
+    gate: str,
+) -> Settings:
+    """The one way from options to settings; flags go before the bundle's thresholds. Raises UsageError."""
+    from flexiast.errors import UsageError
+    from flexiast_runtime.listener import Settings
+    from flexiast_runtime.rules import THRESHOLD, EventRules
+
+    labels = manifest.spec.labels
+    rules = EventRules(
+        threshold=THRESHOLD if threshold is None else threshold,
+        label_thresholds=(manifest.thresholds if threshold is None else {})
+        | dict(_label_threshold(text) for text in label_thresholds or ()),
+        confirm_s=confirm,
+        merge_s=merge_gap,
+        min_duration_s=min_duration,
+        allow=_labels(allow or (), labels),
+        deny=_labels(deny or (), labels),
+    )
+    rules.thresholds(labels)  # a label that the model lacks is told before anything is opened
+    if smoothing is not None and not 0 <= smoothing < math.inf:
+        raise UsageError(f"--smoothing {smoothing:g} cannot be used; give 0 or more seconds")
+    return Settings.of(manifest.spec.frontend, rules, smoothing_s=smoothing, gate_dbfs=_level(gate))
+
+
+def _label_threshold(text: str) -> tuple[str, float]:
+    from flexiast.errors import UsageError
+
+    label, _, value = text.rpartition("=")
+    try:
+        return label, float(value)
+    except ValueError:
+        raise UsageError(f"--label-threshold {text!r} cannot be read; write dog=0.7") from None
+
+
+def _labels(given: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    """Each value is a label, which may itself hold commas, or several by commas."""
+    parts = ([value] if value in known else value.split(",") for value in given)
+    return tuple(part.strip() for group in parts for part in group if part.strip())
+
+
+def _level(text: str) -> float:
+    from flexiast.errors import UsageError
+
+    try:
+        level = -math.inf if text == "off" else float(text)
+    except ValueError:
+        level = math.nan
+    if not level <= 0:
+        raise UsageError(f"--gate {text} cannot be used; give a level of at most 0 dBFS, such as {GATE}, or off")
+    return level

@@ -125,6 +125,7 @@ def _state(status: Status) -> RenderableType:
         Text.assemble(("patch ", "dim"), (f"{status.patch}", "bold cyan")),
         Text.assemble(("latency ", "dim"), (latency, colour), " of ", deadline),
         Text.assemble(("battery ", "dim"), _battery(status.battery)),
+        Text.assemble(("silent ", "dim"), f"{status.skipped:,}") if status.skipped else Text(),
         Text.assemble(("lost ", "dim"), f"{status.dropped_s:.1f} s") if status.dropped_s else Text(),
     )
     return grid
@@ -183,7 +184,7 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
         )
     share = summary.cpu_s / summary.audio_s if summary.audio_s else 0.0
     console.print(
-        f"\n{summary.audio_s:.1f} s of audio, {counted(summary.windows, 'window')}, "
+        f"\n{summary.audio_s:.1f} s of audio, {counted(summary.windows, 'window')} ({summary.skipped:,} silent), "
         f"{counted(summary.events, 'event')}, {counted(summary.switches, 'switch', 'switches')}; "
         f"deadline missed {counted(summary.misses, 'time')} ({summary.miss_rate:.1%}), "
         f"{summary.dropped_s:.1f} s lost; {summary.cpu_s:.2f} s of CPU in all, {share:.1%} of real time\n",

@@ -53,6 +53,11 @@ class Engines:
         """Features [batch, window_frames, mels] → logits [batch, classes]; makes a bundle a Classifier."""
         return self[patch].run(features)
 
+    def scores(self, features: Float, patch: PatchSize) -> Float:
+        """Features [batch, window_frames, mels] → scores [batch, classes] in [0, 1], on one scale for all variants."""
+        engine = self[patch]
+        return scores(engine.run(features) / np.float32(engine.variant.temperature), self.spec.task)
+
 
 def scores(logits: Float, task: str) -> Float:
     """Logits [..., classes] → scores in [0, 1]: softmax for one label, sigmoid for several."""

@@ -19,13 +19,15 @@ from flexiast.errors import FlexiastError
 from flexiast.frontend import Frontend
 from flexiast.spec import FrontendSpec, PatchSize
 from flexiast_runtime import governor
-from flexiast_runtime.detector import Detection, Detector, Thresholds
-from flexiast_runtime.engine import Engines, scores
+from flexiast_runtime.detector import Detection, Detector
+from flexiast_runtime.engine import Engines
 from flexiast_runtime.framer import Framer, Window
+from flexiast_runtime.gate import DIGITAL_SILENCE_DBFS, Gate
 from flexiast_runtime.governor import Observation, Option, Policy
 from flexiast_runtime.health import Signal
 from flexiast_runtime.power import Battery
 from flexiast_runtime.records import Event, Record, SourceNotice, Status, Summary, Switch, VariantUse
+from flexiast_runtime.rules import EventRules
 from flexiast_runtime.smoothing import Smoother
 from flexiast_runtime.source import Chunk
 
@@ -43,17 +45,23 @@ class Settings:
 
     step_s: float
     smoothing_s: float
-    thresholds: Thresholds = Thresholds()
+    rules: EventRules = EventRules()
+    gate_dbfs: float = DIGITAL_SILENCE_DBFS
+    """A window whose samples are all below this peak is not run; −inf runs every one."""
 
     @classmethod
-    def of(cls, frontend: FrontendSpec, threshold: float = Thresholds.on) -> Settings:
-        """Four looks at every sound, at least two a second, in whole hops; smoothed over one and a half of them.
-
-        ``threshold`` is the score at which an event begins; it goes on down to six tenths of it.
-        """
+    def of(
+        cls,
+        frontend: FrontendSpec,
+        rules: EventRules = EventRules(),
+        *,
+        smoothing_s: float | None = None,
+        gate_dbfs: float = DIGITAL_SILENCE_DBFS,
+    ) -> Settings:
+        """Four looks at every sound, at least two a second, in whole hops; smoothed over one and a half of them."""
         hop_s = frontend.hop_samples / frontend.sample_rate_hz
         step_s = max(1, round(min(frontend.window_s / 4, 0.5) / hop_s)) * hop_s
-        return cls(step_s, 1.5 * step_s, Thresholds(threshold, 0.6 * threshold))
+        return cls(step_s, 1.5 * step_s if smoothing_s is None else smoothing_s, rules, gate_dbfs)
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,13 @@ class _Use:
     cpu_s: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
 
+    def add(self, spent: _Spent, deadline_s: float) -> None:
+        self.windows += 1
+        self.misses += spent.latency_s > deadline_s
+        self.cpu_s += spent.cpu_s
+        self.latencies_s.append(spent.latency_s)
+        del self.latencies_s[:-KEPT_LATENCIES]
+
 
 class _Spent(NamedTuple):
     """On one window, from its last audio to its smoothed scores."""
@@ -120,6 +135,8 @@ class _Spent(NamedTuple):
     latency_s: float
     engine_s: float
     cpu_s: float
+    silent: bool
+    """No engine ran for it, but where the scores of silence were asked for the first time"""
 
 
 class Listener:
@@ -152,9 +169,13 @@ class Listener:
         self._framer = Framer(Frontend(frontend), self._step)
         self._smoother = Smoother(settings.smoothing_s, settings.step_s)
         delay = round(self._smoother.delay_steps * self._step)
-        self._detector = Detector(settings.thresholds, frontend.window_samples, self._step, delay)
+        self._detector = Detector(
+            settings.rules, engines.spec.labels, self._rate, frontend.window_samples, self._step, delay
+        )
+        self._gate = Gate(settings.gate_dbfs)
+        self._silence: dict[PatchSize, Float] = {}
         self._used: dict[PatchSize, _Use] = defaultdict(_Use)
-        self._events = self._switches = self._discontinuities = self._lost = 0
+        self._events = self._switches = self._discontinuities = self._lost = self._skipped = 0
         self._unspent_cpu_s = 0.0
         self._begun_cpu_s = time.process_time()
 
@@ -170,6 +191,7 @@ class Listener:
             return
         if chunk.start != self._framer.end:
             yield from self._break_off(chunk.start)
+        self._gate.hear(chunk.start, chunk.samples)
         yield from self._windows(self._framer.push(chunk.samples))
 
     def finish(self) -> Iterator[Record]:
@@ -193,30 +215,38 @@ class Listener:
         for window in windows:
             patch = self._chooser.patch
             ready_s = self._clock()
-            logits = self._engines[patch].run(window.features[None])[0]
+            silent = self._gate.silent(window.start, window.end)
+            scores = self._silent_scores(patch) if silent else self._engines.scores(window.features[None], patch)[0]
             engine_s = self._clock() - ready_s
-            smoothed = self._smoother.push(scores(logits, self._engines.spec.task))
-            spent = _Spent(self._clock() - begun_s, engine_s, time.process_time() - begun_cpu_s + self._unspent_cpu_s)
+            smoothed = self._smoother.push(scores)
+            cpu_s = time.process_time() - begun_cpu_s + self._unspent_cpu_s
+            spent = _Spent(self._clock() - begun_s, engine_s, cpu_s, silent)
             self._unspent_cpu_s = 0.0
             yield from self._ended(self._detector.push(window, smoothed, patch))
             yield from self._account(window, patch, smoothed, spent)
             begun_s, begun_cpu_s = self._clock(), time.process_time()
         self._unspent_cpu_s += time.process_time() - begun_cpu_s
 
+    def _silent_scores(self, patch: PatchSize) -> Float:
+        """What a variant makes of a window of zeros [classes], asked once."""
+        if patch not in self._silence:
+            frontend = Frontend(self._engines.spec.frontend)
+            zeros = np.zeros(frontend.spec.window_samples, np.float32)
+            self._silence[patch] = self._engines.scores(frontend.window(zeros)[None], patch)[0]
+        return self._silence[patch]
+
     def _account(self, window: Window, patch: PatchSize, smoothed: Float, spent: _Spent) -> Iterator[Record]:
         """Count the window, report it, and ask the governor what runs next."""
         time_s = window.end / self._rate
         conditions, backlog = self._conditions(time_s), self._backlog()
-        use = self._used[patch]
-        use.windows += 1
-        use.misses += spent.latency_s > conditions.deadline_s
-        use.cpu_s += spent.cpu_s
-        use.latencies_s.append(spent.latency_s)
-        del use.latencies_s[:-KEPT_LATENCIES]
+        if spent.silent:
+            self._skipped += 1
+        else:
+            self._used[patch].add(spent, conditions.deadline_s)
         yield self._status(time_s, patch, smoothed, spent.latency_s, conditions, backlog)
         seen = replace(
             conditions.at(time_s),
-            latency_s=spent.engine_s,
+            latency_s=None if spent.silent else spent.engine_s,
             overhead_s=spent.latency_s - spent.engine_s,
             backlog_steps=backlog / self._step,
         )
@@ -240,6 +270,7 @@ class Listener:
             deadline_s=conditions.deadline_s,
             backlog_s=backlog / self._rate,
             dropped_s=self._lost / self._rate,
+            skipped=self._skipped,
             battery=conditions.battery,
             signal=self._signal(),
         )
@@ -257,7 +288,8 @@ class Listener:
         return Summary(
             source=self._source,
             audio_s=(self._framer.end - self._lost) / self._rate,
-            windows=sum(use.windows for _, use in uses),
+            windows=self._skipped + sum(use.windows for _, use in uses),
+            skipped=self._skipped,
             events=self._events,
             switches=self._switches,
             discontinuities=self._discontinuities,

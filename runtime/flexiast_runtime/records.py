@@ -97,6 +97,8 @@ class Status:
     deadline_s: float
     backlog_s: float
     dropped_s: float
+    skipped: int
+    """Silent windows so far that no engine ran for"""
     battery: Battery | None
     signal: Signal | None = None
     """What the microphone delivers; None for recordings"""
@@ -112,6 +114,7 @@ class Status:
             "deadline_ms": round(1000 * self.deadline_s, 3),
             "backlog_s": round(self.backlog_s, 3),
             "dropped_s": round(self.dropped_s, 3),
+            "skipped": self.skipped,
             "battery": None if self.battery is None else round(self.battery.fraction, 4),
             "discharging": None if self.battery is None else self.battery.discharging,
             "signal": None if self.signal is None else self.signal.document(),
@@ -167,6 +170,8 @@ class Summary:
     source: str
     audio_s: float
     windows: int
+    skipped: int
+    """Windows among them that were silent, so that no engine ran"""
     events: int
     switches: int
     discontinuities: int
@@ -188,6 +193,7 @@ class Summary:
             "source": self.source,
             "audio_s": round(self.audio_s, 3),
             "windows": self.windows,
+            "skipped": self.skipped,
             "events": self.events,
             "switches": self.switches,
             "misses": self.misses,

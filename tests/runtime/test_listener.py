@@ -22,15 +22,15 @@ from flexiast.manifest import Manifest, Variant
 from flexiast.spec import PatchSize
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.capture import Capture
-from flexiast_runtime.detector import Thresholds
 from flexiast_runtime.engine import Engines
 from flexiast_runtime.framer import Framer
-from flexiast_runtime.governor import Option, Policy
+from flexiast_runtime.governor import Observation, Option, Policy
 from flexiast_runtime.listener import Conditions, Governed, Listener, Pinned, Settings, options
 from flexiast_runtime.ort import load_engines
 from flexiast_runtime.power import Battery
 from flexiast_runtime.records import Event, Record, SourceNotice, Status, Summary, Switch
 from flexiast_runtime.ring import Ring
+from flexiast_runtime.rules import EventRules
 from flexiast_runtime.source import Block, Chunk, FileSource, Notice, chunks
 
 Float = NDArray[np.float32]
@@ -126,8 +126,8 @@ def sounds(tmp_path: Path, write_audio: Callable[..., Path], make_tone: Callable
     return write_audio(tmp_path / "sounds.wav", np.stack((mono, 0.5 * mono), axis=1), rate)
 
 
-def heard(bundle: Path, stream: Iterable[Chunk], patch: PatchSize = PATCH) -> list[Record]:
-    settings = Settings(0.1, 0.15, Thresholds(0.6, 0.5))
+def heard(bundle: Path, stream: Iterable[Chunk], patch: PatchSize = PATCH, **options: Any) -> list[Record]:
+    settings = Settings(0.1, 0.15, EventRules(0.6, release=0.8), **options)
     conditions = Conditions(deadline_s=1e9)  # nothing is missed, however busy the machine that tests
     engines = load_engines(Bundle.open(bundle))
     return list(
@@ -162,7 +162,8 @@ def test_every_window_is_accounted_for(tiny_bundle: Path, sounds: Path) -> None:
     expected = 1 + -(-(samples - 6_400) // 1_600)  # whole windows, and one for the rest
     summary = records[-1]
     assert isinstance(summary, Summary)
-    assert summary.windows == len(of(Status, records)) == sum(use.windows for use in summary.variants) == expected
+    assert summary.windows == len(of(Status, records)) == expected
+    assert sum(use.windows for use in summary.variants) == expected - summary.skipped
     assert summary.events == len(of(Event, records))
     assert summary.audio_s == pytest.approx(samples / RATE)
 
@@ -237,6 +238,46 @@ def test_audio_without_a_frame_is_no_window(listen: Callable[..., list[Record]],
 def test_the_summary_comes_last_and_once(listen: Callable[..., list[Record]]) -> None:
     records = listen(stream(noise(2)))
     assert [index for index, record in enumerate(records) if isinstance(record, Summary)] == [len(records) - 1]
+
+
+@pytest.mark.parametrize("step_s", [0.02, 0.05, 0.1])
+def test_rules_in_seconds_do_not_depend_on_the_step(listen: Callable[..., list[Record]], step_s: float) -> None:
+    """A beep too short to confirm, two bursts with a short gap, and one that stands alone."""
+    rules = EventRules(confirm_s=0.25, merge_s=0.45, min_duration_s=0.5)
+    sounds = [silence(0.5), noise(0.12), silence(1), noise(0.6), silence(0.3), noise(0.6), silence(1), noise(0.9)]
+    found = of(Event, listen(stream(*sounds, silence(1)), Settings(step_s, 0.1, rules)))
+    # to a step, the frame that straddles an edge, and what rounding to slots makes of the smoothing's lag
+    assert [(event.start_s, event.end_s) for event in found] == [
+        (pytest.approx(start, abs=0.1 + 0.025), pytest.approx(end, abs=0.1 + 0.025))
+        for start, end in ((1.62, 3.12), (4.12, 5.02))
+    ]
+
+
+# ----- the gate
+
+
+def test_silence_skips_the_engine_and_changes_nothing(tiny_bundle: Path, sounds: Path) -> None:
+    gated, run = (heard(tiny_bundle, chunks(FileSource(sounds), RATE), gate_dbfs=level) for level in (-80.0, -math.inf))
+    assert gated[-1].skipped >= 4  # a second of silence, less a window
+    assert run[-1].skipped == 0
+    assert [event.document() for event in of(Event, gated)] == [event.document() for event in of(Event, run)]
+    assert [status.top for status in of(Status, gated)] == [status.top for status in of(Status, run)]
+
+
+def test_a_skipped_window_teaches_the_governor_nothing(tiny_manifest: Manifest) -> None:
+    """An engine asked once for silence, and slow then, is not thought slow; the battery is still looked at."""
+    clock = Clock()
+    engines = fake_engines(tiny_manifest, clock, p8=9.0)
+    seen: list[Observation] = []
+    chooser = Pinned(PATCH)
+    chooser.observe = seen.append  # type: ignore[method-assign, assignment]
+    conditions = Conditions(0.1, Battery(0.5, discharging=True))
+    listener = Listener(engines, chooser, SETTINGS, source="", conditions=lambda _: conditions, clock=clock)
+    summary = list(listener.run(stream(silence(2))))[-1]
+    assert {(observation.latency_s, observation.overhead_s) for observation in seen} == {(None, 0.0)}
+    assert {observation.battery for observation in seen} == {conditions.battery}
+    assert (summary.skipped, summary.windows, summary.misses, summary.variants) == (17, 17, 0, ())
+    assert clock.now == 9.0  # the engine's own answer, once
 
 
 # ----- discontinuities
@@ -446,10 +487,10 @@ KEYS = {
     "switch": {"source", "time_s", "from", "to", "reason"},
     "status": {
         *("source", "time_s", "patch_size", "top", "active", "latency_ms", "deadline_ms"),
-        *("backlog_s", "dropped_s", "battery", "discharging", "signal"),
+        *("backlog_s", "dropped_s", "skipped", "battery", "discharging", "signal"),
     },
     "summary": {
-        *("source", "audio_s", "windows", "events", "switches", "misses", "miss_rate"),
+        *("source", "audio_s", "windows", "skipped", "events", "switches", "misses", "miss_rate"),
         *("discontinuities", "dropped_s", "variants"),
         "cpu_s",
     },

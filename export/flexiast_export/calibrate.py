@@ -1,0 +1,120 @@
+"""Scores that mean what they say: temperatures and thresholds fitted on labelled clips, in a bundle published anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.calibration import best_temperature, calibration_error, negative_log_likelihood
+from flexiast.errors import UsageError
+from flexiast.evaluate import Windows, classify
+from flexiast.frontend import Frontend
+from flexiast.manifest import MANIFEST, Manifest, Variant, read_manifest
+from flexiast_export.bundle import add_file, staged
+from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.engine import scores
+from flexiast_runtime.framer import Framer
+from flexiast_runtime.listener import Settings
+from flexiast_runtime.ort import load_engines
+from flexiast_runtime.selfcheck import verify_bundle
+from flexiast_runtime.smoothing import Smoother
+
+Float = NDArray[np.float32]
+Progress = Callable[[Iterable[Variant]], Iterable[Variant]]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What one temperature does to one variant, on clips with labels."""
+
+    variant: Variant
+    """With the temperature fitted; with its own where there is none to fit"""
+    fitted: bool
+    nll: tuple[float, float]
+    """Negative log-likelihood before and after, nat"""
+    ece: tuple[float, float]
+    """Expected calibration error before and after"""
+
+
+def fit_temperatures(bundle: Bundle, clips: Windows, targets: Float, progress: Progress = iter) -> list[Fit]:
+    """One temperature for each variant, by clips with targets [clips, classes]; logits are means per clip."""
+    manifest = bundle.manifest
+    engines = {precision: load_engines(bundle, precision=precision) for precision in manifest.precisions}
+    return [
+        _fit(
+            variant,
+            clips.clip_mean(classify(engines[variant.precision], clips.features, variant.patch_size)),
+            targets,
+            manifest,
+        )
+        for variant in progress(manifest.variants)
+    ]
+
+
+def _fit(variant: Variant, logits: Float, targets: Float, manifest: Manifest) -> Fit:
+    task, found = manifest.spec.task, best_temperature(logits, targets, manifest.spec.task)
+    after = variant.temperature if found is None else found
+    temperatures = (variant.temperature, after)
+    before_scores, after_scores = (scores(logits / np.float32(temperature), task) for temperature in temperatures)
+    return Fit(
+        variant.model_copy(update={"temperature": after}),
+        found is not None,
+        (
+            negative_log_likelihood(logits, targets, task, variant.temperature),
+            negative_log_likelihood(logits, targets, task, after),
+        ),
+        (calibration_error(before_scores, targets, task), calibration_error(after_scores, targets, task)),
+    )
+
+
+def heard_peaks(bundle: Bundle, fits: Iterable[Fit], waveforms: Sequence[Float], progress: Progress = iter) -> Float:
+    """The highest score that each clip reaches in a stream [variants, clips, classes], in the default precision.
+
+    An event is reported where it reaches the threshold. Each clip is heard between silence, by every window that meets
+    it, and smoothed as `listen` does it.
+    """
+    spec, precision = bundle.manifest.spec, bundle.manifest.precision()
+    engines = load_engines(bundle, precision=precision)
+    frontend, settings = Frontend(spec.frontend), Settings.of(spec.frontend)
+    step = round(settings.step_s * spec.frontend.sample_rate_hz)
+    silence = np.zeros(spec.frontend.window_samples - step, np.float32)
+
+    def peak(waveform: Float, variant: Variant) -> Float:
+        framer, smoother = Framer(frontend, step), Smoother(settings.smoothing_s, settings.step_s)
+        stream = framer.push(np.concatenate((silence, waveform, silence)))
+        features = np.stack([window.features for window in (*stream, *framer.flush())])
+        logits = classify(engines, features, variant.patch_size) / np.float32(variant.temperature)
+        return np.max([smoother.push(row) for row in scores(logits, spec.task)], axis=0)
+
+    variants = [fit.variant for fit in fits if fit.variant.precision == precision]
+    return np.stack([np.stack([peak(waveform, variant) for waveform in waveforms]) for variant in progress(variants)])
+
+
+def publish(
+    bundle: Bundle,
+    variants: Iterable[Variant],
+    thresholds: Mapping[str, float],
+    output: Path,
+    *,
+    force: bool = False,
+) -> Manifest:
+    """The same engines to the byte under a manifest with these variants and thresholds; it may take its own place.
+
+    Every file and engine is checked first. Raises UsageError for an existing output and VerificationError for a bundle
+    that is not what was exported; then nothing is published.
+    """
+    old = bundle.manifest
+    verify_bundle(bundle)
+    draft = old.model_copy(update={"variants": tuple(variants), "thresholds": dict(thresholds)})
+    manifest = Manifest.model_validate_json(draft.model_dump_json())  # what a reader would refuse is not published
+    with staged(output, force=force or output.absolute() == bundle.folder.absolute()) as stage:
+        if read_manifest(bundle.folder) != old:
+            raise UsageError(f"{bundle.folder} was replaced meanwhile; calibrate it again")
+        for entry in old.files:
+            add_file(stage, entry.name, bundle.read(entry.name))
+        add_file(stage, MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True).encode())
+    return manifest

@@ -1,0 +1,117 @@
+"""Operating points: the threshold of each label at which a wanted precision or number of false alarms is met."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.errors import UsageError
+from flexiast.spec import Value
+
+Float = NDArray[np.float32]
+Double = NDArray[np.float64]
+
+MIN_POSITIVES = 10
+"""Clips of a label without which nothing is proposed for it: one wrong clip in ten is what 0.9 means."""
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a threshold is chosen for; the lowest that meets it misses the fewest sounds."""
+
+    precision: float | None = None
+    """Share of the clips reported that must be right"""
+    false_alarms_per_hour: float | None = None
+    """Of audio that does not hold the label"""
+
+    def __post_init__(self) -> None:
+        if (self.precision is None) == (self.false_alarms_per_hour is None):
+            raise UsageError("give a precision or a number of false alarms per hour, one of the two")
+        if self.precision is not None and not 0 < self.precision <= 1:
+            raise UsageError(f"a precision of {self.precision:g} cannot be aimed at; it is above 0 and at most 1")
+        if self.false_alarms_per_hour is not None and not self.false_alarms_per_hour >= 0:
+            raise UsageError(f"{self.false_alarms_per_hour:g} false alarms per hour cannot be aimed at; give 0 or more")
+
+    def met(self, precision: Double, false_alarms_per_hour: Double) -> NDArray[np.bool_]:
+        """Of operating points: whether each will do."""
+        if self.precision is not None:
+            return precision >= self.precision
+        assert self.false_alarms_per_hour is not None  # one of the two is given
+        return false_alarms_per_hour <= self.false_alarms_per_hour
+
+    def __str__(self) -> str:
+        if self.precision is not None:
+            return f"a precision of {self.precision:g}"
+        return f"{self.false_alarms_per_hour:g} false alarms per hour"
+
+
+class OperatingPoint(Value):
+    """A label's threshold, what it gives on the clips, and how many these are."""
+
+    label: str
+    positives: int
+    """Clips that have the label"""
+    negatives: int
+    """Clips that do not"""
+    negative_hours: float
+    threshold: float | None = None
+    """None: the label keeps the default"""
+    reason: str | None = None
+    """Why it does"""
+    precision: float | None = None
+    recall: float | None = None
+    false_alarms_per_hour: float | None = None
+
+
+def operating_points(
+    scores: Float, targets: Float, durations_s: Sequence[float], labels: Sequence[str], aim: Aim
+) -> list[OperatingPoint]:
+    """Scores [variants, clips, classes], targets [clips, classes], seconds [clips] → one point for each label.
+
+    All variants count together, as they do in a stream that switches among them.
+    """
+    return [
+        _operating_point(scores[:, :, index], targets[:, index] > 0, np.asarray(durations_s), label, aim)
+        for index, label in enumerate(labels)
+    ]
+
+
+def _operating_point(
+    scores: Float, positive: NDArray[np.bool_], durations_s: Double, label: str, aim: Aim
+) -> OperatingPoint:
+    hours = float(durations_s[~positive].sum()) / 3600
+    point = OperatingPoint(
+        label=label,
+        positives=int(positive.sum()),
+        negatives=int((~positive).sum()),
+        negative_hours=hours,
+    )
+    if point.positives < MIN_POSITIVES:
+        return point.model_copy(update={"reason": f"{point.positives} clips of it, {MIN_POSITIVES} are needed"})
+    candidates = np.unique(scores[:, positive])
+    hits, alarms = (
+        len(chosen) - np.searchsorted(chosen, candidates)
+        for chosen in (np.sort(scores[:, group], axis=None) for group in (positive, ~positive))
+    )
+    precision, per_hour = hits / (hits + alarms), alarms / len(scores) / max(hours, 1e-9)
+    met = np.flatnonzero(aim.met(precision, per_hour))
+    if not len(met):
+        return point.model_copy(update={"reason": f"no threshold gives it {aim}"})
+    first = met[0]
+    return point.model_copy(
+        update={
+            "threshold": _between(scores, candidates[first]),
+            "precision": float(precision[first]),
+            "recall": float(hits[first] / scores[:, positive].size),
+            "false_alarms_per_hour": float(per_hour[first]),
+        }
+    )
+
+
+def _between(scores: Float, lowest: np.float32) -> float:
+    """Half-way from the lowest score that is reported to the highest that is not."""
+    below = scores[scores < lowest].max(initial=0.0)
+    return float(np.clip((float(lowest) + float(below)) / 2, 1e-6, 1))
