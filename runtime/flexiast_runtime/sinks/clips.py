@@ -50,6 +50,8 @@ class Clips:
         self._histories = hearing.histories
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            for path in half_written(self._folder):
+                path.unlink(missing_ok=True)
             self._tidy()
         except OSError as error:
             raise SinkError(f"{self._folder} cannot be used for clips: {error.strerror}; name another") from error
@@ -94,6 +96,11 @@ class Clip(NamedTuple):
 def own(folder: Path) -> Iterator[Path]:
     """The clips in a folder, told by their names."""
     return (path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.is_file())
+
+
+def half_written(folder: Path) -> Iterator[Path]:
+    """What a killed program left of clips, told by the names that `write_atomically` gives."""
+    return (path for path in folder.glob(".*.tmp-*") if NAME.fullmatch(path.name[1:].rpartition(".tmp-")[0]))
 
 
 def expired(clips: list[Clip], retention: Retention, now_s: float) -> list[Clip]:

@@ -46,7 +46,7 @@ class Command:
         environment = {name: value for name, value in os.environ.items() if name not in MQTT + WEBHOOK}
         environment |= {f"FLEXIAST_{name.upper()}": value for name, value in values.items()}
         with tempfile.TemporaryFile() as stderr:
-            code = self._run(argv, environment, json.dumps(event.document()).encode(), stderr.fileno())
+            code = self._run(argv, environment, f"{json.dumps(event.document())}\n".encode(), stderr.fileno())
             if code:
                 raise SinkError(f"{self.name} ended with {code}: {_last_words(stderr.fileno())}")
 

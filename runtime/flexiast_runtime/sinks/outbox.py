@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from flexiast.errors import SinkError, SinkUnavailableError
 from flexiast_runtime.records import Record
@@ -65,7 +66,7 @@ class Outbox:
         with self._changed:
             if len(self._queue) == self._capacity:
                 self._queue.popleft()
-                self._count(dropped=1)
+                self._count("dropped")
             self._queue.append(record)
             self._changed.notify_all()
 
@@ -87,8 +88,10 @@ class Outbox:
         return self.counts
 
     def _run(self) -> None:
-        while (record := self._next()) is not None:
-            self._deliver(record)
+        while (record := self._next()) is not None and (outcome := self._outcome(record)) is not None:
+            with self._changed:
+                self._in_hand = False
+                self._count(outcome)
         try:
             self._sink.close()
         except Exception as error:  # noqa: BLE001 (a sink's defect stays its own)
@@ -103,24 +106,22 @@ class Outbox:
             self._in_hand = True
             return self._queue.popleft()
 
-    def _deliver(self, record: Record) -> None:
-        """Try until the sink has taken or refused the record, or until the end."""
+    def _outcome(self, record: Record) -> Literal["delivered", "refused"] | None:
+        """Try until the sink has taken or refused the record; None if the end came first, then it counts as waiting."""
         for tries in itertools.count(1):
             try:
                 self._sink.deliver(record)
             except SinkUnavailableError as error:
                 self._failed(error)
                 if not self._wait(self._back_off.wait_s(tries)):
-                    return  # it counts as waiting
-                self._count(retried=1)
+                    break
+                self._count("retried")
             except Exception as error:  # noqa: BLE001 (a sink's defect stays its own)
                 self._failed(error)
-                self._count(refused=1)
-                break
+                return "refused"
             else:
-                self._count(delivered=1)
-                break
-        self._in_hand = False
+                return "delivered"
+        return None
 
     def _wait(self, seconds: float) -> bool:
         """Wait before another try, which comes at once when the end begins; False when it is too late for one."""
@@ -134,9 +135,9 @@ class Outbox:
     def _late(self) -> bool:
         return self._until is not None and time.monotonic() >= self._until
 
-    def _count(self, **more: int) -> None:
+    def _count(self, what: Literal["delivered", "retried", "dropped", "refused"]) -> None:
         with self._changed:
-            self._counts = replace(self._counts, **{name: getattr(self._counts, name) + n for name, n in more.items()})
+            self._counts = replace(self._counts, **{what: getattr(self._counts, what) + 1})
 
     def _failed(self, error: Exception) -> None:
         text = str(error) if isinstance(error, SinkError) else _defect(error)

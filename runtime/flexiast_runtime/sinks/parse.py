@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,19 @@ def parse_sink(text: str) -> Sink:
         raise UsageError(f"--to {name!r} is no kind of sink; there are {known}")
     target, _, options = rest.rpartition("#") if "#" in rest else (rest, "", "")
     return kind.make(target, _options(name, kind, options))
+
+
+def parse_sinks(texts: Iterable[str]) -> tuple[Sink, ...]:
+    """A sink for each line; raises UsageError where two would go by one name."""
+    sinks: dict[str, Sink] = {}
+    for text in texts:
+        sink = parse_sink(text)
+        if sink.name in sinks:
+            raise UsageError(
+                f"--to {sink.name} is there twice; give it once, or another #name=… to one of two webhooks"
+            )
+        sinks[sink.name] = sink
+    return tuple(sinks.values())
 
 
 def _options(name: str, kind: _Kind, text: str) -> Options:
@@ -174,7 +187,7 @@ def _webhook(scheme: str) -> Callable[[str, Options], Sink]:
             template=template,
             token=token,
             secret=secret,
-            **_some(options, timeout="timeout_s"),
+            **_some(options, "name", timeout="timeout_s"),
         )
 
     return make
@@ -217,7 +230,12 @@ def _some(options: Options, *same: str, **renamed: str) -> Options:
 
 
 _MQTT_OPTIONS: dict[str, Callable[[str], Any]] = {"discovery": _home_assistant, "labels": _words, "credentials": _file}
-_WEBHOOK_OPTIONS: dict[str, Callable[[str], Any]] = {"template": _file, "timeout": duration, "credentials": _file}
+_WEBHOOK_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "name": unquote,
+    "template": _file,
+    "timeout": duration,
+    "credentials": _file,
+}
 KINDS = {
     "jsonl": _Kind("jsonl:events.jsonl#rotate=10MB&keep=5", _jsonl, {"rotate": size, "keep": _count}),
     "sqlite": _Kind("sqlite:history.db", _sqlite, {}),

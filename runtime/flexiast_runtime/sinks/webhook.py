@@ -35,15 +35,19 @@ class Webhook:
         self,
         url: str,
         *,
+        name: str | None = None,
         template: BodyTemplate | None = None,
         token: SecretStr | None = None,
         secret: SecretStr | None = None,
         timeout_s: float = TIMEOUT_S,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """``token`` is sent as a bearer token; ``secret`` signs timestamp and body, see `signature`."""
+        """``name``: scheme and host for None, as path and query may themselves be secret.
+
+        ``token`` is sent as a bearer token; ``secret`` signs timestamp and body, see `signature`.
+        """
         parts = urlsplit(url)
-        self.name = f"{parts.scheme}://{parts.netloc}"  # a path or query may itself be a secret
+        self.name = name or f"{parts.scheme}://{parts.netloc}"
         self._url, self._template, self._token, self._secret = url, template, token, secret
         self._timeout_s, self._wall = timeout_s, wall
         self._opener = urllib.request.build_opener(_NoRedirect)

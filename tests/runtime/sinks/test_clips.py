@@ -156,6 +156,10 @@ def test_only_its_own_files_go(tmp_path: Path) -> None:
     mine.write_bytes(b"precious")
     for path in (*old, mine):
         os.utime(path, (1e9 - 4000, 1e9 - 4000))
+    half = tmp_path / f".{clip_name(heard(8.0, 9.0))}.tmp-abc"
+    for path in (half, tmp_path / ".notes.tmp-abc"):
+        path.write_bytes(b"half")
     sink.deliver(heard(9.0, 10.0))
-    expected = {clip_name(heard(2.0, 3.0)), clip_name(heard(9.0, 10.0)), mine.name}
+    sink.open(Hearing(histories={"kitchen": history}))
+    expected = {clip_name(heard(2.0, 3.0)), clip_name(heard(9.0, 10.0)), mine.name, ".notes.tmp-abc"}
     assert {path.name for path in tmp_path.iterdir()} == expected

@@ -194,6 +194,7 @@ def test_every_record_is_counted_once(answers: list[str], records: int) -> None:
             box.put(event(number))
     counts = box.counts
     assert counts.delivered + counts.refused == counts.given == records
+    assert counts.waiting == counts.dropped == 0
     assert len(sink.got) == counts.delivered
 
 
