@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,7 @@ class _Meters:
         self._lost = meter(counter, "lost_seconds", "Audio that was not heard", "source")
         self._backlog = meter(gauge, "backlog_seconds", "Audio that waits", "source")
         self._battery = meter(gauge, "battery_ratio", "Charge of the battery, 0 to 1")
+        self._battery.set(math.nan)  # until one is seen
         self._up = meter(gauge, "source_up", "1 while the source delivers, 0 while it is lost", "source")
         self._signal = meter(gauge, "source_signal", "0 while the source delivers silence only", "source")
         self._lost_s: defaultdict[str, float] = defaultdict(float)

@@ -69,34 +69,17 @@ class Mqtt:
         self._user, self._password = user, password
         self._active: dict[str, frozenset[str]] = {}  # by source, as last wanted
         self._on: dict[str, frozenset[str]] = {}  # by source, as last published
-        self._retained: dict[str, str] = {}
         self._retaining = threading.Lock()
         self._sent: tuple[Record, list[MQTTMessageInfo]] | None = None
-        self._refusal = "it does not answer"
+        self._refusal = "it does not answer" + tls * ", or its certificate is not trusted"
 
     def open(self, hearing: Hearing) -> None:
         """Begin to connect, and go on trying: a broker may start later than this."""
-        mqtt = require("paho.mqtt.client", "service")
-        enums = require("paho.mqtt.enums", "service")
         self._sounds, self._sources = self._topics(hearing.labels), slugs(hearing.sources)
-        for message in self._first(hearing):
-            self._retained[message.topic] = message.payload
-        self._success, self._no_connection = mqtt.MQTT_ERR_SUCCESS, mqtt.MQTT_ERR_NO_CONN
-        client: Client = mqtt.Client(enums.CallbackAPIVersion.VERSION2)
-        client.will_set(f"{self._topic}/status", "offline", qos=1, retain=True)
-        if self._user is not None:
-            password = None if self._password is None else self._password.get_secret_value()
-            client.username_pw_set(self._user.get_secret_value(), password)
-        if self._tls:
-            try:
-                client.tls_set(ca_certs=None if self._ca is None else str(self._ca))
-            except OSError as error:
-                raise UsageError(f"the certificates in {self._ca} cannot be read: {error}") from error
-        client.reconnect_delay_set(*RECONNECT_S)
-        client.on_connect = self._connected
-        client.connect_async(self._host, self._port)
-        client.loop_start()
-        self._client = client
+        self._retained = {message.topic: message.payload for message in self._first(hearing)}
+        self._client = self._made_client()
+        self._client.connect_async(self._host, self._port)
+        self._client.loop_start()
 
     def wants(self, record: Record) -> bool:
         """A status only where a sound began or ended since the last one: others would push events out of the queue."""
@@ -118,11 +101,38 @@ class Mqtt:
             raise SinkUnavailableError(f"{self._host}:{self._port} did not acknowledge within {ACKNOWLEDGED_S:g} s")
 
     def close(self) -> None:
-        """Say offline, which a clean goodbye would keep the broker from saying."""
+        """Say that nothing sounds any more and offline, which a clean goodbye would keep the broker from saying."""
         if self._client.is_connected():
-            self._publish(Message(f"{self._topic}/status", "offline", retain=True)).wait_for_publish(GOODBYE_S)
+            silence = [Message(self._sound(label), "OFF", retain=True) for label in sorted(self._sounding())]
+            for message in [*silence, Message(f"{self._topic}/status", "offline", retain=True)]:
+                last = self._publish(message)
+            last.wait_for_publish(GOODBYE_S)
         self._client.disconnect()
         self._client.loop_stop()
+
+    def _made_client(self) -> Client:
+        mqtt = require("paho.mqtt.client", "service")
+        self._success, self._no_connection = mqtt.MQTT_ERR_SUCCESS, mqtt.MQTT_ERR_NO_CONN
+        client: Client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+        client.will_set(f"{self._topic}/status", "offline", qos=1, retain=True)
+        client.reconnect_delay_set(*RECONNECT_S)
+        client.on_connect = self._connected
+        if self._user is not None:
+            password = None if self._password is None else self._password.get_secret_value()
+            client.username_pw_set(self._user.get_secret_value(), password)
+        if self._tls:
+            try:
+                client.tls_set(ca_certs=None if self._ca is None else str(self._ca))
+            except OSError as error:
+                raise UsageError(f"the certificates in {self._ca} cannot be read: {error}") from error
+        return client
+
+    def _sounding(self) -> set[str]:
+        """Labels with a topic that sound at any source."""
+        return set().union(*self._on.values()) & self._sounds.keys()
+
+    def _sound(self, label: str) -> str:
+        return f"{self._topic}/sound/{self._sounds[label]}"
 
     def _topics(self, labels: tuple[str, ...]) -> dict[str, str]:
         """The slugs of the labels that have a topic."""
@@ -136,8 +146,8 @@ class Mqtt:
         if self._home_assistant:
             document = discovery(self._topic, hearing.labels, self._sounds, self._sources)
             yield Message(discovery_topic(self._topic), json.dumps(document, ensure_ascii=False))
-        for slug in self._sounds.values():
-            yield Message(f"{self._topic}/sound/{slug}", "OFF")
+        for label in self._sounds:
+            yield Message(self._sound(label), "OFF")
         for slug in self._sources.values():
             yield Message(f"{self._topic}/source/{slug}", "OFF")
         yield Message(f"{self._topic}/status", "online")
@@ -150,13 +160,11 @@ class Mqtt:
             problem = record.state in {"lost", "no signal"}
             topic = f"{self._topic}/source/{self._sources[record.source]}"
             return [Message(topic, "ON" if problem else "OFF", retain=True)]
-        before = set().union(*self._on.values())
+        before = self._sounding()
         self._on[record.source] = frozenset(record.active)
-        now = set().union(*self._on.values())
+        now = self._sounding()
         return [
-            Message(f"{self._topic}/sound/{self._sounds[label]}", "ON" if label in now else "OFF", retain=True)
-            for label in sorted(before ^ now)
-            if label in self._sounds
+            Message(self._sound(label), "ON" if label in now else "OFF", retain=True) for label in sorted(before ^ now)
         ]
 
     def _publish(self, message: Message) -> MQTTMessageInfo:

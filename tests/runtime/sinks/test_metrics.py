@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -71,8 +72,9 @@ def test_records_become_figures(metrics: Metrics) -> None:
     assert scraped(metrics)["flexiast_source_up", "kitchen"] == 1
 
 
-def test_the_sinks_of_the_run_are_among_them(metrics: Metrics) -> None:
+def test_the_sinks_of_the_run_are_among_them_and_no_battery_is_none(metrics: Metrics) -> None:
     figures = scraped(metrics)
+    assert math.isnan(figures["flexiast_battery_ratio",])  # not 0, which would be an empty one
     assert figures["flexiast_sink_records_total", "delivered", "sqlite:a.db"] == 7
     assert figures["flexiast_sink_records_total", "dropped", "sqlite:a.db"] == 1
     assert figures["flexiast_sink_records_total", "retried", "https://b"] == 3

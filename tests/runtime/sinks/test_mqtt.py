@@ -89,10 +89,21 @@ class Subscriber:
 
 
 @pytest.fixture
-def broker(tmp_path: Path, eventually: Eventually) -> Iterator[Broker]:
-    broker = Broker(tmp_path, eventually, "allow_anonymous true")
-    yield broker
-    broker.stop()
+def make_broker(tmp_path: Path, eventually: Eventually) -> Iterator[Callable[..., Broker]]:
+    brokers: list[Broker] = []
+
+    def make(*lines: str) -> Broker:
+        brokers.append(Broker(tmp_path, eventually, *lines))
+        return brokers[-1]
+
+    yield make
+    for broker in brokers:
+        broker.stop()
+
+
+@pytest.fixture
+def broker(make_broker: Callable[..., Broker]) -> Broker:
+    return make_broker("allow_anonymous true")
 
 
 @pytest.fixture
@@ -137,7 +148,7 @@ def test_a_sound_is_on_while_it_lasts_at_any_source(
     broker: Broker, subscriber: Subscriber, eventually: Eventually
 ) -> None:
     box = outbox(broker)
-    steps = [("kitchen", ("rain",)), ("yard", ("rain", "Dog bark")), ("kitchen", ()), ("yard", ("rain",)), ("yard", ())]
+    steps = [("kitchen", ("rain",)), ("yard", ("rain", "Dog bark")), ("kitchen", ()), ("yard", ("Dog bark",))]
     for source, active in steps:
         for _ in range(3):
             box.put(status(active, source=source))
@@ -147,7 +158,7 @@ def test_a_sound_is_on_while_it_lasts_at_any_source(
     box.join()
     eventually(lambda: "offline" in subscriber.of("home/ears/status"))
     assert subscriber.of("home/ears/sound/rain") == ["OFF", "ON", "OFF"]
-    assert subscriber.of("home/ears/sound/dog_bark") == ["OFF", "ON", "OFF"]
+    assert subscriber.of("home/ears/sound/dog_bark") == ["OFF", "ON", "OFF"]  # the last one as it leaves
     assert subscriber.of("home/ears/source/kitchen") == ["OFF", "ON"]
 
 
@@ -164,11 +175,11 @@ def restarted(broker: Broker, box: Outbox, eventually: Eventually) -> None:
 
 @needs_broker
 @pytest.mark.usefixtures("quick")
-def test_over_a_restart_of_the_broker_each_event_arrives_once(tmp_path: Path, eventually: Eventually) -> None:
+def test_over_a_restart_of_the_broker_each_event_arrives_once(
+    make_broker: Callable[..., Broker], tmp_path: Path, eventually: Eventually
+) -> None:
     """The broker keeps its subscriber's session, so that what that one sees is all that was published."""
-    broker = Broker(
-        tmp_path, eventually, "allow_anonymous true", "persistence true", f"persistence_location {tmp_path}/"
-    )
+    broker = make_broker("allow_anonymous true", "persistence true", f"persistence_location {tmp_path}/")
     broker.start()
     subscriber = Subscriber(broker.port, session="kept")
     eventually(subscriber.subscribed)
@@ -183,7 +194,6 @@ def test_over_a_restart_of_the_broker_each_event_arrives_once(tmp_path: Path, ev
     ids = [json.loads(payload)["id"] for payload in subscriber.of("home/ears/event")]
     assert ids == [event(number).id for number in range(6)]
     subscriber.close()
-    broker.stop()
 
 
 @needs_broker
@@ -233,25 +243,50 @@ def test_a_client_that_dies_is_called_offline_by_the_broker(
 
 
 @needs_broker
-def test_a_wrong_password_is_said_and_shown_nowhere(tmp_path: Path, eventually: Eventually) -> None:
+def test_a_wrong_password_is_said_and_shown_nowhere(
+    make_broker: Callable[..., Broker], tmp_path: Path, eventually: Eventually
+) -> None:
     passwords = tmp_path / "passwords"
     passwords.touch()
     subprocess.run(["mosquitto_passwd", "-b", passwords, "me", "right"], check=True, capture_output=True)
-    broker = Broker(tmp_path, eventually, "allow_anonymous false", f"password_file {passwords}")
+    broker = make_broker("allow_anonymous false", f"password_file {passwords}")
     broker.start()
-    try:
-        wrong = outbox(broker, user=SecretStr("me"), password=SecretStr("hunter2"))
-        right = outbox(broker, user=SecretStr("me"), password=SecretStr("right"))
-        for box in (wrong, right):
-            box.put(event())
-        eventually(lambda: "Not authorized" in (wrong.counts.last_error or ""))
-        eventually(lambda: right.counts.delivered == 1)
-        assert "hunter2" not in repr(wrong.counts) + repr(wrong) + repr(vars(wrong._sink))
-        for box in (wrong, right):
-            box.end(0.0)
-            box.join()
-    finally:
-        broker.stop()
+    wrong = outbox(broker, user=SecretStr("me"), password=SecretStr("hunter2"))
+    right = outbox(broker, user=SecretStr("me"), password=SecretStr("right"))
+    for box in (wrong, right):
+        box.put(event())
+    eventually(lambda: "Not authorized" in (wrong.counts.last_error or ""))
+    eventually(lambda: right.counts.delivered == 1)
+    assert "hunter2" not in repr(wrong.counts) + repr(wrong) + repr(vars(wrong._sink))
+    for box in (wrong, right):
+        box.end(0.0)
+        box.join()
+
+
+@needs_broker
+# The client library leaves the socket of a handshake that failed to the garbage collector.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_over_tls_only_a_certificate_that_is_trusted_is_spoken_to(
+    make_broker: Callable[..., Broker], tmp_path: Path, eventually: Eventually
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=broker"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    subprocess.run(["openssl", *made.split(), *names], check=True, capture_output=True)
+    broker = make_broker("allow_anonymous true", f"certfile {certificate}", f"keyfile {key}")
+    broker.start()
+    trusting, suspicious = outbox(broker, tls=True, ca=certificate), outbox(broker, tls=True)
+    for box in (trusting, suspicious):
+        box.put(event())
+    eventually(lambda: trusting.counts.delivered == 1)
+    eventually(lambda: "its certificate is not trusted" in (suspicious.counts.last_error or ""))
+    for box in (trusting, suspicious):
+        box.end(0.0)
+    assert [box.join().lost for box in (trusting, suspicious)] == [0, 1]
+    broker.stop()
+    with pytest.raises(UsageError, match=r"none\.pem cannot be read"):
+        outbox(broker, tls=True, ca=tmp_path / "none.pem")
 
 
 def test_a_label_that_the_model_lacks_is_refused() -> None:
