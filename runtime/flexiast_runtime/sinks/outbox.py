@@ -29,6 +29,8 @@ ENDING_PAUSE_S = 0.5
 RELEASING_S = 1.0
 """Seconds after that for a sink to say goodbye."""
 
+Outcome = Literal["delivered", "refused", "dropped"]
+
 
 @dataclass(frozen=True)
 class BackOff:
@@ -106,13 +108,18 @@ class Outbox:
             self._in_hand = True
             return self._queue.popleft()
 
-    def _outcome(self, record: Record) -> Literal["delivered", "refused"] | None:
-        """Try until the sink has taken or refused the record; None if the end came first, then it counts as waiting."""
+    def _outcome(self, record: Record) -> Outcome | None:
+        """Try until the sink has taken or refused the record; None if the end came first, then it counts as waiting.
+
+        When the queue is full this one is the oldest, and goes: one that is never taken must not hold up all others.
+        """
         for tries in itertools.count(1):
             try:
                 self._sink.deliver(record)
             except SinkUnavailableError as error:
                 self._failed(error)
+                if len(self._queue) == self._capacity:
+                    return "dropped"
                 if not self._wait(self._back_off.wait_s(tries)):
                     break
                 self._count("retried")
@@ -135,7 +142,7 @@ class Outbox:
     def _late(self) -> bool:
         return self._until is not None and time.monotonic() >= self._until
 
-    def _count(self, what: Literal["delivered", "retried", "dropped", "refused"]) -> None:
+    def _count(self, what: Outcome | Literal["retried"]) -> None:
         with self._changed:
             self._counts = replace(self._counts, **{what: getattr(self._counts, what) + 1})
 

@@ -14,13 +14,14 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexiast.errors import SinkError
+from flexiast.errors import SinkError, SinkUnavailableError
 from flexiast_runtime.records import Event
 from flexiast_runtime.sinks.audio_history import AudioHistory
 from flexiast_runtime.sinks.clips import NAME, Clip, Clips, Retention, clip_name, expired
 from flexiast_runtime.sinks.sink import Hearing
 from flexiast_runtime.source import Chunk
 from tests.runtime.sinks.conftest import event
+from tests.runtime.sinks.test_jsonl import full_disk
 
 RATE_HZ = 100
 """Small, so that seconds are few samples."""
@@ -103,6 +104,19 @@ def test_a_clip_at_the_end_holds_what_there_is_and_one_too_old_is_refused(tmp_pa
     np.testing.assert_array_equal(soundfile.read(path, dtype="float32")[0], ramp(800, 1000))
     with pytest.raises(SinkError, match=r"the audio of dog at 1\.0 s is no longer held"):
         sink.deliver(heard(1.0, 2.0))
+
+
+def test_a_full_disk_is_tried_again_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    history = AudioHistory(60.0, RATE_HZ)
+    history.push(Chunk(0, ramp(0, 2000)))
+    sink = clips(tmp_path, history)
+    with full_disk(50), pytest.raises(SinkUnavailableError, match="cannot be written"):
+        sink.deliver(heard(5.0, 7.0))
+    assert not list(tmp_path.iterdir())
+    sink.deliver(heard(5.0, 7.0))
+    assert len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(SinkError, match=r"cannot be used for clips: .*; name another"):
+        clips(next(tmp_path.iterdir()), history)
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,35 @@ def test_a_full_queue_loses_its_oldest_and_putting_never_waits() -> None:
     assert (box.counts.dropped, box.counts.delivered, box.counts.given) == (7, 4, 11)
 
 
+def test_one_that_is_never_taken_holds_up_the_others_only_until_the_queue_is_full(eventually: Eventually) -> None:
+    class Choosy(Listed):
+        def deliver(self, record: Record) -> None:
+            if record == EVENTS[0]:
+                raise SinkUnavailableError("500")
+            super().deliver(record)
+
+    sink = Choosy()
+    with outbox(sink, capacity=3) as box:
+        box.put(EVENTS[0])
+        eventually(lambda: box.counts.retried)
+        for one in EVENTS[1:4]:
+            box.put(one)
+        eventually(lambda: box.counts.delivered == 3)
+    assert sink.got == EVENTS[1:4]
+    assert (box.counts.dropped, box.counts.lost) == (1, 1)
+
+
+def test_a_sink_that_cannot_say_goodbye_is_told_of() -> None:
+    class Rude(Listed):
+        def close(self) -> None:
+            raise OSError("no")
+
+    with outbox(Rude()) as box:
+        box.put(EVENTS[0])
+    assert box.counts.delivered == 1
+    assert "OSError at test_outbox.py" in (box.counts.last_error or "")
+
+
 def test_one_that_hangs_stops_no_other_and_the_end_says_what_it_kept() -> None:
     hanging, other = Hanging(), Listed()
     with opened([hanging, other], Hearing(), closing_s=0.2) as boxes:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flexiast.errors import UsageError
 from flexiast_runtime.sinks.credentials import MQTT, WEBHOOK, read_credentials
-from flexiast_runtime.sinks.parse import KINDS, duration, parse_sink, size
+from flexiast_runtime.sinks.parse import KINDS, duration, parse_sink, parse_sinks, size
 
 
 def made(text: str) -> dict[str, Any]:
@@ -60,6 +60,18 @@ def test_options_reach_their_sink() -> None:
     assert command["_timeout_s"] == 120
     assert (made("metrics:")["_host"], made("metrics://[::1]:8000")["_host"]) == ("127.0.0.1", "::1")
     assert made("jsonl:take#1.jsonl#")["_path"] == Path("take#1.jsonl")
+
+
+def test_no_two_sinks_go_by_one_name() -> None:
+    assert [sink.name for sink in parse_sinks(["https://host/a#name=phone", "https://host/b", "jsonl:a"])] == [
+        "phone",
+        "https://host",
+        "jsonl:a",
+    ]
+    for twice in (["jsonl:a", "jsonl:a"], ["https://host/a?key=hunter2", "https://host/b"]):
+        with pytest.raises(UsageError, match="is there twice") as caught:
+            parse_sinks(twice)
+        assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

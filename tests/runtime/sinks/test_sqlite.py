@@ -105,6 +105,20 @@ def test_a_full_disk_is_tried_again(tmp_path: Path) -> None:
     assert stored(path) == [event(0).id, event(1).id]
 
 
+def test_a_database_that_was_damaged_takes_nothing_more_and_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    fill(path, event(0))
+    sink = open_sink(path)
+    with closing(sqlite3.connect(path)) as other, other:  # as if the disk had lost a page
+        other.execute("PRAGMA writable_schema = 1")
+        other.execute("UPDATE sqlite_master SET rootpage = 999 WHERE name = 'events'")
+        other.execute("PRAGMA schema_version = 99")
+    with pytest.raises(SinkError, match="malformed") as caught:
+        sink.deliver(event(1))
+    assert not isinstance(caught.value, SinkUnavailableError)
+    sink.close()
+
+
 @pytest.mark.parametrize(
     ("query", "numbers"),
     [
