@@ -45,7 +45,7 @@ def history(
         Format, typer.Option("--format", help="chart counts by label and time of day; the others list events.")
     ] = Format.TABLE,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw the chart into a picture (PNG) instead; needs flexiast[train].")
+        Path | None, typer.Option("--plot", help="Draw the chart into a picture (PNG) instead; needs matplotlib.")
     ] = None,
 ) -> None:
     """Show what was heard, the oldest first; times are local."""
@@ -80,7 +80,7 @@ def history(
 def _moment(text: str | None, option: str, now: datetime.datetime) -> float | None:
     """A time ago, or a local date with or without time → Unix seconds."""
     from flexiast.errors import UsageError
-    from flexiast_runtime.sinks.parse import duration
+    from flexiast_runtime.units import duration
 
     if text is None:
         return None

@@ -31,8 +31,6 @@ def opened_sinks(sinks: Sequence[Sink], hearing: Hearing) -> Iterator[Callable[[
     try:
         with opened(sinks, hearing) as outboxes:
             yield publish
-            for history in hearing.histories.values():
-                history.end()  # no clip waits for more
     finally:
         report_losses(outbox.counts for outbox in outboxes)
 

@@ -32,8 +32,6 @@ def default_database() -> Path:
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables of a new database; raises SinkError for one of another version."""
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")  # an acknowledged event also survives a power cut
     with connection:
         connection.execute("BEGIN IMMEDIATE")  # of two programs that begin together one waits
         if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
@@ -42,10 +40,12 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         version = _version(connection)
     if version != VERSION:
         raise SinkError(f"{path} has schema {version}, this flexiast writes {VERSION}; name another file")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # an acknowledged event also survives a power cut
 
 
-def _version(connection: sqlite3.Connection) -> int:
-    return connection.execute("SELECT version FROM schema_version").fetchone()[0]
+def _version(connection: sqlite3.Connection) -> int | None:
+    return connection.execute("SELECT max(version) FROM schema_version").fetchone()[0]
 
 
 @dataclass(frozen=True)

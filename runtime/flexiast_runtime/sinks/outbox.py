@@ -168,6 +168,8 @@ def opened(sinks: Iterable[Sink], hearing: Hearing, *, closing_s: float = CLOSIN
             outbox.open(hearing)
         yield outboxes
     finally:
+        for history in hearing.histories.values():
+            history.end()  # no clip waits for more
         for outbox in outboxes:
             outbox.end(closing_s)
         for outbox in outboxes:

@@ -26,6 +26,7 @@ from flexiast_runtime.sinks.sink import Sink
 from flexiast_runtime.sinks.sqlite import SqliteHistory
 from flexiast_runtime.sinks.template import BodyTemplate
 from flexiast_runtime.sinks.webhook import Webhook
+from flexiast_runtime.units import duration, size
 
 Options = dict[str, Any]
 
@@ -77,26 +78,6 @@ def _options(name: str, kind: _Kind, text: str) -> Options:
 
 
 # --------------------------------------------------------------------------------------------------------------- values
-
-_SIZES = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def size(text: str) -> int:
-    """``10MB`` → bytes."""
-    return round(_with_unit(text, _SIZES, "a size such as 500kB, 10MB or 2GB"))
-
-
-def duration(text: str) -> float:
-    """``90s``, ``24h`` → seconds."""
-    return _with_unit(text, _SECONDS, "a time such as 1.5s, 10m, 24h or 30d")
-
-
-def _with_unit(text: str, units: Mapping[str, int], expected: str) -> float:
-    found = re.fullmatch(rf"(\d{{1,9}}(?:\.\d{{1,9}})?)({'|'.join(units)})", text)
-    if not found or not float(found[1]):
-        raise ValueError(expected)
-    return float(found[1]) * units[found[2]]
 
 
 def _count(text: str) -> int:
@@ -213,10 +194,12 @@ def _url(scheme: str, target: str) -> SplitResult:
     except ValueError:
         raise UsageError(f"--to {scheme}: the address cannot be read; write {example}") from None
     if "@" in parts.netloc:
+        names = {"mqtt": MQTT, "mqtts": MQTT, "https": WEBHOOK, "http": WEBHOOK}.get(scheme)
+        advice = (
+            f"; set {' and '.join(names)}, or name a file of mode 0600 that does: #credentials=FILE" if names else ""
+        )
         raise UsageError(
-            f"--to {scheme}: takes no user or password in its address, where other users of this machine see it; set "
-            f"{' and '.join(MQTT if scheme.startswith('mqtt') else WEBHOOK)} in the environment, or name a file of "
-            "mode 0600 that holds them: #credentials=FILE"
+            f"--to {scheme}: takes no user or password in its address, where other users of this machine see it{advice}"
         )
     if not parts.hostname:
         raise UsageError(f"--to {scheme}: names no host; write {example}")

@@ -22,7 +22,7 @@ class Counts:
     dropped: int = 0
     """The oldest that waited, given up because the queue was full"""
     refused: int = 0
-    """Given up because the sink takes them never"""
+    """Given up because the sink will never take them"""
     last_error: str | None = None
 
     @property

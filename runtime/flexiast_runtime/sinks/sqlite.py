@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import ExitStack
 from pathlib import Path
 
 from flexiast.errors import SinkError, SinkUnavailableError
@@ -28,7 +29,10 @@ class SqliteHistory:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Opened here and used by the outbox's thread, one after the other.
             self._connection = sqlite3.connect(self._path, timeout=LOCKED_S, check_same_thread=False)
-            prepare(self._connection, self._path)
+            with ExitStack() as on_failure:
+                on_failure.callback(self._connection.close)
+                prepare(self._connection, self._path)
+                on_failure.pop_all()
         except (sqlite3.Error, OSError) as error:
             raise SinkError(f"{self._path} cannot be used as a database of events: {error}; name another") from error
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from flexiast.errors import UsageError
 from flexiast_runtime.sinks.credentials import MQTT, WEBHOOK, read_credentials
-from flexiast_runtime.sinks.parse import KINDS, duration, parse_sink, parse_sinks, size
+from flexiast_runtime.sinks.parse import KINDS, parse_sink, parse_sinks
+from flexiast_runtime.units import duration, size
 
 
 def made(text: str) -> dict[str, Any]:
@@ -101,6 +102,7 @@ def test_no_two_sinks_go_by_one_name() -> None:
         ("exec:say $lable", "'lable'; there are"),
         ("metrics://host:1/path", "a host and a port only"),
         ("metrics://:9464", "names no host"),
+        ("metrics://me:x@host", "takes no user or password"),
     ],
 )
 def test_what_cannot_be_used_is_refused_and_says_what_can(text: str, said: str) -> None:
