@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexiast.errors import UsageError
+from flexiast.errors import MissingExtraError, UsageError
 from flexiast_runtime.sinks.credentials import MQTT, WEBHOOK, read_credentials
 from flexiast_runtime.sinks.parse import KINDS, parse_sink, parse_sinks
+from flexiast_runtime.sinks.sink import Hearing
 from flexiast_runtime.units import duration, size
 
 
@@ -181,3 +183,12 @@ def test_no_text_breaks_a_parser(text: str) -> None:
             assert "such as" in str(error)
     with suppress(UsageError):
         parse_sink(text)
+
+
+@pytest.mark.parametrize(("text", "module"), [("mqtt://host", "paho.mqtt.client"), ("metrics:", "prometheus_client")])
+def test_a_sink_whose_library_is_missing_names_the_extra(
+    text: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'flexiast\[service\]'"):
+        parse_sink(text).open(Hearing())
