@@ -102,3 +102,11 @@ class DataError(FlexiastError):
     """Audio or a data set cannot be read."""
 
     exit_code = ExitCode.DATA
+
+
+class SinkError(FlexiastError):
+    """A sink cannot be opened, or refuses a record for good."""
+
+
+class SinkUnavailableError(SinkError):
+    """A sink takes nothing at the moment: a full disk, a broker that is down; worth another try."""

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "torchaudio", "safetensors", "onnx", "matplotlib", "sounddevice", "tensorrt")
+HEAVY = (
+    "torch",
+    "torchaudio",
+    "safetensors",
+    "onnx",
+    "matplotlib",
+    "sounddevice",
+    "tensorrt",
+    "paho",
+    "prometheus_client",
+)
 NEEDS_TORCH = {f"flexiast.{name}" for name in ("model", "convnet", "distributed", "journal", "train")}
 
 

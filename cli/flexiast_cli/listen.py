@@ -94,6 +94,16 @@ def listen(
     merge_gap: MergeGapOption = 0.0,
     smoothing: SmoothingOption = None,
     gate: GateOption = GATE,
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--to",
+            metavar="SINK",
+            help="Where events go besides the screen, e.g. sqlite, jsonl:FILE, mqtt://HOST, clips:FOLDER; may be "
+            "repeated; see docs/sinks.md.",
+            show_default=False,
+        ),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say each switch and its reason on stderr.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSONL records: event, switch, status, summary.")
@@ -108,6 +118,7 @@ def listen(
     from flexiast.spec import parse_patches
     from flexiast_cli.console import positive, say, stderr
     from flexiast_cli.interrupts import ending_gently
+    from flexiast_cli.sinks import histories_for, opened_sinks, published, remembered
     from flexiast_runtime.backends import load_engines
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.capture import merged
@@ -115,6 +126,8 @@ def listen(
     from flexiast_runtime.models import DEFAULT, find_bundle
     from flexiast_runtime.profiler import profile_key
     from flexiast_runtime.profiles import find
+    from flexiast_runtime.sinks.parse import parse_sinks
+    from flexiast_runtime.sinks.sink import Hearing
 
     names = inputs or []
     if names and devices:
@@ -128,6 +141,7 @@ def listen(
     positive(duration, "--duration")
     positive(latency, "--latency")
     wanted = None if patch_sizes is None else parse_patches(patch_sizes)
+    sinks = parse_sinks(to or ())
     bundle = Bundle.open(find_bundle(model or DEFAULT))
     engines = load_engines(bundle, wanted, precision, backend, say)
     profile = find(profile_key(bundle, backend))
@@ -160,7 +174,10 @@ def listen(
         duration_s=duration,
     )
     captures, listeners = [capture for capture, _ in stations], [listener for _, listener in stations]
-    heard = ", ".join(audio.name for audio in sources)
+    source_names = tuple(audio.name for audio in sources)
+    heard = ", ".join(source_names)
+    histories = histories_for(sinks, source_names, frontend.sample_rate_hz)
+    hearing = Hearing(engines.spec.labels, source_names, histories)
     if not as_json:
         stderr().print(f"{model or DEFAULT} listens to {heard}; Ctrl-C ends", style="dim", markup=False)
     show = _printer(as_json=as_json, explain=explain, title=f"{model or DEFAULT} · {heard}")
@@ -169,8 +186,9 @@ def listen(
         for capture in captures:
             capture.stop()
 
-    with ending_gently(stop, terminated=ExitCode.OK):
-        show(hear(((listeners[place], chunk) for place, chunk in merged(captures)), listeners))
+    with ending_gently(stop, terminated=ExitCode.OK), opened_sinks(sinks, hearing) as publish:
+        stream = remembered(merged(captures), source_names, histories)
+        show(published(hear(((listeners[place], chunk) for place, chunk in stream), listeners), publish))
 
 
 def _stations(

@@ -20,6 +20,7 @@ from flexiast_cli.demo import demo
 from flexiast_cli.devices import devices
 from flexiast_cli.evaluate import evaluate
 from flexiast_cli.export import export
+from flexiast_cli.history import history
 from flexiast_cli.import_ import import_
 from flexiast_cli.inspect import inspect
 from flexiast_cli.interrupts import raise_on_sigterm
@@ -74,7 +75,11 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-for _command in (listen, classify, train, import_, evaluate, export, calibrate, inspect, verify, profile, devices, demo):
+COMMANDS = (
+    *(listen, history, classify, devices, profile),
+    *(train, import_, evaluate, export, calibrate, inspect, verify, demo),
+)
+for _command in COMMANDS:
     app.command(_command.__name__.rstrip("_"))(_guarded(_command))
 
 _data = typer.Typer(help="Prepare data sets: a CSV of a published one, shards of a large one.", no_args_is_help=True)

@@ -1,0 +1,98 @@
+"""The database of events: its schema, where it lies, and how it is asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flexiast.errors import DataError, SinkError
+
+VERSION = 1
+"""Of the schema; a database of a later one is neither read nor written."""
+_TABLES = (
+    "CREATE TABLE schema_version (version INTEGER NOT NULL)",
+    f"INSERT INTO schema_version VALUES ({VERSION})",
+    # began_at_s is in Unix seconds, NULL for recordings; document is the whole event as JSON.
+    "CREATE TABLE events (id TEXT PRIMARY KEY, source TEXT NOT NULL, label TEXT NOT NULL, began_at_s REAL,"
+    " score REAL NOT NULL, document TEXT NOT NULL)",
+    "CREATE INDEX events_by_time ON events (began_at_s)",
+)
+
+
+def default_database() -> Path:
+    """In the user's data folder."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "flexiast" / "history.db"
+
+
+def prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables of a new database; raises SinkError for one of another version."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")  # of two programs that begin together one waits
+        if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            for statement in _TABLES:
+                connection.execute(statement)
+        version = _version(connection)
+    if version != VERSION:
+        raise SinkError(f"{path} has schema {version}, this flexiast writes {VERSION}; name another file")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # an acknowledged event also survives a power cut
+
+
+def _version(connection: sqlite3.Connection) -> int | None:
+    return connection.execute("SELECT max(version) FROM schema_version").fetchone()[0]
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which events are meant: those of any of the labels and sources, all for none, in a span of time."""
+
+    labels: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    since_s: float | None = None
+    """Unix seconds at which an event begins at the earliest; leaves recordings out"""
+    until_s: float | None = None
+    """Unix seconds before which it begins; leaves recordings out"""
+
+    def where(self) -> tuple[str, list[Any]]:
+        """As SQL and its values."""
+        parts: list[tuple[str, Sequence[Any]]] = []
+        for column, names in (("label", self.labels), ("source", self.sources)):
+            if names:
+                parts.append((f"{column} IN ({','.join('?' * len(names))})", names))
+        if self.since_s is not None:
+            parts.append(("began_at_s >= ?", (self.since_s,)))
+        if self.until_s is not None:
+            parts.append(("began_at_s < ?", (self.until_s,)))
+        return " AND ".join(text for text, _ in parts) or "1", [value for _, values in parts for value in values]
+
+
+def read_events(path: Path, query: Query = Query()) -> Iterator[dict[str, Any]]:
+    """Documents of events in the order of their time; recordings first, in the order they were stored.
+
+    Raises DataError for a file that is no such database.
+    """
+    where, values = query.where()
+    with _reading(path) as connection:
+        for (document,) in connection.execute(
+            f"SELECT document FROM events WHERE {where} ORDER BY began_at_s, rowid", values
+        ):
+            yield json.loads(document)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; `flexiast listen --to sqlite:{path}` writes one")
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            if (version := _version(connection)) != VERSION:
+                raise DataError(f"{path} has schema {version}, this flexiast reads {VERSION}; update flexiast")
+            yield connection
+    except sqlite3.DatabaseError as error:
+        raise DataError(f"{path} cannot be read as a database of events: {error}") from error

@@ -1,0 +1,119 @@
+"""Figures for Prometheus, served over HTTP."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from flexiast.errors import SinkError
+from flexiast.extras import require
+from flexiast_runtime.records import Event, Record, SourceNotice, Status, Summary, Switch
+from flexiast_runtime.sinks.sink import Hearing
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+PORT = 9464
+LATENCIES_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class Metrics:
+    """Serves /metrics from a registry of its own, on this machine only unless told otherwise."""
+
+    def __init__(self, host: str = "127.0.0.1", port: int = PORT) -> None:
+        self.name = f"metrics://{host}:{port}"
+        self._host, self._port = host, port
+
+    def open(self, hearing: Hearing) -> None:
+        prometheus = require("prometheus_client", "service")
+        registry = prometheus.CollectorRegistry()
+        self._meters = _Meters(prometheus, registry, hearing.sources)
+        registry.register(_SinkMeters(hearing))
+        try:
+            self._server, self._thread = prometheus.start_http_server(self._port, self._host, registry)
+        except OSError as error:
+            raise SinkError(f"{self.name} cannot be served: {error.strerror}; name another port") from error
+
+    @property
+    def port(self) -> int:
+        """The port served, also where 0 asked for any."""
+        return self._server.server_port
+
+    def wants(self, record: Record) -> bool:
+        return not isinstance(record, Summary)
+
+    def deliver(self, record: Event | Switch | Status | SourceNotice) -> None:
+        self._meters.count(record)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Meters:
+    """What records say, as Prometheus's counters, gauges and histograms."""
+
+    def __init__(self, prometheus: Any, registry: Any, sources: tuple[str, ...]) -> None:
+        def meter(kind: Any, name: str, text: str, *labels: str, **more: Any) -> Any:
+            return kind(f"flexiast_{name}", text, labels, registry=registry, **more)
+
+        counter, gauge, histogram = prometheus.Counter, prometheus.Gauge, prometheus.Histogram
+        self._events = meter(counter, "events", "Sounds heard", "source", "label")
+        self._windows = meter(counter, "windows", "Windows classified", "source", "patch_size")
+        self._misses = meter(counter, "deadline_misses", "Windows that took too long", "source", "patch_size")
+        self._latency = meter(
+            histogram, "latency_seconds", "Compute time of a window", "patch_size", buckets=LATENCIES_S
+        )
+        self._switches = meter(counter, "switches", "Changes of the patch size", "source")
+        self._lost = meter(counter, "lost_seconds", "Audio that was not heard", "source")
+        self._backlog = meter(gauge, "backlog_seconds", "Audio that waits", "source")
+        self._battery = meter(gauge, "battery_ratio", "Charge of the battery, 0 to 1")
+        self._battery.set(math.nan)  # until one is seen
+        self._up = meter(gauge, "source_up", "1 while the source delivers, 0 while it is lost", "source")
+        self._signal = meter(gauge, "source_signal", "0 while the source delivers silence only", "source")
+        self._lost_s: defaultdict[str, float] = defaultdict(float)
+        for source in sources:
+            self._up.labels(source).set(1)
+            self._signal.labels(source).set(1)
+
+    def count(self, record: Event | Switch | Status | SourceNotice) -> None:
+        if isinstance(record, Event):
+            self._events.labels(record.source, record.label).inc()
+        elif isinstance(record, Switch):
+            self._switches.labels(record.source).inc()
+        elif isinstance(record, SourceNotice):
+            gauge = self._up if record.state in {"lost", "found"} else self._signal
+            gauge.labels(record.source).set(record.state in {"found", "signal"})
+        else:
+            self._window(record)
+
+    def _window(self, status: Status) -> None:
+        patch = str(status.patch)
+        self._windows.labels(status.source, patch).inc()
+        self._misses.labels(status.source, patch).inc(status.latency_s > status.deadline_s)
+        self._latency.labels(patch).observe(status.latency_s)
+        self._lost.labels(status.source).inc(status.dropped_s - self._lost_s[status.source])
+        self._lost_s[status.source] = status.dropped_s
+        self._backlog.labels(status.source).set(status.backlog_s)
+        if status.battery is not None:
+            self._battery.set(status.battery.fraction)
+
+
+class _SinkMeters:
+    """How the sinks of the run do, asked at every scrape."""
+
+    def __init__(self, hearing: Hearing) -> None:
+        self._counts = hearing.counts
+
+    def collect(self) -> Iterator[Metric]:
+        core = require("prometheus_client.core", "service")
+        records = core.CounterMetricFamily("flexiast_sink_records", "Records by outcome", labels=("sink", "outcome"))
+        waiting = core.GaugeMetricFamily("flexiast_sink_waiting", "Records that wait", labels=("sink",))
+        for counts in self._counts():
+            for outcome in ("delivered", "retried", "dropped", "refused"):
+                records.add_metric((counts.name, outcome), getattr(counts, outcome))
+            waiting.add_metric((counts.name,), counts.waiting)
+        return iter((records, waiting))

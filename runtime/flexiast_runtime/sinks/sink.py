@@ -1,0 +1,75 @@
+"""What a sink is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from flexiast_runtime.records import Record
+from flexiast_runtime.sinks.audio_history import AudioHistory
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How one sink has done so far, in records."""
+
+    name: str
+    waiting: int = 0
+    delivered: int = 0
+    retried: int = 0
+    """Tries after a first one"""
+    dropped: int = 0
+    """The oldest that waited, given up because the queue was full"""
+    refused: int = 0
+    """Given up because the sink will never take them"""
+    last_error: str | None = None
+
+    @property
+    def lost(self) -> int:
+        """Not delivered, once the sink is closed."""
+        return self.waiting + self.dropped + self.refused
+
+    @property
+    def given(self) -> int:
+        return self.delivered + self.lost
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What the sinks are told of a run before its first record."""
+
+    labels: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    histories: Mapping[str, AudioHistory] = field(default_factory=dict)
+    """The last seconds of each source, by its name"""
+    counts: Callable[[], Sequence[Counts]] = tuple
+    """How all sinks of the run have done"""
+
+
+class Sink(Protocol):
+    """Takes records, one at a time; an `Outbox` calls it.
+
+    `name` tells sinks apart and holds nothing secret.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def open(self, hearing: Hearing) -> None:
+        """Get ready; raises FlexiastError where the user must act. What may come back by itself is not waited for."""
+        ...
+
+    def wants(self, record: Record) -> bool:
+        """Whether the record is to be delivered. Asked once for each record, by who publishes: must not wait."""
+        ...
+
+    def deliver(self, record: Any, /) -> None:
+        """Hand over a record that it wants; when this returns, it is acknowledged.
+
+        Raises SinkUnavailableError for a record that is worth another try, and SinkError for one that is not. After
+        the first the same record comes again.
+        """
+        ...
+
+    def close(self) -> None: ...

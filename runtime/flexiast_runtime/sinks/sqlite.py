@@ -1,0 +1,54 @@
+"""A database of events, which `flexiast history` reads."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import ExitStack
+from pathlib import Path
+
+from flexiast.errors import SinkError, SinkUnavailableError
+from flexiast_runtime.history import default_database, prepare
+from flexiast_runtime.records import Event, Record
+from flexiast_runtime.sinks.sink import Hearing
+
+LOCKED_S = 2.0
+"""Seconds that a write waits for another program's."""
+
+
+class SqliteHistory:
+    """Stores events, each once by its id; what was acknowledged is on the disk."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """``path``: the user's own database for None."""
+        self._path = path or default_database()
+        self.name = f"sqlite:{self._path}"
+
+    def open(self, hearing: Hearing) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Opened here and used by the outbox's thread, one after the other.
+            self._connection = sqlite3.connect(self._path, timeout=LOCKED_S, check_same_thread=False)
+            with ExitStack() as on_failure:
+                on_failure.callback(self._connection.close)
+                prepare(self._connection, self._path)
+                on_failure.pop_all()
+        except (sqlite3.Error, OSError) as error:
+            raise SinkError(f"{self._path} cannot be used as a database of events: {error}; name another") from error
+
+    def wants(self, record: Record) -> bool:
+        return isinstance(record, Event)
+
+    def deliver(self, event: Event) -> None:
+        document = json.dumps(event.document(), ensure_ascii=False)
+        row = (event.id, event.source, event.label, event.began_at_s, event.score, document)
+        try:
+            with self._connection:
+                self._connection.execute("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
+        except sqlite3.OperationalError as error:  # locked, full, read-only: may pass
+            raise SinkUnavailableError(f"{self._path}: {error}") from error
+        except sqlite3.Error as error:
+            raise SinkError(f"{self._path}: {error}") from error
+
+    def close(self) -> None:
+        self._connection.close()

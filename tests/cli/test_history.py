@@ -1,0 +1,121 @@
+"""``flexiast history``: the events of a database, in every form."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from flexiast.errors import UsageError
+from flexiast_cli.day import SHOWN, SLOTS, Day
+from flexiast_cli.history import Format, history
+from flexiast_runtime.records import Event
+from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sqlite import SqliteHistory
+from tests.cli.conftest import Run
+from tests.runtime.sinks.conftest import RATE_HZ, event
+
+DAY = datetime.datetime(2024, 11, 25)
+"""Local, as the command's times are"""
+Show = Callable[..., tuple[str, str]]
+
+
+def at(hour: float, label: str = "dog", **fields: object) -> Event:
+    began = (DAY + datetime.timedelta(hours=hour)).timestamp()
+    start = round(3600 * hour) * RATE_HZ
+    return event(label=label, **{"began_at_s": began, "start_sample": start, "end_sample": start + RATE_HZ} | fields)
+
+
+EVENTS = (at(1, "rain"), at(9.4), at(9.6, source="yard"), at(30, "=SUM(A1)"), at(9, "tape", began_at_s=None))
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("history") / "history.db"
+    sink = SqliteHistory(path)
+    sink.open(Hearing())
+    for one in EVENTS:
+        sink.deliver(one)
+    sink.close()
+    return path
+
+
+@pytest.fixture
+def show(database: Path, capsys: pytest.CaptureFixture[str]) -> Show:
+    """Run the command here, which is faster than in a process of its own: stdout, stderr."""
+
+    def show(form: Format = Format.TABLE, **options: Any) -> tuple[str, str]:
+        history(database, form=form, **options)
+        return capsys.readouterr()
+
+    return show
+
+
+def test_all_forms_tell_the_same_events(show: Show, database: Path) -> None:
+    expected = [one.document() for one in (EVENTS[-1], *EVENTS[:-1])]  # recordings have no time and come first
+    assert [json.loads(line) for line in show(Format.JSONL)[0].splitlines()] == expected
+    document = json.loads(show(Format.JSON)[0])
+    assert document["events"] == expected and document["schema_version"]
+    rows = list(csv.DictReader(io.StringIO(show(Format.CSV)[0])))
+    assert [(row["id"], row["label"], row["began_at"], float(row["score"])) for row in rows] == [
+        (event["id"], event["label"], event["began_at"] or "", event["score"]) for event in expected
+    ]
+    table, note = show()
+    assert "Mon 25 Nov 09:24:00" in table and "at 32400.0 s" in table and "yard" in table
+    assert note == f"5 events in {database}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "numbers"),
+    [
+        ({"labels": ["rain", "dog"]}, [0, 1, 2]),
+        ({"sources": ["yard"]}, [2]),
+        ({"since": "2024-11-25T09:30"}, [2, 3]),
+        ({"since": "2024-11-25", "until": "2024-11-26"}, [0, 1, 2]),
+        ({"since": "24h"}, []),
+        ({"until": "24h", "labels": ["rain"]}, [0]),
+    ],
+)
+def test_options_choose_events(show: Show, options: dict[str, Any], numbers: list[int]) -> None:
+    lines = show(Format.JSONL, **options)[0].splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [EVENTS[number].id for number in numbers]
+
+
+def test_the_chart_and_the_picture(show: Show, tmp_path: Path) -> None:
+    chart, note = show(Format.CHART)
+    assert "Monday 25 November 2024 to Tuesday 26 November 2024, by time of day   4 sounds" in chart
+    assert "recordings have no time of day: 1 left out" in note
+    (dog,) = (line for line in chart.splitlines() if line.startswith("dog"))
+    assert dog.split() == ["dog", "·" * 18 + "▇▇" + "·" * 28, "2"]
+    assert "nothing was heard" in show(Format.CHART, labels=["none"])[1]
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    show(plot=tmp_path / "new" / "day.png")
+    assert (tmp_path / "new" / "day.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_shown_is_said(run: Run, tmp_path: Path, show: Show) -> None:
+    missing = run("history", tmp_path / "none.db", "--label", "dog", "--format", "csv")
+    assert missing.returncode == 8 and "does not exist" in missing.stderr
+    with pytest.raises(UsageError, match="--since 'yesterday' is no time; give 24h"):
+        show(since="yesterday")
+
+
+def test_a_chart_of_many_labels_fits_80_columns_and_says_what_it_leaves_out() -> None:
+    heard = [(f"a very long label number {number}", DAY) for number in range(SHOWN + 3) for _ in range(number + 1)]
+    day = Day.of(heard)
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    with console.capture() as captured:
+        console.print(day.chart())
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "Monday 25 November 2024" in lines[0] and "3 rarer labels are not shown" in lines[0]
+    assert len(lines) == SHOWN + 4
+    assert day.total == len(heard) == sum(counts[0] for _, counts in day.rows)
+    assert all(len(counts) == SLOTS for _, counts in day.rows)

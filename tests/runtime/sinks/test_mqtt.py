@@ -1,0 +1,320 @@
+"""MQTT against a real Mosquitto, with mosquitto's broker stopped and started as it happens at home."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from flexiast.errors import UsageError
+from flexiast_runtime.records import SourceNotice
+from flexiast_runtime.sinks import mqtt
+from flexiast_runtime.sinks.home_assistant import discovery, slugs
+from flexiast_runtime.sinks.mqtt import Mqtt
+from flexiast_runtime.sinks.outbox import BackOff, Outbox
+from flexiast_runtime.sinks.sink import Hearing
+from tests.runtime.sinks.conftest import event, status
+
+client = pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
+Eventually = Callable[[Callable[[], Any]], Any]
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+HEARING = Hearing(labels=("Dog bark", "rain"), sources=("kitchen",))
+needs_broker = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
+
+
+class Broker:
+    """Mosquitto on a port of its own, which keeps nothing over a restart unless told otherwise."""
+
+    def __init__(self, folder: Path, eventually: Eventually, *lines: str) -> None:
+        self._eventually = eventually
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self._config = folder / "mosquitto.conf"
+        # As root it would become another user, who cannot read the folder.
+        settings = (f"listener {self.port} 127.0.0.1", f"user {getpass.getuser()}", *lines)
+        self._config.write_text("\n".join(settings) + "\n")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        assert MOSQUITTO
+        self._process = subprocess.Popen([MOSQUITTO, "-c", self._config], stderr=subprocess.DEVNULL)
+        self._eventually(self._listens)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+
+class Subscriber:
+    """Everything that the broker passes on, through restarts, as another program sees it."""
+
+    def __init__(self, port: int, session: str = "") -> None:
+        self.got: list[tuple[str, str, bool]] = []
+        self._subscribed = False
+        self._client = client.Client(client.CallbackAPIVersion.VERSION2, session, clean_session=not session)
+        self._client.on_connect = lambda *_: self._client.subscribe("#", qos=1)
+        self._client.on_subscribe = self._acknowledged
+        self._client.on_message = lambda _, __, m: self.got.append((m.topic, m.payload.decode(), m.retain))
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect_async("127.0.0.1", port)
+        self._client.loop_start()
+
+    def _acknowledged(self, *_: Any) -> None:
+        self._subscribed = True
+
+    def subscribed(self) -> bool:
+        return self._subscribed
+
+    def of(self, topic: str) -> list[str]:
+        return [payload for name, payload, _ in self.got if name == topic]
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def make_broker(tmp_path: Path, eventually: Eventually) -> Iterator[Callable[..., Broker]]:
+    brokers: list[Broker] = []
+
+    def make(*lines: str) -> Broker:
+        brokers.append(Broker(tmp_path, eventually, *lines))
+        return brokers[-1]
+
+    yield make
+    for broker in brokers:
+        broker.stop()
+
+
+@pytest.fixture
+def broker(make_broker: Callable[..., Broker]) -> Broker:
+    return make_broker("allow_anonymous true")
+
+
+@pytest.fixture
+def subscriber(broker: Broker, eventually: Eventually) -> Iterator[Subscriber]:
+    broker.start()
+    subscriber = Subscriber(broker.port)
+    eventually(subscriber.subscribed)
+    yield subscriber
+    subscriber.close()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt, "RECONNECT_S", (1, 1))
+
+
+def outbox(broker: Broker, **options: Any) -> Outbox:
+    box = Outbox(Mqtt("127.0.0.1", broker.port, "home/ears", **options), back_off=BackOff(0.05, 0.05))
+    box.open(HEARING)
+    return box
+
+
+@needs_broker
+def test_events_arrive_as_json_and_the_device_comes_and_goes(
+    broker: Broker, subscriber: Subscriber, eventually: Eventually
+) -> None:
+    box = outbox(broker)
+    for number in range(3):
+        box.put(event(number, "Dog bark"))
+    eventually(lambda: box.counts.delivered == 3)
+    box.end()
+    assert box.join().lost == 0
+    eventually(lambda: len(subscriber.of("home/ears/event")) == 3)
+    documents = [json.loads(payload) for payload in subscriber.of("home/ears/event")]
+    assert documents == [event(n, "Dog bark").document() | {"event_type": "Dog bark"} for n in range(3)]
+    assert eventually(lambda: subscriber.of("home/ears/status")[1:]) == ["offline"]
+    assert subscriber.of("home/ears/status")[0] == "online"
+
+
+@needs_broker
+def test_a_sound_is_on_while_it_lasts_at_any_source(
+    broker: Broker, subscriber: Subscriber, eventually: Eventually
+) -> None:
+    box = outbox(broker)
+    steps = [("kitchen", ("rain",)), ("yard", ("rain", "Dog bark")), ("kitchen", ()), ("yard", ("Dog bark",))]
+    for source, active in steps:
+        for _ in range(3):
+            box.put(status(active, source=source))
+    box.put(SourceNotice("kitchen", 1.0, "lost", "unplugged"))
+    eventually(lambda: box.counts.delivered == len(steps) + 1)
+    box.end()
+    box.join()
+    eventually(lambda: "offline" in subscriber.of("home/ears/status"))
+    assert subscriber.of("home/ears/sound/rain") == ["OFF", "ON", "OFF"]
+    assert subscriber.of("home/ears/sound/dog_bark") == ["OFF", "ON", "OFF"]  # the last one as it leaves
+    assert subscriber.of("home/ears/source/kitchen") == ["OFF", "ON"]
+
+
+def restarted(broker: Broker, box: Outbox, eventually: Eventually) -> None:
+    """Down while five events are put, then up again."""
+    broker.stop()
+    eventually(lambda: not box._sink._client.is_connected())  # type: ignore[attr-defined]
+    for number in range(1, 6):
+        box.put(event(number))
+    eventually(lambda: box.counts.retried)
+    assert "is not connected" in (box.counts.last_error or "")
+    broker.start()
+
+
+@needs_broker
+@pytest.mark.usefixtures("quick")
+def test_over_a_restart_of_the_broker_each_event_arrives_once(
+    make_broker: Callable[..., Broker], tmp_path: Path, eventually: Eventually
+) -> None:
+    """The broker keeps its subscriber's session, so that what that one sees is all that was published."""
+    broker = make_broker("allow_anonymous true", "persistence true", f"persistence_location {tmp_path}/")
+    broker.start()
+    subscriber = Subscriber(broker.port, session="kept")
+    eventually(subscriber.subscribed)
+    box = outbox(broker)
+    box.put(event(0))
+    eventually(lambda: box.counts.delivered == 1)
+    restarted(broker, box, eventually)
+    eventually(lambda: box.counts.delivered == 6)
+    box.end()
+    assert box.join().lost == 0
+    eventually(lambda: "offline" in subscriber.of("home/ears/status"))
+    ids = [json.loads(payload)["id"] for payload in subscriber.of("home/ears/event")]
+    assert ids == [event(number).id for number in range(6)]
+    subscriber.close()
+
+
+@needs_broker
+@pytest.mark.usefixtures("quick")
+def test_a_broker_that_forgot_everything_is_told_again(broker: Broker, eventually: Eventually) -> None:
+    broker.start()
+    box = outbox(broker, home_assistant=True)
+    box.put(status(("rain",)))
+    eventually(lambda: box.counts.delivered == 1)
+    restarted(broker, box, eventually)
+    eventually(lambda: box.counts.delivered == 6)
+    subscriber = Subscriber(broker.port)
+    eventually(lambda: ("home/ears/sound/rain", "ON", True) in subscriber.got)
+    eventually(lambda: ("home/ears/status", "online", True) in subscriber.got)
+    eventually(lambda: subscriber.of("homeassistant/device/flexiast_home_ears/config"))
+    subscriber.close()
+    box.end()
+    assert box.join().lost == 0
+
+
+@needs_broker
+@pytest.mark.usefixtures("quick")
+def test_a_broker_that_starts_late_gets_all_in_order(broker: Broker, eventually: Eventually) -> None:
+    box = outbox(broker)
+    for number in range(5):
+        box.put(event(number))
+    eventually(lambda: box.counts.retried)
+    broker.start()
+    eventually(lambda: box.counts.delivered == 5)
+    box.end()
+    assert box.join().lost == 0
+
+
+@needs_broker
+def test_a_client_that_dies_is_called_offline_by_the_broker(
+    broker: Broker, subscriber: Subscriber, eventually: Eventually
+) -> None:
+    code = (
+        "import os, sys; from flexiast_runtime.sinks.mqtt import Mqtt; from flexiast_runtime.sinks.sink import Hearing;"
+        "s = Mqtt('127.0.0.1', int(sys.argv[1]), 'home/ears'); s.open(Hearing()); sys.stdin.read(1); os._exit(1)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(broker.port)], stdin=subprocess.PIPE)
+    eventually(lambda: subscriber.of("home/ears/status") == ["online"])
+    child.kill()
+    child.communicate()
+    eventually(lambda: subscriber.of("home/ears/status") == ["online", "offline"])
+
+
+@needs_broker
+def test_a_wrong_password_is_said_and_shown_nowhere(
+    make_broker: Callable[..., Broker], tmp_path: Path, eventually: Eventually
+) -> None:
+    passwords = tmp_path / "passwords"
+    passwords.touch()
+    subprocess.run(["mosquitto_passwd", "-b", passwords, "me", "right"], check=True, capture_output=True)
+    broker = make_broker("allow_anonymous false", f"password_file {passwords}")
+    broker.start()
+    wrong = outbox(broker, user=SecretStr("me"), password=SecretStr("hunter2"))
+    right = outbox(broker, user=SecretStr("me"), password=SecretStr("right"))
+    for box in (wrong, right):
+        box.put(event())
+    eventually(lambda: "Not authorized" in (wrong.counts.last_error or ""))
+    eventually(lambda: right.counts.delivered == 1)
+    assert "hunter2" not in repr(wrong.counts) + repr(wrong) + repr(vars(wrong._sink))
+    for box in (wrong, right):
+        box.end(0.0)
+        box.join()
+
+
+@needs_broker
+# The client library leaves the socket of a handshake that failed to the garbage collector.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_over_tls_only_a_certificate_that_is_trusted_is_spoken_to(
+    make_broker: Callable[..., Broker], tmp_path: Path, eventually: Eventually
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=broker"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    subprocess.run(["openssl", *made.split(), *names], check=True, capture_output=True)
+    broker = make_broker("allow_anonymous true", f"certfile {certificate}", f"keyfile {key}")
+    broker.start()
+    trusting, suspicious = outbox(broker, tls=True, ca=certificate), outbox(broker, tls=True)
+    for box in (trusting, suspicious):
+        box.put(event())
+    eventually(lambda: trusting.counts.delivered == 1)
+    eventually(lambda: "its certificate is not trusted" in (suspicious.counts.last_error or ""))
+    for box in (trusting, suspicious):
+        box.end(0.0)
+    assert [box.join().lost for box in (trusting, suspicious)] == [0, 1]
+    broker.stop()
+    with pytest.raises(UsageError, match=r"none\.pem cannot be read"):
+        outbox(broker, tls=True, ca=tmp_path / "none.pem")
+
+
+def test_a_label_that_the_model_lacks_is_refused() -> None:
+    with pytest.raises(UsageError, match="the model has no label 'cat'; it has Dog bark, rain"):
+        Mqtt("127.0.0.1", 1, labels=("rain", "cat")).open(HEARING)
+
+
+def test_slugs_are_distinct_and_plain() -> None:
+    names = ["Dog bark", "dog-bark", "DOG BARK", "犬", "猫", "a/b+c#"]
+    made = slugs(names)
+    assert list(made) == names
+    assert list(made.values()) == ["dog_bark", "dog_bark_2", "dog_bark_3", "sound", "sound_2", "a_b_c"]
+
+
+def test_discovery_names_what_home_assistant_requires() -> None:
+    """Its documents: device and origin at the top; platform and unique_id in each component, and one key more."""
+    labels = ("Dog bark", "rain")
+    document = discovery("home/ears", labels, {"rain": "rain"}, {"kitchen": "kitchen"})
+    assert document["device"]["identifiers"] and document["origin"]["name"]
+    assert document["availability_topic"] == "home/ears/status"
+    components = document["components"]
+    assert {key: value["platform"] for key, value in components.items()} == {
+        "event": "event",
+        "last": "sensor",
+        "sound_rain": "binary_sensor",
+        "source_kitchen": "binary_sensor",
+    }
+    assert components["event"]["event_types"] == ["Dog bark", "rain"]
+    identifiers = [component["unique_id"] for component in components.values()]
+    assert len(set(identifiers)) == len(components)
+    assert all(component["state_topic"].startswith("home/ears/") for component in components.values())

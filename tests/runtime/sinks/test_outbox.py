@@ -1,0 +1,234 @@
+"""A sink that is slow, fails or hangs: what the others, the publisher and the counts see of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexiast.errors import SinkError, SinkUnavailableError
+from flexiast_runtime.records import Event, Record
+from flexiast_runtime.sinks.outbox import BackOff, Outbox, opened
+from flexiast_runtime.sinks.sink import Hearing
+from tests.runtime.sinks.conftest import event, status
+
+FAST = BackOff(0.001, 0.01)
+Eventually = Callable[[Callable[[], Any]], Any]
+
+
+class Listed:
+    """A sink that keeps what it gets, after answering the first tries with these errors."""
+
+    def __init__(self, *answers: Exception | None, name: str = "listed") -> None:
+        self.name, self._answers = name, list(answers)
+        self.got: list[Record] = []
+        self.opened = self.closed = 0
+
+    def open(self, hearing: Hearing) -> None:
+        self.opened += 1
+
+    def wants(self, record: Record) -> bool:
+        return isinstance(record, Event)
+
+    def deliver(self, record: Record) -> None:
+        if self._answers and (answer := self._answers.pop(0)) is not None:
+            raise answer
+        self.got.append(record)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Hanging(Listed):
+    """Hangs in its first delivery until it is let go."""
+
+    def __init__(self, name: str = "hanging") -> None:
+        super().__init__(name=name)
+        self.reached, self.let_go = threading.Event(), threading.Event()
+
+    def deliver(self, record: Record) -> None:
+        self.reached.set()
+        self.let_go.wait()
+        super().deliver(record)
+
+
+@contextmanager
+def outbox(sink: Listed, **options: Any) -> Iterator[Outbox]:
+    box = Outbox(sink, back_off=FAST, **options)
+    box.open(Hearing())
+    try:
+        yield box
+    finally:
+        if isinstance(sink, Hanging):
+            sink.let_go.set()
+        box.end()
+        box.join()
+
+
+EVENTS = [event(number) for number in range(5)]
+
+
+def test_what_a_sink_wants_arrives_in_order_and_is_counted() -> None:
+    sink = Listed()
+    with outbox(sink) as box:
+        for one in EVENTS:
+            box.put(one)
+            box.put(status())
+    assert sink.got == EVENTS
+    assert (sink.opened, sink.closed) == (1, 1)
+    assert (box.counts.delivered, box.counts.lost, box.counts.last_error) == (5, 0, None)
+
+
+def test_a_sink_that_is_down_gets_the_same_record_again() -> None:
+    sink = Listed(*[SinkUnavailableError("the disk is full")] * 3)
+    with outbox(sink) as box:
+        for one in EVENTS:
+            box.put(one)
+    assert sink.got == EVENTS
+    assert (box.counts.delivered, box.counts.retried, box.counts.lost) == (5, 3, 0)
+    assert box.counts.last_error == "the disk is full"
+
+
+def test_what_a_sink_refuses_is_counted_and_the_next_one_goes_on() -> None:
+    sink = Listed(None, SinkError("it answered 404"))
+    with outbox(sink) as box:
+        for one in EVENTS:
+            box.put(one)
+    assert sink.got == EVENTS[:1] + EVENTS[2:]
+    assert (box.counts.delivered, box.counts.refused, box.counts.retried) == (4, 1, 0)
+
+
+def test_a_defect_of_a_sink_is_its_own_and_its_text_is_kept_back() -> None:
+    sink = Listed(ValueError("Invalid header value 'Bearer hunter2'"))
+    with outbox(sink) as box:
+        box.put(EVENTS[0])
+        box.put(EVENTS[1])
+    assert sink.got == [EVENTS[1]]
+    assert box.counts.refused == 1
+    assert box.counts.last_error.startswith("ValueError at test_outbox.py:")
+
+
+def test_a_full_queue_loses_its_oldest_and_putting_never_waits() -> None:
+    sink = Hanging()
+    with outbox(sink, capacity=3) as box:
+        box.put(event(100))
+        assert sink.reached.wait(20)
+        for number in range(10):
+            box.put(event(number))
+        assert box.counts.waiting == 4  # the one in hand too
+        sink.let_go.set()
+    assert sink.got == [event(100), event(7), event(8), event(9)]
+    assert (box.counts.dropped, box.counts.delivered, box.counts.given) == (7, 4, 11)
+
+
+def test_one_that_is_never_taken_holds_up_the_others_only_until_the_queue_is_full(eventually: Eventually) -> None:
+    class Choosy(Listed):
+        def deliver(self, record: Record) -> None:
+            if record == EVENTS[0]:
+                raise SinkUnavailableError("500")
+            super().deliver(record)
+
+    sink = Choosy()
+    with outbox(sink, capacity=3) as box:
+        box.put(EVENTS[0])
+        eventually(lambda: box.counts.retried)
+        for one in EVENTS[1:4]:
+            box.put(one)
+        eventually(lambda: box.counts.delivered == 3)
+    assert sink.got == EVENTS[1:4]
+    assert (box.counts.dropped, box.counts.lost) == (1, 1)
+
+
+def test_a_sink_that_cannot_say_goodbye_is_told_of() -> None:
+    class Rude(Listed):
+        def close(self) -> None:
+            raise OSError("no")
+
+    with outbox(Rude()) as box:
+        box.put(EVENTS[0])
+    assert box.counts.delivered == 1
+    assert "OSError at test_outbox.py" in (box.counts.last_error or "")
+
+
+def test_one_that_hangs_stops_no_other_and_the_end_says_what_it_kept() -> None:
+    hanging, other = Hanging(), Listed()
+    with opened([hanging, other], Hearing(), closing_s=0.2) as boxes:
+        for one in EVENTS:
+            for box in boxes:
+                box.put(one)
+    assert other.got == EVENTS
+    assert [box.counts.lost for box in boxes] == [5, 0]
+    assert (hanging.closed, other.closed) == (0, 1)
+    hanging.let_go.set()
+
+
+def test_the_end_ends_a_long_pause_and_tries_once_more(eventually: Eventually) -> None:
+    sink = Listed(SinkUnavailableError("down"))
+    box = Outbox(sink, back_off=BackOff(3600.0, 3600.0))
+    box.open(Hearing())
+    box.put(EVENTS[0])
+    eventually(lambda: box.counts.last_error)
+    box.end(10.0)
+    assert box.join().delivered == 1
+
+
+def test_the_end_gives_up_on_one_that_stays_down(eventually: Eventually) -> None:
+    sink = Listed(*[SinkUnavailableError("down")] * 10_000)
+    box = Outbox(sink, back_off=FAST)
+    box.open(Hearing())
+    for one in EVENTS:
+        box.put(one)
+    eventually(lambda: box.counts.retried)
+    box.end(0.1)
+    counts = box.join()
+    assert (counts.waiting, counts.delivered, counts.lost) == (5, 0, 5)
+    assert sink.closed == 1
+
+
+def test_one_that_does_not_open_leaves_none_open() -> None:
+    class Broken(Listed):
+        def open(self, hearing: Hearing) -> None:
+            raise SinkError("no such broker")
+
+    first, last = Listed(), Listed()
+    with pytest.raises(SinkError, match="no such broker"), opened([first, Broken(), last], Hearing()):
+        pytest.fail("not reached")
+    assert (first.closed, last.opened) == (1, 0)
+
+
+def test_sinks_see_the_counts_of_all() -> None:
+    asked: list[Hearing] = []
+
+    class Asking(Listed):
+        def open(self, hearing: Hearing) -> None:
+            asked.append(hearing)
+
+    with opened([Asking(name="a"), Listed(name="b")], Hearing(labels=("dog",))) as boxes:
+        boxes[1].put(EVENTS[0])
+    assert [(counts.name, counts.delivered) for counts in asked[0].counts()] == [("a", 0), ("b", 1)]
+    assert asked[0].labels == ("dog",)
+
+
+@given(st.lists(st.sampled_from(("ok", "down", "refused")), max_size=20), st.integers(0, 10))
+def test_every_record_is_counted_once(answers: list[str], records: int) -> None:
+    errors = {"ok": None, "down": SinkUnavailableError("down"), "refused": SinkError("refused")}
+    sink = Listed(*(errors[answer] for answer in answers))
+    with outbox(sink) as box:
+        for number in range(records):
+            box.put(event(number))
+    counts = box.counts
+    assert counts.delivered + counts.refused == counts.given == records
+    assert counts.waiting == counts.dropped == 0
+    assert len(sink.got) == counts.delivered
+
+
+@given(st.floats(0.01, 10), st.floats(10, 1000), st.integers(1, 2000))
+def test_pauses_grow_up_to_the_longest(first_s: float, longest_s: float, tries: int) -> None:
+    back_off = BackOff(first_s, longest_s)
+    assert back_off.wait_s(1) == first_s
+    assert back_off.wait_s(tries) <= back_off.wait_s(tries + 1) <= longest_s
