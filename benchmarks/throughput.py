@@ -16,6 +16,7 @@ import soundfile
 from benchmarks.measure import cpu_ms, heading
 from flexiast.frontend import Frontend
 from flexiast.spec import PatchSize, parse_patches
+from flexiast_runtime.batch import BLOCK_S
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.engine import Engines
 from flexiast_runtime.framer import Framer
@@ -49,13 +50,13 @@ def report(name: str, engines: Engines, patch: PatchSize, path: Path) -> None:
     rate_hz = engines.spec.frontend.sample_rate_hz
     settings = Settings.of(engines.spec.frontend)
     step = round(settings.step_s * rate_hz)
-    heard = list(chunks(FileSource(path), rate_hz))
+    heard = list(chunks(FileSource(path, BLOCK_S), rate_hz))
     features = [window.features for window in frame(engines, step, heard)]
     parts = {
-        "read": lambda: drain(chunks(FileSource(path), rate_hz)),
+        "read": lambda: drain(chunks(FileSource(path, BLOCK_S), rate_hz)),
         "features": lambda: drain(frame(engines, step, heard)),
         "engine": lambda: [engines.logits(window[None], patch) for window in features],
-        "all": lambda: drain(listener(engines, patch, settings).run(chunks(FileSource(path), rate_hz))),
+        "all": lambda: drain(listener(engines, patch, settings).run(chunks(FileSource(path, BLOCK_S), rate_hz))),
     }
     figures = {part: 60 / SECONDS * value for part, value in cpu_ms(parts, ROUNDS).items()}
     read, featured, engine, whole = figures.values()

@@ -94,7 +94,7 @@ def open_outputs(folder: Path, output_format: Format, made_by: Mapping[str, str]
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(f"another run writes to {folder}; wait for it or give another --output-dir") from None
-        for left in folder.rglob(f".*{TEMPORARY}*"):  # by a run that was killed
+        for left in folder.rglob(f".*.flexiast.*{TEMPORARY}*"):  # by a run that was killed
             left.unlink()
         done = _read(journal, {"format": output_format.value, **made_by})
         yield OutputFolder(folder, output_format, journal, done)

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -78,7 +78,9 @@ class _Worker:
         spawn = get_context("spawn")
         self.connection, theirs = spawn.Pipe()
         self._process: BaseProcess = spawn.Process(target=_serve, args=(load, theirs), daemon=True)
-        # Ctrl-C reaches every process of a terminal; only this one answers it. A new process inherits the mask.
+        # Ctrl-C reaches every process of a terminal; only this one answers it. A new process inherits the mask, which
+        # the first start of the tracker would lift.
+        resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._process.start()
