@@ -84,7 +84,14 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 def workers_of(process: psutil.Popen) -> list[psutil.Process]:
-    return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
+    return [child for child in process.children() if is_worker(child)]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return False
 
 
 def test_workers_write_the_same_bytes_as_one(run: Run, recordings: Path) -> None:
