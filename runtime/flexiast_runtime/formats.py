@@ -14,9 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flexiast.errors import printable
-from flexiast_runtime.records import SCHEMA_VERSION, Event
+
+if TYPE_CHECKING:
+    from flexiast_runtime.records import Event
 
 CSV_COLUMNS = ("source", "start_s", "end_s", "label", "score", "patch_size", "model")
 RAVEN_COLUMNS = (
@@ -89,6 +92,8 @@ def _jsonl(results: Iterable[Result], _: str) -> Iterator[str]:
 
 
 def _json(results: Iterable[Result], model: str) -> Iterator[str]:
+    from flexiast_runtime.records import SCHEMA_VERSION  # here, for `--help` knows the formats and nothing heavy
+
     yield f'{{"schema_version": "{SCHEMA_VERSION}", "model": {json.dumps(model, ensure_ascii=False)}, "files": ['
     between = "\n"
     for result in results:
