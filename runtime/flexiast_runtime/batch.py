@@ -40,7 +40,7 @@ class Job:
     def identity(self) -> dict[str, str]:
         """Everything that a result depends on besides its file."""
         manifest = hashlib.sha256((self.bundle / MANIFEST).read_bytes()).hexdigest()
-        named = {"model": manifest, "patch size": str(self.patch), "precision": str(self.precision)}
+        named = {"model": manifest, "patch size": str(self.patch), "precision": self.precision or "default"}
         settings = {key.replace("_", " "): str(value) for key, value in dataclasses.asdict(self.settings).items()}
         return named | {"backend": self.backend.value, "version": __version__} | settings
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flexiast.errors import DataError, UsageError
-from flexiast.files import TEMPORARY, atomic
+from flexiast.files import TEMPORARY, atomic, check_output
 from flexiast_runtime.formats import Format, Result, render
 
 JOURNAL = ".flexiast-run.jsonl"
@@ -85,9 +85,10 @@ class OutputFolder:
 def open_outputs(folder: Path, output_format: Format, made_by: Mapping[str, str]) -> Iterator[OutputFolder]:
     """The folder, made where it is not there, and ours alone meanwhile.
 
-    Raises UsageError when it holds results that were made otherwise or when another run writes there, and DataError for
-    a damaged journal.
+    Raises UsageError when it holds results that were made otherwise, when another run writes there or when nobody can,
+    and DataError for a damaged journal.
     """
+    check_output(folder / JOURNAL)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / JOURNAL).open("a+b") as journal:
         try:

@@ -99,7 +99,7 @@ class _Worker:
         except (EOFError, OSError):
             answer = Lost(self._ending())
             if self.number is None:
-                raise FlexiastError(f"a worker {answer.reason} while it loaded the model; try fewer") from None
+                raise FlexiastError(f"a worker {answer.reason} while it loaded the model; try fewer workers") from None
         if isinstance(answer, FlexiastError):
             raise answer
         return answer

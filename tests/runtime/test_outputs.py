@@ -106,6 +106,11 @@ def test_one_run_at_a_time(tmp_path: Path, recordings: dict[Path, Path]) -> None
         make(tmp_path / "out", recordings)
 
 
+def test_a_file_is_no_folder(tmp_path: Path, recordings: dict[Path, Path]) -> None:
+    with pytest.raises(UsageError, match="is not a folder that you may write to"):
+        make(next(iter(recordings)) / "out", recordings)
+
+
 def test_what_a_killed_run_was_writing_is_swept(tmp_path: Path, recordings: dict[Path, Path]) -> None:
     make(tmp_path / "out", recordings)
     left = tmp_path / "out/site/.a.wav.flexiast.csv.tmp-k2j4"
