@@ -59,11 +59,11 @@ class Tally:
 
     def report(self, total: int, already: int, made_by: str) -> None:
         """One line for people, and one for each failure."""
-        from flexiast_cli.console import stderr
+        from flexiast_cli.console import counted, stderr
 
         heard = self._files - len(self.failures)
-        passed = f" ({already:,} were there already)" if already else ""
-        note = f"{self._events:,} events in {heard:,} of {total:,} files{passed}, {made_by}"
+        passed = f" ({already:,} there already)" if already else ""
+        note = f"{counted(self._events, 'event')} in {heard:,} of {counted(total, 'file')}{passed}, {made_by}"
         stderr().print(note, style="dim", markup=False, soft_wrap=True)
         for failure in self.failures:
             typer.echo(f"flexiast: {failure}", err=True)

@@ -173,7 +173,7 @@ def test_a_run_goes_on_where_it_ended(
     soundfile.write(long_recording, tone(900, 1.0, 5), RATE_HZ)  # so that it ends
     again = run("classify", *arguments, "--workers", workers)
     assert again.returncode == 0, again.stderr
-    assert "in 1 of 4 files (3 were there already)" in again.stderr
+    assert "in 1 of 4 files (3 there already)" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     once = run("classify", *QUICK, recordings, "--format", "csv", "--threshold", "0.05").stdout
     rows = {row for content in results(out).values() for row in content.decode().splitlines()}
