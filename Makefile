@@ -25,6 +25,7 @@ format: $(DEV)/installed
 bench: $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.frontend
 	$(DEV)/bin/python -m benchmarks.engines
+	$(DEV)/bin/python -m benchmarks.throughput
 	$(DEV)/bin/python -m benchmarks.export
 	$(DEV)/bin/python -m benchmarks.startup
 	$(DEV)/bin/python -m benchmarks.training

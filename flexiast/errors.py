@@ -41,7 +41,7 @@ def printable(text: str) -> str:
     """The text with control characters written out, so that a path or label cannot steer a terminal; line ends stay."""
     return "".join(
         character
-        if character == "\n" or unicodedata.category(character) not in {"Cc", "Cf", "Cs"}
+        if character == "\n" or unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
         else repr(character)[1:-1]
         for character in text
     )

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from flexiast.errors import UsageError
 
+TEMPORARY = ".tmp-"
+"""In the name of a file that is being written."""
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the path, flush to disk, rename over it; nothing half-written stays.
 
-    A link is followed; a device or pipe, which no rename may replace, is written to.
+@contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file that lies beside the path while it is written and is renamed over it at the end, flushed to disk.
+
+    What raises inside leaves the path as it was and nothing half-written. A link is followed; a device or pipe, which
+    no rename may replace, is written to.
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
-        path.write_bytes(content)
+        with path.open("wb") as file:
+            yield file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{TEMPORARY}")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
@@ -30,6 +39,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file, or nothing, as ``atomic`` does."""
+    with atomic(path) as file:
+        file.write(content)
 
 
 def check_output(path: Path) -> None:

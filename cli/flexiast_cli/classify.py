@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
-import json
+import os
 import sys
-from collections.abc import Iterator
-from enum import Enum
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,32 +29,32 @@ from flexiast_cli.options import (
     event_settings,
 )
 from flexiast_runtime.backends import Backend
+from flexiast_runtime.formats import Format
 
 if TYPE_CHECKING:
-    from flexiast_runtime.engine import Engines
+    from flexiast.manifest import Manifest
+    from flexiast_cli.tally import Tally
+    from flexiast_runtime.batch import Job
+    from flexiast_runtime.formats import Result
     from flexiast_runtime.listener import Settings
-    from flexiast_runtime.records import Event, Record
-
-CSV_COLUMNS = ("source", "start_s", "end_s", "label", "score", "patch_size", "model")
-
-
-class Format(str, Enum):
-    """How events are written."""
-
-    TABLE = "table"
-    JSONL = "jsonl"
-    CSV = "csv"
 
 
 def classify(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="[MODEL] PATH...", help="Audio files or folders; a bundle or shipped model may stand first."
+            metavar="[MODEL] PATH...",
+            help="Audio files or folders, or - for a list of them on stdin; a bundle or shipped model may stand first.",
         ),
     ],
-    output_format: Annotated[Format, typer.Option("--format", help="table, jsonl or csv.")] = Format.TABLE,
+    output_format: Annotated[Format, typer.Option("--format", help="How events are written.")] = Format.TABLE,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of stdout.")] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", help="Write one result for each file here; run again, it goes on where it ended."),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that share the files.")] = 1,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End at the first file that fails.")] = False,
     patch_size: Annotated[
         str | None, typer.Option("--patch-size", help="Size to run (default: the one measured best).")
     ] = None,
@@ -73,17 +72,18 @@ def classify(
 ) -> None:
     """Find sounds in files.
 
-    Files that cannot be read are named, passed over, and make the exit code 8 at the end.
+    Files that cannot be read are named, passed over, and make the exit code 8 at the end. Ctrl-C ends the run; what was
+    finished is written.
     """
-    from flexiast.errors import DataError, ExitCode
-    from flexiast.files import check_output
-    from flexiast_cli.console import counted, stderr, tracked
+    from flexiast.errors import ExitCode
+    from flexiast_cli.tally import Tally
 
     model, paths = _split(arguments)
     files = _files(paths)
-    engines, patch = _engines(model, patch_size, precision, backend)
-    settings = event_settings(
-        engines.manifest,
+    _check_output(output_format, output, output_dir, len(files))
+    tally = Tally(fail_fast=fail_fast)
+    settings = partial(
+        event_settings,
         threshold=threshold,
         label_thresholds=label_threshold,
         allow=allow,
@@ -94,27 +94,69 @@ def classify(
         smoothing=smoothing,
         gate=gate,
     )
-    if output is not None:
-        check_output(output)
-    failures: list[DataError] = []
-    events: list[Event] = []
-    with _writer(output_format, output, model) as write:
-        for path in tracked(files, "Listening"):
-            try:
-                found = list(_events(path, engines, patch, settings))
-            except DataError as error:
-                failures.append(error)
-                continue
-            events += found
-            write(found)
-    if output_format is Format.TABLE:
-        heard = len(files) - len(failures)
-        note = f"{counted(len(events), 'event')} in {heard} of {counted(len(files), 'file')}, {model} at {patch}"
-        stderr().print(note, style="dim", markup=False)
-    for failure in failures:
-        typer.echo(f"flexiast: {failure}", err=True)
-    if failures:
+    job = _job(model, patch_size, precision, backend, settings)
+    run = _Run(job, files, model, output_format, workers, tally)
+    if output_dir is None:
+        run.to_stream(output)
+    else:
+        run.to_folder(output_dir)
+    if tally.failures:
         raise typer.Exit(ExitCode.DATA)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is done with every file."""
+
+    job: Job
+    files: Mapping[Path, Path]
+    model: str
+    output_format: Format
+    workers: int
+    tally: Tally
+
+    def to_stream(self, output: Path | None) -> None:
+        """All results as one text; a file appears at the end."""
+        from flexiast.files import atomic
+        from flexiast_runtime.formats import render
+        from flexiast_runtime.workers import in_order
+
+        results = in_order(self._classify(list(self.files)))
+        alone = output is not None or self.output_format is Format.TABLE or not sys.stdout.isatty()
+        results = self.tally.watch(results, len(self.files), shown=alone)
+        target = contextlib.nullcontext(sys.stdout.buffer) if output is None else atomic(output)
+        with self._ending_gently(), target as stream:
+            for text in render(self.output_format, results, self.model):
+                stream.write(text.encode())
+                stream.flush()
+
+    def to_folder(self, output_dir: Path) -> None:
+        """A file for each result, as it comes; what is there already is passed over."""
+        from flexiast_runtime.outputs import open_outputs
+
+        with open_outputs(output_dir, self.output_format, self.job.identity()) as folder:
+            missing = folder.missing(self.files)
+            results = (result for _, result in self._classify(list(missing)))
+            with self._ending_gently(already=len(self.files) - len(missing)):
+                for result in self.tally.watch(results, len(missing), shown=True):
+                    if result.error is None:
+                        folder.write(missing[result.path], result, self.model)
+
+    def _classify(self, paths: Sequence[Path]) -> Iterator[tuple[int, Result]]:
+        from flexiast_cli.console import say
+        from flexiast_runtime.batch import classify_files
+
+        return classify_files(self.job, paths, self.workers, say, self.tally.stop.is_set)
+
+    @contextlib.contextmanager
+    def _ending_gently(self, already: int = 0) -> Iterator[None]:
+        """Ctrl-C ends the run with what it has; either way it is told what that is."""
+        from flexiast.errors import ExitCode
+        from flexiast_cli.interrupts import ending_gently
+
+        with ending_gently(self.tally.stop.set, terminated=ExitCode.TERMINATED):
+            yield
+            self.tally.report(len(self.files), already, f"{self.model} at {self.job.patch}")
 
 
 def _split(arguments: list[str]) -> tuple[str, list[Path]]:
@@ -131,26 +173,65 @@ def _split(arguments: list[str]) -> tuple[str, list[Path]]:
     return first, [Path(name) for name in rest]
 
 
-def _files(paths: list[Path]) -> list[Path]:
-    """Every file once, folders searched; raises DataError for what does not exist or holds no audio."""
+def _files(paths: list[Path]) -> dict[Path, Path]:
+    """Every file once, folders searched, with its name below an output folder; raises DataError.
+
+    That is a file's place in the folder that was named, or its own path as it was named.
+    """
     from flexiast.audio import find_audio
     from flexiast.errors import DataError
 
-    files: list[Path] = []
-    for path in paths:
+    files: dict[Path, Path] = {}
+    for path in _listed(paths):
         found = find_audio(path) if path.is_dir() else [path]
         if not found:
             raise DataError(f"{path} holds no audio files; expected WAV, FLAC, Ogg, Opus, MP3 or AIFF")
         if not path.exists():
             raise DataError(f"{path} does not exist")
-        files += found
-    return list(dict.fromkeys(files))
+        for file in found:
+            files.setdefault(file, file.relative_to(path) if path.is_dir() else _below(file))
+    return files
 
 
-def _engines(model: str, patch_size: str | None, precision: str | None, backend: Backend) -> tuple[Engines, Any]:
+def _listed(paths: list[Path]) -> Iterator[Path]:
+    """The paths, those listed on stdin in the place of ``-``."""
+    for path in paths:
+        if path == Path("-"):
+            yield from (Path(os.fsdecode(line.rstrip(b"\n"))) for line in sys.stdin.buffer if line.strip())
+        else:
+            yield path
+
+
+def _below(file: Path) -> Path:
+    """A path that leads nowhere but down."""
+    return Path(*(part for part in file.parts if part not in {file.anchor, ".."}))
+
+
+def _check_output(output_format: Format, output: Path | None, output_dir: Path | None, files: int) -> None:
+    """Raise UsageError for what cannot be written: asked before the work, not after."""
+    from flexiast.errors import UsageError
+    from flexiast.files import check_output
+
+    if output is not None and output_dir is not None:
+        raise UsageError("--output and --output-dir exclude each other; give one")
+    if output_format.of_one_file and output_dir is None and files > 1:
+        raise UsageError(
+            f"--format {output_format.value} describes one recording, {files:,} were given; add --output-dir"
+        )
+    if output is not None:
+        check_output(output)
+
+
+def _job(
+    model: str,
+    patch_size: str | None,
+    precision: str | None,
+    backend: Backend,
+    settings: Callable[[Manifest], Settings],
+) -> Job:
+    """At the size that was measured best, unless another is named."""
     from flexiast.spec import PatchSize
-    from flexiast_cli.console import say
-    from flexiast_runtime.backends import load_engines
+    from flexiast_runtime.batch import Job
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.models import find_bundle
 
@@ -162,71 +243,4 @@ def _engines(model: str, patch_size: str | None, precision: str | None, backend:
         key=lambda variant: (variant.metric or 0.0, -variant.tokens if measured else variant.tokens),
     )
     patch = best.patch_size if patch_size is None else PatchSize.parse(patch_size)
-    return load_engines(bundle, [patch], precision, backend, say), patch
-
-
-def _events(path: Path, engines: Engines, patch: Any, settings: Settings) -> Iterator[Event]:
-    from flexiast_runtime.listener import Conditions, Listener, Pinned
-    from flexiast_runtime.records import Event
-    from flexiast_runtime.source import FileSource, chunks
-
-    frontend = engines.spec.frontend
-    audio = FileSource(path)
-    listener = Listener(
-        engines, Pinned(patch), settings, source=audio.name, conditions=lambda _: Conditions(deadline_s=settings.step_s)
-    )
-    records: Iterator[Record] = listener.run(chunks(audio, frontend.sample_rate_hz))
-    return (record for record in records if isinstance(record, Event))
-
-
-@contextlib.contextmanager
-def _writer(output_format: Format, output: Path | None, model: str) -> Iterator[Any]:
-    """A function that takes the events of one file; with an output file, all appears at the end, by rename."""
-    from flexiast.files import write_atomically
-
-    stream: Any = sys.stdout if output is None else io.StringIO()
-    events: list[Event] = []
-    if output_format is Format.CSV:
-        table = csv.writer(stream, lineterminator="\n")
-        table.writerow(CSV_COLUMNS)
-    writers = {
-        Format.CSV: lambda found: table.writerows(_row(event, model) for event in found),
-        Format.JSONL: lambda found: stream.writelines(
-            json.dumps(event.document(), ensure_ascii=False) + "\n" for event in found
-        ),
-        Format.TABLE: events.extend,
-    }
-    try:
-        yield writers[output_format]
-    finally:  # Ctrl-C ends the work, not what was found before
-        if events:
-            _tabulate(events, stream)
-        if output is not None:
-            write_atomically(output, stream.getvalue().encode())
-
-
-def _row(event: Event, model: str) -> tuple[Any, ...]:
-    document = event.document() | {"model": model}
-    return tuple(document[column] for column in CSV_COLUMNS)
-
-
-def _tabulate(events: list[Event], stream: Any) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("source", "start s", "end s", "score", "label"):
-        table.add_column(
-            name, justify="left" if name in {"source", "label"} else "right", no_wrap=True, overflow="fold"
-        )
-    for event in events:
-        table.add_row(
-            escape(event.source),
-            f"{event.start_s:.2f}",
-            f"{event.end_s:.2f}",
-            f"{event.score:.2f}",
-            escape(event.label),
-        )
-    console = Console(file=stream, highlight=False)
-    console.print(table, soft_wrap=not console.is_terminal)
+    return Job(bundle.folder, patch, precision, backend, settings(bundle.manifest))

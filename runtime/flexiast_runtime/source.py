@@ -67,18 +67,18 @@ class Source(Protocol):
 
 
 class FileSource:
-    """An audio file, read in blocks."""
+    """An audio file, read in blocks; longer ones cost less, shorter ones can be paced."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, block_s: float = BLOCK_S) -> None:
         self.name = printable(str(path)).replace("\n", "\\n")
-        self._path = path
+        self._path, self._block_s = path, block_s
         with open_audio(path) as file:
             self.rate_hz: int = file.samplerate
 
     def blocks(self) -> Iterator[Block]:
         import soundfile
 
-        size, empty = round(BLOCK_S * self.rate_hz), True
+        size, empty = round(self._block_s * self.rate_hz), True
         with open_audio(self._path) as file:
             try:
                 for samples in file.blocks(size, dtype="float32", always_2d=True):
