@@ -9,7 +9,7 @@ from typing import Literal
 from flexiast.errors import MissingExtraError
 
 
-def require(module: str, extra: Literal["train", "export", "tensorboard"]) -> ModuleType:
+def require(module: str, extra: Literal["train", "export", "tensorboard", "service"]) -> ModuleType:
     """Import a module of an extra; raises MissingExtraError that says what to install."""
     try:
         return import_module(module)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexiast_cli.options import BackendOption, PrecisionOption
+from flexiast_cli.options import BackendOption, PrecisionOption, WebOption
 from flexiast_runtime.backends import Backend
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def listen(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSONL records: event, switch, status, summary.")
     ] = False,
+    web: WebOption = None,
 ) -> None:
     """Listen and report sounds as events.
 
@@ -76,6 +77,7 @@ def listen(
     from flexiast.spec import parse_patches
     from flexiast_cli.console import positive, say, stderr
     from flexiast_cli.interrupts import ending_gently
+    from flexiast_cli.web import WebPage, parse_address, published
     from flexiast_runtime.backends import load_engines
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.capture import merged
@@ -117,14 +119,24 @@ def listen(
     heard = ", ".join(audio.name for audio in sources)
     if not as_json:
         stderr().print(f"{model or DEFAULT} listens to {heard}; Ctrl-C ends", style="dim", markup=False)
-    show = _printer(as_json=as_json, explain=explain, title=f"{model or DEFAULT} · {heard}")
+    title = f"{model or DEFAULT} · {heard}"
+    page = None if web is None else WebPage(*parse_address(web), title, frontend)
+    if page is not None:
+        say(f"the page is at {page.url}")
+    show = _printer(
+        as_json=as_json,
+        explain=explain,
+        title=title,
+        note="Ctrl-C ends" if page is None else f"{page.url} · Ctrl-C ends",
+    )
 
     def stop() -> None:
         for capture in captures:
             capture.stop()
 
     with ending_gently(stop, terminated=ExitCode.OK):
-        show(hear(((listeners[place], chunk) for place, chunk in merged(captures)), listeners))
+        records = hear(((listeners[place], chunk) for place, chunk in merged(captures)), listeners)
+        show(records if page is None else published(records, page))
 
 
 def _stations(
@@ -221,13 +233,15 @@ def _recorded(name: str, rate_hz: int, *, realtime: bool) -> Source:
     return Watched(Paced(file)) if realtime else file
 
 
-def _printer(*, as_json: bool, explain: bool, title: str) -> Callable[[Iterator[Record]], None]:
+def _printer(*, as_json: bool, explain: bool, title: str, note: str) -> Callable[[Iterator[Record]], None]:
+    from flexiast_cli.console import shows_pictures
+
     if as_json:
         return lambda records: _print_jsonl(records, explain=explain)
-    if sys.stdout.isatty():
+    if shows_pictures():
         from flexiast_cli.screen import Screen
 
-        return lambda records: Screen(title).show(records)
+        return lambda records: Screen(title, note).show(records)
     from flexiast_cli.screen import print_lines
 
     return lambda records: print_lines(records, explain=explain)

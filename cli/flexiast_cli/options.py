@@ -14,3 +14,10 @@ PrecisionOption = Annotated[
 BackendOption = Annotated[
     Backend, typer.Option("--backend", help="What runs the engines; tensorrt builds its plans first.")
 ]
+
+WebOption = Annotated[
+    str | None,
+    typer.Option(
+        "--web", metavar="[HOST:]PORT", help="Show what is heard on a web page, such as --web 8642 for this machine's."
+    ),
+]
