@@ -86,7 +86,9 @@ class Pane:
         if self.status is None:
             return Text()
         patch = self.status.patch if self._switch is None else self._switch.after
-        why = "from the start" if self._switch is None else f"since {self._switch.time_s:.1f} s: {self._switch.reason}"
+        why = "from the start"
+        if self._switch is not None:
+            why = f"since {self._switch.time_s:.1f} s: {printable(self._switch.reason)}"
         return Text.assemble(
             ("patch ", "dim"), (f"{patch}", "bold cyan"), (f" {why}", "dim"), no_wrap=True, overflow="ellipsis"
         )
@@ -128,11 +130,9 @@ def _ms(seconds: float) -> str:
 
 
 def _lost(status: Status) -> list[Text]:
-    return (
-        [Text(f"lost {status.dropped_s:.1f} s of audio", "yellow", no_wrap=True, overflow="ellipsis")]
-        if status.dropped_s
-        else []
-    )
+    if not status.dropped_s:
+        return []
+    return [Text(f"lost {status.dropped_s:.1f} s of audio", "yellow", no_wrap=True, overflow="ellipsis")]
 
 
 def bar(share: float, width: int, style: str, mark: float | None = None) -> Text:

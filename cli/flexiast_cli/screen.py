@@ -136,7 +136,7 @@ def _event(event: Event, several: bool) -> list[Text]:
 
 def _switch(switch: Switch) -> list[Text]:
     change = Text(f"{switch.before} → {switch.after}")
-    return [Text(f"{switch.time_s:.1f} s", "dim"), change, Text(switch.reason, "yellow", no_wrap=True)]
+    return [Text(f"{switch.time_s:.1f} s", "dim"), change, Text(printable(switch.reason), "yellow", no_wrap=True)]
 
 
 def _lines(rows: Iterable[list[Text]], count: int) -> RenderableType:
@@ -177,7 +177,7 @@ def print_lines(records: Iterator[Record], *, explain: bool) -> None:
 
 def print_switch(switch: Switch) -> None:
     """One switch and its reason, on stderr."""
-    typer.echo(f"{switch.time_s:10.2f} s  {switch.before} → {switch.after}: {switch.reason}", err=True)
+    typer.echo(printable(f"{switch.time_s:10.2f} s  {switch.before} → {switch.after}: {switch.reason}"), err=True)
 
 
 def print_notice(notice: SourceNotice) -> None:

@@ -116,6 +116,7 @@ def test_without_colours_the_picture_is_made_of_shades() -> None:
 def test_labels_and_reasons_cannot_steer_the_terminal() -> None:
     hostile = "\x1b]0;owned\x07\x1b[2J"
     records = [
+        Switch(hostile, 5.0, FINE, COARSE, hostile),
         status(hostile, top=((hostile, 0.9),)),
         event(hostile, hostile),
         SourceNotice(hostile, 5.0, "lost", hostile),

@@ -59,7 +59,7 @@ function hear(data) {
     stale.add(showEvents);
   } else if (message.type === 'switch') {
     switches.push(message);
-    stale.add(showSwitches);
+    stale.add(showSwitches).add(showStatus);
   } else if (message.type === 'source') {
     source.notice = message;
     stale.add(showNotice);
@@ -129,7 +129,7 @@ function showNotice() {
 }
 
 function showStatus() {
-  const status = shown.latest;
+  const status = shown?.latest;
   if (!status) return;
   const change = switches.at(-1), late = status.latency_ms / status.deadline_ms;
   element('patch').textContent = status.patch_size;
