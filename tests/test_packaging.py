@@ -18,9 +18,12 @@ HEAVY = (
     "onnx",
     "matplotlib",
     "sounddevice",
-    "tensorrt",
     "paho",
     "prometheus_client",
+    "starlette",
+    "tensorrt",
+    "uvicorn",
+    "websockets",
 )
 NEEDS_TORCH = {f"flexiast.{name}" for name in ("model", "convnet", "distributed", "journal", "train")}
 
@@ -66,6 +69,13 @@ def test_the_wheel_brings_the_shipped_models_whole(wheel: Path) -> None:
     assert {"commands", "sounds"} <= {path.name for path in folder.iterdir()}
     assert expected <= names
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 30e6
+
+
+def test_the_wheel_brings_the_page(wheel: Path) -> None:
+    expected = {f"flexiast_cli/page/{path.name}" for path in (ROOT / "cli/flexiast_cli/page").iterdir()}
+    with zipfile.ZipFile(wheel) as archive:
+        assert expected <= set(archive.namelist())
+    assert {"flexiast_cli/page/index.html", "flexiast_cli/page/page.js"} <= expected
 
 
 def test_the_wheel_has_a_licence_and_types(wheel: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from flexiast_cli.options import WebOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,14 +38,18 @@ def demo(
         str | None,
         typer.Option("--input", help="An audio file, or mic for the microphone (default: a synthesised soundscape)."),
     ] = None,
+    web: WebOption = None,
 ) -> None:
     """Stream a synthesised soundscape through the real pipeline, squeeze the deadline, drain a simulated battery."""
     from flexiast.errors import ExitCode
+    from flexiast_cli.console import say
     from flexiast_cli.interrupts import ending_gently
     from flexiast_cli.listen import chooser
+    from flexiast_cli.web import WebPage, parse_address, served
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.capture import Capture
     from flexiast_runtime.governor import Policy
+    from flexiast_runtime.health import Watched
     from flexiast_runtime.listener import Listener, Settings
     from flexiast_runtime.models import DEFAULT, find_bundle
     from flexiast_runtime.ort import load_engines
@@ -55,15 +60,27 @@ def demo(
     frontend = engines.spec.frontend
     settings = Settings.of(frontend, EventRules(label_thresholds=engines.manifest.thresholds))
     with tempfile.TemporaryDirectory(prefix="flexiast-demo-") as folder:
-        audio, what = _source(source, Path(folder))
+        opened, what = _source(source, Path(folder))
+        audio = Watched(opened)
         conditions = _Scenario(Path(folder), settings.step_s)
         chosen = chooser(engines, conditions(0.0), policy=Policy(dwell_s=DWELL_S, fastest_change=math.inf))
         capture = Capture(audio, frontend.sample_rate_hz, round(settings.step_s * frontend.sample_rate_hz), live=True)
         listener = Listener(
-            engines, chosen, settings, source=audio.name, conditions=conditions, backlog=capture.ring.backlog
+            engines,
+            chosen,
+            settings,
+            source=what,
+            conditions=conditions,
+            backlog=capture.ring.backlog,
+            signal=lambda: audio.signal,
         )
         with ending_gently(capture.stop, terminated=ExitCode.OK):
-            _printer(f"flexiast demo · {name} · {what}")(conditions.watch(listener.run(capture)))
+            shown = conditions.watch(listener.run(capture))
+            page = None if web is None else WebPage(*parse_address(web), f"demo · {name}", frontend)
+            if page is not None:
+                say(f"the page is at {page.url}")
+                shown = served(shown, page)
+            _printer(f"flexiast demo · {name}")(shown)
 
 
 class _Scenario:
@@ -123,9 +140,10 @@ NOTE = (
 
 
 def _printer(title: str) -> Callable[[Any], None]:
+    from flexiast_cli.console import shows_pictures
     from flexiast_cli.screen import Screen
 
-    if sys.stdout.isatty():
+    if shows_pictures():
         return lambda records: Screen(title, NOTE).show(records)
 
     def lines(records: Any) -> None:

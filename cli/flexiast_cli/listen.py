@@ -25,6 +25,7 @@ from flexiast_cli.options import (
     PrecisionOption,
     SmoothingOption,
     ThresholdOption,
+    WebOption,
     event_settings,
 )
 from flexiast_runtime.backends import Backend
@@ -108,6 +109,7 @@ def listen(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSONL records: event, switch, status, summary.")
     ] = False,
+    web: WebOption = None,
 ) -> None:
     """Listen and report sounds as events.
 
@@ -119,6 +121,7 @@ def listen(
     from flexiast_cli.console import positive, say, stderr
     from flexiast_cli.interrupts import ending_gently
     from flexiast_cli.sinks import histories_for, opened_sinks, published, remembered
+    from flexiast_cli.web import WebPage, parse_address, served
     from flexiast_runtime.backends import load_engines
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.capture import merged
@@ -180,7 +183,16 @@ def listen(
     hearing = Hearing(engines.spec.labels, source_names, histories)
     if not as_json:
         stderr().print(f"{model or DEFAULT} listens to {heard}; Ctrl-C ends", style="dim", markup=False)
-    show = _printer(as_json=as_json, explain=explain, title=f"{model or DEFAULT} · {heard}")
+    title = f"{model or DEFAULT} · {heard}"
+    page = None if web is None else WebPage(*parse_address(web), title, frontend)
+    if page is not None:
+        say(f"the page is at {page.url}")
+    show = _printer(
+        as_json=as_json,
+        explain=explain,
+        title=title,
+        note="Ctrl-C ends" if page is None else f"{page.url} · Ctrl-C ends",
+    )
 
     def stop() -> None:
         for capture in captures:
@@ -188,7 +200,8 @@ def listen(
 
     with ending_gently(stop, terminated=ExitCode.OK), opened_sinks(sinks, hearing) as publish:
         stream = remembered(merged(captures), source_names, histories)
-        show(published(hear(((listeners[place], chunk) for place, chunk in stream), listeners), publish))
+        records = published(hear(((listeners[place], chunk) for place, chunk in stream), listeners), publish)
+        show(records if page is None else served(records, page))
 
 
 def _stations(
@@ -296,13 +309,15 @@ def _recorded(name: str, rate_hz: int, *, realtime: bool) -> Source:
     return Watched(Paced(file)) if realtime else file
 
 
-def _printer(*, as_json: bool, explain: bool, title: str) -> Callable[[Iterator[Record]], None]:
+def _printer(*, as_json: bool, explain: bool, title: str, note: str) -> Callable[[Iterator[Record]], None]:
+    from flexiast_cli.console import shows_pictures
+
     if as_json:
         return lambda records: _print_jsonl(records, explain=explain)
-    if sys.stdout.isatty():
+    if shows_pictures():
         from flexiast_cli.screen import Screen
 
-        return lambda records: Screen(title).show(records)
+        return lambda records: Screen(title, note).show(records)
     from flexiast_cli.screen import print_lines
 
     return lambda records: print_lines(records, explain=explain)

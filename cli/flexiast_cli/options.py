@@ -129,3 +129,11 @@ def _level(text: str) -> float:
     if not level <= 0:
         raise UsageError(f"--gate {text} cannot be used; give a level of at most 0 dBFS, such as {GATE}, or off")
     return level
+
+
+WebOption = Annotated[
+    str | None,
+    typer.Option(
+        "--web", metavar="[HOST:]PORT", help="Show what is heard on a web page, such as --web 8642 for this machine's."
+    ),
+]

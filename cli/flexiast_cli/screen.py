@@ -6,150 +6,161 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stderr
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.panel import Panel
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from flexiast.errors import printable
 from flexiast_cli.console import counted, stderr
-from flexiast_runtime.records import Event, Record, Status, Summary, Switch
+from flexiast_cli.notes import Notes
+from flexiast_cli.panes import Pane
+from flexiast_runtime.records import Event, Record, SourceNotice, Status, Summary, Switch
 
 if TYPE_CHECKING:
     from flexiast_runtime.power import Battery
 
-BAR = 28
-KEPT_LINES = 6
 REDRAW_S = 0.1
+"""At most ten pictures a second."""
+KEPT_LINES = 6
+HIGHEST = 12
+"""Lines of a picture on a terminal that has room for more."""
 
 
 class Screen:
-    """Shows records as they come; on a terminal of any width."""
+    """Shows records as they come; on a terminal of any size."""
 
     def __init__(self, title: str, note: str = "", console: Console | None = None) -> None:
         self._title, self._note = printable(title), note
         self._console = console or Console(highlight=False)
-        self._status: Status | None = None
+        self._panes: dict[str, Pane] = {}
         self._events: deque[Event] = deque(maxlen=KEPT_LINES)
         self._switches: deque[Switch] = deque(maxlen=KEPT_LINES)
+        self._notes = Notes()
 
     def show(self, records: Iterator[Record]) -> None:
-        """Follow the records to their end, then print the summary below the picture."""
-        summary = None
+        """Follow the records to their end, then leave the last picture, what was noted and the summary."""
+        summaries = []
         drawn = time.monotonic()
-        # Drawn between windows: a thread that draws by itself would make the latencies shown longer.
-        with Live(self._picture(), console=self._console, auto_refresh=False) as live:
-            for record in records:
-                if isinstance(record, Status):
-                    self._status = record
-                elif isinstance(record, Event):
-                    self._events.append(record)
-                elif isinstance(record, Switch):
-                    self._switches.append(record)
-                elif isinstance(record, Summary):
-                    summary = record
-                if time.monotonic() - drawn >= REDRAW_S:
-                    drawn = time.monotonic()
-                    live.update(self._picture(), refresh=True)
-            live.update(self._picture(), refresh=True)
-        if summary is not None:
+        try:
+            # Drawn between windows: a thread that draws by itself would make the latencies shown longer.
+            with (
+                redirect_stderr(self._notes),
+                Live(
+                    self._picture(),
+                    console=self._console,
+                    screen=True,
+                    auto_refresh=False,
+                    redirect_stdout=False,
+                    redirect_stderr=False,
+                ) as live,
+            ):
+                for record in records:
+                    if isinstance(record, Summary):
+                        summaries.append(record)
+                        continue
+                    self._see(record)
+                    if isinstance(record, SourceNotice) or time.monotonic() - drawn >= REDRAW_S:
+                        drawn = time.monotonic()
+                        live.update(self._picture(), refresh=True)
+        finally:
+            self._console.print(self._picture())
+            self._notes.repeat()
+        for summary in summaries:
             print_summary(summary, self._console)
 
+    def _see(self, record: Event | Switch | Status | SourceNotice) -> None:
+        self._panes.setdefault(record.source, Pane(record.source)).see(record)
+        if isinstance(record, Event):
+            self._events.append(record)
+        elif isinstance(record, Switch):
+            self._switches.append(record)
+            for pane in self._panes.values():  # the sources share their engines: what one asks for, all get
+                pane.see(record)
+
     def _picture(self) -> RenderableType:
-        status = self._status
-        if status is None:
-            return Panel(
-                Text("waiting for the first window …", style="dim"),
-                title=Text(self._title),
-                title_align="left",
-                border_style="dim",
-            )
-        parts: list[RenderableType] = [_state(status), Text(), _scores(status), Text()]
-        columns = Table.grid(expand=True, padding=(0, 2))
-        columns.add_column(width=38)
-        columns.add_column(ratio=1)
-        columns.add_row(Text("events", style="bold"), Text("switches", style="bold"))
-        columns.add_row(self._event_lines(), self._switch_lines())
-        parts.append(columns)
-        if self._note:
-            parts += [Text(), Text(self._note, style="dim italic")]
-        return Panel(Group(*parts), title=Text(self._title), title_align="left", border_style="green")
+        width, height = self._console.size.width - 2, self._console.size.height
+        note = Text(self._notes.last or self._note, "yellow" if self._notes.last else "dim italic")
+        below = 1 + len(note.wrap(self._console, width)) if note and height >= 20 else 0
+        lines = min(max(height // 5, 2), KEPT_LINES)
+        panes, gap = max(len(self._panes), 1), [Text()] * (height >= 20)
+        each = (height - 2 - lines - below - (2 + panes - 1) * len(gap)) // panes - 2
+        parts = [self._heading(), *gap]
+        if not self._panes:
+            parts += [Text("waiting for the first window …", "dim"), *gap]
+        for pane in self._panes.values():
+            parts += [pane.draw(width, min(each, HIGHEST)), *gap]
+        parts.append(self._happened(lines))
+        parts += [*gap, note] if below else []
+        return Padding(Group(*parts), (0, 1))
 
-    def _event_lines(self) -> RenderableType:
-        return _lines(
-            (
-                Text(f"{event.start_s:.1f}–{event.end_s:.1f} s", "dim"),
-                Text(event.label),
-                Text(f"{event.score:.2f}", "green"),
-            )
-            for event in self._events
-        )
+    def _heading(self) -> RenderableType:
+        grid = Table.grid(expand=True, padding=(0, 1, 0, 0))
+        grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        grid.add_column(no_wrap=True)
+        statuses = [pane.status for pane in self._panes.values() if pane.status is not None]
+        battery = statuses[0].battery if statuses else None
+        grid.add_row(Text(self._title, "bold green"), Text() if battery is None else _battery(battery))
+        return grid
 
-    def _switch_lines(self) -> RenderableType:
-        return _lines(
-            (
-                Text(f"{switch.time_s:.1f} s", "dim"),
-                Text(f"{switch.before} → {switch.after}"),
-                Text(switch.reason, "yellow"),
-            )
-            for switch in self._switches
-        )
+    def _happened(self, lines: int) -> RenderableType:
+        """The last events and, where there is room beside them, the last switches."""
+        several, wide = len(self._panes) > 1, self._console.size.width >= 80
+        grid = Table.grid(expand=True, padding=(0, 2, 0, 0))
+        grid.add_column(ratio=3 if several else None, width=None if several else 36)
+        titles = [Text("events", "bold")]
+        columns = [_lines((_event(event, several) for event in self._events), lines)]
+        if wide:
+            grid.add_column(ratio=3)
+            titles.append(Text("switches", "bold"))
+            columns.append(_lines((_switch(switch) for switch in self._switches), lines))
+        grid.add_row(*titles)
+        grid.add_row(*columns)
+        return grid
 
 
-def _lines(rows: Iterable[tuple[Text, Text, Text]]) -> RenderableType:
-    """Three columns, as many lines as are ever shown, so that the picture keeps its height."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(justify="right", no_wrap=True)
-    grid.add_column(no_wrap=True, overflow="ellipsis")
-    grid.add_column(no_wrap=True, overflow="ellipsis")
-    for row in rows:
+def _event(event: Event, several: bool) -> list[Text]:
+    if event.began_at_s is None:
+        when = f"{event.start_s:.1f}–{event.end_s:.1f} s"
+    else:
+        when = f"{datetime.fromtimestamp(event.began_at_s):%H:%M:%S}  {event.end_s - event.start_s:.1f} s"
+    source = [Text(printable(event.source), "dim", no_wrap=True)] if several else []
+    return [Text(when, "dim"), Text(printable(event.label)), Text(f"{event.score:.2f}", "green"), *source]
+
+
+def _switch(switch: Switch) -> list[Text]:
+    change = Text(f"{switch.before} → {switch.after}")
+    return [Text(f"{switch.time_s:.1f} s", "dim"), change, Text(printable(switch.reason), "yellow", no_wrap=True)]
+
+
+def _lines(rows: Iterable[list[Text]], count: int) -> RenderableType:
+    """As many lines as are ever shown, so that the picture keeps its height."""
+    kept = list(rows)[-count:] or [[Text("none yet", "dim")]]
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for column in range(len(kept[0])):
+        grid.add_column(justify="left" if column else "right", no_wrap=column < len(kept[0]) - 1, overflow="ellipsis")
+    for row in kept:
         grid.add_row(*row)
-    if not grid.row_count:
-        grid.add_row(Text("none yet", "dim"))
-    while grid.row_count < KEPT_LINES:
+    while grid.row_count < count:
         grid.add_row()
     return grid
 
 
-def _state(status: Status) -> RenderableType:
-    share = min(status.latency_s / status.deadline_s, 1.0)
-    colour = "red" if status.latency_s > status.deadline_s else "yellow" if share > 0.8 else "green"
-    latency, deadline = f"{1000 * status.latency_s:.1f}", f"{1000 * status.deadline_s:.1f} ms"
-    grid = Table.grid(padding=(0, 3))
-    grid.add_row(
-        Text.assemble(("time ", "dim"), f"{status.time_s:.1f} s"),
-        Text.assemble(("patch ", "dim"), (f"{status.patch}", "bold cyan")),
-        Text.assemble(("latency ", "dim"), (latency, colour), " of ", deadline),
-        Text.assemble(("battery ", "dim"), _battery(status.battery)),
-        Text.assemble(("silent ", "dim"), f"{status.skipped:,}") if status.skipped else Text(),
-        Text.assemble(("lost ", "dim"), f"{status.dropped_s:.1f} s") if status.dropped_s else Text(),
+def _battery(battery: Battery) -> Text:
+    style = "red" if battery.discharging and battery.fraction < 0.2 else ""
+    return Text.assemble(
+        ("battery ", "dim"), (f"{battery.fraction:.0%} {'draining' if battery.discharging else 'plugged in'}", style)
     )
-    return grid
-
-
-def _battery(battery: Battery | None) -> str:
-    if battery is None:
-        return "none"
-    return f"{battery.fraction:.0%} {'draining' if battery.discharging else 'plugged in'}"
-
-
-def _scores(status: Status) -> RenderableType:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(width=24, no_wrap=True, overflow="ellipsis")
-    for label, score in status.top:
-        style = "bold green" if label in status.active else "dim"
-        filled = round(BAR * score)
-        bar = Text.assemble(("━" * filled, style), ("─" * (BAR - filled), "bright_black"))
-        grid.add_row(Text(label, style=style), bar, Text(f"{score:.2f}", style=style))
-    return grid
 
 
 def print_lines(records: Iterator[Record], *, explain: bool) -> None:
-    """For pipes and logs: a line for each event on stdout, switches and the summary on stderr."""
+    """For pipes and logs: a line for each event on stdout; sources lost and found, switches, the summary on stderr."""
     for record in records:
         if isinstance(record, Event):
             typer.echo(
@@ -158,13 +169,20 @@ def print_lines(records: Iterator[Record], *, explain: bool) -> None:
             sys.stdout.flush()
         elif isinstance(record, Switch) and explain:
             print_switch(record)
+        elif isinstance(record, SourceNotice):
+            print_notice(record)
         elif isinstance(record, Summary):
             print_summary(record)
 
 
 def print_switch(switch: Switch) -> None:
     """One switch and its reason, on stderr."""
-    typer.echo(f"{switch.time_s:10.2f} s  {switch.before} → {switch.after}: {switch.reason}", err=True)
+    typer.echo(printable(f"{switch.time_s:10.2f} s  {switch.before} → {switch.after}: {switch.reason}"), err=True)
+
+
+def print_notice(notice: SourceNotice) -> None:
+    """What became of a source, on stderr."""
+    typer.echo(printable(f"{notice.time_s:10.2f} s  {notice.source} {notice.state}: {notice.reason}"), err=True)
 
 
 def print_summary(summary: Summary, console: Console | None = None) -> None:

@@ -25,6 +25,8 @@ class Window:
     """[window_frames, mels]"""
     first: bool
     """It is the first one since the stream began or broke off."""
+    new: Float
+    """[new frames, mels], those that no earlier window held; bin means are in them"""
 
 
 class Framer:
@@ -62,13 +64,18 @@ class Framer:
 
     def flush(self) -> Iterator[Window]:
         """What no window has seen yet, padded with the floor; at most one window."""
-        seen = 0 if self._first else self._frontend.spec.window_frames - self._step_frames
-        if len(self._frames) > seen:
+        if len(self._frames) > self._seen:
             yield self._cut(self.end)
 
+    @property
+    def _seen(self) -> int:
+        """Frames held that the last window held as well."""
+        return 0 if self._first else self._frontend.spec.window_frames - self._step_frames
+
     def _cut(self, end: int) -> Window:
-        features = self._frontend.pad(self._frames[: self._frontend.spec.window_frames])
-        window = Window(self._start, end, features, self._first)
+        frames = self._frames[: self._frontend.spec.window_frames]
+        new = frames[self._seen :].copy()  # a view would keep the whole window for whoever keeps the new frames
+        window = Window(self._start, end, self._frontend.pad(frames), self._first, new)
         self._frames = self._frames[self._step_frames :]
         self._start, self._first = self._start + self._step, False
         return window

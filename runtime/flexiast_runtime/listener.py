@@ -243,7 +243,7 @@ class Listener:
             self._skipped += 1
         else:
             self._used[patch].add(spent, conditions.deadline_s)
-        yield self._status(time_s, patch, smoothed, spent.latency_s, conditions, backlog)
+        yield self._status(window, patch, smoothed, spent.latency_s, conditions, backlog)
         seen = replace(
             conditions.at(time_s),
             latency_s=None if spent.silent else spent.engine_s,
@@ -256,13 +256,13 @@ class Listener:
             yield Switch(self._source, time_s, patch, self._chooser.patch, reason)
 
     def _status(
-        self, time_s: float, patch: PatchSize, smoothed: Float, latency_s: float, conditions: Conditions, backlog: int
+        self, window: Window, patch: PatchSize, smoothed: Float, latency_s: float, conditions: Conditions, backlog: int
     ) -> Status:
         labels = self._engines.spec.labels
         best = np.argsort(-smoothed)[:TOP]
         return Status(
             source=self._source,
-            time_s=time_s,
+            time_s=window.end / self._rate,
             patch=patch,
             top=tuple((labels[index], float(smoothed[index])) for index in best),
             active=tuple(labels[index] for index in self._detector.active),
@@ -273,6 +273,7 @@ class Listener:
             skipped=self._skipped,
             battery=conditions.battery,
             signal=self._signal(),
+            frames=window.new,
         )
 
     def _ended(self, detections: Iterator[Detection]) -> Iterator[Event]:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from flexiast.spec import PatchSize
 from flexiast_runtime.health import Signal
 from flexiast_runtime.power import Battery
+
+Float = NDArray[np.float32]
 
 SCHEMA_VERSION = "1.0"
 """Of every JSON document and JSONL record printed; the major number changes when a reader must."""
@@ -82,6 +87,10 @@ class Switch:
         }
 
 
+def _no_frames() -> Float:
+    return np.empty((0, 0), np.float32)
+
+
 @dataclass(frozen=True)
 class Status:
     """How things stand after one window."""
@@ -102,6 +111,8 @@ class Status:
     battery: Battery | None
     signal: Signal | None = None
     """What the microphone delivers; None for recordings"""
+    frames: Float = field(default_factory=_no_frames, repr=False, compare=False)
+    """Log-mel features [frames, mels] that no earlier window held, normalised; for pictures, not in the document"""
 
     def document(self) -> dict[str, Any]:
         return _record("status") | {

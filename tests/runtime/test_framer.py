@@ -55,6 +55,13 @@ def cut_by_hand(frontend: Frontend, samples: Float, step: int) -> list[tuple[int
 
 
 @given(CLIPS, BLOCKS, STEPS)
+def test_every_frame_is_new_in_one_window(frontend: Frontend, clip: int, sizes: list[int], step: int) -> None:
+    windows = framed(Framer(frontend, step), samples := noise(clip), sizes)
+    new = np.concatenate([window.new for window in windows]) if windows else np.empty((0, 32), np.float32)
+    np.testing.assert_allclose(new, frontend(samples), atol=1e-6, rtol=0)  # BLAS sums blocks of any size its own way
+
+
+@given(CLIPS, BLOCKS, STEPS)
 @example(6_320, [], 1_600)  # all frames of a window, but not all of its samples
 @example(8_000, [], 1_600)  # two whole windows and no rest
 def test_windows_are_the_same_for_blocks_of_any_size(

@@ -1,0 +1,280 @@
+// What `flexiast listen` hears, as it hears it. Names of labels and sources are set as text, never as HTML.
+
+import { Chart, clock } from './chart.js';
+import { Source, VIEW_S, paletteOf } from './source.js';
+
+const SHOWN_EVENTS = 100;
+const HELD_MESSAGES = 2000;
+const FLOOR_DBFS = -60;
+
+const element = id => document.getElementById(id);
+const light = matchMedia('(prefers-color-scheme: light)');
+const still = matchMedia('(prefers-reduced-motion: reduce)');
+const player = new Audio();
+
+let hello = null, sources = new Map(), shown = null, paused = false, held = [], expected = null;
+let edge = 0, drawn = 0, cursor = null, wait = 500, switches = [], dirty = true;
+const colours = Array.from({ length: 8 }, () => ({ label: null, seen: -Infinity })), stale = new Set();
+
+// ------------------------------------------------------------------------------------------------------- connection
+
+function connect() {
+  const socket = new WebSocket(new URL('records', location.href.replace(/^http/, 'ws')));
+  socket.binaryType = 'arraybuffer';
+  socket.onopen = () => { wait = 500; say('live', 'live'); };
+  socket.onmessage = ({ data }) => take(data);
+  socket.onclose = ({ code }) => {
+    if (code === 1000) return say('ended', 'the stream has ended');
+    say('lost', 'connection lost, trying again …');
+    setTimeout(connect, wait);
+    wait = Math.min(2 * wait, 8000);
+  };
+}
+
+function say(state, text) {
+  element('connection').dataset.state = document.body.dataset.state = state;
+  element('connection').textContent = text;
+}
+
+// While paused, messages wait, the oldest go first.
+function take(data) {
+  if (!paused) return hear(data);
+  held.push(data);
+  if (held.length > HELD_MESSAGES) held.splice(0, typeof held[1] === 'string' ? 1 : 2);
+}
+
+function hear(data) {
+  dirty = true;
+  if (typeof data !== 'string') return expected?.source.addShades(new Uint8Array(data), expected.frames);
+  const message = JSON.parse(data);
+  if (message.type === 'hello') return begin(message);
+  if (message.type === 'summary') return;
+  const source = sourceOf(message.source);
+  if (message.type === 'status') {
+    source.addStatus(message);
+    expected = { source, frames: message.frames };
+    stale.add(showStatus);
+  } else if (message.type === 'event') {
+    source.events.set(message.id, message);
+    stale.add(showEvents);
+  } else if (message.type === 'switch') {
+    switches.push(message);
+    stale.add(showSwitches).add(showStatus);
+  } else if (message.type === 'source') {
+    source.notice = message;
+    stale.add(showNotice);
+  }
+}
+
+function begin(message) {
+  hello = message;
+  [sources, shown, expected, edge, cursor, switches] = [new Map(), null, null, 0, null, []];
+  element('title').textContent = document.title = message.title;
+  element('now').replaceChildren();
+  for (const id of ['events', 'switches']) element(id).replaceChildren(made('li', 'none yet', 'none'));
+  showSources();
+  showNotice();
+}
+
+function sourceOf(name) {
+  if (!sources.has(name)) {
+    sources.set(name, new Source(name, hello, paletteOf(hello.colours, light.matches), switches));
+    shown ??= sources.get(name);
+    showSources();
+  }
+  return sources.get(name);
+}
+
+// ------------------------------------------------------------------------------------------------------------- parts
+
+function made(tag, text = '', name = '') {
+  const part = document.createElement(tag);
+  part.textContent = text;
+  if (name) part.className = name;
+  return part;
+}
+
+// A label keeps its colour while it is in sight; the one not seen for longest gives its colour to the next.
+function colourOf(label) {
+  let slot = colours.findIndex(colour => colour.label === label);
+  if (slot < 0) {
+    slot = colours.reduce((oldest, colour, index) => colour.seen < colours[oldest].seen ? index : oldest, 0);
+    if (performance.now() - colours[slot].seen < 2000) slot = label.length % colours.length; // more labels than colours
+    else colours[slot].label = label;
+  }
+  if (colours[slot].label === label) colours[slot].seen = performance.now();
+  return getComputedStyle(document.body).getPropertyValue(`--c${slot}`);
+}
+
+const when = event => event.began_at ? new Date(event.began_at).toLocaleTimeString([], { hour12: false }) : clock(event.start_s);
+const tone = (id, value) => { element(id).dataset.tone = value; };
+const fill = (id, share) => { element(id).style.width = `${100 * Math.min(Math.max(share, 0), 1)}%`; };
+const ms = value => value < 100 ? value.toFixed(1) : value.toFixed(0);
+
+function showSources() {
+  element('sources').hidden = sources.size < 2;
+  element('sources').replaceChildren(...[...sources.values()].map(source => {
+    const button = made('button', source.name);
+    button.type = 'button';
+    button.setAttribute('aria-pressed', source === shown);
+    button.onclick = () => { shown = source; edge = 0; dirty = true; stale.add(showSources).add(showStatus); };
+    return button;
+  }));
+}
+
+function showNotice() {
+  const wrong = [...sources.values()].filter(source => ['lost', 'no signal'].includes(source.notice?.state));
+  element('notice').hidden = !wrong.length;
+  element('notice').replaceChildren(...wrong.flatMap(source => [made('b', source.notice.state), `${source.name}: ${source.notice.reason} `]));
+}
+
+function showStatus() {
+  const status = shown?.latest;
+  if (!status) return;
+  const change = switches.at(-1), late = status.latency_ms / status.deadline_ms;
+  element('patch').textContent = status.patch_size;
+  element('why').textContent = change ? `since ${clock(change.time_s)}: ${change.reason}` : 'from the start';
+  element('latency').textContent = `${ms(status.latency_ms)} ms`;
+  element('deadline').textContent = `${late > 1 ? 'over' : 'of'} ${ms(status.deadline_ms)} ms`;
+  fill('latency-bar', late);
+  for (const id of ['latency', 'latency-bar']) tone(id, late > 1 ? 'bad' : late > 0.8 ? 'warn' : '');
+  showLevel(status.signal);
+  const charge = status.battery;
+  element('battery-bar').parentElement.hidden = charge === null;
+  element('battery').textContent = charge === null ? 'none' : `${Math.round(100 * charge)} %`;
+  element('charging').textContent = charge === null ? '' : status.discharging ? 'draining' : 'plugged in';
+  fill('battery-bar', charge ?? 0);
+  tone('battery-bar', status.discharging && charge < 0.2 ? 'bad' : '');
+  element('lost').textContent = `${status.dropped_s.toFixed(1)} s`;
+  tone('lost', status.dropped_s > 0 ? 'warn' : '');
+  showNow(status);
+}
+
+function showLevel(signal) {
+  const over = dbfs => 1 - Math.max(dbfs, FLOOR_DBFS) / FLOOR_DBFS, peak = shown.heldPeak;
+  element('level').textContent = signal ? `${signal.level_dbfs.toFixed(0).replace('-', '−')} dBFS` : 'not measured';
+  element('peak').textContent = signal ? `peak ${peak.toFixed(0).replace('-', '−')} dBFS` : 'for recordings';
+  fill('level-bar', signal ? over(signal.level_dbfs) : 0);
+  element('level-peak').style.left = `${signal ? 100 * over(peak) : 0}%`;
+  tone('level-bar', signal && peak > -0.1 ? 'bad' : signal && peak > -6 ? 'warn' : '');
+}
+
+function showNow(status) {
+  element('now').replaceChildren(...status.top.map(({ label, score }) => {
+    const line = made('li'), bar = made('span', '', 'bar'), filled = made('i');
+    line.dataset.active = status.active.includes(label);
+    filled.style.width = `${100 * score}%`;
+    if (status.active.includes(label)) filled.style.background = colourOf(label);
+    bar.append(filled);
+    line.append(made('span', label), made('output', score.toFixed(2)), bar);
+    return line;
+  }));
+}
+
+function showEvents() {
+  const events = [...sources.values()].flatMap(source => [...source.events.values()].slice(-SHOWN_EVENTS));
+  events.sort((a, b) => (b.began_at ?? '').localeCompare(a.began_at ?? '') || b.start_s - a.start_s);
+  const focused = document.activeElement?.dataset.id;
+  element('events').replaceChildren(...events.slice(0, SHOWN_EVENTS).map(eventLine));
+  if (focused) element('events').querySelector(`[data-id="${focused}"]`)?.focus();
+}
+
+function eventLine(event) {
+  const line = made('li'), more = made('span', `${(event.end_s - event.start_s).toFixed(1)} s  ·  ${event.score.toFixed(2)}`, 'more');
+  if (event.clip) more.append(playButton(event));
+  line.append(made('time', when(event)), made('span', event.label), more);
+  if (sources.size > 1) line.append(made('span', event.source, 'source'));
+  return line;
+}
+
+function playButton(event) {
+  const button = made('button');
+  button.type = 'button';
+  button.dataset.id = event.id;
+  button.dataset.what = `${event.label}, ${when(event)}`;
+  button.dataset.address = new URL(event.clip, location.href).href;
+  button.onclick = () => {
+    if (isPlaying(button)) return player.pause();
+    player.src = button.dataset.address;
+    player.play();
+  };
+  showPlaying(button);
+  return button;
+}
+
+const isPlaying = button => player.src === button.dataset.address && !player.paused;
+
+function showPlaying(button) {
+  button.textContent = isPlaying(button) ? '■' : '▶';
+  button.setAttribute('aria-label', `${isPlaying(button) ? 'Stop' : 'Play'} ${button.dataset.what}`);
+}
+
+function showSwitches() {
+  element('switches').replaceChildren(...switches.slice(-SHOWN_EVENTS).reverse().map(change => {
+    const line = made('li');
+    line.append(made('time', clock(change.time_s)), made('span', `${change.from} → ${change.to}`), made('span', change.reason, 'more'));
+    return line;
+  }));
+}
+
+// ---------------------------------------------------------------------------------------------------------- picture
+
+const chart = new Chart(element('chart'), colourOf);
+
+// The edge glides over the last step while the next one is on its way; without motion it jumps.
+function frame(now) {
+  requestAnimationFrame(frame);
+  const passed = (now - drawn) / 1000;
+  drawn = now;
+  for (const show of stale) show();
+  stale.clear();
+  if (!shown?.latest || (paused && !dirty)) return;
+  const before = edge, behind = shown.end - edge;
+  if (!paused) edge = still.matches || behind > 3 || behind < 0 ? shown.end : Math.min(edge + passed * Math.max(1, behind), shown.end);
+  if (edge === before && !dirty) return;
+  chart.draw(shown, hello, edge, cursor);
+  dirty = false;
+}
+
+function point(time) {
+  cursor = time;
+  dirty = true;
+  const status = time === null ? null : shown?.at(time);
+  element('readout').textContent = !status ? '' : [clock(status.time_s), `patch ${status.patch_size}`, ...status.top.slice(0, 3).map(({ label, score }) => `${label} ${score.toFixed(2)}`)].join(' · ');
+}
+
+function pause(wanted) {
+  paused = wanted;
+  element('pause').setAttribute('aria-pressed', paused);
+  element('pause').textContent = paused ? 'Resume' : 'Pause';
+  if (!paused) held.splice(0).forEach(hear);
+}
+
+for (const change of ['play', 'pause', 'ended']) {
+  player.addEventListener(change, () => element('events').querySelectorAll('button').forEach(showPlaying));
+}
+element('pause').onclick = () => pause(!paused);
+element('chart').onpointermove = event => point(Math.min(chart.time(event.offsetX), edge));
+element('chart').onpointerleave = () => point(null);
+element('chart').onblur = () => point(null);
+element('chart').onkeydown = event => {
+  const step = { ArrowLeft: -0.5, ArrowRight: 0.5 }[event.key];
+  if (event.key === 'Escape') point(null);
+  if (!step || !shown?.latest) return;
+  event.preventDefault();
+  point(Math.min(Math.max((cursor ?? edge) + step, edge - VIEW_S), edge));
+};
+document.onkeydown = event => {
+  if (event.key !== ' ' || event.target.closest('button')) return;
+  event.preventDefault();
+  pause(!paused);
+};
+light.onchange = () => {
+  for (const source of sources.values()) source.repaint(paletteOf(hello.colours, light.matches));
+  dirty = true;
+};
+window.onresize = () => { dirty = true; };
+
+if (location.search) history.replaceState(null, '', location.pathname); // the token is in a cookie now
+connect();
+requestAnimationFrame(frame);

@@ -1,0 +1,205 @@
+"""The live screen, drawn on terminals of any size by rich itself."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from flexiast.spec import PatchSize
+from flexiast_cli.mels import BINS, COLUMN_FRAMES, Spectrogram, shades
+from flexiast_cli.panes import bar
+from flexiast_cli.screen import Screen, print_lines
+from flexiast_runtime.health import Signal
+from flexiast_runtime.power import Battery
+from flexiast_runtime.records import Event, Record, SourceNotice, Status, Summary, Switch
+
+FINE, COARSE = PatchSize(16, 16), PatchSize(48, 48)
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def status(source: str = "garden", time_s: float = 5.0, **fields: Any) -> Status:
+    frames = np.random.default_rng(0).normal(scale=0.5, size=(500, 128)).astype(np.float32)
+    given = {
+        "patch": FINE,
+        "top": (("siren", 0.8), ("a label that is longer than any terminal has room for " * 4, 0.1), ("rain", 0.05)),
+        "active": ("siren",),
+        "latency_s": 0.004,
+        "deadline_s": 0.5,
+        "backlog_s": 0.0,
+        "dropped_s": 0.0,
+        "battery": Battery(0.42, True),
+        "signal": Signal(level_dbfs=-23.0, peak_dbfs=-9.0),
+        "frames": frames,
+    }
+    return Status(source, time_s, **given | fields)
+
+
+def event(source: str = "garden", label: str = "siren", began_at_s: float | None = None) -> Event:
+    return Event(source, label, 16_000, 48_000, 16_000, 0.8, FINE, began_at_s)
+
+
+def drawn(records: list[Record], width: int = 100, height: int = 30, **console: Any) -> list[str]:
+    """The last picture, as lines with their escape codes."""
+    settings = {"force_terminal": True, "color_system": "truecolor", "_environ": {"TERM": "xterm"}} | console
+    file = io.StringIO()
+    screen = Screen("title", "a note", Console(file=file, width=width, height=height, highlight=False, **settings))
+    screen.show(iter(records))
+    return file.getvalue().split("\x1b[?1049l")[-1].splitlines()
+
+
+def plain(lines: list[str]) -> str:
+    return ESCAPE.sub("", "\n".join(lines))
+
+
+@given(st.integers(40, 200), st.integers(12, 60), st.integers(1, 4), st.booleans())
+def test_a_picture_stays_within_its_terminal(width: int, height: int, sources: int, dropped: bool) -> None:
+    records: list[Record] = []
+    for number in range(sources):
+        source = f"/a/path/that/is/rather/long/{number}.wav"
+        records += [status(source, dropped_s=1.5 * dropped), event(source), Switch(source, 5.0, FINE, COARSE, "why")]
+    lines = plain(drawn(records, width, height)).splitlines()
+    assert all(cell_len(line) <= width for line in lines)
+    if height >= 4 + 3 * sources:
+        assert len(lines) <= height
+
+
+def test_the_picture_says_what_is_heard_at_which_size_and_why() -> None:
+    change = Switch("garden", 5.0, FINE, COARSE, "battery 42% and discharging")
+    text = plain(drawn([status(dropped_s=1.5), event(), change]))
+    for expected in (
+        "title",
+        "garden",
+        "-23 dBFS",
+        "▸ siren",
+        "0.80",
+        "48x48 since 5.0 s: battery 42%",
+        "4.0 of 500 ms",
+    ):
+        assert expected in text
+    assert "battery 42% draining" in text
+    assert "lost 1.5 s of audio" in text
+    assert "1.0–3.0 s  siren" in text
+    assert "▀" * 40 in text
+
+
+def test_an_event_is_told_by_the_clock_where_there_is_one() -> None:
+    assert re.search(r"\d\d:\d\d:\d\d  2\.0 s  siren", plain(drawn([event(began_at_s=1e9)])))
+
+
+def test_a_source_that_is_lost_or_silent_says_so_until_it_is_back() -> None:
+    lost = SourceNotice("garden", 5.0, "lost", "unplugged")
+    silent = SourceNotice("garden", 5.0, "no signal", "is it muted?")
+    assert all(word in plain(drawn([status(), lost])) for word in ("LOST", "unplugged"))
+    assert all(word in plain(drawn([status(), silent])) for word in ("NO SIGNAL", "is it muted?", "-23 dBFS"))
+    assert "LOST" not in plain(drawn([status(), lost, SourceNotice("garden", 6.0, "found", "here again"), status()]))
+
+
+def test_without_colours_the_picture_is_made_of_shades() -> None:
+    lines = drawn([status()], color_system=None)
+    assert not re.search(r"\x1b\[[0-9;]*[34]8;", "\n".join(lines))
+    assert re.search("[░▒▓]{40}", plain(lines))
+    no_color = drawn([status()], _environ={"TERM": "xterm", "NO_COLOR": "1"})
+    assert not re.search(r"\x1b\[[0-9;]*[34]8;", "\n".join(no_color))
+    assert re.search("[░▒▓]{40}", plain(no_color))
+
+
+def test_labels_and_reasons_cannot_steer_the_terminal() -> None:
+    hostile = "\x1b]0;owned\x07\x1b[2J"
+    records = [
+        Switch(hostile, 5.0, FINE, COARSE, hostile),
+        status(hostile, top=((hostile, 0.9),)),
+        event(hostile, hostile),
+        SourceNotice(hostile, 5.0, "lost", hostile),
+    ]
+    text = "\n".join(drawn(records))
+    assert "\x1b]0;" not in text
+    assert "\x1b[2J" not in text
+    assert "\x07" not in text
+
+
+def test_what_is_noted_meanwhile_is_shown_and_then_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    def noting() -> Iterator[Record]:
+        yield status()
+        print("the broker is down", file=sys.stderr)
+
+    assert "the broker is down" in plain(drawn(noting()))  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "the broker is down\n"
+
+
+def test_lines_go_to_stdout_and_what_became_of_a_source_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = Summary("garden", 5.0, 1, 1, 0, 0, 0.0, 0.1, ())
+    notice = SourceNotice("garden", 2.0, "lost", "unplugged")
+    print_lines(iter([status(), notice, event(), summary]), explain=False)
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 1
+    assert "siren" in printed.out
+    assert "garden lost: unplugged" in printed.err
+
+
+@given(st.integers(0, 40), st.integers(1, 140), st.integers(1, 80))
+def test_shades_are_the_loudest_of_neighbouring_mels(frames: int, mels: int, bins: int) -> None:
+    features = np.random.default_rng(mels).normal(size=(frames, mels)).astype(np.float32)
+    seen = shades(features, bins)
+    assert seen.shape == (frames, min(bins, mels))
+    edges = [place * mels // min(bins, mels) for place in range(min(bins, mels))] + [mels]
+    for row, frame in zip(seen, features, strict=True):
+        for value, first, last in zip(row, edges[:-1], edges[1:], strict=True):
+            expected = min(max(110 * (float(frame[first:last].max()) + 1), 0), 255)
+            assert abs(int(value) - expected) <= 1  # truncated, and once in float32
+
+
+@given(st.lists(st.integers(0, 70), max_size=8), st.integers(1, 60), st.integers(1, 30))
+def test_a_spectrogram_is_the_same_however_its_frames_arrive(sizes: list[int], width: int, height: int) -> None:
+    frames = np.random.default_rng(1).normal(scale=0.5, size=(sum(sizes), 64)).astype(np.float32)
+    at_once, in_parts = Spectrogram(), Spectrogram()
+    at_once.push(frames)
+    for part in np.split(frames, np.cumsum(sizes)[:-1]) if sizes else []:
+        in_parts.push(part)
+    rows = in_parts.rows(width, height)
+    assert rows.shape == (height, width)
+    np.testing.assert_array_equal(rows, at_once.rows(width, height))
+    columns = min(len(frames) // COLUMN_FRAMES, width)
+    assert not rows[:, : width - columns].any()
+    if columns and height == BINS:
+        newest = frames[: len(frames) // COLUMN_FRAMES * COLUMN_FRAMES][-COLUMN_FRAMES:].mean(axis=0)
+        np.testing.assert_array_equal(rows[::-1, -1], shades(newest[None])[0])
+
+
+@given(st.floats(0, 1), st.integers(1, 60), st.none() | st.floats(0, 1))
+def test_a_bar_is_as_long_as_it_is_told(share: float, width: int, mark: float | None) -> None:
+    text = bar(share, width, "green", mark).plain
+    assert cell_len(text) == width
+    filled = text.count("━") + text.count("╸") / 2
+    assert abs(filled - share * width) <= 0.5 + (mark is not None)
+    assert text.count("┃") == (mark is not None)
+
+
+@pytest.fixture
+def tty(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, str], None]:
+    def pretend(is_terminal: bool, term: str) -> None:
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal, raising=False)
+        monkeypatch.setenv("TERM", term)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "term", "expected"), [(True, "xterm", True), (True, "dumb", False), (False, "xterm", False)]
+)
+def test_pictures_need_a_terminal_that_can_draw(
+    tty: Callable[[bool, str], None], is_terminal: bool, term: str, expected: bool
+) -> None:
+    from flexiast_cli.console import shows_pictures
+
+    tty(is_terminal, term)
+    assert shows_pictures() is expected
