@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexiast_cli.options import BackendOption, PrecisionOption
+from flexiast_cli.options import BackendOption, PrecisionOption, named_sizes
 from flexiast_runtime.backends import Backend
 
 if TYPE_CHECKING:
@@ -55,7 +55,10 @@ def listen(
         typer.Option("--latency", help="Deadline for one window in ms (default: one step, shared by the sources)."),
     ] = None,
     patch_sizes: Annotated[
-        str | None, typer.Option("--patch-sizes", help="Choose among these only; one size is kept whatever happens.")
+        str | None,
+        typer.Option(
+            "--patch-sizes", callback=named_sizes, help="Choose among these only; one size is kept whatever happens."
+        ),
     ] = None,
     precision: PrecisionOption = None,
     backend: BackendOption = Backend.CPU,

@@ -12,8 +12,9 @@ import typer
 
 from flexiast import __version__
 from flexiast.errors import DeviceLostError, ExitCode, FlexiastError, printable
-from flexiast_cli import engines
+from flexiast_cli import config, engines
 from flexiast_cli.classify import classify
+from flexiast_cli.configurable import configurable
 from flexiast_cli.data import manifest, shard
 from flexiast_cli.demo import demo
 from flexiast_cli.evaluate import evaluate
@@ -78,17 +79,22 @@ def _abandon_stdout() -> None:
 
 
 for _command in (listen, classify, train, import_, evaluate, export, inspect, verify, profile, demo):
-    app.command(_command.__name__.rstrip("_"))(_guarded(_command))
+    app.command(_command.__name__.rstrip("_"))(_guarded(configurable(_command)))
 
 _data = typer.Typer(help="Prepare data sets: a CSV of a published one, shards of a large one.", no_args_is_help=True)
 for _data_command in (manifest, shard):
-    _data.command()(_guarded(_data_command))
+    _data.command()(_guarded(configurable(_data_command)))
 app.add_typer(_data, name="data")
 
 _engines = typer.Typer(help="TensorRT plans of this machine: list, build, verify, prune.", no_args_is_help=True)
 for _engines_command in (engines.list_, engines.build, engines.verify, engines.prune):
-    _engines.command(_engines_command.__name__.rstrip("_"))(_guarded(_engines_command))
+    _engines.command(_engines_command.__name__.rstrip("_"))(_guarded(configurable(_engines_command)))
 app.add_typer(_engines, name="engines")
+
+_config = typer.Typer(help="Options in files: write one, show what is set and by what, check.", no_args_is_help=True)
+for _config_command in (config.init, config.show, config.validate, config.schema):
+    _config.command()(_guarded(_config_command))
+app.add_typer(_config, name="config")
 
 
 def _print_version(wanted: bool) -> None:
