@@ -68,14 +68,10 @@ def validate(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: the files that are in use.")] = None,
 ) -> None:
     """Check that files of settings say what commands understand; each value as its option would check it."""
-    from flexiast.errors import UsageError
     from flexiast_cli.console import stdout
 
-    root = context.find_root().command
     for path in [file] if file else files(None, os.environ, Path()):
-        found = read(path, catalogue(root))
-        if bad := list(faults(found, context)):
-            raise UsageError("\n".join(bad))
+        found = check(path, context)
         stdout().print(f"{path}: {len(found)} settings, all can be used", markup=False, soft_wrap=True)
 
 
@@ -84,7 +80,17 @@ def schema(context: typer.Context) -> None:
     typer.echo(json.dumps(schema_of(context.find_root().command), indent=1))
 
 
-def faults(settings: Iterable[Setting], context: Any) -> Iterator[str]:
+def check(path: Path, context: typer.Context) -> list[Setting]:
+    """A file's settings, each taken by its option; raises UsageError that names all that are not."""
+    from flexiast.errors import UsageError
+
+    found = read(path, catalogue(context.find_root().command))
+    if bad := list(_faults(found, context)):
+        raise UsageError("\n".join(bad))
+    return found
+
+
+def _faults(settings: Iterable[Setting], context: Any) -> Iterator[str]:
     """What each option says against its value."""
     root = context.find_root().command
     for one in settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from flexiast_runtime.listener import Conditions, Listener, Settings
     from flexiast_runtime.records import Record
     from flexiast_runtime.source import Source
+    from flexiast_runtime.watchdog import ServiceManager
 
 LOOK_EVERY_S = 5.0
 """Seconds between two looks at battery and heat."""
@@ -86,6 +88,7 @@ def listen(
     from flexiast_runtime.models import DEFAULT, find_bundle
     from flexiast_runtime.profiler import profile_key
     from flexiast_runtime.profiles import find
+    from flexiast_runtime.watchdog import ServiceManager
 
     names = inputs or []
     if names and devices:
@@ -104,7 +107,8 @@ def listen(
     frontend = engines.spec.frontend
     settings = Settings.of(frontend, threshold)
     live = not names or realtime
-    sources = _open(names, devices, frontend.sample_rate_hz, realtime=realtime)
+    manager = ServiceManager.of(os.environ)
+    sources = _open(names, devices, frontend.sample_rate_hz, manager, realtime=realtime)
     share_s = settings.step_s / len(sources)  # one thread runs the engines for all of them
     conditions = machine_conditions(min(latency / 1000, share_s) if latency else share_s)
     stations = _stations(
@@ -127,7 +131,8 @@ def listen(
             capture.stop()
 
     with ending_gently(stop, terminated=ExitCode.OK):
-        show(hear(((listeners[place], chunk) for place, chunk in merged(captures)), listeners))
+        records = hear(((listeners[place], chunk) for place, chunk in merged(captures)), listeners)
+        show(manager.notifying(records) if manager else records)
 
 
 def _stations(
@@ -202,13 +207,16 @@ def machine_conditions(deadline_s: float) -> Callable[[float], Conditions]:
     return conditions
 
 
-def _open(inputs: list[str], devices: list[str] | None, rate_hz: int, *, realtime: bool) -> list[Source]:
-    """Files and pipes, or else microphones."""
+def _open(
+    inputs: list[str], devices: list[str] | None, rate_hz: int, manager: ServiceManager | None, *, realtime: bool
+) -> list[Source]:
+    """Files and pipes, or else microphones, whose being looked for a service manager hears of."""
     if not inputs:
         from flexiast_runtime.health import Watched
         from flexiast_runtime.mic import Microphone
 
-        return [Watched(Microphone(device)) for device in devices] if devices else [Watched(Microphone())]
+        microphones: list[Source] = [Microphone(device) for device in devices or [None]]
+        return [Watched(manager.watching(one) if manager else one) for one in microphones]
     return [_recorded(name, rate_hz, realtime=realtime) for name in inputs]
 
 

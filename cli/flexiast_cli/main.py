@@ -12,7 +12,7 @@ import typer
 
 from flexiast import __version__
 from flexiast.errors import DeviceLostError, ExitCode, FlexiastError, printable
-from flexiast_cli import config, engines
+from flexiast_cli import config, engines, service
 from flexiast_cli.classify import classify
 from flexiast_cli.configurable import configurable
 from flexiast_cli.data import manifest, shard
@@ -95,6 +95,13 @@ _config = typer.Typer(help="Options in files: write one, show what is set and by
 for _config_command in (config.init, config.show, config.validate, config.schema):
     _config.command()(_guarded(_config_command))
 app.add_typer(_config, name="config")
+
+_service = typer.Typer(
+    help="Listen from boot on, under systemd: the unit printed, written, removed.", no_args_is_help=True
+)
+for _service_command in (service.install, service.uninstall, service.show):
+    _service.command()(_guarded(_service_command))
+app.add_typer(_service, name="service")
 
 
 def _print_version(wanted: bool) -> None:

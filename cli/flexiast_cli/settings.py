@@ -68,7 +68,7 @@ def files(named: Path | None, environment: Mapping[str, str], folder: Path) -> l
     Raises UsageError for one that was not named and that somebody else may have written.
     """
     found = [user_file(environment), *([] if named else [folder / PROJECT_FILE])]
-    unasked = [path for path in found if path.is_file()]
+    unasked = [path for path in found if os.access(path, os.F_OK)]  # another user's home cannot even be asked
     for path in unasked:
         check_owner(path, path.stat())
     return unasked + ([named] if named else [])
