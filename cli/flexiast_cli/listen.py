@@ -215,7 +215,7 @@ def _open(
         from flexiast_runtime.health import Watched
         from flexiast_runtime.mic import Microphone
 
-        microphones: list[Source] = [Microphone(device) for device in devices or [None]]
+        microphones: list[Source] = [Microphone(device) for device in devices] if devices else [Microphone()]
         return [Watched(manager.watching(one) if manager else one) for one in microphones]
     return [_recorded(name, rate_hz, realtime=realtime) for name in inputs]
 

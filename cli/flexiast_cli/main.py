@@ -17,6 +17,7 @@ from flexiast_cli.classify import classify
 from flexiast_cli.configurable import configurable
 from flexiast_cli.data import manifest, shard
 from flexiast_cli.demo import demo
+from flexiast_cli.doctor import doctor
 from flexiast_cli.evaluate import evaluate
 from flexiast_cli.export import export
 from flexiast_cli.import_ import import_
@@ -80,6 +81,8 @@ def _abandon_stdout() -> None:
 
 for _command in (listen, classify, train, import_, evaluate, export, inspect, verify, profile, demo):
     app.command(_command.__name__.rstrip("_"))(_guarded(configurable(_command)))
+
+app.command("doctor")(_guarded(doctor))
 
 _data = typer.Typer(help="Prepare data sets: a CSV of a published one, shards of a large one.", no_args_is_help=True)
 for _data_command in (manifest, shard):

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flexiast_runtime.records import Record, SourceNotice, Status, Summary
 from flexiast_runtime.source import Block, Source
@@ -28,7 +28,8 @@ class ServiceManager:
     every_s: float = STATUS_EVERY_S
     clock: Callable[[], float] = time.monotonic
     _ready: bool = False
-    _away: bool = False
+    _watched: set[str] = field(default_factory=set)
+    _away: set[str] = field(default_factory=set)
     _next_s: float = 0.0
 
     @classmethod
@@ -41,8 +42,10 @@ class ServiceManager:
         """The records as they come, each of which shows that the loop goes round."""
         try:
             for record in records:
-                if isinstance(record, (SourceNotice, Status)):
-                    self._away = isinstance(record, SourceNotice) and record.state == "lost"
+                if isinstance(record, SourceNotice) and record.state == "lost":
+                    self._away.add(record.source)
+                elif isinstance(record, (SourceNotice, Status)):
+                    self._away.discard(record.source)
                 if not self._ready:  # the first record means an open microphone and engines that answered
                     self._ready = True
                     self.send("READY=1")
@@ -53,7 +56,12 @@ class ServiceManager:
 
     def watching(self, source: Source) -> Source:
         """The source, whose empty blocks, said while it looks for a lost device, keep the watchdog quiet."""
-        return _Watched(source, lambda: self._alive("") if self._away else None)
+        self._watched.add(source.name)
+        return _Reported(source, self._nothing_came)
+
+    def _nothing_came(self) -> None:
+        if self._away >= self._watched:  # else others deliver, and the loop has to show that it goes round
+            self._alive("")
 
     def _alive(self, status: str) -> None:
         """At half the watchdog's time; between, nothing is sent."""
@@ -63,7 +71,7 @@ class ServiceManager:
 
 
 @dataclass(frozen=True)
-class _Watched:
+class _Reported:
     source: Source
     nothing_came: Callable[[], None]
 

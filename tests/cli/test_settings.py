@@ -325,4 +325,9 @@ def test_each_option_of_each_command_is_in_the_schema() -> None:
         if table is not schema:
             assert set(table["properties"]) == set(settable(command))
             assert "--help" not in table["properties"]
-    assert {words[0] for words, command in commands(ROOT) if not is_configurable(command)} == {"train", "config", "doctor", "service"}
+    assert {words[0] for words, command in commands(ROOT) if not is_configurable(command)} == {
+        "train",
+        "config",
+        "doctor",
+        "service",
+    }

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,22 @@ def test_a_lost_microphone_that_is_looked_for_is_life(heard: Callable[[], list[s
     assert heard() == []  # found again: now the loop has to show that it goes round
 
 
+def test_one_of_two_that_is_lost_does_not_speak_for_the_other(heard: Callable[[], list[str]]) -> None:
+    clock = Clock()
+    found = manager(clock)
+    for name in ("garden", "roof"):
+        source = Garden(EMPTY)
+        source.name = name
+        found.watching(source)
+    records = found.notifying(iter([LOST, replace(LOST, source="roof")]))
+    for expected in ([], ["WATCHDOG=1"]):
+        next(records)
+        heard()
+        clock.now_s += 10
+        list(found.watching(Garden(EMPTY)).blocks())
+        assert heard() == expected
+
+
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=50), st.integers(1, 5))
 def test_pings_are_never_further_apart_than_asked_while_records_come(pauses_s: list[int], every_s: int) -> None:
     """At least one in each stretch in which a record came, never two within it."""
@@ -178,8 +195,12 @@ def test_the_watchdogs_time_is_the_managers(environment: dict[str, str], seconds
 
 
 def test_listen_tells_its_manager(
-    heard: Callable[[], list[str]], write_audio: Callable[..., Path], tmp_path: Path
+    heard: Callable[[], list[str]],
+    write_audio: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))  # no profile of this machine
     sound = write_audio(tmp_path / "a.wav", np.random.default_rng(1).normal(0, 0.1, 16_000))
     command = [Path(sys.executable).with_name("flexiast"), "listen", "commands", "--input", sound, "--json"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
