@@ -19,12 +19,14 @@ from flexiast_cli.data import manifest, shard
 from flexiast_cli.demo import demo
 from flexiast_cli.doctor import doctor
 from flexiast_cli.evaluate import evaluate
+from flexiast_cli.examples import epilog
 from flexiast_cli.export import export
 from flexiast_cli.import_ import import_
 from flexiast_cli.inspect import inspect
 from flexiast_cli.interrupts import raise_on_sigterm
 from flexiast_cli.listen import listen
 from flexiast_cli.profile import profile
+from flexiast_cli.settings import Words
 from flexiast_cli.train import train
 from flexiast_cli.verify import verify
 
@@ -79,32 +81,47 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-for _command in (listen, classify, train, import_, evaluate, export, inspect, verify, profile, demo):
-    app.command(_command.__name__.rstrip("_"))(_guarded(configurable(_command)))
+def _register(group: typer.Typer, *registered: Callable[..., None], under: Words = ()) -> None:
+    """Commands as they are: named after their function, guarded, their examples below their help."""
+    for command in registered:
+        name = command.__name__.rstrip("_")
+        group.command(name, epilog=epilog((*under, name)))(_guarded(command))
 
-app.command("doctor")(_guarded(doctor))
 
-_data = typer.Typer(help="Prepare data sets: a CSV of a published one, shards of a large one.", no_args_is_help=True)
-for _data_command in (manifest, shard):
-    _data.command()(_guarded(configurable(_data_command)))
-app.add_typer(_data, name="data")
+def _group(name: str, help_text: str, *registered: Callable[..., None]) -> None:
+    group = typer.Typer(help=help_text, no_args_is_help=True)
+    _register(group, *registered, under=(name,))
+    app.add_typer(group, name=name)
 
-_engines = typer.Typer(help="TensorRT plans of this machine: list, build, verify, prune.", no_args_is_help=True)
-for _engines_command in (engines.list_, engines.build, engines.verify, engines.prune):
-    _engines.command(_engines_command.__name__.rstrip("_"))(_guarded(configurable(_engines_command)))
-app.add_typer(_engines, name="engines")
 
-_config = typer.Typer(help="Options in files: write one, show what is set and by what, check.", no_args_is_help=True)
-for _config_command in (config.init, config.show, config.validate, config.schema):
-    _config.command()(_guarded(_config_command))
-app.add_typer(_config, name="config")
-
-_service = typer.Typer(
-    help="Listen from boot on, under systemd: the unit printed, written, removed.", no_args_is_help=True
+# What is configurable has all its options in flexiast.toml and the environment too; the rest deals with these itself.
+_register(app, *map(configurable, (listen, classify, train, import_, evaluate, export, inspect, verify, profile, demo)))
+_register(app, doctor)
+_group(
+    "data",
+    "Prepare data sets: a CSV of a published one, shards of a large one.",
+    *map(configurable, (manifest, shard)),
 )
-for _service_command in (service.install, service.uninstall, service.show):
-    _service.command()(_guarded(_service_command))
-app.add_typer(_service, name="service")
+_group(
+    "engines",
+    "TensorRT plans of this machine: list, build, verify, prune.",
+    *map(configurable, (engines.list_, engines.build, engines.verify, engines.prune)),
+)
+_group(
+    "config",
+    "Options in files: write one, show what is set and by what, check.",
+    config.init,
+    config.show,
+    config.validate,
+    config.schema,
+)
+_group(
+    "service",
+    "Listen from boot on, under systemd: the unit printed, written, removed.",
+    service.install,
+    service.uninstall,
+    service.show,
+)
 
 
 def _print_version(wanted: bool) -> None:
