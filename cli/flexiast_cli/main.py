@@ -81,31 +81,29 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _register(group: typer.Typer, *registered: Callable[..., None], under: Words = ()) -> None:
-    """Commands as they are: named after their function, guarded, their examples below their help."""
+def _register(group: typer.Typer, *registered: Callable[..., None], under: Words = (), settable: bool = True) -> None:
+    """Commands, named after their function: guarded, with their options in files too, their examples below the help."""
     for command in registered:
         name = command.__name__.rstrip("_")
-        group.command(name, epilog=epilog((*under, name)))(_guarded(command))
+        whole = _guarded(configurable(command) if settable else command)
+        group.command(name, epilog=epilog((*under, name)))(whole)
 
 
-def _group(name: str, help_text: str, *registered: Callable[..., None]) -> None:
+def _group(name: str, help_text: str, *registered: Callable[..., None], settable: bool = True) -> None:
     group = typer.Typer(help=help_text, no_args_is_help=True)
-    _register(group, *registered, under=(name,))
+    _register(group, *registered, under=(name,), settable=settable)
     app.add_typer(group, name=name)
 
 
-# What is configurable has all its options in flexiast.toml and the environment too; the rest deals with these itself.
-_register(app, *map(configurable, (listen, classify, train, import_, evaluate, export, inspect, verify, profile, demo)))
-_register(app, doctor)
-_group(
-    "data",
-    "Prepare data sets: a CSV of a published one, shards of a large one.",
-    *map(configurable, (manifest, shard)),
-)
+_register(app, listen, classify, train, import_, evaluate, export, inspect, verify, profile, demo, doctor)
+_group("data", "Prepare data sets: a CSV of a published one, shards of a large one.", manifest, shard)
 _group(
     "engines",
     "TensorRT plans of this machine: list, build, verify, prune.",
-    *map(configurable, (engines.list_, engines.build, engines.verify, engines.prune)),
+    engines.list_,
+    engines.build,
+    engines.verify,
+    engines.prune,
 )
 _group(
     "config",
@@ -114,6 +112,7 @@ _group(
     config.show,
     config.validate,
     config.schema,
+    settable=False,
 )
 _group(
     "service",
@@ -121,6 +120,7 @@ _group(
     service.install,
     service.uninstall,
     service.show,
+    settable=False,
 )
 
 
