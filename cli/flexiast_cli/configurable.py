@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexiast.errors import UsageError
+from flexiast_cli.console import say
 from flexiast_cli.settings import Catalogue, Kind, Setting, Words, gather
 
 if TYPE_CHECKING:
@@ -31,12 +32,9 @@ def configurable(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_settings(*args: Any, config: tuple[str, ...], **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except UsageError as error:
-            if not config:
-                raise
-            raise UsageError(f"{error} (there are settings in {', '.join(config)})") from error
+        if config:  # a folder's file is used unasked, so it is said
+            say(f"with settings from {', '.join(config)}")
+        command(*args, **kwargs)
 
     added = inspect.Parameter(CONFIG, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption)
     parameters = [*signature.parameters.values(), added]

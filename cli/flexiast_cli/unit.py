@@ -31,7 +31,7 @@ StateDirectory=flexiast
 CacheDirectory=flexiast
 WorkingDirectory=%S/flexiast
 Environment=FLEXIAST_CACHE=%C/flexiast
-# Passwords, readable by root only: FLEXIAST_LISTEN_…=…
+# Passwords, such as FLEXIAST_MQTT_PASSWORD=…; make it readable by its owner only.
 EnvironmentFile=-{secrets}
 MemoryMax=512M
 NoNewPrivileges=yes

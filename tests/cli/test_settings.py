@@ -213,9 +213,10 @@ def test_a_bad_value_is_refused_alike_on_every_route(place: Path, key: str, valu
     assert reason(flexiast("config", "validate", code=2)) == said
 
 
-def test_what_a_command_finds_out_later_names_the_files_too(place: Path) -> None:
+def test_settings_in_use_are_said_before_what_a_command_finds_out_later(place: Path) -> None:
     Path("flexiast.toml").write_text("[listen]\ninput = 'x.wav'\ndevice = 'usb'")
-    assert "exclude each other; give one (there are settings in flexiast.toml)" in flexiast("listen", code=2)
+    said = flexiast("listen", code=2, FLEXIAST_LISTEN_DURATION="3")
+    assert said.startswith("with settings from flexiast.toml, FLEXIAST_LISTEN_DURATION flexiast: --input and --device")
 
 
 def test_a_broken_file_does_not_stop_help_and_the_commands_that_mend_it(place: Path) -> None:
