@@ -45,6 +45,8 @@ SystemCallFilter=@system-service
 # No MemoryDenyWriteExecute: libffi, through which PortAudio calls Python, needs such memory on some machines.
 SYSTEM = """\
 DynamicUser=yes
+# What flexiast learns and keeps: /var/lib/flexiast.
+Environment=XDG_DATA_HOME=%S
 SupplementaryGroups=audio
 DevicePolicy=closed
 DeviceAllow=char-alsa rw

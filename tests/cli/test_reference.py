@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 
+from flexiast_cli.config import check
 from flexiast_cli.configurable import command_words, commands
 from flexiast_cli.examples import EXAMPLES
 from flexiast_cli.main import app
@@ -21,12 +23,14 @@ from flexiast_cli.reference import reference
 from flexiast_cli.settings import Words
 
 ROOT = typer.main.get_command(app)
-PAGE = Path(__file__).parents[2] / "docs/commands.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "commands.md"
+LIVING = (DOCS / "living-with-it.md").read_text()
 
 
 def understood(line: str) -> Any:
     """The context that a line's command would run in: every option parsed and checked, nothing run."""
-    (words,) = [part.split(">")[0] for part in line.split("|") if "flexiast" in part.split()]
+    (words,) = [part.split(">", maxsplit=1)[0] for part in line.split("|") if "flexiast" in part.split()]
     arguments = shlex.split(words)
     arguments = arguments[arguments.index("flexiast") + 1 :]
     command, context = ROOT, ROOT.make_context("flexiast", list(arguments))
@@ -60,6 +64,25 @@ def test_an_example_with_a_misspelt_option_would_be_noticed() -> None:
 
 def test_the_page_of_commands_is_current() -> None:
     assert PAGE.read_text() == reference(ROOT), "run: python -m flexiast_cli.reference > docs/commands.md"
+
+
+def test_commands_in_the_guide_are_understood() -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", LIVING, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if re.match(r"(sudo )?flexiast ", line)]
+    assert len(lines) > 10
+    for line in lines:
+        understood(line)
+
+
+def test_settings_in_the_guide_can_be_used(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", LIVING, re.DOTALL)
+    (tmp_path / "a.toml").write_text(text)
+    assert len(check(tmp_path / "a.toml", understood("flexiast config validate"))) == 5
+
+
+def test_links_of_the_guide_and_of_the_page_lead_somewhere() -> None:
+    for link in re.findall(r"\]\(([^)#:]+)\)", LIVING + PAGE.read_text()):
+        assert (DOCS / link).exists(), link
 
 
 @pytest.fixture(scope="module")
