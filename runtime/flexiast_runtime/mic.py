@@ -24,7 +24,7 @@ class Microphone:
     """An input device by name, or part of a name; its own default rate, its first two channels at most."""
 
     def __init__(self, device: str | None = None) -> None:
-        self._portaudio = import_portaudio()
+        self._portaudio = _import_portaudio()
         self._index, info = self._find(device)
         self.name: str = info["name"]
         self.rate_hz = int(info["default_samplerate"])
@@ -93,7 +93,7 @@ class Microphone:
         return matching[0]
 
 
-def import_portaudio() -> ModuleType:
+def _import_portaudio() -> ModuleType:
     try:
         import sounddevice
     except OSError as error:  # the wheel for Linux does not bring the library

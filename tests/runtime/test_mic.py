@@ -33,7 +33,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def make(devices: list[dict[str, Any]], default: int = -1) -> None:
         portaudio = SimpleNamespace(query_devices=lambda: devices, default=SimpleNamespace(device=[default, -1]))
-        monkeypatch.setattr(mic, "import_portaudio", lambda: portaudio)
+        monkeypatch.setattr(mic, "_import_portaudio", lambda: portaudio)
 
     return make
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from flexiast.errors import DeviceError
-from flexiast_runtime.mic import Microphone, import_portaudio
+from flexiast_runtime.mic import Microphone, _import_portaudio
 
 RATES_HZ = (16_000, 22_050, 32_000, 44_100, 48_000, 96_000)
 GRACE_S = 3.0
@@ -24,7 +24,7 @@ FULL_SCALE = 0.999
 
 def devices() -> dict[str, Any]:
     """PortAudio's version, and each input device with the rates that it can be opened at."""
-    portaudio = import_portaudio()
+    portaudio = _import_portaudio()
     found = [
         {"name": info["name"], "channels": info["max_input_channels"], "rates_hz": _rates(portaudio, index)}
         for index, info in enumerate(portaudio.query_devices())
