@@ -61,8 +61,6 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        envvar="FLEXIAST_CONFIG",
-        show_envvar=False,
         is_eager=True,
         callback=_use,
         help="Settings (TOML) to use in place of ./flexiast.toml; options override them.",

@@ -111,6 +111,8 @@ def test_a_file_that_is_named_stands_in_for_the_projects(place: Path, listening:
     for arguments, environment in ((("--config", "other.toml"), {}), ((), {"FLEXIAST_CONFIG": "other.toml"})):
         _, threshold, _, kind, _ = heard(listening, *arguments, **environment)
         assert (threshold, kind) == (0.3, "good")
+    assert "other.toml: 1 settings" in flexiast("config", "validate", FLEXIAST_CONFIG="other.toml")
+    assert "0.3" in flexiast("config", "show", FLEXIAST_CONFIG="other.toml")
 
 
 def test_every_kind_of_option_can_be_set_by_file_and_by_environment(place: Path, listening: typer.Typer) -> None:
@@ -332,3 +334,9 @@ def test_each_option_of_each_command_is_in_the_schema() -> None:
         "doctor",
         "service",
     }
+
+
+def test_no_variable_means_two_things() -> None:
+    names = [variable(words, key) for words, keys in catalogue(ROOT).items() for key in keys]
+    assert len(set(names)) == len(names)
+    assert not {"FLEXIAST_CONFIG", "FLEXIAST_CACHE", "FLEXIAST_DATA"} & set(names)  # which mean something already

@@ -116,7 +116,7 @@ def _limit(zone: Path) -> float:
     """Degrees at which the zone slows something down."""
     passive = [trip for trip in folders(zone, "trip_point_*_type") if text(trip) == "passive"]
     limits = [_celsius(trip.with_name(trip.name.replace("_type", "_temp"))) for trip in passive]
-    return min((limit for limit in limits if limit), default=HOT_C)
+    return min((limit for limit in limits if limit and limit > 0), default=HOT_C)  # unused ones say 0 or -274
 
 
 def _celsius(path: Path) -> float | None:
