@@ -200,7 +200,8 @@ def test_listen_tells_its_manager(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))  # no profile of this machine
+    for kind in ("DATA", "CONFIG"):  # no profile of this machine, no settings
+        monkeypatch.setenv(f"XDG_{kind}_HOME", str(tmp_path))
     sound = write_audio(tmp_path / "a.wav", np.random.default_rng(1).normal(0, 0.1, 16_000))
     command = [Path(sys.executable).with_name("flexiast"), "listen", "commands", "--input", sound, "--json"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
