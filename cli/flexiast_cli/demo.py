@@ -44,7 +44,7 @@ def demo(
     from flexiast.errors import ExitCode
     from flexiast_cli.console import say
     from flexiast_cli.interrupts import ending_gently
-    from flexiast_cli.listen import chooser
+    from flexiast_cli.stations import chooser
     from flexiast_cli.web import WebPage, parse_address, served
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.capture import Capture

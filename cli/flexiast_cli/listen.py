@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,20 +24,13 @@ from flexiast_cli.options import (
     ThresholdOption,
     WebOption,
     event_settings,
+    named_sizes,
 )
 from flexiast_runtime.backends import Backend
 
 if TYPE_CHECKING:
-    from flexiast.spec import PatchSize
-    from flexiast_runtime.capture import Capture
-    from flexiast_runtime.engine import Engines
-    from flexiast_runtime.governor import Policy
-    from flexiast_runtime.listener import Conditions, Listener, Settings
     from flexiast_runtime.records import Record
-    from flexiast_runtime.source import Source
 
-LOOK_EVERY_S = 5.0
-"""Seconds between two looks at battery and heat."""
 STATUS_EVERY_S = 1.0
 """Seconds of audio between two status records in JSON."""
 
@@ -82,7 +72,10 @@ def listen(
         typer.Option("--latency", help="Deadline for one window in ms (default: one step, shared by the sources)."),
     ] = None,
     patch_sizes: Annotated[
-        str | None, typer.Option("--patch-sizes", help="Choose among these only; one size is kept whatever happens.")
+        str | None,
+        typer.Option(
+            "--patch-sizes", callback=named_sizes, help="Choose among these only; one size is kept whatever happens."
+        ),
     ] = None,
     precision: PrecisionOption = None,
     backend: BackendOption = Backend.CPU,
@@ -116,42 +109,38 @@ def listen(
     The patch size is the best that meets the deadline and that the battery allows; every switch has a reason. Ctrl-C
     ends the stream, finishes what was heard, and exits with 130.
     """
-    from flexiast.errors import ExitCode, UsageError
+    from flexiast.errors import ExitCode
     from flexiast.spec import parse_patches
     from flexiast_cli.console import positive, say, stderr
     from flexiast_cli.interrupts import ending_gently
-    from flexiast_cli.sinks import histories_for, opened_sinks, published, remembered
+    from flexiast_cli.sinks import clip_folder, histories_for, opened_sinks, published, remembered
+    from flexiast_cli.stations import (
+        chooser,
+        machine_conditions,
+        microphones,
+        open_stations,
+        profiled,
+        recordings,
+    )
     from flexiast_cli.web import WebPage, parse_address, served
     from flexiast_runtime.backends import load_engines
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.capture import merged
     from flexiast_runtime.listener import hear
     from flexiast_runtime.models import DEFAULT, find_bundle
-    from flexiast_runtime.profiler import profile_key
-    from flexiast_runtime.profiles import find
     from flexiast_runtime.sinks.parse import parse_sinks
     from flexiast_runtime.sinks.sink import Hearing
+    from flexiast_runtime.watchdog import ServiceManager
 
     names = inputs or []
-    if names and devices:
-        raise UsageError("--input and --device exclude each other; give one")
-    if names and channel is not None:
-        raise UsageError("--channel chooses one of a microphone; files are heard with all of theirs")
-    if realtime and (not names or "-" in names):
-        raise UsageError("--realtime slows files to real time; give them with --input FILE")
-    if names.count("-") > 1:
-        raise UsageError("there is one stdin; give --input - once")
+    _check_sources(names, devices, channel, realtime=realtime)
     positive(duration, "--duration")
     positive(latency, "--latency")
-    wanted = None if patch_sizes is None else parse_patches(patch_sizes)
-    sinks = parse_sinks(to or ())
+    wanted, sinks = None if patch_sizes is None else parse_patches(patch_sizes), parse_sinks(to or ())
+    address = None if web is None else parse_address(web)
     bundle = Bundle.open(find_bundle(model or DEFAULT))
-    engines = load_engines(bundle, wanted, precision, backend, say)
-    profile = find(profile_key(bundle, backend))
-    profiled_s = {} if profile is None else profile.latencies_s(bundle.manifest.precision(precision))
-    frontend = engines.spec.frontend
     settings = event_settings(
-        engines.manifest,
+        bundle.manifest,
         threshold=threshold,
         label_thresholds=label_threshold,
         allow=allow,
@@ -162,29 +151,23 @@ def listen(
         smoothing=smoothing,
         gate=gate,
     )
-    live = not names or realtime
-    microphone = partial(_microphone, channel=channel, on_loss=on_device_loss)
-    sources = _open(names, devices, microphone, frontend.sample_rate_hz, realtime=realtime)
+    engines = load_engines(bundle, wanted, precision, backend, say)
+    frontend, live, manager = engines.spec.frontend, not names or realtime, ServiceManager.of(os.environ)
+    if names:
+        sources = recordings(names, frontend.sample_rate_hz, realtime=realtime)
+    else:
+        sources = microphones(devices or [None], channel, on_device_loss, manager)
     share_s = settings.step_s / len(sources)  # one thread runs the engines for all of them
     conditions = machine_conditions(min(latency / 1000, share_s) if latency else share_s)
-    stations = _stations(
-        sources,
-        engines,
-        chooser(engines, conditions(0.0), profiled_s),
-        settings,
-        conditions,
-        live=live,
-        duration_s=duration,
-    )
+    chosen = chooser(engines, conditions(0.0), profiled(bundle, backend, precision))
+    stations = open_stations(sources, engines, chosen, settings, conditions, live=live, duration_s=duration)
     captures, listeners = [capture for capture, _ in stations], [listener for _, listener in stations]
-    source_names = tuple(audio.name for audio in sources)
-    heard = ", ".join(source_names)
-    histories = histories_for(sinks, source_names, frontend.sample_rate_hz)
-    hearing = Hearing(engines.spec.labels, source_names, histories)
+    heard = tuple(source.name for source in sources)
+    histories = histories_for(sinks, heard, frontend.sample_rate_hz)
+    title = f"{model or DEFAULT} · {', '.join(heard)}"
+    page = None if address is None else WebPage(*address, title, frontend, clips=clip_folder(sinks))
     if not as_json:
-        stderr().print(f"{model or DEFAULT} listens to {heard}; Ctrl-C ends", style="dim", markup=False)
-    title = f"{model or DEFAULT} · {heard}"
-    page = None if web is None else WebPage(*parse_address(web), title, frontend)
+        stderr().print(f"{model or DEFAULT} listens to {', '.join(heard)}; Ctrl-C ends", style="dim", markup=False)
     if page is not None:
         say(f"the page is at {page.url}")
     show = _printer(
@@ -198,115 +181,29 @@ def listen(
         for capture in captures:
             capture.stop()
 
-    with ending_gently(stop, terminated=ExitCode.OK), opened_sinks(sinks, hearing) as publish:
-        stream = remembered(merged(captures), source_names, histories)
+    with (
+        ending_gently(stop, terminated=ExitCode.OK),
+        opened_sinks(sinks, Hearing(engines.spec.labels, heard, histories)) as publish,
+    ):
+        stream = remembered(merged(captures), heard, histories)
         records = published(hear(((listeners[place], chunk) for place, chunk in stream), listeners), publish)
+        records = manager.notifying(records) if manager else records
         show(records if page is None else served(records, page))
 
 
-def _stations(
-    sources: list[Source],
-    engines: Engines,
-    chosen: Any,
-    settings: Settings,
-    conditions: Callable[[float], Conditions],
-    *,
-    live: bool,
-    duration_s: float | None,
-) -> list[tuple[Capture, Listener]]:
-    """Each source's capture and listener; the engines and what chooses among them are shared."""
-    from flexiast_runtime.capture import Capture
-    from flexiast_runtime.listener import Listener
+def _check_sources(names: list[str], devices: list[str] | None, channel: int | None, *, realtime: bool) -> None:
+    """Raise UsageError for options that exclude each other."""
+    from flexiast.errors import UsageError
 
-    rate_hz, changed = engines.spec.frontend.sample_rate_hz, threading.Condition()
-    stations = []
-    for source in sources:
-        capture = Capture(
-            source, rate_hz, round(settings.step_s * rate_hz), live=live, duration_s=duration_s, changed=changed
-        )
-        listener = Listener(
-            engines,
-            chosen,
-            settings,
-            source=source.name,
-            conditions=conditions,
-            backlog=capture.ring.backlog if live else lambda: 0,
-            signal=partial(getattr, source, "signal", None),
-            wall=time.time if live else None,
-        )
-        stations.append((capture, listener))
-    return stations
-
-
-def chooser(
-    engines: Engines,
-    conditions: Conditions,
-    profiled_s: Mapping[PatchSize, float] | None = None,
-    policy: Policy | None = None,
-) -> Any:
-    """The governor over a bundle's variants, or the only one there is."""
-    from flexiast_runtime.governor import Policy, frontier
-    from flexiast_runtime.listener import Governed, Pinned, options
-
-    found = options(engines, profiled_s)  # which also warms every engine up
-    if len(found) == 1:
-        return Pinned(found[0].patch)
-    return Governed(frontier(found), policy or Policy(), conditions)
-
-
-def machine_conditions(deadline_s: float) -> Callable[[float], Conditions]:
-    """The deadline, and this machine's battery and heat, looked at every few seconds."""
-    from flexiast_runtime.listener import Conditions
-    from flexiast_runtime.machine import read_climate
-    from flexiast_runtime.power import read_battery
-
-    def look() -> tuple[float, Conditions]:
-        climate = read_climate()
-        found = Conditions(deadline_s, read_battery(), climate.heat_room_k, climate.throttled, climate.power_saver)
-        return time.monotonic(), found
-
-    looked, found = look()
-
-    def conditions(_: float) -> Conditions:
-        nonlocal looked, found
-        if time.monotonic() - looked >= LOOK_EVERY_S:
-            looked, found = look()
-        return found
-
-    return conditions
-
-
-def _open(
-    inputs: list[str],
-    devices: list[str] | None,
-    microphone: Callable[[str | None], Source],
-    rate_hz: int,
-    *,
-    realtime: bool,
-) -> list[Source]:
-    """Files and pipes, or else microphones."""
-    if not inputs:
-        return [microphone(device) for device in devices] if devices else [microphone(None)]
-    return [_recorded(name, rate_hz, realtime=realtime) for name in inputs]
-
-
-def _microphone(device: str | None, *, channel: int | None, on_loss: Literal["retry", "exit"]) -> Source:
-    from flexiast_runtime.health import Watched
-    from flexiast_runtime.mic import Microphone
-
-    return Watched(Microphone(device, channel=channel, on_loss=on_loss))
-
-
-def _recorded(name: str, rate_hz: int, *, realtime: bool) -> Source:
-    """A file, at the pace of a microphone if so asked, or what stdin brings."""
-    from flexiast_runtime.health import Watched
-    from flexiast_runtime.source import FileSource, Paced, PcmSource
-
-    if name == "-":
-        # Unbuffered and a handle of our own: a thread that waits in sys.stdin would abort the interpreter's exit.
-        return PcmSource(open(0, "rb", buffering=0, closefd=False), rate_hz)
-    file = FileSource(Path(name))
-    return Watched(Paced(file)) if realtime else file
+    if names and devices:
+        raise UsageError("--input and --device exclude each other; give one")
+    if names and channel is not None:
+        raise UsageError("--channel chooses one of a microphone; files are heard with all of theirs")
+    if realtime and (not names or "-" in names):
+        raise UsageError("--realtime slows files to real time; give them with --input FILE")
+    for option, given in (("--input", names), ("--device", devices or [])):
+        if twice := [name for name in given if given.count(name) > 1]:
+            raise UsageError(f"{option} {twice[0]} is given twice; each source is heard once")
 
 
 def _printer(*, as_json: bool, explain: bool, title: str, note: str) -> Callable[[Iterator[Record]], None]:

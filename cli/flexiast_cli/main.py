@@ -12,13 +12,16 @@ import typer
 
 from flexiast import __version__
 from flexiast.errors import ExitCode, FlexiastError, printable
-from flexiast_cli import engines
+from flexiast_cli import config, engines, service
 from flexiast_cli.calibrate import calibrate
 from flexiast_cli.classify import classify
+from flexiast_cli.configurable import configurable
 from flexiast_cli.data import manifest, shard
 from flexiast_cli.demo import demo
 from flexiast_cli.devices import devices
+from flexiast_cli.doctor import doctor
 from flexiast_cli.evaluate import evaluate
+from flexiast_cli.examples import epilog
 from flexiast_cli.export import export
 from flexiast_cli.history import history
 from flexiast_cli.import_ import import_
@@ -26,6 +29,7 @@ from flexiast_cli.inspect import inspect
 from flexiast_cli.interrupts import raise_on_sigterm
 from flexiast_cli.listen import listen
 from flexiast_cli.profile import profile
+from flexiast_cli.settings import Words
 from flexiast_cli.train import train
 from flexiast_cli.verify import verify
 
@@ -75,22 +79,48 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-COMMANDS = (
-    *(listen, history, classify, devices, profile),
-    *(train, import_, evaluate, export, calibrate, inspect, verify, demo),
+def _register(group: typer.Typer, *registered: Callable[..., None], under: Words = (), settable: bool = True) -> None:
+    """Commands, named after their function: guarded, with their options in files too, their examples below the help."""
+    for command in registered:
+        name = command.__name__.rstrip("_")
+        whole = _guarded(configurable(command) if settable else command)
+        group.command(name, epilog=epilog((*under, name)))(whole)
+
+
+def _group(name: str, help_text: str, *registered: Callable[..., None], settable: bool = True) -> None:
+    group = typer.Typer(help=help_text, no_args_is_help=True)
+    _register(group, *registered, under=(name,), settable=settable)
+    app.add_typer(group, name=name)
+
+
+_register(app, listen, history, classify, devices, doctor, profile)
+_register(app, train, import_, evaluate, export, calibrate, inspect, verify, demo)
+_group("data", "Prepare data sets: a CSV of a published one, shards of a large one.", manifest, shard)
+_group(
+    "engines",
+    "TensorRT plans of this machine: list, build, verify, prune.",
+    engines.list_,
+    engines.build,
+    engines.verify,
+    engines.prune,
 )
-for _command in COMMANDS:
-    app.command(_command.__name__.rstrip("_"))(_guarded(_command))
-
-_data = typer.Typer(help="Prepare data sets: a CSV of a published one, shards of a large one.", no_args_is_help=True)
-for _data_command in (manifest, shard):
-    _data.command()(_guarded(_data_command))
-app.add_typer(_data, name="data")
-
-_engines = typer.Typer(help="TensorRT plans of this machine: list, build, verify, prune.", no_args_is_help=True)
-for _engines_command in (engines.list_, engines.build, engines.verify, engines.prune):
-    _engines.command(_engines_command.__name__.rstrip("_"))(_guarded(_engines_command))
-app.add_typer(_engines, name="engines")
+_group(
+    "config",
+    "Options in files: write one, show what is set and by what, check.",
+    config.init,
+    config.show,
+    config.validate,
+    config.schema,
+    settable=False,
+)
+_group(
+    "service",
+    "Listen from boot on, under systemd: the unit printed, written, removed.",
+    service.install,
+    service.uninstall,
+    service.show,
+    settable=False,
+)
 
 
 def _print_version(wanted: bool) -> None:

@@ -137,3 +137,16 @@ WebOption = Annotated[
         "--web", metavar="[HOST:]PORT", help="Show what is heard on a web page, such as --web 8642 for this machine's."
     ),
 ]
+
+
+def named_sizes(text: str | None) -> str | None:
+    """The text, if it names patch sizes; a callback, so that a file of settings is checked for it too."""
+    from flexiast.errors import UsageError
+    from flexiast.spec import parse_patches
+
+    try:
+        if text is not None:
+            parse_patches(text)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text

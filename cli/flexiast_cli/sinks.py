@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ def published(records: Iterable[Record], publish: Callable[[Record], None]) -> I
     for record in records:
         publish(record)
         yield record
+
+
+def clip_folder(sinks: Sequence[Sink]) -> Path | None:
+    """Where clips go, if they go anywhere."""
+    from flexiast_runtime.sinks.clips import Clips
+
+    return next((sink.folder for sink in sinks if isinstance(sink, Clips)), None)
 
 
 def histories_for(sinks: Sequence[Sink], sources: Sequence[str], rate_hz: int) -> dict[str, AudioHistory]:

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from flexiast.audio import AUDIO_SUFFIXES
 from flexiast.errors import FlexiastError, UsageError
 from flexiast.extras import require
 from flexiast_cli.feed import Feed, Message
@@ -172,8 +171,7 @@ class WebPage:
     def _clip_of(self, event_id: str) -> Path | None:
         if self._clips is None or not re.fullmatch(r"[0-9a-f]{16}", event_id):
             return None
-        paths = (self._clips / f"{event_id}{suffix}" for suffix in sorted(AUDIO_SUFFIXES))
-        return next((path for path in paths if path.is_file()), None)
+        return next(self._clips.glob(f"*_{event_id}.flac"), None)
 
     async def _look_for_clips(self) -> None:
         while self._clips is not None:

@@ -77,10 +77,15 @@ def merged(captures: Sequence[Capture]) -> Iterator[tuple[int, Chunk]]:
                 if (chunk := ring.take()) is not None:
                     yield place, chunk
     finally:
-        for capture in captures:
-            capture.stop()
+        stop(captures)
         for capture in captures:
             capture.join()
+
+
+def stop(captures: Sequence[Capture]) -> None:
+    """End all streams: what is held is still read. Safe in a signal handler."""
+    for capture in captures:
+        capture.stop()
 
 
 def limited(chunks: Iterable[Chunk], end: int | None) -> Iterator[Chunk]:

@@ -43,18 +43,18 @@ class Clips:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.name = f"clips:{folder}"
-        self._folder, self._pre_s, self._post_s = folder, pre_s, post_s
+        self.folder, self._pre_s, self._post_s = folder, pre_s, post_s
         self._retention, self._wall = retention, wall
 
     def open(self, hearing: Hearing) -> None:
         self._histories = hearing.histories
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for path in half_written(self._folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in half_written(self.folder):
                 path.unlink(missing_ok=True)
             self._tidy()
         except OSError as error:
-            raise SinkError(f"{self._folder} cannot be used for clips: {error.strerror}; name another") from error
+            raise SinkError(f"{self.folder} cannot be used for clips: {error.strerror}; name another") from error
 
     def wants(self, record: Record) -> bool:
         return isinstance(record, Event)
@@ -71,16 +71,16 @@ class Clips:
         content = io.BytesIO()
         soundfile.write(content, samples, history.rate_hz, format="FLAC", subtype="PCM_16")
         try:
-            write_atomically(self._folder / clip_name(event), content.getvalue())
+            write_atomically(self.folder / clip_name(event), content.getvalue())
             self._tidy()
         except OSError as error:
-            raise SinkUnavailableError(f"{self._folder} cannot be written: {error.strerror}") from error
+            raise SinkUnavailableError(f"{self.folder} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Each clip is whole when it is delivered."""
 
     def _tidy(self) -> None:
-        clips = [Clip(path, (stat := path.stat()).st_mtime, stat.st_size) for path in own(self._folder)]
+        clips = [Clip(path, (stat := path.stat()).st_mtime, stat.st_size) for path in own(self.folder)]
         for clip in expired(clips, self._retention, self._wall()):
             clip.path.unlink(missing_ok=True)
 

@@ -1,0 +1,60 @@
+"""How each command is called: at the end of its help, in docs/commands.md, and tested to be understood."""
+
+from __future__ import annotations
+
+from flexiast_cli.settings import Words
+
+EXAMPLES: dict[Words, tuple[str, ...]] = {
+    ("listen",): (
+        "flexiast listen",
+        "flexiast listen home.bundle --latency 100 --explain",
+        "flexiast listen --config garden.toml --json",
+        "arecord -t raw -f S16_LE -c 1 -r 16000 | flexiast listen home.bundle --input -",
+    ),
+    ("classify",): (
+        "flexiast classify recordings",
+        "flexiast classify home.bundle recordings --format csv -o events.csv",
+    ),
+    ("train",): (
+        "flexiast train sounds -o runs/first",
+        "flexiast train sounds -o runs/first --resume",
+        "flexiast train sounds -o runs/student --config recipes/sounds.toml --teacher runs/teacher",
+    ),
+    ("import",): ("flexiast import ast/model.safetensors -o ast.safetensors",),
+    ("evaluate",): (
+        "flexiast evaluate runs/first sounds --split val --plot accuracy.png",
+        "flexiast evaluate commands commands/metadata.csv --json",
+    ),
+    ("export",): (
+        "flexiast export runs/first --patch-sizes 8,16,32,48 -o home.bundle --verify-data sounds",
+        "flexiast export home.bundle --patch-sizes 12,20x40",
+    ),
+    ("inspect",): ("flexiast inspect sounds", "flexiast inspect runs/first --json"),
+    ("verify",): ("flexiast verify home.bundle",),
+    ("profile",): ("flexiast profile sounds",),
+    ("demo",): ("flexiast demo",),
+    ("doctor",): ("flexiast doctor", "flexiast doctor home.bundle --record 2", "flexiast doctor --json"),
+    ("data", "manifest"): ("flexiast data manifest esc50 ESC-50-master -o esc50.csv",),
+    ("data", "shard"): ("flexiast data shard sounds -o shards",),
+    ("engines", "list"): ("flexiast engines list --json",),
+    ("engines", "build"): ("flexiast engines build home.bundle --patch-sizes 16,32",),
+    ("engines", "verify"): ("flexiast engines verify", "flexiast engines verify home.bundle"),
+    ("engines", "prune"): ("flexiast engines prune --dry-run", "flexiast engines prune --older-than 30"),
+    ("config", "init"): ("flexiast config init", "flexiast config init garden.toml"),
+    ("config", "show"): ("flexiast config show --origin",),
+    ("config", "validate"): ("flexiast config validate", "flexiast config validate garden.toml"),
+    ("config", "schema"): ("flexiast config schema > flexiast.schema.json",),
+    ("service", "install"): (
+        "flexiast service install",
+        "sudo flexiast service install --config /etc/flexiast/flexiast.toml --apply",
+        "flexiast service install --user --apply",
+    ),
+    ("service", "uninstall"): ("flexiast service uninstall", "sudo flexiast service uninstall --apply"),
+    ("service", "show"): ("flexiast service show --user",),
+}
+
+
+def epilog(words: Words) -> str | None:
+    """The examples as the end of a help text, a line each."""
+    lines = EXAMPLES.get(words)
+    return None if lines is None else "\n\n".join(("Examples:", *(f"  {line}" for line in lines)))

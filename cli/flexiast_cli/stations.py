@@ -1,0 +1,136 @@
+"""What `listen` hears and how: sources, each with its capture and listener, and what chooses the patch size."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from flexiast.spec import PatchSize
+    from flexiast_runtime.backends import Backend
+    from flexiast_runtime.bundle import Bundle
+    from flexiast_runtime.capture import Capture
+    from flexiast_runtime.engine import Engines
+    from flexiast_runtime.governor import Policy
+    from flexiast_runtime.listener import Conditions, Listener, Settings
+    from flexiast_runtime.source import Source
+    from flexiast_runtime.watchdog import ServiceManager
+
+LOOK_EVERY_S = 5.0
+"""Seconds between two looks at battery and heat."""
+
+
+def microphones(
+    devices: Sequence[str | None],
+    channel: int | None,
+    on_loss: Literal["retry", "exit"],
+    manager: ServiceManager | None,
+) -> list[Source]:
+    """Microphones by name, None for the usual one; a service manager hears that a lost one is looked for."""
+    from flexiast_runtime.health import Watched
+    from flexiast_runtime.mic import Microphone
+
+    found: list[Source] = [Microphone(device, channel=channel, on_loss=on_loss) for device in devices]
+    return [Watched(manager.watching(one) if manager else one) for one in found]
+
+
+def recordings(names: Sequence[str], rate_hz: int, *, realtime: bool) -> list[Source]:
+    """Files, at the pace of a microphone if so asked; - is raw PCM on stdin."""
+    return [_recording(name, rate_hz, realtime=realtime) for name in names]
+
+
+def _recording(name: str, rate_hz: int, *, realtime: bool) -> Source:
+    """A file, at the pace of a microphone if so asked, or what stdin brings."""
+    from flexiast_runtime.health import Watched
+    from flexiast_runtime.source import FileSource, Paced, PcmSource
+
+    if name == "-":
+        # Unbuffered and a handle of our own: a thread that waits in sys.stdin would abort the interpreter's exit.
+        return PcmSource(open(0, "rb", buffering=0, closefd=False), rate_hz)
+    file = FileSource(Path(name))
+    return Watched(Paced(file)) if realtime else file
+
+
+def open_stations(
+    sources: list[Source],
+    engines: Engines,
+    chosen: Any,
+    settings: Settings,
+    conditions: Callable[[float], Conditions],
+    *,
+    live: bool,
+    duration_s: float | None,
+) -> list[tuple[Capture, Listener]]:
+    """Each source's capture and listener; the engines and what chooses among them are shared."""
+    from flexiast_runtime.capture import Capture
+    from flexiast_runtime.listener import Listener
+
+    rate_hz, changed = engines.spec.frontend.sample_rate_hz, threading.Condition()
+    stations = []
+    for source in sources:
+        capture = Capture(
+            source, rate_hz, round(settings.step_s * rate_hz), live=live, duration_s=duration_s, changed=changed
+        )
+        listener = Listener(
+            engines,
+            chosen,
+            settings,
+            source=source.name,
+            conditions=conditions,
+            backlog=capture.ring.backlog if live else lambda: 0,
+            signal=partial(getattr, source, "signal", None),
+            wall=time.time if live else None,
+        )
+        stations.append((capture, listener))
+    return stations
+
+
+def chooser(
+    engines: Engines,
+    conditions: Conditions,
+    profiled_s: Mapping[PatchSize, float] | None = None,
+    policy: Policy | None = None,
+) -> Any:
+    """The governor over a bundle's variants, or the only one there is."""
+    from flexiast_runtime.governor import Policy, frontier
+    from flexiast_runtime.listener import Governed, Pinned, options
+
+    found = options(engines, profiled_s)  # which also warms every engine up
+    if len(found) == 1:
+        return Pinned(found[0].patch)
+    return Governed(frontier(found), policy or Policy(), conditions)
+
+
+def machine_conditions(deadline_s: float) -> Callable[[float], Conditions]:
+    """The deadline, and this machine's battery and heat, looked at every few seconds."""
+    from flexiast_runtime.listener import Conditions
+    from flexiast_runtime.machine import read_climate
+    from flexiast_runtime.power import read_battery
+
+    def look() -> tuple[float, Conditions]:
+        climate = read_climate()
+        found = Conditions(deadline_s, read_battery(), climate.heat_room_k, climate.throttled, climate.power_saver)
+        return time.monotonic(), found
+
+    looked, found = look()
+
+    def conditions(_: float) -> Conditions:
+        nonlocal looked, found
+        if time.monotonic() - looked >= LOOK_EVERY_S:
+            looked, found = look()
+        return found
+
+    return conditions
+
+
+def profiled(bundle: Bundle, backend: Backend, precision: str | None) -> dict[PatchSize, float]:
+    """Latencies of a profile made here; none where there is no profile that holds."""
+    from flexiast_runtime.profiler import profile_key
+    from flexiast_runtime.profiles import find
+
+    profile = find(profile_key(bundle, backend))
+    return {} if profile is None else profile.latencies_s(bundle.manifest.precision(precision))

@@ -1,0 +1,124 @@
+"""Power, heat, clocks, room and rights, read from Linux's files and never written; roots are parameters."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from flexiast_runtime.checks.finding import Finding
+from flexiast_runtime.machine import ROOT, read_climate, read_settings
+from flexiast_runtime.power import read_battery
+from flexiast_runtime.sysfs import folders, number, text
+
+LOW_BATTERY = 0.2
+HOT_C = 80.0
+"""Where no zone says itself at which temperature it slows the clocks down."""
+LITTLE_ROOM_BYTES = 200_000_000
+
+SCALES_IN_POWERSAVE = {"intel_pstate", "amd-pstate-epp"}
+"""Drivers whose `powersave` goes up under load; with all others it stays at the lowest clock."""
+THROTTLED = {0: "voltage is too low", 1: "clocks are capped", 2: "clocks are throttled", 3: "it is too hot"}
+"""Bits of the Raspberry Pi's firmware, as in `vcgencmd get_throttled`; 16 higher, the same since it started."""
+
+COOL_IT = "give it air or a heat sink"
+
+
+def battery(root: Path = ROOT) -> Finding:
+    """What the governor will save for."""
+    found = read_battery(root / "sys")
+    if found is None:
+        return Finding("battery", "note", "none: the governor goes by the deadline alone")
+    said = f"{found.fraction:.0%}, {'draining' if found.discharging else 'not draining'}"
+    if found.discharging and found.fraction < LOW_BATTERY:
+        return Finding("battery", "warning", said, "plug it in; until then coarser patch sizes run")
+    return Finding("battery", "ok", said)
+
+
+def temperature(root: Path = ROOT) -> Finding:
+    """The zone that is nearest to where it slows the clocks down."""
+    zones = [
+        (degrees - _limit(zone), text(zone / "type"), degrees)
+        for zone in folders(root / "sys/class/thermal", "thermal_zone*")
+        if (degrees := _celsius(zone / "temp")) is not None  # zones without power do not read
+    ]
+    if not zones:
+        return Finding("temperature", "note", "no sensor can be read")
+    over, name, degrees = max(zones)
+    said = f"{name} is at {degrees:.0f} °C, clocks go down at {degrees - over:.0f}"
+    if read_climate(root).throttled:
+        return Finding("temperature", "warning", f"{said}; the processor is held back now", COOL_IT)
+    return Finding("temperature", "warning", said, COOL_IT) if over >= 0 else Finding("temperature", "ok", said)
+
+
+def clocks(root: Path = ROOT) -> Iterator[Finding]:
+    """The frequency governor, and the power mode of boards and laptops that have one."""
+    settings = read_settings(root)
+    if settings.power_mode:
+        yield Finding("power mode", "ok", settings.power_mode)
+    if not settings.governor:
+        yield Finding("clocks", "note", "this kernel does not say how it sets them")
+        return
+    policies = folders(root / "sys/devices/system/cpu", "cpu[0-9]*/cpufreq")
+    pinned = [
+        policy
+        for policy in policies
+        if text(policy / "scaling_governor") == "powersave"
+        and text(policy / "scaling_driver") not in SCALES_IN_POWERSAVE
+    ]
+    if pinned:
+        remedy = f"echo schedutil | sudo tee {pinned[0].parent.parent}/cpu*/cpufreq/scaling_governor"
+        yield Finding("clocks", "warning", f"{settings.governor}: stays at the lowest frequency", remedy)
+    else:
+        yield Finding("clocks", "ok", settings.governor)
+
+
+def supply(root: Path = ROOT) -> Iterator[Finding]:
+    """What a Raspberry Pi says of its power supply; nothing on other machines."""
+    for path in folders(root / "sys/devices/platform/soc", "soc:firmware/get_throttled"):
+        flags = int(text(path) or "0", 16)
+        now = [said for bit, said in THROTTLED.items() if flags >> bit & 1]
+        before = [said for bit, said in THROTTLED.items() if flags >> bit + 16 & 1]
+        said = ", ".join(now) or f"since it started: {', '.join(before) or 'never too weak, never too hot'}"
+        remedy = "use the board's own power supply, and cool it"
+        yield Finding("supply", "warning", said, remedy) if now or before else Finding("supply", "ok", said)
+
+
+def sound_rights(
+    folder: Path = Path("/dev/snd"), may_read: Callable[[Path], bool] = lambda path: os.access(path, os.R_OK)
+) -> Finding:
+    """Whether this user may open the sound cards that record."""
+    nodes = sorted(folder.glob("pcmC*D*c"))
+    if not nodes:
+        return Finding("sound rights", "note", f"{folder} has no card that records", "plug a microphone in")
+    if denied := [node for node in nodes if not may_read(node)]:
+        remedy = "sudo usermod -aG audio $USER, then log in again (in a container: --device /dev/snd --group-add audio)"
+        return Finding("sound rights", "failure", f"this user may not read {denied[0]}", remedy)
+    return Finding("sound rights", "ok", f"{len(nodes)} that record, all readable")
+
+
+def room(folder: Path) -> Finding:
+    """Space where the folder is or would be made."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    said = f"{free / 1e9:.1f} GB free for {folder}"
+    if free < LITTLE_ROOM_BYTES:
+        return Finding("disk", "warning", said, "remove what is old; `flexiast engines prune` frees unusable plans")
+    if not os.access(there, os.W_OK):
+        return Finding("disk", "warning", f"{there} may not be written to", f"sudo chown $USER {there}")
+    return Finding("disk", "ok", said)
+
+
+def _limit(zone: Path) -> float:
+    """Degrees at which the zone slows something down."""
+    passive = [trip for trip in folders(zone, "trip_point_*_type") if text(trip) == "passive"]
+    limits = [_celsius(trip.with_name(trip.name.replace("_type", "_temp"))) for trip in passive]
+    return min((limit for limit in limits if limit and limit > 0), default=HOT_C)  # unused ones say 0 or -274
+
+
+def _celsius(path: Path) -> float | None:
+    value = number(path, negative=True)
+    return None if value is None else value / 1000

@@ -1,0 +1,99 @@
+"""The models, the engines that really run them, and the plans in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from flexiast.errors import FlexiastError, GpuError, MissingExtraError
+from flexiast_runtime.backends import Backend
+from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.checks.finding import Finding
+from flexiast_runtime.models import find_bundle, shipped
+from flexiast_runtime.ort import PROVIDERS, Provider, load_engines
+from flexiast_runtime.plans import PlanStore
+from flexiast_runtime.profiler import profile_key
+from flexiast_runtime.profiles import find
+from flexiast_runtime.selfcheck import golden_errors
+from flexiast_runtime.trt_build import find_tensorrt
+from flexiast_runtime.trt_plans import Place, planned, unusable
+
+NVIDIA = Path("/proc/driver/nvidia")
+
+
+def checksums(model: str) -> Iterator[Finding]:
+    """Every file of the model in question and of all shipped ones."""
+    for name in dict.fromkeys((model, *shipped())):
+        try:
+            bundle = Bundle.open(find_bundle(name))
+            for entry in bundle.manifest.files:
+                bundle.read(entry.name)
+        except FlexiastError as error:
+            remedy = "pip install --force-reinstall flexiast" if name in shipped() else "copy or export it again"
+            yield Finding("model", "failure", str(error), remedy)
+        else:
+            yield Finding("model", "ok", f"{name}: {len(bundle.manifest.files)} files are as exported")
+
+
+def providers(model: str, nvidia: Path = NVIDIA) -> Iterator[Finding]:
+    """Each ONNX Runtime provider of ours that is here, by running it: what it says and what it does may differ."""
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    yield provider(model, "cpu")
+    if PROVIDERS["cuda"][0] in available:
+        yield provider(model, "cuda")
+    elif nvidia.exists():
+        text = f"this ONNX Runtime has {', '.join(available)}, and there is an NVIDIA GPU"
+        yield Finding("engines", "note", text, "TensorRT uses it, or onnxruntime-gpu in place of onnxruntime")
+
+
+def provider(model: str, name: Provider) -> Finding:
+    """The model's stored answers against this provider's."""
+    try:
+        bundle = Bundle.open(find_bundle(model))
+        engines = load_engines(bundle, provider=name)
+        errors = golden_errors(bundle, engines)
+    except FlexiastError as error:
+        remedy = "flexiast verify names every engine" if name == "cpu" else "--backend cpu works without it"
+        return Finding("engines", "failure", f"{model} on {name}: {error}", remedy)
+    worst = max(errors, key=lambda found: found[1] / found[0].parity.tolerance)
+    text = f"{PROVIDERS[name][0]} runs {model} at {', '.join(map(str, engines.patches))}"
+    return Finding(
+        "engines", "ok", f"{text}; largest logit error {worst[1]:.1e} of {worst[0].parity.tolerance:.1e} allowed"
+    )
+
+
+def profile(model: str) -> Finding:
+    """Whether the governor knows this machine."""
+    try:
+        found = find(profile_key(Bundle.open(find_bundle(model)), Backend.CPU))
+    except FlexiastError as error:
+        return Finding("profile", "failure", str(error), f"flexiast profile {model}")
+    if found is None:
+        said = f"none of {model} for this machine as it is set; times are taken at each start"
+        return Finding("profile", "note", said, f"flexiast profile {model}")
+    return Finding("profile", "ok", f"{model} was measured at {found.made_at}")
+
+
+def plans(model: str, store: PlanStore) -> Iterator[Finding]:
+    """Whether what TensorRT built can be used here."""
+    entries = store.entries()
+    if damaged := len(store.digests()) - len(entries):
+        yield Finding("plans", "warning", f"{damaged} in {store.folder} cannot be read", "flexiast engines prune")
+    useless = {entry.name: reason for entry in entries if (reason := unusable(entry.key))}
+    for name, reason in useless.items():
+        yield Finding("plans", "warning", f"{name}: {reason}", "flexiast engines prune")
+    try:
+        place = Place.of(find_tensorrt(None))
+        ready = planned(Bundle.open(find_bundle(model)), store, place)
+    except (MissingExtraError, GpuError):  # that is no fault: most machines have neither
+        if entries:
+            yield Finding("plans", "note", f"{len(entries)} in {store.folder}, and no TensorRT or no GPU to run them")
+        return
+    except FlexiastError:
+        return  # the model itself was found at fault above
+    for one in ready:
+        yield Finding("plans", "ok", f"{model} in {one.precision} at {', '.join(map(str, one.patches))} for {place}")
+    if not ready:
+        yield Finding("plans", "note", f"none of {model} for {place}", f"flexiast engines build {model}")

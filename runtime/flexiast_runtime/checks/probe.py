@@ -1,0 +1,79 @@
+"""A program that asks PortAudio and prints one JSON object: ``probe devices`` or ``probe record SECONDS [NAME]``.
+
+Whoever runs it can give up and kill it. It leaves by ``os._exit``, since PortAudio's own way out may hang too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from flexiast.errors import DeviceError
+from flexiast_runtime.devices import import_portaudio
+from flexiast_runtime.mic import Microphone
+
+RATES_HZ = (16_000, 22_050, 32_000, 44_100, 48_000, 96_000)
+GRACE_S = 3.0
+"""For a device to begin to deliver."""
+FULL_SCALE = 0.999
+
+
+def devices() -> dict[str, Any]:
+    """PortAudio's version, and each input device with the rates that it can be opened at."""
+    portaudio = import_portaudio()
+    found = [
+        {"name": info["name"], "channels": info["max_input_channels"], "rates_hz": _rates(portaudio, index)}
+        for index, info in enumerate(portaudio.query_devices())
+        if info["max_input_channels"]
+    ]
+    return {"portaudio": portaudio.get_portaudio_version()[1], "devices": found}
+
+
+def _rates(portaudio: Any, index: int) -> list[int]:
+    accepted = []
+    for rate_hz in RATES_HZ:
+        try:
+            portaudio.check_input_settings(device=index, channels=1, samplerate=rate_hz)
+        except portaudio.PortAudioError:
+            continue
+        accepted.append(rate_hz)
+    return accepted
+
+
+def record(seconds: float, name: str | None = None) -> dict[str, Any]:
+    """A recording's level, clipping and losses; shorter than asked where the device delivers too little."""
+    microphone = Microphone(name)
+    begun_s, frames, blocks, lost = time.monotonic(), 0, [], 0
+    for block in microphone.blocks():
+        frames, lost = frames + len(block.samples), lost + block.lost
+        blocks.append(block.samples)
+        if frames >= seconds * microphone.rate_hz or time.monotonic() - begun_s > seconds + GRACE_S:
+            break
+    samples = np.abs(np.concatenate([part for part in blocks if len(part)] or [np.zeros((1, 1), np.float32)]))
+    return {
+        "name": microphone.name,
+        "rate_hz": microphone.rate_hz,
+        "seconds": frames / microphone.rate_hz,
+        "rms": float(np.sqrt(np.mean(samples.astype(np.float64) ** 2))),
+        "peak": float(samples.max()),
+        "clipped": float(np.mean(samples >= FULL_SCALE)),
+        "lost_s": lost / microphone.rate_hz,
+    }
+
+
+def main(question: str, *details: str) -> dict[str, Any]:
+    """The answer, which may be an error."""
+    try:
+        return devices() if question == "devices" else record(float(details[0]), *details[1:])
+    except DeviceError as error:
+        return {"error": str(error)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*sys.argv[1:])), flush=True)
+    os._exit(0)
