@@ -125,7 +125,7 @@ def listen(
     from flexiast_cli.web import WebPage, parse_address, served
     from flexiast_runtime.backends import load_engines
     from flexiast_runtime.bundle import Bundle
-    from flexiast_runtime.capture import merged
+    from flexiast_runtime.capture import merged, stop
     from flexiast_runtime.listener import hear
     from flexiast_runtime.models import DEFAULT, find_bundle
     from flexiast_runtime.sinks.parse import parse_sinks
@@ -176,13 +176,8 @@ def listen(
         title=title,
         note="Ctrl-C ends" if page is None else f"{page.url} · Ctrl-C ends",
     )
-
-    def stop() -> None:
-        for capture in captures:
-            capture.stop()
-
     with (
-        ending_gently(stop, terminated=ExitCode.OK),
+        ending_gently(partial(stop, captures), terminated=ExitCode.OK),
         opened_sinks(sinks, Hearing(engines.spec.labels, heard, histories)) as publish,
     ):
         stream = remembered(merged(captures), heard, histories)

@@ -65,7 +65,8 @@ def user_file(environment: Mapping[str, str]) -> Path:
 def files(named: Path | None, environment: Mapping[str, str], folder: Path) -> list[Path]:
     """The files that count, the weakest first: the user's, then the one named, or else the folder's own.
 
-    FLEXIAST_CONFIG names one too, more weakly. Raises UsageError for one that was not named and that somebody else may have written.
+    FLEXIAST_CONFIG names one too, more weakly. Raises UsageError for one that was not named and that somebody else may
+    have written.
     """
     if named is None and (text := environment.get("FLEXIAST_CONFIG")):
         named = Path(text)
