@@ -127,7 +127,7 @@ def test_an_event_comes_again_when_its_clip_is_there(
     with serve(clips=tmp_path) as page, browse(page) as browser:
         page.publish(heard)
         assert "clip" not in documents(browser, 2)[1]
-        (tmp_path / f"{heard.id}.flac").write_bytes(b"a sound of some length")
+        (tmp_path / f"20261125T120000Z_dog_{heard.id}.flac").write_bytes(b"a sound of some length")
         (again,) = documents(browser, 1)
         assert again == heard.document() | {"clip": f"clips/{heard.id}"}
         found = get(page, f"/{again['clip']}", Range="bytes=2-6")
