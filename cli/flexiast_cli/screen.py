@@ -21,7 +21,7 @@ from flexiast.errors import printable
 from flexiast_cli.console import counted, stderr
 from flexiast_cli.notes import Notes
 from flexiast_cli.panes import Pane
-from flexiast_runtime.records import Event, Record, SourceNotice, Status, Summary, Switch
+from flexiast_runtime.records import EngineFailure, Event, Record, SourceNotice, Status, Summary, Switch
 
 if TYPE_CHECKING:
     from flexiast_runtime.power import Battery
@@ -64,6 +64,9 @@ class Screen:
                 for record in records:
                     if isinstance(record, Summary):
                         summaries.append(record)
+                        continue
+                    if isinstance(record, EngineFailure):
+                        print_failure(record)  # which the notes take up
                         continue
                     self._see(record)
                     if isinstance(record, SourceNotice) or time.monotonic() - drawn >= REDRAW_S:
@@ -171,6 +174,8 @@ def print_lines(records: Iterator[Record], *, explain: bool) -> None:
             print_switch(record)
         elif isinstance(record, SourceNotice):
             print_notice(record)
+        elif isinstance(record, EngineFailure):
+            print_failure(record)
         elif isinstance(record, Summary):
             print_summary(record)
 
@@ -183,6 +188,12 @@ def print_switch(switch: Switch) -> None:
 def print_notice(notice: SourceNotice) -> None:
     """What became of a source, on stderr."""
     typer.echo(printable(f"{notice.time_s:10.2f} s  {notice.source} {notice.state}: {notice.reason}"), err=True)
+
+
+def print_failure(failure: EngineFailure) -> None:
+    """An engine that gave no answer, on stderr."""
+    text = f"{failure.time_s:10.2f} s  the engine of {failure.patch} failed and rests: {failure.reason}"
+    typer.echo(printable(text), err=True)
 
 
 def print_summary(summary: Summary, console: Console | None = None) -> None:

@@ -26,7 +26,7 @@ from flexiast_runtime.gate import DIGITAL_SILENCE_DBFS, Gate
 from flexiast_runtime.governor import Observation, Option, Policy
 from flexiast_runtime.health import Signal
 from flexiast_runtime.power import Battery
-from flexiast_runtime.records import Event, Record, SourceNotice, Status, Summary, Switch, VariantUse
+from flexiast_runtime.records import EngineFailure, Event, Record, SourceNotice, Status, Summary, Switch, VariantUse
 from flexiast_runtime.rules import EventRules
 from flexiast_runtime.smoothing import Smoother
 from flexiast_runtime.source import Chunk
@@ -103,9 +103,16 @@ class Governed:
         self._state, decision = governor.step(self._policy, self.options, self._state, seen)
         return decision.reason
 
+    @property
+    def degraded(self) -> bool:
+        """Every engine failed, and rests."""
+        return self._state.degraded
+
 
 class Pinned:
     """One patch size, whatever happens."""
+
+    degraded = False
 
     def __init__(self, patch: PatchSize) -> None:
         self.patch = patch
@@ -164,6 +171,7 @@ class Listener:
         self._engines, self._chooser, self._source = engines, chooser, source
         self._conditions, self._backlog, self._signal = conditions, backlog, signal
         self._clock, self._wall = clock, wall
+        self._arrived: tuple[int, float] | None = None  # the last sample and when it was here, in Unix seconds
         self._rate = frontend.sample_rate_hz
         self._step = round(settings.step_s * self._rate)
         self._framer = Framer(Frontend(frontend), self._step)
@@ -191,6 +199,8 @@ class Listener:
             return
         if chunk.start != self._framer.end:
             yield from self._break_off(chunk.start)
+        if self._wall is not None:
+            self._arrived = chunk.start + len(chunk.samples), self._wall()
         self._gate.hear(chunk.start, chunk.samples)
         yield from self._windows(self._framer.push(chunk.samples))
 
@@ -213,12 +223,15 @@ class Listener:
         """Classify windows as they are cut; CPU time of chunks that complete none goes to the next window."""
         begun_s, begun_cpu_s = self._clock(), time.process_time()
         for window in windows:
-            patch = self._chooser.patch
-            ready_s = self._clock()
-            silent = self._gate.silent(window.start, window.end)
-            scores = self._silent_scores(patch) if silent else self._engines.scores(window.features[None], patch)[0]
-            engine_s = self._clock() - ready_s
-            smoothed = self._smoother.push(scores)
+            ready_s, silent = self._clock(), self._gate.silent(window.start, window.end)
+            scores: list[Float] = []
+            yield from self._scored(window, scores, silent=silent)
+            if not scores:
+                yield from self._ended(self._detector.flush(window.end))
+                self._smoother.reset()
+                continue
+            patch, engine_s = self._chooser.patch, self._clock() - ready_s
+            smoothed = self._smoother.push(scores[0])
             cpu_s = time.process_time() - begun_cpu_s + self._unspent_cpu_s
             spent = _Spent(self._clock() - begun_s, engine_s, cpu_s, silent)
             self._unspent_cpu_s = 0.0
@@ -226,6 +239,31 @@ class Listener:
             yield from self._account(window, patch, smoothed, spent)
             begun_s, begun_cpu_s = self._clock(), time.process_time()
         self._unspent_cpu_s += time.process_time() - begun_cpu_s
+
+    def _scored(self, window: Window, scores: list[Float], *, silent: bool) -> Iterator[Record]:
+        """Add the window's scores [classes], from the first engine that gives any; none while all of them fail."""
+        seen = self._conditions(window.end / self._rate).at(window.end / self._rate)
+        if self._chooser.degraded:
+            yield from self._switched(seen)
+        while not scores and not self._chooser.degraded:
+            patch = self._chooser.patch
+            try:
+                scores.append(
+                    self._silent_scores(patch) if silent else self._engines.scores(window.features[None], patch)[0]
+                )
+            except Exception as error:
+                if isinstance(self._chooser, Pinned):  # there is nothing to go on with
+                    raise
+                yield EngineFailure(self._source, seen.time_s, patch, str(error))
+                yield from self._switched(replace(seen, failed=True))
+
+    def _switched(self, seen: Observation) -> Iterator[Switch]:
+        """Ask what runs next, and get it ready."""
+        before = self._chooser.patch
+        if reason := self._chooser.observe(seen):
+            self._switches += 1
+            self._engines.prepare(self._chooser.patch)
+            yield Switch(self._source, seen.time_s, before, self._chooser.patch, reason)
 
     def _silent_scores(self, patch: PatchSize) -> Float:
         """What a variant makes of a window of zeros [classes], asked once."""
@@ -250,10 +288,7 @@ class Listener:
             overhead_s=spent.latency_s - spent.engine_s,
             backlog_steps=backlog / self._step,
         )
-        if reason := self._chooser.observe(seen):
-            self._switches += 1
-            self._engines.prepare(self._chooser.patch)
-            yield Switch(self._source, time_s, patch, self._chooser.patch, reason)
+        yield from self._switched(seen)
 
     def _status(
         self, window: Window, patch: PatchSize, smoothed: Float, latency_s: float, conditions: Conditions, backlog: int
@@ -281,8 +316,23 @@ class Listener:
         for found in detections:
             self._events += 1
             label = labels[found.class_index]
-            began = None if self._wall is None else self._wall() - (self._framer.end - found.start) / self._rate
-            yield Event(self._source, label, found.start, found.end, self._rate, found.score, found.patch, began)
+            yield Event(
+                self._source,
+                label,
+                found.start,
+                found.end,
+                self._rate,
+                found.score,
+                found.patch,
+                self._unix_s(found.start),
+            )
+
+    def _unix_s(self, sample: int) -> float | None:
+        """When a sample was heard, reckoned from when the last one arrived."""
+        if self._arrived is None:
+            return None
+        last, arrived_s = self._arrived
+        return arrived_s - (last - sample) / self._rate
 
     def _summary(self, cpu_s: float) -> Summary:
         uses = sorted(self._used.items(), key=lambda item: -self._engines.spec.tokens(item[0]))

@@ -152,6 +152,24 @@ class SourceNotice:
 
 
 @dataclass(frozen=True)
+class EngineFailure:
+    """An engine gave an error instead of an answer; it rests for a while."""
+
+    source: str
+    time_s: float
+    patch: PatchSize
+    reason: str
+
+    def document(self) -> dict[str, Any]:
+        return _record("failure") | {
+            "source": self.source,
+            "time_s": round(self.time_s, 3),
+            "patch_size": str(self.patch),
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
 class VariantUse:
     """What one variant did and cost."""
 
@@ -216,7 +234,7 @@ class Summary:
         }
 
 
-Record = Event | Switch | Status | SourceNotice | Summary
+Record = Event | Switch | Status | SourceNotice | EngineFailure | Summary
 
 
 def _record(kind: str) -> dict[str, Any]:

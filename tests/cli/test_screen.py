@@ -37,6 +37,7 @@ def status(source: str = "garden", time_s: float = 5.0, **fields: Any) -> Status
         "deadline_s": 0.5,
         "backlog_s": 0.0,
         "dropped_s": 0.0,
+        "skipped": 0,
         "battery": Battery(0.42, True),
         "signal": Signal(level_dbfs=-23.0, peak_dbfs=-9.0),
         "frames": frames,
@@ -137,7 +138,7 @@ def test_what_is_noted_meanwhile_is_shown_and_then_repeated(capsys: pytest.Captu
 
 
 def test_lines_go_to_stdout_and_what_became_of_a_source_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    summary = Summary("garden", 5.0, 1, 1, 0, 0, 0.0, 0.1, ())
+    summary = Summary("garden", 5.0, 1, 0, 1, 0, 0, 0.0, 0.1, ())
     notice = SourceNotice("garden", 2.0, "lost", "unplugged")
     print_lines(iter([status(), notice, event(), summary]), explain=False)
     printed = capsys.readouterr()

@@ -13,16 +13,16 @@ from flexiast.spec import PatchSize
 from flexiast_runtime.backends import Backend
 from flexiast_runtime.batch import Job, classify_files
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.detector import Thresholds
 from flexiast_runtime.formats import Result
 from flexiast_runtime.listener import Conditions, Listener, Pinned, Settings
 from flexiast_runtime.ort import load_engines
 from flexiast_runtime.records import Event, Summary
+from flexiast_runtime.rules import EventRules
 from flexiast_runtime.source import FileSource, chunks
 
 RATE = 16_000
 PATCH = PatchSize(8, 8)
-SETTINGS = Settings(0.1, 0.15, Thresholds(0.6, 0.5))
+SETTINGS = Settings(0.1, 0.15, EventRules(0.6))
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_file_that_is_cut_off_has_no_result(job: Job, recordings: list[Path]) 
         {"patch": PatchSize(16, 16)},
         {"precision": "fp32"},
         {"backend": Backend.CUDA},
-        {"settings": Settings(0.1, 0.15, Thresholds(0.7, 0.5))},
+        {"settings": Settings(0.1, 0.15, EventRules(0.7))},
     ],
 )
 def test_whatever_changes_results_changes_the_jobs_identity(job: Job, other: dict[str, object]) -> None:

@@ -28,7 +28,7 @@ from flexiast_runtime.governor import Observation, Option, Policy
 from flexiast_runtime.listener import Conditions, Governed, Listener, Pinned, Settings, options
 from flexiast_runtime.ort import load_engines
 from flexiast_runtime.power import Battery
-from flexiast_runtime.records import Event, Record, SourceNotice, Status, Summary, Switch
+from flexiast_runtime.records import EngineFailure, Event, Record, SourceNotice, Status, Summary, Switch
 from flexiast_runtime.ring import Ring
 from flexiast_runtime.rules import EventRules
 from flexiast_runtime.source import Block, Chunk, FileSource, Notice, chunks
@@ -485,6 +485,7 @@ KEYS = {
         *("id", "source", "label", "began_at", "start_s", "end_s", "start_sample", "end_sample", "score", "patch_size"),
     },
     "switch": {"source", "time_s", "from", "to", "reason"},
+    "failure": {"source", "time_s", "patch_size", "reason"},
     "status": {
         *("source", "time_s", "patch_size", "top", "active", "latency_ms", "deadline_ms"),
         *("backlog_s", "dropped_s", "skipped", "battery", "discharging", "signal"),
@@ -511,7 +512,7 @@ def test_documents_are_json_with_exactly_these_keys(tiny_manifest: Manifest, bat
         assert set(document) == KEYS[kind]
         seen.add(kind)
     assert seen == (
-        {"event", "status", "summary"} if battery else set(KEYS) - {"source"}
+        {"event", "status", "summary"} if battery else set(KEYS) - {"source", "failure"}
     )  # at 12 % it starts at the cheapest
     assert all(set(use) == VARIANT_KEYS for use in document["variants"])
 
@@ -552,3 +553,66 @@ def test_an_event_knows_when_it_began_where_audio_arrives_as_it_sounds(listen: C
     assert live.began_at_s == pytest.approx(1_700_000_000.0, abs=1e-6)  # two seconds had been heard
     assert live.document()["began_at"] == "2023-11-14T22:13:20.000+00:00"
     assert live.id != recorded.id
+
+
+# ----- engines that fail
+
+
+@dataclass
+class FailingEngine(LoudnessEngine):
+    """Gives errors between two moments of the clock."""
+
+    from_run: int = 0
+    to_run: int = 10**9
+    runs: int = 0
+
+    def run(self, features: Float) -> Float:
+        self.runs += 1
+        if self.from_run <= self.runs - 1 < self.to_run:
+            raise RuntimeError("out of memory")
+        return super().run(features)
+
+
+def failing(manifest: Manifest, **to_run: int) -> tuple[list[Record], list[Event]]:
+    """A burst in the middle of 100 s, heard by engines that fail up to a run; and as it is without."""
+    clock = Clock()
+    sound = [*stream(silence(60), noise(10), silence(30))]
+
+    def heard(engines: Engines) -> list[Record]:
+        chooser = Governed((Option(COARSE, 0.001), Option(PATCH, 0.001)), Policy(), Conditions(0.1))
+        listener = Listener(
+            engines, chooser, SETTINGS, source="test", conditions=lambda _: Conditions(0.1), clock=clock
+        )
+        return list(listener.run(sound))
+
+    sizes = {PATCH: to_run.get("fine", 0), COARSE: to_run.get("coarse", 0)}
+    broken = {p: FailingEngine(manifest.variant(p), clock, to_run=n) for p, n in sizes.items()}
+    whole = fake_engines(manifest, clock, p8=0.001, p16=0.001)
+    return heard(Engines(manifest, broken)), of(Event, heard(whole))
+
+
+def test_an_engine_that_fails_costs_no_window(tiny_manifest: Manifest) -> None:
+    records, events = failing(tiny_manifest, fine=1)
+    assert [(found.start_sample, found.end_sample) for found in of(Event, records)] == [
+        (event.start_sample, event.end_sample) for event in events
+    ]
+    failures = of(EngineFailure, records)
+    assert [failure.patch for failure in failures] == [PATCH]
+    assert failures[0].document()["reason"] == "out of memory"
+    assert of(Switch, records)[0].reason == "the engine of 8x8 failed"
+    assert of(Status, records)[-1].patch == PATCH  # it came back
+
+
+def test_when_all_engines_fail_audio_goes_on_and_so_does_the_first_that_has_rested(tiny_manifest: Manifest) -> None:
+    records, events = failing(tiny_manifest, fine=1, coarse=1)
+    summary = of(Summary, records)[0]
+    assert summary.audio_s == 100.0
+    assert 0 < len(of(Status, records)) < 900  # none while nothing answers
+    assert [event.label for event in of(Event, records)] == [event.label for event in events]
+
+
+def test_the_only_engine_that_fails_ends_the_stream(tiny_manifest: Manifest) -> None:
+    engines = Engines(tiny_manifest, {PATCH: FailingEngine(tiny_manifest.variant(PATCH), Clock())})
+    listener = Listener(engines, Pinned(PATCH), SETTINGS, source="", conditions=lambda _: Conditions(0.1))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(listener.run(stream(noise(2))))

@@ -23,7 +23,7 @@ from flexiast_runtime.watchdog import ServiceManager, watchdog_s
 
 STATUS = Status(
     "garden", 1.0, PatchSize(8, 8), (("dog", 0.9),), (), latency_s=0.01, deadline_s=0.5, backlog_s=0, dropped_s=0,
-    battery=None,
+    skipped=0, battery=None,
 )  # fmt: skip
 SWITCH = Switch("garden", 1.0, PatchSize(8, 8), PatchSize(16, 16), "why")
 LOST, FOUND = (SourceNotice("garden", 1.0, state, "why") for state in ("lost", "found"))

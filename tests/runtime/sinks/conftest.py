@@ -35,7 +35,9 @@ def event(number: int = 0, label: str = "dog", **fields: Any) -> Event:
 def status(active: tuple[str, ...] = (), source: str = "kitchen", **fields: Any) -> Status:
     defaults = {"time_s": 1.0, "patch": PatchSize(16, 16), "top": (), "latency_s": 0.01, "deadline_s": 0.25}
     return Status(
-        source=source, active=active, **defaults | {"backlog_s": 0.0, "dropped_s": 0.0, "battery": None} | fields
+        source=source,
+        active=active,
+        **defaults | {"backlog_s": 0.0, "dropped_s": 0.0, "skipped": 0, "battery": None} | fields,
     )
 
 
