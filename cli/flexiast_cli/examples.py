@@ -8,12 +8,23 @@ EXAMPLES: dict[Words, tuple[str, ...]] = {
     ("listen",): (
         "flexiast listen",
         "flexiast listen home.bundle --latency 100 --explain",
+        "flexiast listen home.bundle --device USB --to sqlite --to mqtt://broker --web 8642",
         "flexiast listen --config garden.toml --json",
         "arecord -t raw -f S16_LE -c 1 -r 16000 | flexiast listen home.bundle --input -",
+    ),
+    ("history",): (
+        "flexiast history --since 24h",
+        "flexiast history --label dog --since 2026-11-01 --format csv",
+    ),
+    ("devices",): ("flexiast devices", "flexiast devices --device USB --json"),
+    ("calibrate",): (
+        "flexiast calibrate home.bundle --data sounds --dry-run",
+        "flexiast calibrate home.bundle --data sounds --precision-target 0.9",
     ),
     ("classify",): (
         "flexiast classify recordings",
         "flexiast classify home.bundle recordings --format csv -o events.csv",
+        "flexiast classify home.bundle recordings --format raven --output-dir found --workers 4",
     ),
     ("train",): (
         "flexiast train sounds -o runs/first",
@@ -31,7 +42,11 @@ EXAMPLES: dict[Words, tuple[str, ...]] = {
     ),
     ("inspect",): ("flexiast inspect sounds", "flexiast inspect runs/first --json"),
     ("verify",): ("flexiast verify home.bundle",),
-    ("profile",): ("flexiast profile sounds",),
+    ("profile",): (
+        "flexiast profile sounds",
+        "flexiast profile home.bundle --patch-sizes 16,32 --power --html report.html",
+        "flexiast profile home.bundle --compare before.json --budget-ms 50",
+    ),
     ("demo",): ("flexiast demo",),
     ("doctor",): ("flexiast doctor", "flexiast doctor home.bundle --record 2", "flexiast doctor --json"),
     ("data", "manifest"): ("flexiast data manifest esc50 ESC-50-master -o esc50.csv",),

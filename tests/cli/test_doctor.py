@@ -16,6 +16,7 @@ NO_DEVICES = """
 class default: device = [-1, -1]
 def get_portaudio_version(): return 19, "PortAudio V19"
 def query_devices(): return []
+def query_hostapis(): return []
 """
 
 

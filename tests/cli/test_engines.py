@@ -213,10 +213,11 @@ def test_every_command_of_a_page_exists_with_its_options(page: Path) -> None:
     assert given
     for line in given:
         command: Any = typer.main.get_command(app)
-        rest = list(line)
+        rest, context = list(line), command.make_context("flexiast", list(line))
         while hasattr(command, "commands"):
-            command = command.commands[rest.pop(0)]
-        command.make_context(command.name, rest)  # parses, and runs nothing
+            name = rest.pop(0)
+            command = command.commands[name]
+            context = command.make_context(name, list(rest), parent=context)  # parses, and runs nothing
 
 
 def test_the_python_of_the_page_runs(

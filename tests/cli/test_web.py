@@ -103,7 +103,7 @@ def test_the_end_of_the_stream_comes_after_all_records(serve: Any, build_fronten
 
     page = WebPage("127.0.0.1", 0, "title", build_frontend_spec())
     records = [status(time_s=float(number)) for number in range(40)] + [
-        Summary("garden", 40.0, 40, 0, 0, 0, 0.0, 1.0, ())
+        Summary("garden", 40.0, 40, 0, 0, 0, 0, 0.0, 1.0, ())
     ]
     stream = served(iter(records), page)
     next(stream)
