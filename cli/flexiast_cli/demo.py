@@ -44,13 +44,13 @@ def demo(
     from flexiast.errors import ExitCode
     from flexiast_cli.console import say
     from flexiast_cli.interrupts import ending_gently
-    from flexiast_cli.stations import chooser
+    from flexiast_cli.policy import chooser
     from flexiast_cli.web import WebPage, parse_address, served
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.capture import Capture
     from flexiast_runtime.governor import Policy
     from flexiast_runtime.health import Watched
-    from flexiast_runtime.listener import Listener, Settings
+    from flexiast_runtime.listener import Listener, Settings, options
     from flexiast_runtime.models import DEFAULT, find_bundle
     from flexiast_runtime.ort import load_engines
     from flexiast_runtime.rules import EventRules
@@ -63,7 +63,7 @@ def demo(
         opened, what = _source(source, Path(folder))
         audio = Watched(opened)
         conditions = _Scenario(Path(folder), settings.step_s)
-        chosen = chooser(engines, conditions(0.0), policy=Policy(dwell_s=DWELL_S, fastest_change=math.inf))
+        chosen = chooser(options(engines), Policy(dwell_s=DWELL_S, fastest_change=math.inf), conditions(0.0))
         capture = Capture(audio, frontend.sample_rate_hz, round(settings.step_s * frontend.sample_rate_hz), live=True)
         listener = Listener(
             engines,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -26,6 +27,20 @@ from flexiast_cli.options import (
     WebOption,
     event_settings,
     named_sizes,
+)
+from flexiast_cli.policy import (
+    MaxWattsOption,
+    MinBatteryOption,
+    MinMetricOption,
+    PinOption,
+    PolicyOption,
+    RecordOption,
+    UntilOption,
+    Wishes,
+    chooser,
+    options_of,
+    profile_of,
+    recorded,
 )
 from flexiast_runtime.backends import Backend
 
@@ -78,6 +93,13 @@ def listen(
             "--patch-sizes", callback=named_sizes, help="Choose among these only; one size is kept whatever happens."
         ),
     ] = None,
+    pin: PinOption = None,
+    min_metric: MinMetricOption = None,
+    policy: PolicyOption = "balanced",
+    until: UntilOption = None,
+    min_battery: MinBatteryOption = 20.0,
+    max_watts: MaxWattsOption = None,
+    record: RecordOption = None,
     precision: PrecisionOption = None,
     backend: BackendOption = Backend.CPU,
     threshold: ThresholdOption = None,
@@ -111,16 +133,13 @@ def listen(
     ends the stream, finishes what was heard, and exits with 130.
     """
     from flexiast.errors import ExitCode
-    from flexiast.spec import parse_patches
     from flexiast_cli.console import positive, say, stderr
     from flexiast_cli.interrupts import ending_gently
     from flexiast_cli.sinks import clip_folder, histories_for, opened_sinks, published, remembered
     from flexiast_cli.stations import (
-        chooser,
         machine_conditions,
         microphones,
         open_stations,
-        profiled,
         recordings,
     )
     from flexiast_cli.web import WebPage, parse_address, served
@@ -137,7 +156,7 @@ def listen(
     _check_sources(names, devices, channel, realtime=realtime)
     positive(duration, "--duration")
     positive(latency, "--latency")
-    wanted, sinks = None if patch_sizes is None else parse_patches(patch_sizes), parse_sinks(to or ())
+    wishes, sinks = Wishes(policy, pin, until, min_battery, max_watts, min_metric), parse_sinks(to or ())
     address = None if web is None else parse_address(web)
     bundle = Bundle.open(find_bundle(model or DEFAULT))
     settings = event_settings(
@@ -152,7 +171,8 @@ def listen(
         smoothing=smoothing,
         gate=gate,
     )
-    engines = load_engines(bundle, wanted, precision, backend, say)
+    sizes, precision = wishes.sizes(patch_sizes, bundle.manifest, precision), bundle.manifest.precision(precision)
+    engines = load_engines(bundle, sizes, precision, backend, say)
     frontend, live, manager = engines.spec.frontend, not names or realtime, ServiceManager.of(os.environ)
     if names:
         sources = recordings(names, frontend.sample_rate_hz, realtime=realtime)
@@ -160,7 +180,8 @@ def listen(
         sources = microphones(devices or [None], channel, on_device_loss, manager)
     share_s = settings.step_s / len(sources)  # one thread runs the engines for all of them
     conditions = machine_conditions(min(latency / 1000, share_s) if latency else share_s)
-    chosen = chooser(engines, conditions(0.0), profiled(bundle, backend, precision))
+    options = options_of(engines, profile_of(bundle, backend), precision)
+    chosen = chooser(options, wishes.resolved(options, conditions(0.0), datetime.now()), conditions(0.0))
     stations = open_stations(sources, engines, chosen, settings, conditions, live=live, duration_s=duration)
     captures, listeners = [capture for capture, _ in stations], [listener for _, listener in stations]
     heard = tuple(source.name for source in sources)
@@ -180,6 +201,7 @@ def listen(
     with (
         ending_gently(partial(stop, captures), terminated=ExitCode.OK),
         opened_sinks(sinks, Hearing(engines.spec.labels, heard, histories)) as publish,
+        recorded(chosen, record, bundle, model or DEFAULT, settings.step_s),
     ):
         stream = remembered(merged(captures), heard, histories)
         records = published(hear(((listeners[place], chunk) for place, chunk in stream), listeners), publish)

@@ -1,21 +1,17 @@
-"""What `listen` hears and how: sources, each with its capture and listener, and what chooses the patch size."""
+"""What `listen` hears and how: sources, each with its capture and listener, and the machine's conditions."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from flexiast.spec import PatchSize
-    from flexiast_runtime.backends import Backend
-    from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.capture import Capture
     from flexiast_runtime.engine import Engines
-    from flexiast_runtime.governor import Policy
     from flexiast_runtime.listener import Conditions, Listener, Settings
     from flexiast_runtime.source import Source
     from flexiast_runtime.watchdog import ServiceManager
@@ -89,22 +85,6 @@ def open_stations(
     return stations
 
 
-def chooser(
-    engines: Engines,
-    conditions: Conditions,
-    profiled_s: Mapping[PatchSize, float] | None = None,
-    policy: Policy | None = None,
-) -> Any:
-    """The governor over a bundle's variants, or the only one there is."""
-    from flexiast_runtime.governor import Policy, frontier
-    from flexiast_runtime.listener import Governed, Pinned, options
-
-    found = options(engines, profiled_s)  # which also warms every engine up
-    if len(found) == 1:
-        return Pinned(found[0].patch)
-    return Governed(frontier(found), policy or Policy(), conditions)
-
-
 def machine_conditions(deadline_s: float) -> Callable[[float], Conditions]:
     """The deadline, and this machine's battery and heat, looked at every few seconds."""
     from flexiast_runtime.listener import Conditions
@@ -125,12 +105,3 @@ def machine_conditions(deadline_s: float) -> Callable[[float], Conditions]:
         return found
 
     return conditions
-
-
-def profiled(bundle: Bundle, backend: Backend, precision: str | None) -> dict[PatchSize, float]:
-    """Latencies of a profile made here; none where there is no profile that holds."""
-    from flexiast_runtime.profiler import profile_key
-    from flexiast_runtime.profiles import find
-
-    profile = find(profile_key(bundle, backend))
-    return {} if profile is None else profile.latencies_s(bundle.manifest.precision(precision))

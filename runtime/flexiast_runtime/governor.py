@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flexiast.spec import PatchSize
+from flexiast.spec import Patch
 from flexiast_runtime.limits import Goal, limit
 from flexiast_runtime.power import Battery
 
@@ -33,7 +33,7 @@ LONGEST_REST_S = 3_600.0
 class Option:
     """A variant as the governor sees it."""
 
-    patch: PatchSize
+    patch: Patch
     latency_s: float
     """Profiled on this device, unloaded"""
     metric: float | None = None
@@ -109,11 +109,10 @@ class Rest(NamedTuple):
     """Whether it still rests; afterwards only the length of its next rest is remembered"""
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """Everything remembered between two decisions; options are ordered from cheap to dear."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody asks of a state
     """The option running"""
     slowdown: float = 1.0
     variance: float = 0.02
@@ -178,7 +177,7 @@ def start(policy: Policy, options: Sequence[Option], observation: Observation) -
     """Begin with the best option that fits the deadline and the limits as they are."""
     state = _feel(policy, State(0), observation)
     fitting = _best_fitting(policy, options, state, observation)
-    return replace(state, index=min(fitting, limit(policy.goal, options, state, observation).option))
+    return state._replace(index=min(fitting, limit(policy.goal, options, state, observation).option))
 
 
 def step(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> tuple[State, Decision]:
@@ -189,21 +188,21 @@ def step(policy: Policy, options: Sequence[Option], state: State, seen: Observat
     state = _learn(policy, options, state, seen)
     allowed = limit(policy.goal, options, state, seen)
     if state.index > allowed.option:
-        state = replace(state, raised_at_s=None)  # a limit that falls does not make the last step up a mistake
+        state = state._replace(raised_at_s=None)  # a limit that falls does not make the last step up a mistake
         target = min(allowed.option, _best_fitting(policy, options, state, seen))  # it may be too slow as well
         return _lower(policy, state, seen, target, allowed.reason)
     reason = _too_slow(policy, options, state, seen)
     if reason and state.index > 0:
         target = min(_best_fitting(policy, options, state, seen), state.index - 1)
         return _lower(policy, state, seen, target, reason)
-    return _perhaps_raise(policy, options, state, seen, _allowed_for_long(policy, options, state, seen))
+    return _perhaps_raise(policy, options, state, seen)
 
 
 def _allowed_for_long(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> int:
     """The dearest option that would still be allowed with a little less charge: what goes up must stay."""
     battery = state.battery
     less = battery and replace(battery, fraction=max(battery.fraction - policy.charge_margin, 0.0))
-    return limit(policy.goal, options, replace(state, battery=less), seen).option
+    return limit(policy.goal, options, state._replace(battery=less), seen).option
 
 
 def predicted_p95(option: Option, state: State) -> float:
@@ -222,12 +221,12 @@ def _battery(policy: Policy, state: State, seen: Observation) -> State:
     elapsed_s = seen.time_s - state.battery_at_s
     if now is None or not math.isfinite(now.fraction):
         forgotten = elapsed_s > policy.remembered_s
-        return replace(state, battery=None, drains_from=None) if forgotten else state
+        return state._replace(battery=None, drains_from=None) if forgotten else state
     if known is not None:
         reach = policy.fastest_change * max(elapsed_s, 0.0) / 60
         now = replace(now, fraction=min(max(now.fraction, known.fraction - reach), known.fraction + reach))
     began = state.drains_from or (seen.time_s, now.fraction)
-    return replace(state, battery=now, battery_at_s=seen.time_s, drains_from=began if now.discharging else None)
+    return state._replace(battery=now, battery_at_s=seen.time_s, drains_from=began if now.discharging else None)
 
 
 def _heat(policy: Policy, state: State, seen: Observation) -> State:
@@ -236,20 +235,22 @@ def _heat(policy: Policy, state: State, seen: Observation) -> State:
     hot = bool(seen.throttled) or room < policy.hot_k
     since_s = seen.time_s - state.heat_at_s
     if hot and since_s >= policy.heat_s:
-        return replace(state, heat_limit=max(state.index - 1, 0), heat_at_s=seen.time_s)
+        return state._replace(heat_limit=max(state.index - 1, 0), heat_at_s=seen.time_s)
     if state.heat_limit is not None and not hot and room > policy.cool_k and since_s >= policy.max_dwell_s:
-        return replace(state, heat_limit=state.heat_limit + 1, heat_at_s=seen.time_s)
+        return state._replace(heat_limit=state.heat_limit + 1, heat_at_s=seen.time_s)
     return state
 
 
 def _rest(policy: Policy, state: State, seen: Observation) -> State:
     """Engines that failed rest, and are tried again after a time that doubles with each failure."""
+    if not state.resting and not seen.failed:
+        return state
     resting = {rest.option: rest._replace(holds=rest.until_s > seen.time_s) for rest in state.resting}
     if seen.failed:
         before = resting.get(state.index)
         seconds = policy.retry_s if before is None else min(2 * before.seconds, LONGEST_REST_S)
         resting[state.index] = Rest(state.index, seen.time_s + seconds, seconds)
-    return replace(state, resting=tuple(resting.values()))
+    return state._replace(resting=tuple(resting.values()))
 
 
 def _escape(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> tuple[State, Decision]:
@@ -262,7 +263,7 @@ def _escape(policy: Policy, options: Sequence[Option], state: State, seen: Obser
     reason = f"the engine of {options[state.index].patch} failed"
     if target == state.index:  # it has rested
         return state, Decision(target)
-    return replace(state, index=target, misses=0.0, fits_since_s=None, raised_at_s=None), Decision(target, reason)
+    return state._replace(index=target, misses=0.0, fits_since_s=None, raised_at_s=None), Decision(target, reason)
 
 
 def _resting(state: State) -> set[int]:
@@ -281,8 +282,7 @@ def _learn(policy: Policy, options: Sequence[Option], state: State, seen: Observ
         surprise = 4 * sigma
     weight = 0.5 if surprise > 0 else 0.2
     deviation = max(-3 * sigma, min(surprise, 2.0))  # beyond -3 sigma a window that was fast would raise the p95
-    return replace(
-        state,
+    return state._replace(
         slowdown=max(state.slowdown + weight * surprise, 0.05),
         variance=max(0.9 * state.variance + 0.1 * deviation**2, 1e-4),
         misses=0.8 * state.misses + missed,
@@ -308,8 +308,7 @@ def _lower(policy: Policy, state: State, seen: Observation, target: int, reason:
     target = healthy[-1]
     relapse = state.raised_at_s is not None and seen.time_s - state.raised_at_s < policy.relapse_s
     dwell = policy.dwell_s if _quiet(policy, state, seen) else state.dwell_s or policy.dwell_s
-    state = replace(
-        state,
+    state = state._replace(
         index=target,
         misses=0.0,
         fits_since_s=None,
@@ -320,17 +319,21 @@ def _lower(policy: Policy, state: State, seen: Observation, target: int, reason:
 
 
 def _perhaps_raise(
-    policy: Policy, options: Sequence[Option], state: State, seen: Observation, cap: int
+    policy: Policy, options: Sequence[Option], state: State, seen: Observation
 ) -> tuple[State, Decision]:
-    above = next((index for index in range(state.index + 1, cap + 1) if index not in _resting(state)), None)
-    if above is None or predicted_p95(options[above], state) > policy.headroom * seen.budget_s:
-        return replace(state, fits_since_s=None), Decision(state.index)
+    above = next((index for index in range(state.index + 1, len(options)) if index not in _resting(state)), None)
+    if (
+        above is None
+        or predicted_p95(options[above], state) > policy.headroom * seen.budget_s
+        or above > _allowed_for_long(policy, options, state, seen)
+    ):
+        return state._replace(fits_since_s=None), Decision(state.index)
     since = seen.time_s if state.fits_since_s is None else state.fits_since_s
     dwell = state.dwell_s or policy.dwell_s
     if seen.time_s - since < dwell:
-        return replace(state, fits_since_s=since), Decision(state.index)
+        return state._replace(fits_since_s=since), Decision(state.index)
     forgiven = None if _quiet(policy, state, seen) else state.dwell_s
-    state = replace(state, index=above, fits_since_s=None, raised_at_s=seen.time_s, dwell_s=forgiven)
+    state = state._replace(index=above, fits_since_s=None, raised_at_s=seen.time_s, dwell_s=forgiven)
     predicted = predicted_p95(options[above], state)
     return state, Decision(
         above, f"p95 {1000 * predicted:.1f} ms fits deadline {1000 * seen.deadline_s:.1f} ms for {dwell:g} s"

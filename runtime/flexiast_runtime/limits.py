@@ -63,7 +63,8 @@ def _battery(goal: Goal, options: Sequence[Option], battery: Battery, state: Sta
     spare = battery.fraction - goal.min_battery
     left_s = None if goal.until_s is None else goal.until_s - seen.time_s
     if left_s is None or left_s <= 0:
-        return Limit(_by_share(options, spare / (TAPER_FROM - goal.min_battery)), reason)
+        taper_from = max(TAPER_FROM, goal.min_battery + BAND)
+        return Limit(_by_share(options, spare / (taper_from - goal.min_battery)), reason)
     if spare <= 0:
         return Limit(0, f"{reason}, {goal.min_battery:.0%} to be kept")
     if battery.energy_j is not None and all(option.watts is not None for option in options):

@@ -23,7 +23,7 @@ from flexiast_runtime.detector import Detection, Detector
 from flexiast_runtime.engine import Engines
 from flexiast_runtime.framer import Framer, Window
 from flexiast_runtime.gate import DIGITAL_SILENCE_DBFS, Gate
-from flexiast_runtime.governor import Observation, Option, Policy
+from flexiast_runtime.governor import Decision, Observation, Option, Policy
 from flexiast_runtime.health import Signal
 from flexiast_runtime.power import Battery
 from flexiast_runtime.records import EngineFailure, Event, Record, SourceNotice, Status, Summary, Switch, VariantUse
@@ -91,8 +91,14 @@ class Governed:
     """The governor with its state: asked before the first window and after each."""
 
     def __init__(self, options: tuple[Option, ...], policy: Policy, conditions: Conditions) -> None:
-        self.options, self._policy = options, policy
-        self._state = governor.start(policy, options, conditions.at(0.0))
+        self.options, self.policy, self.first = options, policy, conditions.at(0.0)
+        self.record: Callable[[Observation, Decision], None] = lambda seen, decision: None
+        """Told of each observation and what was decided"""
+        self._state = governor.start(policy, options, self.first)
+
+    @property
+    def index(self) -> int:
+        return self._state.index
 
     @property
     def patch(self) -> PatchSize:
@@ -100,7 +106,8 @@ class Governed:
 
     def observe(self, seen: Observation) -> str | None:
         """Learn from one window; the reason if another patch size runs from now on."""
-        self._state, decision = governor.step(self._policy, self.options, self._state, seen)
+        self._state, decision = governor.step(self.policy, self.options, self._state, seen)
+        self.record(seen, decision)
         return decision.reason
 
     @property

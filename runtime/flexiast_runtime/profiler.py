@@ -25,20 +25,30 @@ NOISY = 0.25
 
 def profile_key(bundle: Bundle, backend: Backend, threads: int = 1) -> ProfileKey:
     """What a profile of this bundle made here and now would hold for."""
-    import onnxruntime
-
     return ProfileKey(
         machine=read_machine(),
         settings=read_settings(),
-        bundle_sha256=hashlib.sha256((bundle.folder / MANIFEST).read_bytes()).hexdigest(),
+        bundle_sha256=manifest_sha256(bundle),
         backend=backend.value,
         threads=threads,
-        versions={
-            "flexiast": __version__,
-            "onnxruntime": onnxruntime.__version__,
-            "python": platform.python_version(),
-        },
+        versions=versions(),
     )
+
+
+def manifest_sha256(bundle: Bundle) -> str:
+    """Of the manifest, which names the hash of every file."""
+    return hashlib.sha256((bundle.folder / MANIFEST).read_bytes()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of what runs the engines."""
+    import onnxruntime
+
+    return {
+        "flexiast": __version__,
+        "onnxruntime": onnxruntime.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def profile_bundle(
@@ -71,6 +81,7 @@ def profile_bundle(
         key=key,
         step_s=step_s,
         meter=None if meter is None else meter.name,
+        idle_w=next((power.idle_watts for power in powers.values() if power), None),
         before=before,
         after=after,
         measurements=tuple(

@@ -114,6 +114,8 @@ class Profile(Value):
     """Audio from one window to the next while listening"""
     meter: str | None
     """What measured the energy; None: nothing did"""
+    idle_w: float | None = None
+    """What the machine drew while nothing ran; None: not measured"""
     before: Reading
     after: Reading
     measurements: tuple[Measurement, ...] = Field(min_length=1)
@@ -127,6 +129,16 @@ class Profile(Value):
     def latencies_s(self, precision: str) -> dict[PatchSize, float]:
         """Medians of one precision, for the governor."""
         return {m.patch_size: m.p50_ms / 1000 for m in self.measurements if m.precision == precision}
+
+    def watts(self, precision: str) -> dict[PatchSize, float]:
+        """What the machine draws while it listens with each size of one precision; only those that were metered."""
+        if self.idle_w is None:
+            return {}
+        return {
+            m.patch_size: self.idle_w + m.mj_above_idle / 1000 / self.step_s
+            for m in self.measurements
+            if m.precision == precision and m.mj_above_idle is not None
+        }
 
     def expected_ms(self, gmac: float, precision: str) -> float | None:
         """Median latency of a size that was not measured, between its neighbours in cost, both on logarithmic axes.

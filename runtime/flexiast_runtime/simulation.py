@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,14 @@ from flexiast_runtime.governor import Observation, Option, Policy
 from flexiast_runtime.power import Battery
 
 Double = NDArray[np.float64]
+Boolean = NDArray[np.bool_]
 
 WILSON = 1.96
 """Normal quantile of a 95 % interval"""
+BISECTIONS = 24
+"""Of the oracle's price of energy: to a ten-millionth of the metric"""
+KEPT = 0.98
+"""Share of the charge to be kept with which a goal counts as reached"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Cell:
     sensor: Callable[[float, float], float | None] = lambda time_s, charge: charge
     """Seconds and true charge → what is read"""
     plugged: Callable[[float], bool] = lambda time_s: False
+    """Whether it is neither drained nor charged at that moment"""
     says_joules: bool = True
 
 
@@ -55,45 +62,60 @@ class Scenario:
     name: str
     slowdown: Double
     """[ticks] factor on every profiled latency"""
+    deadline_s: Double
+    """[ticks]"""
     step_s: float = 0.5
-    deadline_s: float = 0.5
     idle_w: float = 3.0
     busy_w: float = 6.0
     """Above idle, while an engine runs"""
     cell: Cell | None = None
     heat: Heat | None = None
-    fails: Callable[[float, int], bool] = lambda time_s, option: False
-    """Whether an option's engine gives an error at that moment"""
+    failing: Boolean | None = None
+    """[ticks, options] whether an option's engine gives an error"""
     goal_s: float | None = None
     """When the charge may have gone down to what is to be kept"""
     keep: float = 0.1
 
     @property
+    def ticks(self) -> int:
+        return len(self.slowdown)
+
+    @property
     def seconds(self) -> float:
-        return len(self.slowdown) * self.step_s
+        return self.ticks * self.step_s
+
+    @property
+    def times_s(self) -> Double:
+        """When each window is complete [ticks]."""
+        return np.arange(1, self.ticks + 1, dtype=np.float64) * self.step_s
+
+    def watts(self, latencies_s: Double) -> Double:
+        """What the machine draws, over one step, with engines that take so long."""
+        return self.idle_w + self.busy_w * np.minimum(latencies_s / self.step_s, 1.0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
-    """What came of it, tick by tick."""
+    """What came of it; arrays are [ticks]."""
 
     scenario: Scenario
     options: tuple[Option, ...]
-    chosen: list[int] = field(default_factory=list)
-    latencies_s: list[float] = field(default_factory=list)
-    ages_s: list[float] = field(default_factory=list)
+    chosen: NDArray[np.int64]
+    latencies_s: Double
+    ages_s: Double
     """From a window's last sample to its result"""
-    watts: list[float] = field(default_factory=list)
-    charges: list[float] = field(default_factory=list)
-    temperatures_c: list[float] = field(default_factory=list)
-    failed: list[bool] = field(default_factory=list)
-    reasons: list[tuple[float, str]] = field(default_factory=list)
+    watts: Double
+    charges: Double
+    """After each step; always 1 where there is no battery"""
+    temperatures_c: Double
+    failed: Boolean
+    reasons: tuple[tuple[float, str], ...] = ()
+    """When it switched, and why"""
 
-    @property
-    def on_time(self) -> NDArray[np.bool_]:
+    @cached_property
+    def on_time(self) -> Boolean:
         """Windows answered within the deadline, by a machine that still had power."""
-        alive = np.array(self.charges) > 0 if self.charges else np.ones(len(self.chosen), bool)
-        return (np.array(self.latencies_s) <= self.scenario.deadline_s) & ~np.array(self.failed) & alive
+        return (self.latencies_s <= self.scenario.deadline_s) & ~self.failed & (self.charges > 0)
 
     @property
     def score(self) -> float:
@@ -102,16 +124,20 @@ class Outcome:
 
     @property
     def joules(self) -> float:
-        return float(np.sum(self.watts) * self.scenario.step_s)
+        return float(self.watts.sum() * self.scenario.step_s)
+
+    @property
+    def misses(self) -> int:
+        return int((~self.on_time).sum())
 
     @property
     def miss_rate(self) -> float:
-        return 1 - float(self.on_time.mean())
+        return self.misses / self.scenario.ticks
 
     @property
     def miss_interval(self) -> tuple[float, float]:
         """95 %, by Wilson's score."""
-        return wilson(int((~self.on_time).sum()), len(self.chosen))
+        return wilson(self.misses, self.scenario.ticks)
 
     @property
     def switches_per_hour(self) -> float:
@@ -119,132 +145,206 @@ class Outcome:
 
     @property
     def longest_run_of_misses(self) -> int:
-        longest = run = 0
-        for late in ~self.on_time:
-            run = run + 1 if late else 0
-            longest = max(longest, run)
-        return longest
+        edges = np.flatnonzero(np.concatenate(([True], self.on_time, [True])))
+        return int(np.diff(edges).max()) - 1
+
+    @property
+    def keeps_its_goal(self) -> bool:
+        """Whether as much charge is left as was to be kept."""
+        scenario = self.scenario
+        return scenario.cell is None or float(self.charges[-1]) >= KEPT * scenario.keep
+
+    def age_s(self, percent: float) -> float:
+        return float(np.percentile(self.ages_s, percent, method="nearest"))
 
 
 class World:
-    """A scenario as it goes on; what happens depends on what runs."""
+    """A scenario with options: what each would take, draw and do at each moment."""
 
-    def __init__(self, scenario: Scenario, options: tuple[Option, ...]) -> None:
-        self.scenario, self.options = scenario, options
-        self.outcome = Outcome(scenario, options)
-        self._charge = scenario.cell.charge if scenario.cell else 1.0
-        self._celsius = scenario.heat.ambient_c if scenario.heat else 25.0
-        self._backlog_s = 0.0
+    def __init__(self, scenario: Scenario, options: Sequence[Option]) -> None:
+        watts = scenario.watts(np.array([option.latency_s for option in options]))
+        self.scenario = scenario
+        self.options = tuple(replace(option, watts=float(w)) for option, w in zip(options, watts, strict=True))
+        """With what each draws on a free machine, as a profile would tell"""
+        slower = scenario.heat.slower if scenario.heat else 1.0
+        factors = scenario.slowdown * np.array([[1.0], [slower]])
+        self.latencies_s: Double = factors[..., None] * np.array([option.latency_s for option in options])
+        """[free or held back, ticks, options]"""
+        self.watts = scenario.watts(self.latencies_s)
+        self.failing = np.zeros(self.latencies_s.shape[1:], bool) if scenario.failing is None else scenario.failing
+        self.quick_latencies_s = _quick(self.latencies_s)
+        self.quick_watts = _quick(self.watts)
+        self.quick_drained = _quick(self.watts * self._share_of_charge())
 
-    def look(self, time_s: float) -> Observation:
+    def _share_of_charge(self) -> Double:
+        """[ticks, 1] what a watt takes from the battery in one step."""
+        scenario, cell = self.scenario, self.scenario.cell
+        if cell is None:
+            return np.zeros((scenario.ticks, 1))
+        plugged = np.array([[cell.plugged(time_s)] for time_s in scenario.times_s])
+        return np.where(plugged, 0.0, scenario.step_s / cell.capacity_j)
+
+
+def _quick(table: Double) -> list[list[float]]:
+    """[free or held back][tick · options + option]: single numbers come faster out of lists than out of arrays."""
+    return [part.ravel().tolist() for part in table]
+
+
+class Run:
+    """One way through a world, tick by tick: what has been chosen decides how full and how warm it is."""
+
+    def __init__(self, world: World) -> None:
+        cell, heat = world.scenario.cell, world.scenario.heat
+        self.world, self.tick = world, 0
+        self.charge = cell.charge if cell else 1.0
+        self.celsius = heat.ambient_c if heat else 25.0
+        self.backlog_s = self.latency_s = 0.0
+        self._options, self._step_s, self._heat = len(world.options), world.scenario.step_s, heat
+        self._decay = math.exp(-self._step_s / (heat.kelvin_per_watt * heat.joules_per_kelvin)) if heat else 0.0
+        self._chosen: list[int] = []
+        self._held_back: list[bool] = []
+        self._backlogs_s: list[float] = []
+        self._charges: list[float] = []
+        self._celsius: list[float] = []
+
+    @property
+    def held_back(self) -> bool:
+        """Whether it is too warm to run freely."""
+        return self._heat is not None and self._heat.limit_c - self.celsius <= 0
+
+    def advance(self, index: int) -> None:
+        """One window with an option."""
+        world, held_back, place = self.world, self.held_back, self.tick * self._options + index
+        self.latency_s = world.quick_latencies_s[held_back][place]
+        self.backlog_s = max(self.backlog_s + self.latency_s - self._step_s, 0.0)
+        self.charge = max(self.charge - world.quick_drained[held_back][place], 0.0)
+        if heat := self._heat:
+            settled = heat.ambient_c + world.quick_watts[held_back][place] * heat.kelvin_per_watt
+            self.celsius = settled + (self.celsius - settled) * self._decay
+        self._chosen.append(index)
+        self._held_back.append(held_back)
+        self._backlogs_s.append(self.backlog_s)
+        self._charges.append(self.charge)
+        self._celsius.append(self.celsius)
+        self.tick += 1
+
+    def outcome(self, reasons: Sequence[tuple[float, str]] = ()) -> Outcome:
+        """What came of all that was chosen."""
+        world, ticks, chosen = self.world, np.arange(self.tick), np.array(self._chosen)
+        latencies_s = world.latencies_s[np.array(self._held_back, int), ticks, chosen]
+        return Outcome(
+            world.scenario,
+            world.options,
+            chosen,
+            latencies_s,
+            latencies_s + np.array(self._backlogs_s),
+            world.scenario.watts(latencies_s),
+            np.array(self._charges),
+            np.array(self._celsius),
+            world.failing[ticks, chosen],
+            tuple(reasons),
+        )
+
+
+class Senses:
+    """What a governor sees of a run."""
+
+    def __init__(self, run: Run) -> None:
+        scenario = run.world.scenario
+        self._run, self._scenario = run, scenario
+        self._times_s, self._deadlines_s = scenario.times_s.tolist(), scenario.deadline_s.tolist()
+        self._failing = None if scenario.failing is None else scenario.failing.tolist()
+
+    def before(self) -> Observation:
         """What sensors say, before any window."""
-        return Observation(time_s, self.scenario.deadline_s, battery=self._battery(time_s), heat_room_k=self._room())
+        return Observation(0.0, self._deadlines_s[0], battery=self._battery(0.0), heat_room_k=self._room_k())
 
-    def run(self, tick: int, index: int) -> Observation:
+    def window(self, index: int) -> Observation:
         """One window with an option, and what is seen of it."""
-        scenario, time_s = self.scenario, (tick + 1) * self.scenario.step_s
-        held_back = self._room() is not None and self._room() <= 0  # type: ignore[operator]
-        factor = scenario.slowdown[tick] * (scenario.heat.slower if held_back and scenario.heat else 1.0)
-        latency_s = self.options[index].latency_s * factor
-        failed = scenario.fails(time_s, index)
-        self._backlog_s = max(self._backlog_s + latency_s - scenario.step_s, 0.0)
-        self._draw(time_s, latency_s)
-        outcome = self.outcome
-        outcome.chosen.append(index)
-        outcome.latencies_s.append(latency_s)
-        outcome.ages_s.append(latency_s + self._backlog_s)
-        outcome.failed.append(failed)
+        run, tick, held_back = self._run, self._run.tick, self._run.held_back
+        time_s, failed = self._times_s[tick], self._failing is not None and self._failing[tick][index]
+        run.advance(index)
         return Observation(
             time_s,
-            scenario.deadline_s,
-            None if failed else latency_s,
-            backlog_steps=self._backlog_s / scenario.step_s,
+            self._deadlines_s[tick],
+            None if failed else run.latency_s,
+            backlog_steps=run.backlog_s / self._scenario.step_s,
             battery=self._battery(time_s),
-            heat_room_k=self._room(),
-            throttled=held_back if scenario.heat else None,
+            heat_room_k=self._room_k(),
+            throttled=held_back if self._scenario.heat else None,
             failed=failed,
         )
 
-    def _draw(self, time_s: float, latency_s: float) -> None:
-        """Power of one step, what it leaves of the battery and adds to the temperature."""
-        scenario = self.scenario
-        watts = scenario.idle_w + scenario.busy_w * min(latency_s / scenario.step_s, 1.0)
-        self.outcome.watts.append(watts)
-        if cell := scenario.cell:
-            if not cell.plugged(time_s):
-                self._charge = max(self._charge - watts * scenario.step_s / cell.capacity_j, 0.0)
-            self.outcome.charges.append(self._charge)
-        if heat := scenario.heat:
-            settled = heat.ambient_c + watts * heat.kelvin_per_watt
-            decay = math.exp(-scenario.step_s / (heat.kelvin_per_watt * heat.joules_per_kelvin))
-            self._celsius = settled + (self._celsius - settled) * decay
-            self.outcome.temperatures_c.append(self._celsius)
-
     def _battery(self, time_s: float) -> Battery | None:
-        cell = self.scenario.cell
-        if cell is None:
-            return None
-        read = cell.sensor(time_s, self._charge)
-        if read is None:
+        cell = self._scenario.cell
+        read = None if cell is None else cell.sensor(time_s, self._run.charge)
+        if cell is None or read is None:
             return None
         energy_j = read * cell.capacity_j if cell.says_joules else None
         return Battery(read, discharging=not cell.plugged(time_s), energy_j=energy_j)
 
-    def _room(self) -> float | None:
-        heat = self.scenario.heat
-        return None if heat is None else heat.limit_c - self._celsius
+    def _room_k(self) -> float | None:
+        heat = self._scenario.heat
+        return None if heat is None else heat.limit_c - self._run.celsius
 
 
-def simulate(policy: Policy, options: Sequence[Option], scenario: Scenario) -> Outcome:
-    """The governor through a scenario."""
-    world = World(scenario, tuple(options))
-    state = governor.start(policy, options, world.look(0.0))
-    for tick in range(len(scenario.slowdown)):
-        seen = world.run(tick, state.index)
-        state, decision = governor.step(policy, options, state, seen)
+def simulate(policy: Policy, world: World) -> Outcome:
+    """The governor through a scenario, with the scenario's goal."""
+    scenario, run, reasons = world.scenario, Run(world), []
+    senses = Senses(run)
+    policy = replace(policy, goal=replace(policy.goal, until_s=scenario.goal_s, min_battery=scenario.keep))
+    state = governor.start(policy, world.options, senses.before())
+    for _ in range(scenario.ticks):
+        seen = senses.window(state.index)
+        state, decision = governor.step(policy, world.options, state, seen)
         if decision.reason:
-            world.outcome.reasons.append((seen.time_s, decision.reason))
-    return world.outcome
+            reasons.append((seen.time_s, decision.reason))
+    return run.outcome(reasons)
 
 
-def always(index: int, options: Sequence[Option], scenario: Scenario) -> Outcome:
+def always(index: int, world: World) -> Outcome:
     """One option through a scenario, whatever happens."""
-    world = World(scenario, tuple(options))
-    for tick in range(len(scenario.slowdown)):
-        world.run(tick, index)
-    return world.outcome
+    run = Run(world)
+    for _ in range(world.scenario.ticks):
+        run.advance(index)
+    return run.outcome()
 
 
-def oracle(options: Sequence[Option], scenario: Scenario) -> Outcome:
+def best_of(outcomes: Sequence[Outcome]) -> int:
+    """The one of the best score, of those whose charge lasts; the first where no charge does."""
+    lasting = [index for index, outcome in enumerate(outcomes) if outcome.keeps_its_goal]
+    return max(lasting, key=lambda index: outcomes[index].score, default=0)
+
+
+def oracle(world: World) -> Outcome:
     """What somebody who knows each moment's slow-down beforehand would have chosen.
 
     At each tick the option of the best metric less its price in energy; the price is the lowest at which the charge
     reaches its goal (a Lagrange multiplier, found by halving). Heat is met as it comes.
     """
+    scenario = world.scenario
     if scenario.cell is None or scenario.goal_s is None:
-        return _clairvoyant(options, scenario, 0.0)
+        return _clairvoyant(world, 0.0)
     low, high = 0.0, 1.0
-    for _ in range(24):
+    for _ in range(BISECTIONS):
         price = (low + high) / 2
-        if _clairvoyant(options, scenario, price).charges[-1] < scenario.keep:
+        if _clairvoyant(world, price).charges[-1] < scenario.keep:
             low = price
         else:
             high = price
-    return _clairvoyant(options, scenario, high)
+    return _clairvoyant(world, high)
 
 
-def _clairvoyant(options: Sequence[Option], scenario: Scenario, price: float) -> Outcome:
-    world, worth = World(scenario, tuple(options)), metrics(options)
-    latencies = np.array([option.latency_s for option in options])
-    for tick, slowdown in enumerate(scenario.slowdown):
-        room = world.look(0.0).heat_room_k
-        held_back = scenario.heat.slower if scenario.heat and room is not None and room <= 0 else 1.0
-        now = latencies * slowdown * held_back
-        time_s = (tick + 1) * scenario.step_s
-        answered = [s <= scenario.deadline_s and not scenario.fails(time_s, i) for i, s in enumerate(now)]
-        value = worth * answered - price * scenario.busy_w * np.minimum(now / scenario.step_s, 1.0)
-        world.run(tick, int(np.argmax(value)))
-    return world.outcome
+def _clairvoyant(world: World, price: float) -> Outcome:
+    """The best at each tick, given a metric's worth of a watt; 0 where no option answers in time."""
+    scenario = world.scenario
+    answered = (world.latencies_s <= scenario.deadline_s[:, None]) & ~world.failing
+    value = metrics(world.options) * answered - price * (world.watts - scenario.idle_w)
+    best = value.argmax(axis=2).tolist()
+    run = Run(world)
+    for tick in range(scenario.ticks):
+        run.advance(best[run.held_back][tick])
+    return run.outcome()
 
 
 def metrics(options: Sequence[Option]) -> Double:

@@ -298,7 +298,7 @@ def test_a_load_that_ends_is_no_reason_to_go_down() -> None:
 @given(MENUS, st.floats(0.01, 2))
 def test_good_constant_latency_never_switches(options: Sequence[Option], deadline_s: float) -> None:
     begin = state = governor.start(POLICY, options, Observation(0.0, deadline_s))
-    sure = replace(begin, variance=1e-4)  # what constant latency leaves of the initial doubt
+    sure = begin._replace(variance=1e-4)  # what constant latency leaves of the initial doubt
     above = options[begin.index + 1 :][:1]
     if any(predicted_p95(option, sure) <= POLICY.headroom * deadline_s for option in above):
         return  # the doubt alone kept the dearer one away; it comes after a dwell
@@ -431,7 +431,7 @@ def test_an_option_that_was_not_measured_counts_as_its_neighbours_do(
 
 def watched(index: int = 2, **fields: object) -> State:
     """A state at an option, sure of its latency."""
-    return replace(State(index), variance=1e-4, **fields)  # type: ignore[arg-type]
+    return State(index)._replace(variance=1e-4, **fields)  # type: ignore[arg-type]
 
 
 def told(policy: Policy, state: State, seconds: float, begin_s: float = 0.0, **fields: object) -> State:
@@ -578,6 +578,6 @@ def test_one_that_failed_is_not_gone_down_to() -> None:
     state = watched(1)
     state, decision = governor.step(POLICY, OPTIONS, state, Observation(STEP_S, DEADLINE_S, failed=True))
     assert decision.index == 0
-    state = told(POLICY, replace(state, index=2), STEP_S, STEP_S)  # whoever brought it there
+    state = told(POLICY, state._replace(index=2), STEP_S, STEP_S)  # whoever brought it there
     slow = Observation(1.0, DEADLINE_S, 2 * DEADLINE_S)
     assert governor.step(POLICY, OPTIONS, state, slow)[1].index == 0

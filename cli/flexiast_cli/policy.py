@@ -1,0 +1,197 @@
+"""How the patch size is chosen: presets, a pinned size, what the user asks of the battery; recorded if so asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from flexiast_cli.options import named_sizes
+
+if TYPE_CHECKING:
+    from flexiast.manifest import Manifest
+    from flexiast.spec import PatchSize
+    from flexiast_runtime.backends import Backend
+    from flexiast_runtime.bundle import Bundle
+    from flexiast_runtime.engine import Engines
+    from flexiast_runtime.governor import Option, Policy
+    from flexiast_runtime.listener import Conditions, Governed, Pinned
+    from flexiast_runtime.profiles import Profile
+
+Preset = Literal["steady", "balanced", "greedy"]
+"""Those of flexiast_runtime.presets, which need numpy, and help does not."""
+
+PolicyOption = Annotated[
+    Preset, typer.Option("--policy", help="steady switches seldom, greedy takes the best size as soon as it fits.")
+]
+PinOption = Annotated[
+    str | None,
+    typer.Option("--pin", metavar="SIZE", callback=named_sizes, help="Keep this patch size whatever happens."),
+]
+UntilOption = Annotated[
+    str | None,
+    typer.Option("--until", metavar="TIME", help="The battery must last until then: 18:00, or 2h from now."),
+]
+MinBatteryOption = Annotated[
+    float, typer.Option("--min-battery", min=0, max=100, metavar="PERCENT", help="Charge to be kept.")
+]
+MaxWattsOption = Annotated[
+    float | None,
+    typer.Option("--max-watts", metavar="W", help="What the machine may draw (needs `flexiast profile --power`)."),
+]
+MinMetricOption = Annotated[
+    float | None,
+    typer.Option("--min-metric", metavar="SHARE", help="Use no patch size whose accuracy or mAP was lower."),
+]
+RecordOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--record", metavar="FILE", help="Write what is seen and decided (JSON lines), for `flexiast simulate --trace`."
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What was asked for; figures are as they were given."""
+
+    policy: Preset = "balanced"
+    pin: str | None = None
+    until: str | None = None
+    min_battery: float = 20.0
+    max_watts: float | None = None
+    min_metric: float | None = None
+
+    def sizes(self, patch_sizes: str | None, manifest: Manifest, precision: str | None) -> tuple[PatchSize, ...] | None:
+        """Those to load, None for all of them; raises UsageError for what excludes itself, or where none is left."""
+        from flexiast.errors import UsageError
+        from flexiast.spec import PatchSize, parse_patches
+
+        if self.pin is not None:
+            for option, value in (
+                ("--patch-sizes", patch_sizes),
+                ("--until", self.until),
+                ("--max-watts", self.max_watts),
+                ("--min-metric", self.min_metric),
+            ):
+                if value is not None:
+                    raise UsageError(f"--pin keeps one size whatever happens, {option} chooses; give one of them")
+            return (PatchSize.parse(self.pin),)
+        wanted = None if patch_sizes is None else parse_patches(patch_sizes)
+        return wanted if self.min_metric is None else self._good_enough(wanted, manifest, precision)
+
+    def _good_enough(
+        self, wanted: tuple[PatchSize, ...] | None, manifest: Manifest, precision: str | None
+    ) -> tuple[PatchSize, ...]:
+        from flexiast.errors import UsageError
+
+        least = self.min_metric or 0.0
+        variants = [manifest.variant(patch, precision) for patch in wanted or manifest.patches]
+        good = tuple(v.patch_size for v in variants if v.metric is not None and v.metric >= least)
+        if not good:
+            there = ", ".join(f"{v.patch_size} {'–' if v.metric is None else f'{v.metric:.3f}'}" for v in variants)
+            raise UsageError(f"no patch size is known to reach --min-metric {least:g}; there are {there}")
+        return good
+
+    def resolved(self, options: Sequence[Option], conditions: Conditions, now: datetime) -> Policy:
+        """The preset with its goal, on a time line that begins now; what cannot be had as asked is said, or raised."""
+        from flexiast.errors import UsageError
+        from flexiast_cli.console import positive, say
+        from flexiast_runtime.limits import Goal
+        from flexiast_runtime.presets import POLICIES
+
+        until_s = None if self.until is None else seconds_until(self.until, now)
+        watts = [option.watts for option in options if option.watts is not None]
+        metered = len(watts) == len(options)
+        if positive(self.max_watts, "--max-watts") is not None:
+            if not metered:
+                raise UsageError("--max-watts cannot be kept: no energy is known; measure it, flexiast profile --power")
+            if self.max_watts is not None and min(watts) > self.max_watts:
+                say(f"--max-watts {self.max_watts:g} cannot be kept: the cheapest size draws {min(watts):.1f} W")
+        if until_s is not None and conditions.battery is None:
+            say("--until: no battery can be read here, so there is nothing to spare")
+        elif until_s is not None and not metered:
+            say("--until: no energy is known (flexiast profile --power), so charge alone is led along a line")
+        return replace(POLICIES[self.policy], goal=Goal(until_s, self.min_battery / 100, self.max_watts))
+
+
+def seconds_until(text: str, now: datetime) -> float:
+    """``2h`` → 7200; ``18:00`` → to the next time that the clock shows it. Raises UsageError."""
+    from flexiast.errors import UsageError
+    from flexiast_runtime.units import duration
+
+    clock = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text)
+    if clock is None:
+        try:
+            return duration(text)
+        except ValueError:
+            raise UsageError(f"--until {text!r} cannot be read; write a time of day as 18:00, or 90m, 2h, 1d") from None
+    then = now.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)
+    return (then if then > now else then + timedelta(days=1)).timestamp() - now.timestamp()
+
+
+def profile_of(bundle: Bundle, backend: Backend) -> Profile | None:
+    """What was measured here; None where there is no profile that holds."""
+    from flexiast_runtime.profiler import profile_key
+    from flexiast_runtime.profiles import find
+
+    return find(profile_key(bundle, backend))
+
+
+def options_of(engines: Engines, profile: Profile | None, precision: str) -> tuple[Option, ...]:
+    """Each engine's option, as profiled or else as quickly measured now; every engine is warmed up."""
+    from flexiast_runtime.listener import options
+
+    if profile is None:
+        return options(engines)
+    watts = profile.watts(precision)
+    found = options(engines, profile.latencies_s(precision))
+    return tuple(replace(option, watts=watts.get(option.patch)) for option in found)
+
+
+def chooser(options: Sequence[Option], policy: Policy, conditions: Conditions) -> Governed | Pinned:
+    """The governor over the options that are worth their cost, or the only one there is."""
+    from flexiast_runtime.governor import frontier
+    from flexiast_runtime.listener import Governed, Pinned
+
+    return Pinned(options[0].patch) if len(options) == 1 else Governed(frontier(options), policy, conditions)
+
+
+@contextmanager
+def recorded(chosen: Governed | Pinned, path: Path | None, bundle: Bundle, name: str, step_s: float) -> Iterator[None]:
+    """Write what is seen and decided to the path, if there is one; raises UsageError where nothing is decided."""
+    from flexiast.errors import UsageError
+    from flexiast_cli.console import say
+    from flexiast_runtime.listener import Pinned
+    from flexiast_runtime.profiler import manifest_sha256, versions
+    from flexiast_runtime.trace import Header, Recorder
+
+    if path is None:
+        yield
+        return
+    if isinstance(chosen, Pinned):
+        raise UsageError("--record writes down what the governor decides; with one patch size it decides nothing")
+    header = Header(
+        made_at=datetime.now().astimezone().isoformat(timespec="seconds"),
+        bundle=name,
+        bundle_sha256=manifest_sha256(bundle),
+        versions=versions(),
+        step_s=step_s,
+        options=chosen.options,
+        policy=chosen.policy,
+        first=chosen.first,
+        index=chosen.index,
+    )
+    chosen.record = recorder = Recorder(path, header)
+    try:
+        yield
+    finally:
+        recorder.close()
+        if recorder.full:
+            say(f"{path} is full: it holds the beginning only")

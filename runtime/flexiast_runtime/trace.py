@@ -1,0 +1,152 @@
+"""What a governor saw and decided, on disk: a day in JSON lines that can be played again, decision by decision.
+
+The first line is the header; each other one is a step. A killed process leaves at most one torn line, at the end.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from flexiast.errors import DataError
+from flexiast.manifest import Sha256
+from flexiast.spec import Value, describe
+from flexiast_runtime import governor
+from flexiast_runtime.governor import Decision, Observation, Option, Policy
+
+MAX_TRACE_BYTES = 50_000_000
+"""A day or two at two windows a second; a recorder stops here, and no longer file is read."""
+
+
+class _Line(Value):
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")  # a sensor may say NaN
+
+
+class Header(_Line):
+    """What the decisions depend on besides what was seen."""
+
+    schema_version: Literal["1.0"] = "1.0"
+    type: Literal["trace"] = "trace"
+    made_at: str
+    bundle: str
+    """As it was named"""
+    bundle_sha256: Sha256
+    """Of its manifest"""
+    versions: dict[str, str]
+    step_s: float = Field(gt=0)
+    """From one window to the next"""
+    options: tuple[Option, ...] = Field(min_length=1)
+    """From cheap to dear"""
+    policy: Policy
+    first: Observation
+    """Before any window"""
+    index: int = Field(ge=0)
+    """Of the option that it began with"""
+
+
+class Step(_Line):
+    """One observation and what was decided."""
+
+    seen: Observation
+    index: int = Field(ge=0)
+    """Of the option to run next"""
+    reason: str | None = None
+
+
+class Trace(NamedTuple):
+    """A recording read back."""
+
+    header: Header
+    steps: tuple[Step, ...]
+    torn: bool
+    """The last line was cut off, and left out: the process was killed while it wrote"""
+
+    @property
+    def ran(self) -> tuple[int, ...]:
+        """The option that each observation is of: the one decided for before it."""
+        return (self.header.index, *(step.index for step in self.steps))[: len(self.steps)]
+
+
+class Replay(NamedTuple):
+    """What the governor decides today on what it saw then."""
+
+    agreed: int
+    """Decisions that are the same, from the first on"""
+    differs: tuple[Step, Decision] | None
+    """The next one: as recorded, as decided now"""
+
+
+def read_trace(path: Path) -> Trace:
+    """A recording from a file; raises DataError that says which line is wrong and why."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_TRACE_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_TRACE_BYTES:
+        raise DataError(f"{path} is larger than {MAX_TRACE_BYTES:,} bytes and cannot be a trace")
+    first, *lines, torn = content.split(b"\n") if b"\n" in content else (content, b"")
+    try:
+        header = Header.model_validate_json(first)
+    except ValidationError as error:
+        raise DataError(f"{path} is not a trace of `flexiast listen --record`: {describe(error)}") from error
+    steps = tuple(_step(path, number, line, header) for number, line in enumerate(lines, 2))
+    return Trace(header, steps, bool(torn))
+
+
+def _step(path: Path, number: int, line: bytes, header: Header) -> Step:
+    try:
+        step = Step.model_validate_json(line)
+    except ValidationError as error:
+        raise DataError(f"{path}, line {number} is not a step of a trace: {describe(error)}") from error
+    if step.index >= len(header.options):
+        raise DataError(f"{path}, line {number} names option {step.index}; the header has {len(header.options)}")
+    return step
+
+
+def replay(trace: Trace) -> Replay:
+    """The recorded observations through the governor, until a decision is another one."""
+    policy, options = trace.header.policy, trace.header.options
+    state = governor.start(policy, options, trace.header.first)
+    for agreed, step in enumerate(trace.steps):
+        state, decision = governor.step(policy, options, state, step.seen)
+        if decision != Decision(step.index, step.reason):
+            return Replay(agreed, (step, decision))
+    return Replay(len(trace.steps), None)
+
+
+class Recorder:
+    """Writes a trace, a line at a time, each handed to the system whole before the next window."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        """Raises DataError when the file cannot be written; an older one of that name is replaced."""
+        self._path, self._bytes, self.full = path, 0, False
+        try:
+            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise DataError(f"{path} cannot be written: {error.strerror}; name another file") from error
+        self._write(header.model_dump_json())
+
+    def __call__(self, seen: Observation, decision: Decision) -> None:
+        """Write one step; nothing once the file is full. Raises DataError when the disk is."""
+        step = Step(seen=seen, index=decision.index, reason=decision.reason)
+        self._write(step.model_dump_json(exclude_defaults=True))
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+    def _write(self, line: str) -> None:
+        rest = line.encode() + b"\n"
+        self.full |= self._bytes + len(rest) > MAX_TRACE_BYTES
+        if self.full:
+            return
+        self._bytes += len(rest)
+        try:
+            while rest:
+                rest = rest[os.write(self._handle, rest) :]
+        except OSError as error:
+            self.full = True  # what follows a torn line could not be read
+            raise DataError(f"{self._path} cannot be written: {error.strerror}") from error
