@@ -30,6 +30,7 @@ from flexiast_cli.interrupts import raise_on_sigterm
 from flexiast_cli.listen import listen
 from flexiast_cli.profile import profile
 from flexiast_cli.settings import Words
+from flexiast_cli.simulate import simulate
 from flexiast_cli.train import train
 from flexiast_cli.verify import verify
 
@@ -93,7 +94,7 @@ def _group(name: str, help_text: str, *registered: Callable[..., None], settable
     app.add_typer(group, name=name)
 
 
-_register(app, listen, history, classify, devices, doctor, profile)
+_register(app, listen, history, classify, devices, doctor, profile, simulate)
 _register(app, train, import_, evaluate, export, calibrate, inspect, verify, demo)
 _group("data", "Prepare data sets: a CSV of a published one, shards of a large one.", manifest, shard)
 _group(

@@ -7,9 +7,10 @@ it grows. A clairvoyant oracle that knows it too shows what could have been had.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -302,18 +303,17 @@ def simulate(policy: Policy, world: World) -> Outcome:
     return run.outcome(reasons)
 
 
-def always(index: int, world: World) -> Outcome:
-    """One option through a scenario, whatever happens."""
+def follow(world: World, chosen: Iterable[int]) -> Outcome:
+    """What comes of choices that are known beforehand, one for each tick."""
     run = Run(world)
-    for _ in range(world.scenario.ticks):
+    for index in chosen:
         run.advance(index)
     return run.outcome()
 
 
-def best_of(outcomes: Sequence[Outcome]) -> int:
-    """The one of the best score, of those whose charge lasts; the first where no charge does."""
-    lasting = [index for index, outcome in enumerate(outcomes) if outcome.keeps_its_goal]
-    return max(lasting, key=lambda index: outcomes[index].score, default=0)
+def always(index: int, world: World) -> Outcome:
+    """One option through a scenario, whatever happens."""
+    return follow(world, repeat(index, world.scenario.ticks))
 
 
 def oracle(world: World) -> Outcome:
