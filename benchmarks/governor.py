@@ -67,13 +67,21 @@ def bars(found: Sequence[Comparison]) -> Iterator[tuple[str, float, float]]:
     yield "score given away, % of the oracle's", 100 * means.score_regret, 2.0
     yield "energy above the oracle's, %", 100 * means.energy_regret, 3.0
     yield "deadlines missed, %", 100 * means.miss_rate, 1.0
-    yield "switches an hour under bursts", _switches(by_name(found, "bursts")), 20.0
-    yield "switches an hour at the limit", _switches(by_name(found, "limit")), 0.0
+    outcomes = [one.governed for one in found]
+    yield "switches an hour under bursts", _switches(outcomes, "bursts"), 20.0
+    yield "switches an hour at the limit", _switches(outcomes, "limit"), 0.0
     yield "score of the best static size less the governor's", means.best_static_score - means.score, 0.0
 
 
-def _switches(found: Sequence[Comparison]) -> float:
-    return float(np.mean([one.governed.switches_per_hour for one in found]))
+def _switches(outcomes: Sequence[Outcome], *names: str) -> float:
+    """Mean an hour, in the scenarios of these names."""
+    return float(np.mean([one.switches_per_hour for one in outcomes if one.scenario.name in names]))
+
+
+def _rates(outcomes: Sequence[Outcome]) -> str:
+    """In all scenarios, under bursts, in flurries."""
+    names = dict.fromkeys(one.scenario.name for one in outcomes)
+    return " | ".join(f"{_switches(outcomes, *kind):.1f}" for kind in (names, ("bursts",), ("flurry",)))
 
 
 def main() -> None:
@@ -105,12 +113,11 @@ def presets(found: dict[str, list[Comparison]]) -> None:
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name, theirs in found.items():
         means, longest = Means.of(theirs), max(one.governed.longest_run_of_misses for one in theirs)
-        rates = [_switches(by_name(theirs, kind)) for kind in ("bursts", "flurry")]
-        print(
-            f"| `{name}` | {_row(means)} | {longest} | {means.switches_per_hour:.1f} | {rates[0]:.1f} | {rates[1]:.1f} |"
-        )
+        print(f"| `{name}` | {_row(means)} | {longest} | {_rates([one.governed for one in theirs])} |")
     any_one = next(iter(found.values()))
-    print(f"| oracle | {np.mean([one.ideal.score for one in any_one]):.4f} |" + " |" * 7)
+    ideals = [one.ideal for one in any_one]
+    score, missed = np.mean([o.score for o in ideals]), np.mean([o.miss_rate for o in ideals])
+    print(f"| oracle | {score:.4f} | | | {100 * missed:.3f} | | {_rates(ideals)} |")
     for index, option in enumerate(OPTIONS):
         statics = [one.statics[index] for one in any_one]
         score, missed = np.mean([o.score for o in statics]), np.mean([o.miss_rate for o in statics])

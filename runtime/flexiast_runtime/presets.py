@@ -5,8 +5,8 @@ from __future__ import annotations
 from flexiast_runtime.governor import Policy
 
 POLICIES: dict[str, Policy] = {
-    "steady": Policy(dwell_s=120.0, max_dwell_s=360.0, headroom=0.75),
+    "steady": Policy(dwell_s=120.0, max_dwell_s=360.0),
     "balanced": Policy(),
     "greedy": Policy(dwell_s=5.0, max_dwell_s=15.0, headroom=0.95, limit=1.0),
 }
-"""The longer the dwell and the larger the room to spare, the fewer misses and switches, and the more is given away."""
+"""The longer the dwell, the fewer misses and switches, and the more score is given away."""
