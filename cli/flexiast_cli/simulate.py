@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flexiast_runtime.comparison import Comparison, Means
     from flexiast_runtime.governor import Option
     from flexiast_runtime.simulation import Scenario
-    from flexiast_runtime.trace import Trace
+    from flexiast_runtime.trace import Replay, Trace
 
 ALL = "all"
 
@@ -33,7 +33,7 @@ def simulate(
         Path | None, typer.Option("--trace", metavar="FILE", help="What `flexiast listen --record` wrote.")
     ] = None,
     scenario: Annotated[str, typer.Option("--scenario", metavar="NAME", help="What happens, by name.")] = ALL,
-    hours: Annotated[float, typer.Option("--hours", help="How long each scenario goes on.")] = 2.0,
+    hours: Annotated[float, typer.Option("--hours", min=0.01, max=168, help="How long each scenario goes on.")] = 2.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is random in them.")] = 0,
     policy: Annotated[
         Preset | None,
@@ -59,14 +59,13 @@ def simulate(
     from flexiast.errors import ExitCode, UsageError
     from flexiast.extras import require
     from flexiast.files import check_output
-    from flexiast_cli.console import positive, print_json, stdout, tracked
+    from flexiast_cli.console import print_json, say, stdout, tracked
     from flexiast_runtime.comparison import Means, compare
     from flexiast_runtime.presets import POLICIES
     from flexiast_runtime.scenarios import scenarios
     from flexiast_runtime.simulation import World
-    from flexiast_runtime.trace import read_trace
+    from flexiast_runtime.trace import read_trace, replay
 
-    positive(hours, "--hours")
     if trace is not None and (model or patch_sizes or scenario != ALL):
         raise UsageError("--trace brings its own options and what happened; give neither MODEL nor --scenario")
     if plot is not None:
@@ -76,20 +75,28 @@ def simulate(
         options, step_s = _options(model, patch_sizes, precision, backend)
         made = _chosen(scenarios(options, hours, seed, step_s), scenario)
         preset = POLICIES[policy or "balanced"]
-        found, agrees = [compare(preset, World(one, options)) for one in tracked(made, "Simulating")], True
+        found, played = [compare(preset, World(one, options)) for one in tracked(made, "Simulating")], None
     else:
-        found, agrees = _recorded(read_trace(trace), policy)
+        recording = read_trace(trace)
+        found, played = _recorded(recording, policy), replay(recording)
+        _say_replay(recording, played)
+    say(f"energy is modelled: {found[0].governed.scenario.power}")
     means = Means.of(found) if trace is None and len(found) > 1 else None
     if as_json:
-        mean = None if means is None else asdict(means)
-        print_json({"results": [one.document() for one in found], "mean": mean})
+        print_json(
+            {
+                "results": [one.document() for one in found],
+                "mean": None if means is None else asdict(means),
+                "replay": None if played is None else {"agreed": played.agreed, "same": played.differs is None},
+            }
+        )
     else:
         stdout().print(_table(found, means))
     if plot is not None:
         from flexiast_cli.simulation_plot import draw
 
         draw(found, plot)
-    if not agrees:
+    if played is not None and played.differs is not None:
         raise typer.Exit(ExitCode.VERIFICATION)
 
 
@@ -107,17 +114,13 @@ def _options(
     from flexiast_runtime.models import DEFAULT, find_bundle
 
     bundle = Bundle.open(find_bundle(model or DEFAULT))
-    wanted, precision = (
-        None if patch_sizes is None else parse_patches(patch_sizes),
-        bundle.manifest.precision(precision),
-    )
+    wanted = None if patch_sizes is None else parse_patches(patch_sizes)
+    precision = bundle.manifest.precision(precision)
     profile = profile_of(bundle, backend)
     engines = load_engines(bundle, wanted, precision, backend, say)
     options = frontier(options_of(engines, profile, precision))
     origin = "measured just now" if profile is None else f"of the profile of {profile.made_at}"
-    say(
-        f"latencies {origin}: {', '.join(f'{o.patch} {1000 * o.latency_s:.2f} ms' for o in options)}; watts are made up"
-    )
+    say(f"latencies {origin}: {', '.join(f'{o.patch} {1000 * o.latency_s:.2f} ms' for o in options)}")
     return options, Settings.of(engines.spec.frontend).step_s
 
 
@@ -129,31 +132,36 @@ def _chosen(made: dict[str, Scenario], wanted: str) -> list[Scenario]:
     return list(made.values()) if wanted == ALL else [made[wanted]]
 
 
-def _recorded(trace: Trace, policy: Preset | None) -> tuple[list[Comparison], bool]:
-    """The run as it was, and with a preset if there is one; whether the governor decides the same today."""
-    from flexiast_cli.console import counted, say
+def _recorded(trace: Trace, policy: Preset | None) -> list[Comparison]:
+    """The run as it was, and with a preset if there is one."""
+    from flexiast_cli.console import say
     from flexiast_runtime.comparison import beside, compare, named, recorded
     from flexiast_runtime.presets import POLICIES
-    from flexiast_runtime.trace import replay
 
-    played = replay(trace)
+    world, outcome = recorded(trace)
+    if policy is None:
+        return [beside(outcome, world)]
+    say(f"{policy} is simulated on the recorded slow-downs alone, with no battery and no heat")
+    again = compare(POLICIES[policy], world)
+    return [replace(again, governed=outcome), replace(again, governed=named(again.governed, policy))]
+
+
+def _say_replay(trace: Trace, played: Replay) -> None:
+    """Whether the governor decides today what it decided then."""
+    from flexiast_cli.console import counted, say
+
     if trace.torn:
         say("the last line is torn, as a killed process leaves it; it is left out")
     if played.differs is None:
         say(f"{counted(played.agreed, 'decision')} played again: every one is the same")
-    else:
-        then, now = played.differs
-        say(
-            f"after {counted(played.agreed, 'decision')} that are the same, at {then.seen.time_s:g} s: "
-            f"recorded {then.index} ({then.reason}), now {now.index} ({now.reason})"
-        )
-    world, outcome = recorded(trace)
-    found = [beside(outcome, world)]
-    if policy is not None:
-        again = compare(POLICIES[policy], world)
-        found.append(replace(again, governed=named(again.governed, policy)))
-        say(f"{policy} is simulated on the recorded slow-downs alone, with no battery and no heat")
-    return found, played.differs is None
+        return
+    then, now = played.differs
+    options = trace.header.options
+    say(
+        f"{counted(played.agreed, 'decision')} are the same; at {then.seen.time_s:g} s it decided "
+        f"{options[then.index].patch} ({then.reason or 'as before'}), "
+        f"today {options[now.index].patch} ({now.reason or 'as before'})"
+    )
 
 
 def _table(found: Sequence[Comparison], means: Means | None) -> Table:

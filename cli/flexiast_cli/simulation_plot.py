@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 GREEN, ORANGE, PALE, GREY, RED = "#2a7f62", "#c8641e", "#cfe3da", "#8a938f", "#c0392b"
 COLUMNS = 3
+APART = 1.4
+"""A line nearer than this factor to the one labelled below it has no label."""
 WIDE = (9.0, 1.4)
 NARROW = (5.2, 1.1)
 """Inches of a timeline: its width, and the height of each of its panels"""
@@ -63,8 +65,8 @@ def timeline(figure: Any, one: Comparison, *, legend: bool) -> None:
     if scenario.heat:
         _heat(next(rest), times, governed, scenario.heat.limit_c)
     if legend:
-        for each, columns in ((axes[0], 2), (axes[1], 1)):
-            each.legend(frameon=False, fontsize=7, ncols=columns, loc="center right", borderpad=0)
+        for each in axes[:2]:
+            each.legend(frameon=False, fontsize=7, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0)
     for each in axes:
         each.grid(axis="x", alpha=0.25)
         each.tick_params(length=0)
@@ -81,11 +83,15 @@ def _slowdown(axes: Any, times: Any, governed: Outcome) -> None:
     """How slow the machine is, and below which line each size meets the deadline."""
     scenario = governed.scenario
     axes.plot(times, scenario.slowdown, color=GREY, linewidth=0.6)
-    for option in governed.options:
+    labelled = 0.0
+    for option in reversed(governed.options):
         bound = scenario.deadline_s / option.latency_s
-        label = "below its line a size fits" if option is governed.options[0] else None
+        label = None if labelled else "below its line a size fits"
         axes.plot(times, bound, color=GREEN, linewidth=0.7, linestyle=(0, (4, 3)), label=label)
-        axes.annotate(f" {option.patch.short}", (times[-1], bound[-1]), color=GREEN, va="center", annotation_clip=False)
+        if bound[-1] > APART * labelled:
+            labelled = bound[-1]
+            place = (times[-1], labelled)
+            axes.annotate(f" {option.patch.short}", place, color=GREEN, va="center", annotation_clip=False)
     missed = times[~governed.on_time]
     marks = {"color": RED, "markersize": 7, "transform": axes.get_xaxis_transform()}
     axes.plot(missed, np.ones(len(missed)), "|", label="missed" if len(missed) else None, **marks)

@@ -90,6 +90,10 @@ class Scenario:
         """When each window is complete [ticks]."""
         return np.arange(1, self.ticks + 1, dtype=np.float64) * self.step_s
 
+    @property
+    def power(self) -> str:
+        return f"{self.idle_w:g} W idle, {self.busy_w:g} W more while an engine runs"
+
     def watts(self, latencies_s: Double) -> Double:
         """What the machine draws, over one step, with engines that take so long."""
         return self.idle_w + self.busy_w * np.minimum(latencies_s / self.step_s, 1.0)
