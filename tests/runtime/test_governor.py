@@ -136,7 +136,7 @@ def test_a_missing_latency_teaches_nothing(
 ) -> None:
     state = governor.start(POLICY, options, trace[0])
     for seen in trace:
-        unlearned, _ = governor.step(POLICY, options, replace(state, misses=0.0), replace(seen, latency_s=missing))
+        unlearned, _ = governor.step(POLICY, options, state._replace(misses=0.0), replace(seen, latency_s=missing))
         assert (unlearned.slowdown, unlearned.variance) == (state.slowdown, state.variance)
         assert unlearned.misses == 0.0
         state, _ = governor.step(POLICY, options, state, seen)
@@ -478,6 +478,16 @@ def test_charge_that_is_to_be_kept_is_kept() -> None:
     policy = Policy(goal=Goal(until_s=3_600.0, min_battery=0.3))
     low = Battery(0.29, discharging=True)
     assert governor.start(policy, OPTIONS, Observation(0.0, DEADLINE_S, battery=low)).index == 0
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_the_more_charge_there_is_above_what_is_to_be_kept_the_more_is_allowed(keep: float, a: float, b: float) -> None:
+    def begun(fraction: float) -> int:
+        policy, battery = Policy(goal=Goal(min_battery=keep)), Battery(fraction, discharging=True)
+        return governor.start(policy, OPTIONS, Observation(0.0, DEADLINE_S, battery=battery)).index
+
+    assert begun(min(a, b)) <= begun(max(a, b))
+    assert begun(keep) == 0
 
 
 @pytest.mark.parametrize(("watts", "index"), [(4.0, 0), (5.0, 0), (7.5, 1), (20.0, 2)])

@@ -240,3 +240,11 @@ def test_the_newest_profile_of_these_weights_on_this_machine_counts(profile: Pro
 def test_the_governor_gets_seconds(profile: Profile) -> None:
     assert profile.latencies_s("int8") == {}
     assert profile.latencies_s("fp32") == {m.patch_size: m.p50_ms / 1000 for m in profile.measurements}
+
+
+def test_watts_while_listening_are_idle_ones_and_what_a_window_takes_each_step(profile: Profile) -> None:
+    assert profile.model_copy(update={"idle_w": None}).watts("fp32") == {}
+    first, *rest = profile.measurements
+    metered = (first.model_copy(update={"mj_above_idle": 500.0}), *rest)
+    found = profile.model_copy(update={"idle_w": 3.0, "step_s": 0.25, "measurements": metered})
+    assert found.watts("fp32") == {first.patch_size: 5.0}  # half a joule, four times a second

@@ -1,0 +1,179 @@
+"""How the patch size is chosen, as a user asks for it; what was decided, recorded and played again."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexiast.errors import UsageError
+from flexiast.manifest import Manifest
+from flexiast.spec import PatchSize
+from flexiast_cli.policy import Preset, Wishes, seconds_until
+from flexiast_runtime.governor import Option, Policy
+from flexiast_runtime.limits import Goal
+from flexiast_runtime.listener import Conditions
+from flexiast_runtime.power import Battery
+from flexiast_runtime.presets import POLICIES
+from tests.cli.conftest import RATE_HZ, Run
+
+NOW = datetime(2026, 7, 1, 17, 30, 15)
+UNKNOWN = (Option(PatchSize(32, 32), 0.01, 0.7), Option(PatchSize(8, 8), 0.1, 0.8))
+POWERED = (Option(PatchSize(32, 32), 0.01, 0.7, 4.0), Option(PatchSize(8, 8), 0.1, 0.8, 9.0))
+ON_BATTERY = Conditions(0.25, Battery(0.8, discharging=True))
+
+
+def test_the_presets_are_those_of_the_runtime() -> None:
+    assert set(get_args(Preset)) == set(POLICIES)
+    assert POLICIES["balanced"] == Policy()
+
+
+# ----- until when
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2h", 7_200), ("90m", 5_400), ("1.5s", 1.5), ("18:00", 1_785), ("17:30", 86_385), ("9:05", 56_085)],
+)
+def test_a_time_is_one_of_day_or_from_now(text: str, seconds: float) -> None:
+    assert seconds_until(text, NOW) == seconds
+
+
+@given(st.datetimes(datetime(2026, 1, 1), datetime(2026, 3, 1)), st.integers(0, 23), st.integers(0, 59))
+def test_a_time_of_day_is_the_next_one(now: datetime, hour: int, minute: int) -> None:
+    seconds = seconds_until(f"{hour:02}:{minute:02}", now)
+    assert 0 < seconds <= 24 * 3_600
+    then = now + timedelta(seconds=seconds, milliseconds=1)  # rounding
+    assert (then.hour, then.minute, then.second) == (hour, minute, 0)
+
+
+@pytest.mark.parametrize("text", ["24:00", "18", "18:60", "-2h", "soon", "", "0h", "18:00:00"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="18:00"):
+        seconds_until(text, NOW)
+
+
+# ----- what is asked of battery and power
+
+
+def test_a_goal_is_on_the_streams_time_line(capsys: pytest.CaptureFixture[str]) -> None:
+    found = Wishes("greedy", until="18:00", min_battery=35, max_watts=7.0).resolved(POWERED, ON_BATTERY, NOW)
+    assert found.goal == Goal(1_785, 0.35, 7.0)
+    assert found.dwell_s == POLICIES["greedy"].dwell_s
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_cannot_be_had_as_asked_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    Wishes(until="2h").resolved(UNKNOWN, ON_BATTERY, NOW)
+    assert "charge alone is led along a line" in " ".join(capsys.readouterr().err.split())
+    Wishes(until="2h").resolved(POWERED, Conditions(0.25), NOW)
+    assert "no battery" in capsys.readouterr().err
+    Wishes(max_watts=2.0).resolved(POWERED, ON_BATTERY, NOW)
+    assert "draws 4.0 W" in capsys.readouterr().err
+    for options in (UNKNOWN, (UNKNOWN[0], POWERED[1])):
+        with pytest.raises(UsageError, match="flexiast profile --power"):
+            Wishes(max_watts=7.0).resolved(options, ON_BATTERY, NOW)
+
+
+# ----- which sizes
+
+
+@pytest.fixture
+def measured(tiny_manifest: Manifest) -> Manifest:
+    metrics = (0.9, 0.8, 0.7, None)
+    variants = zip(tiny_manifest.variants, metrics, strict=True)
+    return tiny_manifest.model_copy(update={"variants": tuple(v.model_copy(update={"metric": m}) for v, m in variants)})
+
+
+def test_sizes_below_the_metric_are_not_loaded(measured: Manifest) -> None:
+    sizes = measured.patches
+    assert Wishes().sizes(None, measured, None) is None
+    assert Wishes(min_metric=0.8).sizes(None, measured, None) == sizes[:2]
+    assert Wishes(min_metric=0.8).sizes(f"{sizes[1]},{sizes[2]}", measured, None) == (sizes[1],)
+    with pytest.raises(UsageError, match=r"8x8 0\.900.*20x10 –"):
+        Wishes(min_metric=0.95).sizes(None, measured, None)
+    with pytest.raises(UsageError, match="no patch size"):
+        Wishes(min_metric=0.1).sizes(str(sizes[3]), measured, None)  # it was never measured
+
+
+def test_a_pinned_size_excludes_all_that_would_choose(measured: Manifest) -> None:
+    assert Wishes(pin="8").sizes(None, measured, None) == (PatchSize(8, 8),)
+    for wishes, sizes in (
+        (Wishes(pin="8"), "8,16"),
+        (Wishes(pin="8", until="2h"), None),
+        (Wishes(pin="8", max_watts=5.0), None),
+        (Wishes(pin="8", min_metric=0.5), None),
+    ):
+        with pytest.raises(UsageError, match="--pin keeps one size"):
+            wishes.sizes(sizes, measured, None)
+
+
+# ----- as commands
+
+
+@pytest.fixture(scope="module")
+def recording(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trace of ten seconds of noise; what listening says is looked at, too."""
+    folder = tmp_path_factory.mktemp("recording")
+    noise = 0.1 * np.random.default_rng(0).standard_normal(10 * RATE_HZ)
+    soundfile.write(folder / "noise.wav", noise, RATE_HZ)
+    options = ("--patch-sizes", "16,48", "--policy", "greedy", "--record", folder / "trace.jsonl")
+    result = run("listen", "commands", "--input", folder / "noise.wav", *options)
+    assert result.returncode == 0, result.stderr
+    return folder / "trace.jsonl"
+
+
+def test_a_recorded_run_is_played_again_and_compared(run: Run, recording: Path, tmp_path: Path) -> None:
+    result = run("simulate", "--trace", recording, "--policy", "steady", "--json", "--plot", tmp_path / "it.png")
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    windows = len(recording.read_text().splitlines()) - 1
+    assert document["replay"] == {"agreed": windows, "same": True}
+    assert [one["name"] for one in document["results"]] == ["recorded", "steady"]
+    assert document["results"][0]["windows"] == windows
+    assert (tmp_path / "it.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_another_decision_is_an_exit_code(run: Run, recording: Path, tmp_path: Path) -> None:
+    lines = recording.read_text().splitlines(keepends=True)
+    step = json.loads(lines[5])
+    step["index"] = 1 - step["index"]
+    (tmp_path / "other.jsonl").write_text("".join([*lines[:5], json.dumps(step) + "\n", *lines[6:], '{"seen']))
+    result = run("simulate", "--trace", tmp_path / "other.jsonl")
+    assert result.returncode == 5
+    assert "4 decisions are the same" in result.stderr
+    assert "torn" in result.stderr
+
+
+def test_scenarios_are_compared_in_a_table(run: Run) -> None:
+    result = run("simulate", "commands", "--patch-sizes", "16,48", "--hours", "0.02")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("  ")[0] for line in result.stdout.splitlines()]
+    assert {"quiet", "battery in percent", "mean"} <= set(rows)
+    assert "measured just now" in result.stderr
+    assert "modelled" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("simulate", "commands", "--patch-sizes", "48", "--scenario", "storm"), "there are quiet, step"),
+        (("simulate", "commands", "--trace", "x.jsonl"), "brings its own"),
+        (("listen", "commands", "--input", "-", "--pin", "16", "--patch-sizes", "16,48"), "--pin keeps one size"),
+        (("listen", "commands", "--input", "-", "--pin", "48", "--record", "x.jsonl"), "decides nothing"),
+        (("listen", "commands", "--input", "-", "--min-metric", "0.99"), "16x16 0.9"),
+        (("listen", "commands", "--input", "-", "--max-watts", "5", "--patch-sizes", "40,48"), "profile --power"),
+    ],
+)
+def test_what_cannot_be_is_a_usage_error(run: Run, arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    result = run(*arguments, stdin=b"", cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in " ".join(result.stderr.split())
+    assert not list(tmp_path.iterdir())
