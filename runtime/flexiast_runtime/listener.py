@@ -26,6 +26,7 @@ from flexiast_runtime.gate import DIGITAL_SILENCE_DBFS, Gate
 from flexiast_runtime.governor import Decision, Observation, Option, Policy
 from flexiast_runtime.health import Signal
 from flexiast_runtime.power import Battery
+from flexiast_runtime.profiling import paced_s
 from flexiast_runtime.records import EngineFailure, Event, Record, SourceNotice, Status, Summary, Switch, VariantUse
 from flexiast_runtime.rules import EventRules
 from flexiast_runtime.smoothing import Smoother
@@ -397,12 +398,8 @@ def options(
     features = np.full(shape, Frontend(spec.frontend).floor, np.float32)
     found = []
     for patch in engines.patches:
-        engine, latencies = engines[patch], []
+        engine = engines[patch]
         engine.run(features)
-        for _ in range(0 if patch in profiled_s else repeats):
-            begun = clock()
-            engine.run(features)
-            latencies.append(clock() - begun)
-        latency_s = profiled_s[patch] if patch in profiled_s else float(np.median(latencies))
+        latency_s = profiled_s[patch] if patch in profiled_s else paced_s(engine, features, repeats, clock)
         found.append(Option(patch, latency_s, engine.variant.metric))
     return tuple(found)

@@ -17,7 +17,7 @@ from flexiast_runtime.listener import Settings
 from flexiast_runtime.machine import read_climate, read_machine, read_settings
 from flexiast_runtime.meters import find_meter
 from flexiast_runtime.profiles import Measurement, Profile, ProfileKey, Reading, energy, times
-from flexiast_runtime.profiling import Power, Runs, measure, measure_power
+from flexiast_runtime.profiling import Power, Runs, measure, measure_paced, measure_power
 
 NOISY = 0.25
 """Standard deviation ÷ mean above which a variant's times are called noisy."""
@@ -71,6 +71,7 @@ def profile_bundle(
     meter = find_meter() if power else None
     before = _reading()
     runs = measure(named, features, duration_s, warmup_s)
+    paced = measure_paced(named, features)
     powers = {} if meter is None else measure_power(named, features, meter)
     step_s = Settings.of(bundle.manifest.spec.frontend).step_s
     after = _reading()
@@ -85,7 +86,7 @@ def profile_bundle(
         before=before,
         after=after,
         measurements=tuple(
-            _measurement(bundle, engine, key, runs[each], powers.get(each), metrics.get(each), step_s)
+            _measurement(bundle, engine, key, runs[each], paced[each], powers.get(each), metrics.get(each), step_s)
             for each, engine in named.items()
         ),
     )
@@ -97,6 +98,7 @@ def _measurement(
     engine: Engine,
     key: ProfileKey,
     runs: Runs,
+    paced_s: float,
     power: Power | None,
     metric: float | None,
     step_s: float,
@@ -115,6 +117,7 @@ def _measurement(
             "private_mb": memory.private_mb,
             "peak_mb": memory.peak_mb,
             "size_mb": sum(bundle.manifest.entry(file).size for file in files) / 1e6,
+            "paced_ms": 1000 * paced_s,
             **times(runs, step_s),
             **energy(power),
         }

@@ -78,6 +78,8 @@ class Measurement(Value):
     """Compute time ÷ audio time while listening: the mean over one step"""
     cpu_ms: float
     """Of all threads, for each window"""
+    paced_ms: float | None = None
+    """Median with a pause before each, as while listening; None in an older profile"""
     private_mb: float | None
     """Memory of a process that runs this variant alone and that no other process shares"""
     peak_mb: float | None
@@ -127,8 +129,12 @@ class Profile(Value):
         return next(found, None)
 
     def latencies_s(self, precision: str) -> dict[PatchSize, float]:
-        """Medians of one precision, for the governor."""
-        return {m.patch_size: m.p50_ms / 1000 for m in self.measurements if m.precision == precision}
+        """Medians of one precision, for the governor: paced, for back to back an engine is faster than it will be."""
+        return {
+            m.patch_size: (m.p50_ms if m.paced_ms is None else m.paced_ms) / 1000
+            for m in self.measurements
+            if m.precision == precision
+        }
 
     def watts(self, precision: str) -> dict[PatchSize, float]:
         """What the machine draws while it listens with each size of one precision; only those that were metered."""

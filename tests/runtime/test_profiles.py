@@ -17,7 +17,7 @@ from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.ort import load_engines
 from flexiast_runtime.profiler import profile_bundle, profile_key
 from flexiast_runtime.profiles import Profile, changed, find, keep, newest, read_profile
-from flexiast_runtime.profiling import PATIENCE, POWER_S, measure, measure_power
+from flexiast_runtime.profiling import PATIENCE, POWER_S, measure, measure_paced, measure_power
 
 Float = NDArray[np.float32]
 FEATURES = np.zeros((1, 98, 128), np.float32)
@@ -75,6 +75,27 @@ def test_a_noisy_variant_is_measured_longer_but_not_for_ever(variant: Variant) -
     assert runs["steady"].wall_s < 1.2
     assert not runs["noisy"].stable
     assert PATIENCE <= runs["noisy"].wall_s < PATIENCE + 3
+
+
+@dataclass
+class Rested(Steady):
+    """An engine that is slower by a millisecond after a pause."""
+
+    last_s: float = 0.0
+
+    def run(self, features: Float) -> Float:
+        self.clock.now += 0.001 if self.clock.now > self.last_s else 0.0
+        result = super().run(features)
+        self.last_s = self.clock.now
+        return result
+
+
+def test_an_engine_that_rests_is_measured_as_it_will_run(variant: Variant) -> None:
+    clock = Clock()
+    engine = Rested(variant, clock, 0.004, runs=1)
+    measured = measure({"it": engine}, FEATURES, duration_s=1.0, warmup_s=0.1, clock=clock)["it"]
+    assert np.median(measured.latencies_s) == pytest.approx(0.004)
+    assert measure_paced({"it": engine}, FEATURES, clock, clock.sleep)["it"] == pytest.approx(0.005)
 
 
 @dataclass
@@ -239,7 +260,10 @@ def test_the_newest_profile_of_these_weights_on_this_machine_counts(profile: Pro
 
 def test_the_governor_gets_seconds(profile: Profile) -> None:
     assert profile.latencies_s("int8") == {}
-    assert profile.latencies_s("fp32") == {m.patch_size: m.p50_ms / 1000 for m in profile.measurements}
+    assert profile.latencies_s("fp32") == {m.patch_size: (m.paced_ms or 0) / 1000 for m in profile.measurements}
+    older = profile.measurements[0].model_copy(update={"paced_ms": None})
+    found = profile.model_copy(update={"measurements": (older,)})
+    assert found.latencies_s("fp32") == {older.patch_size: older.p50_ms / 1000}
 
 
 def test_watts_while_listening_are_idle_ones_and_what_a_window_takes_each_step(profile: Profile) -> None:
