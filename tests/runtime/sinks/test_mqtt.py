@@ -175,7 +175,7 @@ def restarted(broker: Broker, box: Outbox, eventually: Eventually) -> None:
 
 @needs_broker
 @pytest.mark.usefixtures("quick")
-def test_over_a_restart_of_the_broker_each_event_arrives_once(
+def test_over_a_restart_of_the_broker_each_event_arrives_in_its_order(
     make_broker: Callable[..., Broker], tmp_path: Path, eventually: Eventually
 ) -> None:
     """The broker keeps its subscriber's session, so that what that one sees is all that was published."""
@@ -192,7 +192,8 @@ def test_over_a_restart_of_the_broker_each_event_arrives_once(
     assert box.join().lost == 0
     eventually(lambda: "offline" in subscriber.of("home/ears/status"))
     ids = [json.loads(payload)["id"] for payload in subscriber.of("home/ears/event")]
-    assert ids == [event(number).id for number in range(6)]
+    # At least once (QoS 1): what the broker had not yet confirmed when it went comes again, under the same id.
+    assert list(dict.fromkeys(ids)) == [event(number).id for number in range(6)]
     subscriber.close()
 
 
