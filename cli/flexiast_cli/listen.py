@@ -95,7 +95,7 @@ def listen(
     ] = None,
     pin: PinOption = None,
     min_metric: MinMetricOption = None,
-    policy: PolicyOption = "balanced",
+    policy: PolicyOption = None,
     until: UntilOption = None,
     min_battery: MinBatteryOption = 20.0,
     max_watts: MaxWattsOption = None,

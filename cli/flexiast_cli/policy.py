@@ -28,7 +28,11 @@ Preset = Literal["steady", "balanced", "greedy"]
 """Those of flexiast_runtime.presets, which need numpy, and help does not."""
 
 PolicyOption = Annotated[
-    Preset, typer.Option("--policy", help="steady switches seldom, greedy takes the best size as soon as it fits.")
+    Preset | None,
+    typer.Option(
+        "--policy",
+        help="steady switches seldom, greedy takes the best size as soon as it fits (default: balanced).",
+    ),
 ]
 PinOption = Annotated[
     str | None,
@@ -61,7 +65,7 @@ RecordOption = Annotated[
 class Wishes:
     """What was asked for; figures are as they were given."""
 
-    policy: Preset = "balanced"
+    policy: Preset | None = None
     pin: str | None = None
     until: str | None = None
     min_battery: float = 20.0
@@ -76,6 +80,7 @@ class Wishes:
         if self.pin is not None:
             for option, value in (
                 ("--patch-sizes", patch_sizes),
+                ("--policy", self.policy),
                 ("--until", self.until),
                 ("--max-watts", self.max_watts),
                 ("--min-metric", self.min_metric),
@@ -118,7 +123,7 @@ class Wishes:
             say("--until: no battery can be read here, so there is nothing to spare")
         elif until_s is not None and not metered:
             say("--until: no energy is known (flexiast profile --power), so charge alone is led along a line")
-        return replace(POLICIES[self.policy], goal=Goal(until_s, self.min_battery / 100, self.max_watts))
+        return replace(POLICIES[self.policy or "balanced"], goal=Goal(until_s, self.min_battery / 100, self.max_watts))
 
 
 def seconds_until(text: str, now: datetime) -> float:

@@ -5,11 +5,13 @@ The first line is the header; each other one is a step. A killed process leaves 
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
 
 from flexiast.errors import DataError
 from flexiast.manifest import Sha256
@@ -36,7 +38,7 @@ class Header(_Line):
     bundle_sha256: Sha256
     """Of its manifest"""
     versions: dict[str, str]
-    step_s: float = Field(gt=0)
+    step_s: float = Field(gt=0, allow_inf_nan=False)
     """From one window to the next"""
     options: tuple[Option, ...] = Field(min_length=1)
     """From cheap to dear"""
@@ -45,6 +47,15 @@ class Header(_Line):
     """Before any window"""
     index: int = Field(ge=0)
     """Of the option that it began with"""
+
+    @model_validator(mode="after")
+    def _can_be_played(self) -> Self:
+        costs = [option.latency_s for option in self.options]
+        if not all(0 < cost < math.inf for cost in costs) or costs != sorted(costs):
+            raise ValueError(f"latencies of options must be above 0 and from cheap to dear, not {costs}")
+        if self.index >= len(self.options):
+            raise ValueError(f"it begins with option {self.index}; there are {len(self.options)}")
+        return self
 
 
 class Step(_Line):
@@ -111,6 +122,8 @@ def replay(trace: Trace) -> Replay:
     """The recorded observations through the governor, until a decision is another one."""
     policy, options = trace.header.policy, trace.header.options
     state = governor.start(policy, options, trace.header.first)
+    if state.index != trace.header.index:
+        return Replay(0, (Step(seen=trace.header.first, index=trace.header.index), Decision(state.index)))
     for agreed, step in enumerate(trace.steps):
         state, decision = governor.step(policy, options, state, step.seen)
         if decision != Decision(step.index, step.reason):
@@ -128,7 +141,11 @@ class Recorder:
             self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise DataError(f"{path} cannot be written: {error.strerror}; name another file") from error
-        self._write(header.model_dump_json())
+        try:
+            self._write(header.model_dump_json())
+        except DataError:
+            self.close()
+            raise
 
     def __call__(self, seen: Observation, decision: Decision) -> None:
         """Write one step; nothing once the file is full. Raises DataError when the disk is."""

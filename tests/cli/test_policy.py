@@ -108,6 +108,7 @@ def test_a_pinned_size_excludes_all_that_would_choose(measured: Manifest) -> Non
     for wishes, sizes in (
         (Wishes(pin="8"), "8,16"),
         (Wishes(pin="8", until="2h"), None),
+        (Wishes("greedy", pin="8"), None),
         (Wishes(pin="8", max_watts=5.0), None),
         (Wishes(pin="8", min_metric=0.5), None),
     ):

@@ -132,6 +132,15 @@ def test_another_governor_is_noticed_where_it_decides_otherwise(written: Path) -
     assert (now.index, now.reason) != (then.index, then.reason)
 
 
+def test_another_beginning_is_another_decision(written: Path) -> None:
+    found = read_trace(written)
+    other = found._replace(header=found.header.model_copy(update={"index": found.header.index - 1}))
+    agreed, differs = replay(other)
+    assert agreed == 0
+    assert differs is not None
+    assert (differs[0].index, differs[1].index) == (found.header.index - 1, found.header.index)
+
+
 def test_a_recorded_run_is_the_run(written: Path) -> None:
     found = read_trace(written)
     world, outcome = recorded(found)
@@ -170,6 +179,11 @@ def test_a_torn_last_line_is_left_out_and_said(written: Path) -> None:
         (lambda lines: [b"{}", *lines[1:]], "not a trace"),
         (lambda lines: [lines[0].replace(b'"1.0"', b'"2.0"'), *lines[1:]], "schema_version"),
         (lambda lines: [lines[0].replace(b'"16x20"', b'"16x"'), *lines[1:]], "16x"),
+        (lambda lines: [lines[0].replace(b'"latency_s":0.01', b'"latency_s":0.0'), *lines[1:]], "above 0"),
+        (lambda lines: [lines[0].replace(b'"latency_s":0.01', b'"latency_s":0.2'), *lines[1:]], "cheap to dear"),
+        (lambda lines: [lines[0].replace(b'"latency_s":0.01', b'"latency_s":NaN'), *lines[1:]], "above 0"),
+        (lambda lines: [lines[0].replace(b'"index":1', b'"index":3'), *lines[1:]], "begins with option 3"),
+        (lambda lines: [lines[0].replace(b'"step_s":0.25', b'"step_s":Infinity'), *lines[1:]], "step_s"),
         (lambda lines: [*lines[:3], b"", *lines[3:]], "line 4"),
         (lambda lines: [*lines[:3], lines[3][:-9], *lines[4:]], "line 4"),
         (lambda lines: [*lines[:3], b'{"seen":{"time_s":1,"deadline_s":"1"},"index":0}'], "line 4.*deadline_s"),
@@ -206,6 +220,11 @@ def test_a_trace_that_is_full_holds_its_beginning(path: Path, monkeypatch: pytes
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
-def test_a_full_disk_is_said_once() -> None:
+def test_a_full_disk_is_said_once_and_nothing_stays_open() -> None:
+    def handles() -> int:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (a count)
+
+    before = handles()
     with pytest.raises(DataError, match="No space"):
         record(Path("/dev/full"), Policy(), [])
+    assert handles() == before
