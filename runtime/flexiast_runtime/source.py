@@ -155,7 +155,7 @@ def chunks(source: Source, rate_hz: int) -> Iterator[Chunk]:
             resampler = _resampler(source.rate_hz, rate_hz)
         samples = resampler.resample_chunk(mono) if resampler else mono
         notices = (block.notice,) if block.notice else ()
-        if len(samples) or not len(mono):
+        if len(samples) or notices or not len(mono):  # the resampler may keep a short block, never what is said with it
             yield Chunk(start, samples, notices)
             start += len(samples)
     if len(rest := _flush(resampler)):

@@ -17,7 +17,7 @@ from scipy.signal import resample_poly
 
 from flexiast.audio import read_audio
 from flexiast.errors import DataError
-from flexiast_runtime.source import Block, Chunk, FileSource, Paced, PcmSource, chunks
+from flexiast_runtime.source import Block, Chunk, FileSource, Notice, Paced, PcmSource, chunks
 
 Float = NDArray[np.float32]
 WriteAudio = Callable[..., Path]
@@ -113,6 +113,14 @@ def test_a_loss_makes_the_counter_jump() -> None:
 def test_a_source_that_delivers_nothing_now_lets_its_reader_look_up() -> None:
     source = Script([Block(noise(500, 1)), Block(noise(0, 1)), Block(noise(500, 1))], 16_000)
     assert [(chunk.start, len(chunk.samples)) for chunk in chunks(source, 16_000)] == [(0, 500), (500, 0), (500, 500)]
+
+
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100, 48_000])
+@given(sizes=st.lists(st.integers(0, 3_000), min_size=1, max_size=5))
+def test_what_is_said_with_a_block_is_said_once_however_short_it_is(rate_hz: int, sizes: list[int]) -> None:
+    notices = [Notice("found", str(number)) for number in range(len(sizes))]
+    source = Script([Block(noise(size, 1), 100, notice) for size, notice in zip(sizes, notices, strict=True)], rate_hz)
+    assert [notice for chunk in chunks(source, 16_000) for notice in chunk.notices] == notices
 
 
 def test_a_loss_before_anything_came_counts_too() -> None:
