@@ -134,7 +134,7 @@ def listen(
     """
     from flexiast.errors import ExitCode
     from flexiast_cli.console import positive, say, stderr
-    from flexiast_cli.interrupts import ending_gently
+    from flexiast_cli.interrupts import ending_gently, while_read
     from flexiast_cli.sinks import clip_folder, histories_for, opened_sinks, published, remembered
     from flexiast_cli.stations import (
         machine_conditions,
@@ -199,14 +199,14 @@ def listen(
         note="Ctrl-C ends" if page is None else f"{page.url} · Ctrl-C ends",
     )
     with (
-        ending_gently(partial(stop, captures), terminated=ExitCode.OK),
+        ending_gently(partial(stop, captures), terminated=ExitCode.OK) as asked,
         opened_sinks(sinks, Hearing(engines.spec.labels, heard, histories)) as publish,
         recorded(chosen, record, bundle, model or DEFAULT, settings.step_s),
     ):
         stream = remembered(merged(captures), heard, histories)
         records = published(hear(((listeners[place], chunk) for place, chunk in stream), listeners), publish)
         records = manager.notifying(records) if manager else records
-        show(records if page is None else served(records, page))
+        show(while_read(records if page is None else served(records, page), asked))
 
 
 def _check_sources(names: list[str], devices: list[str] | None, channel: int | None, *, realtime: bool) -> None:
