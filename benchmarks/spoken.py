@@ -1,0 +1,74 @@
+"""A stream of spoken words that are reported wherever a step happens to begin: what faults are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.events import TASKS, Sound, Stream, audible, listen, louder, pink
+from flexiast.data import load_waveforms, read_dataset
+from flexiast_runtime.engine import Engines
+from flexiast_runtime.listener import Pinned
+from flexiast_runtime.rules import EventRules
+
+Word = tuple[str, NDArray[np.float32]]
+
+SLOT_S = 1.5
+"""From the beginning of one word's slot to that of the next"""
+PAUSE_S = 0.4
+"""Before a word in its slot"""
+SNR_DB = 40
+STEP_S, PHASES = 0.25, 4
+"""Places within a step at which a word must be found"""
+CANDIDATES = 160
+
+
+def spoken(data: Path, engines: Engines, words: int) -> Stream:
+    """Words of the validation speakers in faint noise, one to each slot."""
+    candidates = list(islice(_words(data, engines), CANDIDATES))
+    good = _clear(candidates, engines)
+    if len(good) < words:
+        raise ValueError(f"only {len(good)} of {len(candidates)} words are found at every phase; {words} are wanted")
+    return _stream(good[:words], _rate_hz(engines))
+
+
+def _words(data: Path, engines: Engines) -> Iterator[Word]:
+    task, rate_hz = TASKS["commands"], _rate_hz(engines)
+    dataset = read_dataset(data / task.metadata, task.val_fold).split("val")
+    clips, waveforms, _ = load_waveforms(dataset, rate_hz)
+    for index in np.random.default_rng(0).permutation(len(waveforms)):
+        yield clips.clips[index].labels[0], audible(waveforms[index], rate_hz)
+
+
+def _clear(words: list[Word], engines: Engines) -> list[Word]:
+    """Those that make one event of their label, and nothing else, at every phase."""
+    rate_hz = _rate_hz(engines)
+    samples, slot = _stream(words, rate_hz).samples, round(SLOT_S * rate_hz)
+    good = set(range(len(words)))
+    for phase in range(PHASES):
+        shift = round(STEP_S * rate_hz) * phase // PHASES
+        shifted = Stream(np.concatenate([pink(shift, np.random.default_rng(1)), samples]) if shift else samples, ())
+        heard: list[list[str]] = [[] for _ in words]
+        for event in listen(engines, Pinned(engines.patches[0]), EventRules(), shifted):
+            middle = (event.start + event.end) // 2 - shift
+            heard[min(max(middle, 0) // slot, len(words) - 1)].append(event.label)
+        good &= {place for place, (label, _) in enumerate(words) if heard[place] == [label]}
+    return [words[place] for place in sorted(good)]
+
+
+def _stream(words: list[Word], rate_hz: int) -> Stream:
+    slot, pause = round(SLOT_S * rate_hz), round(PAUSE_S * rate_hz)
+    samples, truth = pink(slot * len(words), np.random.default_rng(0)), []
+    for place, (label, word) in enumerate(words):
+        start, heard = place * slot + pause, word[: slot - pause]
+        samples[start : start + len(heard)] += louder(heard, SNR_DB)
+        truth.append(Sound(label, start, start + len(heard)))
+    return Stream(np.clip(samples, -1, 1), tuple(truth))
+
+
+def _rate_hz(engines: Engines) -> int:
+    return engines.spec.frontend.sample_rate_hz
