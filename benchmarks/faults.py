@@ -4,7 +4,7 @@ python -m benchmarks.faults --data ../shared/data [--case unplugged]
 
 A real process hears spoken words, known beforehand, from a virtual microphone (../shared/rigs) and writes to four
 sinks. What the run without a fault reports must be reported in every other one, but where audio is marked as lost.
-Two to three minutes; the full disk needs root, for a small file system of its own.
+Two and a half minutes; the full disk needs root, for a small file system of its own.
 """
 
 from __future__ import annotations
