@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from flexiast.frontend import Frontend, mel_centres_hz
 from flexiast.spec import LOG_FLOOR
 
 Float = NDArray[np.float32]
@@ -70,3 +71,43 @@ def mask(features: Float, masks: int, widest: float, fill: float, rng: np.random
         start = int(rng.integers(0, len(axis) - width + 1))
         axis[start : start + width] = fill
     return masked
+
+
+NOISE_S = 60.0
+TILTS_DB = (-9.0, 3.0)
+"""Per octave: from darker than brown noise (-6), as wind and engines are, over pink (-3) to brighter than white (0)."""
+
+
+class Noise:
+    """Log-mels of steady noise that is different each time: a stretch of white noise, tilted and filtered.
+
+    A filter that changes little within a mel bin adds its gain to the log-mel, so nothing is transformed again.
+    """
+
+    def __init__(self, frontend: Frontend, seed: int) -> None:
+        spec = frontend.spec
+        samples = max(round(NOISE_S * spec.sample_rate_hz), 2 * spec.window_samples)
+        white = 0.1 * np.random.default_rng(seed).standard_normal(samples)
+        self._white = frontend.log_mel(white.astype(np.float32))
+        self._empty = self._white[0] <= SILENCE  # filters narrower than a bin of the FFT, which nothing fills
+        octaves = np.log2(np.maximum(mel_centres_hz(spec), spec.low_hz) / 1_000)
+        self._octaves = (octaves * NAT_PER_DB).astype(np.float32)
+
+    def __call__(self, frames: int, filter_db: float, rng: np.random.Generator) -> Float:
+        """Log-mel [frames, mels] at no particular level, −∞ where a filter is empty."""
+        start = int(rng.integers(0, len(self._white) - frames + 1))
+        tilted = self._white[start : start + frames] + np.float32(rng.uniform(*TILTS_DB)) * self._octaves
+        noise = equalise(tilted, filter_db, rng)
+        noise[:, self._empty] = -np.inf
+        return noise
+
+
+def level(log_mel: Float) -> float:
+    """Natural log of the mean energy of a frame [frames, mels]."""
+    peak = float(log_mel.max())
+    return peak + math.log(float(np.exp(log_mel - np.float32(peak)).sum(axis=1).mean()))
+
+
+def at_snr(noise: Float, snr_db: float, sound: Float) -> Float:
+    """Noise [frames, mels] so far below the mean level of a sound [any frames, mels]; it may sink below silence."""
+    return noise + np.float32(level(sound) - level(noise) - snr_db * NAT_PER_DB)

@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from flexiast.augment import equalise, gain, mask, mix, place
+from flexiast.augment import SILENCE, Noise, at_snr, equalise, gain, mask, mix, place
 from flexiast.frontend import Frontend
 from flexiast.recipe import Augment, Training
 from flexiast.sampling import Order, Step, draw
@@ -85,6 +85,8 @@ class Batches(Sequence[tuple[Float, Float]]):
         self._log_mels, self._targets, self._training, self._steps = log_mels, targets, training, steps
         self._frontend = Frontend(spec.frontend)
         self._order = Order(training.seed, len(log_mels), probabilities)
+        self._noise = Noise(self._frontend, training.seed) if training.augment.noise_share else None
+        self._single = spec.task == "single"
         self._rank, self._ranks = rank, ranks
 
     def __len__(self) -> int:
@@ -103,7 +105,7 @@ class Batches(Sequence[tuple[Float, Float]]):
         return features, targets
 
     def _example(self, place_: int, first: int, count: int, *, mixing: bool) -> tuple[Float, Float]:
-        """One clip, maybe mixed with another of the same step, masked and normalised; its target."""
+        """One clip, maybe mixed with another of the same step, maybe in noise, masked and normalised; its target."""
         augment, rng = self._training.augment, draw(self._training.seed, "mix", place_)
         log_mel, target, real = self._varied(place_)
         if mixing and rng.random() < augment.mix_share:
@@ -112,6 +114,8 @@ class Batches(Sequence[tuple[Float, Float]]):
             other, other_target, other_real = self._varied(first + int(rng.integers(count)))
             log_mel, target = mix(log_mel, other, share), share * target + (1 - share) * other_target
             real = slice(min(real.start, other_real.start), max(real.stop, other_real.stop))
+        if self._noise is not None:
+            log_mel, target, real = self._in_noise(self._noise, place_, log_mel, target, real)
         features = self._frontend.finish(self._frontend.normalise(log_mel), real)
         return mask(features, augment.masks, augment.mask_share, self._frontend.floor, rng), target
 
@@ -122,3 +126,21 @@ class Batches(Sequence[tuple[Float, Float]]):
         log_mel = equalise(gain(log_mel, augment.gain_db, rng), augment.filter_db, rng)
         window, real = place(log_mel, self._frontend.spec.window_frames, augment.shift, rng)
         return window, self._targets[clip], real
+
+    def _in_noise(
+        self, noise: Noise, place_: int, log_mel: Float, target: Float, real: slice
+    ) -> tuple[Float, Float, slice]:
+        """A window in noise, or noise instead of it, or as it is."""
+        augment, rng = self._training.augment, draw(self._training.seed, "noise", place_)
+        if rng.random() >= augment.noise_share:
+            return log_mel, target, real
+        behind = noise(len(log_mel), augment.filter_db, rng)
+        behind = at_snr(behind, float(rng.uniform(*augment.noise_snr_db)), log_mel[real])
+        if rng.random() < augment.nothing_share:
+            log_mel, target = (
+                np.maximum(behind, SILENCE),
+                np.full_like(target, 1 / len(target) if self._single else 0.0),
+            )
+        else:
+            log_mel = np.logaddexp(log_mel, behind)
+        return log_mel, target, slice(0, len(log_mel))

@@ -132,6 +132,12 @@ def mel_filters(spec: FrontendSpec) -> Float:
     return filters
 
 
+def mel_centres_hz(spec: FrontendSpec) -> NDArray[np.float64]:
+    """Where each filter peaks [mels]."""
+    edges = np.linspace(_mel(spec.low_hz), _mel(spec.high_hz), spec.mel_bins + 2)
+    return 700.0 * np.expm1(edges[1:-1] / 1127.0)
+
+
 def _mel(hz: float | NDArray[np.float64]) -> NDArray[np.float64]:
     return 1127.0 * np.log1p(np.asarray(hz) / 700.0)
 

@@ -45,6 +45,18 @@ class Augment(Value):
     """The louder clip's share is Beta(alpha, alpha), folded to at least a half."""
     mix_from: float = Field(default=0.3, ge=0, le=1)
     """Mixing begins at this share of the run: from scratch, mixing from the first step stalls learning."""
+    noise_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the clips that sound in steady noise, of any colour from that of wind to that of hiss."""
+    noise_snr_db: tuple[float, float] = (-5.0, 45.0)
+    """How far the clip's mean level lies above the noise: evenly between these."""
+    nothing_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of those noises in which no clip sounds: the answer is then that no label is likelier than another."""
+
+    @model_validator(mode="after")
+    def _least_snr_first(self) -> Self:
+        if not -100 <= self.noise_snr_db[0] <= self.noise_snr_db[1] <= 100:
+            raise ValueError(f"noise_snr_db {list(self.noise_snr_db)} must be two numbers in -100 … 100, least first")
+        return self
 
 
 class Distill(Value):

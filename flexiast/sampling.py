@@ -7,7 +7,7 @@ generator state is ever saved.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,12 @@ BASE_FIRST = 0.4
 gradual spread from the base size gave the same at fine sizes and six points less at 48 × 48."""
 
 
-def draw(seed: int, purpose: Literal["patch", "order", "augment", "mix"], index: int) -> np.random.Generator:
+Purpose = Literal["patch", "order", "augment", "mix", "noise"]
+
+
+def draw(seed: int, purpose: Purpose, index: int) -> np.random.Generator:
     """A generator that depends on nothing but its arguments."""
-    return np.random.default_rng((seed, ("patch", "order", "augment", "mix").index(purpose), index))
+    return np.random.default_rng((seed, get_args(Purpose).index(purpose), index))
 
 
 class Step(NamedTuple):

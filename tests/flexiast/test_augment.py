@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import signal
 
-from flexiast.augment import FILTER_KNOTS, NAT_PER_DB, SILENCE, equalise, gain, mask, mix, place
+from flexiast.augment import FILTER_KNOTS, NAT_PER_DB, SILENCE, Noise, at_snr, equalise, gain, level, mask, mix, place
 from flexiast.frontend import Frontend
 from flexiast.spec import FrontendSpec
 
@@ -256,3 +256,52 @@ def test_a_change_is_a_function_of_its_input_and_the_generator(
     assert drawn[:10] == drawn[10:]
     assert len(set(drawn)) > 5  # some of ten may meet by chance among twenty places
     assert np.array_equal(log_mel, before)
+
+
+# ----- noise
+
+
+def coloured(samples: int, tilt_db: float, rate_hz: int) -> Float:
+    """Noise whose power falls or rises by so many dB in each octave, from the waveform's spectrum."""
+    spectrum = np.fft.rfft(np.random.default_rng(1).standard_normal(samples))
+    hz = np.maximum(np.fft.rfftfreq(samples, 1 / rate_hz), 20)
+    return np.fft.irfft(spectrum * (hz / 1_000) ** (tilt_db / (20 * math.log10(2))), samples).astype(np.float32)
+
+
+@pytest.mark.parametrize("tilt_db", [-9.0, -3.0, 0.0, 3.0])
+def test_noise_has_the_log_mel_of_a_waveform_of_its_colour(
+    frontend: Frontend, monkeypatch: pytest.MonkeyPatch, tilt_db: float
+) -> None:
+    monkeypatch.setattr("flexiast.augment.TILTS_DB", (tilt_db, tilt_db))
+    found = Noise(frontend, 0)(3_000, 0.0, np.random.default_rng(0))
+    expected = frontend.log_mel(coloured(3_000 * 160, tilt_db, 16_000))
+    difference = found.mean(axis=0) - expected.mean(axis=0)
+    # Above the bins that share an FFT bin with their neighbours; the dark noise leaks 9 dB an octave through the taper.
+    assert np.abs(difference[8:] - difference[8:].mean()).max() < 0.3
+    np.testing.assert_allclose(found.std(axis=0)[8:], expected.std(axis=0)[8:], atol=0.1)
+
+
+def test_no_two_noises_are_alike_but_those_of_one_generator(frontend: Frontend) -> None:
+    make = Noise(frontend, 0)
+    one, again, other = (make(50, 6.0, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+@given(SEEDS, st.floats(-10, 60))
+def test_noise_stands_at_its_distance_from_the_sound(seed: int, snr_db: float) -> None:
+    loud, hiss = 8 + sound(30, seed), sound(98, seed + 1)  # so loud that nothing reaches the floor
+    energies = [
+        float(np.exp(each.astype(np.float64)).sum(axis=1).mean()) for each in (loud, at_snr(hiss, snr_db, loud))
+    ]
+    assert 10 * math.log10(energies[0] / energies[1]) == pytest.approx(snr_db, abs=1e-3)  # float32
+    assert level(loud) == pytest.approx(math.log(energies[0]), abs=1e-4)
+
+
+@pytest.mark.parametrize("mels", [64, 128])
+def test_filters_that_nothing_fills_stay_empty(build_frontend_spec: Callable[..., FrontendSpec], mels: int) -> None:
+    frontend = Frontend(build_frontend_spec(mel_bins=mels))
+    empty = (frontend.log_mel(noise(16_000)) == SILENCE).all(axis=0)
+    assert empty.any() == (mels == 128)
+    found = Noise(frontend, 0)(50, 6.0, np.random.default_rng(0))
+    assert np.array_equal(np.isneginf(found), np.broadcast_to(empty, found.shape))

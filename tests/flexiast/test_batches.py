@@ -289,3 +289,42 @@ def test_padding_is_the_floor_of_the_front_end(make: MakeSpec) -> None:
     expected = (math.log(LOG_FLOOR) - spec.frontend.mean) / (2 * spec.frontend.std)
     # -15.942 in float16 is -15.945
     np.testing.assert_allclose(features, expected, rtol=0, atol=FLOAT16 / (2 * spec.frontend.std))
+
+
+def test_clips_sound_in_noise_in_their_share_and_some_noises_are_of_nothing(
+    make: MakeSpec, waveforms: list[Float]
+) -> None:
+    spec = make()
+    augment = PLAIN.model_copy(update={"noise_share": 0.5, "nothing_share": 0.3, "noise_snr_db": (10.0, 10.0)})
+    plain, noisy = (batches_of(waveforms, spec, augment=each, epochs=60) for each in (PLAIN, augment))
+    kept, nothing, rows = 0, 0, 0
+    for (before, clips), (after, targets) in zip(plain, noisy, strict=True):
+        for row, clip, found, target in zip(before, clips, after, targets, strict=True):
+            rows += 1
+            kept += np.array_equal(row, found)
+            if np.array_equal(target, clip):
+                assert (found >= row).all()  # noise adds energy
+            else:
+                nothing += 1
+                np.testing.assert_allclose(target, 1 / CLIPS)
+                assert found.mean() < row.mean() or (row == row.min()).any()
+    # of 660 clips; five deviations of a share of a half are 0.1, of 0.15 are 0.07
+    assert 0.4 < kept / rows < 0.6
+    assert 0.08 < nothing / rows < 0.22
+
+
+def test_nothing_is_no_label_where_there_may_be_several(make: MakeSpec, waveforms: list[Float]) -> None:
+    spec = make().model_copy(update={"task": "multi"})
+    augment = PLAIN.model_copy(update={"noise_share": 1.0, "nothing_share": 1.0})
+    assert all((targets == 0).all() for _, targets in batches_of(waveforms, spec, augment=augment))
+
+
+def test_noise_changes_nothing_else_about_a_clip(make: MakeSpec, waveforms: list[Float]) -> None:
+    """Its draws are its own: far below the clips it leaves the batches as they were."""
+    faint = Augment(noise_share=1.0, noise_snr_db=(100.0, 100.0))
+    for (before, clips), (after, targets) in zip(
+        batches_of(waveforms, make(), augment=Augment()), batches_of(waveforms, make(), augment=faint), strict=True
+    ):
+        assert np.array_equal(clips, targets)
+        loud = before > 0
+        np.testing.assert_allclose(after[loud], before[loud], atol=1e-3)
