@@ -201,6 +201,8 @@ class Remembered:
 class Switching:
     """Another patch size every few seconds, at random."""
 
+    degraded = False
+
     def __init__(self, patches: Sequence[PatchSize], seed: int) -> None:
         self._patches, self._rng, self._next_s = patches, np.random.default_rng(seed), SWITCH_EVERY_S
         self.patch = patches[0]
