@@ -43,7 +43,7 @@ def demo(
     """Stream a synthesised soundscape through the real pipeline, squeeze the deadline, drain a simulated battery."""
     from flexiast.errors import ExitCode
     from flexiast_cli.console import say
-    from flexiast_cli.interrupts import ending_gently
+    from flexiast_cli.interrupts import ending_gently, while_read
     from flexiast_cli.policy import chooser
     from flexiast_cli.web import WebPage, parse_address, served
     from flexiast_runtime.bundle import Bundle
@@ -74,13 +74,13 @@ def demo(
             backlog=capture.ring.backlog,
             signal=lambda: audio.signal,
         )
-        with ending_gently(capture.stop, terminated=ExitCode.OK):
+        with ending_gently(capture.stop, terminated=ExitCode.OK) as asked:
             shown = conditions.watch(listener.run(capture))
             page = None if web is None else WebPage(*parse_address(web), f"demo · {name}", frontend)
             if page is not None:
                 say(f"the page is at {page.url}")
                 shown = served(shown, page)
-            _printer(f"flexiast demo · {name}")(shown)
+            _printer(f"flexiast demo · {name}")(while_read(shown, asked, live=True))
 
 
 class _Scenario:

@@ -7,21 +7,25 @@ import select
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import typer
 
-from flexiast.errors import ExitCode
+from flexiast.errors import ExitCode, FlexiastError
 from flexiast_cli.console import counted, say
 
-Item = TypeVar("Item")
+if TYPE_CHECKING:
+    from flexiast_runtime.records import Record
 
 UNREAD_S = 1.0
 """After a signal, whoever reads stdout gets so long for what was written before."""
 LOOK_S = 0.1
+HELD = 1000
+"""Records that wait for whoever reads stdout; as many as wait for a sink."""
 
 
 @dataclass
@@ -31,6 +35,11 @@ class Asked:
     by: int | None = None
     at_s: float = math.inf
     """Monotonic time of the signal"""
+
+    @property
+    def over(self) -> bool:
+        """Whoever reads stdout has had the time that there is after a signal."""
+        return time.monotonic() > self.at_s + UNREAD_S
 
 
 @contextmanager
@@ -56,29 +65,45 @@ def ending_gently(stop: Callable[[], None], terminated: ExitCode) -> Iterator[As
         raise typer.Exit(ExitCode.INTERRUPTED if asked.by == signal.SIGINT else terminated)
 
 
-def while_read(items: Iterable[Item], asked: Asked) -> Iterator[Item]:
+def while_read(records: Iterable[Record], asked: Asked, *, live: bool) -> Iterator[Record]:
     """What is to be printed, one at a time when stdout takes it: a write that blocks could not be ended by a signal.
 
-    Once a signal has asked for the end, a reader that takes nothing is not waited for; all items are drawn even so.
+    A recording waits for whoever reads. Sound that is ``live`` does not: while nobody reads, the last ``HELD`` records
+    wait, but no status, which the next one betters. After a signal there is ``UNREAD_S`` for what is left to print; all
+    records are drawn even so.
     """
-    unread = 0
-    for item in items:
-        if _taken(asked):
-            yield item
-        else:
-            unread += 1
-    if unread:
+    from flexiast_runtime.records import Status
+
+    held: deque[Record] = deque()
+    unread, failure = 0, None
+    try:
+        for record in records:
+            held.append(record)
+            while held and _taken(asked, wait=not live):
+                yield held.popleft()
+            if held and live and isinstance(record, Status):
+                held.pop()
+            if len(held) > HELD or (held and asked.over):
+                held.popleft()
+                unread += 1
+    except FlexiastError as error:  # what came before is printed first
+        failure = error
+    while held and _taken(asked, wait=True):
+        yield held.popleft()
+    if unread := unread + len(held):
         say(f"stdout was not read; {counted(unread, 'record')} not printed")
+    if failure is not None:
+        raise failure
 
 
-def _taken(asked: Asked) -> bool:
-    """Whether stdout has room, waited for as long as there is time."""
+def _taken(asked: Asked, *, wait: bool) -> bool:
+    """Whether stdout has room; may be waited for, as long as there is time."""
     if sys.stdout is None:  # a shell may close it
         return True
     stdout = select.poll()
     stdout.register(1, select.POLLOUT)
-    while not stdout.poll(1000 * LOOK_S):
-        if time.monotonic() > asked.at_s + UNREAD_S:
+    while not stdout.poll(1000 * LOOK_S if wait else 0):
+        if not wait or asked.over:
             return False
     return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -45,6 +45,8 @@ from flexiast_cli.policy import (
 from flexiast_runtime.backends import Backend
 
 if TYPE_CHECKING:
+    from flexiast_cli.interrupts import Asked
+    from flexiast_runtime.capture import Capture
     from flexiast_runtime.records import Record
 
 STATUS_EVERY_S = 1.0
@@ -134,7 +136,7 @@ def listen(
     """
     from flexiast.errors import ExitCode
     from flexiast_cli.console import positive, say, stderr
-    from flexiast_cli.interrupts import ending_gently, while_read
+    from flexiast_cli.interrupts import ending_gently
     from flexiast_cli.sinks import clip_folder, histories_for, opened_sinks, published, remembered
     from flexiast_cli.stations import (
         machine_conditions,
@@ -206,7 +208,28 @@ def listen(
         stream = remembered(merged(captures), heard, histories)
         records = published(hear(((listeners[place], chunk) for place, chunk in stream), listeners), publish)
         records = manager.notifying(records) if manager else records
-        show(while_read(records if page is None else served(records, page), asked))
+        _show(records if page is None else served(records, page), show, captures, asked, live=live)
+
+
+def _show(
+    records: Iterator[Record],
+    show: Callable[[Iterator[Record]], None],
+    captures: Sequence[Capture],
+    asked: Asked,
+    *,
+    live: bool,
+) -> None:
+    """Print as fast as stdout is read; when its reader goes, the sinks still get the end of what was heard."""
+    from flexiast_cli.interrupts import while_read
+    from flexiast_runtime.capture import stop
+
+    try:
+        show(while_read(records, asked, live=live))
+    except BrokenPipeError:
+        stop(captures)
+        for _ in records:
+            pass
+        raise
 
 
 def _check_sources(names: list[str], devices: list[str] | None, channel: int | None, *, realtime: bool) -> None:

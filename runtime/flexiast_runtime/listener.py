@@ -179,7 +179,7 @@ class Listener:
         self._engines, self._chooser, self._source = engines, chooser, source
         self._conditions, self._backlog, self._signal = conditions, backlog, signal
         self._clock, self._wall = clock, wall
-        self._arrived: tuple[int, float] | None = None  # the last sample and when it was here, in Unix seconds
+        self._arrived: tuple[int, float] | None = None  # the newest sample, read or not, and the time, in Unix seconds
         self._rate = frontend.sample_rate_hz
         self._step = round(settings.step_s * self._rate)
         self._framer = Framer(Frontend(frontend), self._step)
@@ -208,7 +208,7 @@ class Listener:
         if chunk.start != self._framer.end:
             yield from self._break_off(chunk.start)
         if self._wall is not None:
-            self._arrived = chunk.start + len(chunk.samples), self._wall()
+            self._arrived = chunk.start + len(chunk.samples) + self._backlog(), self._wall()
         self._gate.hear(chunk.start, chunk.samples)
         yield from self._windows(self._framer.push(chunk.samples))
 

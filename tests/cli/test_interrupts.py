@@ -8,11 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
+RATE = 16_000
 MANY_S = 60.0
 """Longer than anything here takes, also where every core is busy."""
 
@@ -35,43 +40,84 @@ def await_file(path: Path) -> None:
         time.sleep(0.02)
 
 
+def jsonl(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def noisy_wav(tmp_path: Path) -> Path:
+    """Noise and silence by turns, which the tiny model tells apart."""
+    rng = np.random.default_rng(0)
+    parts = [part for _ in range(4) for part in (rng.normal(0, 0.1, RATE), np.zeros(RATE))]
+    soundfile.write(path := tmp_path / "noisy.wav", np.concatenate(parts).astype(np.float32), RATE)
+    return path
+
+
+@contextmanager
+def listening(
+    bundle: Path, folder: Path, stdout: int, *options: str, stdin: int = subprocess.PIPE
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`listen` with a sink, writing to a pipe of the test's; killed in the end, if it has not ended."""
+    program = [sys.executable, "-W", "error", "-m", "flexiast_cli.main", "listen", str(bundle)]
+    own = {f"XDG_{kind}_HOME": str(folder) for kind in ("CACHE", "CONFIG", "DATA")}
+    with subprocess.Popen(
+        [*program, *options, "--json", "--to", "jsonl:heard.jsonl"],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env=os.environ | own | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))},
+    ) as run:
+        os.close(stdout)
+        try:
+            yield run
+        finally:
+            run.kill()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_ends_what_nobody_reads_and_the_sinks_have_it_all(
     tiny_bundle: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     out, into = full_pipe()
-    program = [
-        sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "flexiast_cli.main",
-        "listen",
-        tiny_bundle,
-        "--input",
-        "-",
-        "--json",
-    ]
-    own = {f"XDG_{kind}_HOME": str(tmp_path) for kind in ("CACHE", "CONFIG", "DATA")}
-    with subprocess.Popen(
-        [*program, "--to", "jsonl:heard.jsonl"],
-        stdin=subprocess.PIPE,
-        stdout=into,
-        stderr=subprocess.PIPE,
-        cwd=tmp_path,
-        env=os.environ | own | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))},
-    ) as run:
-        os.close(into)
+    with listening(tiny_bundle, tmp_path, into, "--input", "-") as run:
         assert run.stdin is not None and run.stderr is not None
-        try:
-            run.stdin.write(bytes(60_000))  # less than a pipe holds; there may be more to come
-            run.stdin.flush()
-            await_file(tmp_path / "heard.jsonl")  # it listens
-            run.send_signal(number)
-            assert run.wait(MANY_S) == code
-        finally:
-            run.kill()
+        run.stdin.write(bytes(60_000))  # less than a pipe holds; there may be more to come
+        run.stdin.flush()
+        await_file(tmp_path / "heard.jsonl")  # it listens
+        run.send_signal(number)
+        assert run.wait(MANY_S) == code
+        run.stdin.close()
         assert b"stdout was not read" in run.stderr.read()
     os.close(out)
-    last = json.loads((tmp_path / "heard.jsonl").read_text().splitlines()[-1])
-    assert last["type"] == "summary"
+    assert jsonl(tmp_path / "heard.jsonl")[-1]["type"] == "summary"
+
+
+def test_live_sound_goes_to_the_sinks_while_nobody_reads_stdout(
+    tiny_bundle: Path, tmp_path: Path, noisy_wav: Path
+) -> None:
+    """The reader comes back before the end, and gets every event that it missed."""
+    out, into = full_pipe()
+    heard = tmp_path / "heard.jsonl"
+    with listening(
+        tiny_bundle, tmp_path, into, "--input", str(noisy_wav), "--realtime", stdin=subprocess.DEVNULL
+    ) as run:
+        end_s = time.monotonic() + MANY_S
+        while not (heard.exists() and jsonl(heard)[-1:] and jsonl(heard)[-1]["type"] == "summary"):
+            assert time.monotonic() < end_s, "nothing was heard to the end"
+            assert run.poll() is None
+            time.sleep(0.05)
+        with os.fdopen(out, "rb") as reader:
+            printed = reader.read().lstrip(b"\0").splitlines()
+        assert run.wait(MANY_S) == 0
+    kept = [record for record in map(json.loads, printed) if record["type"] == "event"]
+    assert kept == [record for record in jsonl(heard) if record["type"] == "event"]
+    assert kept
+
+
+def test_a_reader_that_goes_leaves_the_end_to_the_sinks(tiny_bundle: Path, tmp_path: Path, noisy_wav: Path) -> None:
+    out, into = os.pipe()
+    os.close(out)
+    with listening(tiny_bundle, tmp_path, into, "--input", str(noisy_wav), stdin=subprocess.DEVNULL) as run:
+        assert run.wait(MANY_S) == 0
+    assert [record["type"] for record in jsonl(tmp_path / "heard.jsonl")][-1] == "summary"

@@ -555,6 +555,14 @@ def test_an_event_knows_when_it_began_where_audio_arrives_as_it_sounds(listen: C
     assert live.id != recorded.id
 
 
+def test_when_an_event_began_does_not_depend_on_how_late_it_is_read(listen: Callable[..., list[Record]]) -> None:
+    """Half a second waits to be read when the last chunk is: so it sounded half a second ago."""
+    loud = np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32)
+    stream = [Chunk(0, loud), Chunk(RATE, 0 * loud)]
+    late = of(Event, listen(stream, wall=lambda: 1_700_000_002.5, backlog=lambda: RATE // 2))[0]
+    assert late.began_at_s == pytest.approx(1_700_000_000.0, abs=1e-6)
+
+
 # ----- engines that fail
 
 
