@@ -101,13 +101,17 @@ def find_audio(folder: Path) -> list[Path]:
     )
 
 
-def check_bad_files(errors: Sequence[DataError], files: int, *, skip_bad: bool) -> None:
-    """Raise one DataError that lists the bad ones of so many files, unless they are to be skipped and some remain."""
+def check_bad_files(errors: Sequence[DataError], files: int, *, skip_bad: bool | None) -> None:
+    """Raise one DataError that lists the bad ones of so many files, unless they are to be skipped and some remain.
+
+    ``skip_bad`` is None where a command needs them all.
+    """
     if errors and not skip_bad:
         listed = "\n".join(f"  {error}" for error in errors[:20])
         raise DataError(
-            f"{len(errors)} of {files} files cannot be used; mend or remove them, "
-            f"or skip them with --skip-bad:\n{listed}"
+            f"{len(errors)} of {files} files cannot be used; mend or remove them"
+            + ("" if skip_bad is None else ", or skip them with --skip-bad")
+            + f":\n{listed}"
         )
     if len(errors) == files:
         raise DataError("none of the files could be read")

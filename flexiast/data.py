@@ -96,7 +96,7 @@ def load_waveforms(
     dataset: Dataset,
     sample_rate_hz: int,
     *,
-    skip_bad: bool = False,
+    skip_bad: bool | None = None,
     budget_bytes: int | None = None,
     progress: Callable[[Iterable[Clip]], Iterable[Clip]] = iter,
 ) -> tuple[Dataset, Waveforms, list[DataError]]:

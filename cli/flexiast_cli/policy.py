@@ -142,11 +142,17 @@ def seconds_until(text: str, now: datetime) -> float:
 
 
 def profile_of(bundle: Bundle, backend: Backend) -> Profile | None:
-    """What was measured here; None where there is no profile that holds."""
+    """What was measured here; None where there is no profile that holds, or one that cannot be read, which is said."""
+    from flexiast.errors import DataError
+    from flexiast_cli.console import say
     from flexiast_runtime.profiler import profile_key
     from flexiast_runtime.profiles import find
 
-    return find(profile_key(bundle, backend))
+    try:
+        return find(profile_key(bundle, backend))
+    except DataError as error:
+        say(f"{error}; until then engines are measured at the start")
+        return None
 
 
 def options_of(engines: Engines, profile: Profile | None, precision: str) -> tuple[Option, ...]:

@@ -139,7 +139,7 @@ def _accuracies(engines: dict[str, Engines], data: Path, val_fold: str | None) -
     spec = next(iter(engines.values())).spec
     dataset = read_dataset(data, val_fold).split("val")
     readable, waveforms, _ = load_waveforms(
-        dataset, spec.frontend.sample_rate_hz, skip_bad=False, progress=lambda clips: tracked(clips, "Reading clips")
+        dataset, spec.frontend.sample_rate_hz, progress=lambda clips: tracked(clips, "Reading clips")
     )
     windows, targets = Windows(waveforms, Frontend(spec.frontend)), readable.targets(spec.labels)
     return {

@@ -16,12 +16,16 @@ from hypothesis import strategies as st
 from flexiast.errors import UsageError
 from flexiast.manifest import Manifest
 from flexiast.spec import PatchSize
-from flexiast_cli.policy import Preset, Wishes, seconds_until
+from flexiast_cli.policy import Preset, Wishes, profile_of, seconds_until
+from flexiast_runtime.backends import Backend
+from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.governor import Option, Policy
 from flexiast_runtime.limits import Goal
 from flexiast_runtime.listener import Conditions
 from flexiast_runtime.power import Battery
 from flexiast_runtime.presets import POLICIES
+from flexiast_runtime.profiler import profile_key
+from flexiast_runtime.profiles import profile_folder
 from tests.cli.conftest import RATE_HZ, Run
 
 NOW = datetime(2026, 7, 1, 17, 30, 15)
@@ -58,6 +62,24 @@ def test_a_time_of_day_is_the_next_one(now: datetime, hour: int, minute: int) ->
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="18:00"):
         seconds_until(text, NOW)
+
+
+# ----- what was measured here
+
+
+def test_a_profile_that_cannot_be_read_is_said_and_done_without(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    bundle = Bundle.open(tiny_bundle)
+    path = profile_folder() / f"{profile_key(bundle, Backend.CPU).digest}.json"
+    path.parent.mkdir(parents=True)
+    for content in ('{"schema_version": "0.9"}', "half a fi"):
+        path.write_text(content)
+        assert profile_of(bundle, Backend.CPU) is None
+        said = " ".join(capsys.readouterr().err.split())
+        assert "profile again" in said
+        assert path.name in said
 
 
 # ----- what is asked of battery and power

@@ -66,8 +66,8 @@ def test_listen_goes_by_the_profile_that_was_kept(run: Run, bundle: Path, profil
     path = Path(next(line for line in kept.splitlines() if "kept for" in line).split(": ", 1)[1])
     path.write_text("{")
     result = run("listen", bundle, "--input", "-", stdin=b"")
-    assert result.returncode == 8
-    assert path.name in result.stderr
+    assert result.returncode == 0
+    assert path.name in result.stderr  # what is measured at the start serves instead
     path.unlink()
 
 

@@ -99,7 +99,8 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[s
         return done.stdout
 
     script = folder / "flexiast.bash"
-    script.write_text(bash("flexiast --show-completion"))
+    # with a second command bash stays, and is found as the shell that asks
+    script.write_text(bash("flexiast --show-completion && true"))
     assert "complete -o default -F _flexiast_completion flexiast" in script.read_text()
 
     def complete(line: str) -> list[str]:

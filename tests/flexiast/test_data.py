@@ -283,8 +283,8 @@ def damaged(write_csv: WriteCsv, write_audio: WriteAudio, make_tone: Callable[..
 
 
 def test_all_bad_files_are_listed_at_once(damaged: Dataset) -> None:
-    with pytest.raises(DataError, match=r"4 of 6 files cannot be used; .*--skip-bad") as caught:
-        load_waveforms(damaged, 16_000)
+    with pytest.raises(DataError, match=r"4 of 6 files cannot be used; mend or remove them, or .*--skip-bad") as caught:
+        load_waveforms(damaged, 16_000, skip_bad=False)
     lines = str(caught.value).splitlines()[1:]
     for line, (name, cause) in zip(
         lines,
@@ -298,6 +298,11 @@ def test_all_bad_files_are_listed_at_once(damaged: Dataset) -> None:
     ):
         assert name in line
         assert cause in line
+
+
+def test_skipping_is_not_offered_where_every_file_is_needed(damaged: Dataset) -> None:
+    with pytest.raises(DataError, match="mend or remove them:"):
+        load_waveforms(damaged, 16_000)
 
 
 def test_bad_files_are_skipped_only_when_told_and_reported(damaged: Dataset) -> None:
