@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flexiast_runtime.backends import Backend
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.engine import Engines
-    from flexiast_runtime.governor import Option, Policy
+    from flexiast_runtime.governor import Decision, Observation, Option, Policy
     from flexiast_runtime.listener import Conditions, Governed, Pinned
     from flexiast_runtime.profiles import Profile
 
@@ -176,8 +176,11 @@ def chooser(options: Sequence[Option], policy: Policy, conditions: Conditions) -
 
 @contextmanager
 def recorded(chosen: Governed | Pinned, path: Path | None, bundle: Bundle, name: str, step_s: float) -> Iterator[None]:
-    """Write what is seen and decided to the path, if there is one; raises UsageError where nothing is decided."""
-    from flexiast.errors import UsageError
+    """Write what is seen and decided to the path, if there is one, as long as there is room.
+
+    Raises UsageError where nothing is decided, DataError where nothing can be written.
+    """
+    from flexiast.errors import DataError, UsageError
     from flexiast_cli.console import say
     from flexiast_runtime.listener import Pinned
     from flexiast_runtime.profiler import manifest_sha256, versions
@@ -199,7 +202,15 @@ def recorded(chosen: Governed | Pinned, path: Path | None, bundle: Bundle, name:
         first=chosen.first,
         index=chosen.index,
     )
-    chosen.record = recorder = Recorder(path, header)
+    recorder = Recorder(path, header)
+
+    def write(seen: Observation, decision: Decision) -> None:
+        try:
+            recorder(seen, decision)
+        except DataError as error:  # a full disk is no reason to stop listening
+            say(f"{error}; the recording ends there, listening goes on")
+
+    chosen.record = write
     try:
         yield
     finally:

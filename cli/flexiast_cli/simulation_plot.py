@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from flexiast_runtime.simulation import Outcome
 
 GREEN, ORANGE, PALE, GREY, RED = "#2a7f62", "#c8641e", "#cfe3da", "#8a938f", "#c0392b"
+WHY = {
+    "too slow": (("missed", "steps of audio", "ms, deadline"), RED),
+    "fits": (("fits",), GREEN),
+    "battery": (("battery",), ORANGE),
+    "heat": (("heat", "throttling"), "#6a4c93"),
+    "other limit": (("saves power", "limit of"), "#b08900"),
+    "engine failed": (("failed",), "#222222"),
+}
+"""Kinds of reasons for a switch, each told by words in it, and its colour"""
 COLUMNS = 3
 APART = 1.4
 """A line nearer than this factor to the one labelled below it has no label."""
@@ -64,9 +73,8 @@ def timeline(figure: Any, one: Comparison, *, legend: bool) -> None:
         _battery(next(rest), times, one)
     if scenario.heat:
         _heat(next(rest), times, governed, scenario.heat.limit_c)
-    if legend:
-        for each in axes[:2]:
-            each.legend(frameon=False, fontsize=7, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0)
+    for each in axes[:2] if legend else axes[1:2]:
+        each.legend(frameon=False, fontsize=7, ncols=8, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0)
     for each in axes:
         each.grid(axis="x", alpha=0.25)
         each.tick_params(length=0)
@@ -106,6 +114,12 @@ def _sizes(axes: Any, times: Any, one: Comparison) -> None:
     options = one.governed.options
     axes.plot(times, one.ideal.chosen, color=PALE, linewidth=3, drawstyle="steps-post", label="oracle")
     axes.plot(times, one.governed.chosen, color=GREEN, linewidth=1.2, drawstyle="steps-post", label="governor")
+    last = len(times) - 1
+    for kind, (words, colour) in WHY.items():
+        at = [time_s for time_s, reason in one.governed.reasons if any(word in reason for word in words)]
+        if at:
+            then = np.minimum(np.searchsorted(one.governed.scenario.times_s, at, side="right"), last)
+            axes.plot(times[then], one.governed.chosen[then], "o", color=colour, markersize=3.5, label=kind)
     axes.set_yticks(range(len(options)), [option.patch.short for option in options])
     axes.set_ylim(-0.4, len(options) - 0.6)
     axes.set_ylabel("patch size")

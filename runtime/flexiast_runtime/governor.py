@@ -2,9 +2,9 @@
 
 Latency. One slow-down factor, shared by all variants, tracks measured latency over the profile's: when the machine
 gets slower for one variant, it has become slower for all (ALERT, arXiv 1911.00119). Its mean and variance predict each
-variant's 95th percentile. Down at once, when that misses the deadline or misses pile up; up one variant at a time, and
-only after a larger one would have fitted, with room to spare, during a whole dwell. A step up that must be taken back
-soon doubles the dwell.
+variant's 95th percentile. Down at once, when that misses the deadline or misses pile up; up only after a dearer one
+would have fitted, with room to spare, during a whole dwell, and then straight to the dearest that fits. A step up that
+must be taken back soon doubles the dwell.
 
 Energy, heat and a wish to save power are limits of their own, see `limits`. An engine that fails is left at once and
 tried again later, each time after twice the wait.
@@ -321,22 +321,20 @@ def _lower(policy: Policy, state: State, seen: Observation, target: int, reason:
 def _perhaps_raise(
     policy: Policy, options: Sequence[Option], state: State, seen: Observation
 ) -> tuple[State, Decision]:
-    above = next((index for index in range(state.index + 1, len(options)) if index not in _resting(state)), None)
-    if (
-        above is None
-        or predicted_p95(options[above], state) > policy.headroom * seen.budget_s
-        or above > _allowed_for_long(policy, options, state, seen)
-    ):
+    """Straight to the dearest that fits, once any dearer one has fitted for a dwell."""
+    best = min(_best_fitting(policy, options, state, seen), _allowed_for_long(policy, options, state, seen))
+    target = max((index for index in range(state.index + 1, best + 1) if index not in _resting(state)), default=None)
+    if target is None:
         return state._replace(fits_since_s=None), Decision(state.index)
     since = seen.time_s if state.fits_since_s is None else state.fits_since_s
     dwell = state.dwell_s or policy.dwell_s
     if seen.time_s - since < dwell:
         return state._replace(fits_since_s=since), Decision(state.index)
     forgiven = None if _quiet(policy, state, seen) else state.dwell_s
-    state = state._replace(index=above, fits_since_s=None, raised_at_s=seen.time_s, dwell_s=forgiven)
-    predicted = predicted_p95(options[above], state)
+    state = state._replace(index=target, fits_since_s=None, raised_at_s=seen.time_s, dwell_s=forgiven)
+    predicted = predicted_p95(options[target], state)
     return state, Decision(
-        above, f"p95 {1000 * predicted:.1f} ms fits deadline {1000 * seen.deadline_s:.1f} ms for {dwell:g} s"
+        target, f"p95 {1000 * predicted:.1f} ms fits deadline {1000 * seen.deadline_s:.1f} ms for {dwell:g} s"
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import get_args
@@ -16,16 +18,17 @@ from hypothesis import strategies as st
 from flexiast.errors import UsageError
 from flexiast.manifest import Manifest
 from flexiast.spec import PatchSize
-from flexiast_cli.policy import Preset, Wishes, profile_of, seconds_until
+from flexiast_cli.policy import Preset, Wishes, profile_of, recorded, seconds_until
 from flexiast_runtime.backends import Backend
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.governor import Option, Policy
 from flexiast_runtime.limits import Goal
-from flexiast_runtime.listener import Conditions
+from flexiast_runtime.listener import Conditions, Governed
 from flexiast_runtime.power import Battery
 from flexiast_runtime.presets import POLICIES
 from flexiast_runtime.profiler import profile_key
 from flexiast_runtime.profiles import profile_folder
+from flexiast_runtime.trace import read_trace
 from tests.cli.conftest import RATE_HZ, Run
 
 NOW = datetime(2026, 7, 1, 17, 30, 15)
@@ -162,6 +165,25 @@ def test_a_recorded_run_is_played_again_and_compared(run: Run, recording: Path, 
     assert [one["name"] for one in document["results"]] == ["recorded", "steady"]
     assert document["results"][0]["windows"] == windows
     assert (tmp_path / "it.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_full_disk_ends_the_recording_and_not_the_listening(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen, path = Governed(UNKNOWN, POLICIES["balanced"], Conditions(1.0)), tmp_path / "trace.jsonl"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with recorded(chosen, path, Bundle.open(tiny_bundle), "tiny", 0.5):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 150, limits[1]))  # a step and a half
+        try:
+            for tick in range(1, 5):
+                chosen.observe(replace(chosen.first, time_s=0.5 * tick, latency_s=0.1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("listening goes on") == 1
+    trace = read_trace(path)
+    assert trace.torn  # what was whole can be played again
+    assert trace.steps
 
 
 def test_another_decision_is_an_exit_code(run: Run, recording: Path, tmp_path: Path) -> None:
