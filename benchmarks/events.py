@@ -169,11 +169,13 @@ def pink(samples: int, rng: np.random.Generator) -> Float:
     return (noise * NOISE_RMS / np.sqrt((noise**2).mean())).astype(np.float32)
 
 
-def mix(sounds: Iterable[tuple[str, Float]], samples: int, snr_db: float, rng: np.random.Generator) -> Stream:
-    """Sounds one after another at an SNR, with gaps such that they take ``SHARE`` of the time."""
+def mix(
+    sounds: Iterable[tuple[str, Float]], samples: int, snr_db: float, rng: np.random.Generator, share: float = SHARE
+) -> Stream:
+    """Sounds one after another at an SNR, with gaps such that they take a share of the time."""
     mixed, truth, place = pink(samples, rng), [], 0
     for label, sound in sounds:
-        start = place + round(rng.exponential(len(sound) * (1 - SHARE) / SHARE))
+        start = place + round(rng.exponential(len(sound) * (1 - share) / share))
         place = start + len(sound)
         if place > samples:
             break
@@ -312,7 +314,14 @@ def experiment(name: str, data: Path, minutes: float, seed: int) -> None:
         table(setup, engines, remembered, streams, rate_hz, seed)
 
 
-def make_streams(sounding: Dataset, rate_hz: int, samples: int, seed: int) -> list[Stream]:
+def make_streams(
+    sounding: Dataset,
+    rate_hz: int,
+    samples: int,
+    seed: int,
+    snrs_db: Sequence[float] = SNRS_DB,
+    share: float = SHARE,
+) -> list[Stream]:
     """One for each SNR; each clip sounds once before any sounds again."""
     rng = np.random.default_rng(seed)
     clips, waveforms, _ = load_waveforms(sounding, rate_hz)
@@ -323,7 +332,7 @@ def make_streams(sounding: Dataset, rate_hz: int, samples: int, seed: int) -> li
                 yield clips.clips[index].labels[0], audible(waveforms[index], rate_hz)
 
     endless = sounds()
-    return [mix(endless, samples, snr_db, rng) for snr_db in SNRS_DB]
+    return [mix(endless, samples, snr_db, rng, share) for snr_db in snrs_db]
 
 
 def table(

@@ -29,6 +29,7 @@ from flexiast_cli.options import (
     named_sizes,
 )
 from flexiast_cli.policy import (
+    CascadeOption,
     MaxWattsOption,
     MinBatteryOption,
     MinMetricOption,
@@ -98,6 +99,7 @@ def listen(
     pin: PinOption = None,
     min_metric: MinMetricOption = None,
     policy: PolicyOption = None,
+    cascade: CascadeOption = False,
     until: UntilOption = None,
     min_battery: MinBatteryOption = 20.0,
     max_watts: MaxWattsOption = None,
@@ -184,7 +186,9 @@ def listen(
     conditions = machine_conditions(min(latency / 1000, share_s) if latency else share_s)
     options = options_of(engines, profile_of(bundle, backend), precision)
     chosen = chooser(options, wishes.resolved(options, conditions(0.0), datetime.now()), conditions(0.0))
-    stations = open_stations(sources, engines, chosen, settings, conditions, live=live, duration_s=duration)
+    stations = open_stations(
+        sources, engines, chosen, settings, conditions, cascade=cascade, live=live, duration_s=duration
+    )
     captures, listeners = [capture for capture, _ in stations], [listener for _, listener in stations]
     heard = tuple(source.name for source in sources)
     histories = histories_for(sinks, heard, frontend.sample_rate_hz)

@@ -34,6 +34,14 @@ PolicyOption = Annotated[
         help="steady switches seldom, greedy takes the best size as soon as it fits (default: balanced).",
     ),
 ]
+CascadeOption = Annotated[
+    bool,
+    typer.Option(
+        "--cascade",
+        help="Run no engine while nothing stands out from the background; ask the chosen size only where the cheapest "
+        "finds that something may be an event.",
+    ),
+]
 PinOption = Annotated[
     str | None,
     typer.Option("--pin", metavar="SIZE", callback=named_sizes, help="Keep this patch size whatever happens."),

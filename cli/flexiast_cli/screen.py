@@ -213,7 +213,7 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
         )
     share = summary.cpu_s / summary.audio_s if summary.audio_s else 0.0
     console.print(
-        f"\n{summary.audio_s:.1f} s of audio, {counted(summary.windows, 'window')} ({summary.skipped:,} silent), "
+        f"\n{summary.audio_s:.1f} s of audio, {counted(summary.windows, 'window')} ({summary.skipped:,} not run), "
         f"{counted(summary.events, 'event')}, {counted(summary.switches, 'switch', 'switches')}; "
         f"deadline missed {counted(summary.misses, 'time')} ({summary.miss_rate:.1%}), "
         f"{summary.dropped_s:.1f} s lost; {summary.cpu_s:.2f} s of CPU in all, {share:.1%} of real time\n",

@@ -58,15 +58,23 @@ def open_stations(
     settings: Settings,
     conditions: Callable[[float], Conditions],
     *,
+    cascade: bool,
     live: bool,
     duration_s: float | None,
 ) -> list[tuple[Capture, Listener]]:
-    """Each source's capture and listener; the engines and what chooses among them are shared."""
-    from flexiast_runtime.capture import Capture
-    from flexiast_runtime.listener import Listener
+    """Each source's capture and listener; the engines and what chooses among them are shared.
 
-    rate_hz, changed = engines.spec.frontend.sample_rate_hz, threading.Condition()
-    stations = []
+    Raises UsageError for a cascade of one size.
+    """
+    from flexiast.errors import UsageError
+    from flexiast_runtime.capture import Capture
+    from flexiast_runtime.cascade import Cascade
+    from flexiast_runtime.listener import Listener, Pinned
+
+    if cascade and isinstance(chosen, Pinned):
+        raise UsageError("--cascade listens with a cheap size and asks a better one; with one size there is no other")
+    frontend, changed, stations = engines.spec.frontend, threading.Condition(), []
+    rate_hz, thresholds = frontend.sample_rate_hz, settings.rules.thresholds(engines.spec.labels)
     for source in sources:
         capture = Capture(
             source, rate_hz, round(settings.step_s * rate_hz), live=live, duration_s=duration_s, changed=changed
@@ -80,6 +88,7 @@ def open_stations(
             backlog=capture.ring.backlog if live else lambda: 0,
             signal=partial(getattr, source, "signal", None),
             wall=time.time if live else None,
+            cascade=Cascade(chosen.options[0].patch, thresholds, engines.spec, settings.step_s) if cascade else None,
         )
         stations.append((capture, listener))
     return stations

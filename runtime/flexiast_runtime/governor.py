@@ -78,7 +78,7 @@ class Observation:
     time_s: float
     deadline_s: float
     latency_s: float | None = None
-    """Of the engine that classified the window, the variant in the state"""
+    """Of the engine that classified the window"""
     overhead_s: float = 0.0
     """What the window took besides: features and smoothing, the same whatever the variant"""
     backlog_steps: float = 0.0
@@ -91,6 +91,8 @@ class Observation:
     """The user asked the system to save power"""
     failed: bool = False
     """The engine gave an error instead of an answer"""
+    option: int | None = None
+    """Whose latency it is, where it is not that of the variant in the state"""
 
     @property
     def budget_s(self) -> float:
@@ -274,7 +276,7 @@ def _learn(policy: Policy, options: Sequence[Option], state: State, seen: Observ
     """Slow-down and misses after one more latency: fast up, slower down; one lone outlier counts as 4 sigma."""
     if seen.latency_s is None or not math.isfinite(seen.latency_s):
         return state
-    ratio = seen.latency_s / options[state.index].latency_s
+    ratio = seen.latency_s / options[state.index if seen.option is None else seen.option].latency_s
     surprise = ratio - state.slowdown
     sigma = math.sqrt(state.variance)
     missed = seen.latency_s > seen.budget_s

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from flexiast.errors import FlexiastError
 from flexiast.frontend import Frontend
 from flexiast.spec import FrontendSpec, PatchSize
 from flexiast_runtime import governor
+from flexiast_runtime.cascade import Cascade
 from flexiast_runtime.detector import Detection, Detector
 from flexiast_runtime.engine import Engines
 from flexiast_runtime.framer import Framer, Window
@@ -144,14 +146,25 @@ class _Use:
         del self.latencies_s[:-KEPT_LATENCIES]
 
 
+class _Answer(NamedTuple):
+    """To one window."""
+
+    patch: PatchSize
+    scores: Float
+    """[classes]"""
+    engine_s: float
+    """What it took"""
+    ran: bool = True
+    """An engine ran for this window"""
+    option: int | None = None
+    """Of the governor's, where it was not the one that it chose"""
+
+
 class _Spent(NamedTuple):
     """On one window, from its last audio to its smoothed scores."""
 
     latency_s: float
-    engine_s: float
     cpu_s: float
-    silent: bool
-    """No engine ran for it, but where the scores of silence were asked for the first time"""
 
 
 class Listener:
@@ -169,11 +182,12 @@ class Listener:
         signal: Callable[[], Signal | None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
         wall: Callable[[], float] | None = None,
+        cascade: Cascade | None = None,
     ) -> None:
         """``conditions`` is asked with the seconds of audio so far; ``backlog`` gives samples that wait.
 
         ``signal`` tells what the source is like now. ``wall`` gives Unix seconds where audio arrives as it sounds; it
-        is None for recordings.
+        is None for recordings. ``cascade``, which needs a chooser that is governed, says how closely to listen.
         """
         frontend = engines.spec.frontend
         self._engines, self._chooser, self._source = engines, chooser, source
@@ -189,6 +203,7 @@ class Listener:
             settings.rules, engines.spec.labels, self._rate, frontend.window_samples, self._step, delay
         )
         self._gate = Gate(settings.gate_dbfs)
+        self._cascade = cascade
         self._silence: dict[PatchSize, Float] = {}
         self._used: dict[PatchSize, _Use] = defaultdict(_Use)
         self._events = self._switches = self._discontinuities = self._lost = self._skipped = 0
@@ -225,45 +240,79 @@ class Listener:
         self._discontinuities += 1
         self._lost += start - self._framer.end
         self._smoother.reset()
+        if self._cascade is not None:
+            self._cascade.reset()
         self._framer.restart(start)
 
     def _windows(self, windows: Iterator[Window]) -> Iterator[Record]:
         """Classify windows as they are cut; CPU time of chunks that complete none goes to the next window."""
         begun_s, begun_cpu_s = self._clock(), time.process_time()
         for window in windows:
-            ready_s, silent = self._clock(), self._gate.silent(window.start, window.end)
-            scores: list[Float] = []
-            yield from self._scored(window, scores, silent=silent)
-            if not scores:
+            answers: list[_Answer] = []
+            yield from self._answered(window, answers)
+            if not answers:
                 yield from self._ended(self._detector.flush(window.end))
                 self._smoother.reset()
                 continue
-            patch, engine_s = self._chooser.patch, self._clock() - ready_s
-            smoothed = self._smoother.push(scores[0])
+            (answer,) = answers
+            smoothed = self._smoother.push(answer.scores)
             cpu_s = time.process_time() - begun_cpu_s + self._unspent_cpu_s
-            spent = _Spent(self._clock() - begun_s, engine_s, cpu_s, silent)
+            spent = _Spent(self._clock() - begun_s, cpu_s)
             self._unspent_cpu_s = 0.0
-            yield from self._ended(self._detector.push(window, smoothed, patch))
-            yield from self._account(window, patch, smoothed, spent)
+            yield from self._ended(self._detector.push(window, smoothed, answer.patch))
+            yield from self._account(window, answer, smoothed, spent)
             begun_s, begun_cpu_s = self._clock(), time.process_time()
         self._unspent_cpu_s += time.process_time() - begun_cpu_s
 
-    def _scored(self, window: Window, scores: list[Float], *, silent: bool) -> Iterator[Record]:
-        """Add the window's scores [classes], from the first engine that gives any; none while all of them fail."""
+    def _answered(self, window: Window, answers: list[_Answer]) -> Iterator[Record]:
+        """Add the answer to a window, from the first engine that gives one; none while all of them fail."""
+        if self._gate.silent(window.start, window.end):
+            yield from self._from_chosen(window, answers, self._silent_answer)
+            return
+        if self._cascade is not None and (level := self._cascade.level(window)) != "sharp":
+            yield from self._at_first_glance(window, answers, self._cascade, skip=level == "skip")
+        if not answers:
+            yield from self._from_chosen(window, answers, partial(self._run, window))
+            if answers and self._cascade is not None:
+                self._cascade.heard(answers[0].scores)
+
+    def _at_first_glance(
+        self, window: Window, answers: list[_Answer], cascade: Cascade, *, skip: bool
+    ) -> Iterator[Record]:
+        """Add what was said before, or what the cheapest size says unless it may be an event."""
+        if skip and cascade.quiet is not None:
+            answers.append(_Answer(cascade.cheap, cascade.quiet, 0.0, ran=False))
+        elif cascade.cheap != self._chooser.patch:
+            try:
+                answer = self._run(window, cascade.cheap)
+            except Exception as error:  # noqa: BLE001 (said, and the chosen size answers instead)
+                yield EngineFailure(self._source, window.end / self._rate, cascade.cheap, str(error))
+                self._cascade = None
+            else:
+                if not cascade.heard(answer.scores):
+                    answers.append(answer._replace(option=0))
+
+    def _from_chosen(
+        self, window: Window, answers: list[_Answer], ask: Callable[[PatchSize], _Answer]
+    ) -> Iterator[Record]:
+        """Add what the size says that was chosen, or, where its engine fails, the next one chosen."""
         seen = self._conditions(window.end / self._rate).at(window.end / self._rate)
         if self._chooser.degraded:
             yield from self._switched(seen)
-        while not scores and not self._chooser.degraded:
+        while not answers and not self._chooser.degraded:
             patch = self._chooser.patch
             try:
-                scores.append(
-                    self._silent_scores(patch) if silent else self._engines.scores(window.features[None], patch)[0]
-                )
+                answers.append(ask(patch))
             except Exception as error:
                 if isinstance(self._chooser, Pinned):  # there is nothing to go on with
                     raise
                 yield EngineFailure(self._source, seen.time_s, patch, str(error))
                 yield from self._switched(replace(seen, failed=True))
+
+    def _run(self, window: Window, patch: PatchSize) -> _Answer:
+        begun_s = self._clock()
+        scores = self._engines.scores(window.features[None], patch)[0]
+        return _Answer(patch, scores, self._clock() - begun_s)
 
     def _switched(self, seen: Observation) -> Iterator[Switch]:
         """Ask what runs next, and get it ready."""
@@ -273,27 +322,29 @@ class Listener:
             self._engines.prepare(self._chooser.patch)
             yield Switch(self._source, seen.time_s, before, self._chooser.patch, reason)
 
-    def _silent_scores(self, patch: PatchSize) -> Float:
-        """What a variant makes of a window of zeros [classes], asked once."""
+    def _silent_answer(self, patch: PatchSize) -> _Answer:
+        """What a variant makes of a window of zeros, asked once."""
+        begun_s = self._clock()
         if patch not in self._silence:
             frontend = Frontend(self._engines.spec.frontend)
             zeros = np.zeros(frontend.spec.window_samples, np.float32)
             self._silence[patch] = self._engines.scores(frontend.window(zeros)[None], patch)[0]
-        return self._silence[patch]
+        return _Answer(patch, self._silence[patch], self._clock() - begun_s, ran=False)
 
-    def _account(self, window: Window, patch: PatchSize, smoothed: Float, spent: _Spent) -> Iterator[Record]:
+    def _account(self, window: Window, answer: _Answer, smoothed: Float, spent: _Spent) -> Iterator[Record]:
         """Count the window, report it, and ask the governor what runs next."""
         time_s = window.end / self._rate
         conditions, backlog = self._conditions(time_s), self._backlog()
-        if spent.silent:
-            self._skipped += 1
+        if answer.ran:
+            self._used[answer.patch].add(spent, conditions.deadline_s)
         else:
-            self._used[patch].add(spent, conditions.deadline_s)
-        yield self._status(window, patch, smoothed, spent.latency_s, conditions, backlog)
+            self._skipped += 1
+        yield self._status(window, answer.patch, smoothed, spent.latency_s, conditions, backlog)
         seen = replace(
             conditions.at(time_s),
-            latency_s=None if spent.silent else spent.engine_s,
-            overhead_s=spent.latency_s - spent.engine_s,
+            latency_s=answer.engine_s if answer.ran else None,
+            option=answer.option,
+            overhead_s=spent.latency_s - answer.engine_s,
             backlog_steps=backlog / self._step,
         )
         yield from self._switched(seen)

@@ -77,8 +77,12 @@ class Trace(NamedTuple):
 
     @property
     def ran(self) -> tuple[int, ...]:
-        """The option that each observation is of: the one decided for before it."""
-        return (self.header.index, *(step.index for step in self.steps))[: len(self.steps)]
+        """The option that each observation is of: the one decided for before it, unless it names another."""
+        decided = (self.header.index, *(step.index for step in self.steps))
+        return tuple(
+            before if step.seen.option is None else step.seen.option
+            for before, step in zip(decided, self.steps, strict=False)
+        )
 
 
 class Replay(NamedTuple):
@@ -113,8 +117,8 @@ def _step(path: Path, number: int, line: bytes, header: Header) -> Step:
         step = Step.model_validate_json(line)
     except ValidationError as error:
         raise DataError(f"{path}, line {number} is not a step of a trace: {describe(error)}") from error
-    if step.index >= len(header.options):
-        raise DataError(f"{path}, line {number} names option {step.index}; the header has {len(header.options)}")
+    if (highest := max(step.index, step.seen.option or 0)) >= len(header.options):
+        raise DataError(f"{path}, line {number} names option {highest}; the header has {len(header.options)}")
     return step
 
 

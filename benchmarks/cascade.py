@@ -1,0 +1,124 @@
+"""What a cascade of sizes saves and what it loses: CPU time and event F1 against a fixed size of 16.
+
+python -m benchmarks.cascade --data ../shared/data [--model commands] [--minutes 10] [--seed 1]
+
+Streams as in benchmarks.events, but with events in a twentieth of the time. The real listener hears each stream with
+one size, and with a cascade of the cheapest size and that one; CPU time is the listener's own, front end and all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.events import ONSET_S, TASKS, Counts, Sound, Stream, count, halves, make_streams
+from benchmarks.measure import heading
+from flexiast.data import read_dataset
+from flexiast.spec import PatchSize
+from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.cascade import Cascade
+from flexiast_runtime.engine import Engines
+from flexiast_runtime.governor import Option, Policy
+from flexiast_runtime.listener import Conditions, Governed, Listener, Pinned, Settings
+from flexiast_runtime.models import find_bundle
+from flexiast_runtime.ort import load_engines
+from flexiast_runtime.records import Event, Summary
+from flexiast_runtime.source import Chunk
+
+SHARP = PatchSize(16, 16)
+SHARE = 0.05
+"""Of a stream's time in which something sounds"""
+SNRS_DB = (40, 20, 10)
+
+
+class Heard(NamedTuple):
+    """One stream by one listener."""
+
+    counts: Counts
+    cpu_s: float
+    windows: int
+    runs: dict[PatchSize, int]
+
+
+def hear(engines: Engines, cheap: PatchSize | None, sharp: PatchSize, stream: Stream, onset_s: float) -> Heard:
+    """With the sharp size alone, or after a cheap one."""
+    spec, rate_hz = engines.spec, engines.spec.frontend.sample_rate_hz
+    settings = Settings.of(spec.frontend)
+    conditions = Conditions(10.0)  # nobody waits here
+    thresholds = settings.rules.thresholds(spec.labels)
+    listener = Listener(
+        engines,
+        Pinned(sharp) if cheap is None else governed(cheap, sharp, conditions),
+        settings,
+        source="stream",
+        conditions=lambda _: conditions,
+        cascade=None if cheap is None else Cascade(cheap, thresholds, spec, settings.step_s),
+    )
+    chunks = (Chunk(at, stream.samples[at : at + 8_000]) for at in range(0, len(stream.samples), 8_000))
+    found, summary = [], None
+    for record in listener.run(chunks):
+        if isinstance(record, Event):
+            found.append(Sound(record.label, record.start_sample, record.end_sample))
+        if isinstance(record, Summary):
+            summary = record
+    assert summary is not None
+    runs = {use.patch: use.windows for use in summary.variants}
+    return Heard(count(found, stream.truth, onset_s * rate_hz), summary.cpu_s, summary.windows, runs)
+
+
+def governed(cheap: PatchSize, sharp: PatchSize, conditions: Conditions) -> Governed:
+    return Governed((Option(cheap, 0.001, 0.1), Option(sharp, 0.002, 0.2)), Policy(), conditions)
+
+
+def row(name: str, heard: Sequence[Heard], base: Sequence[Heard], hours: float) -> None:
+    total, cpu_s = sum((one.counts for one in heard), Counts()), sum(one.cpu_s for one in heard)
+    windows = sum(one.windows for one in heard)
+    runs = {patch: sum(one.runs.get(patch, 0) for one in heard) for patch in {p for one in heard for p in one.runs}}
+    shares = ", ".join(f"{patch.short}: {runs[patch] / windows:.1%}" for patch in sorted(runs))
+    each = " / ".join(f"{one.counts.f1:.2f}" for one in heard)
+    print(
+        f"| {name} | {total.precision:.2f} | {total.recall:.2f} | **{total.f1:.3f}** | {each} | {shares} | "
+        f"{cpu_s / hours:.1f} | {cpu_s / sum(one.cpu_s for one in base):.2f} |"
+    )
+
+
+def experiment(name: str, data: Path, minutes: float, seed: int) -> None:
+    task, engines = TASKS[name], load_engines(Bundle.open(find_bundle(name)), precision="fp32")
+    rate_hz = engines.spec.frontend.sample_rate_hz
+    sides = halves(read_dataset(data / task.metadata, task.val_fold).split("val"), task.source)
+    streams = make_streams(sides[seed % 2], rate_hz, round(60 * minutes * rate_hz), seed, SNRS_DB, SHARE)
+    hours = sum(len(stream.samples) for stream in streams) / rate_hz / 3600
+    onset_s = ONSET_S if engines.spec.frontend.window_s < 2 else np.inf  # a long window knows no onset
+    events = sum(len(stream.truth) for stream in streams)
+    heading(f"{name}: {events} events in {60 * hours:.0f} minutes, SNR {', '.join(map(str, SNRS_DB))} dB")
+    print("\n| | precision | recall | F1 | by SNR | windows run | CPU s per hour | of 16 |")
+    print("|---" * 8 + "|")
+    base = [hear(engines, None, SHARP, stream, onset_s) for stream in streams]
+    row("16", base, base, hours)
+    for patch in engines.patches:
+        if patch.mels > SHARP.mels:
+            row(patch.short, [hear(engines, None, patch, stream, onset_s) for stream in streams], base, hours)
+    cheap = max(engines.patches)
+    row(f"{cheap.short}, then 16", [hear(engines, cheap, SHARP, stream, onset_s) for stream in streams], base, hours)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cascade")
+    parser.add_argument("--data", type=Path, required=True, help="folder of esc50/ and commands/")
+    parser.add_argument("--model", choices=sorted(TASKS), action="append", help="default: all")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of each stream, one for each SNR")
+    parser.add_argument("--seed", type=int, default=1, help="even: the half of the clips that the rules were tuned on")
+    given = parser.parse_args()
+    begun_s = time.process_time()
+    for name in given.model or sorted(TASKS):
+        experiment(name, given.data, given.minutes, given.seed)
+    print(f"\n{time.process_time() - begun_s:.0f} s of CPU")
+
+
+if __name__ == "__main__":
+    main()
