@@ -86,7 +86,7 @@ def main() -> None:
         settings,
         source="thirty days",
         conditions=lambda _: Conditions(settings.step_s),
-        wall=time.time,
+        unix_s=capture.unix_s,
     )
     events, memory, next_s, begun = 0, [], 0.0, time.process_time()
     with Path(os.devnull).open("w", encoding="utf-8") as out:

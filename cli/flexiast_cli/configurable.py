@@ -42,13 +42,15 @@ def configurable(command: Callable[..., None]) -> Callable[..., None]:
     return with_settings
 
 
-def _use(context: typer.Context, named: Path | None) -> tuple[str, ...]:
+def _use(context: typer.Context, named: str | None) -> tuple[str, ...]:
     """Make the settings of this command its defaults, before any other option is looked at; where they come from."""
     if context.resilient_parsing:  # a shell asks for completions
         return ()
     known = settable(context.command)
     try:
-        found = gather(named, os.environ, Path(), catalogue(context.find_root().command))
+        found = gather(
+            None if named is None else Path(named), os.environ, Path(), catalogue(context.find_root().command)
+        )
     except UsageError as error:
         raise typer.BadParameter(str(error)) from None
     own = [setting for setting in found.values() if setting.command == command_words(context)]
@@ -57,7 +59,7 @@ def _use(context: typer.Context, named: Path | None) -> tuple[str, ...]:
 
 
 ConfigOption = Annotated[
-    Path | None,
+    str | None,  # an older Typer makes a Path of what the callback returns
     typer.Option(
         "--config",
         metavar="FILE",

@@ -87,7 +87,7 @@ def open_stations(
             conditions=conditions,
             backlog=capture.ring.backlog if live else lambda: 0,
             signal=partial(getattr, source, "signal", None),
-            wall=time.time if live else None,
+            unix_s=capture.unix_s if live else lambda _: None,
             cascade=Cascade(chosen.options[0].patch, thresholds, engines.spec, settings.step_s) if cascade else None,
         )
         stations.append((capture, listener))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from flexiast_runtime.ring import Ring
 from flexiast_runtime.source import Chunk, Source, chunks
 
 RING_STEPS = 8
+ARRIVALS = 100
+"""Chunks of which the most punctual one tells when all sounded: some seconds, in which clocks hardly drift"""
 
 
 class Capture:
@@ -24,16 +27,29 @@ class Capture:
         steps: int = RING_STEPS,
         duration_s: float | None = None,
         changed: threading.Condition | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        """``duration_s`` ends the stream after so much audio; captures read together share ``changed``."""
+        """``duration_s`` ends the stream after so much audio; captures read together share ``changed``.
+
+        ``wall`` gives Unix seconds.
+        """
         self.changed = changed or threading.Condition()
         self.ring = Ring(steps, step_samples, live=live, changed=self.changed)
-        self._source, self._rate_hz = source, rate_hz
+        self._source, self._rate_hz, self._wall = source, rate_hz, wall
+        self._arrivals: tuple[tuple[int, float], ...] = ()  # how many samples had come, and when, in Unix seconds
         self._end = None if duration_s is None else round(duration_s * rate_hz)
         self._thread = threading.Thread(target=self._capture, name="flexiast-capture", daemon=True)
 
     def __iter__(self) -> Iterator[Chunk]:
         return (chunk for _, chunk in merged([self]))
+
+    def unix_s(self, sample: int) -> float | None:
+        """When a sample of a live source sounded, however late it is read: reckoned from those that came last.
+
+        Blocks come in bursts; the most punctual one tells best.
+        """
+        reckoned_s = (at_s - (samples - sample) / self._rate_hz for samples, at_s in self._arrivals)
+        return min(reckoned_s, default=None)
 
     def start(self) -> None:
         self._thread.start()
@@ -51,6 +67,9 @@ class Capture:
             for chunk in limited(chunks(self._source, self._rate_hz), self._end):
                 if self.ring.ended:
                     return
+                if len(chunk.samples):
+                    arrival = chunk.start + len(chunk.samples), self._wall()
+                    self._arrivals = (*self._arrivals[1 - ARRIVALS :], arrival)
                 self.ring.write(chunk)
             self.ring.end()
         except BaseException as error:  # noqa: BLE001 (raised again where the ring is read)

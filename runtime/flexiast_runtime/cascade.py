@@ -87,7 +87,7 @@ class Background:
         self._mean, self._variance = np.zeros(len(self._edges)), np.full(len(self._edges), 0.1)
 
     def hear(self, features: Float, *, learn: bool) -> float:
-        """New features [frames, mels] → by how many deviations they exceed the background, which may learn from them."""
+        """New features [frames, mels] → by how many deviations they exceed the background; it may learn from them."""
         bands = self._bands(features)
         if not self._steps:
             self._mean = bands.mean(axis=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ class InputDevice(NamedTuple):
     number: int
     """In the list it comes from; another list may count otherwise"""
     name: str
+    """Of several that are called the same, from the second on, with a number: ``USB Mic #2``"""
     host_api: str
     """ALSA, Core Audio …"""
     channels: int
@@ -38,19 +40,30 @@ def input_devices() -> tuple[InputDevice, ...]:
     portaudio = import_portaudio()
     default = portaudio.default.device[0]
     host_apis = portaudio.query_hostapis()
+    microphones = [
+        (index, found) for index, found in enumerate(portaudio.query_devices()) if found["max_input_channels"]
+    ]
+    names = told_apart(found["name"] for _, found in microphones)
     return tuple(
         InputDevice(
             index,
-            found["name"],
+            name,
             host_apis[found["hostapi"]]["name"],
             found["max_input_channels"],
             round(found["default_samplerate"]),
             usb_id(found["name"]),
             index == default,
         )
-        for index, found in enumerate(portaudio.query_devices())
-        if found["max_input_channels"]
+        for (index, found), name in zip(microphones, names, strict=True)
     )
+
+
+def told_apart(names: Iterable[str]) -> Iterator[str]:
+    """Each name; from the second of the same on with a number, in the order of the list."""
+    seen: Counter[str] = Counter()
+    for name in names:
+        seen[name] += 1
+        yield name if seen[name] == 1 else f"{name} #{seen[name]}"
 
 
 def choose(devices: Sequence[InputDevice], wanted: str | None) -> InputDevice:

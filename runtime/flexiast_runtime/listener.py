@@ -181,19 +181,18 @@ class Listener:
         backlog: Callable[[], int] = lambda: 0,
         signal: Callable[[], Signal | None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
-        wall: Callable[[], float] | None = None,
+        unix_s: Callable[[int], float | None] = lambda sample: None,
         cascade: Cascade | None = None,
     ) -> None:
         """``conditions`` is asked with the seconds of audio so far; ``backlog`` gives samples that wait.
 
-        ``signal`` tells what the source is like now. ``wall`` gives Unix seconds where audio arrives as it sounds; it
-        is None for recordings. ``cascade``, which needs a chooser that is governed, says how closely to listen.
+        ``signal`` tells what the source is like now. ``unix_s`` gives the Unix seconds at which a sample sounded; None
+        for recordings. ``cascade``, which needs a chooser that is governed, says how closely to listen.
         """
         frontend = engines.spec.frontend
         self._engines, self._chooser, self._source = engines, chooser, source
         self._conditions, self._backlog, self._signal = conditions, backlog, signal
-        self._clock, self._wall = clock, wall
-        self._arrived: tuple[int, float] | None = None  # the newest sample, read or not, and the time, in Unix seconds
+        self._clock, self._unix_s = clock, unix_s
         self._rate = frontend.sample_rate_hz
         self._step = round(settings.step_s * self._rate)
         self._framer = Framer(Frontend(frontend), self._step)
@@ -222,8 +221,6 @@ class Listener:
             return
         if chunk.start != self._framer.end:
             yield from self._break_off(chunk.start)
-        if self._wall is not None:
-            self._arrived = chunk.start + len(chunk.samples) + self._backlog(), self._wall()
         self._gate.hear(chunk.start, chunk.samples)
         yield from self._windows(self._framer.push(chunk.samples))
 
@@ -385,13 +382,6 @@ class Listener:
                 found.patch,
                 self._unix_s(found.start),
             )
-
-    def _unix_s(self, sample: int) -> float | None:
-        """When a sample was heard, reckoned from when the last one arrived."""
-        if self._arrived is None:
-            return None
-        last, arrived_s = self._arrived
-        return arrived_s - (last - sample) / self._rate
 
     def _summary(self, cpu_s: float) -> Summary:
         uses = sorted(self._used.items(), key=lambda item: -self._engines.spec.tokens(item[0]))

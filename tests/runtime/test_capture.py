@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flexiast.errors import DataError
 from flexiast_runtime.capture import Capture, limited, merged
@@ -85,6 +87,22 @@ def test_a_signal_that_ends_the_ring_while_it_is_waited_for_is_not_missed() -> N
     release = threading.Event()
     capture = Capture(Script(0, after=release), RATE, STEP, live=True, changed=Interrupted())
     assert list(capture) == []
+
+
+@given(st.integers(1, 30), st.integers(0, 2_999))
+def test_when_a_sample_sounded_is_known_however_late_it_is_read(blocks: int, sample: int) -> None:
+    class Sounding(Script):
+        def blocks(self) -> Iterator[Block]:
+            for block in super().blocks():
+                clock[0] += len(block.samples) / RATE
+                yield block
+
+    clock = [1e9]
+    capture = Capture(Sounding(blocks), RATE, STEP, live=True, wall=lambda: clock[0])
+    assert capture.unix_s(sample) is None
+    for _ in capture:
+        pass
+    assert capture.unix_s(sample) == pytest.approx(1e9 + sample / RATE, abs=1e-6)  # of the sum's rounding
 
 
 # ----- several

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flexiast.errors import DeviceError
-from flexiast_runtime.devices import InputDevice, choose, find_again, input_devices, unusable, usb_id
+from flexiast_runtime.devices import InputDevice, choose, find_again, input_devices, told_apart, unusable, usb_id
 
 WEBCAM = InputDevice(1, "C270 HD WEBCAM: USB Audio (hw:1,0)", "ALSA", 1, 44_100, "046d:0825")
 ARRAY = InputDevice(2, "ReSpeaker 4 Mic Array: USB Audio (hw:2,0)", "ALSA", 6, 16_000, "2886:0018")
@@ -54,6 +56,15 @@ def test_a_part_that_fits_several_names_them() -> None:
         DeviceError, match=r"'usb audio' fits several microphones: 'C270 HD .*', 'ReSpeaker 4 .*'; give"
     ):
         choose(DEVICES, "usb audio")
+
+
+@given(st.lists(st.sampled_from(("mic", "webcam", "pulse"))))
+def test_two_of_the_same_name_are_told_apart_by_a_number(names: list[str]) -> None:
+    found = list(told_apart(names))
+    assert len(set(found)) == len(found)
+    assert [name.partition(" #")[0] for name in found] == names
+    devices = [InputDevice(index, name, "ALSA", 1, 48_000) for index, name in enumerate(found)]
+    assert all(choose(devices, device.name) is device is find_again(devices, device) for device in devices)
 
 
 def test_two_of_the_same_kind_are_not_told_apart_by_their_usb_id() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from flexiast.errors import FlexiastError, GpuError, MissingExtraError
+from flexiast.errors import DataError, FlexiastError, GpuError, MissingExtraError
 from flexiast_runtime.backends import Backend
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.checks.finding import Finding
@@ -68,6 +68,8 @@ def profile(model: str) -> Finding:
     """Whether the governor knows this machine."""
     try:
         found = find(profile_key(Bundle.open(find_bundle(model)), Backend.CPU))
+    except DataError as error:  # as good as none
+        return Finding("profile", "warning", str(error), f"flexiast profile {model}")
     except FlexiastError as error:
         return Finding("profile", "failure", str(error), f"flexiast profile {model}")
     if found is None:
