@@ -3,7 +3,7 @@
 Latency. One slow-down factor, shared by all variants, tracks measured latency over the profile's: when the machine
 gets slower for one variant, it has become slower for all (ALERT, arXiv 1911.00119). Its mean and variance predict each
 variant's 95th percentile. Down at once, when that misses the deadline or misses pile up; up only after a dearer one
-would have fitted, with room to spare, during a whole dwell, and then straight to the dearest that fits. A step up that
+would have fitted, with room to spare, during a whole dwell, and then straight to the dearest that fits. A climb that
 must be taken back soon doubles the dwell.
 
 Energy, heat and a wish to save power are limits of their own, see `limits`. An engine that fails is left at once and
@@ -49,7 +49,7 @@ class Policy:
     dwell_s: float = 20.0
     max_dwell_s: float = 60.0
     relapse_s: float = 10.0
-    """A step up that is taken back within this time was a mistake."""
+    """A climb that is taken back within this time was a mistake."""
     headroom: float = 0.8
     """Share of the deadline that a variant may be predicted to take before it is chosen."""
     limit: float = 0.97
@@ -118,10 +118,12 @@ class State(NamedTuple):
     variance: float = 0.02
     misses: float = 0.0
     """Leaky count of missed deadlines"""
+    backlog_steps: float = 0.0
+    """As it was at the last window"""
     fits_since_s: float | None = None
     """Since when a dearer option would have fitted"""
     raised_at_s: float | None = None
-    """When the last step up was taken"""
+    """When it last climbed"""
     dwell_s: float | None = None
     """Current dwell; None is the policy's own"""
     battery: Battery | None = None
@@ -188,10 +190,11 @@ def step(policy: Policy, options: Sequence[Option], state: State, seen: Observat
     state = _learn(policy, options, state, seen)
     allowed = limit(policy.goal, options, state, seen)
     if state.index > allowed.option:
-        state = state._replace(raised_at_s=None)  # a limit that falls does not make the last step up a mistake
+        state = state._replace(raised_at_s=None)  # a limit that falls does not make the last climb a mistake
         target = min(allowed.option, _best_fitting(policy, options, state, seen))  # it may be too slow as well
         return _lower(policy, state, seen, target, allowed.reason)
     reason = _too_slow(policy, options, state, seen)
+    state = state._replace(backlog_steps=seen.backlog_steps)
     if reason and state.index > 0:
         target = min(_best_fitting(policy, options, state, seen), state.index - 1)
         return _lower(policy, state, seen, target, reason)
@@ -295,7 +298,7 @@ def _too_slow(policy: Policy, options: Sequence[Option], state: State, seen: Obs
         return f"p95 {1000 * predicted:.1f} ms, deadline {1000 * seen.deadline_s:.1f} ms"
     if state.misses > 1.5:
         return f"deadline {1000 * seen.deadline_s:.1f} ms missed repeatedly"
-    if seen.backlog_steps > 1:
+    if seen.backlog_steps > 1 and seen.backlog_steps >= state.backlog_steps:  # one that falls is being caught up
         return f"{seen.backlog_steps:.1f} steps of audio wait"
     return None
 
@@ -321,7 +324,7 @@ def _lower(policy: Policy, state: State, seen: Observation, target: int, reason:
 def _perhaps_raise(
     policy: Policy, options: Sequence[Option], state: State, seen: Observation
 ) -> tuple[State, Decision]:
-    """Straight to the dearest that fits, once any dearer one has fitted for a dwell."""
+    """Straight to the dearest that fits and is allowed, once any dearer one has been that for a dwell."""
     best = min(_best_fitting(policy, options, state, seen), _allowed_for_long(policy, options, state, seen))
     target = max((index for index in range(state.index + 1, best + 1) if index not in _resting(state)), default=None)
     if target is None:
@@ -334,12 +337,12 @@ def _perhaps_raise(
     state = state._replace(index=target, fits_since_s=None, raised_at_s=seen.time_s, dwell_s=forgiven)
     predicted = predicted_p95(options[target], state)
     return state, Decision(
-        target, f"p95 {1000 * predicted:.1f} ms fits deadline {1000 * seen.deadline_s:.1f} ms for {dwell:g} s"
+        target, f"p95 {1000 * predicted:.1f} ms fits deadline {1000 * seen.deadline_s:.1f} ms after {dwell:g} s"
     )
 
 
 def _quiet(policy: Policy, state: State, seen: Observation) -> bool:
-    """The last step up has lasted: what went wrong before it is forgiven."""
+    """The last climb has lasted: what went wrong before it is forgiven."""
     return state.raised_at_s is not None and seen.time_s - state.raised_at_s > policy.max_dwell_s
 
 
