@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flexiast.spec import Patch
+from flexiast_runtime.belief import Belief, believe
 from flexiast_runtime.limits import Goal, limit
 from flexiast_runtime.power import Battery
 
@@ -62,7 +63,7 @@ class Policy:
     heat_s: float = 10.0
     """A step takes so long to be felt in the temperature."""
     fastest_change: float = 0.05
-    """Of a battery's charge in a minute: what jumps further is a broken sensor, and is followed slowly."""
+    """Of a battery's charge in a minute"""
     remembered_s: float = 60.0
     """A battery that cannot be read is taken to be as it was for so long."""
     charge_margin: float = 0.02
@@ -126,11 +127,8 @@ class State(NamedTuple):
     """When it last climbed"""
     dwell_s: float | None = None
     """Current dwell; None is the policy's own"""
-    battery: Battery | None = None
-    """As believed: what the sensor says, less its jumps"""
-    battery_at_s: float = 0.0
-    drains_from: tuple[float, float] | None = None
-    """When the battery began to drain, and its charge then"""
+    belief: Belief = Belief()
+    """Of the battery"""
     heat_limit: int | None = None
     heat_at_s: float = -math.inf
     """When heat last changed its limit"""
@@ -203,9 +201,9 @@ def step(policy: Policy, options: Sequence[Option], state: State, seen: Observat
 
 def _allowed_for_long(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> int:
     """The dearest option that would still be allowed with a little less charge: what goes up must stay."""
-    battery = state.battery
+    battery = state.belief.battery
     less = battery and replace(battery, fraction=max(battery.fraction - policy.charge_margin, 0.0))
-    return limit(policy.goal, options, state._replace(battery=less), seen).option
+    return limit(policy.goal, options, state._replace(belief=state.belief._replace(battery=less)), seen).option
 
 
 def predicted_p95(option: Option, state: State) -> float:
@@ -215,21 +213,7 @@ def predicted_p95(option: Option, state: State) -> float:
 
 def _feel(policy: Policy, state: State, seen: Observation) -> State:
     """Battery and heat, as far as they can be believed."""
-    return _heat(policy, _battery(policy, state, seen), seen)
-
-
-def _battery(policy: Policy, state: State, seen: Observation) -> State:
-    """The charge follows the sensor no faster than a battery can drain; one that vanishes is remembered for a while."""
-    known, now = state.battery, seen.battery
-    elapsed_s = seen.time_s - state.battery_at_s
-    if now is None or not math.isfinite(now.fraction):
-        forgotten = elapsed_s > policy.remembered_s
-        return state._replace(battery=None, drains_from=None) if forgotten else state
-    if known is not None:
-        reach = policy.fastest_change * max(elapsed_s, 0.0) / 60
-        now = replace(now, fraction=min(max(now.fraction, known.fraction - reach), known.fraction + reach))
-    began = state.drains_from or (seen.time_s, now.fraction)
-    return state._replace(battery=now, battery_at_s=seen.time_s, drains_from=began if now.discharging else None)
+    return _heat(policy, state._replace(belief=believe(policy, state.belief, seen)), seen)
 
 
 def _heat(policy: Policy, state: State, seen: Observation) -> State:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from flexiast.spec import PatchSize
 from flexiast_runtime import governor
+from flexiast_runtime.belief import Belief, believe
 from flexiast_runtime.governor import Decision, Observation, Option, Policy, State, frontier, predicted_p95
 from flexiast_runtime.limits import TAPER_FROM, Goal
 from flexiast_runtime.power import Battery
@@ -129,7 +130,7 @@ def test_a_replayed_trace_gives_the_same_decisions(options: Sequence[Option], tr
 @given(MENUS, TRACES)
 def test_it_never_runs_what_the_battery_forbids(options: Sequence[Option], trace: list[Observation]) -> None:
     for moment in played(options, trace):
-        allowed = governor.start(POLICY, options, Observation(0.0, math.inf, battery=moment.state.battery)).index
+        allowed = governor.start(POLICY, options, Observation(0.0, math.inf, battery=moment.state.belief.battery)).index
         assert moment.decision.index <= allowed
 
 
@@ -553,13 +554,69 @@ def test_a_machine_that_says_nothing_of_heat_or_saving_is_as_before(
 # ----- batteries that are not to be believed
 
 
-def test_a_charge_that_jumps_is_followed_no_faster_than_a_battery_drains() -> None:
-    full, empty = Battery(0.9, discharging=True), Battery(0.0, discharging=True)
-    state = told(POLICY, governor.start(POLICY, OPTIONS, Observation(0.0, DEADLINE_S, battery=full)), 10, battery=full)
-    state = told(POLICY, state, 30, 10, battery=empty)  # half a minute of a broken sensor
-    assert state.index == 2
-    state = told(POLICY, state, 900, 40, battery=empty)  # it meant it
-    assert state.index == 0
+def believed(readings: Sequence[float | None], every_s: float = 5.0, joules: float | None = None) -> Belief:
+    """After readings of a battery that drains, the first at zero."""
+    belief = Belief()
+    for look, charge in enumerate(readings):
+        battery = None if charge is None else Battery(charge, True, None if joules is None else charge * joules)
+        belief = believe(POLICY, belief, Observation(look * every_s, DEADLINE_S, battery=battery))
+    return belief
+
+
+CHARGES = st.floats(0.05, 1)
+SENSED = st.integers(0, 1_000).map(lambda thousandths: thousandths / 1_000)
+DRAINS = st.floats(0, 0.04)  # a minute
+
+
+@given(CHARGES, DRAINS, st.floats(0.1, 60))
+def test_a_battery_that_drains_is_believed(charge: float, drain: float, every_s: float) -> None:
+    readings = [max(charge - drain * look * every_s / 60, 0.0) for look in range(200)]
+    belief = believed(readings, every_s, joules=1_000.0)
+    assert belief.battery is not None
+    assert belief.battery.fraction == pytest.approx(readings[-1], abs=1e-9)
+    assert belief.battery.energy_j == pytest.approx(1_000 * readings[-1], abs=1e-6)
+    assert belief.drains_from == (0.0, charge)
+
+
+@given(st.lists(st.one_of(SENSED, st.none()), min_size=2, max_size=30), st.floats(0.1, 20))
+def test_the_charge_believed_never_moves_faster_than_a_battery_drains(
+    readings: list[float | None], every_s: float
+) -> None:
+    """Nor does the energy jump."""
+    for before, after in pairwise(believed(readings[: n + 1], every_s, 1_000.0) for n in range(len(readings))):
+        if before.battery is None or after.battery is None:
+            continue
+        reach = POLICY.fastest_change * (after.read_at_s - before.read_at_s) / 60 + 1e-9
+        assert abs(after.battery.fraction - before.battery.fraction) <= reach
+        energies = after.battery.energy_j, before.battery.energy_j
+        assert energies == pytest.approx((1_000 * after.battery.fraction, 1_000 * before.battery.fraction), abs=1e-3)
+
+
+@given(st.floats(0.4, 1), st.integers(1, 3_000))
+def test_a_sensor_that_falls_to_nothing_is_not_believed_and_heard_again_when_it_recovers(
+    charge: float, looks: int
+) -> None:
+    belief = believed([charge] * 3 + [0.0] * looks)
+    assert belief.battery == Battery(charge, discharging=True)
+    recovered = believed([charge] * 3 + [0.0] * looks + [charge - 0.01])
+    assert recovered.doubted_from is None
+
+
+@pytest.mark.parametrize("jump", [0.9, 0.05], ids=["up", "down"])
+def test_a_charge_that_jumps_is_followed_once_it_drains(jump: float) -> None:
+    stuck = [0.5] * 3 + [jump] * 1_000
+    assert believed(stuck).battery == Battery(0.5, discharging=True)
+    drains = [jump - 0.03 * look / 100 for look in range(100)]
+    followed = believed(stuck + drains + [drains[-1]] * 200).battery  # from 0.5 it takes ten minutes at most
+    assert followed is not None
+    assert followed.fraction == pytest.approx(drains[-1])
+
+
+def test_a_coarse_gauge_is_followed() -> None:
+    readings = [math.ceil(4 * (1 - look / 2_000)) / 4 for look in range(1_900)]
+    belief = believed(readings)
+    assert belief.battery is not None
+    assert belief.battery.fraction == pytest.approx(0.25)
 
 
 def test_a_battery_that_vanishes_is_remembered_for_a_minute() -> None:
