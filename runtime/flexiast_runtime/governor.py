@@ -26,6 +26,8 @@ from flexiast_runtime.power import Battery
 
 P95 = 1.645
 """Standard deviations from mean to 95th percentile."""
+MANY_MISSES, FEW_MISSES = 1.5, 0.1
+"""Of the leaky count: two in a row; the last one long ago"""
 LONGEST_REST_S = 3_600.0
 """Of an engine that fails again and again."""
 
@@ -119,6 +121,8 @@ class State(NamedTuple):
     variance: float = 0.02
     misses: float = 0.0
     """Leaky count of missed deadlines"""
+    overloaded: bool = False
+    """Even the cheapest option that can run misses the deadline again and again"""
     backlog_steps: float = 0.0
     """As it was at the last window"""
     fits_since_s: float | None = None
@@ -265,22 +269,29 @@ def _learn(policy: Policy, options: Sequence[Option], state: State, seen: Observ
     surprise = ratio - state.slowdown
     sigma = math.sqrt(state.variance)
     missed = seen.latency_s > seen.budget_s
-    if surprise > 4 * sigma and not missed and state.misses < 0.1:
+    if surprise > 4 * sigma and not missed and state.misses < FEW_MISSES:
         surprise = 4 * sigma
     weight = 0.5 if surprise > 0 else 0.2
     deviation = max(-3 * sigma, min(surprise, 2.0))  # beyond -3 sigma a window that was fast would raise the p95
+    misses = 0.8 * state.misses + missed
     return state._replace(
         slowdown=max(state.slowdown + weight * surprise, 0.05),
         variance=max(0.9 * state.variance + 0.1 * deviation**2, 1e-4),
-        misses=0.8 * state.misses + missed,
+        misses=misses,
+        overloaded=misses > FEW_MISSES if state.overloaded else misses > MANY_MISSES and _is_cheapest(state),
     )
+
+
+def _is_cheapest(state: State) -> bool:
+    """Whether no cheaper engine can run."""
+    return _resting(state).issuperset(range(state.index))
 
 
 def _too_slow(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> str | None:
     predicted = predicted_p95(options[state.index], state)
     if predicted > policy.limit * seen.budget_s:
         return f"p95 {1000 * predicted:.1f} ms, deadline {1000 * seen.deadline_s:.1f} ms"
-    if state.misses > 1.5:
+    if state.misses > MANY_MISSES:
         return f"deadline {1000 * seen.deadline_s:.1f} ms missed repeatedly"
     if seen.backlog_steps > 1 and seen.backlog_steps >= state.backlog_steps:  # one that falls is being caught up
         return f"{seen.backlog_steps:.1f} steps of audio wait"

@@ -310,6 +310,24 @@ def test_a_load_that_ends_is_no_reason_to_go_down() -> None:
     assert switches(moments) == 0
 
 
+@given(st.integers(1, 200))
+def test_it_is_overloaded_from_two_misses_of_the_cheapest_until_it_is_long_in_time(windows: int) -> None:
+    state, moments = play(windows * STEP_S, lambda _, index: 100.0 if index == 0 else 30.0)
+    missed = [moment.seen.latency_s > DEADLINE_S for moment in moments if moment.before == 0]  # type: ignore[operator]
+    assert [m.state.overloaded for m in moments if m.before == 0] == [n > 0 for n in range(len(missed))]
+    assert not any(moment.state.overloaded for moment in moments if moment.before > 0)
+    state, moments = play(20 * STEP_S, state=state, begin_s=windows * STEP_S)
+    assert not state.overloaded
+    assert sum(a.state.overloaded != b.state.overloaded for a, b in pairwise(moments)) <= 1
+
+
+def test_a_resting_engine_is_no_cheaper_one() -> None:
+    state = watched(1)._replace(resting=(governor.Rest(0, 1e6, 30.0),))
+    for tick in (1, 2):
+        state, _ = governor.step(POLICY, OPTIONS, state, Observation(tick * STEP_S, DEADLINE_S, 2 * DEADLINE_S))
+    assert (state.index, state.overloaded) == (1, True)
+
+
 # ----- steady
 
 
