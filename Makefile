@@ -29,6 +29,7 @@ bench: $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.export
 	$(DEV)/bin/python -m benchmarks.startup
 	$(DEV)/bin/python -m benchmarks.training
+	$(DEV)/bin/python -m benchmarks.governor --quick
 
 results: $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.evidence report

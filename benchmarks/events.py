@@ -200,14 +200,12 @@ class Remembered:
         return self._known[key]
 
 
-class Switching:
+class Switching(Pinned):
     """Another patch size every few seconds, at random."""
-
-    degraded = False
 
     def __init__(self, patches: Sequence[PatchSize], seed: int) -> None:
         self._patches, self._rng, self._next_s = patches, np.random.default_rng(seed), SWITCH_EVERY_S
-        self.patch = patches[0]
+        super().__init__(patches[0])
 
     def observe(self, seen: Observation) -> str | None:
         if seen.time_s < self._next_s:
@@ -217,11 +215,11 @@ class Switching:
         return "at random"
 
 
-def listen(engines: Engines, chooser: Pinned | Switching, rules: EventRules, stream: Stream) -> list[Sound]:
+def listen(engines: Engines, chooser: Pinned, rules: EventRules, stream: Stream) -> list[Sound]:
     settings = Settings.of(engines.spec.frontend, rules)
     listener = Listener(
         engines,
-        chooser,  # type: ignore[arg-type]
+        chooser,
         settings,
         source="stream",
         conditions=lambda _: Conditions(settings.step_s),

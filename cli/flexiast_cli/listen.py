@@ -175,8 +175,10 @@ def listen(
         smoothing=smoothing,
         gate=gate,
     )
-    sizes, precision = wishes.sizes(patch_sizes, bundle.manifest, precision), bundle.manifest.precision(precision)
-    engines = load_engines(bundle, sizes, precision, backend, say)
+    profile, precision = profile_of(bundle, backend), bundle.manifest.precision(precision)
+    engines = load_engines(
+        bundle, wishes.sizes(patch_sizes, bundle.manifest, precision, profile), precision, backend, say
+    )
     frontend, live, manager = engines.spec.frontend, not names or realtime, ServiceManager.of(os.environ)
     if names:
         sources = recordings(names, frontend.sample_rate_hz, realtime=realtime)
@@ -184,7 +186,7 @@ def listen(
         sources = microphones(devices or [None], channel, on_device_loss, manager)
     share_s = settings.step_s / len(sources)  # one thread runs the engines for all of them
     conditions = machine_conditions(min(latency / 1000, share_s) if latency else share_s)
-    options = options_of(engines, profile_of(bundle, backend), precision)
+    options = options_of(engines, profile, precision)
     chosen = chooser(options, wishes.resolved(options, conditions(0.0), datetime.now()), conditions(0.0))
     stations = open_stations(
         sources, engines, chosen, settings, conditions, cascade=cascade, live=live, duration_s=duration

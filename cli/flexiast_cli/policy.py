@@ -15,7 +15,7 @@ import typer
 from flexiast_cli.options import named_sizes
 
 if TYPE_CHECKING:
-    from flexiast.manifest import Manifest
+    from flexiast.manifest import Manifest, Variant
     from flexiast.spec import PatchSize
     from flexiast_runtime.backends import Backend
     from flexiast_runtime.bundle import Bundle
@@ -80,7 +80,9 @@ class Wishes:
     max_watts: float | None = None
     min_metric: float | None = None
 
-    def sizes(self, patch_sizes: str | None, manifest: Manifest, precision: str | None) -> tuple[PatchSize, ...] | None:
+    def sizes(
+        self, patch_sizes: str | None, manifest: Manifest, precision: str | None, profile: Profile | None
+    ) -> tuple[PatchSize, ...] | None:
         """Those to load, None for all of them; raises UsageError for what excludes itself, or where none is left."""
         from flexiast.errors import UsageError
         from flexiast.spec import PatchSize, parse_patches
@@ -97,18 +99,32 @@ class Wishes:
                     raise UsageError(f"--pin keeps one size whatever happens, {option} chooses; give one of them")
             return (PatchSize.parse(self.pin),)
         wanted = None if patch_sizes is None else parse_patches(patch_sizes)
-        return wanted if self.min_metric is None else self._good_enough(wanted, manifest, precision)
+        return wanted if self.min_metric is None else self._good_enough(wanted, manifest, precision, profile)
 
     def _good_enough(
-        self, wanted: tuple[PatchSize, ...] | None, manifest: Manifest, precision: str | None
+        self,
+        wanted: tuple[PatchSize, ...] | None,
+        manifest: Manifest,
+        precision: str | None,
+        profile: Profile | None,
     ) -> tuple[PatchSize, ...]:
         from flexiast.errors import UsageError
+        from flexiast_cli.console import say
 
         least = self.min_metric or 0.0
         variants = [manifest.variant(patch, precision) for patch in wanted or manifest.patches]
-        good = tuple(v.patch_size for v in variants if v.metric is not None and v.metric >= least)
+        own = {v.patch_size: own_metric(v, profile) for v in variants}
+        metrics = {v.patch_size: v.metric if own[v.patch_size] is None else own[v.patch_size] for v in variants}
+        precision = manifest.precision(precision)
+        borrowed = [str(patch) for patch, metric in own.items() if metric is None and metrics[patch] is not None]
+        if precision != "fp32" and borrowed:
+            say(
+                f"--min-metric goes by what float32 reached for {', '.join(borrowed)}: their {precision} engines were "
+                "never measured (flexiast profile --accuracy DATA)"
+            )
+        good = tuple(patch for patch, metric in metrics.items() if metric is not None and metric >= least)
         if not good:
-            there = ", ".join(f"{v.patch_size} {'–' if v.metric is None else f'{v.metric:.3f}'}" for v in variants)
+            there = ", ".join(f"{patch} {'–' if m is None else f'{m:.3f}'}" for patch, m in metrics.items())
             raise UsageError(f"no patch size is known to reach --min-metric {least:g}; there are {there}")
         return good
 
@@ -147,6 +163,14 @@ def seconds_until(text: str, now: datetime) -> float:
             raise UsageError(f"--until {text!r} cannot be read; write a time of day as 18:00, or 90m, 2h, 1d") from None
     then = now.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)
     return (then if then > now else then + timedelta(days=1)).timestamp() - now.timestamp()
+
+
+def own_metric(variant: Variant, profile: Profile | None) -> float | None:
+    """What this engine itself reached: on this machine, else on the exporter's clips; None where nobody measured."""
+    measured = profile and profile.measurement(variant.patch_size, variant.precision)
+    if measured and measured.metric_is_own:
+        return measured.metric
+    return variant.labelled.metric if variant.labelled else None
 
 
 def profile_of(bundle: Bundle, backend: Backend) -> Profile | None:

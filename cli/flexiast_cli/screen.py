@@ -21,7 +21,7 @@ from flexiast.errors import printable
 from flexiast_cli.console import counted, stderr
 from flexiast_cli.notes import Notes
 from flexiast_cli.panes import Pane
-from flexiast_runtime.records import EngineFailure, Event, Record, SourceNotice, Status, Summary, Switch
+from flexiast_runtime.records import EngineFailure, Event, Overload, Record, SourceNotice, Status, Summary, Switch
 
 if TYPE_CHECKING:
     from flexiast_runtime.power import Battery
@@ -67,6 +67,9 @@ class Screen:
                         continue
                     if isinstance(record, EngineFailure):
                         print_failure(record)  # which the notes take up
+                        continue
+                    if isinstance(record, Overload):
+                        print_overload(record)
                         continue
                     self._see(record)
                     if isinstance(record, SourceNotice) or time.monotonic() - drawn >= REDRAW_S:
@@ -176,6 +179,8 @@ def print_lines(records: Iterator[Record], *, explain: bool) -> None:
             print_notice(record)
         elif isinstance(record, EngineFailure):
             print_failure(record)
+        elif isinstance(record, Overload):
+            print_overload(record)
         elif isinstance(record, Summary):
             print_summary(record)
 
@@ -194,6 +199,15 @@ def print_failure(failure: EngineFailure) -> None:
     """An engine that gave no answer, on stderr."""
     text = f"{failure.time_s:10.2f} s  the engine of {failure.patch} failed and rests: {failure.reason}"
     typer.echo(printable(text), err=True)
+
+
+def print_overload(overload: Overload) -> None:
+    """That nothing is fast enough, on stderr."""
+    typer.echo(
+        f"{overload.time_s:10.2f} s  even {overload.patch}, the cheapest patch size, misses the deadline: "
+        f"{1000 * overload.latency_s:.1f} of {1000 * overload.deadline_s:.1f} ms",
+        err=True,
+    )
 
 
 def print_summary(summary: Summary, console: Console | None = None) -> None:
@@ -220,3 +234,5 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
         soft_wrap=not console.is_terminal,
     )
     console.print(table)
+    if summary.overloads:
+        console.print(f"\nEven the cheapest patch size was too slow {counted(summary.overloads, 'time')}.")

@@ -3,7 +3,7 @@
 Latency. One slow-down factor, shared by all variants, tracks measured latency over the profile's: when the machine
 gets slower for one variant, it has become slower for all (ALERT, arXiv 1911.00119). Its mean and variance predict each
 variant's 95th percentile. Down at once, when that misses the deadline or misses pile up; up only after a dearer one
-would have fitted, with room to spare, during a whole dwell, and then straight to the dearest that fits. A step up that
+would have fitted, with room to spare, during a whole dwell, and then straight to the dearest that fits. A climb that
 must be taken back soon doubles the dwell.
 
 Energy, heat and a wish to save power are limits of their own, see `limits`. An engine that fails is left at once and
@@ -20,11 +20,14 @@ from typing import NamedTuple
 import numpy as np
 
 from flexiast.spec import Patch
+from flexiast_runtime.belief import Belief, believe
 from flexiast_runtime.limits import Goal, limit
 from flexiast_runtime.power import Battery
 
 P95 = 1.645
 """Standard deviations from mean to 95th percentile."""
+MANY_MISSES, FEW_MISSES = 1.5, 0.1
+"""Of the leaky count: two in a row; the last one long ago"""
 LONGEST_REST_S = 3_600.0
 """Of an engine that fails again and again."""
 
@@ -49,7 +52,7 @@ class Policy:
     dwell_s: float = 20.0
     max_dwell_s: float = 60.0
     relapse_s: float = 10.0
-    """A step up that is taken back within this time was a mistake."""
+    """A climb that is taken back within this time was a mistake."""
     headroom: float = 0.8
     """Share of the deadline that a variant may be predicted to take before it is chosen."""
     limit: float = 0.97
@@ -62,7 +65,7 @@ class Policy:
     heat_s: float = 10.0
     """A step takes so long to be felt in the temperature."""
     fastest_change: float = 0.05
-    """Of a battery's charge in a minute: what jumps further is a broken sensor, and is followed slowly."""
+    """Of a battery's charge in a minute"""
     remembered_s: float = 60.0
     """A battery that cannot be read is taken to be as it was for so long."""
     charge_margin: float = 0.02
@@ -120,17 +123,18 @@ class State(NamedTuple):
     variance: float = 0.02
     misses: float = 0.0
     """Leaky count of missed deadlines"""
+    overloaded: bool = False
+    """Even the cheapest option that can run misses the deadline again and again"""
+    backlog_steps: float = 0.0
+    """As it was at the last window"""
     fits_since_s: float | None = None
     """Since when a dearer option would have fitted"""
     raised_at_s: float | None = None
-    """When the last step up was taken"""
+    """When it last climbed"""
     dwell_s: float | None = None
     """Current dwell; None is the policy's own"""
-    battery: Battery | None = None
-    """As believed: what the sensor says, less its jumps"""
-    battery_at_s: float = 0.0
-    drains_from: tuple[float, float] | None = None
-    """When the battery began to drain, and its charge then"""
+    belief: Belief = Belief()
+    """Of the battery"""
     heat_limit: int | None = None
     heat_at_s: float = -math.inf
     """When heat last changed its limit"""
@@ -190,10 +194,11 @@ def step(policy: Policy, options: Sequence[Option], state: State, seen: Observat
     state = _learn(policy, options, state, seen)
     allowed = limit(policy.goal, options, state, seen)
     if state.index > allowed.option:
-        state = state._replace(raised_at_s=None)  # a limit that falls does not make the last step up a mistake
+        state = state._replace(raised_at_s=None)  # a limit that falls does not make the last climb a mistake
         target = min(allowed.option, _best_fitting(policy, options, state, seen))  # it may be too slow as well
         return _lower(policy, state, seen, target, allowed.reason)
     reason = _too_slow(policy, options, state, seen)
+    state = state._replace(backlog_steps=seen.backlog_steps)
     if reason and state.index > 0:
         target = min(_best_fitting(policy, options, state, seen), state.index - 1)
         return _lower(policy, state, seen, target, reason)
@@ -202,9 +207,9 @@ def step(policy: Policy, options: Sequence[Option], state: State, seen: Observat
 
 def _allowed_for_long(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> int:
     """The dearest option that would still be allowed with a little less charge: what goes up must stay."""
-    battery = state.battery
+    battery = state.belief.battery
     less = battery and replace(battery, fraction=max(battery.fraction - policy.charge_margin, 0.0))
-    return limit(policy.goal, options, state._replace(battery=less), seen).option
+    return limit(policy.goal, options, state._replace(belief=state.belief._replace(battery=less)), seen).option
 
 
 def predicted_p95(option: Option, state: State) -> float:
@@ -214,21 +219,7 @@ def predicted_p95(option: Option, state: State) -> float:
 
 def _feel(policy: Policy, state: State, seen: Observation) -> State:
     """Battery and heat, as far as they can be believed."""
-    return _heat(policy, _battery(policy, state, seen), seen)
-
-
-def _battery(policy: Policy, state: State, seen: Observation) -> State:
-    """The charge follows the sensor no faster than a battery can drain; one that vanishes is remembered for a while."""
-    known, now = state.battery, seen.battery
-    elapsed_s = seen.time_s - state.battery_at_s
-    if now is None or not math.isfinite(now.fraction):
-        forgotten = elapsed_s > policy.remembered_s
-        return state._replace(battery=None, drains_from=None) if forgotten else state
-    if known is not None:
-        reach = policy.fastest_change * max(elapsed_s, 0.0) / 60
-        now = replace(now, fraction=min(max(now.fraction, known.fraction - reach), known.fraction + reach))
-    began = state.drains_from or (seen.time_s, now.fraction)
-    return state._replace(battery=now, battery_at_s=seen.time_s, drains_from=began if now.discharging else None)
+    return _heat(policy, state._replace(belief=believe(policy, state.belief, seen)), seen)
 
 
 def _heat(policy: Policy, state: State, seen: Observation) -> State:
@@ -280,24 +271,31 @@ def _learn(policy: Policy, options: Sequence[Option], state: State, seen: Observ
     surprise = ratio - state.slowdown
     sigma = math.sqrt(state.variance)
     missed = seen.latency_s > seen.budget_s
-    if surprise > 4 * sigma and not missed and state.misses < 0.1:
+    if surprise > 4 * sigma and not missed and state.misses < FEW_MISSES:
         surprise = 4 * sigma
     weight = 0.5 if surprise > 0 else 0.2
     deviation = max(-3 * sigma, min(surprise, 2.0))  # beyond -3 sigma a window that was fast would raise the p95
+    misses = 0.8 * state.misses + missed
     return state._replace(
         slowdown=max(state.slowdown + weight * surprise, 0.05),
         variance=max(0.9 * state.variance + 0.1 * deviation**2, 1e-4),
-        misses=0.8 * state.misses + missed,
+        misses=misses,
+        overloaded=misses > FEW_MISSES if state.overloaded else misses > MANY_MISSES and _is_cheapest(state),
     )
+
+
+def _is_cheapest(state: State) -> bool:
+    """Whether no cheaper engine can run."""
+    return _resting(state).issuperset(range(state.index))
 
 
 def _too_slow(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> str | None:
     predicted = predicted_p95(options[state.index], state)
     if predicted > policy.limit * seen.budget_s:
         return f"p95 {1000 * predicted:.1f} ms, deadline {1000 * seen.deadline_s:.1f} ms"
-    if state.misses > 1.5:
+    if state.misses > MANY_MISSES:
         return f"deadline {1000 * seen.deadline_s:.1f} ms missed repeatedly"
-    if seen.backlog_steps > 1:
+    if seen.backlog_steps > 1 and seen.backlog_steps >= state.backlog_steps:  # one that falls is being caught up
         return f"{seen.backlog_steps:.1f} steps of audio wait"
     return None
 
@@ -323,7 +321,7 @@ def _lower(policy: Policy, state: State, seen: Observation, target: int, reason:
 def _perhaps_raise(
     policy: Policy, options: Sequence[Option], state: State, seen: Observation
 ) -> tuple[State, Decision]:
-    """Straight to the dearest that fits, once any dearer one has fitted for a dwell."""
+    """Straight to the dearest that fits and is allowed, once any dearer one has been that for a dwell."""
     best = min(_best_fitting(policy, options, state, seen), _allowed_for_long(policy, options, state, seen))
     target = max((index for index in range(state.index + 1, best + 1) if index not in _resting(state)), default=None)
     if target is None:
@@ -336,12 +334,12 @@ def _perhaps_raise(
     state = state._replace(index=target, fits_since_s=None, raised_at_s=seen.time_s, dwell_s=forgiven)
     predicted = predicted_p95(options[target], state)
     return state, Decision(
-        target, f"p95 {1000 * predicted:.1f} ms fits deadline {1000 * seen.deadline_s:.1f} ms for {dwell:g} s"
+        target, f"p95 {1000 * predicted:.1f} ms fits deadline {1000 * seen.deadline_s:.1f} ms after {dwell:g} s"
     )
 
 
 def _quiet(policy: Policy, state: State, seen: Observation) -> bool:
-    """The last step up has lasted: what went wrong before it is forgiven."""
+    """The last climb has lasted: what went wrong before it is forgiven."""
     return state.raised_at_s is not None and seen.time_s - state.raised_at_s > policy.max_dwell_s
 
 

@@ -53,7 +53,7 @@ def _limits(goal: Goal, options: Sequence[Option], state: State, seen: Observati
         yield Limit(state.heat_limit, "heat" if seen.heat_room_k is None else f"{seen.heat_room_k:.0f} K to throttling")
     if goal.max_watts is not None:
         yield Limit(_within_watts(options, goal.max_watts), f"limit of {goal.max_watts:g} W")
-    battery = state.battery
+    battery = state.belief.battery
     if battery is not None and battery.discharging:
         yield _battery(goal, options, battery, state, seen)
 
@@ -78,7 +78,7 @@ def _battery(goal: Goal, options: Sequence[Option], battery: Battery, state: Sta
 def _ahead(goal: Goal, battery: Battery, state: State, seen: Observation) -> float:
     """Charge above the straight line from where it began to drain to the goal."""
     assert goal.until_s is not None
-    began_s, began = state.drains_from or (seen.time_s, battery.fraction)
+    began_s, began = state.belief.drains_from or (seen.time_s, battery.fraction)
     gone = (seen.time_s - began_s) / max(goal.until_s - began_s, 1e-9)
     return battery.fraction - (began + gone * (goal.min_battery - began))
 

@@ -29,7 +29,17 @@ from flexiast_runtime.governor import Decision, Observation, Option, Policy
 from flexiast_runtime.health import Signal
 from flexiast_runtime.power import Battery
 from flexiast_runtime.profiling import paced_s
-from flexiast_runtime.records import EngineFailure, Event, Record, SourceNotice, Status, Summary, Switch, VariantUse
+from flexiast_runtime.records import (
+    EngineFailure,
+    Event,
+    Overload,
+    Record,
+    SourceNotice,
+    Status,
+    Summary,
+    Switch,
+    VariantUse,
+)
 from flexiast_runtime.rules import EventRules
 from flexiast_runtime.smoothing import Smoother
 from flexiast_runtime.source import Chunk
@@ -118,11 +128,16 @@ class Governed:
         """Every engine failed, and rests."""
         return self._state.degraded
 
+    @property
+    def overloaded(self) -> bool:
+        """Even the cheapest size misses the deadline again and again."""
+        return self._state.overloaded
+
 
 class Pinned:
     """One patch size, whatever happens."""
 
-    degraded = False
+    degraded = overloaded = False
 
     def __init__(self, patch: PatchSize) -> None:
         self.patch = patch
@@ -205,7 +220,7 @@ class Listener:
         self._cascade = cascade
         self._silence: dict[PatchSize, Float] = {}
         self._used: dict[PatchSize, _Use] = defaultdict(_Use)
-        self._events = self._switches = self._discontinuities = self._lost = self._skipped = 0
+        self._events = self._switches = self._overloads = self._discontinuities = self._lost = self._skipped = 0
         self._unspent_cpu_s = 0.0
         self._begun_cpu_s = time.process_time()
 
@@ -311,10 +326,15 @@ class Listener:
         scores = self._engines.scores(window.features[None], patch)[0]
         return _Answer(patch, scores, self._clock() - begun_s)
 
-    def _switched(self, seen: Observation) -> Iterator[Switch]:
-        """Ask what runs next, and get it ready."""
-        before = self._chooser.patch
-        if reason := self._chooser.observe(seen):
+    def _switched(self, seen: Observation) -> Iterator[Record]:
+        """Ask what runs next, and get it ready; say so when nothing is fast enough any more."""
+        before, was_overloaded = self._chooser.patch, self._chooser.overloaded
+        reason = self._chooser.observe(seen)
+        if self._chooser.overloaded and not was_overloaded:
+            self._overloads += 1
+            latency_s = (seen.latency_s or 0.0) + seen.overhead_s
+            yield Overload(self._source, seen.time_s, before, latency_s, seen.deadline_s)
+        if reason:
             self._switches += 1
             self._engines.prepare(self._chooser.patch)
             yield Switch(self._source, seen.time_s, before, self._chooser.patch, reason)
@@ -392,6 +412,7 @@ class Listener:
             skipped=self._skipped,
             events=self._events,
             switches=self._switches,
+            overloads=self._overloads,
             discontinuities=self._discontinuities,
             dropped_s=self._lost / self._rate,
             cpu_s=cpu_s,

@@ -114,6 +114,7 @@ def _measurement(
             "tokens": variant.tokens,
             "gmac": variant.gmac,
             "metric": known if metric is None else metric,
+            "metric_is_own": metric is not None,
             "private_mb": memory.private_mb,
             "peak_mb": memory.peak_mb,
             "size_mb": sum(bundle.manifest.entry(file).size for file in files) / 1e6,

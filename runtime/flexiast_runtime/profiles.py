@@ -54,6 +54,8 @@ class Measurement(Value):
     gmac: float
     metric: float | None = None
     """Accuracy or mean average precision, where it was measured"""
+    metric_is_own: bool = False
+    """Whether `--accuracy` measured it with this engine; else it is the bundle's"""
     cold_ms: float
     """The first inference after loading"""
     min_ms: float

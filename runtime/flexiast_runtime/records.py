@@ -170,6 +170,26 @@ class EngineFailure:
 
 
 @dataclass(frozen=True)
+class Overload:
+    """Even the cheapest patch size misses the deadline again and again; said once, until it is kept again."""
+
+    source: str
+    time_s: float
+    patch: PatchSize
+    latency_s: float
+    deadline_s: float
+
+    def document(self) -> dict[str, Any]:
+        return _record("overload") | {
+            "source": self.source,
+            "time_s": round(self.time_s, 3),
+            "patch_size": str(self.patch),
+            "latency_ms": round(1000 * self.latency_s, 3),
+            "deadline_ms": round(1000 * self.deadline_s, 3),
+        }
+
+
+@dataclass(frozen=True)
 class VariantUse:
     """What one variant did and cost."""
 
@@ -208,6 +228,8 @@ class Summary:
     cpu_s: float
     """Of the whole process while it listened: reading, resampling, features, engines, printing"""
     variants: tuple[VariantUse, ...]
+    overloads: int = 0
+    """Times that even the cheapest patch size was too slow"""
 
     @property
     def misses(self) -> int:
@@ -225,6 +247,7 @@ class Summary:
             "skipped": self.skipped,
             "events": self.events,
             "switches": self.switches,
+            "overloads": self.overloads,
             "misses": self.misses,
             "miss_rate": round(self.miss_rate, 4),
             "discontinuities": self.discontinuities,
@@ -234,7 +257,7 @@ class Summary:
         }
 
 
-Record = Event | Switch | Status | SourceNotice | EngineFailure | Summary
+Record = Event | Switch | Status | SourceNotice | EngineFailure | Overload | Summary
 
 
 def _record(kind: str) -> dict[str, Any]:

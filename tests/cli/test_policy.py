@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexiast.errors import UsageError
-from flexiast.manifest import Manifest
+from flexiast.manifest import Labelled, Manifest
 from flexiast.spec import PatchSize
 from flexiast_cli.policy import Preset, Wishes, profile_of, recorded, seconds_until
 from flexiast_runtime.backends import Backend
@@ -27,7 +27,7 @@ from flexiast_runtime.listener import Conditions, Governed
 from flexiast_runtime.power import Battery
 from flexiast_runtime.presets import POLICIES
 from flexiast_runtime.profiler import profile_key
-from flexiast_runtime.profiles import profile_folder
+from flexiast_runtime.profiles import Measurement, Profile, profile_folder
 from flexiast_runtime.trace import read_trace
 from tests.cli.conftest import RATE_HZ, Run
 
@@ -119,17 +119,51 @@ def measured(tiny_manifest: Manifest) -> Manifest:
 
 def test_sizes_below_the_metric_are_not_loaded(measured: Manifest) -> None:
     sizes = measured.patches
-    assert Wishes().sizes(None, measured, None) is None
-    assert Wishes(min_metric=0.8).sizes(None, measured, None) == sizes[:2]
-    assert Wishes(min_metric=0.8).sizes(f"{sizes[1]},{sizes[2]}", measured, None) == (sizes[1],)
+    assert Wishes().sizes(None, measured, None, None) is None
+    assert Wishes(min_metric=0.8).sizes(None, measured, None, None) == sizes[:2]
+    assert Wishes(min_metric=0.8).sizes(f"{sizes[1]},{sizes[2]}", measured, None, None) == (sizes[1],)
     with pytest.raises(UsageError, match=r"8x8 0\.900.*20x10 –"):
-        Wishes(min_metric=0.95).sizes(None, measured, None)
+        Wishes(min_metric=0.95).sizes(None, measured, None, None)
     with pytest.raises(UsageError, match="no patch size"):
-        Wishes(min_metric=0.1).sizes(str(sizes[3]), measured, None)  # it was never measured
+        Wishes(min_metric=0.1).sizes(str(sizes[3]), measured, None, None)  # it was never measured
+
+
+def profiled(patch: PatchSize, precision: str, metric: float, *, own: bool) -> Profile:
+    """Just what is looked at."""
+    fields = {"patch_size": patch, "precision": precision, "metric": metric, "metric_is_own": own}
+    return Profile.model_construct(measurements=(Measurement.model_construct(**fields),))
+
+
+def test_what_an_engine_reached_itself_counts_before_what_float32_did(
+    measured: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes, asked = measured.patches, Wishes(min_metric=0.8)
+    encoders = {"int8": measured.encoders["fp32"]}
+    variants = tuple(v.model_copy(update={"precision": "int8"}) for v in measured.variants)
+    quantised = measured.model_copy(update={"variants": variants, "encoders": encoders})
+
+    def chosen(manifest: Manifest, profile: Profile | None) -> tuple[tuple[PatchSize, ...] | None, str]:
+        found = asked.sizes(None, manifest, None, profile)
+        return found, " ".join(capsys.readouterr().err.split())
+
+    found, said = chosen(quantised, None)
+    assert found == sizes[:2]
+    assert f"for {sizes[0]}, {sizes[1]}, {sizes[2]}: their int8 engines were never measured" in said
+    found, said = chosen(quantised, profiled(sizes[0], "int8", 0.7, own=True))
+    assert found == sizes[1:2]
+    assert f"for {sizes[1]}, {sizes[2]}: " in said
+    borrowed = profiled(sizes[0], "int8", 0.7, own=False)  # a profile made without --accuracy holds the bundle's
+    assert chosen(quantised, borrowed)[0] == sizes[:2]
+    labelled = Labelled(clips=40, metric=0.75, source_metric=0.9)
+    exported = quantised.model_copy(
+        update={"variants": (variants[0].model_copy(update={"labelled": labelled}), *variants[1:])}
+    )
+    assert chosen(exported, None)[0] == sizes[1:2]
+    assert chosen(measured, profiled(sizes[2], "fp32", 0.85, own=True)) == (sizes[:3], "")
 
 
 def test_a_pinned_size_excludes_all_that_would_choose(measured: Manifest) -> None:
-    assert Wishes(pin="8").sizes(None, measured, None) == (PatchSize(8, 8),)
+    assert Wishes(pin="8").sizes(None, measured, None, None) == (PatchSize(8, 8),)
     for wishes, sizes in (
         (Wishes(pin="8"), "8,16"),
         (Wishes(pin="8", until="2h"), None),
@@ -138,7 +172,7 @@ def test_a_pinned_size_excludes_all_that_would_choose(measured: Manifest) -> Non
         (Wishes(pin="8", min_metric=0.5), None),
     ):
         with pytest.raises(UsageError, match="--pin keeps one size"):
-            wishes.sizes(sizes, measured, None)
+            wishes.sizes(sizes, measured, None, None)
 
 
 # ----- as commands

@@ -28,7 +28,7 @@ from flexiast_runtime.governor import Observation, Option, Policy
 from flexiast_runtime.listener import Conditions, Governed, Listener, Pinned, Settings, options
 from flexiast_runtime.ort import load_engines
 from flexiast_runtime.power import Battery
-from flexiast_runtime.records import EngineFailure, Event, Record, SourceNotice, Status, Summary, Switch
+from flexiast_runtime.records import EngineFailure, Event, Overload, Record, SourceNotice, Status, Summary, Switch
 from flexiast_runtime.ring import Ring
 from flexiast_runtime.rules import EventRules
 from flexiast_runtime.source import Block, Chunk, FileSource, Notice, chunks
@@ -392,7 +392,7 @@ def test_a_deadline_that_shrinks_switches_between_windows_and_back(
     for switch in (down, up):
         assert patches_around(records, switch) == (switch.before, switch.after)
     assert re.fullmatch(r"p95 [\d.]+ ms.* deadline.* 10\.0 ms", down.reason)
-    assert re.fullmatch(r"p95 [\d.]+ ms fits .*deadline.* 100\.0 ms for 2 s", up.reason)
+    assert re.fullmatch(r"p95 [\d.]+ ms fits .*deadline.* 100\.0 ms after 2 s", up.reason)
     assert records[-1].switches == 2
 
 
@@ -428,6 +428,19 @@ def test_audio_that_waits_switches_down(tiny_manifest: Manifest) -> None:
     records = list(listener.run(stream(noise(1))))
     assert of(Switch, records)[0].reason == "2.5 steps of audio wait"
     assert of(Status, records)[0].backlog_s == 0.25
+
+
+def test_that_even_the_cheapest_size_is_too_slow_is_said_once_each_time(tiny_manifest: Manifest) -> None:
+    def conditions(time_s: float) -> Conditions:
+        return Conditions(deadline_s=0.004 if 2 <= time_s < 6 or 12 <= time_s < 14 else 0.1)
+
+    records = governed(tiny_manifest, conditions, seconds=20)
+    first, second = of(Overload, records)
+    assert 2 < first.time_s < 3
+    assert 12 < second.time_s < 13
+    assert (first.patch, first.deadline_s) == (COARSE, 0.004)
+    assert first.latency_s == pytest.approx(0.005)
+    assert records[-1].document()["overloads"] == 2
 
 
 def test_a_pinned_size_stays_whatever_happens(tiny_manifest: Manifest) -> None:
@@ -486,12 +499,13 @@ KEYS = {
     },
     "switch": {"source", "time_s", "from", "to", "reason"},
     "failure": {"source", "time_s", "patch_size", "reason"},
+    "overload": {"source", "time_s", "patch_size", "latency_ms", "deadline_ms"},
     "status": {
         *("source", "time_s", "patch_size", "top", "active", "latency_ms", "deadline_ms"),
         *("backlog_s", "dropped_s", "skipped", "battery", "discharging", "signal"),
     },
     "summary": {
-        *("source", "audio_s", "windows", "skipped", "events", "switches", "misses", "miss_rate"),
+        *("source", "audio_s", "windows", "skipped", "events", "switches", "overloads", "misses", "miss_rate"),
         *("discontinuities", "dropped_s", "variants"),
         "cpu_s",
     },
@@ -512,7 +526,7 @@ def test_documents_are_json_with_exactly_these_keys(tiny_manifest: Manifest, bat
         assert set(document) == KEYS[kind]
         seen.add(kind)
     assert seen == (
-        {"event", "status", "summary"} if battery else set(KEYS) - {"source", "failure"}
+        {"event", "status", "summary"} if battery else set(KEYS) - {"source", "failure", "overload"}
     )  # at 12 % it starts at the cheapest
     assert all(set(use) == VARIANT_KEYS for use in document["variants"])
 

@@ -170,6 +170,7 @@ def test_a_profile_has_every_variant_with_times_in_order(profile: Profile, tiny_
         assert m.min_ms <= m.mean_ms <= m.max_ms
         assert m.private_mb is None or 5 < m.private_mb < m.peak_mb < 2_000  # an interpreter with ONNX Runtime
     assert profile.measurements[0].metric == 0.75
+    assert [m.metric_is_own for m in profile.measurements] == [True] + [False] * (len(profile.measurements) - 1)
 
 
 def test_energy_is_said_to_be_missing_where_nothing_measures_it(profile: Profile) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexiast.errors import SinkError
 from flexiast.extras import require
-from flexiast_runtime.records import Event, Record, SourceNotice, Status, Summary, Switch
+from flexiast_runtime.records import Event, Record, SourceNotice, Status, Switch
 from flexiast_runtime.sinks.sink import Hearing
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Metrics:
         return self._server.server_port
 
     def wants(self, record: Record) -> bool:
-        return not isinstance(record, Summary)
+        return isinstance(record, Event | Switch | Status | SourceNotice)
 
     def deliver(self, record: Event | Switch | Status | SourceNotice) -> None:
         self._meters.count(record)

@@ -12,7 +12,7 @@ import pytest
 from flexiast.errors import SinkError
 from flexiast.spec import PatchSize
 from flexiast_runtime.power import Battery
-from flexiast_runtime.records import SourceNotice, Switch
+from flexiast_runtime.records import EngineFailure, Overload, SourceNotice, Switch
 from flexiast_runtime.sinks.metrics import Metrics
 from flexiast_runtime.sinks.sink import Counts, Hearing
 from tests.runtime.sinks.conftest import event, status
@@ -86,3 +86,10 @@ def test_it_serves_this_machine_only_and_says_when_the_port_is_taken(metrics: Me
     said = "cannot be served: Address already in use; name another port"
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SinkError, match=said):
         Metrics(port=taken.getsockname()[1]).open(Hearing())
+
+
+def test_what_has_no_figure_is_not_wanted(metrics: Metrics) -> None:
+    patch = PatchSize(16, 16)
+    assert not metrics.wants(EngineFailure("kitchen", 1.0, patch, "out of memory"))
+    assert not metrics.wants(Overload("kitchen", 1.0, patch, 0.2, 0.1))
+    assert metrics.wants(status())
