@@ -81,9 +81,9 @@ class Background:
     """In nat squared: digital hum is steadier than any room."""
 
     def __init__(self, frontend: FrontendSpec, step_s: float) -> None:
-        self._scale = np.float32(2 * frontend.std)
         self._share, self._steps = step_s / self.MEMORY_S, 0
         self._edges = np.arange(0, frontend.mel_bins, self.BINS)
+        self._scale = 2 * frontend.std / np.diff(self._edges, append=frontend.mel_bins)  # to nat, and from sum to mean
         self._mean, self._variance = np.zeros(len(self._edges)), np.full(len(self._edges), 0.1)
 
     def hear(self, features: Float, *, learn: bool) -> float:
@@ -108,5 +108,4 @@ class Background:
         """[stretches, bands] in nat; frames that fill no stretch are left out, but where there is none."""
         frames = max(1, len(features) // self.FRAMES) * self.FRAMES
         stretches = features[:frames].reshape(max(1, len(features) // self.FRAMES), -1, features.shape[1]).mean(axis=1)
-        sums = np.add.reduceat(stretches.astype(np.float64), self._edges, axis=1)
-        return self._scale * sums / np.diff(self._edges, append=features.shape[1])
+        return self._scale * np.add.reduceat(stretches.astype(np.float64), self._edges, axis=1)
