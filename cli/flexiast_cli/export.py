@@ -283,10 +283,11 @@ def _foretell(job: _Job, *, as_json: bool) -> None:
 
 def _expected_ms(job: _Job) -> dict[PatchSize, dict[str, float]]:
     """By size and precision, from the last profile of these weights on this machine; nothing where there is none."""
-    from flexiast_runtime.machine import read_machine, read_settings
+    from flexiast_runtime import here
+    from flexiast_runtime.machine import read_settings
     from flexiast_runtime.profiles import newest
 
-    profile = newest(job.source_sha256, read_machine(), read_settings())
+    profile = newest(job.source_sha256, here.machine(), read_settings())
     return {
         patch: {
             name: ms

@@ -54,6 +54,18 @@ def test_a_profile_is_compared_with_an_older_one(run: Run, bundle: Path, profile
     assert "24x24 fp32" not in result.stderr.split("since")[1].split("warning")[0]  # it was not measured then
 
 
+def test_a_profile_takes_its_energy_from_the_source(run: Run, bundle: Path) -> None:
+    source = "exec:printf 'watts=3.5\\npercent=50\\ncharging=no\\n'"
+    result = run("profile", bundle, "--patch-sizes", "48", *QUICK, "--power", "--power-source", source, "--json")
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    (found,) = document["measurements"]
+    assert document["meter"] == source
+    assert document["idle_w"] == pytest.approx(3.5)
+    assert found["mj_above_idle"] == 0
+    assert found["gpu"] is None
+
+
 @pytest.mark.parametrize(("budget", "code"), [("60000", 0), ("0.000001", 6)])
 def test_a_budget_is_an_exit_code(run: Run, bundle: Path, budget: str, code: int) -> None:
     result = run("profile", bundle, "--patch-sizes", "48", *QUICK, "--budget-ms", budget)
