@@ -103,7 +103,7 @@ def profile(
         )
     kept = keep(found)
     if csv_path is not None:
-        write_atomically(csv_path, _raw(runs).encode())
+        write_atomically(csv_path, raw(runs).encode())
     if html is not None:
         from flexiast_cli.report import render
 
@@ -237,7 +237,7 @@ def _or_dash(value: Any, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
-def _raw(runs: dict[str, Runs]) -> str:
+def raw(runs: dict[str, Runs]) -> str:
     """Every latency in the order in which it was measured, and on a GPU the stages of the windows before them."""
     staged = any(theirs.stages for theirs in runs.values())
     stages = [field for _, field in GPU_STAGES] if staged else []

@@ -109,7 +109,7 @@ def profile_bundle(
             for each, engine in named.items()
         ),
     )
-    return found.model_copy(update={"warnings": tuple(_warnings(found, asked_for_power=power))}), runs
+    return found.model_copy(update={"warnings": tuple(warnings(found, asked_for_power=power))}), runs
 
 
 def _measurement(
@@ -164,7 +164,7 @@ def _reading(gpu: Gpu | None) -> Reading:
     )
 
 
-def _warnings(found: Profile, *, asked_for_power: bool) -> Iterable[str]:
+def warnings(found: Profile, *, asked_for_power: bool) -> Iterable[str]:
     """What makes the figures doubtful."""
     unstable = [m.name for m in found.measurements if not m.stable]
     if unstable:
