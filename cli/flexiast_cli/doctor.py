@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flexiast_cli.options import PowerSourceOption
+
 if TYPE_CHECKING:
     from flexiast_runtime.checks import Finding
 
@@ -26,6 +28,7 @@ def doctor(
     ] = 0.0,
     device: Annotated[str | None, typer.Option("--device", help="Microphone by name or part of it.")] = None,
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings to check.")] = None,
+    power_source: PowerSourceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Check this machine for flexiast: software, engines, microphone, power, files.
@@ -37,7 +40,7 @@ def doctor(
     from flexiast_runtime.models import DEFAULT
 
     findings: list[Finding] = []
-    for finding in examine(context, model or DEFAULT, record, device, config):
+    for finding in examine(context, model or DEFAULT, record, device, config, power_source):
         findings.append(finding)
         if not as_json:
             _print(finding)
@@ -49,13 +52,21 @@ def doctor(
 
 
 def examine(
-    context: typer.Context, model: str, record_s: float, device: str | None, config: Path | None
+    context: typer.Context,
+    model: str,
+    record_s: float,
+    device: str | None,
+    config: Path | None,
+    power_source: str | None,
 ) -> Iterator[Finding]:
     """All checks, one after the other."""
+    from flexiast_runtime import here
     from flexiast_runtime.checks import Finding, audio, machine, software
     from flexiast_runtime.checks import model as models
+    from flexiast_runtime.nvml import Gpu
     from flexiast_runtime.places import data_folder
     from flexiast_runtime.plans import PlanStore
+    from flexiast_runtime.power_source import parse_power_source
 
     yield from software.versions()
     yield from models.checksums(model)
@@ -69,7 +80,10 @@ def examine(
         yield audio.recording(audio.ask(*question, patience_s=record_s + audio.PATIENCE_S))
     else:
         yield Finding("recording", "note", "none was made", "flexiast doctor --record 2")
-    yield machine.battery()
+    yield machine.battery(here.battery())
+    if power_source is not None:
+        yield machine.source(parse_power_source(power_source))
+    yield machine.gpu(Gpu.open())
     yield machine.temperature()
     yield from machine.clocks()
     yield from machine.supply()

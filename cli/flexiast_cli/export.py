@@ -285,11 +285,12 @@ def _expected_ms(job: _Job) -> dict[PatchSize, dict[str, float]]:
     """By size and precision, from the last profile of these weights on this machine; nothing where there is none."""
     from flexiast.errors import DataError
     from flexiast_cli.console import say
-    from flexiast_runtime.machine import read_machine, read_settings
+    from flexiast_runtime import here
+    from flexiast_runtime.machine import read_settings
     from flexiast_runtime.profiles import newest
 
     try:
-        profile = newest(job.source_sha256, read_machine(), read_settings())
+        profile = newest(job.source_sha256, here.machine(), read_settings())
     except DataError as error:
         say(str(error))
         return {}

@@ -21,12 +21,14 @@ from flexiast_cli.options import (
     LabelThresholdOption,
     MergeGapOption,
     MinDurationOption,
+    PowerSourceOption,
     PrecisionOption,
     SmoothingOption,
     ThresholdOption,
     WebOption,
     event_settings,
     named_sizes,
+    power_source_of,
 )
 from flexiast_cli.policy import (
     CascadeOption,
@@ -103,6 +105,7 @@ def listen(
     until: UntilOption = None,
     min_battery: MinBatteryOption = 20.0,
     max_watts: MaxWattsOption = None,
+    power_source: PowerSourceOption = None,
     record: RecordOption = None,
     precision: PrecisionOption = None,
     backend: BackendOption = Backend.CPU,
@@ -158,9 +161,10 @@ def listen(
 
     names = inputs or []
     _check_sources(names, devices, channel, realtime=realtime)
-    positive(duration, "--duration")
-    positive(latency, "--latency")
-    wishes, sinks = Wishes(policy, pin, until, min_battery, max_watts, min_metric), parse_sinks(to or ())
+    for seconds, option in ((duration, "--duration"), (latency, "--latency")):
+        positive(seconds, option)
+    wishes = Wishes(policy, pin, until, min_battery, max_watts, min_metric)
+    sinks, supply = parse_sinks(to or ()), power_source_of(power_source)
     address = None if web is None else parse_address(web)
     bundle = Bundle.open(find_bundle(model or DEFAULT))
     settings = event_settings(
@@ -185,11 +189,18 @@ def listen(
     else:
         sources = microphones(devices or [None], channel, on_device_loss, manager)
     share_s = settings.step_s / len(sources)  # one thread runs the engines for all of them
-    conditions = machine_conditions(min(latency / 1000, share_s) if latency else share_s)
+    machine = machine_conditions(min(latency / 1000, share_s) if latency else share_s, backend, supply)
     options = options_of(engines, profile, precision)
-    chosen = chooser(options, wishes.resolved(options, conditions(0.0), datetime.now()), conditions(0.0))
+    chosen = chooser(options, wishes.resolved(options, machine.latest, datetime.now()), machine.latest)
     stations = open_stations(
-        sources, engines, chosen, settings, conditions, cascade=cascade, live=live, duration_s=duration
+        sources,
+        engines,
+        chosen,
+        settings,
+        lambda _: machine.latest,
+        cascade=cascade,
+        live=live,
+        duration_s=duration,
     )
     captures, listeners = [capture for capture, _ in stations], [listener for _, listener in stations]
     heard = tuple(source.name for source in sources)
@@ -210,6 +221,7 @@ def listen(
         ending_gently(partial(stop, captures), terminated=ExitCode.OK) as asked,
         opened_sinks(sinks, Hearing(engines.spec.labels, heard, histories)) as publish,
         recorded(chosen, record, bundle, model or DEFAULT, settings.step_s),
+        machine,
     ):
         stream = remembered(merged(captures), heard, histories)
         records = published(hear(((listeners[place], chunk) for place, chunk in stream), listeners), publish)

@@ -14,12 +14,23 @@ if TYPE_CHECKING:
 
     from flexiast.manifest import Manifest
     from flexiast_runtime.listener import Settings
+    from flexiast_runtime.power_source import Told
 
 PrecisionOption = Annotated[
     str | None, typer.Option("--precision", help="Precision of the engines (default: the bundle's first).")
 ]
 BackendOption = Annotated[
     Backend, typer.Option("--backend", help="What runs the engines; tensorrt builds its plans first.")
+]
+PowerSourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--power-source",
+        metavar="SOURCE",
+        help="A battery or meter that the system does not know, a UPS HAT say: file:FILE or exec:COMMAND; "
+        "see docs/power.md.",
+        show_default=False,
+    ),
 ]
 
 # ----- what becomes an event
@@ -66,6 +77,14 @@ GateOption = Annotated[
     ),
 ]
 GATE = "-80"
+
+
+def power_source_of(text: str | None) -> Told | None:
+    """The source, which says its trouble on stderr; raises UsageError."""
+    from flexiast_cli.console import say
+    from flexiast_runtime.power_source import Told, parse_power_source
+
+    return None if text is None else Told(parse_power_source(text), say)
 
 
 def event_settings(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexiast_cli.options import BackendOption
+from flexiast_cli.options import BackendOption, PowerSourceOption, power_source_of
 from flexiast_runtime.backends import Backend
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from flexiast_runtime.engine import Engines
     from flexiast_runtime.profiles import Profile
     from flexiast_runtime.profiling import Runs
+
+GPU_STAGES = (("enqueue", "enqueue_ms"), ("H2D", "h2d_ms"), ("compute", "compute_ms"), ("D2H", "d2h_ms"))
 
 
 def profile(
@@ -37,6 +39,7 @@ def profile(
     power: Annotated[
         bool, typer.Option("--power", help="Measure energy too, where the machine has a meter (6 s for each variant).")
     ] = False,
+    power_source: PowerSourceOption = None,
     accuracy: Annotated[
         Path | None,
         typer.Option(
@@ -79,6 +82,7 @@ def profile(
         require("matplotlib", "train")
     for path in filter(None, (csv_path, html)):
         check_output(path)
+    source = power_source_of(power_source)
     old = None if compare is None else read_profile(compare)
     wanted = None if patch_sizes is None else parse_patches(patch_sizes)
     bundle = Bundle.open(find_bundle(model or DEFAULT))
@@ -95,10 +99,11 @@ def profile(
             warmup_s=warmup,
             metrics=measured,
             power=power,
+            source=source,
         )
     kept = keep(found)
     if csv_path is not None:
-        write_atomically(csv_path, _raw(runs).encode())
+        write_atomically(csv_path, raw(runs).encode())
     if html is not None:
         from flexiast_cli.report import render
 
@@ -157,6 +162,7 @@ def show(found: Profile) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     energy = [("mJ", "mj"), ("above idle", "mj_above_idle")] if found.meter else []
+    gpu = GPU_STAGES if any(m.gpu for m in found.measurements) else ()
     for column in (
         "patch",
         "precision",
@@ -167,6 +173,7 @@ def show(found: Profile) -> None:
         "cold",
         "CPU ms",
         "rtf",
+        *dict(gpu),
         "MB",
         *dict(energy),
         "metric",
@@ -178,6 +185,7 @@ def show(found: Profile) -> None:
             m.precision,
             *(f"{value:.2f}" for value in (m.p50_ms, m.p95_ms, m.p99_ms, m.max_ms, m.cold_ms, m.cpu_ms)),
             f"{m.rtf:.4f}",
+            *(_or_dash(m.gpu and getattr(m.gpu, field), ".3f") for _, field in gpu),
             _or_dash(m.private_mb, ".0f"),
             *(_or_dash(getattr(m, field), ".1f") for _, field in energy),
             _or_dash(m.metric, ".3f"),
@@ -211,20 +219,37 @@ def show(found: Profile) -> None:
         "MB: memory that no other process shares."
     )
     console.print(f"Energy: {found.meter or 'not available'}.")
+    if note := gpu_note(found):
+        console.print(note)
+
+
+def gpu_note(found: Profile) -> str:
+    """What the stages on a GPU are, and what the latencies count; empty without a GPU."""
+    times = next((m.gpu for m in found.measurements if m.gpu), None)
+    if times is None:
+        return ""
+    copies = "both copies" if times.transfers else "no copies"
+    graph = "launched as one CUDA graph" if times.cuda_graph else "launched without a CUDA graph"
+    return f"Stages: medians in ms. Latencies count {copies}; windows are {graph}."
 
 
 def _or_dash(value: Any, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
-def _raw(runs: dict[str, Runs]) -> str:
-    """Every latency, in the order in which it was measured."""
+def raw(runs: dict[str, Runs]) -> str:
+    """Every latency in the order in which it was measured, and on a GPU the stages of the windows before them."""
+    staged = any(theirs.stages for theirs in runs.values())
+    stages = [field for _, field in GPU_STAGES] if staged else []
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
-    table.writerow(("patch_size", "precision", "run", "latency_ms"))
+    table.writerow(("patch_size", "precision", "run", "latency_ms", *stages))
     for name, theirs in runs.items():
-        patch, precision = name.split()
-        table.writerows((patch, precision, i, f"{1000 * s:.4f}") for i, s in enumerate(theirs.latencies_s))
+        variant = name.split()
+        for run, seconds in enumerate(theirs.stages):
+            table.writerow((*variant, run, "", *(f"{1000 * s:.4f}" for s in seconds)))
+        for run, s in enumerate(theirs.latencies_s):
+            table.writerow((*variant, run, f"{1000 * s:.4f}", *("" for _ in stages)))
     return stream.getvalue()
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from flexiast_cli.profile import GPU_STAGES, gpu_note
+
 if TYPE_CHECKING:
     from flexiast_runtime.profiles import Measurement, Profile
     from flexiast_runtime.profiling import Runs
@@ -55,7 +57,7 @@ def render(profile: Profile, runs: dict[str, Runs]) -> str:
 <h2>Latency of one window</h2>
 <div class="scroll">{_table(profile)}</div>
 <p class="dim">Percentiles by nearest rank. rtf: compute time ÷ audio time with a window every {profile.step_s:g} s.
-Energy: {escape(profile.meter or "not available")}. {_climate(profile)}</p>
+Energy: {escape(profile.meter or "not available")}. {_climate(profile)} {gpu_note(profile)}</p>
 {"".join(f"<figure>{picture}</figure>" for picture in pictures)}
 </html>
 """
@@ -74,19 +76,28 @@ def _table(profile: Profile) -> str:
         ("windows/s", "per_s", ".1f"),
         ("rtf", "rtf", ".4f"),
         ("CPU ms", "cpu_ms", ".2f"),
-        ("MB", "private_mb", ".0f"),
     ]
+    if any(m.gpu for m in profile.measurements):
+        columns += [(title, f"gpu.{field}", ".3f") for title, field in GPU_STAGES]
+    columns += [("MB", "private_mb", ".0f")]
     if profile.meter:
         columns += [("mJ", "mj", ".1f"), ("above idle", "mj_above_idle", ".1f")]
     columns += [("metric", "metric", ".3f")]
     head = "".join(f"<th>{title}</th>" for title in ("patch", "precision", *(title for title, _, _ in columns)))
     rows = "".join(
         f"<tr><td>{m.patch_size}</td><td>{m.precision}</td>"
-        + "".join(f"<td>{_cell(getattr(m, field), form)}</td>" for _, field, form in columns)
+        + "".join(f"<td>{_cell(_field(m, field), form)}</td>" for _, field, form in columns)
         + "</tr>"
         for m in profile.measurements
     )
     return f"<table><tr>{head}</tr>{rows}</table>"
+
+
+def _field(measurement: Measurement, field: str) -> Any:
+    """By its name; one of the GPU's has a dot, and is None without a GPU."""
+    part, dot, rest = field.partition(".")
+    value = getattr(measurement, part)
+    return getattr(value, rest) if dot and value is not None else value
 
 
 def _cell(value: Any, form: str) -> str:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from flexiast_runtime.backends import Backend
+
 if TYPE_CHECKING:
     from flexiast_runtime.capture import Capture
     from flexiast_runtime.engine import Engines
     from flexiast_runtime.listener import Conditions, Listener, Settings
+    from flexiast_runtime.lookout import Lookout
+    from flexiast_runtime.power import Battery
+    from flexiast_runtime.power_source import Told
     from flexiast_runtime.source import Source
     from flexiast_runtime.watchdog import ServiceManager
-
-LOOK_EVERY_S = 5.0
-"""Seconds between two looks at battery and heat."""
 
 
 def microphones(
@@ -94,23 +95,27 @@ def open_stations(
     return stations
 
 
-def machine_conditions(deadline_s: float) -> Callable[[float], Conditions]:
-    """The deadline, and this machine's battery and heat, looked at every few seconds."""
+def machine_conditions(deadline_s: float, backend: Backend, source: Told | None) -> Lookout[Conditions]:
+    """The deadline, and this machine's battery and heat, looked at every few seconds.
+
+    A power source of the user's own stands for the battery that the system knows.
+    """
+    from flexiast_runtime import here
     from flexiast_runtime.listener import Conditions
-    from flexiast_runtime.machine import read_climate
-    from flexiast_runtime.power import read_battery
+    from flexiast_runtime.lookout import Lookout
+    from flexiast_runtime.nvml import Gpu
+    from flexiast_runtime.power_profiles import PowerProfiles
 
-    def look() -> tuple[float, Conditions]:
-        climate = read_climate()
-        found = Conditions(deadline_s, read_battery(), climate.heat_room_k, climate.throttled, climate.power_saver)
-        return time.monotonic(), found
+    gpu, profiles = None if backend is Backend.CPU else Gpu.open(), PowerProfiles()
 
-    looked, found = look()
+    def battery() -> Battery | None:
+        if source is None:
+            return here.battery()
+        supply = source.read()
+        return None if supply is None else supply.battery
 
-    def conditions(_: float) -> Conditions:
-        nonlocal looked, found
-        if time.monotonic() - looked >= LOOK_EVERY_S:
-            looked, found = look()
-        return found
+    def look() -> Conditions:
+        climate = here.climate(gpu, profiles.saver)
+        return Conditions(deadline_s, battery(), climate.heat_room_k, climate.throttled, climate.power_saver)
 
-    return conditions
+    return Lookout(look, unknown=Conditions(deadline_s))

@@ -120,6 +120,24 @@ class Cuda:
         """Wait until everything enqueued is done; an error of any of it is raised here."""
         self._call("cudaStreamSynchronize", ctypes.c_void_p(stream))
 
+    def create_event(self) -> int:
+        event = ctypes.c_void_p()
+        self._call("cudaEventCreateWithFlags", ctypes.byref(event), ctypes.c_uint(0))
+        return event.value or 0
+
+    def destroy_event(self, event: int) -> None:
+        self._call("cudaEventDestroy", ctypes.c_void_p(event))
+
+    def record(self, event: int, stream: int) -> None:
+        """Enqueue the event: it notes when all before it was done."""
+        self._call("cudaEventRecord", ctypes.c_void_p(event), ctypes.c_void_p(stream))
+
+    def elapsed_s(self, first: int, last: int) -> float:
+        """Between two events of a synchronised stream."""
+        milliseconds = ctypes.c_float()
+        self._call("cudaEventElapsedTime", ctypes.byref(milliseconds), ctypes.c_void_p(first), ctypes.c_void_p(last))
+        return milliseconds.value / 1000
+
     def begin_capture(self, stream: int) -> None:
         self._call("cudaStreamBeginCapture", ctypes.c_void_p(stream), ctypes.c_int(CAPTURE_THIS_THREAD))
 

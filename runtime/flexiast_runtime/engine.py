@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,34 @@ class Engine(Protocol):
 
     def run(self, features: Float) -> Float:
         """Features [batch, window_frames, mels] → logits [batch, classes]."""
+        ...
+
+
+class Stages(NamedTuple):
+    """Where the time of one window on a GPU goes, in seconds; called as trtexec calls them."""
+
+    enqueue_s: float
+    """Of the processor, to hand the work over"""
+    h2d_s: float
+    """Features to the GPU"""
+    compute_s: float
+    d2h_s: float
+    """Logits from it"""
+
+
+@runtime_checkable
+class StagedEngine(Engine, Protocol):
+    """An engine whose work goes through stages, and that is prepared between windows."""
+
+    @property
+    def cuda_graph(self) -> bool:
+        """Whether a window is launched as one graph."""
+        ...
+
+    def prepare(self) -> None: ...
+
+    def stages(self, features: Float) -> Stages:
+        """Of one window, features [1, window_frames, mels]."""
         ...
 
 

@@ -2,17 +2,19 @@
 
 Jetson boards measure their rails (INA3221, INA238 on Thor); laptops measure their battery, and Intel and AMD processors
 count their own energy (RAPL). A meter says what it covers: the whole module, what the battery gives, the processor
-alone. Sources: Linux's Documentation/hwmon/ina3221.rst, ina238.rst and ABI/testing/sysfs-class-powercap, -power.
+alone, the GPU alone. Sources: Linux's Documentation/hwmon/ina3221.rst, ina238.rst and
+ABI/testing/sysfs-class-powercap, -power.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from flexiast_runtime.nvml import Gpu
 from flexiast_runtime.sysfs import SYSFS, folders, number, text
 
 WHOLE_MODULE = ("VDD_IN", "POM_5V_IN", "VIN")
@@ -72,17 +74,17 @@ class Gauge:
 
 @dataclass
 class Counter:
-    """Energy counted by the processor (RAPL): power is what was added since the last look, over the time."""
+    """Energy counted by processor (RAPL) or GPU (NVML): power is what was added since the last look, over the time."""
 
     name: str
-    energy: tuple[Path, ...]
-    """Microjoules, one file for each package"""
+    joules: Callable[[], Sequence[float | None]]
+    """Of each part that counts"""
     clock: Callable[[], float] = time.monotonic
     _last: tuple[float, tuple[float, ...]] | None = field(default=None, init=False)
 
     def watts(self) -> float | None:
-        values = [number(path) for path in self.energy]
-        now, joules = self.clock(), tuple(value * 1e-6 for value in values if value is not None)
+        values, now = self.joules(), self.clock()
+        joules = tuple(value for value in values if value is not None)
         if len(joules) < len(values):
             return None
         before, self._last = self._last, (now, joules)
@@ -91,9 +93,12 @@ class Counter:
         return (sum(joules) - sum(before[1])) / (now - before[0])
 
 
-def find_meter(root: Path = SYSFS) -> Meter | None:
-    """The meter that covers most of this machine, or None: the module's rails, the battery, the processor."""
-    return _rails(root) or _thor(root) or _battery(root) or _rapl(root)
+def find_meter(root: Path = SYSFS, gpu: Gpu | None = None) -> Meter | None:
+    """The meter that covers most of this machine, or None: the module's rails, the battery, the GPU, the processor.
+
+    ``gpu`` is the one that runs the engines, if one does; there the processor's own energy would say little.
+    """
+    return _rails(root) or _thor(root) or _battery(root) or _gpu(gpu) or _rapl(root)
 
 
 def _rails(root: Path) -> Meter | None:
@@ -140,7 +145,19 @@ def _rapl(root: Path) -> Meter | None:
         for zone in folders(root / "class" / "powercap", "intel-rapl:*")
         if text(zone / "name").startswith("package") and number(zone / "energy_uj") is not None
     ]
-    return Counter("processor alone (RAPL)", tuple(packages)) if packages else None
+    return Counter("processor alone (RAPL)", lambda: [_joules(path) for path in packages]) if packages else None
+
+
+def _joules(path: Path) -> float | None:
+    microjoules = number(path)
+    return None if microjoules is None else microjoules * 1e-6
+
+
+def _gpu(gpu: Gpu | None) -> Meter | None:
+    """By its energy, which misses nothing between two looks, or else by its power."""
+    if gpu is None or gpu.watts() is None:
+        return None
+    return gpu if gpu.joules() is None else Counter(gpu.name, lambda: [gpu.joules()])
 
 
 def _product(first: float | None, second: float | None, scale: float) -> float | None:

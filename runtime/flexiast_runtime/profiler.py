@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 
 from flexiast import __version__
 from flexiast.manifest import MANIFEST
+from flexiast_runtime import here
 from flexiast_runtime.backends import Backend
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.engine import Engine
+from flexiast_runtime.cuda import Cuda
+from flexiast_runtime.engine import Engine, StagedEngine
 from flexiast_runtime.footprint import footprint
 from flexiast_runtime.listener import Settings
-from flexiast_runtime.machine import read_climate, read_machine, read_settings
-from flexiast_runtime.meters import find_meter
-from flexiast_runtime.profiles import Measurement, Profile, ProfileKey, Reading, energy, times
+from flexiast_runtime.lookout import Lookout
+from flexiast_runtime.machine import read_settings
+from flexiast_runtime.meters import Meter, find_meter
+from flexiast_runtime.nvml import Gpu
+from flexiast_runtime.power_source import SourceMeter, Told
+from flexiast_runtime.profiles import Measurement, Profile, ProfileKey, Reading, energy, gpu_times, times
 from flexiast_runtime.profiling import Power, Runs, measure, measure_paced, measure_power
+from flexiast_runtime.trt_build import find_tensorrt
 
+SOURCE_EVERY_S = 1.0
+"""A power source of the user's own may be a program: it is not asked more often."""
+ENQUEUE_SHARE = 0.8
+"""Of the GPU's time; above it trtexec warns too."""
 NOISY = 0.25
 """Standard deviation ÷ mean above which a variant's times are called noisy."""
 
@@ -26,12 +37,12 @@ NOISY = 0.25
 def profile_key(bundle: Bundle, backend: Backend, threads: int = 1) -> ProfileKey:
     """What a profile of this bundle made here and now would hold for."""
     return ProfileKey(
-        machine=read_machine(),
+        machine=here.machine(),
         settings=read_settings(),
         bundle_sha256=manifest_sha256(bundle),
         backend=backend.value,
         threads=threads,
-        versions=versions(),
+        versions=versions(backend),
     )
 
 
@@ -40,15 +51,20 @@ def manifest_sha256(bundle: Bundle) -> str:
     return hashlib.sha256((bundle.folder / MANIFEST).read_bytes()).hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """Of what runs the engines."""
+def versions(backend: Backend = Backend.CPU) -> dict[str, str]:
+    """Of what runs the engines; for TensorRT also its own, the GPU and the driver's CUDA."""
     import onnxruntime
 
-    return {
+    found = {
         "flexiast": __version__,
         "onnxruntime": onnxruntime.__version__,
         "python": platform.python_version(),
     }
+    if backend is Backend.TENSORRT:
+        tensorrt, device = find_tensorrt(), Cuda.open().device()
+        found[tensorrt.flavour] = tensorrt.version
+        found["GPU"] = f"{device.name} ({device.compute_capability}), {device.driver}"
+    return found
 
 
 def profile_bundle(
@@ -61,20 +77,23 @@ def profile_bundle(
     warmup_s: float,
     metrics: Mapping[str, float],
     power: bool,
+    source: Told | None = None,
 ) -> tuple[Profile, dict[str, Runs]]:
     """Measure every engine: its profile, and each single latency by the variant's name.
 
-    ``metrics`` are those measured just now, by variant; the bundle's own stand in for the rest.
+    ``metrics`` are those measured just now, by variant; the bundle's own stand in for the rest. ``source`` measures the
+    power in place of what the machine has.
     """
     features = bundle.arrays(bundle.manifest.golden)["features"][:1]
     named = {f"{engine.variant.patch_size} {engine.variant.precision}": engine for engine in engines}
-    meter = find_meter() if power else None
-    before = _reading()
+    gpu = None if key.backend == Backend.CPU.value else Gpu.open()
+    before = _reading(gpu)
     runs = measure(named, features, duration_s, warmup_s)
     paced = measure_paced(named, features)
-    powers = {} if meter is None else measure_power(named, features, meter)
+    with _meter(source, gpu) if power else nullcontext() as meter:
+        powers = {} if meter is None else measure_power(named, features, meter)
     step_s = Settings.of(bundle.manifest.spec.frontend).step_s
-    after = _reading()
+    after = _reading(gpu)
     found = Profile(
         made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         bundle=name,
@@ -90,7 +109,7 @@ def profile_bundle(
             for each, engine in named.items()
         ),
     )
-    return found.model_copy(update={"warnings": tuple(_warnings(found, asked_for_power=power))}), runs
+    return found.model_copy(update={"warnings": tuple(warnings(found, asked_for_power=power))}), runs
 
 
 def _measurement(
@@ -121,16 +140,32 @@ def _measurement(
             "paced_ms": 1000 * paced_s,
             **times(runs, step_s),
             **energy(power),
+            "gpu": gpu_times(runs.stages, cuda_graph=isinstance(engine, StagedEngine) and engine.cuda_graph),
         }
     )
 
 
-def _reading() -> Reading:
-    now = read_climate()
-    return Reading(temperatures_c=now.temperatures_c, clocks_mhz=now.clocks_mhz, throttled=now.throttled)
+@contextmanager
+def _meter(source: Told | None, gpu: Gpu | None) -> Iterator[Meter | None]:
+    """The user's own source, looked at once a second, or what the machine has."""
+    if source is None:
+        yield find_meter(gpu=gpu)
+        return
+    with Lookout(source.read, unknown=None, every_s=SOURCE_EVERY_S) as lookout:
+        yield SourceMeter(source.name, lookout)
 
 
-def _warnings(found: Profile, *, asked_for_power: bool) -> Iterable[str]:
+def _reading(gpu: Gpu | None) -> Reading:
+    now, limits = here.climate(gpu), None if gpu is None else gpu.read().limits
+    return Reading(
+        temperatures_c=now.temperatures_c,
+        clocks_mhz=now.clocks_mhz,
+        throttled=now.throttled,
+        gpu_limits=limits or (),
+    )
+
+
+def warnings(found: Profile, *, asked_for_power: bool) -> Iterable[str]:
     """What makes the figures doubtful."""
     unstable = [m.name for m in found.measurements if not m.stable]
     if unstable:
@@ -140,6 +175,15 @@ def _warnings(found: Profile, *, asked_for_power: bool) -> Iterable[str]:
         yield f"the times of {', '.join(noisy)} vary by more than {NOISY:.0%}; something else was running"
     if found.before.throttled or found.after.throttled:
         yield "the kernel held the processor back for heat; let it cool down and profile again"
+    limits = dict.fromkeys((*found.before.gpu_limits, *found.after.gpu_limits))
+    if limits:
+        yield f"the GPU's clocks were held back ({', '.join(limits)}); lock them below that, and profile again"
+    late = [m.name for m in found.measurements if m.gpu and m.gpu.enqueue_ms > ENQUEUE_SHARE * m.gpu.compute_ms]
+    if late:
+        yield f"the processor takes about as long to hand over {', '.join(late)} as the GPU to compute them"
+    copied = [m.name for m in found.measurements if m.gpu and max(m.gpu.h2d_ms, m.gpu.d2h_ms) >= m.gpu.compute_ms]
+    if copied:
+        yield f"copies to or from the GPU take as long as computing {', '.join(copied)}"
     if found.key.settings.governor not in {"", "performance"}:
         yield f"the processor's clock is not fixed (governor {found.key.settings.governor}); times depend on the load"
     if asked_for_power and found.meter is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -17,6 +18,7 @@ from flexiast.errors import DataError
 from flexiast.files import write_atomically
 from flexiast.manifest import Precision, Sha256
 from flexiast.spec import Patch, PatchSize, Value, describe
+from flexiast_runtime.engine import Stages
 from flexiast_runtime.machine import Machine, Settings
 from flexiast_runtime.percentiles import interval, percentile
 from flexiast_runtime.places import data_folder
@@ -43,6 +45,22 @@ class ProfileKey(Value):
     @property
     def digest(self) -> str:
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class GpuTimes(Value):
+    """Medians of the stages of one window on a GPU, in milliseconds."""
+
+    enqueue_ms: float
+    """Of the processor, to hand the work over"""
+    h2d_ms: float
+    """Features to the GPU"""
+    compute_ms: float
+    d2h_ms: float
+    """Logits from it"""
+    transfers: bool
+    """Whether the latencies count both copies"""
+    cuda_graph: bool
+    """Whether windows were launched as one CUDA graph"""
 
 
 class Measurement(Value):
@@ -90,6 +108,8 @@ class Measurement(Value):
     mj: float | None = None
     """Energy for each window, in millijoules, with what the idle machine draws; None: not measured"""
     mj_above_idle: float | None = None
+    gpu: GpuTimes | None = None
+    """None: it was not run by TensorRT"""
 
     @property
     def name(self) -> str:
@@ -102,6 +122,8 @@ class Reading(Value):
     temperatures_c: dict[str, float]
     clocks_mhz: dict[str, float]
     throttled: bool | None
+    gpu_limits: tuple[str, ...] = ()
+    """What held the clocks of a discrete GPU back"""
 
 
 class Profile(Value):
@@ -199,6 +221,16 @@ def changed(old: Measurement, new: Measurement) -> str:
 def energy(power: Power | None) -> dict[str, float]:
     """The fields of a measurement that come from a meter; none where it said nothing."""
     return {} if power is None else {"mj": 1000 * power.joules, "mj_above_idle": 1000 * power.joules_above_idle}
+
+
+def gpu_times(stages: Sequence[Stages], *, cuda_graph: bool) -> GpuTimes | None:
+    """Medians; None where there are no stages. An engine's latency always counts both copies."""
+    if not stages:
+        return None
+    enqueue, h2d, compute, d2h = (1000 * percentile(sorted(values), 50) for values in zip(*stages, strict=True))
+    return GpuTimes(
+        enqueue_ms=enqueue, h2d_ms=h2d, compute_ms=compute, d2h_ms=d2h, transfers=True, cuda_graph=cuda_graph
+    )
 
 
 def profile_folder() -> Path:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiast_runtime.engine import Engine
+from flexiast_runtime.engine import Engine, StagedEngine, Stages
 from flexiast_runtime.meters import Meter
 from flexiast_runtime.percentiles import is_stable
 
@@ -30,6 +30,7 @@ TURN_S = 0.1
 POWER_S = 3.0
 """Rails are averaged over a second or so: a variant runs this long before its power is believed."""
 METER_EVERY_S = 0.1
+STAGED_RUNS = 50
 PACED_RUNS, PAUSE_S = 15, 0.02
 """A processor that rested so long has cold caches; a longer rest costs no more."""
 
@@ -45,6 +46,8 @@ class Runs:
     """Of the whole process, over all of these"""
     wall_s: float = 0.0
     stable: bool = False
+    stages: list[Stages] = field(default_factory=list)
+    """Of other windows than those of the latencies; only on a GPU"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,9 @@ def measure(
 ) -> dict[str, Runs]:
     """Run every engine on the same features [1, window_frames, mels]; ``progress`` is told of each turn."""
     runs = {name: _started(engine, features, warmup_s, clock) for name, engine in engines.items()}
+    for name, engine in engines.items():
+        if isinstance(engine, StagedEngine):
+            runs[name].stages = [engine.stages(features) for _ in range(STAGED_RUNS)]
     unfinished = list(engines)
     while unfinished:
         for name in unfinished:
@@ -102,6 +108,7 @@ def paced_s(
     sleep: Callable[[float], None] = time.sleep,
 ) -> float:
     """Median seconds of so many runs with a pause before each."""
+    _prepare(engine)
     latencies = []
     for _ in range(runs):
         sleep(PAUSE_S)
@@ -127,6 +134,12 @@ def measure_power(
     return found
 
 
+def _prepare(engine: Engine) -> None:
+    """What a listener does between windows, so that it is not counted here either."""
+    if isinstance(engine, StagedEngine):
+        engine.prepare()
+
+
 def _started(engine: Engine, features: Float, warmup_s: float, clock: Callable[[], float]) -> Runs:
     """The first inference, and the warm-up that does not count."""
     begun = clock()
@@ -139,6 +152,7 @@ def _started(engine: Engine, features: Float, warmup_s: float, clock: Callable[[
 
 def _turn(engine: Engine, features: Float, runs: Runs, clock: Callable[[], float]) -> None:
     """Inferences for one turn, at least one."""
+    _prepare(engine)
     begun, begun_cpu_s = clock(), time.process_time()
     now = begun
     while now - begun < TURN_S:

@@ -9,6 +9,8 @@ then only enqueues. Engines of one bundle are for one thread at a time, as a lis
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from flexiast.manifest import Manifest, Variant
 from flexiast.spec import PatchSize
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.cuda import Cuda
-from flexiast_runtime.engine import Engines
+from flexiast_runtime.engine import Engines, Stages
 from flexiast_runtime.plans import Flavour, PlanStore
 from flexiast_runtime.trt_build import CURRENT, Profile, TensorRt, find_tensorrt
 from flexiast_runtime.trt_plans import (
@@ -120,6 +122,18 @@ class TrtEngine:
         """
         return self.pipeline.run(self.variant.patch_size, features)
 
+    @property
+    def cuda_graph(self) -> bool:
+        return self.pipeline.graphs
+
+    def prepare(self) -> None:
+        """Make this size the one whose ``run`` only enqueues."""
+        self.pipeline.prepare(self.variant.patch_size)
+
+    def stages(self, features: Float) -> Stages:
+        """Of one window, features [1, window_frames, mels]; raises GpuError."""
+        return self.pipeline.stages(self.variant.patch_size, features)
+
 
 class _Pipeline:
     """Contexts, buffers and the stream that all patch sizes share."""
@@ -134,7 +148,7 @@ class _Pipeline:
         *,
         graphs: bool,
     ) -> None:
-        self._tensorrt, self._cuda, self._manifest, self._graphs = tensorrt, cuda, manifest, graphs
+        self._tensorrt, self._cuda, self._manifest, self.graphs = tensorrt, cuda, manifest, graphs
         self._profiles = encoder_profiles(manifest, tuple(embedders))
         self._prepared: PatchSize | None = None
         self._graph: int | None = None
@@ -199,13 +213,28 @@ class _Pipeline:
         with self._lasting():
             for index, window in enumerate(features):
                 self._features[0] = window
-                if self._graph is None:
-                    self._enqueue(patch)
-                else:
-                    self._cuda.launch(self._graph, self._stream)
+                self._launch(patch)
                 self._cuda.synchronize(self._stream)
                 logits[index] = self._logits[0]
         return logits
+
+    def stages(self, patch: PatchSize, features: Float) -> Stages:
+        """A window as it is run, for the enqueueing, then one with events between the stages, never as a graph."""
+        self.prepare(patch)
+        cuda, stream = self._cuda, self._stream
+        with self._lasting(), ExitStack() as owned:
+            events = [cuda.create_event() for _ in range(4)]
+            for event in events:
+                owned.callback(_release, cuda.destroy_event, event)
+            self._features[0] = features[0]
+            begun = time.perf_counter()
+            self._launch(patch)
+            enqueue_s = time.perf_counter() - begun
+            cuda.synchronize(stream)
+            marks = iter(events)
+            self._enqueue(patch, lambda: cuda.record(next(marks), stream))
+            cuda.synchronize(stream)
+            return Stages(enqueue_s, *(cuda.elapsed_s(*pair) for pair in itertools.pairwise(events)))
 
     def close(self) -> None:
         self._failure = self._failure or "they were closed"
@@ -223,7 +252,7 @@ class _Pipeline:
         context.set_device_memory(self._scratch, self._scratch_bytes)
         self._accepted(context.set_input_shape(profile.tensor, profile.shape), f"the shape {profile}")
         self._cuda.synchronize(self._stream)
-        if self._graphs:
+        if self.graphs:
             self._capture(patch)
         self._prepared = patch
 
@@ -240,11 +269,22 @@ class _Pipeline:
             _release(self._cuda.destroy_graph, self._graph)
             self._graph = None
 
-    def _enqueue(self, patch: PatchSize) -> None:
+    def _launch(self, patch: PatchSize) -> None:
+        if self._graph is None:
+            self._enqueue(patch)
+        else:
+            self._cuda.launch(self._graph, self._stream)
+
+    def _enqueue(self, patch: PatchSize, mark: Callable[[], None] = lambda: None) -> None:
+        """One window; ``mark`` is called before, between and after its stages."""
+        mark()
         self._cuda.copy_to_device(self._device_features, self._features, self._stream)
+        mark()
         for name, context in (("embedder", self._embedders[patch]), ("encoder", self._encoder)):
             self._accepted(context.execute_async_v3(self._stream), f"a run of the {name} at patch size {patch}")
+        mark()
         self._cuda.copy_to_host(self._logits, self._device_logits, self._stream)
+        mark()
 
     def _accepted(self, accepted: bool, what: str) -> None:
         """TensorRT returns False, or nothing, and says why in its log."""

@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from flexiast_cli.profile import raw, show
+from flexiast_cli.report import render
+from flexiast_runtime.engine import Stages
+from flexiast_runtime.profiles import GpuTimes, read_profile
+from flexiast_runtime.profiling import Runs
 from tests.cli.conftest import Run
 
 QUICK = ("--duration", "0.1", "--warmup", "0.01")
@@ -47,11 +52,49 @@ def test_the_report_is_one_page_that_needs_nothing_else(profiled: tuple[Path, di
     assert "@import" not in page
 
 
+def test_stages_on_a_gpu_are_shown_in_the_table_the_csv_and_the_report(
+    profiled: tuple[Path, dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = read_profile(profiled[0] / "old.json")
+    times = GpuTimes(enqueue_ms=0.011, h2d_ms=0.022, compute_ms=0.333, d2h_ms=0.044, transfers=True, cuda_graph=False)
+    first, *rest = found.measurements
+    staged = found.model_copy(update={"measurements": (first.model_copy(update={"gpu": times}), *rest)})
+    runs = {m.name: Runs(latencies_s=[m.p50_ms / 1000]) for m in staged.measurements}
+    runs[first.name].stages = [Stages(11e-6, 22e-6, 333e-6, 44e-6)]
+    show(staged)
+    shown, page = capsys.readouterr().out, render(staged, runs)
+    for text in (shown, page):
+        for word in ("enqueue", "H2D", "compute", "D2H", "0.011", "0.022", "0.333", "0.044"):
+            assert word in text
+        assert "Latencies count both copies; windows are launched without a CUDA graph." in text
+    rows = list(csv.DictReader(io.StringIO(raw(runs))))
+    assert [(row["enqueue_ms"], row["d2h_ms"], bool(row["latency_ms"])) for row in rows] == [
+        ("0.0110", "0.0440", False),
+        ("", "", True),
+        ("", "", True),
+    ]
+    show(found)
+    assert "enqueue" not in capsys.readouterr().out
+    assert "enqueue" not in render(found, runs)
+
+
 def test_a_profile_is_compared_with_an_older_one(run: Run, bundle: Path, profiled: tuple[Path, dict]) -> None:
     result = run("profile", bundle, "--patch-sizes", "16,24", *QUICK, "--compare", profiled[0] / "old.json")
     assert result.returncode == 0, result.stderr
     assert "16x16 fp32" in result.stderr
     assert "24x24 fp32" not in result.stderr.split("since")[1].split("warning")[0]  # it was not measured then
+
+
+def test_a_profile_takes_its_energy_from_the_source(run: Run, bundle: Path) -> None:
+    source = "exec:printf 'watts=3.5\\npercent=50\\ncharging=no\\n'"
+    result = run("profile", bundle, "--patch-sizes", "48", *QUICK, "--power", "--power-source", source, "--json")
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    (found,) = document["measurements"]
+    assert document["meter"] == source
+    assert document["idle_w"] == pytest.approx(3.5)
+    assert found["mj_above_idle"] == 0
+    assert found["gpu"] is None
 
 
 @pytest.mark.parametrize(("budget", "code"), [("60000", 0), ("0.000001", 6)])

@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum, IntEnum
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,8 @@ import pytest
 from flexiast_runtime.cuda import Cuda
 
 OUT_OF_MEMORY, ILLEGAL_ADDRESS = 2, 700
+TAKES_MS = {"to device": 0.25, "to host": 0.125, "run": 1.0}
+"""Of the GPU's own time, which goes on only while it works."""
 Work = Callable[[], None]
 
 
@@ -39,6 +42,8 @@ class FakeCuda:
         self.streams: dict[int, list[Work]] = {}
         self.graphs: dict[int, list[Work]] = {}
         self.captured: list[Work] | None = None
+        self.now_ms = 0.0
+        self.events: dict[int, float | None] = {}
         self.devices = 1
         self.gpu, self.cuda_version = b"Orin", 12_060
         self.cudaGetErrorString = lambda code: f"reason {code.value}".encode()
@@ -61,14 +66,19 @@ class FakeCuda:
 
         return call
 
-    def enqueue(self, stream: int, work: Work) -> None:
+    def enqueue(self, stream: int, work: Work, takes_ms: float = 0.0) -> None:
+        work = partial(self._worked, work, takes_ms)
         if self.captured is not None:
             self.captured.append(work)
         else:
             self.streams[stream].append(work)
 
+    def _worked(self, work: Work, takes_ms: float) -> None:
+        work()
+        self.now_ms += takes_ms
+
     def new(self, table: dict[int, Any], value: Any) -> int:
-        handle = 1 + max((0, *self.streams, *self.graphs))
+        handle = 1 + max((0, *self.streams, *self.graphs, *self.events))
         table[handle] = value
         return handle
 
@@ -120,7 +130,24 @@ class FakeCuda:
         assert (source.value in self.pinned, to.value in self.pinned) == {1: (True, False), 2: (False, True)}[
             kind.value
         ]
-        self.enqueue(stream.value, lambda: ctypes.memmove(to.value, source.value, size.value) and None)
+        takes_ms = TAKES_MS[{1: "to device", 2: "to host"}[kind.value]]
+        self.enqueue(stream.value, lambda: ctypes.memmove(to.value, source.value, size.value) and None, takes_ms)
+
+    def _cudaEventCreateWithFlags(self, event: Any, flags: Any) -> None:
+        event._obj.value = self.new(self.events, None)
+
+    def _cudaEventRecord(self, event: Any, stream: Any) -> None:
+        assert self.captured is None, "an event in a graph cannot be asked for its time"
+        self.enqueue(stream.value, lambda: self.events.update({event.value: self.now_ms}))
+
+    def _cudaEventElapsedTime(self, milliseconds: Any, first: Any, last: Any) -> None:
+        begun, ended = self.events[first.value], self.events[last.value]
+        assert begun is not None, "an event that did not happen yet"
+        assert ended is not None, "an event that did not happen yet"
+        milliseconds._obj.value = ended - begun
+
+    def _cudaEventDestroy(self, event: Any) -> None:
+        del self.events[event.value]
 
     def _cudaStreamBeginCapture(self, stream: Any, mode: Any) -> None:
         self.captured = []
@@ -206,7 +233,7 @@ class FakeContext:
             return self.gpu.refuse(self.gpu.refusing or "shape or scratch memory is not set")
         if self.scratch[1] < self.engine.device_memory_size_v2:
             return self.gpu.refuse("too little scratch memory")
-        self.gpu.cuda.enqueue(stream, lambda shape=self.shape: self._run(shape))  # type: ignore[misc]
+        self.gpu.cuda.enqueue(stream, lambda shape=self.shape: self._run(shape), TAKES_MS["run"])  # type: ignore[misc]
         return True
 
     def _run(self, shape: tuple[int, ...]) -> None:

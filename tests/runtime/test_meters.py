@@ -94,7 +94,7 @@ def test_a_processor_counts_its_energy(tmp_path: Path) -> None:
     put(tmp_path / "class/powercap/intel-rapl:0:0/energy_uj", 0)
     found, times = find_meter(tmp_path), iter([0.0, 2.0, 3.0, 4.0])
     assert isinstance(found, Counter)
-    meter = Counter(found.name, found.energy, clock=lambda: next(times))
+    meter = Counter(found.name, found.joules, clock=lambda: next(times))
     assert meter.watts() is None  # the first look
     for package, joules in ((0, 20), (1, 10)):
         put(tmp_path / f"class/powercap/intel-rapl:{package}/energy_uj", joules * 1_000_000)

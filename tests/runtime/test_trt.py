@@ -34,9 +34,14 @@ from flexiast.frontend import Frontend
 from flexiast.manifest import Encoder, Manifest
 from flexiast.spec import PatchSize, Spec
 from flexiast_runtime import cuda, ort, trt
+from flexiast_runtime.backends import Backend
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.cuda import Cuda
+from flexiast_runtime.engine import StagedEngine
 from flexiast_runtime.plans import PlanStore
+from flexiast_runtime.profiler import profile_bundle, profile_key, warnings
+from flexiast_runtime.profiles import GpuTimes
+from flexiast_runtime.profiling import STAGED_RUNS, measure
 from flexiast_runtime.selfcheck import golden_errors
 from flexiast_runtime.trt_build import Log, Profile, TensorRt, build_plan, find_tensorrt
 from flexiast_runtime.trt_plans import (
@@ -436,6 +441,69 @@ def test_a_graph_is_captured_at_each_switch_and_then_launched(load: Load, gpu: F
         assert gpu.cuda.calls == ["cudaGraphLaunch", "cudaStreamSynchronize"]
     engines.close()
     assert gpu.cuda.graphs == {}
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_the_stages_of_a_window_are_timed_by_the_gpu(load: Load, gpu: FakeGpu, tiny_bundle: Path, graphs: bool) -> None:
+    engines, reference = load(graphs=graphs), ort.load_engines(Bundle.open(tiny_bundle))
+    features = noise(engines.spec, 1)
+    for patch in TINY_PATCHES:
+        engine = engines[patch]
+        assert isinstance(engine, StagedEngine)
+        assert engine.cuda_graph is graphs
+        found = engine.stages(features)
+        assert found[1:] == (0.25e-3, 2e-3, 0.125e-3)  # embedder and encoder take 1 ms each
+        assert found.enqueue_s > 0
+        np.testing.assert_allclose(engine.run(features), reference.logits(features, patch), rtol=0, atol=1e-5)
+    assert gpu.cuda.events == {}
+
+
+def test_a_graph_is_enqueued_as_it_is_run(load: Load, gpu: FakeGpu) -> None:
+    engines = load(graphs=True)
+    gpu.cuda.calls.clear()
+    engines[TINY_PATCHES[0]].stages(noise(engines.spec, 1))  # type: ignore[attr-defined]
+    assert gpu.cuda.calls.count("cudaGraphLaunch") == 1
+
+
+def test_a_profile_on_tensorrt_knows_its_stages_and_versions(load: Load, gpu: FakeGpu, tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    key = profile_key(bundle, Backend.TENSORRT)
+    assert key.versions["tensorrt"] == "10.3.0"
+    assert key.versions["GPU"].startswith("Orin (8.7), CUDA 12.6")
+    gpu.cuda.calls.clear()
+    found, runs = profile_bundle(
+        "tiny", bundle, list(load(TINY_PATCHES[:2])), key, duration_s=0.05, warmup_s=0.0, metrics={}, power=False
+    )
+    assert [len(theirs.stages) for theirs in runs.values()] == [STAGED_RUNS] * 2
+    for measurement in found.measurements:
+        assert measurement.gpu is not None
+        times = (measurement.gpu.h2d_ms, measurement.gpu.compute_ms, measurement.gpu.d2h_ms)
+        assert times == pytest.approx((0.25, 2.0, 0.125))
+        assert (measurement.gpu.transfers, measurement.gpu.cuda_graph) == (True, False)
+    late = found.measurements[0].model_copy(
+        update={"gpu": GpuTimes(enqueue_ms=9, h2d_ms=3, compute_ms=2, d2h_ms=1, transfers=True, cuda_graph=False)}
+    )
+    warned = " ".join(warnings(found.model_copy(update={"measurements": (late,)}), asked_for_power=False))
+    assert "hand over 8x8 fp32" in warned
+    assert "as long as computing 8x8 fp32" in warned
+
+
+def test_a_switch_between_two_turns_is_not_counted(load: Load, gpu: FakeGpu, tiny_bundle: Path) -> None:
+    """A listener prepares between windows; so nothing but a run lies between two looks at the clock."""
+    engines, seen = load(TINY_PATCHES[:2]), []
+
+    def clock() -> float:
+        seen.append(list(gpu.cuda.calls))
+        gpu.cuda.calls.clear()
+        return len(seen) / 10
+
+    named = {str(engine.variant.patch_size): engine for engine in engines}
+    measure(named, noise(engines.spec, 1), duration_s=0.5, warmup_s=0.0, clock=clock)
+    turns = [calls for calls in seen if calls == RUN]
+    switches = [calls for calls in seen if "set_optimization_profile_async" in calls]
+    assert len(turns) >= 10
+    assert len(switches) >= 10
+    assert all("execute_async_v3" not in calls for calls in switches[3:])  # the first are of the cold inferences
 
 
 def test_closing_gives_everything_back(load: Load, gpu: FakeGpu) -> None:

@@ -7,9 +7,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from flexiast.errors import DataError
+from flexiast_runtime import desktop, here
 from flexiast_runtime.checks.finding import Finding
 from flexiast_runtime.machine import ROOT, read_climate, read_settings
-from flexiast_runtime.power import read_battery
+from flexiast_runtime.nvml import LIBRARY, Gpu
+from flexiast_runtime.power import Battery
+from flexiast_runtime.power_source import PowerSource
 from flexiast_runtime.sysfs import folders, number, text
 
 LOW_BATTERY = 0.2
@@ -25,15 +29,46 @@ THROTTLED = {0: "voltage is too low", 1: "clocks are capped", 2: "clocks are thr
 COOL_IT = "give it air or a heat sink"
 
 
-def battery(root: Path = ROOT) -> Finding:
+def battery(found: Battery | None) -> Finding:
     """What the governor will save for."""
-    found = read_battery(root / "sys")
+    if found is None and not here.LINUX and desktop.psutil() is None:
+        return Finding("battery", "note", "cannot be read without psutil", "pip install 'flexiast[power]'")
     if found is None:
-        return Finding("battery", "note", "none: the governor goes by the deadline alone")
-    said = f"{found.fraction:.0%}, {'draining' if found.discharging else 'not draining'}"
+        return Finding(
+            "battery", "note", "none: the governor goes by the deadline alone", "docs/power.md, for a UPS HAT"
+        )
+    said = _charge(found)
     if found.discharging and found.fraction < LOW_BATTERY:
         return Finding("battery", "warning", said, "plug it in; until then coarser patch sizes run")
     return Finding("battery", "ok", said)
+
+
+def source(named: PowerSource) -> Finding:
+    """A power source of the user's own, asked once."""
+    try:
+        supply = named.read()
+    except DataError as error:
+        return Finding("power source", "failure", str(error), "docs/power.md says what it may give")
+    said = [] if supply.battery is None else [_charge(supply.battery)]
+    said += [] if supply.watts is None else [f"{supply.watts:g} W"]
+    return Finding("power source", "ok", f"{named.name}: {', '.join(said)}")
+
+
+def _charge(battery: Battery) -> str:
+    return f"{battery.fraction:.0%}, {'draining' if battery.discharging else 'not draining'}"
+
+
+def gpu(found: Gpu | None) -> Finding:
+    """What a discrete GPU says of its power and heat."""
+    if found is None:
+        return Finding("GPU", "note", f"no discrete NVIDIA GPU answers ({LIBRARY}): its power and heat are not known")
+    now = found.read()
+    power = "no power" if now.watts is None else f"{now.watts:.0f} W"
+    heat = "no temperature" if now.temperature_c is None else f"{now.temperature_c:.0f} °C"
+    said = f"{found.name}: {power}, {heat}"
+    if now.hot:
+        return Finding("GPU", "warning", f"{said}; held back: {', '.join(now.limits or ())}", COOL_IT)
+    return Finding("GPU", "ok", said)
 
 
 def temperature(root: Path = ROOT) -> Finding:

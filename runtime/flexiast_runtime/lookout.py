@@ -1,0 +1,53 @@
+"""A look at the machine every few seconds, in a thread of its own: no window waits for a sensor or a program."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from typing_extensions import Self
+
+T = TypeVar("T")
+
+LOOK_EVERY_S = 5.0
+VALID_S = 30.0
+"""What was seen so long ago is no longer true: a sensor hangs, or a program that cannot be ended."""
+
+
+class Lookout(Generic[T]):
+    """Looks once when it is made, and again and again between its begin and end as a context.
+
+    ``unknown`` stands for what was seen too long ago.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[], T],
+        unknown: T,
+        every_s: float = LOOK_EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._look, self._unknown, self._every_s, self._clock = look, unknown, every_s, clock
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="flexiast-sensors", daemon=True)
+        self._seen = (look(), clock())
+
+    @property
+    def latest(self) -> T:
+        """What was seen last."""
+        seen, at_s = self._seen
+        return seen if self._clock() - at_s <= VALID_S else self._unknown
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Without waiting: a sensor may hang."""
+        self._done.set()
+
+    def _watch(self) -> None:
+        while not self._done.wait(self._every_s):
+            self._seen = (self._look(), self._clock())
