@@ -96,7 +96,7 @@ class Training(Value):
     base_first: float | None = Field(default=None, ge=0, le=1)
     """Share of the run that trains at the base patch alone, or the nearest among the sizes, before all of them.
 
-    None: 0.4, or nothing where the run starts from a checkpoint, which has learnt to hear.
+    None: that of ``sampling.active_patches``, which is nothing where the run starts from a checkpoint.
     """
     max_tokens: int | None = Field(default=None, ge=1)
     """Tokens a training step keeps of a clip, chosen at random (PaSST's patchout); all of them unless told."""
