@@ -47,7 +47,9 @@ def train(
     ] = None,
     patch_sizes: Annotated[
         str | None,
-        typer.Option("--patch-sizes", help="Sizes to train, e.g. 8,16,16x32; 16:2 is drawn twice as often. (8 … 48)"),
+        typer.Option(
+            "--patch-sizes", help="Sizes to train, e.g. 8,16,16x32; 16:2 is drawn twice as often. (8 … 48, as fit)"
+        ),
     ] = None,
     base_patch: Annotated[
         str | None, typer.Option("--base-patch", help="Size at which kernel and positions are stored. (16)")
@@ -156,6 +158,8 @@ class _How:
 class _Prepared:
     """A data set ready to train on and to validate with."""
 
+    recipe: Recipe
+    """With the patch sizes that fit."""
     spec: Spec
     log_mels: LogMels
     targets: NDArray[np.float32]
@@ -186,6 +190,7 @@ def _run(
     console.quiet = not world.leads
     start, teacher = _checkpoint(sources.init, start=True), _checkpoint(sources.teacher, start=False)
     ready = _prepare(sources, recipe, start, console)
+    recipe = ready.recipe
     trainer = Trainer(
         output,
         ready.spec,
@@ -277,6 +282,7 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
         task=training.task,
         labels=training.labels,
     )
+    recipe, spec = _fitted(recipe, spec, console)
     header = {
         "data": sources.data.name,
         "split": dataset.split_rule,
@@ -284,7 +290,20 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
     }
     windows = Windows(validation_waveforms, Frontend(spec.frontend))
     targets, validation_targets = (part.targets(spec.labels) for part in (training, validation))
-    return _Prepared(spec, log_mels, targets, windows, validation_targets, header)
+    return _Prepared(recipe, spec, log_mels, targets, windows, validation_targets, header)
+
+
+def _fitted(recipe: Recipe, spec: Spec, console: Console) -> tuple[Recipe, Spec]:
+    """Both without the default sizes that do not fit a window."""
+    training = recipe.training.fitted(spec)
+    if left_out := [patch.short for patch in recipe.training.patches if patch not in training.patches]:
+        console.print(
+            f"Patch sizes {', '.join(left_out)} do not fit a window of {spec.frontend.window_s:g} s and are left out",
+            style="yellow",
+            soft_wrap=True,
+        )
+    fitting = {"trained_patches": training.patches}
+    return recipe.model_copy(update={"training": training}), spec.model_copy(update=fitting)
 
 
 def _load(
