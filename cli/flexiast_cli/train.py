@@ -234,6 +234,8 @@ def _run(
     if teacher is None and told != usual:
         console.print(f"The recipe gives a teacher {told:g} of the loss, but there is no --teacher", style="yellow")
     journal = Journal(output, header, step=trainer.step, tensorboard=how.tensorboard) if world.leads else None
+    if journal is not None and journal.torn:
+        console.print("The last line of metrics.jsonl was cut off and is dropped", style="yellow")
     steps = trainer.steps(ready.validation, ready.validation_targets, journal, workers=how.workers)
     with ending_gently(trainer.stop, terminated=ExitCode.TERMINATED):
         _follow(trainer, steps, console)
