@@ -183,6 +183,7 @@ def _run(
     from flexiast.journal import Journal
     from flexiast.recipe import Distill
     from flexiast.train import Trainer, load_model
+    from flexiast.transfer import changes
     from flexiast_cli.console import stderr
     from flexiast_cli.interrupts import ending_gently
 
@@ -213,6 +214,8 @@ def _run(
         markup=False,
         soft_wrap=True,
     )
+    if start is not None and (changed := changes(start.spec, ready.spec)):
+        console.print(f"From the start: {', '.join(changed)}", soft_wrap=True)
     if (
         ready.spec.network.kind == "transformer"
         and start is None
