@@ -38,7 +38,7 @@ from flexiast.manifest import OPSET, Precision
 from flexiast.model import FlexiAST
 from flexiast.spec import PatchSize, Spec, parse_patches
 from flexiast.train import TorchClassifier, load_model
-from flexiast_export.graph import ATTENTION
+from flexiast_export.encoder import ATTENTION
 from flexiast_export.to_onnx import export_onnx
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.engine import Engines

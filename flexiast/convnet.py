@@ -13,17 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flexiast.spec import PatchSize, Spec
+from flexiast.errors import UsageError
+from flexiast.spec import FrontendSpec, PatchSize, Spec
 
 DROPOUT = 0.3
 """Of the pooled features, while training."""
 
 
 class ConvNet(nn.Module):
-    """Features [batch, frames, mels] → logits [batch, classes]; a patch size is accepted and changes nothing."""
+    """Features [batch, frames, mels] → logits [batch, classes]; a patch size is accepted and changes nothing.
+
+    Raises UsageError for a window of which the halvings would leave nothing.
+    """
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
+        _check_window(spec.frontend, 2 ** (spec.network.depth + 1) - 1)
         self.spec = spec
         channels = spec.network.channels
         self.input_norm = nn.BatchNorm1d(spec.frontend.mel_bins)
@@ -43,6 +48,16 @@ class ConvNet(nn.Module):
         pooled = F.dropout(over_time.mean(dim=2) + over_time.amax(dim=2), DROPOUT, self.training)
         logits: Tensor = self.head(pooled)
         return logits
+
+
+def _check_window(frontend: FrontendSpec, least: int) -> None:
+    """``least`` frames are rounded up when the stem halves them, and down by each stage."""
+    if frontend.window_frames < least:
+        samples = frontend.taper_samples + (least - 1) * frontend.hop_samples
+        raise UsageError(
+            f"a window of {frontend.window_s:g} s is too short for the convnet; "
+            f"give --window {samples / frontend.sample_rate_hz:g} or more"
+        )
 
 
 class Convolution(nn.Module):

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from flexiast.audio import find_audio
 from flexiast.data import LABEL_SEPARATOR, Clip
@@ -17,6 +17,8 @@ from flexiast.errors import DataError
 from flexiast.extras import require
 from flexiast.files import write_atomically
 from flexiast.spec import check_label
+
+VOXCELEB_SPLITS = {"1": "train", "2": "val", "3": "test"}
 
 
 @dataclass(frozen=True)
@@ -86,26 +88,41 @@ def speechcommands(folder: Path) -> Listing:
             f"{folder} is the unpacked archive itself; move it to SpeechCommands/speech_commands_v0.02 in a folder of "
             "its own, where torchaudio expects it, and give that folder"
         )
-    return _from_torchaudio(
-        "SPEECHCOMMANDS",
-        {"training": "train", "validation": "val", "testing": "test"},
-        folder,
-        lambda item: Clip(folder / "SpeechCommands" / item[0], (item[2],), ""),
-    )
+    read = require("torchaudio.datasets", "train").SPEECHCOMMANDS
+    clips = []
+    for subset, split in {"training": "train", "validation": "val", "testing": "test"}.items():
+        try:
+            data = read(folder, subset=subset, download=False)
+            items = [data.get_metadata(number) for number in range(len(data))]  # nothing is decoded
+        except (RuntimeError, OSError, ValueError) as error:
+            raise DataError(f"{folder} does not hold SPEECHCOMMANDS as torchaudio unpacks it: {error}") from error
+        clips += [Clip(folder / "SpeechCommands" / path, (label,), split) for path, _, label, *_ in items]
+    return _listing(clips, folder)
 
 
 def voxceleb1(folder: Path) -> Listing:
     """VoxCeleb1 for identification: ``wav/`` and ``iden_split.txt``, labels such as ``id10001``; raises DataError."""
-    if not (folder / "iden_split.txt").is_file():  # torchaudio would fetch it
+    path = folder / "iden_split.txt"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{folder} has no iden_split.txt; get it from https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/"
+            f"{path} cannot be read ({error}); get it from https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/"
+        ) from error
+    parts = sorted(_voxceleb_part(path, number, line) for number, line in enumerate(lines, start=1))
+    clips = [Clip(folder / "wav" / name, (name.split("/")[0],), VOXCELEB_SPLITS[part]) for part, name in parts]
+    return _listing(clips, folder)
+
+
+def _voxceleb_part(path: Path, number: int, line: str) -> tuple[str, str]:
+    """``1 id10001/1zcIwhmdeo4/00001.wav`` → part and file; raises DataError."""
+    match = re.fullmatch(r"([123]) (id\d+/[\w-]+/\d+\.wav)", line.strip(), re.ASCII)
+    if match is None:
+        raise DataError(
+            f"{path} line {number} is {line[:60]!r}; expected a part, 1 to 3, and a file, as in "
+            "'1 id10001/1zcIwhmdeo4/00001.wav'"
         )
-    return _from_torchaudio(
-        "VoxCeleb1Identification",
-        {"train": "train", "dev": "val", "test": "test"},
-        folder,
-        lambda item: Clip(folder / "wav" / item[0], (item[3].split("-")[0],), ""),
-    )
+    return match[1], match[2]
 
 
 def write_listing(listing: Listing, output: Path) -> None:
@@ -126,20 +143,6 @@ def write_listing(listing: Listing, output: Path) -> None:
     except UnicodeEncodeError as error:
         raise DataError(f"a file name is not UTF-8 and cannot stand in a CSV ({error}); rename it") from error
     write_atomically(output, content)
-
-
-def _from_torchaudio(name: str, subsets: dict[str, str], folder: Path, clip: Callable[[Any], Clip]) -> Listing:
-    """Clips from the metadata of a data set of torchaudio; nothing is decoded or downloaded."""
-    read = getattr(require("torchaudio.datasets", "train"), name)
-    clips = []
-    for subset, split in subsets.items():
-        try:
-            data = read(folder, subset=subset, download=False)
-            items = [data.get_metadata(number) for number in range(len(data))]
-        except (RuntimeError, OSError, ValueError) as error:
-            raise DataError(f"{folder} does not hold {name} as torchaudio unpacks it: {error}") from error
-        clips += [Clip(found.path, found.labels, split) for found in map(clip, items)]
-    return _listing(clips, folder)
 
 
 def _listing(clips: Sequence[Clip], folder: Path, column: Literal["split", "fold"] = "split") -> Listing:

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from flexiast.errors import UsageError
+
 
 @dataclass(frozen=True)
 class World:
@@ -65,8 +67,9 @@ def joined() -> Iterator[World]:
     """The world of this process: `torchrun`'s where it started us (nccl on GPUs, gloo elsewhere), else alone.
 
     Threads are torch's: all cores for one process, and one for each that torchrun starts unless OMP_NUM_THREADS says
-    otherwise.
+    otherwise. Raises UsageError where ranks on several machines may be started again.
     """
+    _check_restarts()
     if torch.cuda.is_available():
         device = torch.device("cuda", _told("LOCAL_RANK", 0))
         torch.cuda.set_device(device)
@@ -102,6 +105,16 @@ def restarted(document: Path) -> bool:
     if _told("RANK", 0) > 0:
         return True
     return document.is_file() and json.loads(document.read_text("utf-8")).get("launcher") == launcher()
+
+
+def _check_restarts() -> None:
+    """The torchrun of each machine counts for itself how often its own ranks died, so that they would never meet."""
+    machines, restarts = _told("GROUP_WORLD_SIZE", 1), _told("TORCHELASTIC_MAX_RESTARTS", 0)
+    if machines > 1 and restarts > 0:
+        raise UsageError(
+            f"torchrun cannot start the ranks of {machines} machines again (--max-restarts {restarts}); give "
+            "--max-restarts 0, and after a failure start all again with --resume"
+        )
 
 
 def _attempt() -> int:

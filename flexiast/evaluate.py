@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flexiast.errors import DataError
-from flexiast.frontend import Frontend, windows
+from flexiast.frontend import Frontend
 from flexiast.spec import Patch, PatchSize, Spec, Value
+from flexiast.waveforms import memory_budget
 
 Float = NDArray[np.float32]
 
@@ -48,15 +50,46 @@ class PatchResult(Value):
 
 
 class Windows:
-    """The windows of many clips [windows, window_frames, mels] and how much each counts in its clip."""
+    """The windows of many clips, side by side, and how much each counts in its clip.
 
-    def __init__(self, waveforms: Iterable[Float], frontend: Frontend) -> None:
-        per_clip = [list(windows(frontend(waveform), frontend)) for waveform in waveforms]
-        self.features: Float = np.stack([features for clip in per_clip for features, _ in clip])
-        frames = np.array([max(1, real) for clip in per_clip for _, real in clip], np.float32)
-        counts = np.array([len(clip) for clip in per_clip])
+    A slice of it, of step 1, is features [windows, window_frames, mels]. They are kept as far as memory allows; the
+    others are computed at each access, to the same values, since each window is computed by itself.
+    """
+
+    def __init__(self, waveforms: Sequence[Float], frontend: Frontend, *, memory_bytes: int | None = None) -> None:
+        self._waveforms, self._frontend = waveforms, frontend
+        room = memory_budget() // 2 if memory_bytes is None else memory_bytes
+        self._kept: list[Float] = []
+        held: list[list[int]] = []
+        for waveform in waveforms:
+            held.append(frontend.spec.windows_in(len(waveform)))
+            for number in range(len(held[-1])):
+                if room > 0:
+                    self._kept.append(self._window(waveform, number))
+                    room -= self._kept[-1].nbytes
+        frames = np.array([max(1, real) for clip in held for real in clip], np.float32)
+        counts = np.array([len(clip) for clip in held])
+        self._clips = np.repeat(np.arange(len(counts)), counts)
         self._starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
         self._weights: Float = frames / np.repeat(np.add.reduceat(frames, self._starts), counts)
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, chosen: slice) -> Float:
+        rows = range(len(self))[chosen]
+        kept = [self._kept[row] for row in rows if row < len(self._kept)]
+        return np.stack([*kept, *self._computed(rows[len(kept) :])])
+
+    def _computed(self, rows: Sequence[int]) -> Iterator[Float]:
+        for clip, group in groupby(rows, lambda row: int(self._clips[row])):
+            waveform = self._waveforms[clip]
+            for row in group:
+                yield self._window(waveform, row - int(self._starts[clip]))
+
+    def _window(self, waveform: Float, number: int) -> Float:
+        spec = self._frontend.spec
+        return self._frontend.window(waveform[number * spec.window_frames * spec.hop_samples :])
 
     def clip_mean(self, logits: Float) -> Float:
         """Logits per window → their mean per clip, each window weighing as much as it holds of the clip."""
@@ -81,13 +114,13 @@ def evaluate(
         raise DataError("some clips have several labels, but the model knows one label a clip; train it on such clips")
     results = []
     for patch in progress(patches):
-        logits = clips.clip_mean(classify(classifier, clips.features, patch))
+        logits = clips.clip_mean(classify(classifier, clips, patch))
         metric = {metric_name(spec.task): score(logits, targets, spec.task)}
         results.append(PatchResult(patch_size=patch, tokens=spec.tokens(patch), gmac=spec.gmac(patch), **metric))
     return results
 
 
-def classify(classifier: Classifier, features: Float, patch: PatchSize) -> Float:
+def classify(classifier: Classifier, features: Float | Windows, patch: PatchSize) -> Float:
     """Features [windows, window_frames, mels] → logits [windows, classes], in batches of even cost."""
     batch = max(1, BATCH_TOKENS // classifier.spec.tokens(patch))
     return np.concatenate([classifier.logits(features[i : i + batch], patch) for i in range(0, len(features), batch)])

@@ -7,7 +7,6 @@ Reference: ``torchaudio.compliance.kaldi.fbank`` with ``htk_compat``, ``hanning`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -140,11 +139,3 @@ def mel_centres_hz(spec: FrontendSpec) -> NDArray[np.float64]:
 
 def _mel(hz: float | NDArray[np.float64]) -> NDArray[np.float64]:
     return 1127.0 * np.log1p(np.asarray(hz) / 700.0)
-
-
-def windows(features: Float, frontend: Frontend) -> Iterator[tuple[Float, int]]:
-    """Features [frames, mels] of a whole clip → its windows side by side, padded, and the real frames of each."""
-    size = frontend.spec.window_frames
-    for start in range(0, max(1, len(features)), size):
-        part = features[start : start + size]
-        yield frontend.pad(part), len(part)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import flexiast
+from flexiast.errors import ModelError
 from flexiast.extras import require
 from flexiast.files import write_atomically
 
@@ -23,18 +24,23 @@ SCHEMA_VERSION = "1.0"
 
 
 class Journal:
-    """Writes one run's folder; a resumed run goes on where its state was saved."""
+    """Writes one run's folder; a resumed run goes on where its state was saved.
+
+    ``torn`` says that the last line of metrics.jsonl was cut off, by a crash say, and is dropped. Any other damage
+    raises ModelError.
+    """
 
     def __init__(self, run: Path, header: dict[str, Any], *, step: int = 0, tensorboard: bool = False) -> None:
         self._run, self._header = run, header
         self._began, self._cpu = time.monotonic(), time.process_time()
+        earlier, self.torn = _read_lines(run / "metrics.jsonl") if step else ([], False)
         self._written = False
         self._board = None
         if tensorboard:
             writer = require("torch.utils.tensorboard", "tensorboard").SummaryWriter
             self._board = writer(str(run / "tensorboard"), purge_step=step + 1)
         run.mkdir(parents=True, exist_ok=True)
-        self._lines = [line for line in self._earlier() if line["step"] <= step]
+        self._lines = [line for line in earlier if line["step"] <= step]
         self._earlier_s = self._lines[-1]["wall_s"] if self._lines else 0.0
         self._earlier_cpu_s = self._lines[-1]["cpu_s"] if self._lines else 0.0
         write_atomically(run / "metrics.jsonl", "".join(map(_line, self._lines)).encode())
@@ -75,11 +81,6 @@ class Journal:
             "wall_s": round(self._earlier_s + time.monotonic() - self._began, 1),
             "cpu_s": round(self._earlier_cpu_s + time.process_time() - self._cpu, 1),
         }
-
-    def _earlier(self) -> list[dict[str, Any]]:
-        path = self._run / "metrics.jsonl"
-        lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]  # a crash may cut off the last one
 
 
 def surroundings() -> dict[str, Any]:
@@ -130,6 +131,27 @@ def git_revision() -> str | None:
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()
+
+
+def _read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """The whole lines, and whether the last one was cut off; raises ModelError for one that no run wrote."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    whole = [line for line in lines if line.endswith(b"\n")]
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(whole, start=1):
+        try:
+            record = json.loads(line)
+            numbers = [record[name] for name in ("step", "wall_s", "cpu_s")]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(path, number) from error
+        if not all(isinstance(value, int | float) for value in numbers):
+            raise _damaged(path, number)
+        records.append(record)
+    return records, len(whole) < len(lines)
+
+
+def _damaged(path: Path, number: int) -> ModelError:
+    return ModelError(f"{path} line {number} is damaged; remove the line, or mend it from a copy, and resume again")
 
 
 def _line(record: dict[str, Any]) -> str:

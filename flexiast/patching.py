@@ -106,11 +106,19 @@ def position_matrix(base: Axis, patches: Axis) -> Matrix:
     """R [patches, base patches]: the base grid sampled at the true centre of each patch, antialiased.
 
     Centres are in bins or frames, never stretched to fit, though the last patches of the two grids may end at
-    different places. Coarser grids average what they cover; a patch beyond the reach of all, at an edge, takes the
-    position nearest to it.
+    different places. Coarser grids average what they cover.
     """
-    distances = np.abs(base.centres - patches.centres[:, None])
-    weights = _triangle(distances / max(base.stride, patches.stride))
+    return sampling_matrix(base, patches.centres, patches.stride)
+
+
+def sampling_matrix(base: Axis, centres: Matrix, stride: int) -> Matrix:
+    """[centres, base patches]: the base grid sampled at any centres, antialiased for patches of this stride.
+
+    Linear interpolation where the stride is the base grid's or less. A centre beyond the reach of all patches, at an
+    edge, takes the position nearest to it.
+    """
+    distances = np.abs(base.centres - centres[:, None])
+    weights = _triangle(distances / max(base.stride, stride))
     nearest = distances == distances.min(axis=1, keepdims=True)
     weights = np.where(weights.any(axis=1, keepdims=True), weights, nearest)
     return weights / weights.sum(axis=1, keepdims=True)

@@ -91,12 +91,13 @@ class Training(Value):
     balanced: bool = False
     """Draw clips so that every label is seen equally often, as AST does on AudioSet."""
     patches: tuple[Patch, ...] = Field(default=ALL_PATCHES, min_length=1)
+    """Those of the default that do not fit a window are left out; those that are told must fit."""
     patch_weights: tuple[float, ...] | None = None
     """How often each size is drawn, relative to the others; all alike unless told."""
     base_first: float | None = Field(default=None, ge=0, le=1)
     """Share of the run that trains at the base patch alone, or the nearest among the sizes, before all of them.
 
-    None: 0.4, or nothing where the run starts from a checkpoint, which has learnt to hear.
+    None: that of ``sampling.active_patches``, which is nothing where the run starts from a checkpoint.
     """
     max_tokens: int | None = Field(default=None, ge=1)
     """Tokens a training step keeps of a clip, chosen at random (PaSST's patchout); all of them unless told."""
@@ -113,6 +114,13 @@ class Training(Value):
                 f"patch_weights must be {len(self.patches)} numbers above 0, up to 1e6, one for each of the patches"
             )
         return self
+
+    def fitted(self, spec: Spec) -> Training:
+        """Without the default sizes that do not fit a window; sizes that were told stay as they are."""
+        if "patches" in self.model_fields_set or self.patch_weights is not None:
+            return self
+        fitting = tuple(patch for patch in self.patches if _fits(spec, patch))
+        return self.model_copy(update={"patches": fitting or self.patches})
 
 
 class Shape(Value):
@@ -181,8 +189,16 @@ class Recipe(Value):
 
 def _changed(value: V, fields: dict[str, object]) -> V:
     given = {name: field for name, field in fields.items() if field is not None}
-    current = {name: getattr(value, name) for name in type(value).model_fields}
-    return type(value).checked(**current | given)
+    told = {name: getattr(value, name) for name in value.model_fields_set}
+    return type(value).checked(**told | given)
+
+
+def _fits(spec: Spec, patch: PatchSize) -> bool:
+    try:
+        spec.check_patch(patch)
+    except UsageError:
+        return False
+    return True
 
 
 def parse_weighted_patches(text: str) -> tuple[tuple[PatchSize, ...], tuple[float, ...] | None]:

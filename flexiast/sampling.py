@@ -39,13 +39,13 @@ class Step(NamedTuple):
     """Share of the run's examples seen before."""
 
 
-def plan(spec: Spec, training: Training, clips: int, epochs: int) -> tuple[Step, ...]:
-    """All steps of a run over so many clips and epochs."""
+def plan(spec: Spec, training: Training, clips: int, epochs: int, *, started: bool = False) -> tuple[Step, ...]:
+    """All steps of a run over so many clips and epochs; ``started`` where it begins with the weights of another."""
     steps: list[Step] = []
     first, examples = 0, clips * epochs
     while first < examples:
         progress = first / examples
-        patch = draw_patch(spec, training, len(steps), progress)
+        patch = draw_patch(spec, training, len(steps), progress, started=started)
         count = min(step_clips(spec, training, patch), examples - first, clips)
         steps.append(Step(patch, first, count, progress))
         first += count
@@ -58,20 +58,22 @@ def step_clips(spec: Spec, training: Training, patch: PatchSize) -> int:
     return max(1, round(training.batch_size * (kept[0] / kept[1]) ** training.batch_growth))
 
 
-def active_patches(spec: Spec, training: Training, progress: float) -> tuple[PatchSize, ...]:
+def active_patches(spec: Spec, training: Training, progress: float, *, started: bool = False) -> tuple[PatchSize, ...]:
     """The sizes that are drawn from at this share of the run: the one nearest the base patch, then all.
 
-    One size teaches a new network to hear sooner than many do, and what it has learnt there serves at all of them.
+    One size teaches a new network to hear sooner than many do, and what it has learnt there serves at all of them. One
+    that starts from another has learnt to hear, and begins with all of them unless told.
     """
-    if progress >= (BASE_FIRST if training.base_first is None else training.base_first):
+    usual = 0.0 if started else BASE_FIRST
+    if progress >= (usual if training.base_first is None else training.base_first):
         return training.patches
     base = spec.tokens(spec.base_patch)
     return (min(training.patches, key=lambda patch: abs(math.log(spec.tokens(patch) / base))),)
 
 
-def draw_patch(spec: Spec, training: Training, step: int, progress: float) -> PatchSize:
+def draw_patch(spec: Spec, training: Training, step: int, progress: float, *, started: bool = False) -> PatchSize:
     """The patch size of one step, equal on every rank and after every resume."""
-    active = active_patches(spec, training, progress)
+    active = active_patches(spec, training, progress, started=started)
     weights = dict(zip(training.patches, training.patch_weights or [1.0] * len(training.patches), strict=True))
     shares = np.cumsum([weights[patch] for patch in active])
     return active[int(np.searchsorted(shares, draw(training.seed, "patch", step).random() * shares[-1], side="right"))]

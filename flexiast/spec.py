@@ -159,6 +159,11 @@ class FrontendSpec(Value):
         """Whole frames in a waveform of so many samples."""
         return 0 if samples < self.taper_samples else 1 + (samples - self.taper_samples) // self.hop_samples
 
+    def windows_in(self, samples: int) -> list[int]:
+        """Frames that each window holds of a clip of so many samples, side by side; one window at the least."""
+        frames, size = self.frames_in(samples), self.window_frames
+        return [min(size, frames - start) for start in range(0, max(1, frames), size)]
+
 
 class ResizeSpec(Value):
     """How a patch is resized in PI-resize; a model must be resized the way it was trained."""

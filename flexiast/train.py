@@ -206,10 +206,8 @@ class Trainer:
             self._teacher = Teacher(teacher.to(world.device), spec, self._training.distill.teacher_patch)
         self._optimizer = _optimizer(self.model, self._training)
         self._targets, self._log_mels, self._probabilities = targets, log_mels, probabilities
-        sampled = self._training
-        if start is not None and sampled.base_first is None:
-            sampled = sampled.model_copy(update={"base_first": 0.0})
-        self.plan = plan(spec, sampled, len(log_mels), epochs_of(self._training, len(log_mels)))
+        epochs = epochs_of(self._training, len(log_mels))
+        self.plan = plan(spec, self._training, len(log_mels), epochs, started=start is not None)
         self.step = 0
         self.best = -1.0
         self.stopping = False

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from flexiast.checkpoint import Checkpoint
 from flexiast.errors import ModelError
-from flexiast.patching import Matrix, axes, pi_resize_matrix, resize_matrix
+from flexiast.patching import axes, pi_resize_matrix, resize_matrix, sampling_matrix
 from flexiast.spec import NetworkSpec, ResizeSpec, Spec, Value
 
 Float = NDArray[np.float32]
@@ -20,9 +20,10 @@ SAME_FRONTEND = ("sample_rate_hz", "mel_bins", "taper_samples", "hop_samples", "
 def transferred(source: Checkpoint, spec: Spec) -> dict[str, Float]:
     """The weights of ``source`` that ``spec`` can use, in its shapes; what is left out starts anew.
 
-    Blocks are taken as they are. The kernel is PI-resized to the new base size. Positions are taken over where they
-    mean the same place, and stretched along time for a longer window. The head is kept when the labels are the same.
-    Raises ModelError for a network or a front end that cannot be carried over.
+    Blocks are taken as they are. The kernel is PI-resized to the new base size and the positions are sampled at its
+    patches' centres, as ``source`` itself would at that size, so that both answer alike there. Positions are stretched
+    along time for a longer window. The head is kept when the labels are the same. Raises ModelError for a network or a
+    front end that cannot be carried over.
     """
     check_transfer(source.spec, spec)
     weights = dict(source.weights)
@@ -32,6 +33,21 @@ def transferred(source: Checkpoint, spec: Spec) -> dict[str, Float]:
     if source.spec.labels != spec.labels:
         weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
     return weights
+
+
+def changes(source: Spec, spec: Spec) -> list[str]:
+    """What of the weights ``transferred`` does not take over as it is, in words."""
+    told = []
+    if spec.network.kind == "transformer":
+        if source.base_patch != spec.base_patch:
+            told.append(f"kernel PI-resized from {source.base_patch} to {spec.base_patch}")
+        if source.stride(source.base_patch) != spec.stride(spec.base_patch):
+            told.append("positions interpolated at the centres of the new patches")
+        if _is_longer(source, spec):
+            told.append("positions stretched along time for a longer window")
+    if source.labels != spec.labels:
+        told.append("head begun anew for other labels")
+    return told
 
 
 def check_transfer(source: Spec, spec: Spec) -> None:
@@ -63,14 +79,14 @@ def _kernel(kernel: Float, source: Spec, spec: Spec) -> Float:
 def _positions(positions: Float, source: Spec, spec: Spec) -> Float:
     """[rows, columns, width] of one base grid → of another."""
     (rows, columns), (new_rows, new_columns) = (axes(each, each.base_patch) for each in (source, spec))
-    longer = spec.frontend.window_frames > source.frontend.window_frames
-    mels = _axis(rows.centres, new_rows.centres, stretch=False)
-    frames = _axis(columns.centres, new_columns.centres, stretch=longer)
+    stride = source.stride(spec.base_patch)  # the source's own at that size, also where the run's patches overlap less
+    mels = sampling_matrix(rows, new_rows.centres, stride.mels)
+    if _is_longer(source, spec):  # stretched, as AST does, not repeated
+        frames = resize_matrix(columns.patches, new_columns.patches, ResizeSpec())
+    else:
+        frames = sampling_matrix(columns, new_columns.centres, stride.frames)
     return np.einsum("rb,cd,bdw->rcw", mels, frames, positions).astype(np.float32)
 
 
-def _axis(old: Matrix, new: Matrix, *, stretch: bool) -> Matrix:
-    """[new, old]: linear interpolation at the new centres; a longer axis is stretched, as AST does, not repeated."""
-    if stretch:
-        return resize_matrix(len(old), len(new), ResizeSpec())
-    return np.stack([np.interp(new, old, unit) for unit in np.eye(len(old))], axis=1)
+def _is_longer(source: Spec, spec: Spec) -> bool:
+    return spec.frontend.window_frames > source.frontend.window_frames

@@ -49,8 +49,8 @@ class Waveforms(Sequence[Float]):
 def memory_budget() -> int:
     """Bytes of decoded audio that one data set may keep: a quarter of the memory, shared by the processes of torchrun.
 
-    Training and validation clips are held at once; the other half is left to the model, the features of the validation
-    clips and the page cache, which serves the clips that do not fit.
+    Training and validation clips are held at once, and so are as much of the training clips' log-mels and half as much
+    of the validation clips' features. The rest is left to the model and the page cache, which serves what does not fit.
     """
     return _memory_bytes() // 4 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 

@@ -47,7 +47,7 @@ def run_ensemble(task: str, data: Path, fold: str | None, seed: int) -> None:
             checkpoint = load_checkpoint(RUNS / run_name(f"{task}/{name}", fold, seed) / "checkpoint.safetensors")
             validation = read_validation(dataset, checkpoint.spec)
             classifier = TorchClassifier(load_model(checkpoint))
-            logits = classify(classifier, validation.windows.features, PatchSize(size, size))
+            logits = classify(classifier, validation.windows, PatchSize(size, size))
             answers[size] = torch.softmax(torch.from_numpy(validation.windows.clip_mean(logits)), 1).numpy()
         rows[kind] = {
             "+".join(map(str, sizes)): score(

@@ -80,19 +80,22 @@ def shard(
     data: Annotated[Path, typer.Argument(help="Folder of folders named by label, or a CSV (path,label,split|fold).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="Megabytes of a shard, about.")] = 500,
+    val_fold: Annotated[
+        str | None, typer.Option("--val-fold", help="Fold that validates, for a CSV with folds. (the last)")
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
 ) -> None:
     """Pack a data set into WebDataset shards, which `train` and `evaluate` read like a folder.
 
     A few large files are read faster than a million small ones from network disks. Each clip is decoded once on the
-    way, so bad ones are found here; its bytes stay as they are.
+    way, so bad ones are found here; its bytes stay as they are. The split is fixed here, too.
     """
     from flexiast.data import read_dataset
     from flexiast.shards import write_shards
     from flexiast_cli.console import counted, stderr, tracked
 
     index, errors = write_shards(
-        read_dataset(data),
+        read_dataset(data, val_fold),
         data if data.is_dir() else data.parent,
         output,
         shard_bytes=shard_size * 1_000_000,

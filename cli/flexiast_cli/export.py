@@ -189,7 +189,7 @@ def _from_checkpoint(
 ) -> _Job:
     from flexiast.checkpoint import load_checkpoint, weights_sha256
     from flexiast.extras import require
-    from flexiast_export.graph import encoder
+    from flexiast_export.encoder import encoder
     from flexiast_export.quantize import template
     from flexiast_export.to_onnx import check_export, export_onnx, versions
     from flexiast_runtime.models import find_checkpoint

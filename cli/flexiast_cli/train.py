@@ -47,7 +47,9 @@ def train(
     ] = None,
     patch_sizes: Annotated[
         str | None,
-        typer.Option("--patch-sizes", help="Sizes to train, e.g. 8,16,16x32; 16:2 is drawn twice as often. (8 … 48)"),
+        typer.Option(
+            "--patch-sizes", help="Sizes to train, e.g. 8,16,16x32; 16:2 is drawn twice as often. (8 … 48, as fit)"
+        ),
     ] = None,
     base_patch: Annotated[
         str | None, typer.Option("--base-patch", help="Size at which kernel and positions are stored. (16)")
@@ -156,6 +158,8 @@ class _How:
 class _Prepared:
     """A data set ready to train on and to validate with."""
 
+    recipe: Recipe
+    """With the patch sizes that fit."""
     spec: Spec
     log_mels: LogMels
     targets: NDArray[np.float32]
@@ -179,6 +183,7 @@ def _run(
     from flexiast.journal import Journal
     from flexiast.recipe import Distill
     from flexiast.train import Trainer, load_model
+    from flexiast.transfer import changes
     from flexiast_cli.console import stderr
     from flexiast_cli.interrupts import ending_gently
 
@@ -186,6 +191,7 @@ def _run(
     console.quiet = not world.leads
     start, teacher = _checkpoint(sources.init, start=True), _checkpoint(sources.teacher, start=False)
     ready = _prepare(sources, recipe, start, console)
+    recipe = ready.recipe
     trainer = Trainer(
         output,
         ready.spec,
@@ -208,6 +214,8 @@ def _run(
         markup=False,
         soft_wrap=True,
     )
+    if start is not None and (changed := changes(start.spec, ready.spec)):
+        console.print(f"From the start: {', '.join(changed)}", soft_wrap=True)
     if (
         ready.spec.network.kind == "transformer"
         and start is None
@@ -229,6 +237,8 @@ def _run(
     if teacher is None and told != usual:
         console.print(f"The recipe gives a teacher {told:g} of the loss, but there is no --teacher", style="yellow")
     journal = Journal(output, header, step=trainer.step, tensorboard=how.tensorboard) if world.leads else None
+    if journal is not None and journal.torn:
+        console.print("The last line of metrics.jsonl was cut off and is dropped", style="yellow")
     steps = trainer.steps(ready.validation, ready.validation_targets, journal, workers=how.workers)
     with ending_gently(trainer.stop, terminated=ExitCode.TERMINATED):
         _follow(trainer, steps, console)
@@ -277,6 +287,7 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
         task=training.task,
         labels=training.labels,
     )
+    recipe, spec = _fitted(recipe, spec, console)
     header = {
         "data": sources.data.name,
         "split": dataset.split_rule,
@@ -284,7 +295,20 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
     }
     windows = Windows(validation_waveforms, Frontend(spec.frontend))
     targets, validation_targets = (part.targets(spec.labels) for part in (training, validation))
-    return _Prepared(spec, log_mels, targets, windows, validation_targets, header)
+    return _Prepared(recipe, spec, log_mels, targets, windows, validation_targets, header)
+
+
+def _fitted(recipe: Recipe, spec: Spec, console: Console) -> tuple[Recipe, Spec]:
+    """Both without the default sizes that do not fit a window."""
+    training = recipe.training.fitted(spec)
+    if left_out := [patch.short for patch in recipe.training.patches if patch not in training.patches]:
+        console.print(
+            f"Patch sizes {', '.join(left_out)} do not fit a window of {spec.frontend.window_s:g} s and are left out",
+            style="yellow",
+            soft_wrap=True,
+        )
+    fitting = {"trained_patches": training.patches}
+    return recipe.model_copy(update={"training": training}), spec.model_copy(update=fitting)
 
 
 def _load(

@@ -47,7 +47,7 @@ def fit_temperatures(bundle: Bundle, clips: Windows, targets: Float, progress: P
     return [
         _fit(
             variant,
-            clips.clip_mean(classify(engines[variant.precision], clips.features, variant.patch_size)),
+            clips.clip_mean(classify(engines[variant.precision], clips, variant.patch_size)),
             targets,
             manifest,
         )

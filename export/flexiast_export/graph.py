@@ -4,15 +4,11 @@
     encoder    tokens [batch, tokens, width] → logits [batch, classes]           one for all: the token axis is dynamic
 
 The embedder puts the prefix tokens in front. One graph for all sizes is at least as fast as what PyTorch's exporter
-writes for a single one (benchmarks/export.py).
-
-The encoder is written in the precisions of ``arithmetic``; embedders are float32 in all of them, since they are a few
-percent of the work and the first thing that every error goes through.
+writes for a single one (benchmarks/export.py). Here stand the graph that both are built in, and the embedder.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +22,12 @@ from flexiast.frontend import Frontend
 from flexiast.manifest import OPSET
 from flexiast.patching import patch_matrices
 from flexiast.spec import PatchSize, Spec
-from flexiast_export.arithmetic import FLOAT32, Arithmetic
 
 if TYPE_CHECKING:
     import onnx
 
-Float = NDArray[np.float32]
-
 AXES_AS_INPUT = 18
 """The opset from which ReduceMean takes its axes as an input."""
-GELU = 20
-"""The opset that has it as one operator."""
-ATTENTION = 23
-"""The same of attention."""
 
 
 class Graph:
@@ -154,34 +143,6 @@ def embedder(
     )
 
 
-def encoder(
-    checkpoint: Checkpoint,
-    arithmetic: Arithmetic = FLOAT32,
-    opset: int = OPSET,
-    versions: Mapping[str, str] | None = None,
-) -> onnx.ModelProto:
-    """Tokens [batch, tokens, width], prefix first → logits [batch, classes]."""
-    spec, weights = checkpoint.spec, checkpoint.weights
-    graph = Graph(opset)
-    x = _Blocks(graph, checkpoint, arithmetic).prefix("tokens")
-    x = graph.layer_norm("norm", x, checkpoint)
-    x = graph.mean_of_tokens(x)
-    if spec.network.head_norm:
-        x = graph.layer_norm("head_norm", x, checkpoint)
-    product = graph.node("MatMul", x, graph.weight("head.weight", weights["head.weight"].T))
-    graph.node("Add", product, graph.weight("head.bias", weights["head.bias"]), output="logits")
-    return graph.model(
-        "encoder",
-        ("tokens", ["batch", "tokens", spec.network.width]),
-        ("logits", ["batch", spec.classes]),
-        {
-            "flexiast.spec": spec.model_dump_json(),
-            "flexiast.precision": arithmetic.precision,
-            "flexiast.versions": json.dumps(dict(versions or {}), sort_keys=True),
-        },
-    )
-
-
 def _side_by_side(graph: Graph, spec: Spec, patch: PatchSize, kernel: NDArray[np.float32]) -> str:
     """Patches cut by reshaping, times the kernel [width, patch mels, patch frames]; zeros where the prefix stands."""
     frontend, (rows, columns) = spec.frontend, spec.grid(patch)
@@ -216,112 +177,3 @@ def _with_room(graph: Graph, spec: Spec, x: str) -> str:
     """[batch, patches, n] → [batch, prefix + patches, n], zeros in front."""
     room = np.array([0, spec.network.prefix_tokens, 0, 0, 0, 0], np.int64)
     return graph.node("Pad", x, graph.weight("room", room))
-
-
-class _Blocks:
-    """Tokens [batch, tokens, width] → the prefix after all pre-norm blocks [batch, prefix, width].
-
-    The tokens of all clips are the rows of one matrix, for then ONNX Runtime makes one operator (Gemm) of a product and
-    its bias; only attention tells clips apart. What is handed from block to block is float32, and so are norms and
-    softmax; between them stands the arithmetic's own number format.
-    """
-
-    def __init__(self, graph: Graph, checkpoint: Checkpoint, arithmetic: Arithmetic) -> None:
-        self._graph, self._checkpoint, self._arithmetic = graph, checkpoint, arithmetic
-        network = checkpoint.spec.network
-        self._width, self._prefix = network.width, network.prefix_tokens
-        self._head_width = network.width // network.heads
-        # Not in float16: runtimes differ in where the operator rounds; written out, its softmax is float32.
-        self._fused = graph.opset >= ATTENTION and arithmetic.dtype is np.float32
-        # The operator divides tokens into heads itself.
-        self._token = [network.width] if self._fused else [network.heads, self._head_width]
-        self._rows = self._shape("rows", -1, network.width)
-        self._asking = self._shape("asking", -1, self._prefix, *self._token)
-        clips = graph.node("Shape", "tokens", end=2)
-        self._all = graph.node("Concat", clips, self._shape("token", *self._token), axis=0)
-
-    def prefix(self, x: str) -> str:
-        depth = self._checkpoint.spec.network.depth
-        x = self._graph.node("Reshape", x, self._rows)
-        for index in range(depth):
-            x = self._block(f"blocks.{index}", x, last=index == depth - 1)
-        return self._graph.node("Reshape", x, self._shape("prefix", -1, self._prefix, self._width))
-
-    def _block(self, block: str, x: str, *, last: bool) -> str:
-        """Rows → rows. In the last one only the prefix asks and goes on, since nothing else reaches the head."""
-        normed = self._normed(f"{block}.norm1", x)
-        asking = normed
-        if last:
-            asking, x = self._first_tokens(f"{block}.asking", normed), self._first_tokens(f"{block}.residual", x)
-        x = self._sum(x, self._attention(block, normed, asking, self._prefix if last else "tokens"))
-        hidden = self._gelu(block, self._linear(f"{block}.expand", self._normed(f"{block}.norm2", x)))
-        return self._sum(x, self._linear(f"{block}.contract", hidden))
-
-    def _attention(self, block: str, normed: str, asking: str, askers: int | str) -> str:
-        """Softmax(q kᵀ) v of all heads, projected; the scale 1 / √(head width) is part of q's weights.
-
-        k's bias adds the same to every score of a query, which softmax does not see. The weights of a softmax sum to 1,
-        so that v's bias arrives unchanged, and its projection is part of the projection's bias.
-        """
-        weights = self._checkpoint.weights
-        (q, k, v), (q_bias, _, v_bias) = (np.split(weights[f"{block}.qkv.{kind}"], 3) for kind in ("weight", "bias"))
-        projection, bias = (weights[f"{block}.projection.{kind}"] for kind in ("weight", "bias"))
-        scale = np.float32(self._head_width**-0.5)
-        mixed = self._mixed(
-            self._clips(self._product(f"{block}.q", asking, q * scale, q_bias * scale), askers),
-            self._clips(self._product(f"{block}.k", normed, k, None), "tokens"),
-            self._clips(self._product(f"{block}.v", normed, v, None), "tokens"),
-        )
-        mixed = self._graph.node("Reshape", mixed, self._rows)
-        return self._product(f"{block}.projection", mixed, projection, bias + projection @ v_bias)
-
-    def _mixed(self, q: str, k: str, v: str) -> str:
-        graph, arithmetic, heads = self._graph, self._arithmetic, self._checkpoint.spec.network.heads
-        if self._fused:
-            return graph.node("Attention", q, k, v, q_num_heads=heads, kv_num_heads=heads, scale=1.0)
-        q, k, v = (graph.node("Transpose", x, perm=[0, 2, 1, 3]) for x in (q, k, v))
-        scores = graph.node("MatMul", q, graph.node("Transpose", k, perm=[0, 1, 3, 2]))
-        attention = graph.node("Softmax", arithmetic.leave(graph, scores), axis=-1)
-        mixed = graph.node("MatMul", arithmetic.enter(graph, attention), v)
-        return graph.node("Transpose", mixed, perm=[0, 2, 1, 3])
-
-    def _clips(self, x: str, count: int | str) -> str:
-        """Rows → [batch, tokens, heads, head width], or undivided where attention is one operator."""
-        clips = self._graph.node("Reshape", x, self._all if count == "tokens" else self._asking)
-        return self._graph.name_axes(clips, self._arithmetic.dtype, ["batch", count, *self._token])
-
-    def _first_tokens(self, name: str, x: str) -> str:
-        bounds = [
-            self._shape(f"{name}.{part}", value) for part, value in (("from", 0), ("to", self._prefix), ("axis", 1))
-        ]
-        first = self._graph.node("Slice", self._graph.node("Reshape", x, self._all), *bounds)
-        return self._graph.node("Reshape", first, self._rows)
-
-    def _gelu(self, block: str, x: str) -> str:
-        """X · ½ (1 + erf(x / √2)); where it is no operator, the pattern that ONNX Runtime and TensorRT make one of."""
-        graph = self._graph
-        if graph.opset >= GELU:
-            return graph.node("Gelu", x)
-
-        def constant(name: str, value: float) -> str:
-            return graph.weight(f"{block}.{name}", np.array(value, self._arithmetic.dtype))
-
-        erf = graph.node("Erf", graph.node("Div", x, constant("sqrt2", np.sqrt(2))))
-        gate = graph.node("Add", erf, constant("one", 1))
-        return graph.node("Mul", graph.node("Mul", x, gate), constant("half", 0.5))
-
-    def _linear(self, name: str, x: str) -> str:
-        weights = self._checkpoint.weights
-        return self._product(name, x, weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    def _product(self, name: str, x: str, weight: Float, bias: Float | None) -> str:
-        return self._arithmetic.linear(self._graph, name, x, weight, bias)
-
-    def _normed(self, name: str, x: str) -> str:
-        return self._arithmetic.enter(self._graph, self._graph.layer_norm(name, x, self._checkpoint))
-
-    def _sum(self, x: str, y: str) -> str:
-        return self._graph.node("Add", x, self._arithmetic.leave(self._graph, y))
-
-    def _shape(self, name: str, *axes: int) -> str:
-        return self._graph.weight(name, np.array(axes, np.int64))

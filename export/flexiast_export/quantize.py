@@ -16,7 +16,8 @@ from flexiast.manifest import Precision
 from flexiast.spec import PatchSize, Spec
 from flexiast_export.arithmetic import FLOAT16, FLOAT32, Arithmetic, DynamicInt8, Float32, StaticInt8, layer_of
 from flexiast_export.embedding import tokens
-from flexiast_export.graph import Graph, encoder
+from flexiast_export.encoder import encoder
+from flexiast_export.graph import Graph
 
 if TYPE_CHECKING:
     import onnxruntime

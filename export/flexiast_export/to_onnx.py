@@ -18,7 +18,8 @@ from flexiast.manifest import MANIFEST, OPSET, Encoder, FileEntry, Manifest, Par
 from flexiast.spec import PatchSize, Spec
 from flexiast_export.bundle import add_file, check_place, staged
 from flexiast_export.embedding import EMBEDDING, Weights, npz, pack
-from flexiast_export.graph import check_opset, embedder, encoder
+from flexiast_export.encoder import encoder
+from flexiast_export.graph import check_opset, embedder
 from flexiast_export.quantize import (
     Ranges,
     arithmetic,

@@ -52,7 +52,7 @@ class Sounds:
         """``targets`` [clips, classes]."""
         self._task, self._targets = spec.task, targets
         self._clips = Windows(waveforms, Frontend(spec.frontend)) if waveforms else None
-        real = [self._clips.features] if self._clips else []
+        real = [self._clips[:]] if self._clips else []
         self.features: Float = np.concatenate([synthetic_inputs(spec), *real])
         """[windows, window_frames, mels]"""
 
@@ -68,7 +68,7 @@ class Sounds:
 
     @property
     def real(self) -> int:
-        return len(self._clips.features) if self._clips else 0
+        return len(self._clips) if self._clips else 0
 
     def labelled(self, reference: Float, found: Float) -> Labelled | None:
         """The metric of the source's logits [windows, classes] and of an engine's; None without labels."""

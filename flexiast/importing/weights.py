@@ -61,8 +61,21 @@ def read_weights(path: Path) -> WeightFile:
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items()
     ):
         raise ModelError(f"{path} holds something else than named weights; give a state_dict")
+    for name, value in tensors.items():
+        _check_numbers(path, name, value)
     weights = {name.removeprefix("module."): value.detach().float().numpy() for name, value in tensors.items()}
     return WeightFile(path, weights, sha256(content).hexdigest())
+
+
+def _check_numbers(path: Path, name: str, value: Any) -> None:
+    """Raise ModelError unless the tensor holds its values as floats, one by one, or counts something."""
+    torch = require("torch", "export")
+    numbers = value.is_floating_point() or value.dtype is torch.int64  # nothing is quantised to 64 bits
+    if not numbers or value.layout is not torch.strided or value.is_meta:
+        raise ModelError(
+            f"{path} holds {name} as {value.dtype} ({value.layout}, {value.device}); only dense floats can be "
+            "imported, so save the state_dict of the model before it was quantised or made sparse"
+        )
 
 
 def _tensors(path: Path, content: bytes) -> Any:

@@ -226,7 +226,11 @@ def test_training_resumes_and_refuses_to_overwrite(run: Run, sounds: Path, train
     assert refused.returncode == 2
     assert "--resume" in refused.stderr
     before = (trained / "checkpoint.safetensors").read_bytes()
-    assert run(*again, "--resume").returncode == 0  # it had ended: nothing is left to do, nothing changes
+    with (trained / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+        metrics.write('{"step": 25')  # as a process that is killed leaves it
+    resumed = run(*again, "--resume")
+    assert resumed.returncode == 0  # it had ended: nothing is left to do, nothing changes
+    assert "The last line of metrics.jsonl was cut off and is dropped" in resumed.stderr
     assert (trained / "checkpoint.safetensors").read_bytes() == before
 
 

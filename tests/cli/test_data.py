@@ -38,6 +38,19 @@ def test_bad_files_are_listed_or_skipped(run: Run, sounds: Path, tmp_path: Path)
     assert_refused(result, 0, "skipped: ", "11 clips in 2 shards")
 
 
+def test_the_fold_that_validates_is_fixed_when_shards_are_written(run: Run, sounds: Path, tmp_path: Path) -> None:
+    rows = [f"{path},{path.parent.name},{number % 3}" for number, path in enumerate(sorted(sounds.rglob("*.wav")))]
+    (tmp_path / "folds.csv").write_text("\n".join(["path,label,fold", *rows]) + "\n")
+    for told, fold in (((), "2"), (("--val-fold", "1"), "1")):
+        result = run("data", "shard", tmp_path / "folds.csv", "-o", tmp_path / fold, *told)
+        assert_refused(result, 0, f"fold {fold} validates")
+        packed, listed = (read_dataset(*data) for data in ((tmp_path / fold,), (tmp_path / "folds.csv", fold)))
+        assert [(clip.labels, clip.split) for clip in packed.clips] == [
+            (clip.labels, clip.split) for clip in listed.clips
+        ]
+    assert_refused(run("data", "shard", sounds, "-o", tmp_path / "x", "--val-fold", "1"), 8, "has no folds")
+
+
 def test_what_exists_is_kept(run: Run, sounds: Path, shards: Path, tmp_path: Path) -> None:
     assert_refused(run("data", "shard", sounds, "-o", shards), 2, "exists")
     assert_refused(run("data", "shard", shards, "-o", tmp_path / "again"), 2, "shards already")

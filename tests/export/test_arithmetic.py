@@ -23,7 +23,8 @@ from flexiast_export.arithmetic import (
     layer_of,
     quantized,
 )
-from flexiast_export.graph import Graph, encoder
+from flexiast_export.encoder import encoder
+from flexiast_export.graph import Graph
 from flexiast_export.quantize import count_quantized, layers, template
 
 Float = NDArray[np.float32]

@@ -21,7 +21,8 @@ from flexiast.manifest import OPSET
 from flexiast.model import FlexiAST
 from flexiast.spec import NetworkSpec, PatchSize
 from flexiast.train import TorchClassifier, load_model
-from flexiast_export.graph import embedder, encoder
+from flexiast_export.encoder import encoder
+from flexiast_export.graph import embedder
 
 Float = NDArray[np.float32]
 

@@ -208,7 +208,7 @@ def test_the_layer_with_the_outlier_is_the_most_sensitive(
     block: int, tiny_checkpoint: Checkpoint, calibration: Float
 ) -> None:
     from flexiast_export.arithmetic import DynamicInt8
-    from flexiast_export.graph import encoder
+    from flexiast_export.encoder import encoder
 
     spoilt = with_outliers(tiny_checkpoint, block)
     ranked = by_sensitivity(spoilt, calibration, PATCHES, lambda kept: encoder(spoilt, DynamicInt8(kept)))
@@ -220,7 +220,7 @@ def test_layers_are_tried_on_late_windows_too_and_at_every_size(
     tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flexiast_export.arithmetic import DynamicInt8
-    from flexiast_export.graph import encoder
+    from flexiast_export.encoder import encoder
 
     spec, seen = tiny_checkpoint.spec, []
 
@@ -306,7 +306,7 @@ class StrictSounds(Sounds):
 
 
 def test_an_encoder_that_quantised_nothing_is_an_error(tiny_checkpoint: Checkpoint) -> None:
-    from flexiast_export.graph import encoder
+    from flexiast_export.encoder import encoder
 
     for precision in ("int8", "int8-static"):
         with pytest.raises(VerificationError, match=f"the {precision} encoder has no quantised layer"):

@@ -213,7 +213,6 @@ def test_the_unpacked_archive_of_speech_commands_is_told_its_place(tmp_path: Pat
 
 
 def test_voxceleb1_is_labelled_by_speaker(tmp_path: Path, touch: Touch) -> None:
-    pytest.importorskip("torchaudio", reason="its metadata is read by torchaudio")
     names = ("id10001/a-b/00001.wav", "id10001/c/00002.wav", "id11251/d/00003.wav")
     touch(tmp_path / "wav", *names)
     write(tmp_path / "iden_split.txt", *(f"{part} {name}" for part, name in enumerate(names, start=1)))
@@ -225,10 +224,29 @@ def test_voxceleb1_is_labelled_by_speaker(tmp_path: Path, touch: Touch) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "id10001/a/00002.wav",
+        "1",
+        "4 id10001/a/00002.wav",
+        "one id10001/a/00002.wav",
+        "1 a b",
+        "1 id10001/00002.wav",
+    ],
+)
+def test_a_bad_line_of_voxceleb1_is_named(tmp_path: Path, touch: Touch, line: str) -> None:
+    touch(tmp_path / "wav", "id10001/a/00001.wav")
+    write(tmp_path / "iden_split.txt", "1 id10001/a/00001.wav", line, "2 id10001/a/00001.wav")
+    with pytest.raises(DataError, match=r"iden_split\.txt line 2 is '.*'; expected a part"):
+        voxceleb1(tmp_path)
+
+
 def test_nothing_is_fetched(tmp_path: Path, touch: Touch) -> None:
     pytest.importorskip("torchaudio", reason="its metadata is read by torchaudio")
     touch(tmp_path / "wav", "id10001/a/00001.wav")
-    with pytest.raises(DataError, match=r"has no iden_split\.txt; get it from"):
+    with pytest.raises(DataError, match=r"iden_split\.txt cannot be read .*; get it from"):
         voxceleb1(tmp_path)
     with pytest.raises(DataError, match="does not hold SPEECHCOMMANDS as torchaudio unpacks it"):
         speechcommands(tmp_path)

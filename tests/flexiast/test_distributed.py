@@ -24,7 +24,7 @@ from torch import Tensor
 from flexiast.batches import LogMels
 from flexiast.checkpoint import Checkpoint, save_checkpoint, weight_shapes
 from flexiast.distributed import ALONE, World, joined, launcher, restarted
-from flexiast.errors import ModelError
+from flexiast.errors import ModelError, UsageError
 from flexiast.recipe import Recipe, Training
 from flexiast.spec import FrontendSpec, NetworkSpec, PatchSize, Spec
 from flexiast.train import Trainer
@@ -231,6 +231,20 @@ def test_torchrun_continues_a_run_that_it_began_and_no_other(monkeypatch: pytest
     assert not restarted(document)
     monkeypatch.setenv("RANK", "1")
     assert restarted(document)
+
+
+@pytest.mark.usefixtures("by_itself")
+def test_ranks_of_several_machines_are_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each machine's torchrun counts restarts for itself."""
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    with pytest.raises(UsageError, match=r"the ranks of 2 machines again .*give --max-restarts 0"), joined():
+        pass
+    for machines, restarts in (("1", "3"), ("2", "0")):
+        monkeypatch.setenv("GROUP_WORLD_SIZE", machines)
+        monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+        with joined() as world:
+            assert world.leads
 
 
 # ----- ranks that do not agree

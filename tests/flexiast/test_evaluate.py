@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from flexiast import evaluate as evaluation
 from flexiast.evaluate import PatchResult, Windows, average_precision, classify, evaluate, score
-from flexiast.frontend import Frontend, windows
+from flexiast.frontend import Frontend
 from flexiast.spec import PatchSize, Spec
 
 Float = NDArray[np.float32]
@@ -110,9 +111,42 @@ def test_a_clip_has_the_windows_of_its_features(build_spec: Specs) -> None:
     rng = np.random.default_rng(0)
     waveforms = [rng.normal(size=samples).astype(np.float32) for samples in (16_000, 40_000, 300, 16_001, 16_160)]
     clips = Windows(waveforms, frontend)
-    cut = [list(windows(frontend(waveform), frontend)) for waveform in waveforms]
-    assert [len(clip) for clip in cut] == [1, 3, 1, 1, 2]  # 98, 248, 0, 98 and 99 frames in windows of 98
-    assert np.array_equal(clips.features, np.stack([window for clip in cut for window, _ in clip]))
+    held = [frontend.spec.windows_in(len(waveform)) for waveform in waveforms]
+    assert held == [[98], [98, 98, 52], [0], [98], [98, 1]]
+    cut = [
+        frontend.pad(frontend(waveform)[98 * number : 98 * (number + 1)])
+        for waveform, clip in zip(waveforms, held, strict=True)
+        for number in range(len(clip))
+    ]
+    np.testing.assert_allclose(clips[:], cut, rtol=0, atol=1e-5)  # frames in chunks of other sizes
+
+
+class Counted(list[Float]):
+    """Waveforms that count how often one is read."""
+
+    read = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.read += 1
+        return super().__getitem__(index)
+
+
+@given(st.data(), st.integers(0, 9))
+def test_windows_beyond_the_memory_are_computed_to_the_same_values(
+    build_spec: Specs, data: st.DataObject, room: int
+) -> None:
+    frontend, rng = Frontend(build_spec().frontend), np.random.default_rng(0)
+    waveforms = Counted(rng.normal(size=samples).astype(np.float32) for samples in (300, 40_000, 16_000, 33_000))
+    whole = Windows(waveforms, frontend, memory_bytes=10**9)
+    few = Windows(waveforms, frontend, memory_bytes=room * 98 * 128 * 4)
+    assert len(few) == len(whole) == 8
+    start = data.draw(st.integers(0, 7))
+    chosen = slice(start, data.draw(st.integers(start + 1, 8)))
+    waveforms.read = 0
+    expected = whole[chosen]
+    assert waveforms.read == 0
+    assert np.array_equal(few[chosen], expected)
+    assert (waveforms.read > 0) is (chosen.stop > room)
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=8))

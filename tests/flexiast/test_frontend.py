@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy import signal
 
-from flexiast.frontend import FeatureStream, Frontend, windows
+from flexiast.evaluate import Windows
+from flexiast.frontend import FeatureStream, Frontend
 from flexiast.spec import LOG_FLOOR, FrontendSpec
 from flexiast_runtime.framer import Framer
 
@@ -196,15 +197,12 @@ def test_a_reset_stream_starts_anew(build_frontend_spec: FrontendSpecs) -> None:
 
 
 @given(st.integers(0, 400))
-def test_windows_hold_every_frame_once_and_then_the_floor(build_frontend_spec: FrontendSpecs, frames: int) -> None:
-    frontend = Frontend(build_frontend_spec())
-    numbered = np.repeat(np.arange(1, frames + 1, dtype=np.float32)[:, None], 128, axis=1)
-    cut = list(windows(numbered, frontend))
-    assert {window.shape for window, _ in cut} == {(98, 128)}
-    assert np.array_equal(np.concatenate([window[:real] for window, real in cut]), numbered)
-    assert all((window[real:] == np.float32(frontend.floor)).all() for window, real in cut)
-    assert all(real == 98 for _, real in cut[:-1])
-    assert len(cut) == max(1, -(-frames // 98))
+def test_windows_hold_every_frame_once(build_frontend_spec: FrontendSpecs, frames: int) -> None:
+    spec = build_frontend_spec()
+    held = spec.windows_in(240 + 160 * frames)
+    assert sum(held) == frames
+    assert all(real == 98 for real in held[:-1])
+    assert len(held) == max(1, -(-frames // 98))
 
 
 # ----- bin means
@@ -247,9 +245,11 @@ def test_windows_with_their_bin_means_removed_are_detrended(
     removing: Frontend, keeping: Frontend, samples: int
 ) -> None:
     waveform = noise(samples)
-    pairs = zip(windows(removing(waveform), removing), windows(keeping(waveform), keeping), strict=True)
-    for (found, real), (plain, same_real) in pairs:
-        assert real == same_real
+    real_frames, (cut, whole) = (
+        removing.spec.windows_in(samples),
+        (Windows([waveform], each) for each in (removing, keeping)),
+    )
+    for found, plain, real in zip(cut[:], whole[:], real_frames, strict=True):
         expected = signal.detrend(plain[:real].astype(np.float64), axis=0, type="constant")
         np.testing.assert_allclose(found[:real], expected, rtol=0, atol=1e-5)  # as above
         assert (found[real:] == np.float32(removing.floor)).all()
@@ -260,11 +260,11 @@ def test_the_window_the_windows_and_the_framer_remove_the_same_means(
     removing: Frontend, samples: int, sizes: list[int]
 ) -> None:
     waveform, spec = noise(samples), removing.spec
-    framer = Framer(removing, spec.window_frames * spec.hop_samples)  # window after window, as `windows` cuts them
+    framer = Framer(removing, spec.window_frames * spec.hop_samples)  # window after window, as `Windows` cuts them
     blocks = np.split(waveform, np.minimum(np.cumsum(sizes, dtype=int), samples))
     live = [window.features for block in blocks for window in framer.push(block)]
     live += [window.features for window in framer.flush()]
-    offline = [window for window, _ in windows(removing(waveform), removing)]
+    offline = Windows([waveform], removing)[:]
     # frames in chunks of other sizes sum in another order, and so do their means
     np.testing.assert_allclose(live, offline, rtol=0, atol=1e-5)
     np.testing.assert_allclose(removing.window(waveform), offline[0], rtol=0, atol=1e-5)

@@ -555,6 +555,30 @@ def test_a_pickle_is_refused_and_never_executed(tmp_path: Path, save: Callable[.
     assert not marker.exists()
 
 
+MATRIX = torch.ones(3, WIDTH)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta", "ignore:.*quantize_per_tensor")
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (MATRIX.to_sparse, "torch.sparse_coo"),
+        (MATRIX.to_sparse_csr, "torch.sparse_csr"),
+        (lambda: torch.quantize_per_tensor(MATRIX, 0.1, 0, torch.qint8), "torch.qint8"),
+        (lambda: MATRIX.to(torch.int8), "torch.int8"),
+        (lambda: MATRIX.to(torch.complex64), "torch.complex64"),
+        (lambda: MATRIX.to("meta"), "meta"),
+    ],
+    ids=["coo", "csr", "quantised", "integers", "complex", "meta"],
+)
+def test_weights_that_are_no_dense_floats_are_refused_by_name(
+    tmp_path: Path, make: Callable[[], torch.Tensor], kind: str
+) -> None:
+    path = write(tmp_path / "ast.pth", AST | {"mlp_head.1.weight": make()})
+    with pytest.raises(ModelError, match=f"holds mlp_head.1.weight as .*{kind}.*; only dense floats can"):
+        import_model(path, TOLD)
+
+
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999], ids=lambda kept: f"{kept:.1%}")
 def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
     path = write(tmp_path / "ast.pth", AST)

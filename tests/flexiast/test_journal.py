@@ -17,6 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import flexiast
+from flexiast.errors import ModelError
 from flexiast.journal import Journal, git_revision, surroundings
 from tests.conftest import REPOSITORY
 
@@ -73,8 +74,35 @@ def test_a_line_that_was_cut_off_by_a_crash_is_dropped_on_resume(tmp_path: Path)
     journal.record(50, {"loss": {"8x8": 1.0}})
     with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 100, "lo')
-    Journal(tmp_path, HEADER, step=50).record(100, {"loss": {"8x8": 0.5}})
+    resumed = Journal(tmp_path, HEADER, step=50)
+    assert resumed.torn
+    resumed.record(100, {"loss": {"8x8": 0.5}})
     assert [record["step"] for record in lines(tmp_path)] == [50, 100]
+    assert not Journal(tmp_path, HEADER, step=100).torn
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b'{"step": 100, "lo\n',
+        b"\n",
+        b"\0\0\0\0\n",
+        b"\xff\n",
+        b"[]\n",
+        b"3\n",
+        b'{"loss": {}, "wall_s": 1.0, "cpu_s": 1.0}\n',
+        b'{"step": "100", "loss": {}, "wall_s": 1.0, "cpu_s": 1.0}\n',
+        b'{"step": 100, "loss": {}, "wall_s": null, "cpu_s": 1.0}\n',
+    ],
+)
+def test_a_line_that_no_run_wrote_is_named_and_nothing_is_changed(tmp_path: Path, damaged: bytes) -> None:
+    journal = Journal(tmp_path, HEADER)
+    journal.record(50, {"loss": {"8x8": 1.0}})
+    good = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(good + damaged + good)
+    with pytest.raises(ModelError, match=r"metrics\.jsonl line 2 is damaged; remove the line"):
+        Journal(tmp_path, HEADER, step=50)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == good + damaged + good
 
 
 def test_time_goes_on_after_a_resume(tmp_path: Path) -> None:

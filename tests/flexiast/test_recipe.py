@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from flexiast.errors import UsageError
 from flexiast.recipe import Augment, Distill, Recipe, Shape, Training, parse_weighted_patches
-from flexiast.spec import ALL_PATCHES, PRESETS, NetworkSpec, PatchSize, ResizeSpec, Spec
+from flexiast.spec import ALL_PATCHES, MAX_TOKENS, PRESETS, NetworkSpec, PatchSize, ResizeSpec, Spec
 from tests.conftest import REPOSITORY
 
 WHOLE = """
@@ -192,6 +192,24 @@ def test_a_change_to_what_cannot_be_is_refused(model: dict[str, Any], training: 
 def test_a_recipe_is_frozen() -> None:
     with pytest.raises(ValidationError):
         Recipe().training.epochs = 3  # type: ignore[misc]
+
+
+# ----- patch sizes that fit
+
+
+@given(st.integers(1, 6_000))
+def test_default_sizes_are_those_that_fit_the_window(build_spec: Callable[..., Spec], frames: int) -> None:
+    spec = build_spec(frames)
+    fitted = Recipe().changed(model={"size": "pico"}, training={"epochs": 3}).training.fitted(spec)
+    fitting = tuple(patch for patch in ALL_PATCHES if patch.frames <= frames and spec.tokens(patch) <= MAX_TOKENS)
+    assert fitted.patches == (fitting or ALL_PATCHES)  # where none fits, all are refused
+    assert fitted.model_copy(update={"patches": ALL_PATCHES}) == Training(epochs=3)
+
+
+def test_sizes_that_were_told_stay_though_they_do_not_fit(build_spec: Callable[..., Spec]) -> None:
+    for told in ({"patches": ALL_PATCHES}, {"patch_weights": tuple(range(1, 11))}):
+        training = Recipe().changed(model={}, training=told | {"epochs": 3}).training
+        assert training.fitted(build_spec(30)).patches == ALL_PATCHES
 
 
 # ----- the model's shape

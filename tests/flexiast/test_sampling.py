@@ -161,6 +161,13 @@ def test_the_base_size_comes_first_and_then_all(build_spec: Callable[..., Spec])
     assert {step.patch for step in steps[300:]} == set(ALL_PATCHES)
 
 
+def test_a_run_that_starts_from_another_begins_with_all_sizes_unless_told(build_spec: Callable[..., Spec]) -> None:
+    for told, first in ((None, set(ALL_PATCHES)), (0.4, {PatchSize(16, 16)})):
+        training = Training(batch_size=1, base_first=told)
+        steps = plan(build_spec(498), training, 1_000, 1, started=True)
+        assert {step.patch for step in steps[:400]} == first
+
+
 def test_without_the_base_size_the_one_with_most_nearly_as_many_tokens_comes_first(
     build_spec: Callable[..., Spec],
 ) -> None:

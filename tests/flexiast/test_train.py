@@ -34,6 +34,7 @@ from flexiast.spec import FrontendSpec, NetworkSpec, PatchSize, Spec
 from flexiast.train import (
     LEAST_STEPS,
     MEASURED_CLIPS,
+    Model,
     Progress,
     Teacher,
     TorchClassifier,
@@ -752,6 +753,24 @@ def test_a_convnet_has_no_patch_sizes(toy: Toy, tmp_path: Path) -> None:
     spec = toy.spec.model_copy(update={"network": CONVNET})
     with pytest.raises(UsageError, match="a convnet has no patch sizes; train it with --patch-sizes 16x16"):
         toy.trainer(tmp_path, spec=spec)
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_a_window_shorter_than_a_convnets_halvings_is_refused_with_the_least(toy: Toy, depth: int) -> None:
+    network = NetworkSpec(kind="convolutional", width=16, depth=depth, heads=1)
+
+    def net(window_samples: int) -> Model:
+        frontend = toy.spec.frontend.model_copy(update={"window_samples": window_samples})
+        return build_model(toy.spec.model_copy(update={"network": network, "frontend": frontend}))
+
+    with pytest.raises(UsageError, match="is too short for the convnet; give --window") as refused:
+        net(500)
+    least = round(16_000 * float(str(refused.value).split()[-3]))
+    heard = net(least)
+    features = torch.zeros(1, heard.spec.frontend.window_frames, 48)
+    assert heard.eval()(features, heard.spec.base_patch).shape == (1, 2)
+    with pytest.raises(UsageError, match="too short"):
+        net(least - 1)
 
 
 # ----- what comes out

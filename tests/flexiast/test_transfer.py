@@ -19,7 +19,7 @@ from flexiast.errors import ModelError
 from flexiast.patching import patch_matrices
 from flexiast.spec import NetworkSpec, PatchSize, ResizeSpec, Spec
 from flexiast.train import TorchClassifier, build_model, load_model
-from flexiast.transfer import check_transfer, transferred
+from flexiast.transfer import changes, check_transfer, transferred
 
 Float = NDArray[np.float32]
 MakeSpec = Callable[..., Spec]
@@ -184,27 +184,17 @@ def test_a_longer_window_stretches_the_positions_along_time(build_spec: MakeSpec
 
 
 @given(SIZES, SIZES)
-def test_positions_of_another_base_size_are_those_of_the_same_places(
+def test_a_start_answers_at_its_new_base_size_as_the_source_did_there(
     build_spec: MakeSpec, old: PatchSize, new: PatchSize
 ) -> None:
     source = random_checkpoint(build_spec(base_patch=old))
-    found = positions(source, build_spec(base_patch=new))
-    grid = source.weights["embedding.positions"]
-    mels, frames = ((np.arange(count) + 0.5) * size for count, size in zip(grid.shape[:2], old, strict=True))
-    for row, column in np.ndindex(found.shape[:2]):
-        # linear between the four nearest centres, and the nearest one beyond the edge
-        at = np.clip((row + 0.5) * new.mels, mels[0], mels[-1]), np.clip((column + 0.5) * new.frames, *frames[[0, -1]])
-        (i, u), (j, v) = between(mels, at[0]), between(frames, at[1])
-        expected = (1 - u) * ((1 - v) * grid[i, j] + v * grid[i, j + 1]) + u * (
-            (1 - v) * grid[i + 1, j] + v * grid[i + 1, j + 1]
-        )
-        np.testing.assert_allclose(found[row, column], expected, rtol=0, atol=1e-6)  # float32
-
-
-def between(centres: NDArray[np.float64], at: float) -> tuple[int, float]:
-    """The centre before a place and the share of the way to the next one."""
-    before = min(int(np.searchsorted(centres, at, side="right")) - 1, len(centres) - 2)
-    return before, float((at - centres[before]) / (centres[before + 1] - centres[before]))
+    start = carried(source, build_spec(base_patch=new))
+    expected = patch_matrices(source.spec, new).positions(source.weights["embedding.positions"])
+    found = start.weights["embedding.positions"]
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=0, atol=1e-6)  # float32
+    features = features_of(source.spec)
+    # float32; kernels are resized once in both
+    np.testing.assert_allclose(logits(start, features, new), logits(source, features, new), rtol=0, atol=1e-4)
 
 
 def test_positions_of_overlapping_patches_are_those_of_the_same_places(build_spec: MakeSpec) -> None:
@@ -216,6 +206,23 @@ def test_positions_of_overlapping_patches_are_those_of_the_same_places(build_spe
     np.testing.assert_allclose(found[0, 5], grid[0, 8], rtol=0, atol=1e-6)  # 88 frames
     np.testing.assert_allclose(found[5, 0], grid[8, 0], rtol=0, atol=1e-6)  # 88 mel bins
     np.testing.assert_allclose(found[0, 1], 0.4 * grid[0, 1] + 0.6 * grid[0, 2], rtol=0, atol=1e-6)  # 24 of 18 and 28
+
+
+# ----- what is told
+
+
+def test_what_is_not_taken_over_as_it_is_is_told(build_spec: MakeSpec) -> None:
+    spec = build_spec()
+    assert changes(spec, spec) == []
+    assert changes(build_spec(98), build_spec(40)) == []
+    assert changes(spec, build_spec(120, base_patch=PatchSize(16, 32), labels=("a",))) == [
+        "kernel PI-resized from 16x16 to 16x32",
+        "positions interpolated at the centres of the new patches",
+        "positions stretched along time for a longer window",
+        "head begun anew for other labels",
+    ]
+    overlapping = build_spec(base_stride=PatchSize(10, 10))
+    assert changes(overlapping, spec) == ["positions interpolated at the centres of the new patches"]
 
 
 # ----- what is refused

@@ -1,0 +1,61 @@
+"""What `flexiast train` says and refuses before its first step."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run, write_sounds
+from tests.cli.test_errors import assert_refused
+
+QUICK = ("--model", "pico", "--epochs", 1, "--batch-size", 16)
+
+
+@pytest.fixture(scope="module")
+def short_sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of 0.3 s: 28 frames, fewer than four of the default sizes have."""
+    return write_sounds(tmp_path_factory.mktemp("short") / "sounds", clips=2, seconds=0.3)
+
+
+@pytest.fixture(scope="module")
+def trained_by_default(
+    run: Run, short_sounds: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A run that was told no sizes, and what it said."""
+    output = tmp_path_factory.mktemp("default") / "run"
+    return output, run("train", short_sounds, "-o", output, *QUICK)
+
+
+def test_default_sizes_larger_than_the_window_are_left_out_and_told_ones_refused(
+    run: Run, short_sounds: Path, trained_by_default: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    output, result = trained_by_default
+    assert result.returncode == 0, result.stderr
+    assert "Patch sizes 30, 32, 40, 48 do not fit a window of 0.3 s and are left out" in result.stderr
+    assert "From the start" not in result.stderr
+    document = json.loads((output / "run.json").read_text("utf-8"))
+    trained = ["8x8", "10x10", "12x12", "16x16", "20x20", "24x24"]
+    assert document["recipe"]["training"]["patches"] == trained
+    assert [measured["patch_size"] for measured in document["validation"]] == trained
+
+    told = run("train", short_sounds, "-o", tmp_path / "told", *QUICK, "--patch-sizes", "24,30")
+    assert_refused(told, 2, "30x30 is larger than one window")
+
+
+def test_what_a_start_lends_is_told_in_one_line(
+    run: Run, short_sounds: Path, trained_by_default: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    other = ("--init", trained_by_default[0], "--patch-sizes", 24, "--base-patch", 24)
+    result = run("train", short_sounds, "-o", tmp_path / "run", *QUICK, *other)
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stderr.splitlines() if "PI-resized" in line]
+    positions = "positions interpolated at the centres of the new patches"
+    assert lines == [f"From the start: kernel PI-resized from 16x16 to 24x24, {positions}"]
+
+
+def test_a_window_too_short_for_a_convnet_is_refused(run: Run, short_sounds: Path, tmp_path: Path) -> None:
+    result = run("train", short_sounds, "-o", tmp_path / "run", "--model", "convnet", "--window", 0.2)
+    assert_refused(result, 2, "0.2 s is too short", "--window 0.325 or more")
