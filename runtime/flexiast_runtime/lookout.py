@@ -12,6 +12,7 @@ from typing_extensions import Self
 T = TypeVar("T")
 
 LOOK_EVERY_S = 5.0
+GRACE_S = 4.0
 VALID_S = 30.0
 """What was seen so long ago is no longer true: a sensor hangs, or a program that cannot be ended."""
 
@@ -45,8 +46,9 @@ class Lookout(Generic[T]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Without waiting: a sensor may hang."""
+        """A program in flight may end, or is ended when its time is over; a sensor that hangs is not waited for."""
         self._done.set()
+        self._thread.join(GRACE_S)
 
     def _watch(self) -> None:
         while not self._done.wait(self._every_s):

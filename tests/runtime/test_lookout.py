@@ -51,12 +51,10 @@ def test_a_sensor_that_hangs_delays_nobody_and_is_no_longer_believed(numbers: It
         return "seen"
 
     lookout = Lookout(look, unknown="unknown", every_s=0.001, clock=clock)
-    try:
-        with lookout:
-            assert hung.wait(PATIENCE_S)
-            clock.now = VALID_S
-            assert lookout.latest == "seen"
-            clock.now += 1
-            assert lookout.latest == "unknown"
-    finally:
+    with lookout:
+        assert hung.wait(PATIENCE_S)
+        clock.now = VALID_S
+        assert lookout.latest == "seen"
+        clock.now += 1
+        assert lookout.latest == "unknown"
         free.set()
