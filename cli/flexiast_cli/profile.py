@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexiast_cli.options import BackendOption, PowerSourceOption, power_source_of
-from flexiast_runtime.backends import Backend
+from flexiast_runtime.backends import Backend, precisions_of
 
 if TYPE_CHECKING:
     from flexiast.spec import PatchSize
@@ -30,7 +30,10 @@ def profile(
         str | None, typer.Option("--patch-sizes", help="Sizes to measure (default: all of the bundle).")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", help="Precisions to measure, such as fp32,int8 (default: all).")
+        str | None,
+        typer.Option(
+            "--precision", help="Precisions to measure, such as fp32,int8 (default: all that the backend runs)."
+        ),
     ] = None,
     backend: BackendOption = Backend.CPU,
     threads: Annotated[int, typer.Option("--threads", min=1, max=64, help="Of ONNX Runtime on the CPU.")] = 1,
@@ -87,7 +90,7 @@ def profile(
     wanted = None if patch_sizes is None else parse_patches(patch_sizes)
     bundle = Bundle.open(find_bundle(model or DEFAULT))
     precisions = [bundle.manifest.precision(name.strip()) for name in (precision or "").split(",") if name.strip()]
-    engines = _loaded(bundle, wanted, precisions or list(bundle.manifest.precisions), backend, threads)
+    engines = _loaded(bundle, wanted, precisions or precisions_of(bundle.manifest, backend), backend, threads)
     measured = {} if accuracy is None else _accuracies(engines, accuracy, val_fold)
     with stderr().status("Measuring"):
         found, runs = profile_bundle(

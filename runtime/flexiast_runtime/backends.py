@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from flexiast.manifest import Manifest, Precision
     from flexiast.spec import PatchSize
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.engine import Engines
@@ -18,6 +19,13 @@ class Backend(str, Enum):
     CPU = "cpu"
     CUDA = "cuda"
     TENSORRT = "tensorrt"
+
+
+def precisions_of(manifest: Manifest, backend: Backend) -> tuple[Precision, ...]:
+    """Those of a bundle that the backend runs; all, where it runs none and loading says why."""
+    from flexiast_runtime.trt_plans import readable
+
+    return (readable(manifest) if backend is Backend.TENSORRT else ()) or manifest.precisions
 
 
 def load_engines(

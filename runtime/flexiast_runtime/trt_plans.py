@@ -75,14 +75,16 @@ class Wanted:
     key: PlanKey
 
 
-def plan_precision(manifest: Manifest, wanted: str | None = None) -> Precision:
-    """The precision of that name, or fp16 if the bundle has it, else its first; raises UsageError for int8.
+def readable(manifest: Manifest) -> tuple[Precision, ...]:
+    """The precisions that TensorRT reads: int8 is quantised by each window's own range, in operators that it lacks."""
+    return tuple(precision for precision in manifest.precisions if precision != "int8")
 
-    That one is quantised by each window's own range, in operators that no TensorRT reads.
-    """
-    readable = [precision for precision in manifest.precisions if precision != "int8"]
-    if wanted is None and readable:
-        return "fp16" if "fp16" in readable else readable[0]
+
+def plan_precision(manifest: Manifest, wanted: str | None = None) -> Precision:
+    """The precision of that name, or fp16 if the bundle has it, else its first; raises UsageError for int8."""
+    found = readable(manifest)
+    if wanted is None and found:
+        return "fp16" if "fp16" in found else found[0]
     precision = manifest.precision(wanted)
     if precision == "int8":
         raise UsageError(

@@ -34,7 +34,7 @@ from flexiast.frontend import Frontend
 from flexiast.manifest import Encoder, Manifest
 from flexiast.spec import PatchSize, Spec
 from flexiast_runtime import cuda, ort, trt
-from flexiast_runtime.backends import Backend
+from flexiast_runtime.backends import Backend, precisions_of
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.cuda import Cuda
 from flexiast_runtime.engine import StagedEngine
@@ -300,10 +300,15 @@ def test_the_flavour_asked_for_is_the_one_given(rtx: TensorRt, monkeypatch: pyte
         Place.of(find_tensorrt(), "sm86")
 
 
-def test_int8_for_cpus_is_refused_and_the_rest_chosen_by_name(tiny_manifest: Manifest) -> None:
-    def holding(*precisions: str) -> Manifest:
-        return tiny_manifest.model_copy(update={"encoders": {name: Encoder(file="e") for name in precisions}})
+@pytest.fixture
+def holding(tiny_manifest: Manifest) -> Callable[..., Manifest]:
+    """A manifest with encoders of these precisions."""
+    return lambda *precisions: tiny_manifest.model_copy(
+        update={"encoders": {name: Encoder(file="e") for name in precisions}}
+    )
 
+
+def test_int8_for_cpus_is_refused_and_the_rest_chosen_by_name(holding: Callable[..., Manifest]) -> None:
     assert plan_precision(holding("int8", "fp32", "fp16")) == "fp16"
     assert plan_precision(holding("int8", "fp32")) == "fp32"
     assert plan_precision(holding("int8-static")) == "int8-static"
@@ -313,6 +318,13 @@ def test_int8_for_cpus_is_refused_and_the_rest_chosen_by_name(tiny_manifest: Man
             plan_precision(manifest, wanted)
     with pytest.raises(UsageError, match="no fp16 engines; it has fp32"):
         plan_precision(holding("fp32"), "fp16")
+
+
+def test_a_backend_has_the_precisions_that_it_runs(holding: Callable[..., Manifest]) -> None:
+    every, only = holding("int8", "fp32"), holding("int8")
+    assert precisions_of(every, Backend.CPU) == ("int8", "fp32")
+    assert precisions_of(every, Backend.TENSORRT) == ("fp32",)
+    assert precisions_of(only, Backend.TENSORRT) == ("int8",)  # which loading refuses, and says why
 
 
 def test_sizes_with_equally_many_tokens_share_a_profile(tiny_manifest: Manifest) -> None:
