@@ -20,7 +20,8 @@ HISTORY_S = 120.0
 
 @contextmanager
 def opened_sinks(sinks: Sequence[Sink], hearing: Hearing) -> Iterator[Callable[[Record], None]]:
-    """What publishes a record to all sinks; at the end a line on stderr for each that lost some."""
+    """What publishes a record to all sinks; stderr hears when one begins to fail, and in the end what each lost."""
+    from flexiast_cli.console import say
     from flexiast_runtime.sinks.outbox import opened
 
     outboxes: Sequence[Outbox] = ()
@@ -30,7 +31,7 @@ def opened_sinks(sinks: Sequence[Sink], hearing: Hearing) -> Iterator[Callable[[
             outbox.put(record)
 
     try:
-        with opened(sinks, hearing) as outboxes:
+        with opened(sinks, hearing, say=say) as outboxes:
             yield publish
     finally:
         report_losses(outbox.counts for outbox in outboxes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,11 +28,21 @@ def microphones(
     on_loss: Literal["retry", "exit"],
     manager: ServiceManager | None,
 ) -> list[Source]:
-    """Microphones by name, None for the usual one; a service manager hears that a lost one is looked for."""
+    """Microphones by name, None for the usual one; a service manager hears that a lost one is looked for.
+
+    Raises UsageError where two names are of one, DeviceError where one cannot be had.
+    """
+    from flexiast.errors import UsageError
     from flexiast_runtime.health import Watched
     from flexiast_runtime.mic import Microphone
 
     found: list[Source] = [Microphone(device, channel=channel, on_loss=on_loss) for device in devices]
+    names = [one.name for one in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        wanted = " and ".join(
+            f"--device {device}" for device, name in zip(devices, names, strict=True) if name == twice
+        )
+        raise UsageError(f"{wanted} are the same microphone, {twice}; each is heard once")
     return [Watched(manager.watching(one) if manager else one) for one in found]
 
 
@@ -71,10 +82,12 @@ def open_stations(
     from flexiast_runtime.capture import Capture
     from flexiast_runtime.cascade import Cascade
     from flexiast_runtime.listener import Listener, Pinned
+    from flexiast_runtime.source import PcmSource
 
     if cascade and isinstance(chosen, Pinned):
         raise UsageError("--cascade listens with a cheap size and asks a better one; with one size there is no other")
     frontend, changed, stations = engines.spec.frontend, threading.Condition(), []
+    run = secrets.token_hex(8)
     rate_hz, thresholds = frontend.sample_rate_hz, settings.rules.thresholds(engines.spec.labels)
     for source in sources:
         capture = Capture(
@@ -88,7 +101,8 @@ def open_stations(
             conditions=conditions,
             backlog=capture.ring.backlog if live else lambda: 0,
             signal=partial(getattr, source, "signal", None),
-            unix_s=capture.unix_s if live else lambda _: None,
+            unix_s=capture.unix_s if live or isinstance(source, PcmSource) else lambda _: None,
+            run=run,
             cascade=Cascade(chosen.options[0].patch, thresholds, engines.spec, settings.step_s) if cascade else None,
         )
         stations.append((capture, listener))

@@ -198,11 +198,13 @@ class Listener:
         clock: Callable[[], float] = time.perf_counter,
         unix_s: Callable[[int], float | None] = lambda sample: None,
         cascade: Cascade | None = None,
+        run: str = "",
     ) -> None:
         """``conditions`` is asked with the seconds of audio so far; ``backlog`` gives samples that wait.
 
         ``signal`` tells what the source is like now. ``unix_s`` gives the Unix seconds at which a sample sounded; None
-        for recordings. ``cascade``, which needs a chooser that is governed, says how closely to listen.
+        for recordings. ``cascade``, which needs a chooser that is governed, says how closely to listen. ``run`` makes
+        the ids of its events other than those of any other run.
         """
         frontend = engines.spec.frontend
         self._engines, self._chooser, self._source = engines, chooser, source
@@ -217,7 +219,7 @@ class Listener:
             settings.rules, engines.spec.labels, self._rate, frontend.window_samples, self._step, delay
         )
         self._gate = Gate(settings.gate_dbfs)
-        self._cascade = cascade
+        self._cascade, self._run_id = cascade, run
         self._silence: dict[PatchSize, Float] = {}
         self._used: dict[PatchSize, _Use] = defaultdict(_Use)
         self._events = self._switches = self._overloads = self._discontinuities = self._lost = self._skipped = 0
@@ -401,6 +403,7 @@ class Listener:
                 found.score,
                 found.patch,
                 self._unix_s(found.start),
+                self._run_id,
             )
 
     def _summary(self, cpu_s: float) -> Summary:

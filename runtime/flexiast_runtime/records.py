@@ -36,11 +36,13 @@ class Event:
     """Patch size that gave it"""
     began_at_s: float | None = None
     """When it began, in Unix seconds; files know no such time"""
+    run: str = ""
+    """Tells the events of two runs apart, which may hear the same source from its start"""
 
     @property
     def id(self) -> str:
         """The same for the same event however often it is delivered, another one for every other event."""
-        named = f"{self.source}\0{self.label}\0{self.start_sample}\0{self.began_at_s}"
+        named = f"{self.run}\0{self.source}\0{self.label}\0{self.start_sample}"
         return hashlib.sha256(named.encode()).hexdigest()[:16]
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 from flexiast_runtime.records import Record, SourceNotice, Status, Summary
@@ -33,9 +33,12 @@ class ServiceManager:
     _next_s: float = 0.0
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> ServiceManager | None:
-        """The manager that started this process and wants to hear of it, or None."""
-        address = environment.get("NOTIFY_SOCKET")
+    def of(cls, environment: MutableMapping[str, str]) -> ServiceManager | None:
+        """The manager that started this process and wants to hear of it, or None.
+
+        Its address is taken out of the environment: programs that are started from here would speak for this process.
+        """
+        address = environment.pop("NOTIFY_SOCKET", "")
         return None if not address else cls(_sender(address), watchdog_s(environment) or STATUS_EVERY_S)
 
     def notifying(self, records: Iterator[Record]) -> Iterator[Record]:

@@ -155,7 +155,7 @@ def test_a_plan_that_answers_otherwise_is_a_verification_error(
     assert invoke("engines", "build", bundle_copy, "--patch-sizes", "8").exit_code == 0
     monkeypatch.setattr(Cuda, "synchronize", lambda self, stream: None)  # as if nothing ever ran
     gpu.cuda.streams.clear()
-    monkeypatch.setattr(gpu.cuda, "enqueue", lambda stream, work: None)
+    monkeypatch.setattr(gpu.cuda, "enqueue", lambda stream, work, takes_ms=0.0: None)
     refused = invoke("engines", "verify", bundle_copy)
     assert refused.exit_code == 5
     assert "answers the golden inputs with an error of" in refused.output

@@ -70,7 +70,9 @@ def test_a_sink_that_loses_something_says_so_and_the_others_do_not(
     records = [event(0), status(), event(1)]
     with opened_sinks(sinks, Hearing()) as publish:
         assert list(published(records, publish)) == records
-    assert capsys.readouterr().err == (f"jsonl:{tmp_path}/a lost 2 of 2 records (2 refused); it last said: not today\n")
+    name = f"jsonl:{tmp_path}/a"
+    said = f"{name} fails: not today\n{name} lost 2 of 2 records (2 refused); it last said: not today\n"
+    assert capsys.readouterr().err == said
     assert len((tmp_path / "b").read_text().splitlines()) == 2
 
 

@@ -567,7 +567,15 @@ def test_an_event_knows_when_it_began_where_audio_comes_as_it_sounds(listen: Cal
     assert recorded.began_at_s is None
     assert live.began_at_s == 1_700_000_000.0
     assert live.document()["began_at"] == "2023-11-14T22:13:20.000+00:00"
-    assert live.id != recorded.id
+
+
+def test_no_two_runs_give_an_event_the_same_id(listen: Callable[..., list[Record]]) -> None:
+    """They may hear the same file from its start, or another one of that name."""
+    loud = np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32)
+    stream = [Chunk(0, loud), Chunk(RATE, 0 * loud)]
+    first, again, second = (of(Event, listen(stream, run=run))[0] for run in ("one", "one", "two"))
+    assert first.id == again.id != second.id
+    assert first.start_sample == second.start_sample
 
 
 # ----- engines that fail

@@ -74,7 +74,9 @@ def heard(
 
 
 def manager(clock: Callable[[], float]) -> ServiceManager:
-    found = ServiceManager.of(os.environ)
+    environment = dict(os.environ)
+    found = ServiceManager.of(environment)
+    assert "NOTIFY_SOCKET" not in environment  # for programs that are started from here
     assert found is not None
     found.clock = clock
     return found

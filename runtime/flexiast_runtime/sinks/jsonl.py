@@ -12,6 +12,8 @@ from flexiast_runtime.sinks.sink import Hearing
 
 KEPT = 5
 """Rotated files that are kept."""
+BEGINNING = b'{"schema_version": '
+"""Of every line"""
 _BLOCK = 1 << 16
 
 
@@ -56,8 +58,16 @@ class JsonlFile:
 
     def _open(self) -> None:
         self._handle = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._size = whole_lines(self._handle)
-        os.ftruncate(self._handle, self._size)
+        self._size, end = whole_lines(self._handle), os.fstat(self._handle).st_size
+        left = os.pread(self._handle, len(BEGINNING), self._size)
+        if not BEGINNING.startswith(left):
+            self.close()
+            raise SinkError(
+                f"{self._path} ends in something that is no JSON line of flexiast; name another file, or end it with a "
+                "new line"
+            )
+        if end > self._size:
+            os.ftruncate(self._handle, self._size)
 
     def _append(self, line: bytes) -> None:
         rest = line

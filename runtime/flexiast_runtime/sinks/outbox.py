@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +47,16 @@ class BackOff:
 class Outbox:
     """Delivers records to one sink, in order; when the queue is full the oldest one goes."""
 
-    def __init__(self, sink: Sink, *, capacity: int = CAPACITY, back_off: BackOff = BackOff()) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        capacity: int = CAPACITY,
+        back_off: BackOff = BackOff(),
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """``say`` is told when the sink begins to fail and when it delivers again, by the outbox's own thread."""
+        self._say, self._failing = say, False
         self._sink, self._capacity, self._back_off = sink, capacity, back_off
         self._queue: deque[Record] = deque()
         self._counts = Counts(sink.name)
@@ -94,6 +103,9 @@ class Outbox:
             with self._changed:
                 self._in_hand = False
                 self._count(outcome)
+            if outcome == "delivered" and self._failing:
+                self._failing = False
+                self._say(f"{self._sink.name} delivers again")
         try:
             self._sink.close()
         except Exception as error:  # noqa: BLE001 (a sink's defect stays its own)
@@ -150,6 +162,9 @@ class Outbox:
         text = str(error) if isinstance(error, SinkError) else _defect(error)
         with self._changed:
             self._counts = replace(self._counts, last_error=text)
+        if not self._failing:  # said once, for it may go on for weeks
+            self._failing = True
+            self._say(f"{self._sink.name} fails: {text}")
 
 
 def _defect(error: Exception) -> str:
@@ -159,9 +174,15 @@ def _defect(error: Exception) -> str:
 
 
 @contextmanager
-def opened(sinks: Iterable[Sink], hearing: Hearing, *, closing_s: float = CLOSING_S) -> Iterator[Sequence[Outbox]]:
+def opened(
+    sinks: Iterable[Sink],
+    hearing: Hearing,
+    *,
+    closing_s: float = CLOSING_S,
+    say: Callable[[str], None] = lambda text: None,
+) -> Iterator[Sequence[Outbox]]:
     """Outboxes of open sinks; at the end all deliver what waits, at the same time, for ``closing_s`` seconds."""
-    outboxes = tuple(Outbox(sink) for sink in sinks)
+    outboxes = tuple(Outbox(sink, say=say) for sink in sinks)
     hearing = replace(hearing, counts=lambda: [outbox.counts for outbox in outboxes])
     try:
         for outbox in outboxes:

@@ -66,6 +66,21 @@ def test_half_a_line_of_a_crash_is_cut_off(tmp_path: Path, cut: int, label: str)
     assert ids(path) == [event(0).id, event(2).id]
 
 
+@pytest.mark.parametrize("content", [b"\x00" * 3000, b"line one\nprecious last line", b"{1: 2}", b'["a"]'])
+def test_a_file_that_is_none_of_ours_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    (path := tmp_path / "notes").write_bytes(content)
+    with pytest.raises(SinkError, match="name another file"):
+        JsonlFile(path).open(Hearing())
+    assert path.read_bytes() == content
+
+
+def test_what_ends_in_a_line_is_gone_on_with(tmp_path: Path) -> None:
+    (path := tmp_path / "notes").write_bytes(b"somebody else's line\n")
+    with opened(path) as sink:
+        sink.deliver(event())
+    assert path.read_bytes().startswith(b"somebody else's line\n{")
+
+
 def test_a_full_disk_leaves_whole_lines_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     with opened(path) as sink:

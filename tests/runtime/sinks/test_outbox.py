@@ -103,6 +103,17 @@ def test_what_a_sink_refuses_is_counted_and_the_next_one_goes_on() -> None:
     assert (box.counts.delivered, box.counts.refused, box.counts.retried) == (4, 1, 0)
 
 
+def test_that_a_sink_fails_is_said_when_it_begins_to_and_when_it_is_over() -> None:
+    said: list[str] = []
+    down, refused = SinkUnavailableError("no route"), SinkError("it answered 403")
+    sink = Listed(None, down, down, refused, refused, None, refused)
+    with outbox(sink, say=said.append) as box:
+        for number in range(5):
+            box.put(event(number))
+    name = sink.name
+    assert said == [f"{name} fails: no route", f"{name} delivers again", f"{name} fails: it answered 403"]
+
+
 def test_a_defect_of_a_sink_is_its_own_and_its_text_is_kept_back() -> None:
     sink = Listed(ValueError("Invalid header value 'Bearer hunter2'"))
     with outbox(sink) as box:
