@@ -1,4 +1,4 @@
-"""Samples → windows of features: every `step`, the last `window` of audio; only new frames are computed."""
+"""Samples → windows of features: every `step`, the last `window` of audio; once a step its new frames are computed."""
 
 from __future__ import annotations
 
@@ -52,20 +52,30 @@ class Framer:
         """One past the last sample pushed."""
         self._start, self._first = start, True
         self._frames: Float = np.empty((0, self._frontend.spec.mel_bins), np.float32)
+        self._waiting: list[Float] = []
         self._stream.reset()
 
     def push(self, samples: Float) -> Iterator[Window]:
-        """Samples that follow the last ones → the windows that they complete."""
+        """Samples that follow the last ones → the windows that they complete; they must stay as they are till then."""
         spec = self._frontend.spec
         self.end += len(samples)
-        self._frames = np.concatenate((self._frames, self._stream.push(samples)))
+        self._waiting.append(samples)
+        if self.end - self._start >= spec.window_samples:
+            self._compute()
         while self.end - self._start >= spec.window_samples:
             yield self._cut(self._start + spec.window_samples)
 
     def flush(self) -> Iterator[Window]:
         """What no window has seen yet, padded with the floor; at most one window."""
+        self._compute()
         if len(self._frames) > self._seen:
             yield self._cut(self.end)
+
+    def _compute(self) -> None:
+        """Features of the blocks that wait, at once: a microphone's are short, and a call costs dozens of frames."""
+        if self._waiting:
+            self._frames = np.concatenate((self._frames, self._stream.push(np.concatenate(self._waiting))))
+            self._waiting.clear()
 
     @property
     def _seen(self) -> int:

@@ -62,6 +62,22 @@ def test_every_frame_is_new_in_one_window(frontend: Frontend, clip: int, sizes: 
 
 
 @given(CLIPS, BLOCKS, STEPS)
+def test_blocks_that_complete_no_window_cost_no_features(
+    tiny_spec: Spec, clip: int, sizes: list[int], step: int
+) -> None:
+    class Counted(Frontend):
+        calls = 0
+
+        def __call__(self, waveform: Float) -> Float:
+            self.calls += 1
+            return super().__call__(waveform)
+
+    counted = Counted(tiny_spec.frontend)
+    windows = framed(Framer(counted, step), noise(clip), sizes)
+    assert counted.calls <= len(windows) + 1  # what is left at the end may be less than a frame
+
+
+@given(CLIPS, BLOCKS, STEPS)
 @example(6_320, [], 1_600)  # all frames of a window, but not all of its samples
 @example(8_000, [], 1_600)  # two whole windows and no rest
 def test_windows_are_the_same_for_blocks_of_any_size(
