@@ -34,6 +34,8 @@ SHARP = PatchSize(16, 16)
 SHARE = 0.05
 """Of a stream's time in which something sounds"""
 SNRS_DB = (40, 20, 10)
+BLOCK = 512
+"""Samples that arrive at once, as from a microphone"""
 
 
 class Heard(NamedTuple):
@@ -59,7 +61,7 @@ def hear(engines: Engines, cheap: PatchSize | None, sharp: PatchSize, stream: St
         conditions=lambda _: conditions,
         cascade=None if cheap is None else Cascade(cheap, thresholds, spec, settings.step_s),
     )
-    chunks = (Chunk(at, stream.samples[at : at + 8_000]) for at in range(0, len(stream.samples), 8_000))
+    chunks = (Chunk(at, stream.samples[at : at + BLOCK]) for at in range(0, len(stream.samples), BLOCK))
     found, summary = [], None
     for record in listener.run(chunks):
         if isinstance(record, Event):
