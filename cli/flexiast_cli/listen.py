@@ -214,6 +214,7 @@ def listen(
     show = _printer(
         as_json=as_json,
         explain=explain,
+        several=len(heard) > 1,
         title=title,
         note="Ctrl-C ends" if page is None else f"{page.url} · Ctrl-C ends",
     )
@@ -265,21 +266,23 @@ def _check_sources(names: list[str], devices: list[str] | None, channel: int | N
             raise UsageError(f"{option} {twice[0]} is given twice; each source is heard once")
 
 
-def _printer(*, as_json: bool, explain: bool, title: str, note: str) -> Callable[[Iterator[Record]], None]:
+def _printer(
+    *, as_json: bool, explain: bool, several: bool, title: str, note: str
+) -> Callable[[Iterator[Record]], None]:
     from flexiast_cli.console import shows_pictures
 
     if as_json:
-        return lambda records: _print_jsonl(records, explain=explain)
+        return lambda records: _print_jsonl(records, explain=explain, several=several)
     if shows_pictures():
         from flexiast_cli.screen import Screen
 
         return lambda records: Screen(title, note).show(records)
     from flexiast_cli.screen import print_lines
 
-    return lambda records: print_lines(records, explain=explain)
+    return lambda records: print_lines(records, explain=explain, several=several)
 
 
-def _print_jsonl(records: Iterator[Record], *, explain: bool) -> None:
+def _print_jsonl(records: Iterator[Record], *, explain: bool, several: bool) -> None:
     import json
 
     from flexiast_cli.screen import print_switch
@@ -294,4 +297,4 @@ def _print_jsonl(records: Iterator[Record], *, explain: bool) -> None:
         sys.stdout.write(json.dumps(record.document(), ensure_ascii=False) + "\n")
         sys.stdout.flush()
         if explain and isinstance(record, Switch):
-            print_switch(record)
+            print_switch(record, several=several)
