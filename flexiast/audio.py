@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flexiast.errors import DataError
+from flexiast.riff import DataChunk, find_data
 
 if TYPE_CHECKING:
     import soundfile
+
+Content = TypeVar("Content", io.BytesIO, mmap.mmap)
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"})
 """What a folder is searched for; libsndfile reads them all."""
@@ -32,14 +37,15 @@ class Part(NamedTuple):
 
 
 def open_audio(path: Path, part: Part | None = None) -> soundfile.SoundFile:
-    """The open file, or the one that lies at ``part`` of it; raises DataError.
+    """The open file, or the one that lies at ``part`` of it; raises DataError, also for a WAV that was cut short.
 
-    Names are handed on as bytes, for not all are UTF-8.
+    One whose recorder was stopped before it wrote the length is read to its end. Names are handed on as bytes, for not
+    all are UTF-8.
     """
     import soundfile
 
     try:
-        file = soundfile.SoundFile(os.fsencode(path) if part is None else _read_part(path, part))
+        file = soundfile.SoundFile(_whole(path, part))
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
         raise DataError(
             f"{_named(path, part)} cannot be read as audio: {error}; expected WAV, FLAC, Ogg, Opus, MP3 or AIFF"
@@ -119,6 +125,38 @@ def check_bad_files(errors: Sequence[DataError], files: int, *, skip_bad: bool |
 
 def _named(path: Path, part: Part | None) -> str:
     return str(path) if part is None else f"{path} at byte {part.offset:,}"
+
+
+def _whole(path: Path, part: Part | None) -> bytes | BinaryIO | mmap.mmap:
+    """What libsndfile can open: a name, or the content where it lies in another file or lacks its length."""
+    if part is not None:
+        content = _read_part(path, part)
+        data = _checked(content, path, part)
+        return content if data is None else _ended(content, data)
+    with path.open("rb") as file:
+        data = _checked(file, path, part)
+        # The file stays as it is: what is written goes into this process's copy.
+        return os.fsencode(path) if data is None else _ended(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), data)
+
+
+def _checked(file: BinaryIO, path: Path, part: Part | None) -> DataChunk | None:
+    """The samples of a WAV that lacks their length, None for any other file; raises DataError for one cut short."""
+    data = find_data(file)
+    file.seek(0)
+    if data is not None and data.breaks_off:
+        raise DataError(
+            f"{_named(path, part)} breaks off: its header announces {data.announced:,} bytes of samples, "
+            f"{data.found:,} are there; copy it again, or convert it to keep what is there"
+        )
+    return data if data is not None and data.unended else None
+
+
+def _ended(content: Content, data: DataChunk) -> Content:
+    """The content with the length that nobody wrote."""
+    content.seek(data.size_at)
+    content.write(struct.pack("<I", min(data.found // 2 * 2, 2**32 - 2)))
+    content.seek(0)
+    return content
 
 
 def _read_part(path: Path, part: Part) -> io.BytesIO:

@@ -150,6 +150,6 @@ def _printer(title: str) -> Callable[[Any], None]:
         from flexiast_cli.screen import print_lines
 
         typer.echo(f"{title}\n{NOTE}")
-        print_lines(records, explain=True)
+        print_lines(records, explain=True, several=False)
 
     return lines

@@ -24,7 +24,7 @@ QUEUED = 120
 
 @dataclass
 class Message:
-    """A record as a browser is sent it: its document, and for a status the shades [frames, bins] of its frames."""
+    """A record as a browser is sent it: its document, and for a status its faults and the shades [frames, bins]."""
 
     document: dict[str, Any]
     picture: bytes = b""
@@ -36,7 +36,9 @@ class Message:
     def of(cls, record: Record) -> Message:
         if not isinstance(record, Status):
             return cls(record.document())
-        return cls(record.document() | {"frames": len(record.frames)}, shades(record.frames).tobytes())
+        faults = () if record.signal is None else record.signal.faults()
+        more = {"frames": len(record.frames), "faults": faults}
+        return cls(record.document() | more, shades(record.frames).tobytes())
 
 
 class Browser:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,7 +52,7 @@ def history(
     from flexiast.extras import require
     from flexiast.files import check_output
     from flexiast_cli.console import print_json, say
-    from flexiast_runtime.history import Query, default_database, read_events
+    from flexiast_runtime.history import Query, default_database, heard_labels, read_events
 
     if plot is not None:
         require("matplotlib", "train")
@@ -62,6 +62,7 @@ def history(
         tuple(labels or ()), tuple(sources or ()), _moment(since, "--since", now), _moment(until, "--until", now)
     )
     database = database or default_database()
+    _hint(query.labels, heard_labels(database) if query.labels else ())
     events = read_events(database, query)
     if plot is not None or form is Format.CHART:
         _show_day(list(events), plot)
@@ -75,6 +76,20 @@ def history(
         found = list(events)
         _print_table(found)
         say(f"{len(found):,} {'event' if len(found) == 1 else 'events'} in {database}")
+
+
+def _hint(labels: Iterable[str], heard: Sequence[str]) -> None:
+    """For labels that never occurred, a word on stderr about those that nearly are called so."""
+    import difflib
+
+    from flexiast.data import preview
+    from flexiast_cli.console import say
+
+    for label in labels:
+        if heard and label not in heard:
+            near = difflib.get_close_matches(label, heard, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {preview(heard)}"
+            say(f"{label!r} was never heard; {hint}")
 
 
 def _moment(text: str | None, option: str, now: datetime.datetime) -> float | None:

@@ -49,6 +49,7 @@ from flexiast_runtime.backends import Backend
 
 if TYPE_CHECKING:
     from flexiast_cli.interrupts import Asked
+    from flexiast_cli.web import WebPage
     from flexiast_runtime.capture import Capture
     from flexiast_runtime.records import Record
 
@@ -140,7 +141,7 @@ def listen(
     ends the stream, finishes what was heard, and exits with 130.
     """
     from flexiast.errors import ExitCode
-    from flexiast_cli.console import positive, say, stderr
+    from flexiast_cli.console import positive, say
     from flexiast_cli.interrupts import ending_gently
     from flexiast_cli.sinks import clip_folder, histories_for, opened_sinks, published, remembered
     from flexiast_cli.stations import (
@@ -207,13 +208,10 @@ def listen(
     histories = histories_for(sinks, heard, frontend.sample_rate_hz)
     title = f"{model or DEFAULT} · {', '.join(heard)}"
     page = None if address is None else WebPage(*address, title, frontend, clips=clip_folder(sinks))
-    if not as_json:
-        stderr().print(f"{model or DEFAULT} listens to {', '.join(heard)}; Ctrl-C ends", style="dim", markup=False)
-    if page is not None:
-        say(f"the page is at {page.url}")
     show = _printer(
         as_json=as_json,
         explain=explain,
+        several=len(heard) > 1,
         title=title,
         note="Ctrl-C ends" if page is None else f"{page.url} · Ctrl-C ends",
     )
@@ -223,10 +221,21 @@ def listen(
         recorded(chosen, record, bundle, model or DEFAULT, settings.step_s),
         machine,
     ):
+        _announce(None if as_json else f"{model or DEFAULT} listens to {', '.join(heard)}; Ctrl-C ends", page)
         stream = remembered(merged(captures), heard, histories)
         records = published(hear(((listeners[place], chunk) for place, chunk in stream), listeners), publish)
         records = manager.notifying(records) if manager else records
         _show(records if page is None else served(records, page), show, captures, asked, live=live)
+
+
+def _announce(listening: str | None, page: WebPage | None) -> None:
+    """Say on stderr that it begins, once nothing can refuse any more."""
+    from flexiast_cli.console import say, stderr
+
+    if listening is not None:
+        stderr().print(listening, style="dim", markup=False)
+    if page is not None:
+        say(f"the page is at {page.url}")
 
 
 def _show(
@@ -265,21 +274,23 @@ def _check_sources(names: list[str], devices: list[str] | None, channel: int | N
             raise UsageError(f"{option} {twice[0]} is given twice; each source is heard once")
 
 
-def _printer(*, as_json: bool, explain: bool, title: str, note: str) -> Callable[[Iterator[Record]], None]:
+def _printer(
+    *, as_json: bool, explain: bool, several: bool, title: str, note: str
+) -> Callable[[Iterator[Record]], None]:
     from flexiast_cli.console import shows_pictures
 
     if as_json:
-        return lambda records: _print_jsonl(records, explain=explain)
+        return lambda records: _print_jsonl(records, explain=explain, several=several)
     if shows_pictures():
         from flexiast_cli.screen import Screen
 
         return lambda records: Screen(title, note).show(records)
     from flexiast_cli.screen import print_lines
 
-    return lambda records: print_lines(records, explain=explain)
+    return lambda records: print_lines(records, explain=explain, several=several)
 
 
-def _print_jsonl(records: Iterator[Record], *, explain: bool) -> None:
+def _print_jsonl(records: Iterator[Record], *, explain: bool, several: bool) -> None:
     import json
 
     from flexiast_cli.screen import print_switch
@@ -294,4 +305,4 @@ def _print_jsonl(records: Iterator[Record], *, explain: bool) -> None:
         sys.stdout.write(json.dumps(record.document(), ensure_ascii=False) + "\n")
         sys.stdout.flush()
         if explain and isinstance(record, Switch):
-            print_switch(record)
+            print_switch(record, several=several)

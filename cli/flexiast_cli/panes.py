@@ -94,10 +94,10 @@ class Pane:
         )
 
     def _beside(self, width: int, height: int) -> RenderableType:
-        """The best labels from the top, latency and losses at the bottom."""
+        """The best labels from the top, latency, losses and faults at the bottom."""
         if self.status is None:
             return Text()
-        facts = [_latency(self.status, width), *_lost(self.status)][:height]
+        facts = [_latency(self.status, width), *_lost(self.status), *_faults(self.status)][:height]
         scores = [_score(self.status, label, score, width) for label, score in self.status.top[: height - len(facts)]]
         blank = [Text()] * (height - len(facts) - len(scores))
         return Group(*scores, *blank, *facts)
@@ -133,6 +133,11 @@ def _lost(status: Status) -> list[Text]:
     if not status.dropped_s:
         return []
     return [Text(f"lost {status.dropped_s:.1f} s of audio", "yellow", no_wrap=True, overflow="ellipsis")]
+
+
+def _faults(status: Status) -> list[Text]:
+    faults = () if status.signal is None else status.signal.faults()
+    return [Text(" · ".join(faults), "yellow", no_wrap=True, overflow="ellipsis")] if faults else []
 
 
 def bar(share: float, width: int, style: str, mark: float | None = None) -> Text:

@@ -66,10 +66,10 @@ class Screen:
                         summaries.append(record)
                         continue
                     if isinstance(record, EngineFailure):
-                        print_failure(record)  # which the notes take up
+                        print_failure(record, several=len(self._panes) > 1)  # which the notes take up
                         continue
                     if isinstance(record, Overload):
-                        print_overload(record)
+                        print_overload(record, several=len(self._panes) > 1)
                         continue
                     self._see(record)
                     if isinstance(record, SourceNotice) or time.monotonic() - drawn >= REDRAW_S:
@@ -79,7 +79,7 @@ class Screen:
             self._console.print(self._picture())
             self._notes.repeat()
         for summary in summaries:
-            print_summary(summary, self._console)
+            print_summary(summary, self._console, several=len(summaries) > 1)
 
     def _see(self, record: Event | Switch | Status | SourceNotice) -> None:
         self._panes.setdefault(record.source, Pane(record.source)).see(record)
@@ -165,52 +165,56 @@ def _battery(battery: Battery) -> Text:
     )
 
 
-def print_lines(records: Iterator[Record], *, explain: bool) -> None:
-    """For pipes and logs: a line for each event on stdout; sources lost and found, switches, the summary on stderr."""
+def print_lines(records: Iterator[Record], *, explain: bool, several: bool) -> None:
+    """For pipes and logs: a line for each event on stdout; sources lost and found, switches, the summary on stderr.
+
+    Where there are several sources, each line names its own.
+    """
     for record in records:
         if isinstance(record, Event):
-            typer.echo(
-                f"{record.start_s:10.2f} {record.end_s:10.2f}  {record.score:.2f}  {record.label}  {record.patch}"
-            )
+            heard = f"{record.start_s:10.2f} {record.end_s:10.2f}  {record.score:.2f}  {record.label}  {record.patch}"
+            typer.echo(f"{heard}  {printable(record.source)}" if several else heard)
             sys.stdout.flush()
         elif isinstance(record, Switch) and explain:
-            print_switch(record)
+            print_switch(record, several=several)
         elif isinstance(record, SourceNotice):
             print_notice(record)
         elif isinstance(record, EngineFailure):
-            print_failure(record)
+            print_failure(record, several=several)
         elif isinstance(record, Overload):
-            print_overload(record)
+            print_overload(record, several=several)
         elif isinstance(record, Summary):
-            print_summary(record)
+            print_summary(record, several=several)
 
 
-def print_switch(switch: Switch) -> None:
+def print_switch(switch: Switch, *, several: bool) -> None:
     """One switch and its reason, on stderr."""
-    typer.echo(printable(f"{switch.time_s:10.2f} s  {switch.before} → {switch.after}: {switch.reason}"), err=True)
+    _note(switch, f"{switch.before} → {switch.after}: {switch.reason}", named=several)
 
 
 def print_notice(notice: SourceNotice) -> None:
     """What became of a source, on stderr."""
-    typer.echo(printable(f"{notice.time_s:10.2f} s  {notice.source} {notice.state}: {notice.reason}"), err=True)
+    _note(notice, f"{notice.state}: {notice.reason}", named=True)
 
 
-def print_failure(failure: EngineFailure) -> None:
+def print_failure(failure: EngineFailure, *, several: bool) -> None:
     """An engine that gave no answer, on stderr."""
-    text = f"{failure.time_s:10.2f} s  the engine of {failure.patch} failed and rests: {failure.reason}"
-    typer.echo(printable(text), err=True)
+    _note(failure, f"the engine of {failure.patch} failed and rests: {failure.reason}", named=several)
 
 
-def print_overload(overload: Overload) -> None:
+def print_overload(overload: Overload, *, several: bool) -> None:
     """That nothing is fast enough, on stderr."""
-    typer.echo(
-        f"{overload.time_s:10.2f} s  even {overload.patch}, the cheapest patch size, misses the deadline: "
-        f"{1000 * overload.latency_s:.1f} of {1000 * overload.deadline_s:.1f} ms",
-        err=True,
-    )
+    latency = f"{1000 * overload.latency_s:.1f} of {1000 * overload.deadline_s:.1f} ms"
+    text = f"even {overload.patch}, the cheapest patch size, misses the deadline: {latency}"
+    _note(overload, text, named=several)
 
 
-def print_summary(summary: Summary, console: Console | None = None) -> None:
+def _note(record: Switch | SourceNotice | EngineFailure | Overload, text: str, *, named: bool) -> None:
+    source = f"{record.source} " if named else ""
+    typer.echo(printable(f"{record.time_s:10.2f} s  {source}{text}"), err=True)
+
+
+def print_summary(summary: Summary, console: Console | None = None, *, several: bool) -> None:
     """What the run heard and what each variant cost."""
     console = console or stderr()
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -225,12 +229,15 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
             f"{1000 * use.latency_p95_s:.2f}",
             f"{use.cpu_s:.2f}",
         )
+    source = f"{printable(summary.source)}: " if several else ""
     share = summary.cpu_s / summary.audio_s if summary.audio_s else 0.0
     console.print(
-        f"\n{summary.audio_s:.1f} s of audio, {counted(summary.windows, 'window')} ({summary.skipped:,} not run), "
-        f"{counted(summary.events, 'event')}, {counted(summary.switches, 'switch', 'switches')}; "
-        f"deadline missed {counted(summary.misses, 'time')} ({summary.miss_rate:.1%}), "
-        f"{summary.dropped_s:.1f} s lost; {summary.cpu_s:.2f} s of CPU in all, {share:.1%} of real time\n",
+        f"\n{source}{summary.audio_s:.1f} s of audio, {counted(summary.windows, 'window')} "
+        f"({summary.skipped:,} not run), {counted(summary.events, 'event')}, "
+        f"{counted(summary.switches, 'switch', 'switches')}; deadline missed {counted(summary.misses, 'time')} "
+        f"({summary.miss_rate:.1%}), {summary.dropped_s:.1f} s lost; "
+        f"{summary.cpu_s:.2f} s of CPU in all, {share:.1%} of real time\n",
+        markup=False,
         soft_wrap=not console.is_terminal,
     )
     console.print(table)

@@ -21,6 +21,8 @@ INVALID_SHARE = 0.01
 FLOOR_DBFS = -120.0
 DC_S = 1.0
 """Time constant of the mean that tells an offset from sound."""
+OFFSET = 0.01
+"""Of full scale; from here on a mean is a fault, for few converters are free of a smaller one."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,16 @@ class Signal:
     gaps: int = 0
     """Times that audio was missing"""
     lost_s: float = 0.0
+
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong, in a few words each, the worst first; none for a sound source."""
+        said = (
+            (self.gaps, f"{self.gaps:,} {'gap' if self.gaps == 1 else 'gaps'}"),
+            (self.invalid, f"{self.invalid:,} invalid"),
+            (self.clipped, f"{self.clipped:,} clipped"),
+            (abs(self.offset) >= OFFSET, f"DC offset {self.offset:+.1%}"),
+        )
+        return tuple(text for wrong, text in said if wrong)
 
     def document(self) -> dict[str, Any]:
         return {

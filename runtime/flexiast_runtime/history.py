@@ -85,6 +85,12 @@ def read_events(path: Path, query: Query = Query()) -> Iterator[dict[str, Any]]:
             yield json.loads(document)
 
 
+def heard_labels(path: Path) -> list[str]:
+    """Every label that ever occurred, sorted; raises as ``read_events`` does."""
+    with _reading(path) as connection:
+        return [label for (label,) in connection.execute("SELECT DISTINCT label FROM events ORDER BY label")]
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.is_file():

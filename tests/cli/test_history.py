@@ -88,6 +88,15 @@ def test_options_choose_events(show: Show, options: dict[str, Any], numbers: lis
     assert [json.loads(line)["id"] for line in lines] == [EVENTS[number].id for number in numbers]
 
 
+def test_a_label_that_never_occurred_is_told_its_neighbours(show: Show, database: Path) -> None:
+    for form in Format:
+        printed, note = show(form, labels=["dogg", "rain", "zzzz"])
+        assert "'dogg' was never heard; did you mean dog?" in note
+        assert "'zzzz' was never heard" in note and "'rain'" not in note
+        assert "never heard" not in printed
+    assert "never heard" not in show(labels=["tape"], since="24h")[1]  # heard, though not in that time
+
+
 def test_the_chart_and_the_picture(show: Show, tmp_path: Path) -> None:
     chart, note = show(Format.CHART)
     assert "Monday 25 November 2024 to Tuesday 26 November 2024, by time of day   4 sounds" in chart

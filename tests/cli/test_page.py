@@ -16,6 +16,7 @@ import pytest
 
 from flexiast.spec import FrontendSpec
 from flexiast_cli.web import WebPage
+from flexiast_runtime.health import Signal
 from flexiast_runtime.records import SourceNotice, Switch
 from tests.cli.test_screen import COARSE, FINE, event, status
 
@@ -109,9 +110,11 @@ def test_what_a_person_sees_and_does(tab: Tab, build_frontend_spec: Callable[...
         # Space pauses and goes on; what came meanwhile is then seen. The arrows read a time.
         tab.press(" ", " ")
         tab.until("document.getElementById('pause').getAttribute('aria-pressed') === 'true'")
-        page.publish(status(HOSTILE, time_s=6.0, patch=COARSE))
+        assert tab.value("document.getElementById('faults').textContent") == ""
+        page.publish(status(HOSTILE, time_s=6.0, patch=COARSE, signal=Signal(clipped=1234, offset=0.031)))
         tab.press(" ", " ")
         tab.until("document.getElementById('patch').textContent === '48x48'")
+        assert tab.value("document.getElementById('faults').textContent") == "1,234 clipped · DC offset +3.1%"
         tab.value("document.getElementById('chart').focus()")
         tab.press("ArrowLeft")
         tab.until("document.getElementById('readout').textContent.includes('patch')")

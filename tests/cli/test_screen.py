@@ -21,7 +21,7 @@ from flexiast_cli.panes import bar
 from flexiast_cli.screen import Screen, print_lines
 from flexiast_runtime.health import Signal
 from flexiast_runtime.power import Battery
-from flexiast_runtime.records import Event, Record, SourceNotice, Status, Summary, Switch
+from flexiast_runtime.records import EngineFailure, Event, Overload, Record, SourceNotice, Status, Summary, Switch
 
 FINE, COARSE = PatchSize(16, 16), PatchSize(48, 48)
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -105,6 +105,13 @@ def test_a_source_that_is_lost_or_silent_says_so_until_it_is_back() -> None:
     assert "LOST" not in plain(drawn([status(), lost, SourceNotice("garden", 6.0, "found", "here again"), status()]))
 
 
+def test_faults_of_a_microphone_are_shown_while_there_are_any() -> None:
+    faulty = Signal(level_dbfs=-23.0, peak_dbfs=-9.0, offset=-0.031, clipped=1234, invalid=2, gaps=1)
+    assert "1 gap · 2 invalid · 1,234 clipped · DC" in plain(drawn([status(signal=faulty)], width=120))
+    sound = plain(drawn([status(signal=Signal(level_dbfs=-23.0, peak_dbfs=-9.0, offset=0.009))]))
+    assert not any(word in sound for word in ("gap", "invalid", "clipped", "DC offset"))
+
+
 def test_without_colours_the_picture_is_made_of_shades() -> None:
     lines = drawn([status()], color_system=None)
     assert not re.search(r"\x1b\[[0-9;]*[34]8;", "\n".join(lines))
@@ -140,11 +147,30 @@ def test_what_is_noted_meanwhile_is_shown_and_then_repeated(capsys: pytest.Captu
 def test_lines_go_to_stdout_and_what_became_of_a_source_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     summary = Summary("garden", 5.0, 1, 0, 1, 0, 0, 0.0, 0.1, ())
     notice = SourceNotice("garden", 2.0, "lost", "unplugged")
-    print_lines(iter([status(), notice, event(), summary]), explain=False)
+    print_lines(iter([status(), notice, event(), summary]), explain=False, several=False)
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 1
     assert "siren" in printed.out
     assert "garden lost: unplugged" in printed.err
+
+
+def test_lines_name_their_source_where_there_are_several(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "a [b]yard[/b]\x1b[2J"
+    records = [
+        event(hostile),
+        Switch(hostile, 5.0, FINE, COARSE, "why"),
+        EngineFailure(hostile, 5.0, FINE, "out of memory"),
+        Overload(hostile, 5.0, COARSE, 0.2, 0.1),
+        Summary(hostile, 5.0, 1, 0, 1, 0, 0, 0.0, 0.1, ()),
+    ]
+    print_lines(iter(records), explain=True, several=True)
+    printed = capsys.readouterr()
+    assert all("\x1b[2J" not in text for text in printed)
+    assert printed.out.count("a [b]yard[/b]") == 1
+    assert printed.err.count("a [b]yard[/b]") == 4
+    print_lines(iter(records), explain=True, several=False)
+    assert not any("yard" in text for text in capsys.readouterr())
+    assert "a [b]yard[/b]" in plain(drawn([status(), *records[-1:], *records[-1:]]))
 
 
 @given(st.integers(0, 40), st.integers(1, 140), st.integers(1, 80))

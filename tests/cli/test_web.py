@@ -24,6 +24,7 @@ from flexiast_cli import feed
 from flexiast_cli.feed import Browser, Message
 from flexiast_cli.mels import shades
 from flexiast_cli.web import PAGE, TOKEN_VARIABLE, WebPage, parse_address, served
+from flexiast_runtime.health import Signal
 from flexiast_runtime.records import SourceNotice, Status, Summary
 from tests.cli.test_screen import event, status
 
@@ -79,7 +80,7 @@ def documents(browser: Any, count: int) -> list[dict[str, Any]]:
 def test_a_browser_is_sent_the_past_then_what_happens(serve: Any) -> None:
     with serve() as page:
         page.publish(event())
-        page.publish(first := status())
+        page.publish(first := status(signal=Signal(clipped=3)))
         with browse(page) as browser:
             hello, *past = documents(browser, 3)
             assert hello["type"] == "hello"
@@ -93,7 +94,7 @@ def test_a_browser_is_sent_the_past_then_what_happens(serve: Any) -> None:
             page.publish(SourceNotice("garden", 6.0, "lost", "unplugged"))
             (notice,) = documents(browser, 1)
     assert past[0].pop("shades") == shades(first.frames).tobytes()
-    assert past[0] == first.document() | {"frames": len(first.frames)}
+    assert past[0] == first.document() | {"frames": len(first.frames), "faults": ["3 clipped"]}
     assert past[1] == event().document()
     assert notice["state"] == "lost"
 

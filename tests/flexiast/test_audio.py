@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flexiast.audio import find_audio, read_audio
+from flexiast.audio import Part, check_audio, find_audio, read_audio
 from flexiast.errors import DataError
+from flexiast.riff import SLACK_BYTES, find_data
 
 Float = NDArray[np.float32]
 WriteAudio = Callable[..., Path]
@@ -76,6 +82,66 @@ def test_samples_that_are_not_numbers_are_refused(tmp_path: Path, write_audio: W
     samples[500] = bad
     with pytest.raises(DataError, match="not numbers"):
         read_audio(write_audio(tmp_path / "bad.wav", samples, subtype="FLOAT"), 16_000)
+
+
+def wav(folder: Path, **options: str) -> bytes:
+    """A quarter of a second of ones at half of full scale."""
+    soundfile.write(folder / "whole.wav", np.full(4_000, 0.5, np.float32), 16_000, **options)
+    return (folder / "whole.wav").read_bytes()
+
+
+@pytest.mark.parametrize("options", [{}, {"format": "WAVEX"}, {"format": "RF64"}, {"subtype": "IMA_ADPCM"}])
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.9])
+def test_a_wav_cut_short_is_named_whether_decoded_or_not(tmp_path: Path, options: dict[str, str], share: float) -> None:
+    content = wav(tmp_path, **options)
+    check_audio(tmp_path / "whole.wav")
+    (tmp_path / "cut.wav").write_bytes(content[: round(share * len(content))])
+    with pytest.raises(DataError, match=r"cut\.wav breaks off: its header announces [\d,]+ bytes"):
+        read_audio(tmp_path / "cut.wav", 16_000)
+    with pytest.raises(DataError, match="breaks off"):
+        check_audio(tmp_path / "cut.wav")
+    (tmp_path / "shard").write_bytes(b"before" + content)
+    with pytest.raises(DataError, match="breaks off"):
+        read_audio(tmp_path / "shard", 16_000, Part(6, round(share * len(content))))
+
+
+@given(
+    st.one_of(
+        st.sampled_from([0, 2**32 - 1, 2**32 - 37, 2**31 - 1, 2**31, 0x7FFFF000]),  # recorders cut off or into pipes
+        st.integers(8_000, 8_000 + SLACK_BYTES),  # the header counted too
+    ),
+    st.sampled_from([0, 36, 8_036, 2**32 - 1]),
+)
+def test_a_length_that_nobody_wrote_is_the_files_own(
+    tmp_path_factory: pytest.TempPathFactory, size: int, riff_size: int
+) -> None:
+    folder = tmp_path_factory.mktemp("unended")
+    content = bytearray(wav(folder, subtype="PCM_16"))
+    expected = read_audio(folder / "whole.wav", 16_000)
+    struct.pack_into("<I", content, 40, size)
+    struct.pack_into("<I", content, 4, riff_size)
+    (folder / "piped.wav").write_bytes(content)
+    check_audio(folder / "piped.wav")
+    np.testing.assert_array_equal(read_audio(folder / "piped.wav", 16_000), expected)
+    (folder / "shard").write_bytes(b"before" + content)
+    np.testing.assert_array_equal(read_audio(folder / "shard", 16_000, Part(6, len(content))), expected)
+    assert (folder / "piped.wav").read_bytes() == content
+
+
+def test_an_empty_wav_with_a_title_holds_no_samples(tmp_path: Path) -> None:
+    title = b"LIST" + struct.pack("<I", 4) + b"INFO"
+    empty = bytearray(wav(tmp_path, subtype="PCM_16")[:44] + title)
+    struct.pack_into("<I", empty, 40, 0)
+    struct.pack_into("<I", empty, 4, len(empty) - 8)
+    (tmp_path / "empty.wav").write_bytes(empty)
+    with pytest.raises(DataError, match="holds no samples"):
+        read_audio(tmp_path / "empty.wav", 16_000)
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"RIFF\0\0\0\0WAVE", b"RF64\0\0\0\0WAVE", b"RIFF"]))
+def test_what_is_no_wav_has_no_chunk_of_samples(content: bytes, head: bytes) -> None:
+    found = find_data(io.BytesIO(head + content))
+    assert (found is None) or (b"data" in content and 0 <= found.found < len(content))
 
 
 def test_audio_is_found_anywhere_but_in_hidden_places(tmp_path: Path, write_audio: WriteAudio) -> None:

@@ -139,6 +139,7 @@ function showStatus() {
   fill('latency-bar', late);
   for (const id of ['latency', 'latency-bar']) tone(id, late > 1 ? 'bad' : late > 0.8 ? 'warn' : '');
   showLevel(status.signal);
+  element('faults').textContent = status.faults.join(' · ');
   const charge = status.battery;
   element('battery-bar').parentElement.hidden = charge === null;
   element('battery').textContent = charge === null ? 'none' : `${Math.round(100 * charge)} %`;

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexiast.errors import SinkError
 from flexiast.extras import require
+from flexiast_runtime.health import Signal
 from flexiast_runtime.records import Event, Record, SourceNotice, Status, Switch
 from flexiast_runtime.sinks.sink import Hearing
 
@@ -74,7 +75,12 @@ class _Meters:
         self._battery.set(math.nan)  # until one is seen
         self._up = meter(gauge, "source_up", "1 while the source delivers, 0 while it is lost", "source")
         self._signal = meter(gauge, "source_signal", "0 while the source delivers silence only", "source")
-        self._lost_s: defaultdict[str, float] = defaultdict(float)
+        self._clipped = meter(counter, "clipped_samples", "Samples at full scale", "source")
+        self._invalid = meter(counter, "invalid_samples", "Samples that were no numbers", "source")
+        self._gaps = meter(counter, "gaps", "Times that the device left out audio", "source")
+        self._offset = meter(gauge, "offset_ratio", "Mean of the signal, full scale is 1", "source")
+        self._level = meter(gauge, "level_dbfs", "Level of the last block", "source")
+        self._totals: defaultdict[tuple[Any, str], float] = defaultdict(float)
         for source in sources:
             self._up.labels(source).set(1)
             self._signal.labels(source).set(1)
@@ -95,11 +101,24 @@ class _Meters:
         self._windows.labels(status.source, patch).inc()
         self._misses.labels(status.source, patch).inc(status.latency_s > status.deadline_s)
         self._latency.labels(patch).observe(status.latency_s)
-        self._lost.labels(status.source).inc(status.dropped_s - self._lost_s[status.source])
-        self._lost_s[status.source] = status.dropped_s
+        self._raise(self._lost, status.source, status.dropped_s)
         self._backlog.labels(status.source).set(status.backlog_s)
         if status.battery is not None:
             self._battery.set(status.battery.fraction)
+        if status.signal is not None:
+            self._health(status.source, status.signal)
+
+    def _health(self, source: str, signal: Signal) -> None:
+        self._raise(self._clipped, source, signal.clipped)
+        self._raise(self._invalid, source, signal.invalid)
+        self._raise(self._gaps, source, signal.gaps)
+        self._offset.labels(source).set(signal.offset)
+        self._level.labels(source).set(signal.level_dbfs)
+
+    def _raise(self, counter: Any, source: str, total: float) -> None:
+        """Bring a counter, which takes differences only, to a total that records give."""
+        counter.labels(source).inc(total - self._totals[counter, source])
+        self._totals[counter, source] = total
 
 
 class _SinkMeters:

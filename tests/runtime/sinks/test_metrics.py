@@ -11,6 +11,7 @@ import pytest
 
 from flexiast.errors import SinkError
 from flexiast.spec import PatchSize
+from flexiast_runtime.health import Signal
 from flexiast_runtime.power import Battery
 from flexiast_runtime.records import EngineFailure, Overload, SourceNotice, Switch
 from flexiast_runtime.sinks.metrics import Metrics
@@ -47,7 +48,8 @@ def test_records_become_figures(metrics: Metrics) -> None:
         event(1),
         event(2, 'a "cat"\n', source="yard"),
         status(latency_s=0.015, dropped_s=1.5, battery=Battery(0.5, True)),
-        status(latency_s=0.4, dropped_s=2.0, backlog_s=0.25),
+        status(latency_s=0.4, dropped_s=2.0, backlog_s=0.25, signal=Signal(-20.0, -3.0, 0.25, 0.0, 5, 2, 1, 0.5)),
+        status(latency_s=0.4, dropped_s=2.0, backlog_s=0.25, signal=Signal(-30.0, -3.0, 0.125, 0.0, 7, 2, 1, 0.5)),
         status(patch=large, source="yard", latency_s=0.003),
         Switch("kitchen", 1.0, small, large, "it took too long"),
         SourceNotice("kitchen", 2.0, "lost", "unplugged"),
@@ -57,14 +59,19 @@ def test_records_become_figures(metrics: Metrics) -> None:
     figures = scraped(metrics)
     assert figures["flexiast_events_total", "dog", "kitchen"] == 2
     assert figures["flexiast_events_total", 'a "cat"\n', "yard"] == 1
-    assert figures["flexiast_windows_total", "16x16", "kitchen"] == 2
-    assert figures["flexiast_deadline_misses_total", "16x16", "kitchen"] == 1
+    assert figures["flexiast_windows_total", "16x16", "kitchen"] == 3
+    assert figures["flexiast_deadline_misses_total", "16x16", "kitchen"] == 2
     assert figures["flexiast_latency_seconds_bucket", "0.02", "16x16"] == 1
-    assert figures["flexiast_latency_seconds_bucket", "0.5", "16x16"] == 2
+    assert figures["flexiast_latency_seconds_bucket", "0.5", "16x16"] == 3
     assert figures["flexiast_latency_seconds_count", "32x32"] == 1
     assert figures["flexiast_switches_total", "kitchen"] == 1
     assert figures["flexiast_lost_seconds_total", "kitchen"] == 2.0
     assert figures["flexiast_backlog_seconds", "kitchen"] == 0.25
+    for name, value in (("clipped_samples", 7), ("invalid_samples", 2), ("gaps", 1)):
+        assert figures[f"flexiast_{name}_total", "kitchen"] == value
+    assert figures["flexiast_offset_ratio", "kitchen"] == 0.125
+    assert figures["flexiast_level_dbfs", "kitchen"] == -30.0
+    assert ("flexiast_level_dbfs", "yard") not in figures  # not measured is not silent
     assert figures["flexiast_battery_ratio",] == 0.5
     assert [figures["flexiast_source_up", name] for name in ("kitchen", "yard")] == [0, 1]
     assert [figures["flexiast_source_signal", name] for name in ("kitchen", "yard")] == [1, 0]
