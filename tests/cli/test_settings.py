@@ -200,7 +200,21 @@ def test_a_file_that_others_may_write_is_used_only_if_named(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("key", "value", "flag"),
-    [("threshold", "7", "--threshold"), ("backend", "gpu", "--backend"), ("patch-sizes", "8,big", "--patch-sizes")],
+    [
+        ("threshold", "7", "--threshold"),
+        ("backend", "gpu", "--backend"),
+        ("patch-sizes", "8,big", "--patch-sizes"),
+        ("latency", "-5", "--latency"),
+        ("duration", "nan", "--duration"),
+        ("max-watts", "0", "--max-watts"),
+        ("smoothing", "inf", "--smoothing"),
+        ("until", "garbage", "--until"),
+        ("to", "foo:bar", "--to"),
+        ("gate", "loud", "--gate"),
+        ("web", "x", "--web"),
+        ("power-source", "mains", "--power-source"),
+        ("label-threshold", "dog", "--label-threshold"),
+    ],
 )
 def test_a_bad_value_is_refused_alike_on_every_route(place: Path, key: str, value: str, flag: str) -> None:
     def reason(output: str) -> str:
