@@ -32,8 +32,8 @@ def stdout() -> Console:
 
 
 def shows_pictures() -> bool:
-    """Stdout is a terminal that can move its cursor."""
-    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    """Stdout is a terminal that can move its cursor; a shell may close it."""
+    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def say(text: str) -> None:

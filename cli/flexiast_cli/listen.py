@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
@@ -297,7 +296,6 @@ def _print_jsonl(records: Iterator[Record], *, explain: bool) -> None:
             if record.time_s < next_status_s:
                 continue
             next_status_s = record.time_s + STATUS_EVERY_S
-        sys.stdout.write(json.dumps(record.document(), ensure_ascii=False) + "\n")
-        sys.stdout.flush()
+        typer.echo(json.dumps(record.document(), ensure_ascii=False))
         if explain and isinstance(record, Switch):
             print_switch(record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -172,7 +171,6 @@ def print_lines(records: Iterator[Record], *, explain: bool) -> None:
             typer.echo(
                 f"{record.start_s:10.2f} {record.end_s:10.2f}  {record.score:.2f}  {record.label}  {record.patch}"
             )
-            sys.stdout.flush()
         elif isinstance(record, Switch) and explain:
             print_switch(record)
         elif isinstance(record, SourceNotice):
