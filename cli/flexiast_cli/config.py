@@ -12,7 +12,7 @@ import typer
 
 from flexiast_cli.configurable import catalogue, checked, command_at, commands, is_configurable, settable
 from flexiast_cli.schema import schema_of
-from flexiast_cli.settings import PROJECT_FILE, Value, files, gather, read
+from flexiast_cli.settings import PROJECT_FILE, Value, files, from_environment, gather, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -67,12 +67,17 @@ def validate(
     context: typer.Context,
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: the files that are in use.")] = None,
 ) -> None:
-    """Check that files of settings say what commands understand; each value as its option would check it."""
+    """Check that files of settings say what commands understand; each value as its option would check it.
+
+    Without FILE, the variables of the environment are checked too.
+    """
     from flexiast_cli.console import stdout
 
-    for path in [file] if file else files(None, os.environ, Path()):
-        found = check(path, context)
-        stdout().print(f"{path}: {len(found)} settings, all can be used", markup=False, soft_wrap=True)
+    found = {str(path): check(path, context) for path in ([file] if file else files(None, os.environ, Path()))}
+    if file is None and (variables := from_environment(os.environ, catalogue(context.find_root().command))):
+        found["environment"] = _usable(variables, context)
+    for where, settings in found.items():
+        stdout().print(f"{where}: {len(settings)} settings, all can be used", markup=False, soft_wrap=True)
 
 
 def schema(context: typer.Context) -> None:
@@ -82,12 +87,15 @@ def schema(context: typer.Context) -> None:
 
 def check(path: Path, context: typer.Context) -> list[Setting]:
     """A file's settings, each taken by its option; raises UsageError that names all that are not."""
+    return _usable(read(path, catalogue(context.find_root().command)), context)
+
+
+def _usable(settings: list[Setting], context: typer.Context) -> list[Setting]:
     from flexiast.errors import UsageError
 
-    found = read(path, catalogue(context.find_root().command))
-    if bad := list(_faults(found, context)):
+    if bad := list(_faults(settings, context)):
         raise UsageError("\n".join(bad))
-    return found
+    return settings
 
 
 def _faults(settings: Iterable[Setting], context: Any) -> Iterator[str]:

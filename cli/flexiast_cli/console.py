@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
-
-from flexiast.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,8 +32,8 @@ def stdout() -> Console:
 
 
 def shows_pictures() -> bool:
-    """Stdout is a terminal that can move its cursor."""
-    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    """Stdout is a terminal that can move its cursor; a shell may close it."""
+    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def say(text: str) -> None:
@@ -62,10 +59,3 @@ def tracked(items: Sequence[T] | Iterable[T], description: str) -> Iterable[T]:
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """``1 plan``, ``2 plans``, ``1,000 plans``; nouns whose plural is not formed by an s give it."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
-def positive(value: float | None, option: str) -> float | None:
-    """The value, if it is a number above 0 or was not given; raises UsageError."""
-    if value is not None and not 0 < value < math.inf:
-        raise UsageError(f"{option} {value:g} cannot be used; give a number above 0")
-    return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from flexiast_cli.checks import known_sinks, named_sizes, positive
 from flexiast_cli.options import (
     GATE,
     AllowOption,
@@ -27,7 +27,6 @@ from flexiast_cli.options import (
     ThresholdOption,
     WebOption,
     event_settings,
-    named_sizes,
     power_source_of,
 )
 from flexiast_cli.policy import (
@@ -88,10 +87,17 @@ def listen(
         Literal["retry", "exit"],
         typer.Option("--on-device-loss", help="Look for a lost microphone until it is back, or exit."),
     ] = "retry",
-    duration: Annotated[float | None, typer.Option("--duration", help="Stop after so many seconds of audio.")] = None,
+    duration: Annotated[
+        float | None,
+        typer.Option("--duration", callback=positive, help="Stop after so many seconds of audio."),
+    ] = None,
     latency: Annotated[
         float | None,
-        typer.Option("--latency", help="Deadline for one window in ms (default: one step, shared by the sources)."),
+        typer.Option(
+            "--latency",
+            callback=positive,
+            help="Deadline for one window in ms (default: one step, shared by the sources).",
+        ),
     ] = None,
     patch_sizes: Annotated[
         str | None,
@@ -124,6 +130,7 @@ def listen(
         typer.Option(
             "--to",
             metavar="SINK",
+            callback=known_sinks,
             help="Where events go besides the screen, e.g. sqlite, jsonl:FILE, mqtt://HOST, clips:FOLDER; may be "
             "repeated; see docs/sinks.md.",
             show_default=False,
@@ -141,7 +148,7 @@ def listen(
     ends the stream, finishes what was heard, and exits with 130.
     """
     from flexiast.errors import ExitCode
-    from flexiast_cli.console import positive, say
+    from flexiast_cli.console import say
     from flexiast_cli.interrupts import ending_gently
     from flexiast_cli.sinks import clip_folder, histories_for, opened_sinks, published, remembered
     from flexiast_cli.stations import (
@@ -162,8 +169,6 @@ def listen(
 
     names = inputs or []
     _check_sources(names, devices, channel, realtime=realtime)
-    for seconds, option in ((duration, "--duration"), (latency, "--latency")):
-        positive(seconds, option)
     wishes = Wishes(policy, pin, until, min_battery, max_watts, min_metric)
     sinks, supply = parse_sinks(to or ()), power_source_of(power_source)
     address = None if web is None else parse_address(web)
@@ -302,7 +307,6 @@ def _print_jsonl(records: Iterator[Record], *, explain: bool, several: bool) -> 
             if record.time_s < next_status_s:
                 continue
             next_status_s = record.time_s + STATUS_EVERY_S
-        sys.stdout.write(json.dumps(record.document(), ensure_ascii=False) + "\n")
-        sys.stdout.flush()
+        typer.echo(json.dumps(record.document(), ensure_ascii=False))
         if explain and isinstance(record, Switch):
             print_switch(record, several=several)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flexiast_cli.checks import checked_by, not_negative, power_source_line, web_address
 from flexiast_runtime.backends import Backend
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ PowerSourceOption = Annotated[
     typer.Option(
         "--power-source",
         metavar="SOURCE",
+        callback=power_source_line,
         help="A battery or meter that the system does not know, a UPS HAT say: file:FILE or exec:COMMAND; "
         "see docs/power.md.",
         show_default=False,
@@ -34,6 +36,35 @@ PowerSourceOption = Annotated[
 ]
 
 # ----- what becomes an event
+
+GATE = "-80"
+
+
+def _label_thresholds(texts: Iterable[str]) -> dict[str, float]:
+    return dict(map(_label_threshold, texts))
+
+
+def _label_threshold(text: str) -> tuple[str, float]:
+    from flexiast.errors import UsageError
+
+    label, _, value = text.rpartition("=")
+    try:
+        return label, float(value)
+    except ValueError:
+        raise UsageError(f"--label-threshold {text!r} cannot be read; write dog=0.7") from None
+
+
+def _level(text: str) -> float:
+    from flexiast.errors import UsageError
+
+    try:
+        level = -math.inf if text == "off" else float(text)
+    except ValueError:
+        level = math.nan
+    if not level <= 0:
+        raise UsageError(f"--gate {text} cannot be used; give a level of at most 0 dBFS, such as {GATE}, or off")
+    return level
+
 
 ThresholdOption = Annotated[
     float | None,
@@ -46,7 +77,12 @@ ThresholdOption = Annotated[
 ]
 LabelThresholdOption = Annotated[
     list[str] | None,
-    typer.Option("--label-threshold", metavar="LABEL=SCORE", help="The same for one label; may be repeated."),
+    typer.Option(
+        "--label-threshold",
+        metavar="LABEL=SCORE",
+        callback=checked_by(_label_thresholds),
+        help="The same for one label; may be repeated.",
+    ),
 ]
 AllowOption = Annotated[
     list[str] | None,
@@ -67,16 +103,22 @@ MergeGapOption = Annotated[
 SmoothingOption = Annotated[
     float | None,
     typer.Option(
-        "--smoothing", min=0, metavar="SECONDS", help="Time constant of the scores' mean (default: 1.5 steps)."
+        "--smoothing",
+        min=0,
+        metavar="SECONDS",
+        callback=not_negative,
+        help="Time constant of the scores' mean (default: 1.5 steps).",
     ),
 ]
 GateOption = Annotated[
     str,
     typer.Option(
-        "--gate", metavar="DBFS|off", help="A window whose peak is below this level is silence: no engine runs."
+        "--gate",
+        metavar="DBFS|off",
+        callback=checked_by(_level),
+        help="A window whose peak is below this level is silence: no engine runs.",
     ),
 ]
-GATE = "-80"
 
 
 def power_source_of(text: str | None) -> Told | None:
@@ -101,15 +143,13 @@ def event_settings(
     gate: str,
 ) -> Settings:
     """The one way from options to settings; flags go before the bundle's thresholds. Raises UsageError."""
-    from flexiast.errors import UsageError
     from flexiast_runtime.listener import Settings
     from flexiast_runtime.rules import THRESHOLD, EventRules
 
     labels = manifest.spec.labels
     rules = EventRules(
         threshold=THRESHOLD if threshold is None else threshold,
-        label_thresholds=(manifest.thresholds if threshold is None else {})
-        | dict(_label_threshold(text) for text in label_thresholds or ()),
+        label_thresholds=(manifest.thresholds if threshold is None else {}) | _label_thresholds(label_thresholds or ()),
         confirm_s=confirm,
         merge_s=merge_gap,
         min_duration_s=min_duration,
@@ -117,19 +157,7 @@ def event_settings(
         deny=_labels(deny or (), labels),
     )
     rules.thresholds(labels)  # a label that the model lacks is told before anything is opened
-    if smoothing is not None and not 0 <= smoothing < math.inf:
-        raise UsageError(f"--smoothing {smoothing:g} cannot be used; give 0 or more seconds")
     return Settings.of(manifest.spec.frontend, rules, smoothing_s=smoothing, gate_dbfs=_level(gate))
-
-
-def _label_threshold(text: str) -> tuple[str, float]:
-    from flexiast.errors import UsageError
-
-    label, _, value = text.rpartition("=")
-    try:
-        return label, float(value)
-    except ValueError:
-        raise UsageError(f"--label-threshold {text!r} cannot be read; write dog=0.7") from None
 
 
 def _labels(given: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:
@@ -138,34 +166,12 @@ def _labels(given: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(part.strip() for group in parts for part in group if part.strip())
 
 
-def _level(text: str) -> float:
-    from flexiast.errors import UsageError
-
-    try:
-        level = -math.inf if text == "off" else float(text)
-    except ValueError:
-        level = math.nan
-    if not level <= 0:
-        raise UsageError(f"--gate {text} cannot be used; give a level of at most 0 dBFS, such as {GATE}, or off")
-    return level
-
-
 WebOption = Annotated[
     str | None,
     typer.Option(
-        "--web", metavar="[HOST:]PORT", help="Show what is heard on a web page, such as --web 8642 for this machine's."
+        "--web",
+        metavar="[HOST:]PORT",
+        callback=web_address,
+        help="Show what is heard on a web page, such as --web 8642 for this machine's.",
     ),
 ]
-
-
-def named_sizes(text: str | None) -> str | None:
-    """The text, if it names patch sizes; a callback, so that a file of settings is checked for it too."""
-    from flexiast.errors import UsageError
-    from flexiast.spec import parse_patches
-
-    try:
-        if text is not None:
-            parse_patches(text)
-    except UsageError as error:
-        raise typer.BadParameter(str(error)) from None
-    return text

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from flexiast_cli.options import named_sizes
+from flexiast_cli.checks import named_sizes, positive, time_to_last
 
 if TYPE_CHECKING:
     from flexiast.manifest import Manifest, Variant
@@ -48,14 +48,24 @@ PinOption = Annotated[
 ]
 UntilOption = Annotated[
     str | None,
-    typer.Option("--until", metavar="TIME", help="The battery must last until then: 18:00, or 2h from now."),
+    typer.Option(
+        "--until",
+        metavar="TIME",
+        callback=time_to_last,
+        help="The battery must last until then: 18:00, or 2h from now.",
+    ),
 ]
 MinBatteryOption = Annotated[
     float, typer.Option("--min-battery", min=0, max=100, metavar="PERCENT", help="Charge to be kept.")
 ]
 MaxWattsOption = Annotated[
     float | None,
-    typer.Option("--max-watts", metavar="W", help="What the machine may draw (needs `flexiast profile --power`)."),
+    typer.Option(
+        "--max-watts",
+        metavar="W",
+        callback=positive,
+        help="What the machine may draw (needs `flexiast profile --power`).",
+    ),
 ]
 MinMetricOption = Annotated[
     float | None,
@@ -131,17 +141,17 @@ class Wishes:
     def resolved(self, options: Sequence[Option], conditions: Conditions, now: datetime) -> Policy:
         """The preset with its goal, on a time line that begins now; what cannot be had as asked is said, or raised."""
         from flexiast.errors import UsageError
-        from flexiast_cli.console import positive, say
+        from flexiast_cli.console import say
         from flexiast_runtime.limits import Goal
         from flexiast_runtime.presets import POLICIES
 
         until_s = None if self.until is None else seconds_until(self.until, now)
         watts = [option.watts for option in options if option.watts is not None]
         metered = len(watts) == len(options)
-        if positive(self.max_watts, "--max-watts") is not None:
+        if self.max_watts is not None:
             if not metered:
                 raise UsageError("--max-watts cannot be kept: no energy is known; measure it, flexiast profile --power")
-            if self.max_watts is not None and min(watts) > self.max_watts:
+            if min(watts) > self.max_watts:
                 say(f"--max-watts {self.max_watts:g} cannot be kept: the cheapest size draws {min(watts):.1f} W")
         if until_s is not None and conditions.battery is None:
             say("--until: no battery can be read here, so there is nothing to spare")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flexiast_cli.checks import positive
 from flexiast_cli.options import BackendOption, PowerSourceOption, power_source_of
 from flexiast_runtime.backends import Backend, precisions_of
 
@@ -37,8 +38,12 @@ def profile(
     ] = None,
     backend: BackendOption = Backend.CPU,
     threads: Annotated[int, typer.Option("--threads", min=1, max=64, help="Of ONNX Runtime on the CPU.")] = 1,
-    duration: Annotated[float, typer.Option("--duration", help="Seconds each variant runs, at least.")] = 3.0,
-    warmup: Annotated[float, typer.Option("--warmup", help="Seconds each variant runs before it counts.")] = 0.2,
+    duration: Annotated[
+        float, typer.Option("--duration", callback=positive, help="Seconds each variant runs, at least.")
+    ] = 3.0,
+    warmup: Annotated[
+        float, typer.Option("--warmup", callback=positive, help="Seconds each variant runs before it counts.")
+    ] = 0.2,
     power: Annotated[
         bool, typer.Option("--power", help="Measure energy too, where the machine has a meter (6 s for each variant).")
     ] = False,
@@ -59,7 +64,8 @@ def profile(
         Path | None, typer.Option("--compare", metavar="OLD.json", help="Say what changed since an older profile.")
     ] = None,
     budget_ms: Annotated[
-        float | None, typer.Option("--budget-ms", help="Exit with 6 if a variant's 95th percentile is longer.")
+        float | None,
+        typer.Option("--budget-ms", callback=positive, help="Exit with 6 if a variant's 95th percentile is longer."),
     ] = None,
 ) -> None:
     """Measure latency, memory and, where there is a meter, energy of each engine.
@@ -70,15 +76,12 @@ def profile(
     from flexiast.extras import require
     from flexiast.files import check_output, write_atomically
     from flexiast.spec import parse_patches
-    from flexiast_cli.console import positive, print_json, say, stderr
+    from flexiast_cli.console import print_json, say, stderr
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.models import DEFAULT, find_bundle
     from flexiast_runtime.profiler import profile_bundle, profile_key
     from flexiast_runtime.profiles import keep, read_profile
 
-    positive(duration, "--duration")
-    positive(warmup, "--warmup")
-    positive(budget_ms, "--budget-ms")
     if val_fold is not None and accuracy is None:
         raise UsageError("--val-fold chooses clips of --accuracy DATA; give both or neither")
     if html is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -174,7 +173,6 @@ def print_lines(records: Iterator[Record], *, explain: bool, several: bool) -> N
         if isinstance(record, Event):
             heard = f"{record.start_s:10.2f} {record.end_s:10.2f}  {record.score:.2f}  {record.label}  {record.patch}"
             typer.echo(f"{heard}  {printable(record.source)}" if several else heard)
-            sys.stdout.flush()
         elif isinstance(record, Switch) and explain:
             print_switch(record, several=several)
         elif isinstance(record, SourceNotice):

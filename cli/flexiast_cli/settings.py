@@ -99,7 +99,11 @@ def read(path: Path, catalogue: Catalogue) -> list[Setting]:
 
 
 def from_environment(environment: Mapping[str, str], catalogue: Catalogue) -> list[Setting]:
-    """What the variables FLEXIAST_COMMAND_OPTION say; an empty one says nothing."""
+    """What the variables FLEXIAST_COMMAND_OPTION say; an empty one says nothing.
+
+    Raises UsageError for one that begins as a command's do and belongs to none of its options.
+    """
+    _check_names(environment, catalogue)
     return [
         Setting(command, key, _words(name, text) if kind == "several" else text, name)
         for command, keys in catalogue.items()
@@ -111,6 +115,15 @@ def from_environment(environment: Mapping[str, str], catalogue: Catalogue) -> li
 def variable(command: Words, key: str) -> str:
     """The environment variable of an option: ``FLEXIAST_LISTEN_PATCH_SIZES``."""
     return "_".join(("flexiast", *command, key)).replace("-", "_").upper()
+
+
+def _check_names(environment: Mapping[str, str], catalogue: Catalogue) -> None:
+    for command, keys in catalogue.items():
+        prefix, known = variable(command, ""), {variable(command, key) for key in keys}
+        for name, text in environment.items():
+            if text and name.startswith(prefix) and name not in known:
+                key = name.removeprefix(prefix).lower().replace("_", "-")
+                raise UsageError(f"{name}: {' '.join(command)} has no option {key!r}; {_nearest(key, keys)}")
 
 
 def _words(name: str, text: str) -> tuple[str, ...]:
@@ -161,8 +174,13 @@ def _unknown(name: str, command: Words, known: Iterable[str]) -> str:
     if SECRET_KEY.search(name):
         return _secret(name)
     what = f"[{'.'.join(command)}] has no setting {name!r}" if command else f"there is no table [{name}]"
-    near = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
-    return f"{what}; {f'did you mean {near[0]}?' if near else 'there are ' + ', '.join(sorted(known))}"
+    return f"{what}; {_nearest(name.replace('_', '-'), known)}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The name that was meant, or else all that there are."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
 
 
 def _secret(key: str) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flexiast_cli.options import BackendOption, PrecisionOption, named_sizes
+from flexiast_cli.checks import named_sizes
+from flexiast_cli.options import BackendOption, PrecisionOption
 from flexiast_cli.policy import Preset
 from flexiast_runtime.backends import Backend
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from flexiast_cli.checks import positive
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -55,7 +57,8 @@ def train(
         str | None, typer.Option("--base-patch", help="Size at which kernel and positions are stored. (16)")
     ] = None,
     window: Annotated[
-        float | None, typer.Option("--window", help="Seconds of audio classified at once. (the median clip)")
+        float | None,
+        typer.Option("--window", callback=positive, help="Seconds of audio classified at once. (the median clip)"),
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="(100, or as many as make 3,000 steps)")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="(32)")] = None,
@@ -92,9 +95,7 @@ def train(
     from flexiast.files import check_output
     from flexiast.recipe import Recipe, parse_weighted_patches
     from flexiast.spec import PatchSize
-    from flexiast_cli.console import positive
 
-    positive(window, "--window")
     recipe = Recipe.read(config) if config else Recipe()
     if config is None and patch_sizes is None and model == "convnet":  # it has none: any one will do
         patch_sizes = base_patch or "16"

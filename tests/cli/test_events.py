@@ -84,7 +84,6 @@ def test_lists_are_by_commas_and_repeated_but_a_label_may_hold_commas(tiny_manif
         ({"label_thresholds": ["brak=0.5"]}, "did you mean bark"),
         ({"gate": "low"}, "or off"),
         ({"gate": "6"}, "at most 0 dBFS"),
-        ({"smoothing": -1.0}, "0 or more seconds"),
         ({"confirm": -1.0}, "0 or more seconds"),
     ],
 )

@@ -121,3 +121,22 @@ def test_a_reader_that_goes_leaves_the_end_to_the_sinks(tiny_bundle: Path, tmp_p
     with listening(tiny_bundle, tmp_path, into, "--input", str(noisy_wav), stdin=subprocess.DEVNULL) as run:
         assert run.wait(MANY_S) == 0
     assert [record["type"] for record in jsonl(tmp_path / "heard.jsonl")][-1] == "summary"
+
+
+@pytest.mark.parametrize("options", [(), ("--json", "--explain")])
+def test_a_stdout_that_was_closed_beforehand_is_no_error(
+    tiny_bundle: Path, noisy_wav: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    flexiast = [sys.executable, "-W", "error", "-m", "flexiast_cli.main"]
+    command = [*flexiast, "listen", str(tiny_bundle), "--input", str(noisy_wav), "--to", "jsonl:heard.jsonl", *options]
+    run = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))},
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr
+    assert any(record["type"] == "event" for record in jsonl(tmp_path / "heard.jsonl"))

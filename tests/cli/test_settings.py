@@ -20,7 +20,7 @@ from flexiast_cli.config import toml
 from flexiast_cli.configurable import catalogue, commands, configurable, is_configurable, settable
 from flexiast_cli.main import app
 from flexiast_cli.schema import schema_of
-from flexiast_cli.settings import Catalogue, check_owner, gather, read, tomllib, variable
+from flexiast_cli.settings import Catalogue, check_owner, from_environment, gather, read, tomllib, variable
 
 ROOT = typer.main.get_command(app)
 CATALOGUE: Catalogue = {
@@ -200,7 +200,21 @@ def test_a_file_that_others_may_write_is_used_only_if_named(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("key", "value", "flag"),
-    [("threshold", "7", "--threshold"), ("backend", "gpu", "--backend"), ("patch-sizes", "8,big", "--patch-sizes")],
+    [
+        ("threshold", "7", "--threshold"),
+        ("backend", "gpu", "--backend"),
+        ("patch-sizes", "8,big", "--patch-sizes"),
+        ("latency", "-5", "--latency"),
+        ("duration", "nan", "--duration"),
+        ("max-watts", "0", "--max-watts"),
+        ("smoothing", "inf", "--smoothing"),
+        ("until", "garbage", "--until"),
+        ("to", "foo:bar", "--to"),
+        ("gate", "loud", "--gate"),
+        ("web", "x", "--web"),
+        ("power-source", "mains", "--power-source"),
+        ("label-threshold", "dog", "--label-threshold"),
+    ],
 )
 def test_a_bad_value_is_refused_alike_on_every_route(place: Path, key: str, value: str, flag: str) -> None:
     def reason(output: str) -> str:
@@ -214,6 +228,35 @@ def test_a_bad_value_is_refused_alike_on_every_route(place: Path, key: str, valu
     assert reason(refused) == said
     assert "(from flexiast.toml)" in refused
     assert reason(flexiast("config", "validate", code=2)) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("FLEXIAST_LISTEN_THRESHHOLD", "listen has no option 'threshhold'; did you mean threshold?"),
+        ("FLEXIAST_LISTEN_X", "listen has no option 'x'; there are allow, backend, "),
+        ("FLEXIAST_ENGINES_BUILD_MEMORY", "engines build has no option 'memory'; did you mean memory-limit?"),
+    ],
+)
+def test_a_variable_that_no_option_has_is_refused(place: Path, name: str, said: str) -> None:
+    for command in (("listen",), ("config", "show"), ("config", "validate")):
+        assert f"{name}: {said}" in flexiast(*command, code=2, **{name: "1"})
+    assert flexiast("config", "validate", **{name: ""}) == ""  # empty is not given
+
+
+def test_variables_with_another_meaning_are_left_alone() -> None:
+    others = "CONFIG CACHE DATA WEB_TOKEN MQTT_USER MQTT_PASSWORD WEBHOOK_TOKEN WEBHOOK_SECRET LABEL SCORE SOURCE ID"
+    environment = {f"FLEXIAST_{name}": "x" for name in others.split()} | {"LISTEN_X": "x"}
+    assert from_environment(environment, catalogue(ROOT)) == []
+
+
+def test_the_environment_is_validated_where_no_file_is_named(place: Path) -> None:
+    assert "environment: 1 settings, all can be used" in flexiast("config", "validate", FLEXIAST_LISTEN_LATENCY="5")
+    said = flexiast("config", "validate", code=2, FLEXIAST_LISTEN_LATENCY="-5")
+    assert "Invalid value for '--latency': -5 cannot be used" in said
+    assert "(from FLEXIAST_LISTEN_LATENCY)" in said
+    Path("good.toml").write_text("")
+    assert "environment" not in flexiast("config", "validate", "good.toml", FLEXIAST_LISTEN_LATENCY="-5")
 
 
 def test_settings_in_use_are_said_before_what_a_command_finds_out_later(place: Path) -> None:

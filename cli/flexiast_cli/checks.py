@@ -1,0 +1,83 @@
+"""What an option takes, checked before its command runs, so that files and the environment are checked by it too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+import typer
+
+T = TypeVar("T")
+
+
+def checked_by(check: Callable[[T], object]) -> Callable[[typer.CallbackParam, T | None], T | None]:
+    """An option's callback: what was given, if ``check`` raises no UsageError for it."""
+
+    def callback(parameter: typer.CallbackParam, value: T | None) -> T | None:
+        from flexiast.errors import UsageError
+
+        try:
+            if value is not None:
+                check(value)
+        except UsageError as error:  # click names the option
+            message = str(error).removeprefix(f"{parameter.opts[0]} ")
+            raise typer.BadParameter(message) from None
+        return value
+
+    return callback
+
+
+def _positive(value: float) -> None:
+    from flexiast.errors import UsageError
+
+    if not 0 < value < math.inf:
+        raise UsageError(f"{value:g} cannot be used; give a number above 0")
+
+
+def _not_negative(value: float) -> None:
+    from flexiast.errors import UsageError
+
+    if not 0 <= value < math.inf:
+        raise UsageError(f"{value:g} cannot be used; give 0 or more seconds")
+
+
+def _sizes(text: str) -> None:
+    from flexiast.spec import parse_patches
+
+    parse_patches(text)
+
+
+def _sinks(texts: Sequence[str]) -> None:
+    if texts:  # which needs pydantic
+        from flexiast_runtime.sinks.parse import parse_sinks
+
+        parse_sinks(texts)
+
+
+def _address(text: str) -> None:
+    from flexiast_cli.web import parse_address
+
+    parse_address(text)
+
+
+def _power_source(text: str) -> None:
+    from flexiast_runtime.power_source import parse_power_source
+
+    parse_power_source(text)
+
+
+def _until(text: str) -> None:
+    from flexiast_cli.policy import seconds_until
+
+    seconds_until(text, datetime.now())
+
+
+positive = checked_by(_positive)
+not_negative = checked_by(_not_negative)
+named_sizes = checked_by(_sizes)
+known_sinks = checked_by(_sinks)
+web_address = checked_by(_address)
+power_source_line = checked_by(_power_source)
+time_to_last = checked_by(_until)
