@@ -114,6 +114,7 @@ def machine_conditions(deadline_s: float, backend: Backend, source: Told | None)
 
     A power source of the user's own stands for the battery that the system knows.
     """
+    from flexiast_cli.console import say
     from flexiast_runtime import here
     from flexiast_runtime.listener import Conditions
     from flexiast_runtime.lookout import Lookout
@@ -132,4 +133,4 @@ def machine_conditions(deadline_s: float, backend: Backend, source: Told | None)
         climate = here.climate(gpu, profiles.saver)
         return Conditions(deadline_s, battery(), climate.heat_room_k, climate.throttled, climate.power_saver)
 
-    return Lookout(look, unknown=Conditions(deadline_s))
+    return Lookout(look, unknown=Conditions(deadline_s), say=say)

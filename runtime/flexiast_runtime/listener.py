@@ -173,6 +173,8 @@ class _Answer(NamedTuple):
     """An engine ran for this window"""
     option: int | None = None
     """Of the governor's, where it was not the one that it chose"""
+    glance_s: float = 0.0
+    """What the cheapest size took beforehand: once for an event, so no part of what a window must hold"""
 
 
 class _Spent(NamedTuple):
@@ -283,10 +285,13 @@ class Listener:
         if self._gate.silent(window.start, window.end):
             yield from self._from_chosen(window, answers, self._silent_answer)
             return
+        glanced_s = self._clock()
         if self._cascade is not None and (level := self._cascade.level(window)) != "sharp":
             yield from self._at_first_glance(window, answers, self._cascade, skip=level == "skip")
         if not answers:
+            glanced_s = self._clock() - glanced_s
             yield from self._from_chosen(window, answers, partial(self._run, window))
+            answers[:] = [answer._replace(glance_s=glanced_s) for answer in answers]
             if answers and self._cascade is not None:
                 self._cascade.heard(answers[0].scores)
 
@@ -363,7 +368,7 @@ class Listener:
             conditions.at(time_s),
             latency_s=answer.engine_s if answer.ran else None,
             option=answer.option,
-            overhead_s=spent.latency_s - answer.engine_s,
+            overhead_s=spent.latency_s - answer.engine_s - answer.glance_s,
             backlog_steps=backlog / self._step,
         )
         yield from self._switched(seen)

@@ -29,7 +29,10 @@ class Lookout(Generic[T]):
         unknown: T,
         every_s: float = LOOK_EVERY_S,
         clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
+        """``say`` is told, once, of an error that nobody foresaw: a look is unknown then, and looking goes on."""
+        self._say, self._said = say, False
         self._look, self._unknown, self._every_s, self._clock = look, unknown, every_s, clock
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="flexiast-sensors", daemon=True)
@@ -52,4 +55,13 @@ class Lookout(Generic[T]):
 
     def _watch(self) -> None:
         while not self._done.wait(self._every_s):
-            self._seen = (self._look(), self._clock())
+            self._seen = (self._looked(), self._clock())
+
+    def _looked(self) -> T:
+        try:
+            return self._look()
+        except Exception as error:  # noqa: BLE001 (a sensor must not end all others for the rest of the run)
+            if not self._said:
+                self._said = True
+                self._say(f"a sensor cannot be read: {type(error).__name__}: {error}; it is asked again")
+            return self._unknown

@@ -85,9 +85,9 @@ class PowerFile:
         return f"file:{self.path}"
 
     def read(self) -> Supply:
-        if not self.path.is_file():  # a pipe would be waited for
-            raise DataError(f"{self.name} is no file")
         try:
+            if not self.path.is_file():  # a pipe would be waited for
+                raise DataError(f"{self.name} is no file")
             with self.path.open("rb") as file:
                 content = file.read(MAX_BYTES)
             age_s = self.wall() - self.path.stat().st_mtime
@@ -116,7 +116,10 @@ def parse_power_source(text: str) -> PowerFile | PowerCommand:
     """The source that a line names; raises UsageError."""
     kind, _, target = text.partition(":")
     if kind == "file" and target and "\0" not in target:
-        return PowerFile(Path(target).expanduser())
+        try:
+            return PowerFile(Path(target).expanduser())
+        except RuntimeError as error:  # a user that does not exist
+            raise UsageError(f"--power-source {text}: {error}") from None
     try:
         argv = tuple(shlex.split(target)) if kind == "exec" else ()
     except ValueError as error:

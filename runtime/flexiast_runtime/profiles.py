@@ -238,10 +238,26 @@ def profile_folder() -> Path:
 
 
 def keep(profile: Profile, folder: Path | None = None) -> Path:
-    """Write a profile where `find` looks for its key; it replaces an older one of the same key."""
+    """Write a profile where `find` looks for its key; what an older one of that key knows besides is kept."""
     path = (folder or profile_folder()) / f"{profile.key.digest}.json"
-    write_atomically(path, profile.model_dump_json(indent=1).encode())
+    try:
+        before = find(profile.key, folder)
+    except DataError:  # a damaged one is replaced
+        before = None
+    whole = profile if before is None else _with_earlier(profile, before)
+    write_atomically(path, whole.model_dump_json(indent=1).encode())
     return path
+
+
+def _with_earlier(profile: Profile, before: Profile) -> Profile:
+    """With the variants that were measured before and not now, and their energy where it was not measured now."""
+    now = {(m.patch_size, m.precision): m for m in profile.measurements}
+    for old in before.measurements:
+        new = now.setdefault((old.patch_size, old.precision), old)
+        if new.mj is None:
+            energy = {"mj": old.mj, "mj_above_idle": old.mj_above_idle}
+            now[old.patch_size, old.precision] = new.model_copy(update=energy)
+    return profile.model_copy(update={"measurements": tuple(now.values())})
 
 
 def find(key: ProfileKey, folder: Path | None = None) -> Profile | None:

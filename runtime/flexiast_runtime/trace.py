@@ -135,11 +135,20 @@ def replay(trace: Trace) -> Replay:
     return Replay(len(trace.steps), None)
 
 
+def _may_be_replaced(path: Path) -> bool:
+    """Whether a file is empty or begins like a trace."""
+    beginning = b'{"schema_version":"1.0","type":"trace"'
+    with path.open("rb") as file:
+        return file.read(len(beginning)) in {b"", beginning}
+
+
 class Recorder:
     """Writes a trace, a line at a time, each handed to the system whole before the next window."""
 
     def __init__(self, path: Path, header: Header) -> None:
-        """Raises DataError when the file cannot be written; an older one of that name is replaced."""
+        """Raises DataError when the file cannot be written, or is none of ours; an older trace is replaced."""
+        if path.is_file() and not _may_be_replaced(path):
+            raise DataError(f"{path} is there and no trace of flexiast; name another file")
         self._path, self._bytes, self.full = path, 0, False
         try:
             self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)

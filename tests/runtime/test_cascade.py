@@ -158,11 +158,22 @@ def test_a_label_that_is_not_wanted_makes_nobody_curious(spec: Spec) -> None:
 # ----- in the listener
 
 
+class Clock:
+    """Time that passes when an engine runs."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 @dataclass
 class Loudness:
     """The first label is on while the middle of the window is loud."""
 
     variant: Variant
+    clock: Clock
+    takes_s: float
     runs: int = 0
     fails: bool = False
 
@@ -170,6 +181,7 @@ class Loudness:
         if self.fails:
             raise RuntimeError("broken")
         self.runs += 1
+        self.clock.now_s += self.takes_s
         loud = features[:, features.shape[1] // 2].mean(axis=1) > -0.5  # silence is -1.36, noise of 0.1 about 0.4
         on = np.where(loud, 10.0, -10.0)
         return np.stack((on, np.full_like(on, -10), np.full_like(on, -10)), axis=1).astype(np.float32)
@@ -178,7 +190,11 @@ class Loudness:
 def listen(
     manifest: Manifest, waveform: Float, *, cascade: bool, fails: bool = False
 ) -> tuple[list[Record], dict[PatchSize, Loudness], list[Observation]]:
-    engines = {p: Loudness(manifest.variant(p), fails=fails and p == CHEAP) for p in (CHEAP, SHARP)}
+    clock = Clock()
+    engines = {
+        CHEAP: Loudness(manifest.variant(CHEAP), clock, 0.001, fails=fails),
+        SHARP: Loudness(manifest.variant(SHARP), clock, 0.004),
+    }
     conditions, seen = Conditions(1.0), []
     chooser = Governed((Option(CHEAP, 0.001, 0.5), Option(SHARP, 0.004, 0.9)), Policy(), conditions)
     chooser.record = lambda observation, _: seen.append(observation)
@@ -189,6 +205,7 @@ def listen(
         Settings(STEP_S, 0.0),
         source="",
         conditions=lambda _: conditions,
+        clock=clock,
         cascade=Cascade(CHEAP, thresholds, manifest.spec, STEP_S) if cascade else None,
     )
     return list(listener.run([Chunk(0, waveform)])), engines, seen
@@ -228,6 +245,15 @@ def test_quiet_hours_run_next_to_nothing_and_are_counted(tiny_manifest: Manifest
     # The governor learns from every run, of whichever size it was.
     assert sum(one.latency_s is not None for one in seen) == ran
     assert sum(one.option == 0 for one in seen) == ran - engines[SHARP].runs
+
+
+def test_the_first_glance_at_an_event_is_no_reason_for_a_smaller_size(tiny_manifest: Manifest) -> None:
+    """The deadline holds the better size, but not both: both run once for an event, not for each of its windows."""
+    _, _, seen = listen(tiny_manifest, scene([(20, 25)], 30), cascade=True)
+    sharp = [one for one in seen if one.latency_s is not None and one.option is None]
+    assert len(sharp) > 10
+    assert {round(one.latency_s or 0.0, 6) for one in sharp} == {0.004}
+    assert {round(one.overhead_s, 6) for one in sharp} == {0.0}
 
 
 def test_a_cheap_engine_that_fails_is_said_and_done_without(tiny_manifest: Manifest) -> None:

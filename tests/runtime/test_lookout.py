@@ -41,6 +41,25 @@ def test_it_looks_once_before_and_again_while_it_runs(numbers: Iterator[int]) ->
         assert lookout.latest >= 2
 
 
+def test_an_error_that_nobody_foresaw_is_said_once_and_looking_goes_on(numbers: Iterator[int]) -> None:
+    said: list[str] = []
+    seen_again = threading.Event()
+
+    def look() -> str:
+        number = next(numbers)
+        if number in {1, 2}:
+            raise PermissionError("not yours")
+        if number > 3:
+            seen_again.set()
+        return "seen"
+
+    lookout = Lookout(look, unknown="unknown", every_s=0.001, say=said.append)
+    with lookout:
+        assert seen_again.wait(PATIENCE_S)
+        assert lookout.latest == "seen"
+    assert said == ["a sensor cannot be read: PermissionError: not yours; it is asked again"]
+
+
 def test_a_sensor_that_hangs_delays_nobody_and_is_no_longer_believed(numbers: Iterator[int]) -> None:
     clock, hung, free = Clock(), threading.Event(), threading.Event()
 

@@ -187,6 +187,25 @@ def test_a_profile_is_found_by_its_whole_key_and_by_no_other(profile: Profile, t
         assert find(profile.key.model_copy(update=other), tmp_path) is None
 
 
+def test_a_profile_of_some_sizes_keeps_what_is_known_of_the_others_and_energy(profile: Profile, tmp_path: Path) -> None:
+    powered = tuple(m.model_copy(update={"mj": 5.0, "mj_above_idle": 2.0}) for m in profile.measurements)
+    keep(profile.model_copy(update={"measurements": powered}), tmp_path)
+    again = powered[-1].model_copy(update={"p50_ms": 99.0, "mj": None, "mj_above_idle": None})
+    keep(profile.model_copy(update={"measurements": (again,)}), tmp_path)
+    found = find(profile.key, tmp_path)
+    assert found is not None
+    assert {(m.patch_size, m.precision) for m in found.measurements} == {(m.patch_size, m.precision) for m in powered}
+    newest = found.measurement(again.patch_size, again.precision)
+    assert newest is not None
+    assert (newest.p50_ms, newest.mj, newest.mj_above_idle) == (99.0, 5.0, 2.0)
+
+
+def test_a_damaged_profile_is_replaced(profile: Profile, tmp_path: Path) -> None:
+    keep(profile, tmp_path).write_bytes(b"{")
+    keep(profile, tmp_path)
+    assert find(profile.key, tmp_path) == profile
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff"])
 def test_a_damaged_profile_is_named(profile: Profile, tmp_path: Path, content: bytes) -> None:
     path = keep(profile, tmp_path)

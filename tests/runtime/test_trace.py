@@ -208,6 +208,16 @@ def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
 # ----- bounded
 
 
+def test_a_file_that_is_no_trace_is_left_alone(written: Path, tmp_path: Path) -> None:
+    header = read_trace(written).header
+    (recording := tmp_path / "a.wav").write_bytes(b"RIFF and much more")
+    with pytest.raises(DataError, match="no trace of flexiast"):
+        Recorder(recording, header)
+    assert recording.read_bytes() == b"RIFF and much more"
+    Recorder(written, header).close()  # an older trace is replaced
+    assert not read_trace(written).steps
+
+
 def test_a_trace_that_is_full_holds_its_beginning(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traces, "MAX_TRACE_BYTES", 2_000)
     seen = [Observation(float(tick), 0.25, 0.05) for tick in range(100)]
