@@ -31,7 +31,7 @@ from benchmarks.events import Stream
 from benchmarks.measure import heading
 from benchmarks.spoken import spoken
 from flexiast.spec import FrontendSpec, parse_patches
-from flexiast_cli.main import app
+from flexiast_cli.app import app
 from flexiast_runtime import mic
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.device_stream import DeviceStream

@@ -34,7 +34,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
     """Ended by Ctrl-C, after everything was flushed."""
     TERMINATED = 143
-    """Ended by SIGTERM before its end; `listen`, which has none of its own, ends with 0."""
+    """Ended by SIGTERM before its end; `listen`, which has none of its own, ends with 0 once it has begun."""
 
 
 def printable(text: str) -> str:

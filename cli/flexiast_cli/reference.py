@@ -77,6 +77,6 @@ def _escaped(text: str) -> str:
 if __name__ == "__main__":
     from typer.main import get_command
 
-    from flexiast_cli.main import app
+    from flexiast_cli.app import app
 
     print(reference(get_command(app)), end="")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-_SIZES = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
+_SIZES = {"kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

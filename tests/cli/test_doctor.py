@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from flexiast_cli.main import app
+from flexiast_cli.app import app
 
 NO_DEVICES = """
 class default: device = [-1, -1]

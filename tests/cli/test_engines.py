@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from flexiast_cli.main import app
+from flexiast_cli.app import app
 from flexiast_runtime.cuda import Cuda
 from flexiast_runtime.plans import PlanStore
 from tests.cli.conftest import Run

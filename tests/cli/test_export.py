@@ -17,8 +17,8 @@ from flexiast.checkpoint import Checkpoint, save_checkpoint, weight_shapes
 from flexiast.evaluate import Classifier
 from flexiast.manifest import MANIFEST, Labelled, Manifest, read_manifest
 from flexiast.spec import PRESETS, PatchSize
+from flexiast_cli.app import app
 from flexiast_cli.console import counted
-from flexiast_cli.main import app
 from flexiast_export.to_onnx import export_onnx
 
 NOTES = ("Compared on", "are compared under")

@@ -140,3 +140,21 @@ def test_a_stdout_that_was_closed_beforehand_is_no_error(
     assert run.returncode == 0, run.stderr
     assert "Traceback" not in run.stderr
     assert any(record["type"] == "event" for record in jsonl(tmp_path / "heard.jsonl"))
+
+
+def test_ctrl_c_while_the_program_loads_ends_it_quietly() -> None:
+    program = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(name, *_):
+        if name == "flexiast_cli.listen":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting)
+from flexiast_cli.main import run
+run()
+"""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))}
+    run = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, env=env)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "")

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import typer
 
+from flexiast_cli.app import app
 from flexiast_cli.config import check
 from flexiast_cli.configurable import command_words, commands
 from flexiast_cli.examples import EXAMPLES
-from flexiast_cli.main import app
 from flexiast_cli.reference import reference
 from flexiast_cli.settings import Words
 

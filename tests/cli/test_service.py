@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexiast.errors import ExitCode
-from flexiast_cli.main import app
+from flexiast_cli.app import app
 from flexiast_cli.unit import MARK, Scope, Service, quoted, unreachable
 
 SCOPES: tuple[Scope, ...] = ("system", "user")

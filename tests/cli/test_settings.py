@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from flexiast.errors import UsageError
+from flexiast_cli.app import app
 from flexiast_cli.config import toml
 from flexiast_cli.configurable import catalogue, commands, configurable, is_configurable, settable
-from flexiast_cli.main import app
 from flexiast_cli.schema import schema_of
 from flexiast_cli.settings import Catalogue, check_owner, from_environment, gather, read, tomllib, variable
 

@@ -28,8 +28,8 @@ class Command:
     Arguments may hold `$label` and the other fields. One that fails or exceeds its time is not run again.
     """
 
-    def __init__(self, argv: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> None:
-        self.name = f"exec:{argv[0]}"
+    def __init__(self, argv: Sequence[str], *, name: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+        self.name = name or f"exec:{argv[0]}"
         self._program, self._timeout_s = argv[0], timeout_s
         self._arguments = [check_template(argument, f"argument {argument!r}") for argument in argv[1:]]
 

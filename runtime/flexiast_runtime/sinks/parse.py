@@ -56,7 +56,7 @@ def parse_sinks(texts: Iterable[str]) -> tuple[Sink, ...]:
         sink = parse_sink(text)
         if sink.name in sinks:
             raise UsageError(
-                f"--to {sink.name} is there twice; give it once, or another #name=… to one of two webhooks"
+                f"--to {sink.name} is there twice; give it once, or another #name=… to one of two webhooks or commands"
             )
         sinks[sink.name] = sink
     return tuple(sinks.values())
@@ -133,7 +133,7 @@ def _exec(target: str, options: Options) -> Sink:
         raise UsageError(f"--to exec: the command cannot be read: {error}") from None
     if not argv:
         raise UsageError(f"--to exec: has no command; write {KINDS['exec'].example}")
-    return Command(argv, **_some(options, timeout="timeout_s"))
+    return Command(argv, **_some(options, "name", timeout="timeout_s"))
 
 
 def _mqtt(scheme: str) -> Callable[[str, Options], Sink]:
@@ -226,7 +226,7 @@ KINDS = {
     "mqtts": _Kind("mqtts://host:8883/flexiast", _mqtt("mqtts"), _MQTT_OPTIONS | {"ca": _file}),
     "https": _Kind("https://host/path#template=body.json", _webhook("https"), _WEBHOOK_OPTIONS),
     "http": _Kind("http://host/path", _webhook("http"), _WEBHOOK_OPTIONS),
-    "exec": _Kind("exec:./hook.sh $label#timeout=10s", _exec, {"timeout": duration}),
+    "exec": _Kind("exec:./hook.sh $label#timeout=10s", _exec, {"name": unquote, "timeout": duration}),
     "clips": _Kind(
         "clips:folder#keep=30d&total=2GB", _clips, {"pre": duration, "post": duration, "keep": duration, "total": size}
     ),

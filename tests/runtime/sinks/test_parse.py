@@ -65,6 +65,19 @@ def test_options_reach_their_sink() -> None:
     assert made("jsonl:take#1.jsonl#")["_path"] == Path("take#1.jsonl")
 
 
+@pytest.mark.parametrize(("text", "expected"), [("1kB", 10**3), ("1KB", 10**3), ("1MB", 10**6), ("1GB", 10**9)])
+def test_a_size_may_have_any_of_the_usual_units(text: str, expected: int) -> None:
+    assert size(text) == expected
+    assert made(f"jsonl:a#rotate={text}")["_rotate_bytes"] == expected
+
+
+def test_two_commands_of_one_program_are_told_apart_by_name() -> None:
+    sinks = parse_sinks(["exec:sh a.sh#name=light", "exec:sh b.sh"])
+    assert [sink.name for sink in sinks] == ["light", "exec:sh"]
+    with pytest.raises(UsageError, match=r"exec:sh is there twice; .*#name="):
+        parse_sinks(["exec:sh a.sh", "exec:sh b.sh"])
+
+
 def test_no_two_sinks_go_by_one_name() -> None:
     assert [sink.name for sink in parse_sinks(["https://host/a#name=phone", "https://host/b", "jsonl:a"])] == [
         "phone",

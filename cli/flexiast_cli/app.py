@@ -1,0 +1,139 @@
+"""``flexiast``: one file per command; nothing heavy is imported until a command runs."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from flexiast import __version__
+from flexiast.errors import ExitCode, FlexiastError, printable
+from flexiast_cli import config, engines, service
+from flexiast_cli.calibrate import calibrate
+from flexiast_cli.classify import classify
+from flexiast_cli.configurable import configurable
+from flexiast_cli.data import manifest, shard
+from flexiast_cli.demo import demo
+from flexiast_cli.devices import devices
+from flexiast_cli.doctor import doctor
+from flexiast_cli.evaluate import evaluate
+from flexiast_cli.examples import epilog
+from flexiast_cli.export import export
+from flexiast_cli.history import history
+from flexiast_cli.import_ import import_
+from flexiast_cli.inspect import inspect
+from flexiast_cli.listen import listen
+from flexiast_cli.profile import profile
+from flexiast_cli.settings import Words
+from flexiast_cli.simulate import simulate
+from flexiast_cli.train import train
+from flexiast_cli.verify import verify
+
+EPILOG = "Exit codes: " + ", ".join(f"{code.value} {code.name.lower()}" for code in ExitCode) + "."
+
+app = typer.Typer(
+    name="flexiast",
+    help="Sound recognition on small devices: one checkpoint, many patch sizes, switched while it listens.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose expected failures end in one line on stderr and a documented exit code."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+            if sys.stdout is not None:  # a shell may close it
+                sys.stdout.flush()
+        except FlexiastError as error:
+            raise _failed(error, error.exit_code) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+        except BrokenPipeError:
+            _abandon_stdout()
+            raise typer.Exit(ExitCode.OK) from None
+        except OSError as error:  # a full disk, a folder that may not be written
+            _abandon_stdout()
+            raise _failed(error, ExitCode.FAILURE) from None
+
+    return guarded
+
+
+def _failed(error: Exception, code: ExitCode) -> typer.Exit:
+    typer.echo(f"flexiast: {printable(str(error))}", err=True)
+    return typer.Exit(code)
+
+
+def _abandon_stdout() -> None:
+    """Nobody can read it any more: the interpreter must not try again, and complain, when it ends."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _register(group: typer.Typer, *registered: Callable[..., None], under: Words = (), settable: bool = True) -> None:
+    """Commands, named after their function: guarded, with their options in files too, their examples below the help."""
+    for command in registered:
+        name = command.__name__.rstrip("_")
+        whole = _guarded(configurable(command) if settable else command)
+        group.command(name, epilog=epilog((*under, name)))(whole)
+
+
+def _group(name: str, help_text: str, *registered: Callable[..., None], settable: bool = True) -> None:
+    group = typer.Typer(help=help_text, no_args_is_help=True)
+    _register(group, *registered, under=(name,), settable=settable)
+    app.add_typer(group, name=name)
+
+
+_register(app, listen, history, classify, devices, doctor, profile, simulate)
+_register(app, train, import_, evaluate, export, calibrate, inspect, verify, demo)
+_group("data", "Prepare data sets: a CSV of a published one, shards of a large one.", manifest, shard)
+_group(
+    "engines",
+    "TensorRT plans of this machine: list, build, verify, prune.",
+    engines.list_,
+    engines.build,
+    engines.verify,
+    engines.prune,
+)
+_group(
+    "config",
+    "Options in files: write one, show what is set and by what, check.",
+    config.init,
+    config.show,
+    config.validate,
+    config.schema,
+    settable=False,
+)
+_group(
+    "service",
+    "Listen from boot on, under systemd: the unit printed, written, removed.",
+    service.install,
+    service.uninstall,
+    service.show,
+    settable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flexiast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
