@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 REDRAW_S = 0.1
 """At most ten pictures a second."""
 KEPT_LINES = 6
+HOT_K = 3.0
+"""As the governor has it: nearer to throttling it gets cheaper"""
 HIGHEST = 12
 """Lines of a picture on a terminal that has room for more."""
 
@@ -110,8 +112,7 @@ class Screen:
         grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         grid.add_column(no_wrap=True)
         statuses = [pane.status for pane in self._panes.values() if pane.status is not None]
-        battery = statuses[0].battery if statuses else None
-        grid.add_row(Text(self._title, "bold green"), Text() if battery is None else _battery(battery))
+        grid.add_row(Text(self._title, "bold green"), _machine(statuses[0]) if statuses else Text())
         return grid
 
     def _happened(self, lines: int) -> RenderableType:
@@ -155,6 +156,18 @@ def _lines(rows: Iterable[list[Text]], count: int) -> RenderableType:
     while grid.row_count < count:
         grid.add_row()
     return grid
+
+
+def _machine(status: Status) -> Text:
+    """Battery and heat, as far as they are known."""
+    room = status.heat_room_k
+    heat = (
+        None
+        if room is None
+        else Text.assemble((f"{room:.0f} K", "red" if room < HOT_K else ""), (" to throttling", "dim"))
+    )
+    known = (heat, None if status.battery is None else _battery(status.battery))
+    return Text("   ").join(text for text in known if text is not None)
 
 
 def _battery(battery: Battery) -> Text:

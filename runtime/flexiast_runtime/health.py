@@ -43,6 +43,8 @@ class Signal:
     gaps: int = 0
     """Times that audio was missing"""
     lost_s: float = 0.0
+    drift_ppm: float | None = None
+    """How much slower the device's clock is than the machine's; None where it is not known"""
 
     def faults(self) -> tuple[str, ...]:
         """What is wrong, in a few words each, the worst first; none for a sound source."""
@@ -64,6 +66,7 @@ class Signal:
             "invalid": self.invalid,
             "gaps": self.gaps,
             "lost_s": round(self.lost_s, 3),
+            "drift_ppm": None if self.drift_ppm is None else round(self.drift_ppm),
         }
 
 
@@ -87,7 +90,7 @@ class Watched:
                 if block.notice:
                     yield Block(numbers, notice=block.notice)
                 continue
-            checked = self._look(Block(numbers, block.lost + lost, block.notice))
+            checked = self._look(block._replace(samples=numbers, lost=block.lost + lost))
             lost = 0
             yield from checked
 
@@ -111,7 +114,7 @@ class Watched:
         if not len(block.samples):
             return
         before = self.signal.silent_s
-        self.signal = self._measured(block.samples)
+        self.signal = replace(self._measured(block.samples), drift_ppm=block.drift_ppm)
         if before < NO_SIGNAL_S <= self.signal.silent_s:
             reason = f"{NO_SIGNAL_S:g} s of digital silence: is the microphone muted, or its volume at zero?"
             yield Block(block.samples[:0], notice=Notice("no signal", reason))

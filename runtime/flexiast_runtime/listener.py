@@ -391,6 +391,7 @@ class Listener:
             skipped=self._skipped,
             battery=conditions.battery,
             signal=self._signal(),
+            heat_room_k=conditions.heat_room_k,
             frames=window.new,
         )
 

@@ -92,7 +92,7 @@ class Microphone:
         arrived = len(delivery.samples) + delivery.missed
         lost = delivery.missed + timeline.push(self._clock(), arrived, broken=found or delivery.overflowed)
         notice = Notice("found", f"{lost / self.rate_hz:.1f} s are missing") if found else None
-        return Block(delivery.samples, lost, notice)
+        return Block(delivery.samples, lost, notice, timeline.drift_ppm)
 
 
 def _pause(seconds: float) -> Iterator[Block]:

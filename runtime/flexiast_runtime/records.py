@@ -113,6 +113,8 @@ class Status:
     battery: Battery | None
     signal: Signal | None = None
     """What the microphone delivers; None for recordings"""
+    heat_room_k: float | None = None
+    """Kelvins to where the kernel holds the processor back"""
     frames: Float = field(default_factory=_no_frames, repr=False, compare=False)
     """Log-mel features [frames, mels] that no earlier window held, normalised; for pictures, not in the document"""
 
@@ -131,6 +133,7 @@ class Status:
             "battery": None if self.battery is None else round(self.battery.fraction, 4),
             "discharging": None if self.battery is None else self.battery.discharging,
             "signal": None if self.signal is None else self.signal.document(),
+            "heat_room_k": None if self.heat_room_k is None else round(self.heat_room_k, 1),
         }
 
 

@@ -40,6 +40,8 @@ class Block(NamedTuple):
     """Frames known to be missing before it."""
     notice: Notice | None = None
     """Said with it; such a block may hold no samples."""
+    drift_ppm: float | None = None
+    """How much slower the device's clock is than the machine's, where that is known"""
 
 
 class Chunk(NamedTuple):

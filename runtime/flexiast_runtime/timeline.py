@@ -14,6 +14,8 @@ WINDOW_S = 1.0
 """Audio, and time, in which some frames come on time."""
 TOLERATED_S = 0.25
 """Lateness above the usual that is no loss: bursts of a busy machine."""
+DRIFT_KNOWN_S = 60.0
+"""Seconds of audio after which the drift is worth telling: lateness of a few milliseconds is then below 100 ppm."""
 MAX_DRIFT = 500e-6
 """Of a device's clock against the machine's; crystals stay within 100 ppm."""
 
@@ -31,9 +33,19 @@ class Timeline:
         self._origin_s: float | None = None
         self._frames = 0  # received, and said to be lost
         self._usual_s: float | None = None  # lateness; unknown in the first window
+        self._first: tuple[float, int] | None = None  # the usual lateness at first, and frames then
         self._window_begun_s = 0.0
         self._window_frames = 0
         self._punctual_s = math.inf  # least lateness in the window
+
+    @property
+    def drift_ppm(self) -> float | None:
+        """How much slower the device's clock is than the machine's, in millionths; None while that is not known."""
+        if self._first is None or self._usual_s is None:
+            return None
+        usual_s, frames = self._first
+        seconds = (self._frames - frames) / self._rate_hz
+        return None if seconds < DRIFT_KNOWN_S else 1e6 * (self._usual_s - usual_s) / seconds
 
     def push(self, now_s: float, frames: int, *, broken: bool = False) -> int:
         """Count ``frames`` that have come by ``now_s``; how many are missing before them.
@@ -71,6 +83,7 @@ class Timeline:
     def _follow(self, window_s: float) -> None:
         if self._usual_s is None:
             self._usual_s = self._punctual_s
+            self._first = self._usual_s, self._frames
         most_s = MAX_DRIFT * window_s
         self._usual_s += max(-most_s, min(most_s, self._punctual_s - self._usual_s))
 

@@ -39,6 +39,7 @@ def status(source: str = "garden", time_s: float = 5.0, **fields: Any) -> Status
         "dropped_s": 0.0,
         "skipped": 0,
         "battery": Battery(0.42, True),
+        "heat_room_k": 12.4,
         "signal": Signal(level_dbfs=-23.0, peak_dbfs=-9.0),
         "frames": frames,
     }
@@ -87,7 +88,7 @@ def test_the_picture_says_what_is_heard_at_which_size_and_why() -> None:
         "4.0 of 500 ms",
     ):
         assert expected in text
-    assert "battery 42% draining" in text
+    assert "12 K to throttling   battery 42% draining" in text
     assert "lost 1.5 s of audio" in text
     assert "1.0–3.0 s  siren" in text
     assert "▀" * 40 in text

@@ -502,7 +502,7 @@ KEYS = {
     "overload": {"source", "time_s", "patch_size", "latency_ms", "deadline_ms"},
     "status": {
         *("source", "time_s", "patch_size", "top", "active", "latency_ms", "deadline_ms"),
-        *("backlog_s", "dropped_s", "skipped", "battery", "discharging", "signal"),
+        *("backlog_s", "dropped_s", "skipped", "battery", "discharging", "signal", "heat_room_k"),
     },
     "summary": {
         *("source", "audio_s", "windows", "skipped", "events", "switches", "overloads", "misses", "miss_rate"),

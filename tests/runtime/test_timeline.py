@@ -120,3 +120,23 @@ def test_the_clock_is_not_the_one_that_people_set() -> None:
     wanted = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     before = time.clock_gettime(wanted)
     assert before <= uptime_s() <= time.clock_gettime(wanted)
+
+
+@given(seed=SEEDS, most_s=st.floats(0, 0.05), drift=DRIFTS)
+def test_the_drift_of_a_clock_is_told_once_it_is_known(seed: int, most_s: float, drift: float) -> None:
+    late_s = np.random.default_rng(seed).uniform(0, most_s, 10_000)
+    timeline, told = Timeline(RATE_HZ), []
+    for now_s in arrivals(10_000, late_s, drift):
+        assert timeline.push(now_s, BLOCK) == 0
+        told.append(timeline.drift_ppm)
+    assert told[int(50 / BLOCK_S)] is None
+    # the most punctual block of a second, one of 31, is at most a tenth of 50 ms late; over 320 s that is 16 ppm
+    assert told[-1] == pytest.approx(1e6 * drift, abs=25)
+
+
+def test_a_gap_is_no_drift() -> None:
+    timeline = Timeline(RATE_HZ)
+    times_s = np.array(arrivals(6_000, np.zeros(6_000)))
+    times_s[3_000:] += 2.0
+    assert sum(timeline.push(now_s, BLOCK) for now_s in times_s) == pytest.approx(2 * RATE_HZ, abs=SIZE_S * RATE_HZ)
+    assert timeline.drift_ppm == pytest.approx(0, abs=100)
