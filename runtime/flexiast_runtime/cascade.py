@@ -25,6 +25,8 @@ MAYBE = 0.25
 """Share of the way from a score that says nothing to a label's threshold, from which on it may be an event."""
 STANDS_OUT = 4.0
 """Standard deviations by which a sound must exceed the background in one band."""
+RETRY_S = 60.0
+"""Seconds that the cheapest size is not asked after its engine failed."""
 LISTEN_AGAIN_S = 10.0
 """Seconds of background after which the cheapest size listens to it."""
 
@@ -40,6 +42,7 @@ class Cascade:
         self._frontend, self._step_s = spec.frontend, step_s
         self._window_steps = math.ceil(spec.frontend.window_s / step_s)
         self._rest_steps = round(LISTEN_AGAIN_S / step_s)
+        self._failed_steps = 0
         self.reset()
 
     def reset(self) -> None:
@@ -55,11 +58,16 @@ class Cascade:
         stands_out = self._background.hear(window.new, learn=not self._curious) >= STANDS_OUT
         self._plain_steps = 0 if stands_out else self._plain_steps + 1  # steps since something last stood out
         self._unheard_steps += 1
-        if self._curious:
+        self._failed_steps = max(0, self._failed_steps - 1)
+        if self._curious or self._failed_steps:
             return "sharp"
         if self.quiet is None or self._plain_steps < self._window_steps or self._unheard_steps > self._rest_steps:
             return "cheap"
         return "skip"
+
+    def failed(self) -> None:
+        """The cheapest size gave no answer: for a while the chosen one listens to everything."""
+        self._failed_steps = round(RETRY_S / self._step_s)
 
     def heard(self, scores: Float) -> bool:
         """What an engine made of the window [classes]; whether it may be an event."""

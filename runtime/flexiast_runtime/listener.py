@@ -306,7 +306,7 @@ class Listener:
                 answer = self._run(window, cascade.cheap)
             except Exception as error:  # noqa: BLE001 (said, and the chosen size answers instead)
                 yield EngineFailure(self._source, window.end / self._rate, cascade.cheap, str(error))
-                self._cascade = None
+                cascade.failed()
             else:
                 if not cascade.heard(answer.scores):
                     answers.append(answer._replace(option=0))

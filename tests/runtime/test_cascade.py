@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flexiast.frontend import Frontend
 from flexiast.manifest import Manifest, Variant
 from flexiast.spec import FrontendSpec, PatchSize, Spec
-from flexiast_runtime.cascade import LISTEN_AGAIN_S, MAYBE, STANDS_OUT, Background, Cascade
+from flexiast_runtime.cascade import LISTEN_AGAIN_S, MAYBE, RETRY_S, STANDS_OUT, Background, Cascade
 from flexiast_runtime.engine import Engines
 from flexiast_runtime.framer import Framer, Window
 from flexiast_runtime.governor import Observation, Option, Policy
@@ -266,3 +266,15 @@ def test_a_cheap_engine_that_fails_is_said_and_done_without(tiny_manifest: Manif
         r.start_sample for r in plain if isinstance(r, Event)
     ]
     assert engines[SHARP].runs == sum(isinstance(record, Status) for record in records)
+
+
+def test_a_cheap_engine_that_failed_is_asked_again_after_a_while(tiny_manifest: Manifest) -> None:
+    spec = tiny_manifest.spec
+    cascade = Cascade(CHEAP, np.full(len(spec.labels), 0.5, np.float32), spec, STEP_S)
+    levels = []
+    for number, window in enumerate(windows(spec, coloured(RETRY_S + 5, -3, 0.01))):
+        levels.append(cascade.level(window))
+        if number == 0:
+            cascade.failed()
+    assert levels.index("cheap", 1) == round(RETRY_S / STEP_S)
+    assert set(levels[1 : round(RETRY_S / STEP_S)]) == {"sharp"}
