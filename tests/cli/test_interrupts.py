@@ -146,6 +146,8 @@ def test_ctrl_c_while_the_program_loads_ends_it_quietly() -> None:
     program = """
 import os, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
+
 class Interrupting:
     def find_spec(name, *_):
         if name == "flexiast_cli.listen":
