@@ -8,15 +8,13 @@ one size, and with a cascade of the cheapest size and that one; CPU time is the 
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.events import ONSET_S, TASKS, Counts, Sound, Stream, count, halves, make_streams
+from benchmarks.events import ONSET_S, TASKS, Counts, Sound, Stream, count, halves, make_streams, run
 from benchmarks.measure import heading
 from flexiast.data import read_dataset
 from flexiast.spec import PatchSize
@@ -109,18 +107,6 @@ def experiment(name: str, data: Path, minutes: float, seed: int) -> None:
     row(f"{cheap.short}, then 16", [hear(engines, cheap, SHARP, stream, onset_s) for stream in streams], base, hours)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cascade")
-    parser.add_argument("--data", type=Path, required=True, help="folder of esc50/ and commands/")
-    parser.add_argument("--model", choices=sorted(TASKS), action="append", help="default: all")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of each stream, one for each SNR")
-    parser.add_argument("--seed", type=int, default=1, help="even: the half of the clips that the rules were tuned on")
-    given = parser.parse_args()
-    begun_s = time.process_time()
-    for name in given.model or sorted(TASKS):
-        experiment(name, given.data, given.minutes, given.seed)
-    print(f"\n{time.process_time() - begun_s:.0f} s of CPU")
-
-
 if __name__ == "__main__":
-    main()
+    seeds = "even: the half of the clips that the rules were tuned on"
+    run(experiment, "python -m benchmarks.cascade", 10.0, 1, seeds)

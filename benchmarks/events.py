@@ -368,12 +368,19 @@ def table(
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.events")
+def run(
+    experiment: Callable[[str, Path, float, int], None],
+    prog: str,
+    minutes: float,
+    seed: int,
+    seed_help: str | None = None,
+) -> None:
+    """An experiment on the streams of each model that the command line names."""
+    parser = argparse.ArgumentParser(prog=prog)
     parser.add_argument("--data", type=Path, required=True, help="folder of esc50/ and commands/")
     parser.add_argument("--model", choices=sorted(TASKS), action="append", help="default: all")
-    parser.add_argument("--minutes", type=float, default=4.0, help="of each stream, one for each SNR")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=minutes, help="of each stream, one for each SNR")
+    parser.add_argument("--seed", type=int, default=seed, help=seed_help)
     given = parser.parse_args()
     begun_s = time.process_time()
     for name in given.model or sorted(TASKS):
@@ -382,4 +389,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(experiment, "python -m benchmarks.events", 4.0, 0)

@@ -121,7 +121,7 @@ def mel_filters(spec: FrontendSpec) -> Float:
     floor. Checkpoints expect that, so it stays.
     """
     bins = np.arange(spec.fft_samples // 2) * spec.sample_rate_hz / spec.fft_samples
-    edges = np.linspace(_mel(spec.low_hz), _mel(spec.high_hz), spec.mel_bins + 2).astype(np.float32)
+    edges = _mel_edges(spec).astype(np.float32)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     mel = _mel(bins).astype(np.float32)[:, None]  # float32 as in Kaldi: narrow filters feel its last digit
     triangles = np.minimum((mel - left) / (centre - left), (right - mel) / (right - centre))
@@ -133,8 +133,12 @@ def mel_filters(spec: FrontendSpec) -> Float:
 
 def mel_centres_hz(spec: FrontendSpec) -> NDArray[np.float64]:
     """Where each filter peaks [mels]."""
-    edges = np.linspace(_mel(spec.low_hz), _mel(spec.high_hz), spec.mel_bins + 2)
-    return 700.0 * np.expm1(edges[1:-1] / 1127.0)
+    return 700.0 * np.expm1(_mel_edges(spec)[1:-1] / 1127.0)
+
+
+def _mel_edges(spec: FrontendSpec) -> NDArray[np.float64]:
+    """Where the filters begin, peak and end, in mel [mels + 2]."""
+    return np.linspace(_mel(spec.low_hz), _mel(spec.high_hz), spec.mel_bins + 2)
 
 
 def _mel(hz: float | NDArray[np.float64]) -> NDArray[np.float64]:

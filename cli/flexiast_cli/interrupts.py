@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 UNREAD_S = 1.0
 """After a signal, whoever reads stdout gets so long for what was written before."""
 LOOK_S = 0.1
-HELD = 1000
-"""Records that wait for whoever reads stdout; as many as wait for a sink."""
 
 
 @dataclass
@@ -68,11 +66,12 @@ def ending_gently(stop: Callable[[], None], terminated: ExitCode) -> Iterator[As
 def while_read(records: Iterable[Record], asked: Asked, *, live: bool) -> Iterator[Record]:
     """What is to be printed, one at a time when stdout takes it: a write that blocks could not be ended by a signal.
 
-    A recording waits for whoever reads. Sound that is ``live`` does not: while nobody reads, the last ``HELD`` records
-    wait, but no status, which the next one betters. After a signal there is ``UNREAD_S`` for what is left to print; all
-    records are drawn even so.
+    A recording waits for whoever reads. Sound that is ``live`` does not: while nobody reads, as many records wait as
+    for a sink, but no status, which the next one betters. After a signal there is ``UNREAD_S`` for what is left to
+    print; all records are drawn even so.
     """
     from flexiast_runtime.records import Status
+    from flexiast_runtime.sinks.outbox import CAPACITY
 
     held: deque[Record] = deque()
     unread, failure = 0, None
@@ -83,7 +82,7 @@ def while_read(records: Iterable[Record], asked: Asked, *, live: bool) -> Iterat
                 yield held.popleft()
             if held and live and isinstance(record, Status):
                 held.pop()
-            if len(held) > HELD or (held and asked.over):
+            if len(held) > CAPACITY or (held and asked.over):
                 held.popleft()
                 unread += 1
     except FlexiastError as error:  # what came before is printed first

@@ -20,6 +20,7 @@ from flexiast.errors import printable
 from flexiast_cli.console import counted, stderr
 from flexiast_cli.notes import Notes
 from flexiast_cli.panes import Pane
+from flexiast_runtime.governor import Policy
 from flexiast_runtime.records import EngineFailure, Event, Overload, Record, SourceNotice, Status, Summary, Switch
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 REDRAW_S = 0.1
 """At most ten pictures a second."""
 KEPT_LINES = 6
-HOT_K = 3.0
-"""As the governor has it: nearer to throttling it gets cheaper"""
 HIGHEST = 12
 """Lines of a picture on a terminal that has room for more."""
 
@@ -164,7 +163,7 @@ def _machine(status: Status) -> Text:
     heat = (
         None
         if room is None
-        else Text.assemble((f"{room:.0f} K", "red" if room < HOT_K else ""), (" to throttling", "dim"))
+        else Text.assemble((f"{room:.0f} K", "red" if room < Policy.hot_k else ""), (" to throttling", "dim"))
     )
     known = (heat, None if status.battery is None else _battery(status.battery))
     return Text("   ").join(text for text in known if text is not None)

@@ -27,7 +27,7 @@ def output_of(argv: Sequence[str], timeout_s: float) -> str:
         )
     except OSError as error:
         raise DataError(f"{argv[0]} cannot be run: {error.strerror}") from error
-    begun, timer = time.monotonic(), threading.Timer(timeout_s, _end, (process,))
+    begun, timer = time.monotonic(), threading.Timer(timeout_s, end_group, (process,))
     with process:
         timer.start()
         try:
@@ -37,7 +37,7 @@ def output_of(argv: Sequence[str], timeout_s: float) -> str:
             code = process.wait()
         finally:
             timer.cancel()
-            _end(process)
+            end_group(process)
     if time.monotonic() - begun >= timeout_s:
         raise DataError(f"{argv[0]} took more than {timeout_s:g} s and was ended")
     if code:
@@ -45,7 +45,8 @@ def output_of(argv: Sequence[str], timeout_s: float) -> str:
     return content.decode(errors="replace")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a program that leads a group of its own, and all that it started, unless it has ended."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 
 from flexiast.errors import SinkError, UsageError
+from flexiast_runtime.programs import end_group
 from flexiast_runtime.records import Event, Record
 from flexiast_runtime.sinks.credentials import MQTT, WEBHOOK
 from flexiast_runtime.sinks.sink import Hearing
@@ -71,9 +70,7 @@ class Command:
             except subprocess.TimeoutExpired:
                 raise SinkError(f"{self.name} took more than {self._timeout_s:g} s and was ended") from None
             finally:
-                if process.poll() is None:
-                    with suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)
+                end_group(process)
         return process.returncode
 
 
