@@ -14,14 +14,32 @@ from flexiast.spec import ALL_PATCHES, PatchSize
 
 DOCS = ROOT / "docs"
 
+Key = tuple[str, int]
+"""Split and seed: what two runs have in common that differ in their recipe alone."""
+
 
 class Curve(NamedTuple):
     """Accuracy at each size, over the folds and seeds of one experiment."""
 
-    runs: int
-    mean: dict[PatchSize, float]
-    std: dict[PatchSize, float]
+    each: dict[PatchSize, dict[Key, float]]
     gmac: dict[PatchSize, float]
+
+    @property
+    def runs(self) -> int:
+        return max(map(len, self.each.values()))
+
+    @property
+    def mean(self) -> dict[PatchSize, float]:
+        return {patch: statistics.mean(values.values()) for patch, values in self.each.items()}
+
+    @property
+    def std(self) -> dict[PatchSize, float]:
+        return {patch: statistics.stdev(values.values()) for patch, values in self.each.items() if len(values) > 1}
+
+    def over(self, rival: Curve, patch: PatchSize) -> list[float]:
+        """Points by which this lies above a rival, one of each fold and seed that both have run."""
+        ours, theirs = self.each[patch], rival.each[patch]
+        return [100 * (ours[key] - theirs[key]) for key in ours if key in theirs]
 
 
 def report(docs: Path = DOCS, results: Path = RESULTS) -> None:
@@ -53,7 +71,7 @@ clips by a recipe in [`recipes/`](../recipes) (for esc50, that of `sounds`), has
 budgets are small, so that dozens of runs fit on a laptop: compare runs with one another, not with the shipped models or
 with papers. Within a task all runs see the same clips equally often, unless a row says otherwise. The last step is
 measured, on the validation split, which chose nothing. One run's figure moves by about a point with its seed (one
-standard error of 2,400 clips is 0.8 at 80 %, of 400 clips 2).
+standard error of 2,400 clips is 0.8 at 80 %, of 400 clips 2). Differences are those between runs of one fold and seed.
 """
 
 ABOUT = {
@@ -81,29 +99,20 @@ ABOUT = {
 
 
 def _curves(runs: list[dict[str, Any]]) -> dict[str, Curve]:
-    found: dict[str, dict[PatchSize, list[float]]] = defaultdict(lambda: defaultdict(list))
-    gmac: dict[str, dict[PatchSize, float]] = defaultdict(dict)
+    curves: dict[str, Curve] = {}
     for run in runs:
+        curve = curves.setdefault(run["experiment"], Curve(defaultdict(dict), {}))
         for result in run["results"]:
             patch = PatchSize.parse(result["patch_size"])
-            found[run["experiment"]][patch].append(result["accuracy"])
-            gmac[run["experiment"]][patch] = result["gmac"]
-    return {
-        key: Curve(
-            runs=max(map(len, sizes.values())),
-            mean={patch: statistics.mean(values) for patch, values in sizes.items()},
-            std={patch: statistics.stdev(values) for patch, values in sizes.items() if len(values) > 1},
-            gmac=gmac[key],
-        )
-        for key, sizes in found.items()
-    }
+            curve.each[patch][run["split"], run["seed"]] = result["accuracy"]
+            curve.gmac[patch] = result["gmac"]
+    return curves
 
 
 def _section(task: str, curves: dict[str, Curve], runs: list[dict[str, Any]]) -> str:
-    splits = sorted({run["split"] for run in runs})
     lines = [
         f"## {task}\n",
-        f"{'; '.join(splits).capitalize()}. {TASKS[task].epochs} epochs.\n",
+        f"{_splits(runs)}. {TASKS[task].epochs} epochs.\n",
         f"![{task}](results-{task}.png)\n",
     ]
     lines.append(_table(ALL_PATCHES, curves))
@@ -118,6 +127,14 @@ def _section(task: str, curves: dict[str, Curve], runs: list[dict[str, Any]]) ->
         lines.append(_table(UNSEEN, curves))
         lines += _verdicts(curves)
     return "\n".join(lines) + "\n"
+
+
+def _splits(runs: list[dict[str, Any]]) -> str:
+    """What validates: a split, or folds in turn, of which a row with fewer runs has the last."""
+    rules = sorted({run["split"] for run in runs})
+    if len(rules) == 1:
+        return rules[0].capitalize()
+    return f"{len(rules)} folds validate in turn, the others train; a row with one run is that where {rules[-1]}"
 
 
 def _ensemble(found: dict[str, Any]) -> str:
@@ -190,16 +207,13 @@ RIVALS = {
 
 def _bars(name: str, curves: dict[str, Curve]) -> list[str]:
     """What a flexible model is to reach: the fixed ones at their own size, 0.9 of 16 × 16 at 48 × 48, no dips."""
-    own = curves[name].mean
-    pairs = []
-    for size in (8, 16, 32):
-        patch = PatchSize(size, size)
-        if f"fixed-{size}" in curves:
-            fixed = curves[f"fixed-{size}"].mean[patch]
-            pairs.append(f"{size}: {100 * own[patch]:.1f} to {100 * fixed:.1f} ({100 * (own[patch] - fixed):+.1f})")
+    curve = curves[name]
+    own = curve.mean
+    fixed = {size: curves[f"fixed-{size}"] for size in (8, 16, 32) if f"fixed-{size}" in curves}
+    pairs = [f"{size}: {_spread(curve.over(rival, PatchSize(size, size)))}" for size, rival in fixed.items()]
     kept = own[PatchSize(48, 48)] / own[PatchSize(16, 16)]
     return [
-        f"- **{name}** against fixed models at their own size, points: {', '.join(pairs) or 'none trained'}; "
+        f"- **{name}** against fixed models at their own size, points: {', '.join(pairs)}; "
         f"48 × 48 keeps {kept:.3f} of the accuracy at 16 × 16.",
         f"- **{name}** at unseen sizes, points under the line through their trained neighbours: {_gaps(own)}.",
     ]
@@ -211,15 +225,20 @@ def _verdicts(curves: dict[str, Curve]) -> list[str]:
     for name in ("flexible", "masked-in-place"):
         if name in curves:
             lines += _bars(name, curves)
-    flexible = curves["flexible"].mean
     for rival, what in RIVALS.items():
         if rival in curves:
-            gains = [flexible[patch] - curves[rival].mean[patch] for patch in ALL_PATCHES]
+            gains = [statistics.mean(curves["flexible"].over(curves[rival], patch)) for patch in ALL_PATCHES]
             lines.append(
-                f"- {what}: {100 * statistics.mean(gains):+.1f} points on average over the ten sizes, "
-                f"{100 * min(gains):+.1f} to {100 * max(gains):+.1f}."
+                f"- {what}: {statistics.mean(gains):+.1f} points on average over the ten sizes, "
+                f"{min(gains):+.1f} to {max(gains):+.1f}."
             )
     return lines
+
+
+def _spread(points: list[float]) -> str:
+    """Mean of differences between pairs of runs, and their deviation."""
+    deviation = f" ± {statistics.stdev(points):.1f}" if len(points) > 1 else ""
+    return f"{statistics.mean(points):+.1f}{deviation}"
 
 
 def _gaps(mean: dict[PatchSize, float]) -> str:
