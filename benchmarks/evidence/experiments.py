@@ -49,6 +49,8 @@ class Experiment:
     """By the convolutional teacher that the command line names."""
     masked_start: bool = False
     """Whether the network is first trained, on the same clips and for as long, to say what a mask hides."""
+    also: tuple[PatchSize, ...] = ()
+    """Sizes to measure besides."""
 
     @property
     def key(self) -> str:
@@ -56,8 +58,8 @@ class Experiment:
 
     @property
     def measured(self) -> tuple[PatchSize, ...]:
-        """Sizes to evaluate: the ten of the paper, those of the run, and those that no run trains."""
-        return tuple(dict.fromkeys((*ALL_PATCHES, *self.recipe.training.patches, *UNSEEN)))
+        """Sizes to evaluate: the ten of the paper, those of the run and its rivals, and those that no run trains."""
+        return tuple(dict.fromkeys((*ALL_PATCHES, *self.recipe.training.patches, *self.also, *UNSEEN)))
 
 
 def _recipe(task: Task, **training: object) -> Recipe:
@@ -102,14 +104,27 @@ def _experiments() -> dict[str, Experiment]:
                 masked_start=True,
             ),
             Experiment(name, "twice-as-long", _recipe(task, epochs=2 * task.epochs)),
+            Experiment(name, "twice-in-place", in_place.changed(model={}, training={"epochs": 2 * task.epochs})),
         ]
-    task = TASKS["speakers"]
-    sizes = [patch.mels for patch in ALL_PATCHES]
-    found += [
-        Experiment("speakers", "time-only", _recipe(task, patches=tuple(PatchSize(16, size) for size in sizes))),
-        Experiment("speakers", "mel-only", _recipe(task, patches=tuple(PatchSize(size, 16) for size in sizes))),
-    ]
+    found += _rectangular(TASKS["speakers"])
     return {experiment.key: experiment for experiment in found}
+
+
+def _rectangular(task: Task) -> list[Experiment]:
+    """Speakers at sizes that vary along one axis: pitch is told apart by mel bins that stand close."""
+    along_time = tuple(PatchSize(16, patch.frames) for patch in ALL_PATCHES)
+    along_mel = tuple(PatchSize(patch.mels, 16) for patch in ALL_PATCHES)
+    in_place = Distill(teacher_weight=TEACHER_WEIGHT, in_place_weight=1.0)
+    fixed = [PatchSize(16, 8), PatchSize(16, 32)]
+    return [
+        Experiment("speakers", "time-only", _recipe(task, patches=along_time)),
+        Experiment("speakers", "time-only-in-place", _recipe(task, patches=along_time, distill=in_place)),
+        *(
+            Experiment("speakers", f"fixed-{patch}", _recipe(task, patches=(patch,)), also=along_time)
+            for patch in fixed
+        ),
+        Experiment("speakers", "mel-only", _recipe(task, patches=along_mel)),
+    ]
 
 
 EXPERIMENTS = _experiments()
