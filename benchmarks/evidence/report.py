@@ -4,42 +4,16 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import defaultdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from benchmarks.evidence.curves import Curve, read_curves
 from benchmarks.evidence.experiments import EXPERIMENTS, TASKS, UNSEEN
+from benchmarks.evidence.plots import plot_accuracy
 from benchmarks.evidence.running import RESULTS, ROOT
 from flexiast.spec import ALL_PATCHES, PatchSize
 
 DOCS = ROOT / "docs"
-
-Key = tuple[str, int]
-"""Split and seed: what two runs have in common that differ in their recipe alone."""
-
-
-class Curve(NamedTuple):
-    """Accuracy at each size, over the folds and seeds of one experiment."""
-
-    each: dict[PatchSize, dict[Key, float]]
-    gmac: dict[PatchSize, float]
-
-    @property
-    def runs(self) -> int:
-        return max(map(len, self.each.values()))
-
-    @property
-    def mean(self) -> dict[PatchSize, float]:
-        return {patch: statistics.mean(values.values()) for patch, values in self.each.items()}
-
-    @property
-    def std(self) -> dict[PatchSize, float]:
-        return {patch: statistics.stdev(values.values()) for patch, values in self.each.items() if len(values) > 1}
-
-    def over(self, rival: Curve, patch: PatchSize) -> list[float]:
-        """Points by which this lies above a rival, one of each fold and seed that both have run."""
-        ours, theirs = self.each[patch], rival.each[patch]
-        return [100 * (ours[key] - theirs[key]) for key in ours if key in theirs]
 
 
 def report(docs: Path = DOCS, results: Path = RESULTS) -> None:
@@ -48,12 +22,12 @@ def report(docs: Path = DOCS, results: Path = RESULTS) -> None:
     latency = documents.pop("latency", None)
     ensembles = [documents.pop(name) for name in list(documents) if name.startswith("ensemble-")]
     runs = list(documents.values())
-    curves = _curves(runs)
+    curves = read_curves(runs)
     parts = [INTRODUCTION.format(machine=_machines(runs), dates=_dates(runs))]
     for task in TASKS:
         chosen = {name: curves[f"{task}/{name}"] for name in ABOUT if f"{task}/{name}" in curves}
         if chosen:
-            _plot(task, chosen, None if latency is None else latency["cpu_ms"][task], docs)
+            _plots(task, chosen, None if latency is None else latency["cpu_ms"][task], docs)
             parts.append(_section(task, chosen, [run for run in runs if run["experiment"].startswith(f"{task}/")]))
             parts += [_ensemble(found) for found in ensembles if found["experiment"] == f"{task}/ensemble"]
     if latency is not None:
@@ -102,35 +76,56 @@ ABOUT = {
 }
 
 
-def _curves(runs: list[dict[str, Any]]) -> dict[str, Curve]:
-    curves: dict[str, Curve] = {}
-    for run in runs:
-        curve = curves.setdefault(run["experiment"], Curve(defaultdict(dict), {}))
-        for result in run["results"]:
-            patch = PatchSize.parse(result["patch_size"])
-            curve.each[patch][run["split"], run["seed"]] = result["accuracy"]
-            curve.gmac[patch] = result["gmac"]
-    return curves
-
-
 def _section(task: str, curves: dict[str, Curve], runs: list[dict[str, Any]]) -> str:
+    families = {name: _family(task, name) for name in curves}
+    square = {name: curve for name, curve in curves.items() if families[name] is None}
     lines = [
         f"## {task}\n",
         f"{_splits(runs)}. {TASKS[task].epochs} epochs.\n",
         f"![{task}](results-{task}.png)\n",
+        _table(ALL_PATCHES, square),
+        *(f"- **{name}**: {ABOUT[name]}; {_budget(task, name, runs)}." for name in curves),
     ]
-    lines.append(_table(ALL_PATCHES, curves))
-    lines += [f"- **{name}**: {ABOUT[name]}; {_budget(task, name, runs)}." for name in curves]
-    for shape, family in FAMILIES.items():
-        measured = {name: curve for name, curve in curves.items() if set(family) <= set(curve.each)}
-        if measured:
-            lines.append(f"\nSizes {shape}:\n")
-            lines.append(_table(family, measured))
+    for family, sizes in FAMILIES.items():
+        mine = {name: curve for name, curve in curves.items() if families[name] == family}
+        if mine:
+            lines += [f"\nSizes {family}:\n", _table(sizes, mine).rstrip()]
+            lines += [f"\n![{task}, {family}](results-{task}-time.png)"] if family == "16 × t" else []
     if "flexible" in curves:
-        lines.append("\nSizes that no run trained:\n")
-        lines.append(_table(UNSEEN, curves))
+        lines += ["\nSizes that no run trained:\n", _table(UNSEEN, square)]
         lines += _verdicts(task, curves, runs)
     return "\n".join(lines) + "\n"
+
+
+def _family(task: str, name: str) -> str | None:
+    """Of experiments whose patches vary along one axis, which."""
+    trained = set(EXPERIMENTS[f"{task}/{name}"].recipe.training.patches)
+    square = all(patch.mels == patch.frames for patch in trained)
+    return None if square else next(family for family, sizes in FAMILIES.items() if trained <= set(sizes))
+
+
+def _plots(task: str, curves: dict[str, Curve], latency: dict[str, float] | None, docs: Path) -> None:
+    """Accuracy against operations and, where it was measured, against the time of a window in an engine."""
+    costs = {"GMAC a window": next(iter(curves.values())).gmac}
+    if latency is not None:
+        costs["CPU ms a window, one thread"] = {PatchSize.parse(size): ms for size, ms in latency.items()}
+    squares = {name: curves[name] for name in ("flexible", "fixed-8", "fixed-16", "fixed-32") if name in curves}
+    plot_accuracy(
+        docs / f"results-{task}.png",
+        f"{task}: one flexible model and {len(squares) - 1} fixed ones, each at all sizes",
+        squares,
+        ALL_PATCHES,
+        costs,
+    )
+    if "time-only-in-place" in curves:
+        along = {name: curves[name] for name in ("time-only-in-place", "fixed-16x8", "fixed-16", "fixed-16x32")}
+        plot_accuracy(
+            docs / f"results-{task}-time.png",
+            f"{task}: patches of 16 mel bins and 8 … 48 frames",
+            along,
+            FAMILIES["16 × t"],
+            {"GMAC a window": along["time-only-in-place"].gmac},
+        )
 
 
 def _splits(runs: list[dict[str, Any]]) -> str:
@@ -286,56 +281,6 @@ FAMILIES = {
     "f × 16": EXPERIMENTS["speakers/mel-only"].recipe.training.patches,
 }
 """Sizes that vary along one axis."""
-
-COLOURS = {"flexible": "#2a7f62", "fixed-8": "#b3541e", "fixed-16": "#7a4fa3", "fixed-32": "#3b6fb6"}
-
-
-def _plot(task: str, curves: dict[str, Curve], latency: dict[str, float] | None, docs: Path) -> None:
-    """Accuracy against operations and, where it was measured, against the time of a window in an engine."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    some = next(iter(curves.values()))
-    costs = [("GMAC a window", some.gmac)]
-    if latency is not None:
-        costs.append(("CPU ms a window, one thread", {PatchSize.parse(size): ms for size, ms in latency.items()}))
-    figure, panels = plt.subplots(
-        1, len(costs), figsize=(1.2 + 4.8 * len(costs), 4.2), sharey=True, layout="constrained", squeeze=False
-    )
-    for axes, (label, cost) in zip(panels[0], costs, strict=True):
-        for name, colour in COLOURS.items():
-            if name not in curves:
-                continue
-            curve = curves[name]
-            sizes = [patch for patch in ALL_PATCHES if patch in curve.mean]
-            axes.errorbar(
-                [cost[patch] for patch in sizes],
-                [100 * curve.mean[patch] for patch in sizes],
-                yerr=[100 * curve.std.get(patch, 0) for patch in sizes],
-                marker="o",
-                markersize=4,
-                linewidth=2.2 if name == "flexible" else 1.2,
-                color=colour,
-                label=name,
-            )
-        for patch in ALL_PATCHES if "flexible" in curves else ():
-            point = (cost[patch], 100 * curves["flexible"].mean[patch])
-            axes.annotate(str(patch.mels), point, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
-        axes.set(xscale="log", xlabel=label)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.margins(x=0.08, y=0.12)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_ylabel("accuracy, %")
-    panels[0][0].legend(frameon=False)
-    figure.suptitle(f"{task}: one flexible model and three fixed ones, each at all sizes", fontsize=11)
-    figure.savefig(docs / f"results-{task}.png", dpi=130)
-    plt.close(figure)
 
 
 def _machines(runs: list[dict[str, Any]]) -> str:
