@@ -15,6 +15,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from benchmarks.evidence.curves import Curve
 from flexiast.spec import PatchSize
 
+TOO_CLOSE = 1.1
+"""Ratio of two costs whose labels would overlap."""
+
 COLOURS = ("#2a7f62", "#b3541e", "#7a4fa3", "#3b6fb6")
 
 
@@ -25,7 +28,7 @@ def plot_accuracy(
     sizes: tuple[PatchSize, ...],
     costs: Mapping[str, Mapping[PatchSize, float]],
 ) -> None:
-    """Write a PNG; the first of the curves is the one the others are compared with, and names its sizes."""
+    """Write a PNG; the first of the curves is the one the others are compared with, its points told by their frames."""
     figure, panels = plt.subplots(
         1, len(costs), figsize=(1.2 + 4.8 * len(costs), 4.2), sharey=True, layout="constrained", squeeze=False
     )
@@ -43,9 +46,11 @@ def plot_accuracy(
                 color=colour,
                 label=name,
             )
-        for patch in sizes:
-            point = (cost[patch], 100 * curves[subject].mean[patch])
-            axes.annotate(patch.short, point, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
+        for together in _close(sizes, cost):
+            names = ", ".join(str(patch.frames) for patch in together)
+            top = max(100 * curves[subject].mean[patch] for patch in together)
+            point = (cost[together[0]], top)
+            axes.annotate(names, point, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
         axes.set(xscale="log", xlabel=label)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
@@ -58,3 +63,14 @@ def plot_accuracy(
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _close(sizes: tuple[PatchSize, ...], cost: Mapping[PatchSize, float]) -> list[list[PatchSize]]:
+    """Sizes in the order of their cost; those too close for a label each stand together."""
+    found: list[list[PatchSize]] = []
+    for patch in sorted(sizes, key=cost.__getitem__):
+        if found and cost[patch] < TOO_CLOSE * cost[found[-1][0]]:
+            found[-1].append(patch)
+        else:
+            found.append([patch])
+    return [sorted(together, key=lambda patch: patch.frames) for together in found]

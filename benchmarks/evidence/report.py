@@ -121,7 +121,7 @@ def _plots(task: str, curves: dict[str, Curve], latency: dict[str, float] | None
         along = {name: curves[name] for name in ("time-only-in-place", "fixed-16x8", "fixed-16", "fixed-16x32")}
         plot_accuracy(
             docs / f"results-{task}-time.png",
-            f"{task}: patches of 16 mel bins and 8 … 48 frames",
+            f"{task}: patches of 16 mel bins and 8 to 48 frames",
             along,
             FAMILIES["16 × t"],
             {"GMAC a window": along["time-only-in-place"].gmac},
