@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.evidence.bars import bars
 from benchmarks.evidence.curves import Curve, read_curves
 from benchmarks.evidence.experiments import EXPERIMENTS, TASKS, UNSEEN
 from benchmarks.evidence.plots import plot_accuracy
@@ -93,8 +94,9 @@ def _section(task: str, curves: dict[str, Curve], runs: list[dict[str, Any]]) ->
             lines += [f"\n![{task}, {family}](results-{task}-time.png)"] if family == "16 × t" else []
     if "flexible" in curves:
         lines += ["\nSizes that no run trained:\n", _table(UNSEEN, square)]
-        lines += _verdicts(task, curves, runs)
-    return "\n".join(lines) + "\n"
+        lines.append(bars(curves, {name: _minutes(task, name, runs) for name in curves}))
+        lines += _verdicts(curves)
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _family(task: str, name: str) -> str | None:
@@ -210,42 +212,9 @@ RIVALS = {
 }
 
 
-JUDGED = (
-    "flexible",
-    "in-place",
-    "masked-in-place",
-    "twice-as-long",
-    "twice-in-place",
-    "time-only",
-    "time-only-in-place",
-)
-"""Flexible models that are held to the bars."""
-
-
-def _bars(task: str, name: str, curves: dict[str, Curve], runs: list[dict[str, Any]]) -> str:
-    """What a flexible model is to reach: the fixed ones at their own size, 0.9 at the coarsest of what 16 × 16 has."""
-    curve = curves[name]
-    sizes = [PatchSize(16 if name.startswith("time-only") else size, size) for size in (8, 16, 32, 48)]
-    fixed = {patch: f"fixed-{patch.short}" for patch in sizes if f"fixed-{patch.short}" in curves}
-    points = [f"{patch.short}: {_spread(curve.over(curves[rival], patch))}" for patch, rival in fixed.items()]
-    ours, theirs = _minutes(task, name, runs), sum(_minutes(task, rival, runs) for rival in fixed.values())
-    kept = curve.mean[sizes[-1]] / curve.mean[PatchSize(16, 16)]
-    return (
-        f"- **{name}** against fixed models at their own size, points: {', '.join(points)}; {sizes[-1].short} keeps "
-        f"{kept:.3f} of the accuracy at 16; {ours:.0f} minutes of CPU, those {len(fixed)} together {theirs:.0f}."
-    )
-
-
-def _verdicts(task: str, curves: dict[str, Curve], runs: list[dict[str, Any]]) -> list[str]:
+def _verdicts(curves: dict[str, Curve]) -> list[str]:
     """The questions of the experiments, answered by the figures whatever they are."""
-    judged = [name for name in JUDGED if name in curves]
-    lines = [_bars(task, name, curves, runs) for name in judged]
-    lines += [
-        f"- **{name}** at unseen sizes, points under the line through their trained neighbours: "
-        f"{_gaps(curves[name].mean)}."
-        for name in judged
-        if not name.startswith("time-only")
-    ]
+    lines = []
     for rival, what in RIVALS.items():
         if rival in curves:
             gains = [statistics.mean(curves["flexible"].over(curves[rival], patch)) for patch in ALL_PATCHES]
@@ -254,26 +223,6 @@ def _verdicts(task: str, curves: dict[str, Curve], runs: list[dict[str, Any]]) -
                 f"{min(gains):+.1f} to {max(gains):+.1f}."
             )
     return lines
-
-
-def _spread(points: list[float]) -> str:
-    """Mean of differences between pairs of runs, and their deviation."""
-    deviation = f" ± {statistics.stdev(points):.1f}" if len(points) > 1 else ""
-    return f"{statistics.mean(points):+.1f}{deviation}"
-
-
-def _gaps(mean: dict[PatchSize, float]) -> str:
-    """Points under the straight line between trained neighbours, for each unseen size that has two."""
-    trained, found = [patch.mels for patch in ALL_PATCHES], []
-    for patch in UNSEEN:
-        below = [size for size in trained if size < patch.mels]
-        above = [size for size in trained if size > patch.mels]
-        if below and above and patch in mean:
-            low, high = max(below), min(above)
-            share = (patch.mels - low) / (high - low)
-            line = (1 - share) * mean[PatchSize(low, low)] + share * mean[PatchSize(high, high)]
-            found.append(f"{patch.mels}: {100 * (line - mean[patch]):+.1f}")
-    return ", ".join(found)
 
 
 FAMILIES = {
