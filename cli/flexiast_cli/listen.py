@@ -110,7 +110,7 @@ def listen(
     policy: PolicyOption = None,
     cascade: CascadeOption = False,
     until: UntilOption = None,
-    min_battery: MinBatteryOption = 20.0,
+    min_battery: MinBatteryOption = None,
     max_watts: MaxWattsOption = None,
     power_source: PowerSourceOption = None,
     record: RecordOption = None,
