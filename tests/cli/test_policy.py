@@ -229,6 +229,22 @@ def test_a_recorded_run_is_played_again_and_compared(run: Run, recording: Path, 
     assert (tmp_path / "it.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("model", "threshold", "message"),
+    [("commands", "0.01", "--cascade is left off"), ("sounds", "0.05", "--cascade saved nothing: all the time")],
+)
+def test_a_cascade_that_saves_nothing_says_why_once(
+    run: Run, recording: Path, model: str, threshold: str, message: str
+) -> None:
+    """Forty scores that sum to 1 are not all below what is asked; fifty could be, but those of noise are not."""
+    options = ("--patch-sizes", "16,48", "--cascade", "--threshold", threshold)
+    result = run("listen", model, "--input", recording.with_name("noise.wav"), *options)
+    assert result.returncode == 0, result.stderr
+    said = " ".join(result.stderr.split())
+    assert message in said
+    assert said.count("--cascade") == 1
+
+
 def test_a_full_disk_ends_the_recording_and_not_the_listening(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
