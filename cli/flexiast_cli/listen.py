@@ -224,7 +224,7 @@ def listen(
     with (
         ending_gently(partial(stop, captures), terminated=ExitCode.OK) as asked,
         opened_sinks(sinks, Hearing(engines.spec.labels, heard, histories)) as publish,
-        recorded(chosen, record, bundle, model or DEFAULT, settings.step_s),
+        recorded(chosen, record, bundle, model or DEFAULT, settings.step_s, len(sources)),
         machine,
     ):
         _announce(None if as_json else f"{model or DEFAULT} listens to {', '.join(heard)}; Ctrl-C ends", page)

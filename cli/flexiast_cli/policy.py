@@ -236,7 +236,9 @@ def chooser(options: Sequence[Option], policy: Policy, conditions: Conditions) -
 
 
 @contextmanager
-def recorded(chosen: Governed | Pinned, path: Path | None, bundle: Bundle, name: str, step_s: float) -> Iterator[None]:
+def recorded(
+    chosen: Governed | Pinned, path: Path | None, bundle: Bundle, name: str, step_s: float, sources: int
+) -> Iterator[None]:
     """Write what is seen and decided to the path, if there is one, as long as there is room.
 
     Raises UsageError where nothing is decided, DataError where nothing can be written.
@@ -262,6 +264,7 @@ def recorded(chosen: Governed | Pinned, path: Path | None, bundle: Bundle, name:
         policy=chosen.policy,
         first=chosen.first,
         index=chosen.index,
+        sources=sources,
     )
     recorder = Recorder(path, header)
 

@@ -250,7 +250,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_listening(
 ) -> None:
     chosen, path = Governed(UNKNOWN, POLICIES["balanced"], Conditions(1.0)), tmp_path / "trace.jsonl"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with recorded(chosen, path, Bundle.open(tiny_bundle), "tiny", 0.5):
+    with recorded(chosen, path, Bundle.open(tiny_bundle), "tiny", 0.5, sources=1):
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 150, limits[1]))  # a step and a half
         try:
             for tick in range(1, 5):
