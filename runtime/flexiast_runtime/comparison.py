@@ -58,6 +58,7 @@ class Comparison:
             "switches_per_hour": governed.switches_per_hour,
             "joules": governed.joules,
             "score": governed.score,
+            "oracle_misses": self.ideal.misses,
             "oracle_score": self.ideal.score,
             "oracle_joules": self.ideal.joules,
             "score_regret": self.score_regret,
