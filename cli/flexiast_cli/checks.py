@@ -43,6 +43,20 @@ def _not_negative(value: float) -> None:
         raise UsageError(f"{value:g} cannot be used; give 0 or more seconds")
 
 
+def _share(value: float) -> None:
+    from flexiast.errors import UsageError
+
+    if not 0 <= value <= 1:
+        raise UsageError(f"{value:g} cannot be used; give a share from 0 to 1, such as 0.8")
+
+
+def _percent(value: float) -> None:
+    from flexiast.errors import UsageError
+
+    if not 0 <= value <= 100:
+        raise UsageError(f"{value:g} cannot be used; give a percentage from 0 to 100")
+
+
 def _sizes(text: str) -> None:
     from flexiast.spec import parse_patches
 
@@ -76,6 +90,8 @@ def _until(text: str) -> None:
 
 positive = checked_by(_positive)
 not_negative = checked_by(_not_negative)
+share = checked_by(_share)
+percent = checked_by(_percent)
 named_sizes = checked_by(_sizes)
 known_sinks = checked_by(_sinks)
 web_address = checked_by(_address)

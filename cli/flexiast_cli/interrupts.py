@@ -105,13 +105,3 @@ def _taken(asked: Asked, *, wait: bool) -> bool:
         if not wait or asked.over:
             return False
     return True
-
-
-def raise_on_sigterm() -> None:
-    """Let SIGTERM unwind like an error, so that commands clean up after themselves."""
-
-    def unwind(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # once is enough
-        raise SystemExit(ExitCode.TERMINATED)
-
-    signal.signal(signal.SIGTERM, unwind)

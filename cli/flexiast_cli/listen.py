@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from flexiast_cli.interrupts import Asked
     from flexiast_cli.web import WebPage
     from flexiast_runtime.capture import Capture
+    from flexiast_runtime.listener import Listener
     from flexiast_runtime.records import Record
 
 STATUS_EVERY_S = 1.0
@@ -110,7 +111,7 @@ def listen(
     policy: PolicyOption = None,
     cascade: CascadeOption = False,
     until: UntilOption = None,
-    min_battery: MinBatteryOption = 20.0,
+    min_battery: MinBatteryOption = None,
     max_watts: MaxWattsOption = None,
     power_source: PowerSourceOption = None,
     record: RecordOption = None,
@@ -223,7 +224,7 @@ def listen(
     with (
         ending_gently(partial(stop, captures), terminated=ExitCode.OK) as asked,
         opened_sinks(sinks, Hearing(engines.spec.labels, heard, histories)) as publish,
-        recorded(chosen, record, bundle, model or DEFAULT, settings.step_s),
+        recorded(chosen, record, bundle, model or DEFAULT, settings.step_s, len(sources)),
         machine,
     ):
         _announce(None if as_json else f"{model or DEFAULT} listens to {', '.join(heard)}; Ctrl-C ends", page)
@@ -231,6 +232,7 @@ def listen(
         records = published(hear(((listeners[place], chunk) for place, chunk in stream), listeners), publish)
         records = manager.notifying(records) if manager else records
         _show(records if page is None else served(records, page), show, captures, asked, live=live)
+        _say_unspared(listeners)
 
 
 def _announce(listening: str | None, page: WebPage | None) -> None:
@@ -262,6 +264,17 @@ def _show(
         for _ in records:
             pass
         raise
+
+
+def _say_unspared(listeners: Sequence[Listener]) -> None:
+    """Why a cascade was of no use, once for all sources."""
+    from flexiast_cli.console import say
+
+    if labels := dict.fromkeys(filter(None, (listener.kept_busy_by for listener in listeners))):
+        say(
+            f"--cascade saved nothing: all the time something may have been an event, mostly {', '.join(labels)}; "
+            "raise its threshold, or leave it out with --deny"
+        )
 
 
 def _check_sources(names: list[str], devices: list[str] | None, channel: int | None, *, realtime: bool) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from flexiast.errors import ExitCode
-
 
 def run() -> None:
     """Entry point of the console script."""
     try:
-        from flexiast_cli.app import app
-        from flexiast_cli.interrupts import raise_on_sigterm
+        from flexiast_cli.signals import unwinding
 
-        raise_on_sigterm()
-        app()
+        with unwinding():
+            from flexiast_cli.app import app
+
+            app()
     except KeyboardInterrupt:
+        from flexiast.errors import ExitCode
+
         raise SystemExit(ExitCode.INTERRUPTED) from None
 
 

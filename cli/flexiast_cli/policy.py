@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from flexiast_cli.checks import named_sizes, positive, time_to_last
+from flexiast_cli.checks import named_sizes, percent, positive, share, time_to_last
 
 if TYPE_CHECKING:
     from flexiast.manifest import Manifest, Variant
@@ -56,7 +56,8 @@ UntilOption = Annotated[
     ),
 ]
 MinBatteryOption = Annotated[
-    float, typer.Option("--min-battery", min=0, max=100, metavar="PERCENT", help="Charge to be kept.")
+    float | None,
+    typer.Option("--min-battery", metavar="PERCENT", callback=percent, help="Charge to be kept (default: 20)."),
 ]
 MaxWattsOption = Annotated[
     float | None,
@@ -69,7 +70,9 @@ MaxWattsOption = Annotated[
 ]
 MinMetricOption = Annotated[
     float | None,
-    typer.Option("--min-metric", metavar="SHARE", help="Use no patch size whose accuracy or mAP was lower."),
+    typer.Option(
+        "--min-metric", metavar="SHARE", callback=share, help="Use no patch size whose accuracy or mAP was lower."
+    ),
 ]
 RecordOption = Annotated[
     Path | None,
@@ -86,7 +89,7 @@ class Wishes:
     policy: Preset | None = None
     pin: str | None = None
     until: str | None = None
-    min_battery: float = 20.0
+    min_battery: float | None = None
     max_watts: float | None = None
     min_metric: float | None = None
 
@@ -98,15 +101,8 @@ class Wishes:
         from flexiast.spec import PatchSize, parse_patches
 
         if self.pin is not None:
-            for option, value in (
-                ("--patch-sizes", patch_sizes),
-                ("--policy", self.policy),
-                ("--until", self.until),
-                ("--max-watts", self.max_watts),
-                ("--min-metric", self.min_metric),
-            ):
-                if value is not None:
-                    raise UsageError(f"--pin keeps one size whatever happens, {option} chooses; give one of them")
+            if refused := [*_given({"--patch-sizes": patch_sizes, "--min-metric": self.min_metric}), *self._choosing]:
+                raise UsageError(f"--pin keeps one size whatever happens, {refused[0]} chooses; give one of them")
             return (PatchSize.parse(self.pin),)
         wanted = None if patch_sizes is None else parse_patches(patch_sizes)
         return wanted if self.min_metric is None else self._good_enough(wanted, manifest, precision, profile)
@@ -138,6 +134,18 @@ class Wishes:
             raise UsageError(f"no patch size is known to reach --min-metric {least:g}; there are {there}")
         return good
 
+    @property
+    def _choosing(self) -> list[str]:
+        """Options given that need two sizes to choose between."""
+        return _given(
+            {
+                "--policy": self.policy,
+                "--until": self.until,
+                "--min-battery": self.min_battery,
+                "--max-watts": self.max_watts,
+            }
+        )
+
     def resolved(self, options: Sequence[Option], conditions: Conditions, now: datetime) -> Policy:
         """The preset with its goal, on a time line that begins now; what cannot be had as asked is said, or raised."""
         from flexiast.errors import UsageError
@@ -145,6 +153,10 @@ class Wishes:
         from flexiast_runtime.limits import Goal
         from flexiast_runtime.presets import POLICIES
 
+        if len(options) == 1 and self._choosing:
+            vain = ", ".join(self._choosing)
+            say(f"{options[0].patch} is the only size and kept whatever happens: no effect of {vain}")
+            return POLICIES["balanced"]
         until_s = None if self.until is None else seconds_until(self.until, now)
         watts = [option.watts for option in options if option.watts is not None]
         metered = len(watts) == len(options)
@@ -157,7 +169,14 @@ class Wishes:
             say("--until: no battery can be read here, so there is nothing to spare")
         elif until_s is not None and not metered:
             say("--until: no energy is known (flexiast profile --power), so charge alone is led along a line")
-        return replace(POLICIES[self.policy or "balanced"], goal=Goal(until_s, self.min_battery / 100, self.max_watts))
+        elif self.min_battery is not None and conditions.battery is None:
+            say("--min-battery: no battery can be read here, so there is no charge to be kept")
+        kept = Goal.min_battery if self.min_battery is None else self.min_battery / 100
+        return replace(POLICIES[self.policy or "balanced"], goal=Goal(until_s, kept, self.max_watts))
+
+
+def _given(options: Mapping[str, object]) -> list[str]:
+    return [name for name, value in options.items() if value is not None]
 
 
 def seconds_until(text: str, now: datetime) -> float:
@@ -217,7 +236,9 @@ def chooser(options: Sequence[Option], policy: Policy, conditions: Conditions) -
 
 
 @contextmanager
-def recorded(chosen: Governed | Pinned, path: Path | None, bundle: Bundle, name: str, step_s: float) -> Iterator[None]:
+def recorded(
+    chosen: Governed | Pinned, path: Path | None, bundle: Bundle, name: str, step_s: float, sources: int
+) -> Iterator[None]:
     """Write what is seen and decided to the path, if there is one, as long as there is room.
 
     Raises UsageError where nothing is decided, DataError where nothing can be written.
@@ -243,6 +264,7 @@ def recorded(chosen: Governed | Pinned, path: Path | None, bundle: Bundle, name:
         policy=chosen.policy,
         first=chosen.first,
         index=chosen.index,
+        sources=sources,
     )
     recorder = Recorder(path, header)
 

@@ -76,11 +76,12 @@ def open_stations(
 ) -> list[tuple[Capture, Listener]]:
     """Each source's capture and listener; the engines and what chooses among them are shared.
 
-    Raises UsageError for a cascade of one size.
+    Raises UsageError for a cascade of one size; one that cannot save anything is left off, which is said.
     """
     from flexiast.errors import UsageError
+    from flexiast_cli.console import say
     from flexiast_runtime.capture import Capture
-    from flexiast_runtime.cascade import Cascade
+    from flexiast_runtime.cascade import Cascade, spares_nothing
     from flexiast_runtime.listener import Listener, Pinned
     from flexiast_runtime.source import PcmSource
 
@@ -89,6 +90,9 @@ def open_stations(
     frontend, changed, stations = engines.spec.frontend, threading.Condition(), []
     run = secrets.token_hex(8)
     rate_hz, thresholds = frontend.sample_rate_hz, settings.rules.thresholds(engines.spec.labels)
+    if cascade and spares_nothing(thresholds, engines.spec):
+        say("--cascade is left off: with these thresholds anything heard may be an event; raise --threshold to use it")
+        cascade = False
     for source in sources:
         capture = Capture(
             source, rate_hz, round(settings.step_s * rate_hz), live=live, duration_s=duration_s, changed=changed

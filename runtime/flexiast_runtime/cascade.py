@@ -31,19 +31,37 @@ LISTEN_AGAIN_S = 10.0
 """Seconds of background after which the cheapest size listens to it."""
 
 
+def maybe_from(thresholds: Float, spec: Spec) -> Float:
+    """Scores [classes] from which on something may be an event."""
+    nothing = np.float32(1 / len(thresholds) if spec.task == "single" else 0.0)
+    return nothing + np.float32(MAYBE) * (thresholds - nothing)
+
+
+def spares_nothing(thresholds: Float, spec: Spec) -> bool:
+    """Whether anything heard may be an event: scores that sum to 1 are not all below bounds that sum to no more."""
+    return spec.task == "single" and float(maybe_from(thresholds, spec).sum()) <= 1
+
+
 class Cascade:
     """Remembers what the last windows of one stream sounded like; `level` is asked once for each, in order."""
 
     def __init__(self, cheap: PatchSize, thresholds: Float, spec: Spec, step_s: float) -> None:
         """``thresholds`` [classes] are those at which events begin."""
         self.cheap = cheap
-        nothing = 1 / len(thresholds) if spec.task == "single" else 0.0
-        self._maybe = np.float32(nothing) + np.float32(MAYBE) * (thresholds - np.float32(nothing))
+        self._maybe = maybe_from(thresholds, spec)
         self._frontend, self._step_s = spec.frontend, step_s
         self._window_steps = math.ceil(spec.frontend.window_s / step_s)
         self._rest_steps = round(LISTEN_AGAIN_S / step_s)
         self._failed_steps = 0
+        self.spared = 0
+        """Windows that the chosen size did not run for"""
+        self._maybe_windows = np.zeros(len(thresholds), np.int64)
         self.reset()
+
+    @property
+    def kept_busy_by(self) -> int | None:
+        """The class that may have been an event most often, where therefore no window was spared."""
+        return int(self._maybe_windows.argmax()) if self._maybe_windows.any() and not self.spared else None
 
     def reset(self) -> None:
         """The stream breaks off: what follows may be another place."""
@@ -71,7 +89,9 @@ class Cascade:
 
     def heard(self, scores: Float) -> bool:
         """What an engine made of the window [classes]; whether it may be an event."""
-        self._curious = bool((scores >= self._maybe).any())
+        maybe = scores >= self._maybe
+        self._maybe_windows += maybe
+        self._curious = bool(maybe.any())
         self._unheard_steps = 0
         self.quiet = None if self._curious else scores
         return self._curious

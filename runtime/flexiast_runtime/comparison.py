@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -59,6 +58,7 @@ class Comparison:
             "switches_per_hour": governed.switches_per_hour,
             "joules": governed.joules,
             "score": governed.score,
+            "oracle_misses": self.ideal.misses,
             "oracle_score": self.ideal.score,
             "oracle_joules": self.ideal.joules,
             "score_regret": self.score_regret,
@@ -122,7 +122,7 @@ def recorded(trace: Trace) -> tuple[World, Outcome]:
     windows = [
         (step.seen, option)
         for step, option in zip(trace.steps, trace.ran, strict=True)
-        if step.seen.latency_s is not None and math.isfinite(step.seen.latency_s)
+        if step.seen.latency_s is not None
     ]
     if not windows:
         raise DataError("the trace holds no window that an engine ran; nothing can be simulated from it")

@@ -6,16 +6,12 @@ In the process that profiles, other variants are loaded too, and freed memory ma
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from flexiast_runtime.sysfs import text
-
-PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
-"""Bytes in which ``ru_maxrss`` counts"""
 
 
 class Footprint(NamedTuple):
@@ -40,6 +36,16 @@ def private_mb() -> float | None:
     return sum(kilobytes) * 1024 / 1e6 if kilobytes else None
 
 
+def peak_mb() -> float | None:
+    """The most of this process that was resident; None on Windows, whose Python has no ``resource``."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes in which ru_maxrss counts
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
 def main(bundle: str, patch: str, precision: str, backend: str, threads: str) -> None:
     """Print both figures as JSON."""
     from flexiast.spec import PatchSize
@@ -50,8 +56,7 @@ def main(bundle: str, patch: str, precision: str, backend: str, threads: str) ->
     size = PatchSize.parse(patch)
     engines = load_engines(opened, [size], precision, Backend(backend), lambda _: None, int(threads))
     engines.logits(opened.arrays(opened.manifest.golden)["features"][:1], size)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * PEAK_UNIT / 1e6
-    print(json.dumps((private_mb(), peak)))
+    print(json.dumps((private_mb(), peak_mb())))
 
 
 if __name__ == "__main__":

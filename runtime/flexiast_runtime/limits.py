@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from flexiast_runtime.belief import GRAIN
+
 if TYPE_CHECKING:
     from flexiast_runtime.governor import Observation, Option, State
     from flexiast_runtime.power import Battery
@@ -59,7 +61,9 @@ def _limits(goal: Goal, options: Sequence[Option], state: State, seen: Observati
 
 
 def _battery(goal: Goal, options: Sequence[Option], battery: Battery, state: State, seen: Observation) -> Limit:
-    reason = f"battery {battery.fraction:.0%} and discharging"
+    doubted = abs(state.belief.read - battery.fraction) >= GRAIN
+    read = f"reads {state.belief.read:.0%}, taken as " if doubted else ""
+    reason = f"battery {read}{battery.fraction:.0%} and discharging"
     spare = battery.fraction - goal.min_battery
     left_s = None if goal.until_s is None else goal.until_s - seen.time_s
     if left_s is None or left_s <= 0:

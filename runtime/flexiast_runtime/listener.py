@@ -249,6 +249,12 @@ class Listener:
         yield from self._ended(self._detector.flush(self._framer.end))
         yield self._summary(time.process_time() - self._begun_cpu_s)
 
+    @property
+    def kept_busy_by(self) -> str | None:
+        """The label that may have been an event most often, where therefore the cascade spared no window."""
+        busy = None if self._cascade is None else self._cascade.kept_busy_by
+        return None if busy is None else self._engines.spec.labels[busy]
+
     def _break_off(self, start: int) -> Iterator[Record]:
         """A discontinuity: events end where the audio did, and nothing is remembered across it."""
         yield from self._windows(self._framer.flush())
@@ -288,6 +294,7 @@ class Listener:
         glanced_s = self._clock()
         if self._cascade is not None and (level := self._cascade.level(window)) != "sharp":
             yield from self._at_first_glance(window, answers, self._cascade, skip=level == "skip")
+            self._cascade.spared += len(answers)
         if not answers:
             glanced_s = self._clock() - glanced_s
             yield from self._from_chosen(window, answers, partial(self._run, window))

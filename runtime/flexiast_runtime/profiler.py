@@ -186,6 +186,9 @@ def warnings(found: Profile, *, asked_for_power: bool) -> Iterable[str]:
         yield f"copies to or from the GPU take as long as computing {', '.join(copied)}"
     if found.key.settings.governor not in {"", "performance"}:
         yield f"the processor's clock is not fixed (governor {found.key.settings.governor}); times depend on the load"
+    for figure in ("private_mb", "peak_mb"):
+        if any(getattr(m, figure) is None for m in found.measurements):
+            yield f"{figure}: not available; this system does not tell it, or the process that measures it failed"
     if asked_for_power and found.meter is None:
         yield "energy: not available, nothing on this machine measures it"
     elif asked_for_power and any(m.mj is None for m in found.measurements):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,13 +20,27 @@ from flexiast.manifest import Sha256
 from flexiast.spec import Value, describe
 from flexiast_runtime import governor
 from flexiast_runtime.governor import Decision, Observation, Option, Policy
+from flexiast_runtime.power import Battery
 
 MAX_TRACE_BYTES = 50_000_000
 """A day or two at two windows a second; a recorder stops here, and no longer file is read."""
 
 
+POSSIBLE = {
+    "time_s": (0.0, math.inf),
+    "deadline_s": (0.0, math.inf),
+    "latency_s": (0.0, math.inf),
+    "overhead_s": (-math.inf, math.inf),  # a difference, which may be rounded
+    "backlog_steps": (0.0, math.inf),
+    "heat_room_k": (-math.inf, math.inf),
+    "battery.fraction": (0.0, 1.0),
+    "battery.energy_j": (0.0, math.inf),
+}
+"""What each number that was seen can be; never infinite, never NaN"""
+
+
 class _Line(Value):
-    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")  # a sensor may say NaN
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")  # what bounds nothing is Infinity
 
 
 class Header(_Line):
@@ -47,6 +63,8 @@ class Header(_Line):
     """Before any window"""
     index: int = Field(ge=0)
     """Of the option that it began with"""
+    sources: int = Field(default=1, ge=1)
+    """Streams that were heard; each has a time line of its own"""
 
     @model_validator(mode="after")
     def _can_be_played(self) -> Self:
@@ -108,7 +126,10 @@ def read_trace(path: Path) -> Trace:
         header = Header.model_validate_json(first)
     except ValidationError as error:
         raise DataError(f"{path} is not a trace of `flexiast listen --record`: {describe(error)}") from error
+    _check_possible(path, 1, header.first)
     steps = tuple(_step(path, number, line, header) for number, line in enumerate(lines, 2))
+    if header.sources == 1:
+        _check_order(path, [header.first, *(step.seen for step in steps)])
     return Trace(header, steps, bool(torn))
 
 
@@ -119,7 +140,24 @@ def _step(path: Path, number: int, line: bytes, header: Header) -> Step:
         raise DataError(f"{path}, line {number} is not a step of a trace: {describe(error)}") from error
     if (highest := max(step.index, step.seen.option or 0)) >= len(header.options):
         raise DataError(f"{path}, line {number} names option {highest}; the header has {len(header.options)}")
+    _check_possible(path, number, step.seen)
     return step
+
+
+def _check_possible(path: Path, number: int, seen: Observation) -> None:
+    """Raise DataError for what no run can have seen."""
+    battery = seen.battery or Battery(0.0, discharging=False)
+    for name, (low, high) in POSSIBLE.items():
+        value = getattr(battery if name.startswith("battery.") else seen, name.removeprefix("battery."))
+        if value is not None and not (math.isfinite(value) and low <= value <= high):
+            raise DataError(f"{path}, line {number}: {name} is {value:g}; it must be a number from {low:g} to {high:g}")
+
+
+def _check_order(path: Path, seen: Sequence[Observation]) -> None:
+    """Raise DataError where the time of one stream goes back."""
+    for number, (before, after) in enumerate(pairwise(seen), 2):
+        if after.time_s < before.time_s:
+            raise DataError(f"{path}, line {number}: time goes back, from {before.time_s:g} s to {after.time_s:g} s")
 
 
 def replay(trace: Trace) -> Replay:

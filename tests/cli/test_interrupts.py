@@ -142,21 +142,30 @@ def test_a_stdout_that_was_closed_beforehand_is_no_error(
     assert any(record["type"] == "event" for record in jsonl(tmp_path / "heard.jsonl"))
 
 
-def test_ctrl_c_while_the_program_loads_ends_it_quietly() -> None:
-    program = """
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("module", ["flexiast_cli.listen", "numpy"])
+def test_a_signal_in_an_import_ends_the_program_quietly_whatever_the_import_makes_of_it(
+    module: str, number: str, code: int
+) -> None:
+    """One is loaded before any command, the other by one, which would go on for minutes."""
+    program = f"""
 import os, signal, sys
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
 
 class Interrupting:
     def find_spec(name, *_):
-        if name == "flexiast_cli.listen":
-            os.kill(os.getpid(), signal.SIGINT)
+        if name == {module!r}:
+            try:
+                os.kill(os.getpid(), signal.{number})
+            except BaseException:
+                raise ImportError("as NumPy's C extensions say of whatever is raised in them")
 
 sys.meta_path.insert(0, Interrupting)
+sys.argv = ["flexiast", "simulate", "commands", "--hours", "168"]
 from flexiast_cli.main import run
 run()
 """
     env = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))}
     run = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, env=env)
-    assert (run.returncode, run.stdout, run.stderr) == (130, "", "")
+    assert (run.returncode, run.stdout, run.stderr) == (code, "", "")

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
 import pytest
 import soundfile
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flexiast.errors import UsageError
 from flexiast.manifest import Labelled, Manifest
 from flexiast.spec import PatchSize
+from flexiast_cli import checks
 from flexiast_cli.policy import Preset, Wishes, profile_of, recorded, seconds_until
 from flexiast_runtime.backends import Backend
 from flexiast_runtime.bundle import Bundle
@@ -100,11 +104,24 @@ def test_what_cannot_be_had_as_asked_is_said(capsys: pytest.CaptureFixture[str])
     assert "charge alone is led along a line" in " ".join(capsys.readouterr().err.split())
     Wishes(until="2h").resolved(POWERED, Conditions(0.25), NOW)
     assert "no battery" in capsys.readouterr().err
+    Wishes(min_battery=30.0).resolved(POWERED, Conditions(0.25), NOW)
+    assert "no battery" in capsys.readouterr().err
+    Wishes().resolved(POWERED, Conditions(0.25), NOW)
+    assert not capsys.readouterr().err
     Wishes(max_watts=2.0).resolved(POWERED, ON_BATTERY, NOW)
     assert "draws 4.0 W" in capsys.readouterr().err
     for options in (UNKNOWN, (UNKNOWN[0], POWERED[1])):
         with pytest.raises(UsageError, match="flexiast profile --power"):
             Wishes(max_watts=7.0).resolved(options, ON_BATTERY, NOW)
+
+
+def test_what_cannot_act_on_one_size_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    Wishes("greedy", until="2h", min_battery=30.0, max_watts=2.0).resolved(POWERED[:1], ON_BATTERY, NOW)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "32x32 is the only size" in said
+    assert said.endswith("no effect of --policy, --until, --min-battery, --max-watts")
+    Wishes().resolved(POWERED[:1], ON_BATTERY, NOW)
+    assert not capsys.readouterr().err
 
 
 # ----- which sizes
@@ -169,10 +186,21 @@ def test_a_pinned_size_excludes_all_that_would_choose(measured: Manifest) -> Non
         (Wishes(pin="8", until="2h"), None),
         (Wishes("greedy", pin="8"), None),
         (Wishes(pin="8", max_watts=5.0), None),
+        (Wishes(pin="8", min_battery=0.0), None),
         (Wishes(pin="8", min_metric=0.5), None),
     ):
         with pytest.raises(UsageError, match="--pin keeps one size"):
             wishes.sizes(sizes, measured, None, None)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, 80.0, math.nan, math.inf])
+def test_what_is_no_share_is_refused(share: float) -> None:
+    parameter = SimpleNamespace(opts=["--min-metric"])
+    with pytest.raises(typer.BadParameter, match="share from 0 to 1"):
+        checks.share(parameter, share)  # type: ignore[arg-type]
+    with pytest.raises(typer.BadParameter, match="percentage"):
+        checks.percent(parameter, 100 * share)  # type: ignore[arg-type]
+    assert checks.share(parameter, 1.0) == 1.0  # type: ignore[arg-type]
 
 
 # ----- as commands
@@ -201,12 +229,28 @@ def test_a_recorded_run_is_played_again_and_compared(run: Run, recording: Path, 
     assert (tmp_path / "it.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("model", "threshold", "message"),
+    [("commands", "0.01", "--cascade is left off"), ("sounds", "0.05", "--cascade saved nothing: all the time")],
+)
+def test_a_cascade_that_saves_nothing_says_why_once(
+    run: Run, recording: Path, model: str, threshold: str, message: str
+) -> None:
+    """Forty scores that sum to 1 are not all below what is asked; fifty could be, but those of noise are not."""
+    options = ("--patch-sizes", "16,48", "--cascade", "--threshold", threshold)
+    result = run("listen", model, "--input", recording.with_name("noise.wav"), *options)
+    assert result.returncode == 0, result.stderr
+    said = " ".join(result.stderr.split())
+    assert message in said
+    assert said.count("--cascade") == 1
+
+
 def test_a_full_disk_ends_the_recording_and_not_the_listening(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen, path = Governed(UNKNOWN, POLICIES["balanced"], Conditions(1.0)), tmp_path / "trace.jsonl"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with recorded(chosen, path, Bundle.open(tiny_bundle), "tiny", 0.5):
+    with recorded(chosen, path, Bundle.open(tiny_bundle), "tiny", 0.5, sources=1):
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 150, limits[1]))  # a step and a half
         try:
             for tick in range(1, 5):
@@ -248,6 +292,7 @@ def test_scenarios_are_compared_in_a_table(run: Run) -> None:
         (("listen", "commands", "--input", "-", "--pin", "16", "--patch-sizes", "16,48"), "--pin keeps one size"),
         (("listen", "commands", "--input", "-", "--pin", "48", "--record", "x.jsonl"), "decides nothing"),
         (("listen", "commands", "--input", "-", "--min-metric", "0.99"), "16x16 0.9"),
+        (("listen", "commands", "--input", "-", "--min-metric", "80"), "share from 0 to 1"),
         (("listen", "commands", "--input", "-", "--max-watts", "5", "--patch-sizes", "40,48"), "profile --power"),
     ],
 )

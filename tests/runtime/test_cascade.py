@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from flexiast.frontend import Frontend
 from flexiast.manifest import Manifest, Variant
 from flexiast.spec import FrontendSpec, PatchSize, Spec
-from flexiast_runtime.cascade import LISTEN_AGAIN_S, MAYBE, RETRY_S, STANDS_OUT, Background, Cascade
+from flexiast_runtime.cascade import (
+    LISTEN_AGAIN_S,
+    MAYBE,
+    RETRY_S,
+    STANDS_OUT,
+    Background,
+    Cascade,
+    maybe_from,
+    spares_nothing,
+)
 from flexiast_runtime.engine import Engines
 from flexiast_runtime.framer import Framer, Window
 from flexiast_runtime.governor import Observation, Option, Policy
@@ -155,6 +164,20 @@ def test_a_label_that_is_not_wanted_makes_nobody_curious(spec: Spec) -> None:
     assert not cascade.heard(score)
 
 
+@given(st.lists(st.floats(0.05, 1), min_size=3, max_size=3), st.integers(0, 1_000))
+def test_a_cascade_spares_nothing_just_where_any_scores_make_it_curious(
+    tiny_manifest: Manifest, thresholds: list[float], seed: int
+) -> None:
+    single, multi = (tiny_manifest.spec.model_copy(update={"task": task}) for task in ("single", "multi"))
+    bounds = maybe_from(np.array(thresholds, np.float32), single)
+    scores = np.random.default_rng(seed).dirichlet(np.ones(3), 50)
+    if spares_nothing(np.array(thresholds, np.float32), single):
+        assert (scores >= bounds - 1e-6).any(axis=1).all()  # rounding of float32
+    else:
+        assert (bounds / bounds.sum() <= bounds).all()  # scores in proportion to the bounds reach none of them
+    assert not spares_nothing(np.array(thresholds, np.float32), multi)
+
+
 # ----- in the listener
 
 
@@ -187,9 +210,9 @@ class Loudness:
         return np.stack((on, np.full_like(on, -10), np.full_like(on, -10)), axis=1).astype(np.float32)
 
 
-def listen(
-    manifest: Manifest, waveform: Float, *, cascade: bool, fails: bool = False
-) -> tuple[list[Record], dict[PatchSize, Loudness], list[Observation]]:
+def station(
+    manifest: Manifest, *, cascade: bool, fails: bool = False
+) -> tuple[Listener, dict[PatchSize, Loudness], list[Observation]]:
     clock = Clock()
     engines = {
         CHEAP: Loudness(manifest.variant(CHEAP), clock, 0.001, fails=fails),
@@ -208,6 +231,13 @@ def listen(
         clock=clock,
         cascade=Cascade(CHEAP, thresholds, manifest.spec, STEP_S) if cascade else None,
     )
+    return listener, engines, seen
+
+
+def listen(
+    manifest: Manifest, waveform: Float, *, cascade: bool, fails: bool = False
+) -> tuple[list[Record], dict[PatchSize, Loudness], list[Observation]]:
+    listener, engines, seen = station(manifest, cascade=cascade, fails=fails)
     return list(listener.run([Chunk(0, waveform)])), engines, seen
 
 
@@ -278,3 +308,11 @@ def test_a_cheap_engine_that_failed_is_asked_again_after_a_while(tiny_manifest: 
             cascade.failed()
     assert levels.index("cheap", 1) == round(RETRY_S / STEP_S)
     assert set(levels[1 : round(RETRY_S / STEP_S)]) == {"sharp"}
+
+
+def test_a_cascade_that_spared_nothing_names_what_kept_it_busy(tiny_manifest: Manifest) -> None:
+    for seconds, expected in ((10, tiny_manifest.spec.labels[0]), (5, None)):
+        listener, _, _ = station(tiny_manifest, cascade=True)
+        for _ in listener.run([Chunk(0, scene([(0, seconds)], 10))]):
+            pass
+        assert listener.kept_busy_by == expected

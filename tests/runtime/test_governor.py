@@ -17,7 +17,7 @@ from flexiast.spec import PatchSize
 from flexiast_runtime import governor
 from flexiast_runtime.belief import Belief, believe
 from flexiast_runtime.governor import Decision, Observation, Option, Policy, State, frontier, predicted_p95
-from flexiast_runtime.limits import TAPER_FROM, Goal
+from flexiast_runtime.limits import TAPER_FROM, Goal, limit
 from flexiast_runtime.power import Battery
 
 POLICY = Policy()
@@ -628,6 +628,17 @@ def test_a_charge_that_jumps_is_followed_once_it_drains(jump: float) -> None:
     followed = believed(stuck + drains + [drains[-1]] * 200).battery  # from 0.5 it takes ten minutes at most
     assert followed is not None
     assert followed.fraction == pytest.approx(drains[-1])
+
+
+@pytest.mark.parametrize(
+    ("read", "charge"),
+    [(0.9, "reads 90%, taken as 29%"), (0.2, "reads 20%, taken as 24%"), (0.28, "28%")],
+    ids=["doubted", "followed", "believed"],
+)
+def test_the_reason_tells_what_was_read_and_what_is_believed(read: float, charge: str) -> None:
+    state = State(2, belief=believed([0.3, 0.29, read], every_s=60.0))
+    found = limit(POLICY.goal, OPTIONS, state, Observation(120.0, DEADLINE_S))
+    assert found.reason == f"battery {charge} and discharging"
 
 
 def test_a_coarse_gauge_is_followed() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +14,11 @@ from numpy.typing import NDArray
 from flexiast.errors import DataError
 from flexiast.manifest import Manifest, Variant
 from flexiast.spec import PatchSize
+from flexiast_runtime import footprint
 from flexiast_runtime.backends import Backend
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.ort import load_engines
-from flexiast_runtime.profiler import profile_bundle, profile_key
+from flexiast_runtime.profiler import profile_bundle, profile_key, warnings
 from flexiast_runtime.profiles import Profile, changed, find, keep, newest, read_profile
 from flexiast_runtime.profiling import PATIENCE, POWER_S, measure, measure_paced, measure_power
 
@@ -177,6 +180,18 @@ def test_energy_is_said_to_be_missing_where_nothing_measures_it(profile: Profile
     if profile.meter is None:
         assert all(m.mj is None for m in profile.measurements)
         assert any("not available" in warning for warning in profile.warnings)
+
+
+def test_a_system_that_does_not_tell_memory_is_said(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows: its Python has no module ``resource``, and its kernel no ``/proc``."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "resource", None)
+    importlib.reload(footprint)
+    assert footprint.peak_mb() is None
+    unknown = profile.measurements[0].model_copy(update={"private_mb": None, "peak_mb": None})
+    found = profile.model_copy(update={"measurements": (unknown, *profile.measurements[1:])})
+    said = [warning for warning in warnings(found, asked_for_power=False) if "not available" in warning]
+    assert [warning.split(":")[0] for warning in said] == ["private_mb", "peak_mb"]
 
 
 def test_a_profile_is_found_by_its_whole_key_and_by_no_other(profile: Profile, tmp_path: Path) -> None:

@@ -146,6 +146,14 @@ def test_a_scenario_is_as_long_as_asked_whatever_the_step(step_s: float) -> None
     assert all((scenario.deadline_s == step_s).all() for scenario in found.values())
 
 
+@pytest.mark.parametrize("spread", [1.1, 1.9, 14.0])
+def test_whatever_happens_some_size_survives_it(spread: float) -> None:
+    """Also on a machine so fast that the sizes hardly differ."""
+    options = (Option(PatchSize(32, 32), 0.0012, 0.7), Option(PatchSize(8, 8), 0.0012 * spread, 0.9))
+    for scenario in scenarios(options, 0.5, 0).values():
+        assert oracle(World(scenario, options)).misses == 0
+
+
 # ----- presets
 
 

@@ -28,17 +28,16 @@ OPTIONS = (
     Option(PatchSize(16, 20), 0.09),
     Option(PatchSize(8, 8), 0.1 + 0.2, 0.8),
 )
-FLOATS = st.floats()
-SENSED = st.one_of(st.none(), FLOATS)
+JOULES = st.one_of(st.none(), st.floats(0, 1e9))
 SEEN = st.builds(
     Observation,
     time_s=st.floats(0, 1e6),
     deadline_s=st.floats(1e-3, 10),
-    latency_s=st.one_of(st.none(), st.floats(1e-6, 1e3), st.sampled_from([math.nan, math.inf])),
+    latency_s=st.one_of(st.none(), st.floats(0, 1e3)),
     overhead_s=st.floats(0, 1),
     backlog_steps=st.floats(0, 100),
-    battery=st.one_of(st.none(), st.builds(Battery, st.floats(0, 1), st.booleans(), st.one_of(st.none(), FLOATS))),
-    heat_room_k=SENSED,
+    battery=st.one_of(st.none(), st.builds(Battery, st.floats(0, 1), st.booleans(), JOULES)),
+    heat_room_k=st.one_of(st.none(), st.floats(-100, 100)),
     throttled=st.sampled_from([None, True, False]),
     power_saver=st.sampled_from([None, True, False]),
     failed=st.booleans(),
@@ -48,7 +47,7 @@ POLICY = st.builds(
     dwell_s=st.floats(0, 100),
     headroom=st.floats(0.1, 1),
     fastest_change=st.sampled_from([0.05, math.inf]),
-    goal=st.builds(Goal, st.one_of(st.none(), st.floats(0, 1e6)), st.floats(0, 1), st.one_of(st.none(), FLOATS)),
+    goal=st.builds(Goal, st.one_of(st.none(), st.floats(0, 1e6)), st.floats(0, 1), st.one_of(st.none(), st.floats())),
 )
 
 
@@ -106,7 +105,7 @@ def written(tmp_path: Path) -> Path:
 # ----- exact
 
 
-@given(POLICY, st.lists(SEEN, max_size=20))
+@given(POLICY, st.lists(SEEN, max_size=20).map(lambda seen: sorted(seen, key=lambda each: each.time_s)))
 def test_what_is_read_is_what_was_written_and_decides_the_same(
     path: Path, policy: Policy, seen: list[Observation]
 ) -> None:
@@ -172,6 +171,11 @@ def test_a_torn_last_line_is_left_out_and_said(written: Path) -> None:
     assert not read_trace(written).torn
 
 
+def seen(field: bytes) -> bytes:
+    """A step with this field."""
+    return b'{"seen":{"time_s":9,"deadline_s":1,' + field + b'},"index":0}'
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -190,12 +194,25 @@ def test_a_torn_last_line_is_left_out_and_said(written: Path) -> None:
         (lambda lines: [*lines[:3], b'{"seen":{"time_s":1,"deadline_s":1},"index":0,"x":1}'], "line 4.*x"),
         (lambda lines: [*lines[:3], b'{"seen":{"time_s":1,"deadline_s":1},"index":3}'], "line 4 names option 3"),
         (lambda lines: [*lines[:3], b"\xff"], "line 4"),
+        (lambda lines: [lines[0].replace(b'"deadline_s":0.25', b'"deadline_s":NaN'), *lines[1:]], "line 1: deadline_s"),
+        (lambda lines: [*lines[:3], seen(b'"latency_s":-0.1')], "line 4: latency_s is -0.1"),
+        (lambda lines: [*lines[:3], seen(b'"latency_s":NaN')], "line 4: latency_s is nan"),
+        (lambda lines: [*lines[:3], seen(b'"overhead_s":Infinity')], "line 4: overhead_s is inf"),
+        (lambda lines: [*lines[:3], seen(b'"heat_room_k":NaN')], "line 4: heat_room_k"),
+        (lambda lines: [*lines[:3], seen(b'"battery":{"fraction":7,"discharging":true}')], "line 4: battery.fraction"),
+        (lambda lines: [*lines[:3], lines[4], lines[3]], "line 5: time goes back, from 1 s to 0.75 s"),
     ],
 )
 def test_what_is_damaged_elsewhere_is_named(written: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
     written.write_bytes(b"".join(line + b"\n" for line in damage(written.read_bytes().splitlines())))
     with pytest.raises(DataError, match=message):
         read_trace(written)
+
+
+def test_each_of_several_sources_has_its_own_time(written: Path) -> None:
+    first, second, third, *_ = written.read_bytes().splitlines(keepends=True)
+    written.write_bytes(first.replace(b'"sources":1', b'"sources":2') + third + second)
+    assert [step.seen.time_s for step in read_trace(written).steps] == [0.5, 0.25]
 
 
 def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
