@@ -29,6 +29,10 @@ RATES_HZ = (1_000, 768_000)
 """Sample rates of audio; a file that claims another is damaged, and resampling it could fill the memory."""
 
 
+LOUDEST = 1e6
+"""Of samples that belong into −1 … 1; integers that were stored as floats are borne, what no recorder wrote is not."""
+
+
 class Part(NamedTuple):
     """Where an audio file lies inside a larger one, such as a shard; in bytes."""
 
@@ -77,6 +81,8 @@ def decode_audio(path: Path, part: Part | None = None) -> tuple[NDArray[np.float
             raise DataError(f"{_named(path, part)} breaks off: {error}; record or copy it again") from error
     if not np.isfinite(samples).all():
         raise DataError(f"{_named(path, part)} holds samples that are not numbers (NaN or infinite); export it again")
+    if len(samples) and (peak := float(np.abs(samples).max())) > LOUDEST:
+        raise DataError(f"{_named(path, part)} holds samples up to {peak:.3g}, expected -1 … 1; export it again")
     if not len(samples):
         raise DataError(f"{_named(path, part)} holds no samples; remove it or record it again")
     return samples.mean(axis=1, dtype=np.float32), rate

@@ -67,7 +67,7 @@ class Distill(Value):
     teacher_patch: Patch | None = None
     """The size that the teacher answers at; its base size unless told."""
     temperature: float = Field(default=1.0, gt=0)
-    in_place_weight: float = Field(default=0.0, ge=0)
+    in_place_weight: float = Field(default=0.0, ge=0, le=100)
     """Of in-place distillation: the step's own answers teach the same network at the coarsest size."""
 
 
@@ -213,5 +213,6 @@ def parse_weighted_patches(text: str) -> tuple[tuple[PatchSize, ...], tuple[floa
             value = 0.0
         if not 0 < value < float("inf"):
             raise UsageError(f"{part!r} is not a patch size with a weight; write 16:2 to draw it twice as often")
-        weights.setdefault(patch, value)
+        if weights.setdefault(patch, value) != value:
+            raise UsageError(f"{patch.short} has two weights, {weights[patch]:g} and {value:g}; give it one")
     return tuple(weights), tuple(weights.values()) if ":" in text else None

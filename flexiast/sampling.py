@@ -12,12 +12,17 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from flexiast.errors import UsageError
 from flexiast.recipe import Training
 from flexiast.spec import PatchSize, Spec
 
 BASE_FIRST = 0.4
 """Measured on 40 spoken commands, from scratch: with coarse sizes first 16 × 16 reached 76.8 %, this way 85.4 %; a
 gradual spread from the base size gave the same at fine sizes and six points less at 48 × 48."""
+
+
+MOST_STEPS = 10_000_000
+"""A plan is made whole before the first step; AudioSet for 100 epochs has six million."""
 
 
 Purpose = Literal["patch", "order", "augment", "mix", "noise"]
@@ -40,9 +45,18 @@ class Step(NamedTuple):
 
 
 def plan(spec: Spec, training: Training, clips: int, epochs: int, *, started: bool = False) -> tuple[Step, ...]:
-    """All steps of a run over so many clips and epochs; ``started`` where it begins with the weights of another."""
+    """All steps of a run over so many clips and epochs; ``started`` where it begins with the weights of another.
+
+    Raises UsageError for a run of more than ``MOST_STEPS``.
+    """
     steps: list[Step] = []
     first, examples = 0, clips * epochs
+    largest = max(min(step_clips(spec, training, patch), clips) for patch in training.patches)
+    if examples > MOST_STEPS * largest:
+        raise UsageError(
+            f"{epochs:,} epochs of {clips:,} clips are over {MOST_STEPS:,} steps of {largest:,} clips; "
+            "lower epochs or raise batch_size"
+        )
     while first < examples:
         progress = first / examples
         patch = draw_patch(spec, training, len(steps), progress, started=started)

@@ -11,6 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.evidence.bars import bars
+from benchmarks.evidence.curves import read_curves
 from benchmarks.evidence.experiments import EXPERIMENTS, TASKS, UNSEEN
 from benchmarks.evidence.masked import Masked, masked_start
 from benchmarks.evidence.report import ABOUT, DOCS, RESULTS, report
@@ -89,6 +91,27 @@ def test_the_results_page_is_what_the_results_say(tmp_path: Path) -> None:
     assert (tmp_path / "results.md").read_text() == (DOCS / "results.md").read_text()
     for plot in tmp_path.glob("*.png"):
         assert (DOCS / plot.name).is_file()
+
+
+def run_of(name: str, seed: int, accuracy: float) -> dict[str, object]:
+    """A run that is equally right at all sizes."""
+    results = [{"patch_size": str(patch), "accuracy": accuracy, "gmac": 1.0} for patch in (*ALL_PATCHES, *UNSEEN)]
+    return {"experiment": name, "split": "split column", "seed": seed, "results": results}
+
+
+def test_models_are_held_against_those_of_their_own_fold_and_seed() -> None:
+    runs = [
+        ("flexible", 0, 0.7),
+        ("flexible", 1, 0.9),
+        ("fixed-16", 0, 0.6),
+        ("fixed-8", 0, 0.71),
+        ("fixed-8", 1, 0.95),
+    ]
+    curves = read_curves([run_of(*run) for run in runs])
+    assert curves["flexible"].over(curves["fixed-16"], BASE) == [pytest.approx(10)]  # 0.9 has no rival
+    assert curves["flexible"].mean[BASE] == pytest.approx(0.8)
+    row = bars(curves, dict.fromkeys(curves, 10.0)).splitlines()[-1]
+    assert row == "| flexible | -3.0 ± 2.8 | **+10.0** |  | **1.000** | **+0.0** at 14 | 10 | 20 |"
 
 
 def test_results_name_their_command_machine_and_split() -> None:

@@ -21,10 +21,14 @@ JUDGED = (
 OWN = (8, 16, 32)
 """Sizes that a fixed model was trained at; in frames, where patches vary in time alone."""
 
+BEHIND, KEPT, DIP = 0.5, 0.90, 1.0
+"""The bars: points, a share, points."""
+
 HEADER = """\
-Held to the bars. At 8, 16 and 32: points above the fixed model of that size (bar: −0.5), of the same fold and seed.
-Then the accuracy at 48 over that at 16 (bar: 0.90); the most points that an unseen size lies under the line through its
-trained neighbours (bar: 1); minutes of CPU, and those of the fixed models together. Rows `time-only` are about 16 × t.
+Held to the bars; what reaches one is bold. At 8, 16 and 32: points above the fixed model of that size (bar: −0.5), over
+the pairs of runs of one fold and seed (a single pair where no ± stands). Then the accuracy at 48 over that at 16 (bar:
+0.90); the most points that an unseen size lies under the line through its trained neighbours (bar: 1); minutes of CPU,
+and those of the fixed models together. Rows `time-only` are about 16 × t.
 
 | | 8 | 16 | 32 | 48 over 16 | under the line | minutes | theirs |
 |---|---|---|---|---|---|---|---|
@@ -43,17 +47,23 @@ def _row(name: str, curves: Mapping[str, Curve], minutes: Mapping[str, float]) -
         return PatchSize(16 if along_time else size, size)
 
     fixed = {size: f"fixed-{patch(size).short}" for size in OWN if f"fixed-{patch(size).short}" in curves}
-    cells = [_spread(curve.over(curves[fixed[size]], patch(size))) if size in fixed else "" for size in OWN]
+    points = {size: curve.over(curves[rival], patch(size)) for size, rival in fixed.items()}
+    cells = [_points(points[size]) if points.get(size) else "" for size in OWN]
     kept = curve.mean[patch(48)] / curve.mean[patch(16)]
-    cells += [f"{kept:.3f}", "" if along_time else _deepest(curve.mean)]
+    cells += [_bold(f"{kept:.3f}", kept >= KEPT), "" if along_time else _deepest(curve.mean)]
     cells += [f"{minutes[name]:.0f}", f"{sum(minutes[rival] for rival in fixed.values()):.0f}"]
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def _spread(points: list[float]) -> str:
-    """Mean of differences between pairs of runs, and their deviation."""
+def _points(points: list[float]) -> str:
+    """Mean of differences between pairs of runs and, of more than one, their deviation."""
+    mean = statistics.mean(points)
     deviation = f" ± {statistics.stdev(points):.1f}" if len(points) > 1 else ""
-    return f"{statistics.mean(points):+.1f}{deviation}"
+    return _bold(f"{mean:+.1f}", mean >= -BEHIND) + deviation
+
+
+def _bold(cell: str, reached: bool) -> str:
+    return f"**{cell}**" if reached else cell
 
 
 def _deepest(mean: Mapping[PatchSize, float]) -> str:
@@ -67,4 +77,4 @@ def _deepest(mean: Mapping[PatchSize, float]) -> str:
             share = (patch.mels - low.mels) / (high.mels - low.mels)
             gaps[patch] = 100 * ((1 - share) * mean[low] + share * mean[high] - mean[patch])
     worst = max(gaps, key=gaps.__getitem__)
-    return f"{gaps[worst]:+.1f} at {worst.short}"
+    return f"{_bold(f'{gaps[worst]:+.1f}', gaps[worst] <= DIP)} at {worst.short}"

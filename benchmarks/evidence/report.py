@@ -13,6 +13,7 @@ from benchmarks.evidence.experiments import EXPERIMENTS, TASKS, UNSEEN
 from benchmarks.evidence.plots import plot_accuracy
 from benchmarks.evidence.running import RESULTS, ROOT
 from flexiast.spec import ALL_PATCHES, PatchSize
+from flexiast_cli.console import counted
 
 DOCS = ROOT / "docs"
 
@@ -45,8 +46,9 @@ All runs are pico (0.2 M parameters), from scratch, without outside data. A conv
 clips by a recipe in [`recipes/`](../recipes) (for esc50, that of `sounds`), has nine tenths of the loss. Model and
 budgets are small, so that dozens of runs fit on a laptop: compare runs with one another, not with the shipped models or
 with papers. Within a task all runs see the same clips equally often, unless a row says otherwise. The last step is
-measured, on the validation split, which chose nothing. One run's figure moves by about a point with its seed (one
-standard error of 2,400 clips is 0.8 at 80 %, of 400 clips 2). Differences are those between runs of one fold and seed.
+measured, on the validation split, which chose nothing. A figure moves with its seed by one to five points (rows of two
+runs), and by its clips (one standard error of 2,400 is 0.8 points at 80 %, of 400 it is 2), so a difference of a point
+or two between single runs says little. Differences are those between runs of one fold and seed.
 """
 
 ABOUT = {
@@ -120,7 +122,8 @@ def _plots(task: str, curves: dict[str, Curve], latency: dict[str, float] | None
         costs,
     )
     if "time-only-in-place" in curves:
-        along = {name: curves[name] for name in ("time-only-in-place", "fixed-16x8", "fixed-16", "fixed-16x32")}
+        rivals = ("time-only-in-place", "fixed-16x8", "fixed-16", "fixed-16x32")
+        along = {name: curves[name] for name in rivals if name in curves}
         plot_accuracy(
             docs / f"results-{task}-time.png",
             f"{task}: patches of 16 mel bins and 8 to 48 frames",
@@ -217,10 +220,11 @@ def _verdicts(curves: dict[str, Curve]) -> list[str]:
     lines = []
     for rival, what in RIVALS.items():
         if rival in curves:
-            gains = [statistics.mean(curves["flexible"].over(curves[rival], patch)) for patch in ALL_PATCHES]
+            pairs = [curves["flexible"].over(curves[rival], patch) for patch in ALL_PATCHES]
+            gains = [statistics.mean(points) for points in pairs]
             lines.append(
                 f"- {what}: {statistics.mean(gains):+.1f} points on average over the ten sizes, "
-                f"{min(gains):+.1f} to {max(gains):+.1f}."
+                f"{min(gains):+.1f} to {max(gains):+.1f} ({counted(len(pairs[0]), 'pair')})."
             )
     return lines
 

@@ -11,6 +11,9 @@ import typer
 
 T = TypeVar("T")
 
+MOST_WORKERS = 16
+"""Processes, where there are not more cores than that."""
+
 
 def checked_by(check: Callable[[T], object]) -> Callable[[typer.CallbackParam, T | None], T | None]:
     """An option's callback: what was given, if ``check`` raises no UsageError for it."""
@@ -57,6 +60,15 @@ def _percent(value: float) -> None:
         raise UsageError(f"{value:g} cannot be used; give a percentage from 0 to 100")
 
 
+def _workers(count: int) -> None:
+    import os
+
+    from flexiast.errors import UsageError
+
+    if count > (most := max(MOST_WORKERS, os.cpu_count() or 1)):
+        raise UsageError(f"{count} is more than {most}; give as many as there are free cores")
+
+
 def _sizes(text: str) -> None:
     from flexiast.spec import parse_patches
 
@@ -92,6 +104,7 @@ positive = checked_by(_positive)
 not_negative = checked_by(_not_negative)
 share = checked_by(_share)
 percent = checked_by(_percent)
+worker_count = checked_by(_workers)
 named_sizes = checked_by(_sizes)
 known_sinks = checked_by(_sinks)
 web_address = checked_by(_address)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flexiast_cli.checks import worker_count
 from flexiast_cli.options import (
     GATE,
     AllowOption,
@@ -53,7 +54,9 @@ def classify(
         Path | None,
         typer.Option("--output-dir", help="Write one result for each file here; run again, it goes on where it ended."),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that share the files.")] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, callback=worker_count, help="Processes that share the files.")
+    ] = 1,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End at the first file that fails.")] = False,
     patch_size: Annotated[
         str | None, typer.Option("--patch-size", help="Size to run (default: the one measured best).")

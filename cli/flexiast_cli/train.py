@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from flexiast_cli.checks import positive
+from flexiast_cli.checks import positive, worker_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +74,10 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="(0)")] = None,
     workers: Annotated[
-        int, typer.Option("--workers", min=0, help="Processes that prepare batches ahead, if cores are free.")
+        int,
+        typer.Option(
+            "--workers", min=0, callback=worker_count, help="Processes that prepare batches ahead, if cores are free."
+        ),
     ] = 0,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the blocks first, a minute or two; worth it on a GPU only.")
@@ -264,7 +267,7 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
     import numpy as np
 
     from flexiast.batches import LogMels
-    from flexiast.data import read_dataset
+    from flexiast.data import preview, read_dataset
     from flexiast.errors import DataError
     from flexiast.evaluate import Windows
     from flexiast.frontend import Frontend
@@ -296,6 +299,11 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
     }
     windows = Windows(validation_waveforms, Frontend(spec.frontend))
     targets, validation_targets = (part.targets(spec.labels) for part in (training, validation))
+    unheard = [label for label, seen in zip(spec.labels, targets.max(axis=0), strict=True) if not seen]
+    if unheard:
+        console.print(
+            f"No training clip has {preview(unheard)}: the model will not know it", style="yellow", soft_wrap=True
+        )
     return _Prepared(recipe, spec, log_mels, targets, windows, validation_targets, header)
 
 

@@ -59,3 +59,25 @@ def test_what_a_start_lends_is_told_in_one_line(
 def test_a_window_too_short_for_a_convnet_is_refused(run: Run, short_sounds: Path, tmp_path: Path) -> None:
     result = run("train", short_sounds, "-o", tmp_path / "run", "--model", "convnet", "--window", 0.2)
     assert_refused(result, 2, "0.2 s is too short", "--window 0.325 or more")
+
+
+def test_more_workers_than_any_machine_needs_are_refused(run: Run, short_sounds: Path, tmp_path: Path) -> None:
+    result = run("train", short_sounds, "-o", tmp_path / "run", *QUICK, "--workers", 99_999)
+    assert_refused(result, 2, "--workers", "as many as there are free cores")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_longer_than_can_be_planned_is_refused(run: Run, short_sounds: Path, tmp_path: Path) -> None:
+    result = run("train", short_sounds, "-o", tmp_path / "run", *QUICK[:2], "--epochs", 99_999_999_999)
+    assert_refused(result, 2, "10,000,000 steps", "lower epochs")
+
+
+def test_a_label_that_only_validates_is_said(run: Run, short_sounds: Path, tmp_path: Path) -> None:
+    clips = sorted(short_sounds.rglob("*.wav"))
+    labels = sorted({clip.parent.name for clip in clips})
+    rows = [f"{clip},{clip.parent.name},{'val' if clip.parent.name == labels[-1] else 'train'}" for clip in clips]
+    rows.append(f"{clips[0]},{labels[0]},val")
+    (tmp_path / "clips.csv").write_text("\n".join(["path,label,split", *rows]))
+    result = run("train", tmp_path / "clips.csv", "-o", tmp_path / "run", *QUICK, "--patch-sizes", 24)
+    assert result.returncode == 0, result.stderr
+    assert f"No training clip has {labels[-1]}: the model will not know it" in result.stderr

@@ -84,6 +84,12 @@ def test_samples_that_are_not_numbers_are_refused(tmp_path: Path, write_audio: W
         read_audio(write_audio(tmp_path / "bad.wav", samples, subtype="FLOAT"), 16_000)
 
 
+def test_samples_that_no_recorder_wrote_are_refused(tmp_path: Path, write_audio: WriteAudio) -> None:
+    loud = np.full(1_000, 1e30, np.float32)
+    with pytest.raises(DataError, match=r"samples up to 1e\+30, expected -1 … 1"):
+        read_audio(write_audio(tmp_path / "loud.wav", loud, subtype="FLOAT"), 16_000)
+
+
 def wav(folder: Path, **options: str) -> bytes:
     """A quarter of a second of ones at half of full scale."""
     soundfile.write(folder / "whole.wav", np.full(4_000, 0.5, np.float32), 16_000, **options)

@@ -264,7 +264,9 @@ def test_a_size_without_a_weight_beside_one_with_it_weighs_one() -> None:
 
 
 def test_a_size_that_is_named_twice_counts_once() -> None:
-    assert parse_weighted_patches("8:2,16,8x8:5") == ((PatchSize(8, 8), PatchSize(16, 16)), (2.0, 1.0))
+    assert parse_weighted_patches("8:2,16,8x8:2") == ((PatchSize(8, 8), PatchSize(16, 16)), (2.0, 1.0))
+    with pytest.raises(UsageError, match="8 has two weights, 2 and 5"):
+        parse_weighted_patches("8:2,16,8x8:5")
 
 
 @pytest.mark.parametrize("text", ["", "16:", "16:0", "16:-1", "16:inf", "16:nan", "16:a", "16:1:2", ":2", "8,,16"])
