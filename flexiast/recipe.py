@@ -85,7 +85,7 @@ class Training(Value):
     warmup_share: float = Field(default=0.04, ge=0, le=1)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
-    evaluations: int = Field(default=8, ge=1)
+    evaluations: int = Field(default=8, ge=1, le=10_000)
     """How often the validation split is measured; the best mean over all patch sizes is kept."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     balanced: bool = False

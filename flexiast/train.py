@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -406,7 +408,16 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one that saved its state."""
         spec, recipe = (json.loads(value.model_dump_json()) for value in (self.spec, self.recipe))
-        return {"spec": spec, "recipe": recipe, "steps": self.total, "teacher": self._taught_by}
+        return {"spec": spec, "recipe": recipe, "steps": self.total, "teacher": self._taught_by} | self._course
+
+    @cached_property
+    def _course(self) -> dict[str, str]:
+        """Hashes of what the steps learn from, which settings alone do not tell."""
+        sizes = np.array([(*step.patch, step.clips) for step in self.plan])
+        return {
+            "the labels of the clips": sha256(self._targets.tobytes()).hexdigest(),
+            "the sizes of the steps, which --init changes": sha256(sizes.tobytes()).hexdigest(),
+        }
 
 
 def _differing(one: Any, other: Any, name: str = "") -> list[str]:

@@ -1,7 +1,7 @@
 """The evidence behind flexiast's claims: experiments that are declared, run one at a time, and reported.
 
     python -m benchmarks.evidence list
-    python -m benchmarks.evidence run 'commands/*' --data ../shared/data
+    python -m benchmarks.evidence run 'commands/*' --data ../shared/data --teacher runs/commands-teacher
     python -m benchmarks.evidence ensemble commands --data ../shared/data
     python -m benchmarks.evidence latency
     python -m benchmarks.evidence report

@@ -37,11 +37,11 @@ def main() -> None:
     elif given.command == "ensemble":
         run_ensemble(given.task, given.data, given.fold, given.seed)
     else:
-        for experiment in (experiment for found in given.names for experiment in found):
-            if experiment.taught and given.teacher is None:
-                print(f"{experiment.key} is taught: give it a --teacher", flush=True)
-            else:
-                run_experiment(experiment, given.data, given.fold, given.seed, given.teacher)
+        chosen = [experiment for found in given.names for experiment in found]
+        if given.teacher is None and (taught := [experiment.key for experiment in chosen if experiment.taught]):
+            parser.error(f"{taught[0]} is taught: give a --teacher")
+        for experiment in chosen:
+            run_experiment(experiment, given.data, given.fold, given.seed, given.teacher)
 
 
 def matching(pattern: str) -> list[Experiment]:

@@ -39,16 +39,19 @@ def report(docs: Path = DOCS, results: Path = RESULTS) -> None:
 
 INTRODUCTION = """# Results
 
-Written by `python -m benchmarks.evidence report` from the runs in [`results/`](results), one JSON file each, made by
-`python -m benchmarks.evidence run NAME --data FOLDER`; `list` names them. {dates}; {machine}.
+Written by `python -m benchmarks.evidence report` from the runs in [`results/`](results), one JSON file each, which
+names the command that made it: `python -m benchmarks.evidence run NAME --data FOLDER --teacher RUN`, with `--fold` and
+`--seed`; `list` names them. {dates}; {machine}.
 
 All runs are pico (0.2 M parameters), from scratch, without outside data. A convolutional teacher, trained on the same
 clips by a recipe in [`recipes/`](../recipes) (for esc50, that of `sounds`), has nine tenths of the loss. Model and
 budgets are small, so that dozens of runs fit on a laptop: compare runs with one another, not with the shipped models or
 with papers. Within a task all runs see the same clips equally often, unless a row says otherwise. The last step is
-measured, on the validation split, which chose nothing. A figure moves with its seed by one to five points (rows of two
-runs), and by its clips (one standard error of 2,400 is 0.8 points at 80 %, of 400 it is 2), so a difference of a point
-or two between single runs says little. Differences are those between runs of one fold and seed.
+measured, on the validation split, which chose nothing but the teacher's best measurement.
+
+± is the standard deviation over runs, whose number the tables give. A figure moves with its seed by one to five points,
+and by its clips (one standard error of 2,400 is 0.8 points at 80 %, of 400 it is 2): a point or two between single runs
+says little. Differences are those between runs of one fold and seed.
 """
 
 ABOUT = {
@@ -59,7 +62,7 @@ ABOUT = {
     "bilinear": "flexible, but the kernel is resized as an image is, with the same antialias",
     "stretched": "flexible, but positions are stretched over the grid, not sampled at the patches' true centres",
     "cropped": "flexible, but what a patch does not divide is cut off and positions stretched, as in the public code",
-    "base-32": "flexible, kernel and positions stored at 32 × 32",
+    "base-32": "flexible, kernel and positions stored at 32 × 32, the one size of its first 0.4",
     "all-at-once": "flexible, all sizes from the first step",
     "constant-tokens": "flexible, batches grow as patches grow",
     "finer-often": "flexible, sizes up to 16 are drawn three times as often",

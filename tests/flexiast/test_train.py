@@ -447,6 +447,20 @@ def test_a_run_of_another_model_is_not_resumed(toy: Toy, straight: Trainer) -> N
         toy.trainer(straight.run, spec=spec).resume()
 
 
+def test_a_run_from_a_start_is_not_resumed_without_it(toy: Toy, straight: Trainer, tmp_path: Path) -> None:
+    start = Checkpoint(toy.spec, weights_of(straight.model))
+    toy.trained(tmp_path, start=start)
+    toy.trainer(tmp_path, start=start).resume()
+    with pytest.raises(ModelError, match="which --init changes"):
+        toy.trainer(tmp_path).resume()
+
+
+def test_a_run_on_other_labels_is_not_resumed(toy: Toy, straight: Trainer) -> None:
+    swapped = replace(toy, labelled=toy.labelled[:, ::-1].copy())
+    with pytest.raises(ModelError, match="the labels of the clips"):
+        swapped.trainer(straight.run).resume()
+
+
 @pytest.mark.parametrize("left_out", ["adam.0.exp_avg", "adam.0.", "adam.", "ema.head.bias", "model."])
 def test_a_state_that_lacks_parts_is_refused(toy: Toy, straight: Trainer, tmp_path: Path, left_out: str) -> None:
     with safetensors.safe_open(straight.run / "last.safetensors", "np") as file:
