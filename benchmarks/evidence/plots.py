@@ -18,7 +18,7 @@ from flexiast.spec import PatchSize
 TOO_CLOSE = 1.1
 """Ratio of two costs whose labels would overlap."""
 
-COLOURS = ("#2a7f62", "#b3541e", "#7a4fa3", "#3b6fb6")
+COLOURS = ("#2a7f62", "#b3541e", "#7a4fa3", "#3b6fb6", "#1f2937")
 
 
 def plot_accuracy(
@@ -42,7 +42,7 @@ def plot_accuracy(
                 yerr=[100 * curve.std.get(patch, 0) for patch in known],
                 marker="o",
                 markersize=4,
-                linewidth=2.2 if name == subject else 1.2,
+                linewidth=1.2 if name.startswith("fixed") else 2.2,
                 color=colour,
                 label=name,
             )

@@ -116,10 +116,11 @@ def _plots(task: str, curves: dict[str, Curve], latency: dict[str, float] | None
     costs = {"GMAC a window": next(iter(curves.values())).gmac}
     if latency is not None:
         costs["CPU ms a window, one thread"] = {PatchSize.parse(size): ms for size, ms in latency.items()}
-    squares = {name: curves[name] for name in ("flexible", "fixed-8", "fixed-16", "fixed-32") if name in curves}
+    shown = ("flexible", "fixed-8", "fixed-16", "fixed-32", "twice-in-place")
+    squares = {name: curves[name] for name in shown if name in curves}
     plot_accuracy(
         docs / f"results-{task}.png",
-        f"{task}: one flexible model and {len(squares) - 1} fixed ones, each at all sizes",
+        f"{task}: flexible models and fixed ones, each at all sizes",
         squares,
         ALL_PATCHES,
         costs,
