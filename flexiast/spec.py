@@ -100,13 +100,18 @@ class Value(BaseModel):
 
 
 def describe(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line. What is no JSON at all is not shown: it may be anything."""
+    """The first thing that is wrong, in one line. What is no JSON at all is not shown: it may be anything.
+
+    A check of the whole value says itself what was given.
+    """
     first, *others = error.errors(include_url=False)
-    where = ".".join(map(str, first["loc"])) or "as a whole"
-    shown = repr(first["input"])
-    given = "" if first["type"] == "json_invalid" else f", given {shown if len(shown) <= 60 else shown[:60] + '…'}"
+    message, shown = first["msg"].removeprefix("Value error, "), repr(first["input"])
     more = f" (and {len(others)} more)" if others else ""
-    return f"{where}: {first['msg']}{given}{more}"
+    if not first["loc"] and first["type"] == "value_error":
+        return message + more
+    where = ".".join(map(str, first["loc"])) or "as a whole"
+    given = "" if first["type"] == "json_invalid" else f", given {shown if len(shown) <= 60 else shown[:60] + '…'}"
+    return f"{where}: {message}{given}{more}"
 
 
 class FrontendSpec(Value):

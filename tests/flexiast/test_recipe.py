@@ -245,6 +245,12 @@ def test_a_window_shorter_than_a_frame_is_refused() -> None:
         Shape(window_s=0.001).frontend(16_000, 16_000.0)
 
 
+def test_an_unknown_model_is_answered_with_those_there_are() -> None:
+    with pytest.raises(UsageError) as refused:
+        Recipe().changed(model={"size": "foo"}, training={})
+    assert str(refused.value).startswith("size 'foo' is unknown; choose one of pico, nano,")
+
+
 # ----- sizes with weights on the command line
 
 WEIGHTS = st.floats(1e-3, 1e3)
