@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping
 
 from benchmarks.evidence.curves import Curve
-from benchmarks.evidence.experiments import UNSEEN
+from benchmarks.evidence.experiments import FIXED, UNSEEN
 from flexiast.spec import ALL_PATCHES, PatchSize
 
 JUDGED = (
@@ -18,8 +18,6 @@ JUDGED = (
     "time-only",
     "time-only-in-place",
 )
-OWN = (8, 16, 32)
-"""Sizes that a fixed model was trained at; in frames, where patches vary in time alone."""
 
 BEHIND, KEPT, DIP = 0.5, 0.90, 1.0
 """The bars: points, a share, points."""
@@ -46,9 +44,9 @@ def _row(name: str, curves: Mapping[str, Curve], minutes: Mapping[str, float]) -
     def patch(size: int) -> PatchSize:
         return PatchSize(16 if along_time else size, size)
 
-    fixed = {size: f"fixed-{patch(size).short}" for size in OWN if f"fixed-{patch(size).short}" in curves}
+    fixed = {size: f"fixed-{patch(size).short}" for size in FIXED if f"fixed-{patch(size).short}" in curves}
     points = {size: curve.over(curves[rival], patch(size)) for size, rival in fixed.items()}
-    cells = [_points(points[size]) if points.get(size) else "" for size in OWN]
+    cells = [_points(points[size]) if points.get(size) else "" for size in FIXED]
     kept = curve.mean[patch(48)] / curve.mean[patch(16)]
     cells += [_bold(f"{kept:.3f}", kept >= KEPT), "" if along_time else _deepest(curve.mean)]
     cells += [f"{minutes[name]:.0f}", f"{sum(minutes[rival] for rival in fixed.values()):.0f}"]

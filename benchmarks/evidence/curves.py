@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from flexiast.spec import PatchSize
 
@@ -12,21 +14,22 @@ Key = tuple[str, int]
 """Split and seed: what two runs have in common that differ in their recipe alone."""
 
 
-class Curve(NamedTuple):
+@dataclass(frozen=True)
+class Curve:
     """Accuracy at each size, over the folds and seeds of one experiment."""
 
     each: dict[PatchSize, dict[Key, float]]
     gmac: dict[PatchSize, float]
 
-    @property
+    @cached_property
     def runs(self) -> int:
         return max(map(len, self.each.values()))
 
-    @property
+    @cached_property
     def mean(self) -> dict[PatchSize, float]:
         return {patch: statistics.mean(values.values()) for patch, values in self.each.items()}
 
-    @property
+    @cached_property
     def std(self) -> dict[PatchSize, float]:
         return {patch: statistics.stdev(values.values()) for patch, values in self.each.items() if len(values) > 1}
 

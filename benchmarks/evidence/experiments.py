@@ -34,6 +34,10 @@ TASKS = {
 
 
 TEACHER_WEIGHT = 0.9
+IN_PLACE = Distill(teacher_weight=TEACHER_WEIGHT, in_place_weight=1.0)
+
+FIXED = (8, 16, 32)
+"""Sizes that a fixed model is trained at; in frames, where patches vary in time alone."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +82,12 @@ def _experiments() -> dict[str, Experiment]:
     found = []
     for name, task in TASKS.items():
         flexible = _recipe(task)
-        in_place = _recipe(task, distill=Distill(teacher_weight=TEACHER_WEIGHT, in_place_weight=1.0))
+        in_place = _recipe(task, distill=IN_PLACE)
         finer = tuple(3.0 if patch.mels <= 16 else 1.0 for patch in ALL_PATCHES)
         coarser = tuple(3.0 if patch.mels >= 40 else 2.0 if patch.mels >= 30 else 1.0 for patch in ALL_PATCHES)
         found += [
             Experiment(name, "flexible", flexible),
-            *(
-                Experiment(name, f"fixed-{size}", _recipe(task, patches=parse_patches(str(size))))
-                for size in (8, 16, 32)
-            ),
+            *(Experiment(name, f"fixed-{size}", _recipe(task, patches=parse_patches(str(size)))) for size in FIXED),
             *(Experiment(name, variant, flexible, variant) for variant in ("bilinear", "stretched", "cropped")),
             Experiment(name, "base-32", flexible.changed(model={"base_patch": PatchSize(32, 32)}, training={})),
             Experiment(name, "all-at-once", _recipe(task, base_first=0.0)),
@@ -114,11 +115,10 @@ def _rectangular(task: Task) -> list[Experiment]:
     """Speakers at sizes that vary along one axis: pitch is told apart by mel bins that stand close."""
     along_time = tuple(PatchSize(16, patch.frames) for patch in ALL_PATCHES)
     along_mel = tuple(PatchSize(patch.mels, 16) for patch in ALL_PATCHES)
-    in_place = Distill(teacher_weight=TEACHER_WEIGHT, in_place_weight=1.0)
     fixed = [PatchSize(16, 8), PatchSize(16, 32)]
     return [
         Experiment("speakers", "time-only", _recipe(task, patches=along_time)),
-        Experiment("speakers", "time-only-in-place", _recipe(task, patches=along_time, distill=in_place)),
+        Experiment("speakers", "time-only-in-place", _recipe(task, patches=along_time, distill=IN_PLACE)),
         *(
             Experiment("speakers", f"fixed-{patch}", _recipe(task, patches=(patch,)), also=along_time)
             for patch in fixed

@@ -10,10 +10,10 @@ import matplotlib as mpl
 mpl.use("agg")
 
 from matplotlib import pyplot as plt
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.evidence.curves import Curve
 from flexiast.spec import PatchSize
+from flexiast_cli.axes import logarithmic, plain
 
 TOO_CLOSE = 1.1
 """Ratio of two costs whose labels would overlap."""
@@ -51,13 +51,10 @@ def plot_accuracy(
             top = max(100 * curves[subject].mean[patch] for patch in together)
             point = (cost[together[0]], top)
             axes.annotate(names, point, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
-        axes.set(xscale="log", xlabel=label)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        logarithmic(axes)
+        plain(axes)
+        axes.set(xlabel=label)
         axes.margins(x=0.08, y=0.12)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("accuracy, %")
     panels[0][0].legend(frameon=False)
     figure.suptitle(title, fontsize=11)

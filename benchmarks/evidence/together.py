@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.evidence.experiments import EXPERIMENTS, TASKS
+from benchmarks.evidence.experiments import EXPERIMENTS, FIXED, TASKS
 from benchmarks.evidence.running import RESULTS, RUNS, measured, read_validation, run_name, write_result
 from benchmarks.measure import cpu_ms
 from flexiast.checkpoint import Checkpoint, load_checkpoint
@@ -28,9 +28,6 @@ from flexiast_runtime.ort import load_engines
 
 Float = NDArray[np.float32]
 
-SIZES = (8, 16, 32)
-"""Those that a fixed model was trained at."""
-
 TIMED_ROUNDS = 31
 
 
@@ -41,9 +38,9 @@ def run_ensemble(task: str, data: Path, fold: str | None, seed: int) -> None:
     """
     dataset = read_dataset(data / TASKS[task].csv, fold)
     rows = {}
-    for kind, names in (("fixed", [f"fixed-{size}" for size in SIZES]), ("flexible", ["flexible"] * len(SIZES))):
+    for kind, names in (("fixed", [f"fixed-{size}" for size in FIXED]), ("flexible", ["flexible"] * len(FIXED))):
         answers: dict[int, Float] = {}
-        for name, size in zip(names, SIZES, strict=True):
+        for name, size in zip(names, FIXED, strict=True):
             checkpoint = load_checkpoint(RUNS / run_name(f"{task}/{name}", fold, seed) / "checkpoint.safetensors")
             validation = read_validation(dataset, checkpoint.spec)
             classifier = TorchClassifier(load_model(checkpoint))
@@ -53,8 +50,8 @@ def run_ensemble(task: str, data: Path, fold: str | None, seed: int) -> None:
             "+".join(map(str, sizes)): score(
                 np.mean([answers[size] for size in sizes], axis=0), validation.targets, "single"
             )
-            for count in range(1, len(SIZES) + 1)
-            for sizes in combinations(SIZES, count)
+            for count in range(1, len(FIXED) + 1)
+            for sizes in combinations(FIXED, count)
         }
     document = {"experiment": f"{task}/ensemble", "split": dataset.split_rule, "seed": seed, "accuracy": rows}
     write_result(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flexiast_cli.axes import logarithmic, plain
 from flexiast_cli.options import BackendOption, PrecisionOption
 from flexiast_runtime.backends import Backend
 
@@ -152,7 +153,6 @@ def _draw(results: list[PatchResult], title: str, path: Path) -> None:
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import LogLocator, NullFormatter
 
     name = "accuracy" if results[0].accuracy is not None else "mean average precision"
     ordered = sorted(results, key=lambda result: result.gmac)
@@ -166,14 +166,11 @@ def _draw(results: list[PatchResult], title: str, path: Path) -> None:
         axes.annotate(
             text, (result.gmac, result.metric), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=8
         )
-    axes.set(xscale="log", xlabel="GMAC per window", ylabel=name, title=title)
+    logarithmic(axes)
+    plain(axes)
+    axes.set(xlabel="GMAC per window", ylabel=name, title=title)
     axes.title.set_size(10)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.08, y=0.2)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, format="png")
     plt.close(figure)

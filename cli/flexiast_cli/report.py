@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from flexiast_cli.axes import logarithmic, plain
 from flexiast_cli.profile import GPU_STAGES, gpu_note
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _front(measurements: Sequence[Measurement]) -> str:
             best = m.metric or 0.0
             front.append(m)
     axes.plot([m.p50_ms for m in front], [m.metric for m in front], color=GREY, linewidth=1, linestyle="--", zorder=1)
-    _logarithmic(axes)
+    logarithmic(axes)
     axes.margins(x=0.08, y=0.15)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     return _svg(figure)
@@ -156,7 +157,7 @@ def _distributions(measurements: Sequence[Measurement], runs: dict[str, Runs]) -
         shares = [(index + 1) / len(values) for index in range(len(values))]
         shade = mpl.colormaps["viridis"](0.9 * sizes.index(m.patch_size) / len(sizes))
         axes.plot(values, shares, color=shade, linewidth=1.3, label=m.name, linestyle=DASHES[m.precision])
-    _logarithmic(axes)
+    logarithmic(axes)
     axes.axhline(0.95, color=GREY, linewidth=0.8, linestyle=":")
     axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return _svg(figure)
@@ -196,19 +197,8 @@ def _axes(x: str, y: str, title: str, height: float = 3.4) -> tuple[Any, Any]:
     figure, axes = plt.subplots(figsize=(7.2, height), layout="constrained")
     axes.set(xlabel=x, ylabel=y)
     axes.set_title(title, fontsize=10, loc="left")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     return figure, axes
-
-
-def _logarithmic(axes: Any) -> None:
-    """Milliseconds written out: 0.5, 1, 2, 5, 10."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _svg(figure: Any) -> str:
