@@ -51,13 +51,22 @@ def equalise(log_mel: Float, limit_db: float, rng: np.random.Generator) -> Float
     return np.maximum(log_mel + (response * NAT_PER_DB).astype(np.float32), SILENCE)
 
 
+def added(log_mel: Float, other: Float) -> Float:
+    """The log-mel of two unrelated sounds at once [frames, mels], one of which may be −∞; as ``np.logaddexp``.
+
+    That one takes nine times as long, half of what a batch took: numpy has vector code for exp and log alone.
+    """
+    louder = np.maximum(log_mel, other)
+    return louder + np.log(1 + np.exp(np.minimum(log_mel, other) - louder))
+
+
 def mix(log_mel: Float, other: Float, share: float) -> Float:
     """The log-mel of ``share`` · one waveform + (1 − ``share``) · the other [frames, mels], if they are unrelated.
 
     Energies add: the cross terms of unrelated sounds vanish on average. Nothing sinks below silence.
     """
     quiet = np.float32(2 * math.log(max(1 - share, 1e-6)))
-    return np.maximum(np.logaddexp(log_mel + np.float32(2 * math.log(share)), other + quiet), SILENCE)
+    return np.maximum(added(log_mel + np.float32(2 * math.log(share)), other + quiet), SILENCE)
 
 
 def mask(features: Float, masks: int, widest: float, fill: float, rng: np.random.Generator) -> Float:

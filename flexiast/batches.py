@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from flexiast.augment import SILENCE, Noise, at_snr, equalise, gain, mask, mix, place
+from flexiast.augment import SILENCE, Noise, added, at_snr, equalise, gain, mask, mix, place
 from flexiast.frontend import Frontend
 from flexiast.recipe import Augment, Training
 from flexiast.sampling import Order, Step, draw
@@ -142,5 +142,5 @@ class Batches(Sequence[tuple[Float, Float]]):
                 np.full_like(target, 1 / len(target) if self._single else 0.0),
             )
         else:
-            log_mel = np.logaddexp(log_mel, behind)
+            log_mel = added(log_mel, behind)
         return log_mel, target, slice(0, len(log_mel))

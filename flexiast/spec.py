@@ -213,6 +213,7 @@ PRESETS: dict[str, NetworkSpec] = {
     "small": NetworkSpec(width=384, depth=12, heads=6),
     "base": NetworkSpec(width=768, depth=12, heads=12),
     "convnet": NetworkSpec(kind="convolutional", width=256, depth=4, heads=1),
+    "convnet-wide": NetworkSpec(kind="convolutional", width=512, depth=4, heads=1),
 }
 
 

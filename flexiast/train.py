@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -181,7 +181,7 @@ class Trainer:
         *,
         world: World = ALONE,
         start: Checkpoint | None = None,
-        teacher: Model | None = None,
+        teachers: Sequence[Model] = (),
         probabilities: NDArray[np.float64] | None = None,
         compiled: bool = False,
         build: Callable[[Spec], Model] = build_model,
@@ -202,10 +202,9 @@ class Trainer:
             for block in self.model.blocks:
                 block.compile(dynamic=True)  # one code for every number of tokens
         self._averaged = world.average_gradients(self.model)
-        self._teacher, self._taught_by = None, []
-        if teacher is not None:
-            self._taught_by = [weights_sha256(Checkpoint(teacher.spec, weights_of(teacher)))]
-            self._teacher = Teacher(teacher.to(world.device), spec, self._training.distill.teacher_patch)
+        self._taught_by = [weights_sha256(Checkpoint(teacher.spec, weights_of(teacher))) for teacher in teachers]
+        asked_at = self._training.distill.teacher_patch
+        self._teachers = [Teacher(teacher.to(world.device), spec, asked_at) for teacher in teachers]
         self._optimizer = _optimizer(self.model, self._training)
         self._targets, self._log_mels, self._probabilities = targets, log_mels, probabilities
         epochs = epochs_of(self._training, len(log_mels))
@@ -303,8 +302,9 @@ class Trainer:
         training, distill, task = self._training, self._training.distill, self.spec.task
         logits = self._averaged(features, patch, training.max_tokens).float()
         loss = label_loss(logits, target, task, training.label_smoothing)
-        if self._teacher is not None:
-            divergence = answer_loss(logits, self._teacher(features), task, distill.temperature)
+        if self._teachers:  # the mean of their logits: they are wrong at different clips
+            answers = torch.stack([teacher(features) for teacher in self._teachers]).mean(dim=0)
+            divergence = answer_loss(logits, answers, task, distill.temperature)
             loss = torch.lerp(loss, divergence, distill.teacher_weight)
         coarsest = min(training.patches, key=self.spec.tokens)
         if distill.in_place_weight and patch != coarsest:

@@ -76,7 +76,7 @@ def run_experiment(experiment: Experiment, data: Path, fold: str | None, seed: i
         log_mels,
         training.targets(spec.labels),
         start=start,
-        teacher=None if taught_by is None else load_model(taught_by),
+        teachers=[] if taught_by is None else [load_model(taught_by)],
         build=VARIANTS[experiment.variant] if experiment.variant else build_model,
     )
     if resumes:

@@ -66,8 +66,11 @@ def train(
     init: Annotated[
         Path | None, typer.Option("--init", help="Checkpoint to start from; labels, window and base size may differ.")
     ] = None,
-    teacher: Annotated[
-        Path | None, typer.Option("--teacher", help="Checkpoint on the same labels whose answers are learnt too.")
+    teachers: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--teacher", help="Checkpoint on the same labels whose answers are learnt too; of several, their mean."
+        ),
     ] = None,
     val_fold: Annotated[
         str | None, typer.Option("--val-fold", help="Fold that validates, for a CSV with folds. (the last)")
@@ -132,7 +135,7 @@ def train(
         remedy = "continue it with --resume, or " if "last.safetensors" in held else ""
         raise UsageError(f"{output} already holds a run; {remedy}choose another folder")
     check_output(output / "checkpoint.safetensors")
-    sources = _Sources(data, val_fold, init, teacher, skip_bad)
+    sources = _Sources(data, val_fold, init, tuple(teachers or ()), skip_bad)
     with joined() as world:
         _run(world, sources, output, recipe, _How(workers, compiled, resume or again, tensorboard))
 
@@ -144,7 +147,7 @@ class _Sources:
     data: Path
     val_fold: str | None
     init: Path | None
-    teacher: Path | None
+    teachers: tuple[Path, ...]
     skip_bad: bool
 
 
@@ -193,7 +196,8 @@ def _run(
 
     console = stderr()
     console.quiet = not world.leads
-    start, teacher = _checkpoint(sources.init, start=True), _checkpoint(sources.teacher, start=False)
+    start = None if sources.init is None else _checkpoint(sources.init, start=True)
+    teachers = [_checkpoint(path) for path in sources.teachers]
     ready = _prepare(sources, recipe, start, console)
     recipe = ready.recipe
     trainer = Trainer(
@@ -204,7 +208,7 @@ def _run(
         ready.targets,
         world=world,
         start=start,
-        teacher=None if teacher is None else load_model(teacher),
+        teachers=[load_model(teacher) for teacher in teachers],
         probabilities=balanced_weights(ready.targets) if recipe.training.balanced else None,
         compiled=how.compiled,
     )
@@ -223,7 +227,7 @@ def _run(
     if (
         ready.spec.network.kind == "transformer"
         and start is None
-        and teacher is None
+        and not teachers
         and clips["train"] < (FEW_CLIPS * ready.spec.classes)
     ):
         console.print(
@@ -233,12 +237,12 @@ def _run(
     header = ready.header | {
         "recipe": json.loads(recipe.model_dump_json()),
         "init": None if start is None else weights_sha256(start),
-        "teacher": None if teacher is None else weights_sha256(teacher),
+        "teachers": [weights_sha256(teacher) for teacher in teachers],
         "ranks": world.ranks,
         "launcher": launcher(),
     }
     told, usual = recipe.training.distill.teacher_weight, Distill().teacher_weight
-    if teacher is None and told != usual:
+    if told != usual and not teachers:
         console.print(f"The recipe gives a teacher {told:g} of the loss, but there is no --teacher", style="yellow")
     journal = Journal(output, header, step=trainer.step, tensorboard=how.tensorboard) if world.leads else None
     if journal is not None and journal.torn:
@@ -255,12 +259,12 @@ def _run(
     )
 
 
-def _checkpoint(path: Path | None, *, start: bool) -> Checkpoint | None:
+def _checkpoint(path: Path, *, start: bool = False) -> Checkpoint:
     """Of a file or of a run's folder; of a start, one without labels will do."""
     from flexiast.checkpoint import load_checkpoint
     from flexiast_runtime.models import find_checkpoint
 
-    return None if path is None else load_checkpoint(find_checkpoint(str(path)), start=start)
+    return load_checkpoint(find_checkpoint(str(path)), start=start)
 
 
 def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, console: Console) -> _Prepared:

@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import signal
 
-from flexiast.augment import FILTER_KNOTS, NAT_PER_DB, SILENCE, Noise, at_snr, equalise, gain, level, mask, mix, place
+from flexiast.augment import (
+    FILTER_KNOTS,
+    NAT_PER_DB,
+    SILENCE,
+    Noise,
+    added,
+    at_snr,
+    equalise,
+    gain,
+    level,
+    mask,
+    mix,
+    place,
+)
 from flexiast.frontend import Frontend
 from flexiast.spec import FrontendSpec
 
@@ -194,6 +207,15 @@ def test_mixing_is_loudest_of_both_and_at_most_their_sum(share: float, seed: int
     assert mixed.dtype == np.float32
     energies = share**2 * np.exp(one.astype(np.float64)) + (1 - share) ** 2 * np.exp(other.astype(np.float64))
     np.testing.assert_allclose(mixed, np.log(energies), rtol=0, atol=1e-5)  # float32 logarithms
+
+
+@given(SEEDS, st.sampled_from([0.0, 1e-3, 20.0, np.inf]))
+def test_energies_of_two_sounds_are_added(seed: int, apart: float) -> None:
+    one = sound(5, seed)
+    other = sound(5, seed + 1) - np.float32(apart)  # down to nothing, which an empty filter holds
+    expected = np.logaddexp(one.astype(np.float64), other.astype(np.float64))
+    np.testing.assert_allclose(added(one, other), expected, rtol=0, atol=4e-6)  # float32 of values up to 20
+    assert np.array_equal(added(one, other), added(other, one))
 
 
 # ----- masks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -85,7 +85,7 @@ class Toy:
         *,
         spec: Spec | None = None,
         start: Checkpoint | None = None,
-        teacher: Any = None,
+        teachers: Sequence[Any] = (),
         probabilities: Double | None = None,
         **training: Any,
     ) -> Trainer:
@@ -93,7 +93,7 @@ class Toy:
         spec, recipe = spec or self.spec, Recipe(training=Training(**defaults | training))
         log_mels = LogMels(self.waveforms, spec.frontend, recipe.training.augment)
         return Trainer(
-            run, spec, recipe, log_mels, self.labelled, start=start, teacher=teacher, probabilities=probabilities
+            run, spec, recipe, log_mels, self.labelled, start=start, teachers=teachers, probabilities=probabilities
         )
 
     def steps(self, trainer: Trainer, header: dict[str, Any] | None = None, **options: Any) -> Iterator[Progress]:
@@ -350,15 +350,15 @@ RICH = {
 
 def test_a_run_that_was_stopped_resumes_to_the_same_weights(toy: Toy, tmp_path: Path) -> None:
     teacher = load_model(random_checkpoint(toy.spec))
-    undisturbed = toy.trained(tmp_path / "undisturbed", teacher=teacher, **RICH)
-    stopped = toy.trainer(tmp_path / "stopped", teacher=teacher, **RICH)
+    undisturbed = toy.trained(tmp_path / "undisturbed", teachers=[teacher], **RICH)
+    stopped = toy.trainer(tmp_path / "stopped", teachers=[teacher], **RICH)
     taken = []
     for step in toy.steps(stopped):
         taken.append(step.number)
         if step.number == 2:
             stopped.stop()
     assert taken == [1, 2, 3]  # the step that all ranks agree to be the last
-    resumed = toy.trainer(tmp_path / "stopped", teacher=teacher, **RICH)
+    resumed = toy.trainer(tmp_path / "stopped", teachers=[teacher], **RICH)
     resumed.resume()
     assert resumed.step == 3
     list(toy.steps(resumed))
@@ -473,11 +473,11 @@ def test_a_state_that_lacks_parts_is_refused(toy: Toy, straight: Trainer, tmp_pa
 
 def test_a_run_with_another_teacher_is_not_resumed(toy: Toy, straight: Trainer, tmp_path: Path) -> None:
     teachers = [load_model(random_checkpoint(toy.spec, seed)) for seed in (1, 2)]
-    toy.trained(tmp_path, teacher=teachers[0], epochs=1)
-    for teacher in (None, teachers[1]):
+    toy.trained(tmp_path, teachers=teachers[:1], epochs=1)
+    for others in ([], teachers[1:], teachers):
         with pytest.raises(ModelError, match="of a run with other data or settings"):
-            toy.trainer(tmp_path, teacher=teacher, epochs=1).resume()
-    toy.trainer(tmp_path, teacher=load_model(random_checkpoint(toy.spec, 1)), epochs=1).resume()
+            toy.trainer(tmp_path, teachers=others, epochs=1).resume()
+    toy.trainer(tmp_path, teachers=[load_model(random_checkpoint(toy.spec, 1))], epochs=1).resume()
 
 
 def test_there_is_nothing_to_resume_in_an_empty_folder(toy: Toy, tmp_path: Path) -> None:
@@ -657,7 +657,7 @@ def test_the_teacher_takes_its_share_of_the_loss(toy: Toy, tmp_path: Path, weigh
     trainer = toy.trainer(
         tmp_path,
         start=random_checkpoint(toy.spec, 2),
-        teacher=model,
+        teachers=[model],
         distill=Distill(teacher_weight=weight, temperature=3.0, teacher_patch=PatchSize(16, 8)),
     )
     features, target = features_of(toy.spec), torch.from_numpy(np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 0, 1]])
@@ -668,11 +668,23 @@ def test_the_teacher_takes_its_share_of_the_loss(toy: Toy, tmp_path: Path, weigh
     torch.testing.assert_close(trainer._loss(features, target, patch), expected)
 
 
+def test_several_teachers_answer_with_the_mean_of_their_logits(toy: Toy, tmp_path: Path) -> None:
+    models = [load_model(random_checkpoint(toy.spec, seed)) for seed in (1, 3)]
+    start = random_checkpoint(toy.spec, 2)
+    trainer = toy.trainer(tmp_path, start=start, teachers=models, distill=Distill(teacher_weight=1.0))
+    features, target = features_of(toy.spec), torch.from_numpy(np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 0, 1]])
+    patch, base = PatchSize(20, 30), toy.spec.base_patch
+    answers = (models[0](features, base) + models[1](features, base)) / 2
+    expected = answer_loss(trainer.model.train()(features, patch), answers, "single", 1.0)
+    torch.testing.assert_close(trainer._loss(features, target, patch), expected)
+    assert (answers - models[0](features, base)).abs().max() > 0.1  # the second has its say
+
+
 def test_a_teacher_of_other_labels_is_refused(toy: Toy, tmp_path: Path) -> None:
     for change in ({"labels": ("low", "high")}, {"labels": ("a", "b")}, {"task": "multi"}):
         teacher = build_model(toy.spec.model_copy(update=change))
         with pytest.raises(ModelError, match="other labels"):
-            toy.trainer(tmp_path, teacher=teacher)
+            toy.trainer(tmp_path, teachers=[teacher])
 
 
 @pytest.mark.parametrize("change", [{"window_samples": 5_520}, {"preemphasis": 0.9}, {"remove_bin_means": True}])
@@ -680,13 +692,13 @@ def test_a_teacher_with_another_front_end_is_refused(toy: Toy, tmp_path: Path, c
     frontend = toy.spec.frontend.model_copy(update=change)
     teacher = build_model(toy.spec.model_copy(update={"frontend": frontend}))
     with pytest.raises(ModelError, match="another front end or window"):
-        toy.trainer(tmp_path, teacher=teacher)
+        toy.trainer(tmp_path, teachers=[teacher])
 
 
 def test_a_teacher_is_not_asked_for_a_patch_it_cannot_hear(toy: Toy, tmp_path: Path) -> None:
     distill = Distill(teacher_patch=PatchSize(48, 48))
     with pytest.raises(UsageError, match="48x48 is larger than one window"):
-        toy.trainer(tmp_path, teacher=build_model(toy.spec), distill=distill)
+        toy.trainer(tmp_path, teachers=[build_model(toy.spec)], distill=distill)
 
 
 def test_a_student_of_a_teacher_alone_answers_as_it_does(toy: Toy, learnt: Trainer, tmp_path: Path) -> None:
@@ -696,7 +708,7 @@ def test_a_student_of_a_teacher_alone_answers_as_it_does(toy: Toy, learnt: Train
     teacher = load_model(Checkpoint(toy.spec, swapped))
     student = toy.trained(
         tmp_path,
-        teacher=teacher,
+        teachers=[teacher],
         epochs=25,
         learning_rate=5e-3,
         patches=COARSE,
