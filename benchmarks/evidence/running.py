@@ -68,7 +68,8 @@ def run_experiment(experiment: Experiment, data: Path, fold: str | None, seed: i
     resumes = (run / "last.safetensors").is_file()
     begun = time.process_time()
     start = masked_start(spec, recipe.training, log_mels) if experiment.masked_start and not resumes else None
-    start_cpu_s = round(time.process_time() - begun, 1)
+    earlier = json.loads((run / "run.json").read_text("utf-8")) if resumes else {}
+    start_cpu_s = earlier.get("start_cpu_s", round(time.process_time() - begun, 1))
     trainer = Trainer(
         run,
         spec,
@@ -88,6 +89,7 @@ def run_experiment(experiment: Experiment, data: Path, fold: str | None, seed: i
         "variant": experiment.variant,
         "teacher": None if taught_by is None else weights_sha256(taught_by),
         "recipe": json.loads(recipe.model_dump_json()),
+        "start_cpu_s": start_cpu_s,
     }
     journal = Journal(run, header, step=trainer.step)
     losses = [step.loss for step in trainer.steps(*validation, journal)]
@@ -96,7 +98,6 @@ def run_experiment(experiment: Experiment, data: Path, fold: str | None, seed: i
     outcome = {
         "steps": trainer.total,
         "last_loss": round(float(np.mean(losses[-50:])), 4) if losses else None,
-        "start_cpu_s": start_cpu_s,
         "results": [json.loads(result.model_dump_json(exclude_none=True)) for result in results],
     }
     command = ["run", experiment.key, *(["--teacher", str(teacher)] if taught_by is not None else [])]

@@ -97,7 +97,7 @@ def while_read(records: Iterable[Record], asked: Asked, *, live: bool) -> Iterat
 
 def _taken(asked: Asked, *, wait: bool) -> bool:
     """Whether stdout has room; may be waited for, as long as there is time."""
-    if sys.stdout is None:  # a shell may close it
+    if sys.stdout is None or not hasattr(select, "poll"):  # a shell may close it; Windows cannot ask
         return True
     stdout = select.poll()
     stdout.register(1, select.POLLOUT)

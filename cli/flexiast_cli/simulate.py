@@ -34,8 +34,10 @@ def simulate(
         Path | None, typer.Option("--trace", metavar="FILE", help="What `flexiast listen --record` wrote.")
     ] = None,
     scenario: Annotated[str, typer.Option("--scenario", metavar="NAME", help="What happens, by name.")] = ALL,
-    hours: Annotated[float, typer.Option("--hours", min=0.01, max=168, help="How long each scenario goes on.")] = 2.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is random in them.")] = 0,
+    hours: Annotated[
+        float | None, typer.Option("--hours", min=0.01, max=168, help="How long each scenario goes on. (2)")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of what is random in them. (0)")] = None,
     policy: Annotated[
         Preset | None,
         typer.Option(
@@ -67,14 +69,17 @@ def simulate(
     from flexiast_runtime.simulation import World
     from flexiast_runtime.trace import read_trace, replay
 
-    if trace is not None and (model or patch_sizes or scenario != ALL):
-        raise UsageError("--trace brings its own options and what happened; give neither MODEL nor --scenario")
+    if trace is not None and (model or patch_sizes or scenario != ALL or (hours, seed) != (None, None)):
+        raise UsageError(
+            "--trace brings its own options and what happened; "
+            "give neither MODEL nor --patch-sizes, --scenario, --hours or --seed"
+        )
     if plot is not None:
         require("matplotlib", "train")
         check_output(plot)
     if trace is None:
         options, step_s = _options(model, patch_sizes, precision, backend)
-        made = _chosen(scenarios(options, hours, seed, step_s), scenario)
+        made = _chosen(scenarios(options, 2.0 if hours is None else hours, seed or 0, step_s), scenario)
         preset = POLICIES[policy or "balanced"]
         found, played = [compare(preset, World(one, options)) for one in tracked(made, "Simulating")], None
     else:

@@ -6,7 +6,6 @@ The first line is the header; each other one is a step. A killed process leaves 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,23 +19,22 @@ from flexiast.manifest import Sha256
 from flexiast.spec import Value, describe
 from flexiast_runtime import governor
 from flexiast_runtime.governor import Decision, Observation, Option, Policy
-from flexiast_runtime.power import Battery
 
 MAX_TRACE_BYTES = 50_000_000
 """A day or two at two windows a second; a recorder stops here, and no longer file is read."""
 
 
-POSSIBLE = {
+POSSIBLE: dict[str, tuple[float, float]] = {
     "time_s": (0.0, math.inf),
     "deadline_s": (0.0, math.inf),
     "latency_s": (0.0, math.inf),
     "overhead_s": (-math.inf, math.inf),  # a difference, which may be rounded
     "backlog_steps": (0.0, math.inf),
     "heat_room_k": (-math.inf, math.inf),
-    "battery.fraction": (0.0, 1.0),
-    "battery.energy_j": (0.0, math.inf),
 }
 """What each number that was seen can be; never infinite, never NaN"""
+
+POSSIBLE_OF_BATTERY: dict[str, tuple[float, float]] = {"fraction": (0.0, 1.0), "energy_j": (0.0, math.inf)}
 
 
 class _Line(Value):
@@ -146,9 +144,10 @@ def _step(path: Path, number: int, line: bytes, header: Header) -> Step:
 
 def _check_possible(path: Path, number: int, seen: Observation) -> None:
     """Raise DataError for what no run can have seen."""
-    battery = seen.battery or Battery(0.0, discharging=False)
-    for name, (low, high) in POSSIBLE.items():
-        value = getattr(battery if name.startswith("battery.") else seen, name.removeprefix("battery."))
+    found = [(name, getattr(seen, name), limits) for name, limits in POSSIBLE.items()]
+    if seen.battery is not None:
+        found += [(f"battery.{name}", getattr(seen.battery, name), at) for name, at in POSSIBLE_OF_BATTERY.items()]
+    for name, value, (low, high) in found:
         if value is not None and not (math.isfinite(value) and low <= value <= high):
             raise DataError(f"{path}, line {number}: {name} is {value:g}; it must be a number from {low:g} to {high:g}")
 
@@ -189,7 +188,7 @@ class Recorder:
             raise DataError(f"{path} is there and no trace of flexiast; name another file")
         self._path, self._bytes, self.full = path, 0, False
         try:
-            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            self._file = path.open("wb", buffering=0)
         except OSError as error:
             raise DataError(f"{path} cannot be written: {error.strerror}; name another file") from error
         try:
@@ -204,7 +203,7 @@ class Recorder:
         self._write(step.model_dump_json(exclude_defaults=True))
 
     def close(self) -> None:
-        os.close(self._handle)
+        self._file.close()
 
     def _write(self, line: str) -> None:
         rest = line.encode() + b"\n"
@@ -214,7 +213,7 @@ class Recorder:
         self._bytes += len(rest)
         try:
             while rest:
-                rest = rest[os.write(self._handle, rest) :]
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             self.full = True  # what follows a torn line could not be read
             raise DataError(f"{self._path} cannot be written: {error.strerror}") from error

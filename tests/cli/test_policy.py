@@ -289,6 +289,8 @@ def test_scenarios_are_compared_in_a_table(run: Run) -> None:
     [
         (("simulate", "commands", "--patch-sizes", "48", "--scenario", "storm"), "there are quiet, step"),
         (("simulate", "commands", "--trace", "x.jsonl"), "brings its own"),
+        (("simulate", "--trace", "x.jsonl", "--hours", "3"), "--hours"),
+        (("simulate", "--trace", "x.jsonl", "--seed", "0"), "--seed"),
         (("listen", "commands", "--input", "-", "--pin", "16", "--patch-sizes", "16,48"), "--pin keeps one size"),
         (("listen", "commands", "--input", "-", "--pin", "48", "--record", "x.jsonl"), "decides nothing"),
         (("listen", "commands", "--input", "-", "--min-metric", "0.99"), "16x16 0.9"),
