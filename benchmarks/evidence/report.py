@@ -12,6 +12,8 @@ from benchmarks.evidence.curves import Curve, read_curves
 from benchmarks.evidence.experiments import EXPERIMENTS, TASKS, UNSEEN
 from benchmarks.evidence.plots import plot_accuracy
 from benchmarks.evidence.running import RESULTS, ROOT
+from benchmarks.evidence.sounds import section as sounds
+from benchmarks.evidence.tables import table
 from flexiast.spec import ALL_PATCHES, PatchSize
 from flexiast_cli.console import counted
 
@@ -34,6 +36,8 @@ def report(docs: Path = DOCS, results: Path = RESULTS) -> None:
             parts += [_ensemble(found) for found in ensembles if found["experiment"] == f"{task}/ensemble"]
     if latency is not None:
         parts.append(_latency(latency))
+    if (results / "sounds").is_dir():
+        parts.append(sounds(results / "sounds"))
     (docs / "results.md").write_text("\n".join(parts))
 
 
@@ -43,11 +47,12 @@ Written by `python -m benchmarks.evidence report` from the runs in [`results/`](
 names the command that made it: `python -m benchmarks.evidence run NAME --data FOLDER --teacher RUN`, with `--fold` and
 `--seed`; `list` names them. {dates}; {machine}.
 
-All runs are pico (0.2 M parameters), from scratch, without outside data. A convolutional teacher, trained on the same
-clips by a recipe in [`recipes/`](../recipes) (for esc50, that of `sounds`), has nine tenths of the loss. Model and
-budgets are small, so that dozens of runs fit on a laptop: compare runs with one another, not with the shipped models or
-with papers. Within a task all runs see the same clips equally often, unless a row says otherwise. The last step is
-measured, on the validation split, which chose nothing but the teacher's best measurement.
+All runs down to the last section are pico (0.2 M parameters), from scratch, without outside data. A convolutional
+teacher, trained on the same clips by a recipe in [`recipes/`](../recipes) (for esc50 `sounds-teacher-small.toml`), has
+nine tenths of the loss. Model and budgets are small, so that dozens of runs fit on a laptop: compare runs with one
+another, not with the shipped models or with papers. Within a task all runs see the same clips equally often, unless a
+row says otherwise. The last step is measured, on the validation split, which chose nothing but the teacher's best
+measurement.
 
 ± is the standard deviation over runs, whose number the tables give. A figure moves with its seed by one to five points,
 and by its clips (one standard error of 2,400 is 0.8 points at 80 %, of 400 it is 2): a point or two between single runs
@@ -89,16 +94,16 @@ def _section(task: str, curves: dict[str, Curve], runs: list[dict[str, Any]]) ->
         f"## {task}\n",
         f"{_splits(runs)}. {TASKS[task].epochs} epochs.\n",
         f"![{task}](results-{task}.png)\n",
-        _table(ALL_PATCHES, square),
+        table(ALL_PATCHES, square),
         *(f"- **{name}**: {ABOUT[name]}; {_budget(task, name, runs)}." for name in curves),
     ]
     for family, sizes in FAMILIES.items():
         mine = {name: curve for name, curve in curves.items() if families[name] == family}
         if mine:
-            lines += [f"\nSizes {family}:\n", _table(sizes, mine).rstrip()]
+            lines += [f"\nSizes {family}:\n", table(sizes, mine).rstrip()]
             lines += [f"\n![{task}, {family}](results-{task}-time.png)"] if family == "16 × t" else []
     if "flexible" in curves:
-        lines += ["\nSizes that no run trained:\n", _table(UNSEEN, square)]
+        lines += ["\nSizes that no run trained:\n", table(UNSEEN, square)]
         lines.append(bars(curves, {name: _minutes(task, name, runs) for name in curves}))
         lines += _verdicts(curves)
     return "\n".join(lines).rstrip() + "\n"
@@ -171,23 +176,6 @@ def _latency(latency: dict[str, Any]) -> str:
     for task, taken in latency["cpu_ms"].items():
         rows.append(f"| {task} | " + " | ".join(f"{taken[size]:.2f}" for size in sizes) + " |")
     return "\n".join(rows) + "\n"
-
-
-def _table(sizes: tuple[PatchSize, ...], curves: dict[str, Curve]) -> str:
-    shown = [patch for patch in sizes if any(patch in curve.mean for curve in curves.values())]
-    names = [patch.short for patch in shown]
-    rows = ["| | runs | " + " | ".join(names) + " |", "|---" * (len(shown) + 2) + "|"]
-    for name, curve in curves.items():
-        cells = [_cell(curve, patch) for patch in shown]
-        rows.append(f"| {name} | {curve.runs} | " + " | ".join(cells) + " |")
-    return "\n".join(rows) + "\n"
-
-
-def _cell(curve: Curve, patch: PatchSize) -> str:
-    if patch not in curve.mean:
-        return ""
-    spread = f" ± {100 * curve.std[patch]:.1f}" if patch in curve.std else ""
-    return f"{100 * curve.mean[patch]:.1f}{spread}"
 
 
 def _budget(task: str, name: str, runs: list[dict[str, Any]]) -> str:
