@@ -45,7 +45,8 @@ def train(
         Path | None, typer.Option("--config", help="Recipe (TOML) with everything below and more; options override it.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="pico, nano, tiny, small, base; or convnet, a teacher. (nano)")
+        str | None,
+        typer.Option("--model", help="pico, nano, tiny, small, base; or a teacher: convnet, convnet-wide. (nano)"),
     ] = None,
     patch_sizes: Annotated[
         str | None,
@@ -100,10 +101,11 @@ def train(
     from flexiast.extras import require
     from flexiast.files import check_output
     from flexiast.recipe import Recipe, parse_weighted_patches
-    from flexiast.spec import PatchSize
+    from flexiast.spec import PRESETS, PatchSize
 
     recipe = Recipe.read(config) if config else Recipe()
-    if config is None and patch_sizes is None and model == "convnet":  # it has none: any one will do
+    convolutional = model in PRESETS and PRESETS[model].kind == "convolutional"
+    if config is None and patch_sizes is None and convolutional:  # it has none: any one will do
         patch_sizes = base_patch or "16"
     patches, weights = parse_weighted_patches(patch_sizes) if patch_sizes else (None, None)
     if patches is not None:  # the weights of a recipe belong to its own sizes

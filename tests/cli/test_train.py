@@ -56,8 +56,9 @@ def test_what_a_start_lends_is_told_in_one_line(
     assert lines == [f"From the start: kernel PI-resized from 16x16 to 24x24, {positions}"]
 
 
-def test_a_window_too_short_for_a_convnet_is_refused(run: Run, short_sounds: Path, tmp_path: Path) -> None:
-    result = run("train", short_sounds, "-o", tmp_path / "run", "--model", "convnet", "--window", 0.2)
+@pytest.mark.parametrize("model", ["convnet", "convnet-wide"])
+def test_a_window_too_short_for_a_convnet_is_refused(run: Run, short_sounds: Path, tmp_path: Path, model: str) -> None:
+    result = run("train", short_sounds, "-o", tmp_path / "run", "--model", model, "--window", 0.2)
     assert_refused(result, 2, "0.2 s is too short", "--window 0.325 or more")
 
 
