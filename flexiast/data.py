@@ -53,7 +53,8 @@ class Dataset:
         chosen = tuple(clip for clip in self.clips if clip.split == name)
         if not chosen:
             found = ", ".join(sorted({clip.split for clip in self.clips}))
-            raise DataError(f"no clip has split {name!r}; the data set has {found}")
+            hint = "; name some clips so, or leave the column out: a fifth of each label is then val"
+            raise DataError(f"no clip has split {name!r}; the data set has {found}{hint if name == 'val' else ''}")
         return replace(self, clips=chosen)
 
     def targets(self, labels: tuple[str, ...]) -> NDArray[np.float32]:

@@ -155,6 +155,13 @@ class Shape(Value):
     def frontend(self, sample_rate_hz: int, median_samples: float) -> FrontendSpec:
         """The front end before its normalisation is measured; raises UsageError for an impossible window."""
         samples = round(median_samples if self.window_s is None else self.window_s * sample_rate_hz)
+        frame = FrontendSpec.model_fields["taper_samples"].default
+        if samples < frame:
+            told = "the median clip, " if self.window_s is None else ""
+            raise UsageError(
+                f"a window of {samples / sample_rate_hz:g} s ({told}{samples} samples) is shorter than one frame of "
+                f"{frame} samples; give a longer window, and clips that fill it"
+            )
         return FrontendSpec.checked(
             sample_rate_hz=sample_rate_hz,
             window_samples=samples,

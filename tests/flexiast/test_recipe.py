@@ -241,8 +241,11 @@ def test_the_window_is_the_median_clip_unless_told(samples: int) -> None:
 
 
 def test_a_window_shorter_than_a_frame_is_refused() -> None:
-    with pytest.raises(UsageError, match="window_samples"):
+    with pytest.raises(UsageError, match=r"0\.001 s \(16 samples\) is shorter than one frame of 400 samples"):
         Shape(window_s=0.001).frontend(16_000, 16_000.0)
+    with pytest.raises(UsageError, match="the median clip, 399 samples"):
+        Shape().frontend(16_000, 399.0)
+    assert Shape().frontend(16_000, 400.0).window_frames == 1
 
 
 def test_an_unknown_model_is_answered_with_those_there_are() -> None:
