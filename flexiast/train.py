@@ -211,6 +211,7 @@ class Trainer:
         self.plan = plan(spec, self._training, len(log_mels), epochs, started=start is not None)
         self.step = 0
         self.best = -1.0
+        self._measured_on = ""
         self.stopping = False
         self._asked_to_stop = False
 
@@ -223,8 +224,16 @@ class Trainer:
     ) -> Iterator[Progress]:
         """Train to the end, yielding after each step; measures, keeps the best and saves on the way.
 
-        The leading rank has the journal, and it alone writes.
+        The leading rank has the journal, and it alone writes. Raises ModelError when the run was measured on other
+        clips before it was resumed, for its best so far could not be compared.
         """
+        measured_on = sha256(targets.tobytes()).hexdigest()
+        if self._measured_on not in {"", measured_on}:
+            raise ModelError(
+                f"{self.run} was measured on other clips or labels; resume with the same validation data, "
+                "or train into another folder"
+            )
+        self._measured_on = measured_on
         count = self._training.evaluations
         measured = {round(self.total * (i + 1) / count) for i in range(count)}
         losses: dict[str, list[float]] = {}
@@ -361,7 +370,8 @@ class Trainer:
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         for index, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{key}": value for key, value in state.items()}
-        metadata = {"step": str(self.step), "best": repr(self.best), "run": json.dumps(self._identity())}
+        metadata = {"step": str(self.step), "best": repr(self.best), "measured_on": self._measured_on}
+        metadata["run"] = json.dumps(self._identity())
         content = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
         write_atomically(self.run / "last.safetensors", content)
 
@@ -380,7 +390,7 @@ class Trainer:
             raise ModelError(f"{path} cannot be read: {error}; train again into another folder") from error
         try:
             differing = _differing(json.loads(metadata["run"]), self._identity())
-            step, best = int(metadata["step"]), float(metadata["best"])
+            step, best, measured_on = int(metadata["step"]), float(metadata["best"]), metadata["measured_on"]
             if not differing:
                 self._load_state(tensors)
         except (KeyError, ValueError, RuntimeError) as error:  # the last is torch's, for names or shapes that differ
@@ -390,7 +400,7 @@ class Trainer:
                 f"{path} is of a run with other data or settings (differing: {preview(differing)}); "
                 "resume with the same ones, or train into another folder"
             )
-        self.step, self.best = step, best
+        self.step, self.best, self._measured_on = step, best, measured_on
 
     def _load_state(self, tensors: dict[str, Tensor]) -> None:
         self.model.load_state_dict(_under("model.", tensors))

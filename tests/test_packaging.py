@@ -71,6 +71,15 @@ def test_the_wheel_brings_the_shipped_models_whole(wheel: Path) -> None:
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 30e6
 
 
+def test_the_files_of_the_repository_stay_under_60_mb() -> None:
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], check=False, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("these are not the files of a clone")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert len(files) > 100
+    assert sum(path.stat().st_size for path in files if path.is_file()) < 60e6
+
+
 def test_the_wheel_brings_the_page(wheel: Path) -> None:
     expected = {f"flexiast_cli/page/{path.name}" for path in (ROOT / "cli/flexiast_cli/page").iterdir()}
     with zipfile.ZipFile(wheel) as archive:

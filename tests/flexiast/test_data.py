@@ -229,10 +229,10 @@ def test_a_label_with_an_escape_sequence_is_refused_and_not_printed(write_csv: W
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(write_csv: WriteCsv) -> None:
     data_set = read_dataset(write_csv("path,label,split", "a.wav,dog,train", "b.wav,dog,test"))
     with pytest.raises(
-        DataError, match="no clip has split 'val'; the data set has test, train; .* leave the column out"
+        DataError, match=r"no clip has split 'val'; the data set has test, train; .* leave the column out"
     ):
         data_set.split("val")
-    with pytest.raises(DataError, match="the data set has test, train$"):
+    with pytest.raises(DataError, match=r"the data set has test, train$"):
         data_set.split("dev")
 
 

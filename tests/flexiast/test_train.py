@@ -461,6 +461,18 @@ def test_a_run_on_other_labels_is_not_resumed(toy: Toy, straight: Trainer) -> No
         swapped.trainer(straight.run).resume()
 
 
+def test_a_run_measured_on_other_clips_is_not_resumed(toy: Toy, tmp_path: Path) -> None:
+    stopped = toy.trainer(tmp_path)
+    for _ in toy.steps(stopped):
+        stopped.stop()
+    resumed = toy.trainer(tmp_path)
+    resumed.resume()
+    swapped = replace(toy, targets=toy.targets[:, ::-1].copy())
+    with pytest.raises(ModelError, match="was measured on other clips or labels"):
+        list(swapped.steps(resumed))
+    assert len(list(toy.steps(resumed))) == resumed.total - stopped.step
+
+
 @pytest.mark.parametrize("left_out", ["adam.0.exp_avg", "adam.0.", "adam.", "ema.head.bias", "model."])
 def test_a_state_that_lacks_parts_is_refused(toy: Toy, straight: Trainer, tmp_path: Path, left_out: str) -> None:
     with safetensors.safe_open(straight.run / "last.safetensors", "np") as file:
