@@ -151,7 +151,7 @@ def _splits(runs: list[dict[str, Any]]) -> str:
 
 
 def _ensemble(found: dict[str, Any]) -> str:
-    """Mean answers of several sizes; one row for fixed models, one for the flexible one."""
+    """Mean answers of several sizes; one row for fixed models, one for each flexible one."""
     sizes = list(found["accuracy"]["fixed"])
     rows = [
         f"Answers of several sizes, averaged: three fixed models against one flexible ({found['split']}, seed "

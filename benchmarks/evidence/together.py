@@ -34,11 +34,14 @@ TIMED_ROUNDS = 31
 def run_ensemble(task: str, data: Path, fold: str | None, seed: int) -> None:
     """Mean answers of two and of three: fixed models, each at its own size, against one flexible model at those sizes.
 
-    Needs the checkpoints of the task's runs; writes one JSON file.
+    Needs the checkpoints of the task's runs, of ``twice-in-place`` only where it has been run; writes one JSON file.
     """
     dataset = read_dataset(data / TASKS[task].csv, fold)
+    compared = {"fixed": [f"fixed-{size}" for size in FIXED], "flexible": ["flexible"] * len(FIXED)}
+    if (RUNS / run_name(f"{task}/twice-in-place", fold, seed)).is_dir():
+        compared["twice-in-place"] = ["twice-in-place"] * len(FIXED)
     rows = {}
-    for kind, names in (("fixed", [f"fixed-{size}" for size in FIXED]), ("flexible", ["flexible"] * len(FIXED))):
+    for kind, names in compared.items():
         answers: dict[int, Float] = {}
         for name, size in zip(names, FIXED, strict=True):
             checkpoint = load_checkpoint(RUNS / run_name(f"{task}/{name}", fold, seed) / "checkpoint.safetensors")
