@@ -17,6 +17,7 @@ JUDGED = (
     "twice-in-place",
     "time-only",
     "time-only-in-place",
+    "time-only-twice-in-place",
 )
 
 BEHIND, KEPT, DIP = 0.5, 0.90, 1.0

@@ -119,6 +119,11 @@ def _rectangular(task: Task) -> list[Experiment]:
     return [
         Experiment("speakers", "time-only", _recipe(task, patches=along_time)),
         Experiment("speakers", "time-only-in-place", _recipe(task, patches=along_time, distill=IN_PLACE)),
+        Experiment(
+            "speakers",
+            "time-only-twice-in-place",
+            _recipe(task, patches=along_time, distill=IN_PLACE, epochs=2 * task.epochs),
+        ),
         *(
             Experiment("speakers", f"fixed-{patch}", _recipe(task, patches=(patch,)), also=along_time)
             for patch in fixed

@@ -83,6 +83,7 @@ ABOUT = {
     "fixed-16x32": "trained at 16 × 32 only",
     "time-only": "flexible, at the ten sizes 16 × t",
     "time-only-in-place": "time-only, each step's answers also teach 16 × 48",
+    "time-only-twice-in-place": "time-only-in-place, twice the epochs",
     "mel-only": "flexible, at the ten sizes f × 16",
 }
 

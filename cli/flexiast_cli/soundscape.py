@@ -48,6 +48,20 @@ def _hits(seconds: float, times_s: Wave, hit: Wave, gains: Wave | None = None) -
     return wave / max(np.abs(wave).max(), 1e-9)
 
 
+PARTIALS = (
+    (0.5, 0.6, 0.5),
+    (1.0, 0.8, 0.8),
+    (1.2, 0.9, 1.0),
+    (1.5, 0.5, 1.3),
+    (2.0, 0.8, 1.2),
+    (2.67, 0.5, 1.8),
+    (3.0, 0.5, 2.0),
+    (4.1, 0.3, 2.8),
+    (5.4, 0.2, 3.6),
+)
+"""Of a bell, from its hum: frequency over that of the strike, gain, and decay in 1 / s."""
+
+
 def siren(seconds: float, rng: np.random.Generator) -> Wave:
     """A wail between 600 and 1500 Hz with harmonics."""
     t = _time(seconds)
@@ -65,13 +79,17 @@ def rain(seconds: float, rng: np.random.Generator) -> Wave:
     return 0.7 * _band(rng.standard_normal(len(t)), 400, 8000, -0.25) + 0.5 * drops
 
 
-def crickets(seconds: float, rng: np.random.Generator) -> Wave:
-    """Chirps of a 4.4 kHz tone, three pulses each."""
-    t = _time(0.018)
-    pulse = np.sin(2 * np.pi * 4400 * t) * np.hanning(len(t))
-    starts = np.arange(0.05, seconds, 0.42)
-    times = (starts[:, None] + np.array([0.0, 0.028, 0.056])).ravel()
-    return _hits(seconds, times, pulse) + 0.004 * rng.standard_normal(round(seconds * RATE_HZ))
+def church_bells(seconds: float, rng: np.random.Generator) -> Wave:
+    """Two bells a third apart, in turn, with the partials of bells: higher ones die sooner."""
+    wave = 0.001 * rng.standard_normal(round(seconds * RATE_HZ))
+    for number, start_s in enumerate(np.arange(0.05, seconds, 1.1)):
+        t = _time(seconds - start_s)
+        strike_hz = 440 if number % 2 else 554
+        ringing = sum(
+            gain * np.exp(-decay * t) * np.sin(2 * np.pi * ratio * strike_hz * t) for ratio, gain, decay in PARTIALS
+        )
+        wave[len(wave) - len(t) :] += ringing
+    return wave / np.abs(wave).max()
 
 
 def sea_waves(seconds: float, rng: np.random.Generator) -> Wave:
@@ -91,13 +109,13 @@ def vacuum_cleaner(seconds: float, rng: np.random.Generator) -> Wave:
 SOUNDS: dict[str, Callable[[float, np.random.Generator], Wave]] = {
     "siren": siren,
     "rain": rain,
-    "crickets": crickets,
+    "church_bells": church_bells,
     "sea_waves": sea_waves,
     "vacuum_cleaner": vacuum_cleaner,
 }
 
 SCENES = (
-    Scene("crickets", 1.0, 7.0),
+    Scene("church_bells", 1.0, 7.0),
     Scene("siren", 8.5, 14.0),
     Scene("rain", 15.5, 21.5),
     Scene("sea_waves", 22.5, 29.5),
