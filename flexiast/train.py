@@ -184,9 +184,11 @@ class Trainer:
         teachers: Sequence[Model] = (),
         probabilities: NDArray[np.float64] | None = None,
         compiled: bool = False,
+        bf16: bool = False,
         build: Callable[[Spec], Model] = build_model,
     ) -> None:
         self.run, self.spec, self.recipe, self.world = run, spec, recipe, world
+        self.precision = torch.bfloat16 if bf16 or world.device.type == "cuda" else torch.float32
         self._training = recipe.training
         for patch in self._training.patches:
             spec.check_patch(patch)
@@ -202,9 +204,12 @@ class Trainer:
             for block in self.model.blocks:
                 block.compile(dynamic=True)  # one code for every number of tokens
         self._averaged = world.average_gradients(self.model)
-        self._taught_by = [weights_sha256(Checkpoint(teacher.spec, weights_of(teacher))) for teacher in teachers]
+        known = {weights_sha256(Checkpoint(teacher.spec, weights_of(teacher))): teacher for teacher in teachers}
+        if len(known) < len(teachers):
+            raise UsageError("two teachers are the same; give each once")
+        self._taught_by = sorted(known)  # their order is of no matter
         asked_at = self._training.distill.teacher_patch
-        self._teachers = [Teacher(teacher.to(world.device), spec, asked_at) for teacher in teachers]
+        self._teachers = [Teacher(known[one].to(world.device), spec, asked_at) for one in self._taught_by]
         self._optimizer = _optimizer(self.model, self._training)
         self._targets, self._log_mels, self._probabilities = targets, log_mels, probabilities
         epochs = epochs_of(self._training, len(log_mels))
@@ -227,7 +232,7 @@ class Trainer:
         The leading rank has the journal, and it alone writes. Raises ModelError when the run was measured on other
         clips before it was resumed, for its best so far could not be compared.
         """
-        measured_on = sha256(targets.tobytes()).hexdigest()
+        measured_on = _digest(validation, targets)
         if self._measured_on not in {"", measured_on}:
             raise ModelError(
                 f"{self.run} was measured on other clips or labels; resume with the same validation data, "
@@ -297,7 +302,7 @@ class Trainer:
             group["lr"] = self._training.learning_rate * schedule(progress, self._training.warmup_share)
         self.model.train()
         torch.manual_seed(hash((self._training.seed, self.step, self.world.rank)))  # tokens that are dropped
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
             loss = self._loss(features, target, patch).sum() / clips
         (loss * self.world.ranks).backward()  # type: ignore[no-untyped-call]  # the ranks' mean of gradients becomes their sum, that of the whole step
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -418,7 +423,7 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one that saved its state."""
         spec, recipe = (json.loads(value.model_dump_json()) for value in (self.spec, self.recipe))
-        return {"spec": spec, "recipe": recipe, "steps": self.total, "teacher": self._taught_by} | self._course
+        return {"spec": spec, "recipe": recipe, "steps": self.total, "teachers": self._taught_by} | self._course
 
     @cached_property
     def _course(self) -> dict[str, str]:
@@ -428,6 +433,14 @@ class Trainer:
             "the labels of the clips": sha256(self._targets.tobytes()).hexdigest(),
             "the sizes of the steps, which --init changes": sha256(sizes.tobytes()).hexdigest(),
         }
+
+
+def _digest(windows: Windows, targets: Float) -> str:
+    """Hash of labels, and of enough windows to tell other clips by."""
+    digest = sha256(targets.tobytes())
+    for number in np.unique(np.linspace(0, len(windows) - 1, 32).astype(int)).tolist():
+        digest.update(windows[number : number + 1].tobytes())
+    return digest.hexdigest()
 
 
 def _differing(one: Any, other: Any, name: str = "") -> list[str]:

@@ -55,7 +55,7 @@ def check_transfer(source: Spec, spec: Spec) -> None:
     for name, theirs, ours in _differing(source.network, spec.network, tuple(NetworkSpec.model_fields)):
         raise ModelError(
             f"the start is a network of {name} {theirs}, the run's has {ours}; "
-            "leave --model out to continue the start's"
+            "leave --model, or the recipe's size, out to continue the start's"
         )
     for name, theirs, ours in _differing(source.frontend, spec.frontend, SAME_FRONTEND):
         raise ModelError(

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import torch.nn.functional as F
+from typer.testing import CliRunner
 
 from benchmarks.evidence.bars import bars
 from benchmarks.evidence.curves import read_curves
 from benchmarks.evidence.experiments import EXPERIMENTS, TASKS, UNSEEN
 from benchmarks.evidence.masked import Masked, masked_start
 from benchmarks.evidence.report import ABOUT, DOCS, RESULTS, report
+from benchmarks.evidence.sounds import measure
 from benchmarks.evidence.variants import VARIANTS
 from flexiast.batches import LogMels
 from flexiast.model import FlexiAST
@@ -23,6 +26,7 @@ from flexiast.recipe import Augment, Recipe, Training
 from flexiast.spec import ALL_PATCHES, PatchSize, Spec
 from flexiast.train import build_model
 from flexiast.transfer import transferred
+from flexiast_cli.app import app
 
 BASE = PatchSize(16, 16)
 
@@ -185,3 +189,27 @@ def test_a_masked_start_repeats_itself_and_is_a_start(build_spec: Callable[..., 
     before, after = masked(spec), masked(spec)
     after.model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()}, strict=False)
     assert not torch.equal(before.model.embedding.kernel, after.model.embedding.kernel)
+
+
+def test_a_run_of_flexiast_train_becomes_a_result(tmp_path: Path) -> None:
+    folder = tmp_path / "esc50"
+    folder.mkdir()
+    rows = ["path,label,fold"]
+    for number in range(12):
+        name, label, fold = f"{number}.wav", ("low", "high")[number % 2], 1 + number // 6
+        tone = np.sin(np.arange(10_000) * (0.2, 1.0)[number % 2])
+        soundfile.write(folder / name, 0.1 * tone.astype(np.float32), 16_000)
+        rows.append(f"{name},{label},{fold}")
+    (folder / "metadata.csv").write_text("\n".join(rows))
+    command = ["train", folder / "metadata.csv", "-o", tmp_path / "run", "--model", "pico", "--epochs", "30"]
+    options = ["--val-fold", "1", "--patch-sizes", "16,32", "--seed", "3"]
+    assert CliRunner().invoke(app, [*map(str, command), *options]).exit_code == 0
+    measure(tmp_path / "run", "nano", tmp_path, "1", tmp_path)
+    document = json.loads((tmp_path / "sounds" / "nano-fold1-seed3.json").read_text())
+    curve = read_curves([document])["sounds/nano"]
+    kept = json.loads((tmp_path / "run" / "run.json").read_text())["validation"]
+    for result in kept:
+        patch = PatchSize.parse(result["patch_size"])
+        assert curve.mean[patch] == result["accuracy"]
+    assert set(map(str, curve.mean)) == {f"{size}x{size}" for size in (8, 12, 16, 20, 24, 30, 32, 40, 48, 56)}
+    assert document["steps"] == 30 * 1  # six clips make one step an epoch

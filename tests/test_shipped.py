@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.numpy
 
@@ -15,6 +16,7 @@ from flexiast.evaluate import Windows, evaluate
 from flexiast.frontend import Frontend
 from flexiast.spec import PatchSize
 from flexiast.train import TorchClassifier, load_model
+from flexiast_cli.soundscape import RATE_HZ, SCENES, soundscape
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.models import find_bundle, find_checkpoint, shipped
 from flexiast_runtime.ort import load_engines
@@ -75,3 +77,16 @@ def test_cards_say_what_the_models_reach(name: str, size: int, real_metadata: Ca
         (result,) = evaluate(classifier, windows, targets, [patch])
         # A tie between two labels, broken otherwise on another processor, moves one clip; the card has one decimal.
         assert 100 * result.metric == pytest.approx(table(name)[patch][2], abs=0.05 + 100 / len(waveforms))
+
+
+@pytest.mark.parametrize("size", [16, 20, 48])
+def test_the_demo_plays_what_the_model_knows(size: int) -> None:
+    """The middle of each scene, a window of five seconds, at the sizes that the demo spends most of its time at."""
+    patch = PatchSize(size, size)
+    engines = load_engines(Bundle.open(find_bundle("sounds")), [patch])
+    frontend, wave = Frontend(engines.spec.frontend), soundscape()
+    middles = [(scene.start_s + scene.end_s) / 2 for scene in SCENES]
+    windows = [wave[round((middle - 2.5) * RATE_HZ) :][: frontend.spec.window_samples] for middle in middles]
+    logits = engines.logits(np.stack([frontend.window(window) for window in windows]), patch)
+    heard = [engines.spec.labels[best] for best in logits.argmax(axis=1)]
+    assert heard == [scene.imitates for scene in SCENES]

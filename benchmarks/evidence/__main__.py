@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.evidence.experiments import EXPERIMENTS, TASKS, Experiment
 from benchmarks.evidence.report import report
 from benchmarks.evidence.running import run_experiment
+from benchmarks.evidence.sounds import measure
 from benchmarks.evidence.together import measure_latency, run_ensemble
 
 
@@ -22,9 +23,13 @@ def main() -> None:
     run.add_argument("names", nargs="+", type=matching, metavar="NAME", help="a name, or a pattern such as 'esc50/*'")
     ensemble = commands.add_parser("ensemble", help="fixed models together against flexible ones; after their runs")
     ensemble.add_argument("task", choices=TASKS)
-    for each in (run, ensemble):
+    sounds = commands.add_parser("sounds", help="measure a run of `flexiast train` on esc50")
+    sounds.add_argument("run", type=Path)
+    sounds.add_argument("name", choices=("teacher", "nano", "tiny"))
+    for each in (run, ensemble, sounds):
         each.add_argument("--data", type=Path, required=True, help="folder that holds esc50, commands and speakers")
-        each.add_argument("--fold", help="fold that validates, on esc50 (default: the last)")
+        each.add_argument("--fold", help="fold that validates, on esc50 (default: the last)", required=each is sounds)
+    for each in (run, ensemble):
         each.add_argument("--seed", type=int, default=0)
     run.add_argument("--teacher", type=Path, help="the convolutional teacher of the task: a run or a checkpoint")
     given = parser.parse_args()
@@ -34,6 +39,8 @@ def main() -> None:
         measure_latency()
     elif given.command == "report":
         report()
+    elif given.command == "sounds":
+        measure(given.run, given.name, given.data, given.fold)
     elif given.command == "ensemble":
         run_ensemble(given.task, given.data, given.fold, given.seed)
     else:

@@ -162,7 +162,7 @@ def test_a_closed_pipe_is_no_error(bundle: Path, sounds: Path) -> None:
         (("train", "SOUNDS", "-o", "x", "--learning-rate", "0"), "learning_rate"),
         (("train", "SOUNDS", "-o", "x", "--window", "-1"), "--window"),
         (("train", "SOUNDS", "-o", "x", "--window", "nan"), "--window"),
-        (("train", "SOUNDS", "-o", "x", "--window", "0.001"), "window_samples"),
+        (("train", "SOUNDS", "-o", "x", "--window", "0.001"), "shorter than one frame"),
         (("train", "SOUNDS", "-o", "x", "--seed", "99999999999999999999"), "seed"),
         (("train", "SOUNDS", "-o", "x", "--base-patch", "400"), "400x400"),
         (("listen", "BUNDLE", "--input", "SOUNDS/low/0.wav", "--duration", "inf"), "--duration"),
