@@ -82,7 +82,8 @@ def make_spec(frontend: FrontendSpec, log_mels: LogMels, **fields: Any) -> Spec:
     mean = float(total / count)
     std = math.sqrt(max(squares / count - mean**2, 1e-6))
     spec = Spec.checked(frontend=frontend.model_copy(update={"mean": mean, "std": std}), **fields)
-    spec.check_patch(spec.base_patch)
+    if spec.network.kind == "transformer":
+        spec.check_patch(spec.base_patch)
     return spec
 
 
@@ -124,7 +125,8 @@ class Teacher:
         if theirs.labels != ours.labels or theirs.task != ours.task:
             strange = preview(sorted(set(theirs.labels) ^ set(ours.labels))) or "their order or the task"
             raise ModelError(
-                f"the teacher knows other labels than the data (differing: {strange}); train it on the same"
+                f"a teacher, which knows {preview(theirs.labels)}, knows other labels than the data "
+                f"(differing: {strange}); train it on the same"
             )
         for name in FrontendSpec.model_fields:
             told, needed = getattr(theirs.frontend, name), getattr(ours.frontend, name)
@@ -190,9 +192,10 @@ class Trainer:
         self.run, self.spec, self.recipe, self.world = run, spec, recipe, world
         self.precision = torch.bfloat16 if bf16 or world.device.type == "cuda" else torch.float32
         self._training = recipe.training
-        for patch in self._training.patches:
-            spec.check_patch(patch)
-        if spec.network.kind == "convolutional" and self._training.patches != (spec.base_patch,):
+        if spec.network.kind == "transformer":
+            for patch in self._training.patches:
+                spec.check_patch(patch)
+        elif self._training.patches != (spec.base_patch,):
             raise UsageError(f"a convnet has no patch sizes; train it with --patch-sizes {spec.base_patch}")
         torch.manual_seed(self._training.seed)  # equal weights on every rank
         self.model = build(spec).to(world.device)
