@@ -23,9 +23,9 @@ TEACHER = "sounds/teacher"
 
 TEXT = """## sounds: as good as people?
 
-People who listened to ESC-50 were right at 81.3 % (Piczak, 2015). Here the first part of what
-made the shipped model, before its noise, each of the folds 1 to 4 validating in turn, every run measured after its last
-step; {date}, {machine}, all runs of a stage side by side:
+People who listened to ESC-50 were right at 81.3 % (Piczak, 2015). Here the first part of what made the shipped model,
+before its noise, each of the folds 1 to 4 validating in turn, every run measured after its last step; {date},
+{machine}, all runs of a stage side by side:
 
 ```sh
 flexiast train esc50/metadata.csv -o runs/sounds-teacher-S --config recipes/sounds-teacher.toml --val-fold FOLD --seed S
