@@ -6,7 +6,6 @@ python -m benchmarks.ship runs/commands commands commands/metadata.csv --patch-s
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import tempfile
 from dataclasses import replace
@@ -48,7 +47,7 @@ def main() -> None:
     windows = Windows(waveforms, Frontend(spec.frontend))
     targets = clips.targets(spec.labels)
     results = evaluate(source, windows, targets, spec.trained_patches)
-    measured = [json.loads(result.model_dump_json(exclude_none=True)) for result in results]
+    measured = [result.document() for result in results]
     checkpoint = replace(checkpoint, info=checkpoint.info | {"validation": measured})
     export_onnx(
         checkpoint,

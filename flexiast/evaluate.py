@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,10 @@ class PatchResult(Value):
     """Share of clips whose best class is right; only where each clip has one label."""
     mean_average_precision: float | None = None
     """Only where clips have several labels."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON, without the metric that the task does not have."""
+        return self.model_dump(mode="json", exclude_none=True)
 
     @property
     def metric(self) -> float:

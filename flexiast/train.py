@@ -68,9 +68,9 @@ def epochs_of(training: Training, clips: int) -> int:
     return training.epochs or max(100, -(-LEAST_STEPS * training.batch_size // max(1, clips)))
 
 
-def sample(clips: int) -> list[int]:
+def sample(clips: int, most: int = MEASURED_CLIPS) -> list[int]:
     """Clips to measure a data set by: all, or as many as tell the same, evenly spaced."""
-    return np.unique(np.linspace(0, clips - 1, min(clips, MEASURED_CLIPS)).astype(int)).tolist()
+    return np.unique(np.linspace(0, clips - 1, min(clips, most)).astype(int)).tolist()
 
 
 def make_spec(frontend: FrontendSpec, log_mels: LogMels, **fields: Any) -> Spec:
@@ -367,7 +367,7 @@ class Trainer:
         if mean <= self.best:
             return
         self.best = mean
-        validation = [json.loads(result.model_dump_json(exclude_none=True)) for result in results]
+        validation = [result.document() for result in results]
         record = journal.describe({"step": self.step, "steps": self.total, "validation": validation})
         save_checkpoint(self.run / "checkpoint.safetensors", Checkpoint(self.spec, weights_of(self.ema), record))
 
@@ -441,7 +441,7 @@ class Trainer:
 def _digest(windows: Windows, targets: Float) -> str:
     """Hash of labels, and of enough windows to tell other clips by."""
     digest = sha256(targets.tobytes())
-    for number in np.unique(np.linspace(0, len(windows) - 1, 32).astype(int)).tolist():
+    for number in sample(len(windows), 32):
         digest.update(windows[number : number + 1].tobytes())
     return digest.hexdigest()
 

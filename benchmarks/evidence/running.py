@@ -98,7 +98,7 @@ def run_experiment(experiment: Experiment, data: Path, fold: str | None, seed: i
     outcome = {
         "steps": trainer.total,
         "last_loss": round(float(np.mean(losses[-50:])), 4) if losses else None,
-        "results": [json.loads(result.model_dump_json(exclude_none=True)) for result in results],
+        "results": [result.document() for result in results],
     }
     command = ["run", experiment.key, *(["--teacher", str(teacher)] if taught_by is not None else [])]
     write_result(name, journal.describe(outcome), command, data, fold, seed)

@@ -63,7 +63,7 @@ def measure(run: Path, name: str, data: Path, fold: str, results: Path = RESULTS
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "epochs": training["epochs"],
         "last_loss": round(statistics.mean(losses[-1].values()), 4) if losses else None,
-        "results": [json.loads(result.model_dump_json(exclude_none=True)) for result in found],
+        "results": [result.document() for result in found],
     }
     path = results / "sounds" / f"{name}-fold{fold}-seed{training['seed']}.json"
     path.parent.mkdir(exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,7 +73,7 @@ def evaluate(
     )
     title = f"{model} on {data.name}, {split or 'every clip'} ({counted(len(readable.clips), 'clip')})"
     if as_json:
-        documents = [json.loads(result.model_dump_json(exclude_none=True)) for result in results]
+        documents = [result.document() for result in results]
         print_json(
             {"model": model, "data": str(data), "split": split, "clips": len(readable.clips), "results": documents}
         )

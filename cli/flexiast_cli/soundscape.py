@@ -38,16 +38,6 @@ def _band(noise: Wave, low_hz: float, high_hz: float, slope: float = 0.0) -> Wav
     return wave / np.abs(wave).max()
 
 
-def _hits(seconds: float, times_s: Wave, hit: Wave, gains: Wave | None = None) -> Wave:
-    """The same short sound at many times."""
-    wave = np.zeros(round(seconds * RATE_HZ) + len(hit))
-    for number, start_s in enumerate(times_s):
-        start = round(start_s * RATE_HZ)
-        wave[start : start + len(hit)] += hit * (1.0 if gains is None else gains[number])
-    wave = wave[: round(seconds * RATE_HZ)]
-    return wave / max(np.abs(wave).max(), 1e-9)
-
-
 PARTIALS = (
     (0.5, 0.6, 0.5),
     (1.0, 0.8, 0.8),
