@@ -7,11 +7,15 @@
 FROM python:3.12-slim AS build
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
+COPY requirements/base.txt requirements/base.txt
 COPY flexiast flexiast
 COPY export export
 COPY runtime runtime
 COPY cli cli
-RUN python -m venv /opt/flexiast && /opt/flexiast/bin/pip install --no-cache-dir .
+# The locked, hashed list first: an image of today and one of next year hold the same bytes.
+RUN python -m venv /opt/flexiast \
+    && /opt/flexiast/bin/pip install --no-cache-dir --require-hashes --requirement requirements/base.txt \
+    && /opt/flexiast/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.12-slim
 RUN apt-get update \
@@ -23,7 +27,7 @@ RUN useradd --system --groups audio --home-dir /data --create-home flexiast
 USER flexiast
 WORKDIR /data
 VOLUME /data
-ENV PATH=/opt/flexiast/bin:$PATH OMP_NUM_THREADS=1
+ENV PATH=/opt/flexiast/bin:$PATH
 # 20 minutes of listening cost more than this; a microphone that is in use is no failure.
 HEALTHCHECK --interval=20m --timeout=60s --start-period=60s CMD ["flexiast", "doctor"]
 STOPSIGNAL SIGTERM

@@ -1,1 +1,8 @@
-"""Figures, by command: `make bench`. Process CPU time and ratios within one run, because machines are noisy."""
+"""Figures, by command: `make bench`. Process CPU time and ratios within one run, because machines are noisy.
+
+NumPy gets the threads that it has in the program: what users do not set is not set here.
+"""
+
+from flexiast_cli.main import limit_blas_threads
+
+limit_blas_threads()

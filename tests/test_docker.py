@@ -27,7 +27,7 @@ def test_what_is_copied_makes_the_wheel(tmp_path: Path) -> None:
         if (ROOT / name).is_dir():
             copytree(ROOT / name, tmp_path / "context" / name, ignore=ignore_patterns("__pycache__"))
         else:
-            (tmp_path / "context").mkdir(exist_ok=True)
+            (tmp_path / "context" / name).parent.mkdir(parents=True, exist_ok=True)
             copy(ROOT / name, tmp_path / "context" / name)
     build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "-o", tmp_path, tmp_path / "context"]
     subprocess.run(build, check=True, capture_output=True)

@@ -9,6 +9,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 HEAVY = (
@@ -114,3 +122,46 @@ def test_base_install_code_imports_without_any_extra() -> None:
     code = "\n".join(lines)
     finished = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize(("lock", "extras"), [("base", ()), ("dev", ("dev",))])
+def test_the_locked_lists_hold_what_the_project_asks_for(lock: str, extras: tuple[str, ...]) -> None:
+    """Every requirement has one hashed version for each Python, within the bounds; `make lock` renews the lists."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    optional, pending, wanted = project["optional-dependencies"], list(extras), [*project["dependencies"]]
+    while pending:
+        for text in optional[pending.pop()]:
+            requirement = Requirement(text)
+            if requirement.name == project["name"]:
+                pending += sorted(requirement.extras)
+            else:
+                wanted.append(text)
+    text = (ROOT / f"requirements/{lock}.txt").read_text(encoding="utf-8")
+    entries = [
+        block for block in text.replace("\\\n", " ").splitlines() if block and not block.lstrip().startswith("#")
+    ]
+    assert all("--hash=sha256:" in entry for entry in entries)
+    locked = [Requirement(entry.partition(" --hash")[0]) for entry in entries]
+    for python in ("3.10", "3.11", "3.12", "3.13"):
+        environment = {**default_environment(), "python_version": python, "python_full_version": f"{python}.0"}
+        for requirement in map(Requirement, wanted):
+            if requirement.marker and not requirement.marker.evaluate(environment):
+                continue
+            found = [
+                next(iter(entry.specifier)).version
+                for entry in locked
+                if canonicalize_name(entry.name) == canonicalize_name(requirement.name)
+                and (entry.marker is None or entry.marker.evaluate(environment))
+            ]
+            assert len(found) == 1, (python, requirement.name, found)
+            assert requirement.specifier.contains(found[0]), (python, str(requirement), found)
+
+
+def test_torch_and_torchaudio_are_named_exactly() -> None:
+    """They load beside one build of the other only, so a range will break some day."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    listed = [Requirement(text) for texts in project["optional-dependencies"].values() for text in texts]
+    pair = [str(entry.specifier) for entry in listed if entry.name in ("torch", "torchaudio")]
+    assert len(pair) == 3
+    assert all(text.startswith("==") and "*" not in text for text in pair)
+    assert len(set(pair)) == 1

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
+
+def limit_blas_threads() -> None:
+    """One thread for NumPy's products, for this program and its children, unless the user says otherwise.
+
+    Between two short products OpenBLAS's threads wait by spinning: on two cores `listen sounds` took eight times the
+    CPU, 24 % of a core instead of 3 %, and was no faster. It reads the variable once, when NumPy is loaded. Engines and
+    torch have threads of their own, which this leaves alone.
+    """
+    if not os.environ.keys() & {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}:
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 
 def run() -> None:
     """Entry point of the console script."""
+    limit_blas_threads()
     try:
         from flexiast_cli.signals import unwinding
 

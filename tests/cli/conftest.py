@@ -47,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
             cwd=cwd,
-            env=os.environ | own | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+            env=os.environ | own | {"COLUMNS": "200"},
         )
         return subprocess.CompletedProcess(
             finished.args, finished.returncode, finished.stdout.decode(), finished.stderr.decode()
