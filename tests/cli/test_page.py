@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from flexiast.spec import FrontendSpec
-from flexiast_cli.web import WebPage
+from flexiast_cli.web import TOKEN_VARIABLE, WebPage
 from flexiast_runtime.health import Signal
 from flexiast_runtime.records import SourceNotice, Switch
 from tests.cli.test_screen import COARSE, FINE, event, status
@@ -120,3 +120,25 @@ def test_what_a_person_sees_and_does(tab: Tab, build_frontend_spec: Callable[...
         tab.until("document.getElementById('readout').textContent.includes('patch')")
 
     tab.until("document.getElementById('connection').textContent === 'the stream has ended'")
+
+
+def test_the_page_says_why_it_cannot_connect(
+    tab: Tab, build_frontend_spec: Callable[..., FrontendSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused after a restart with another token, when nothing answers, and connected again by the right token."""
+    tab.call("Page.enable")
+    monkeypatch.setenv(TOKEN_VARIABLE, "first")
+    with WebPage("127.0.0.1", 0, "title", build_frontend_spec()) as page:
+        port, address = page._port, page.url
+        tab.call("Page.navigate", url=address)
+        tab.until("document.body?.dataset.state === 'live' && document.getElementById('refusal').hidden")
+        tab.value("window.kept = true")
+        page._server.force_exit = True  # killed, not ended: the page would not look for it again
+        page._feed._browsers.clear()
+    tab.until("document.getElementById('reason')?.textContent.startsWith('nothing answers')")
+    monkeypatch.setenv(TOKEN_VARIABLE, "second")
+    with WebPage("127.0.0.1", port, "title", build_frontend_spec()) as page:
+        tab.until("document.getElementById('reason').textContent.startsWith('a token is needed')")
+        assert tab.value("window.kept") is True
+        tab.call("Page.navigate", url=page.url)
+        tab.until("document.body?.dataset.state === 'live' && document.getElementById('refusal').hidden")

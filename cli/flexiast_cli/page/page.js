@@ -21,19 +21,33 @@ const colours = Array.from({ length: 8 }, () => ({ label: null, seen: -Infinity 
 function connect() {
   const socket = new WebSocket(new URL('records', location.href.replace(/^http/, 'ws')));
   socket.binaryType = 'arraybuffer';
-  socket.onopen = () => { wait = 500; say('live', 'live'); };
+  let opened = false;
+  socket.onopen = () => { opened = true; wait = 500; say('live', 'live'); };
   socket.onmessage = ({ data }) => take(data);
-  socket.onclose = ({ code }) => {
+  socket.onclose = async ({ code }) => {
     if (code === 1000) return say('ended', 'the stream has ended');
-    say('lost', 'connection lost, trying again …');
+    say('lost', opened ? 'connection lost, trying again …' : 'not connected, trying again …', opened ? '' : await refusal());
     setTimeout(connect, wait);
     wait = Math.min(2 * wait, 8000);
   };
 }
 
-function say(state, text) {
+// Why the WebSocket does not open: a browser keeps that to itself, but a POST is refused for the same reasons.
+async function refusal() {
+  try {
+    const answer = await fetch('records', { method: 'POST', cache: 'no-store' });
+    const text = answer.headers.get('content-type')?.startsWith('text/plain') ? (await answer.text()).trim().slice(0, 500) : '';
+    return text || `a proxy in between answers ${answer.status}: it does not reach flexiast at the address that it was given`;
+  } catch {
+    return 'nothing answers: flexiast does not run, or the network is down';
+  }
+}
+
+function say(state, text, reason = '') {
   element('connection').dataset.state = document.body.dataset.state = state;
   element('connection').textContent = text;
+  element('refusal').hidden = !reason;
+  if (element('reason').textContent !== reason) element('reason').textContent = reason; // which is read out anew
 }
 
 // While paused, messages wait, the oldest go first.
