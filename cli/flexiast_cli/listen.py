@@ -311,8 +311,7 @@ def _printer(
 
 
 def _print_jsonl(records: Iterator[Record], *, explain: bool, several: bool) -> None:
-    import json
-
+    from flexiast_cli.console import json_line
     from flexiast_cli.screen import print_switch
     from flexiast_runtime.records import Status, Switch
 
@@ -322,6 +321,6 @@ def _print_jsonl(records: Iterator[Record], *, explain: bool, several: bool) -> 
             if record.time_s < next_status_s:
                 continue
             next_status_s = record.time_s + STATUS_EVERY_S
-        typer.echo(json.dumps(record.document(), ensure_ascii=False))
+        typer.echo(json_line(record.document()))
         if explain and isinstance(record, Switch):
             print_switch(record, several=several)

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from flexiast.errors import printable
 from flexiast_cli.console import counted, stderr
+from flexiast_cli.encoding import keeping_widths
 from flexiast_cli.notes import Notes
 from flexiast_cli.panes import Pane
 from flexiast_runtime.governor import Policy
@@ -51,6 +52,7 @@ class Screen:
         try:
             # Drawn between windows: a thread that draws by itself would make the latencies shown longer.
             with (
+                keeping_widths(),
                 redirect_stderr(self._notes),
                 Live(
                     self._picture(),
@@ -76,7 +78,8 @@ class Screen:
                         drawn = time.monotonic()
                         live.update(self._picture(), refresh=True)
         finally:
-            self._console.print(self._picture())
+            with keeping_widths():
+                self._console.print(self._picture())
             self._notes.repeat()
         for summary in summaries:
             print_summary(summary, self._console, several=len(summaries) > 1)
