@@ -166,6 +166,7 @@ def _fitted(row: list[Text], rows: list[list[Text]], width: int) -> Text:
         widths[-1] -= given
         over -= given
     widths[label] = max(widths[label] - max(over, 0), 1)
+    row[0].align("right", widths[0])
     return _columns(row, widths)
 
 

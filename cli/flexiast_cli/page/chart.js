@@ -174,13 +174,14 @@ export class Chart {
     const { context } = this;
     if (points.length < 2) return;
     context.beginPath();
-    points.forEach(([x, y], index) => index ? context.lineTo(x, y) : context.moveTo(x, y));
+    const isNothing = index => points[index][1] > base - 1.5; // lines along the bottom would hide each other
+    points.forEach(([x, y], index) => index && !(isNothing(index) && isNothing(index - 1)) ? context.lineTo(x, y) : context.moveTo(x, y));
     Object.assign(context, { strokeStyle: colour, lineWidth: 1.75, lineJoin: 'round' });
     context.setLineDash(dashes);
     context.stroke();
     context.setLineDash([]);
-    context.lineTo(points.at(-1)[0], base);
-    context.lineTo(points[0][0], base);
+    context.beginPath();
+    for (const [x, y] of [[points[0][0], base], ...points, [points.at(-1)[0], base]]) context.lineTo(x, y);
     context.globalAlpha = 0.1;
     context.fillStyle = colour;
     context.fill();
