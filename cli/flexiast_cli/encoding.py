@@ -58,24 +58,25 @@ def _handler(write: Callable[[str], str]) -> Callable[[UnicodeError], tuple[str,
     def handle(error: UnicodeError) -> tuple[str, int]:
         if not isinstance(error, UnicodeEncodeError):
             raise error
-        missing = error.object[error.start : error.end]
-        return "".join(write(character) for character in missing.translate(SIGNS)), error.end
+        return write(error.object[error.start : error.end].translate(SIGNS)), error.end
 
     return handle
 
 
-def _escape(character: str) -> str:
-    code = ord(character)
-    return character if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+def _escape(missing: str) -> str:
+    return "".join(
+        character if (code := ord(character)) < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+        for character in missing
+    )
 
 
-def _blot(character: str) -> str:
+def _blot(missing: str) -> str:
     from rich.cells import cell_len
 
-    if ord(character) < 0x80:
-        return character
-    plain = unicodedata.normalize("NFKD", character)[0]  # é without its accent
-    return plain if ord(plain) < 0x80 and cell_len(character) == 1 else "?" * cell_len(character)
+    width = cell_len(missing)  # of them together: joined emoji are narrower than each alone
+    plain = (unicodedata.normalize("NFKD", character)[0] for character in missing)  # é without its accent
+    blotted = (character if ord(character) < 0x80 else "?" * cell_len(character) for character in plain)
+    return "".join(blotted)[:width].ljust(width, "?")
 
 
 def _ascii(name: str) -> codecs.CodecInfo | None:

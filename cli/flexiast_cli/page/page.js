@@ -27,7 +27,7 @@ function connect() {
   socket.onmessage = ({ data }) => take(data);
   socket.onclose = async ({ code }) => {
     if (code === 1000) return say('ended', 'the stream has ended');
-    say('lost', opened ? 'connection lost, trying again …' : 'not connected, trying again …', opened ? '' : await refusal());
+    say('lost', 'trying again …', opened ? '' : await refusal());
     setTimeout(connect, wait);
     wait = Math.min(2 * wait, 8000);
   };
