@@ -7,7 +7,6 @@ checkpoint and in the bundle's manifest, so training, export and the runtime can
 from __future__ import annotations
 
 import re
-import unicodedata
 from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -23,7 +22,7 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from flexiast.errors import UsageError
+from flexiast.errors import UsageError, has_controls
 
 MAX_TOKENS = 8192
 """Patches of 4 × 4 on ten seconds make 8,000; attention over more would take gigabytes."""
@@ -331,6 +330,6 @@ def check_label(label: str) -> str:
     """
     if not label.strip() or len(label) > 200:
         raise ValueError(f"label {label[:40]!r} must have 1 to 200 characters")
-    if any(unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for character in label):
+    if has_controls(label):
         raise ValueError(f"label {label!r} holds control characters")
     return label

@@ -88,6 +88,13 @@ def _address(text: str) -> None:
     parse_address(text)
 
 
+def _public_urls(texts: Sequence[str]) -> None:
+    from flexiast_cli.guard import PublicUrl
+
+    for text in texts:
+        PublicUrl.parse(text)
+
+
 def _power_source(text: str) -> None:
     from flexiast_runtime.power_source import parse_power_source
 
@@ -108,5 +115,6 @@ worker_count = checked_by(_workers)
 named_sizes = checked_by(_sizes)
 known_sinks = checked_by(_sinks)
 web_address = checked_by(_address)
+public_urls = checked_by(_public_urls)
 power_source_line = checked_by(_power_source)
 time_to_last = checked_by(_until)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from flexiast_cli.encoding import shows_unicode
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -45,7 +47,12 @@ def print_json(document: dict[str, Any]) -> None:
     """One JSON object on stdout, with the schema version first."""
     from flexiast_runtime.records import SCHEMA_VERSION
 
-    typer.echo(json.dumps({"schema_version": SCHEMA_VERSION} | document, ensure_ascii=False))
+    typer.echo(json_line({"schema_version": SCHEMA_VERSION} | document))
+
+
+def json_line(document: dict[str, Any]) -> str:
+    """One JSON object for stdout, in ASCII where that cannot show everything."""
+    return json.dumps(document, ensure_ascii=not shows_unicode(sys.stdout))
 
 
 def tracked(items: Sequence[T] | Iterable[T], description: str) -> Iterable[T]:

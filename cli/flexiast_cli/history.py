@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from enum import Enum
@@ -112,8 +111,10 @@ def _moment(text: str | None, option: str, now: datetime.datetime) -> float | No
 
 
 def _print_jsonl(events: Iterable[dict[str, Any]]) -> None:
+    from flexiast_cli.console import json_line
+
     for event in events:
-        sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_line(event) + "\n")
 
 
 def _print_csv(events: Iterable[dict[str, Any]]) -> None:

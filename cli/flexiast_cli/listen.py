@@ -26,6 +26,7 @@ from flexiast_cli.options import (
     SmoothingOption,
     ThresholdOption,
     WebOption,
+    WebUrlOption,
     event_settings,
     power_source_of,
 )
@@ -142,6 +143,7 @@ def listen(
         bool, typer.Option("--json", help="Print JSONL records: event, switch, status, summary.")
     ] = False,
     web: WebOption = None,
+    web_url: WebUrlOption = None,
 ) -> None:
     """Listen and report sounds as events.
 
@@ -158,7 +160,7 @@ def listen(
         open_stations,
         recordings,
     )
-    from flexiast_cli.web import WebPage, parse_address, served
+    from flexiast_cli.web import WebPage, parse_address, public_urls, served
     from flexiast_runtime.backends import load_engines
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.capture import merged, stop
@@ -172,7 +174,7 @@ def listen(
     _check_sources(names, devices, channel, realtime=realtime)
     wishes = Wishes(policy, pin, until, min_battery, max_watts, min_metric)
     sinks, supply = parse_sinks(to or ()), power_source_of(power_source)
-    address = None if web is None else parse_address(web)
+    address, public = None if web is None else parse_address(web), public_urls(web, web_url)
     bundle = Bundle.open(find_bundle(model or DEFAULT))
     settings = event_settings(
         bundle.manifest,
@@ -213,7 +215,7 @@ def listen(
     heard = tuple(source.name for source in sources)
     histories = histories_for(sinks, heard, frontend.sample_rate_hz)
     title = f"{model or DEFAULT} · {', '.join(heard)}"
-    page = None if address is None else WebPage(*address, title, frontend, clips=clip_folder(sinks))
+    page = None if address is None else WebPage(*address, title, frontend, clips=clip_folder(sinks), public=public)
     show = _printer(
         as_json=as_json,
         explain=explain,
@@ -309,8 +311,7 @@ def _printer(
 
 
 def _print_jsonl(records: Iterator[Record], *, explain: bool, several: bool) -> None:
-    import json
-
+    from flexiast_cli.console import json_line
     from flexiast_cli.screen import print_switch
     from flexiast_runtime.records import Status, Switch
 
@@ -320,6 +321,6 @@ def _print_jsonl(records: Iterator[Record], *, explain: bool, several: bool) -> 
             if record.time_s < next_status_s:
                 continue
             next_status_s = record.time_s + STATUS_EVERY_S
-        typer.echo(json.dumps(record.document(), ensure_ascii=False))
+        typer.echo(json_line(record.document()))
         if explain and isinstance(record, Switch):
             print_switch(record, several=several)

@@ -23,6 +23,9 @@ def run() -> None:
         from flexiast_cli.signals import unwinding
 
         with unwinding():
+            from flexiast_cli.encoding import adapt_streams
+
+            adapt_streams()
             from flexiast_cli.app import app
 
             app()

@@ -25,7 +25,7 @@ MAGMA = ("#000004", "#1d1147", "#51127c", "#832681", "#b73779", "#e75263", "#fc8
 """Nine even steps of matplotlib's magma: equally perceptible ones, and its lightness alone tells them apart."""
 COLOURS = 32
 BLOCKS = " ░▒▓█"
-"""The shades of a terminal without colours."""
+"""The shades of a terminal without colours or without half blocks."""
 
 
 def shades(frames: Float, bins: int = BINS) -> Shades:
@@ -77,7 +77,7 @@ class HalfBlocks:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         rows = self._spectrogram.rows(options.max_width, 2 * self._height)
-        colourful = console.color_system in {"256", "truecolor"} and not console.no_color
+        colourful = console.color_system in {"256", "truecolor"} and not console.no_color and not options.ascii_only
         for upper, lower in zip(rows[::2], rows[1::2], strict=True):
             yield from _coloured(upper, lower) if colourful else _plain(upper, lower)
             yield Segment.line()

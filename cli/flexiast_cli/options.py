@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flexiast_cli.checks import checked_by, not_negative, power_source_line, web_address
+from flexiast_cli.checks import checked_by, not_negative, power_source_line, public_urls, web_address
 from flexiast_runtime.backends import Backend
 
 if TYPE_CHECKING:
@@ -173,5 +173,16 @@ WebOption = Annotated[
         metavar="[HOST:]PORT",
         callback=web_address,
         help="Show what is heard on a web page, such as --web 8642 for this machine's.",
+    ),
+]
+WebUrlOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--web-url",
+        metavar="URL",
+        callback=public_urls,
+        help="Where a proxy shows the page of --web, such as https://sounds.example.org/kitchen/; may be repeated; see "
+        "docs/web.md.",
+        show_default=False,
     ),
 ]

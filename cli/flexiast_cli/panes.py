@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +16,8 @@ from flexiast_runtime.records import Record, SourceNotice, Status, Switch
 
 FLOOR_DBFS = -60.0
 """Where the level meter begins."""
+SHORTEST_BAR = 12
+"""Columns that a score and its bar keep beside a long label."""
 HOLD_S = 2.0
 """Seconds that a meter keeps its highest peak."""
 
@@ -29,6 +32,7 @@ class Pane:
         self._notice: SourceNotice | None = None
         self._spectrogram = Spectrogram()
         self._peaks: deque[tuple[float, float]] = deque()
+        self._name_width = 0
 
     def see(self, record: Record) -> None:
         if isinstance(record, Status):
@@ -43,15 +47,19 @@ class Pane:
         elif isinstance(record, SourceNotice):
             self._notice = record
 
-    def draw(self, width: int, height: int) -> RenderableType:
-        """Two lines of state, and so many lines of picture with what is heard beside it."""
-        parts: list[RenderableType] = [self._state(width), self._reason()]
-        if height > 0:
+    def draw(self, width: int, height: int, *, alone: bool) -> RenderableType:
+        """So many lines: its state, why its size runs if it is alone, the picture with what is heard beside it."""
+        parts: list[RenderableType] = [self._state(width)]
+        if self._notice is not None and self._notice.state in {"lost", "no signal"}:
+            parts.append(Text(printable(self._notice.reason), "yellow", no_wrap=True, overflow="ellipsis"))
+        elif alone:
+            parts.append(self.size())
+        if (rest := height - len(parts)) > 0:
             beside = min(46, width * 9 // 20)
             grid = Table.grid(padding=(0, 2, 0, 0))
             grid.add_column(width=width - beside - 2)
             grid.add_column(width=beside)
-            grid.add_row(self._spectrogram.at(height), self._beside(beside, height))
+            grid.add_row(self._spectrogram.at(rest), self._beside(beside, rest))
             parts.append(grid)
         return Group(*parts)
 
@@ -79,10 +87,8 @@ class Pane:
         meter = bar(_over_floor(signal.level_dbfs), width, style, mark=_over_floor(held))
         return Text.assemble(meter, f" {signal.level_dbfs:4.0f} dBFS")
 
-    def _reason(self) -> Text:
-        """The patch size and why it runs, or what is wrong with the source."""
-        if self._notice is not None and self._notice.state in {"lost", "no signal"}:
-            return Text(printable(self._notice.reason), "yellow", no_wrap=True, overflow="ellipsis")
+    def size(self) -> Text:
+        """The patch size and why it runs."""
         if self.status is None:
             return Text()
         patch = self.status.patch if self._switch is None else self._switch.after
@@ -94,33 +100,39 @@ class Pane:
         )
 
     def _beside(self, width: int, height: int) -> RenderableType:
-        """The best labels from the top, latency, losses and faults at the bottom."""
+        """The best labels from the top, losses, faults and latency at the bottom; the best label whatever is wrong."""
         if self.status is None:
             return Text()
-        facts = [_latency(self.status, width), *_lost(self.status), *_faults(self.status)][:height]
-        scores = [_score(self.status, label, score, width) for label, score in self.status.top[: height - len(facts)]]
+        longest = max((cell_len(printable(label)) for label, _ in self.status.top), default=0)
+        self._name_width = max(self._name_width, min(2 + longest, width - SHORTEST_BAR))
+        name_width = min(max(self._name_width, width // 2), width - SHORTEST_BAR)
+        wrong = [*_lost(self.status), *_faults(self.status)]
+        facts = [_latency(self.status, width, name_width), *wrong] if height > 1 + len(wrong) else wrong
+        facts = facts[: height - 1]
+        shown = self.status.top[: height - len(facts)]
+        scores = [_score(self.status, label, score, width, name_width) for label, score in shown]
         blank = [Text()] * (height - len(facts) - len(scores))
         return Group(*scores, *blank, *facts)
 
 
-def _score(status: Status, label: str, score: float, width: int) -> Text:
+def _score(status: Status, label: str, score: float, width: int, name_width: int) -> Text:
     active = label in status.active
     style = "bold green" if active else "dim"
     name = Text(f"{'▸' if active else ' '} {printable(label)}", style)
-    name.truncate(width // 2, overflow="ellipsis", pad=True)
-    return Text.assemble(name, " ", bar(score, width - width // 2 - 6, style), (f" {score:.2f}", style), no_wrap=True)
+    name.truncate(name_width, overflow="ellipsis", pad=True)
+    return Text.assemble(name, " ", bar(score, width - name_width - 6, style), (f" {score:.2f}", style), no_wrap=True)
 
 
 def _over_floor(dbfs: float) -> float:
     return min(max(1 - dbfs / FLOOR_DBFS, 0.0), 1.0)
 
 
-def _latency(status: Status, width: int) -> Text:
+def _latency(status: Status, width: int, name_width: int) -> Text:
     share = status.latency_s / status.deadline_s
     style = "bold red" if share > 1 else "yellow" if share > 0.8 else "green"
     name = Text("too late" if share > 1 else "latency", style if share > 1 else "dim")
     figures = f" {_ms(status.latency_s)} of {_ms(status.deadline_s)} ms"
-    name.truncate(width // 2 if width >= 40 else 8, pad=True)
+    name.truncate(min(name_width, max(width - len(figures) - 7, 8)), pad=True)
     line = bar(min(share, 1.0), max(width - len(name) - len(figures) - 1, 0), style)
     return Text.assemble(name, " ", line, figures, no_wrap=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stderr
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from rich.text import Text
 
 from flexiast.errors import printable
 from flexiast_cli.console import counted, stderr
+from flexiast_cli.encoding import keeping_widths
 from flexiast_cli.notes import Notes
 from flexiast_cli.panes import Pane
 from flexiast_runtime.governor import Policy
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 REDRAW_S = 0.1
 """At most ten pictures a second."""
 KEPT_LINES = 6
-HIGHEST = 12
-"""Lines of a picture on a terminal that has room for more."""
+HIGHEST = 14
+"""Lines for one source on a terminal that has room for more."""
+SWITCH = 22
+"""Columns of a switch without its reason."""
 
 
 class Screen:
@@ -51,6 +54,7 @@ class Screen:
         try:
             # Drawn between windows: a thread that draws by itself would make the latencies shown longer.
             with (
+                keeping_widths(),
                 redirect_stderr(self._notes),
                 Live(
                     self._picture(),
@@ -76,7 +80,8 @@ class Screen:
                         drawn = time.monotonic()
                         live.update(self._picture(), refresh=True)
         finally:
-            self._console.print(self._picture())
+            with keeping_widths():
+                self._console.print(self._picture())
             self._notes.repeat()
         for summary in summaries:
             print_summary(summary, self._console, several=len(summaries) > 1)
@@ -94,15 +99,20 @@ class Screen:
         width, height = self._console.size.width - 2, self._console.size.height
         note = Text(self._notes.last or self._note, "yellow" if self._notes.last else "dim italic")
         below = 1 + len(note.wrap(self._console, width)) if note and height >= 20 else 0
-        lines = min(max(height // 5, 2), KEPT_LINES)
-        panes, gap = max(len(self._panes), 1), [Text()] * (height >= 20)
-        each = (height - 2 - lines - below - (2 + panes - 1) * len(gap)) // panes - 2
-        parts = [self._heading(), *gap]
-        if not self._panes:
+        panes, gap = list(self._panes.values()), [Text()] * (height >= 20)
+        several = len(panes) > 1
+        lines = min(max(height // (7 if several else 5), 2), KEPT_LINES)
+        around = 2 + several + lines + below + (1 + max(len(panes), 1)) * len(gap)
+        each = (height - around) // max(len(panes), 1)
+        parts = [self._heading()]
+        if several:  # they share their engines: what one asks for, all get
+            parts.append(next((pane for pane in panes if pane.status is not None), panes[0]).size())
+        parts += gap
+        if not panes:
             parts += [Text("waiting for the first window …", "dim"), *gap]
-        for pane in self._panes.values():
-            parts += [pane.draw(width, min(each, HIGHEST)), *gap]
-        parts.append(self._happened(lines))
+        for pane in panes:
+            parts += [pane.draw(width, min(each, HIGHEST), alone=not several), *gap]
+        parts += [self._happened(width, lines)]
         parts += [*gap, note] if below else []
         return Padding(Group(*parts), (0, 1))
 
@@ -114,47 +124,72 @@ class Screen:
         grid.add_row(Text(self._title, "bold green"), _machine(statuses[0]) if statuses else Text())
         return grid
 
-    def _happened(self, lines: int) -> RenderableType:
+    def _happened(self, width: int, lines: int) -> RenderableType:
         """The last events and, where there is room beside them, the last switches."""
-        several, wide = len(self._panes) > 1, self._console.size.width >= 80
-        grid = Table.grid(expand=True, padding=(0, 2, 0, 0))
-        grid.add_column(ratio=3 if several else None, width=None if several else 36)
-        titles = [Text("events", "bold")]
-        columns = [_lines((_event(event, several) for event in self._events), lines)]
-        if wide:
-            grid.add_column(ratio=3)
-            titles.append(Text("switches", "bold"))
-            columns.append(_lines((_switch(switch) for switch in self._switches), lines))
-        grid.add_row(*titles)
-        grid.add_row(*columns)
+        several = len(self._panes) > 1
+        rows = [_event(event, several=several) for event in list(self._events)[-lines:]]
+        most = max(74, width - 45) if several else max(54, width // 2)
+        needed = sum(2 + max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)) - 2
+        beside = min(max(needed, 36), most) + 2
+        if width - beside < SWITCH:
+            beside = width
+        events = _lines("events", [_fitted(row, rows, beside - 2 * (beside < width)) for row in rows], lines)
+        if beside == width:
+            return Group(*events)
+        switches = [_switch(switch, width - beside) for switch in self._switches]
+        grid = Table.grid()
+        grid.add_column(width=beside)
+        grid.add_column(width=width - beside)
+        for left, right in zip(events, _lines("switches", switches, lines), strict=True):
+            grid.add_row(left, right)
         return grid
 
 
-def _event(event: Event, several: bool) -> list[Text]:
-    if event.began_at_s is None:
-        when = f"{event.start_s:.1f}–{event.end_s:.1f} s"
-    else:
-        when = f"{datetime.fromtimestamp(event.began_at_s):%H:%M:%S}  {event.end_s - event.start_s:.1f} s"
-    source = [Text(printable(event.source), "dim", no_wrap=True)] if several else []
-    return [Text(when, "dim"), Text(printable(event.label)), Text(f"{event.score:.2f}", "green"), *source]
+def _event(event: Event, *, several: bool) -> list[Text]:
+    """When, how long, what, its score and, where there are several, its source."""
+    source = [Text(printable(event.source), "dim")] if several else []
+    when, long = f"{event.start_s:.1f}–{event.end_s:.1f} s", []
+    if event.began_at_s is not None:
+        began = datetime.fromtimestamp(event.began_at_s)
+        when = f"{began:%H:%M:%S}" if began.date() == datetime.now().date() else f"{began:%d %b %H:%M}"
+        long = [Text(f"{event.end_s - event.start_s:.1f} s".rjust(6), "dim")]
+    return [Text(when, "dim"), *long, Text(printable(event.label)), Text(f"{event.score:.2f}", "green"), *source]
 
 
-def _switch(switch: Switch) -> list[Text]:
-    change = Text(f"{switch.before} → {switch.after}")
-    return [Text(f"{switch.time_s:.1f} s", "dim"), change, Text(printable(switch.reason), "yellow", no_wrap=True)]
+def _fitted(row: list[Text], rows: list[list[Text]], width: int) -> Text:
+    """One event in columns as wide as the rows need; where that is too much, first the source, then the label give."""
+    widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+    label = next(place for place, cell in enumerate(row) if not cell.style)
+    over = sum(widths) + 2 * (len(widths) - 1) - width
+    if over > 0 and label + 2 < len(widths):
+        given = min(over, max(widths[-1] - max(width // 5, 8), 0))
+        widths[-1] -= given
+        over -= given
+    widths[label] = max(widths[label] - max(over, 0), 1)
+    row[0].align("right", widths[0])
+    return _columns(row, widths)
 
 
-def _lines(rows: Iterable[list[Text]], count: int) -> RenderableType:
-    """As many lines as are ever shown, so that the picture keeps its height."""
-    kept = list(rows)[-count:] or [[Text("none yet", "dim")]]
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    for column in range(len(kept[0])):
-        grid.add_column(justify="left" if column else "right", no_wrap=column < len(kept[0]) - 1, overflow="ellipsis")
-    for row in kept:
-        grid.add_row(*row)
-    while grid.row_count < count:
-        grid.add_row()
-    return grid
+def _switch(switch: Switch, width: int) -> Text:
+    """When, from which size to which and, where there is room for some words, why."""
+    row = [Text(f"{switch.time_s:.1f} s".rjust(7), "dim"), Text(f"{switch.before} → {switch.after}")]
+    widths = [cell.cell_len for cell in row]
+    if (room := width - sum(widths) - 4) >= 12:
+        row.append(Text(printable(switch.reason), "yellow"))
+        widths.append(room)
+    return _columns(row, widths)
+
+
+def _columns(row: list[Text], widths: list[int]) -> Text:
+    for cell, width in zip(row, widths, strict=True):
+        cell.truncate(width, overflow="ellipsis", pad=True)
+    return Text("  ", no_wrap=True, overflow="crop").join(row)
+
+
+def _lines(title: str, rows: list[Text], count: int) -> list[Text]:
+    """The title and as many lines as are ever shown, so that the picture keeps its height."""
+    kept = rows[-count:] or [Text("none yet", "dim")]
+    return [Text(title, "bold"), *kept, *[Text()] * (count - len(kept))]
 
 
 def _machine(status: Status) -> Text:

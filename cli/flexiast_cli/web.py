@@ -10,7 +10,8 @@ A browser opens the WebSocket ``/records``. It sends nothing, and is sent:
 - an event comes again with ``clip``, the address of its sound, once there is one; its ``id`` tells that it is the same.
 
 A browser that is slow loses statuses with their pictures. Close code 1000 says that the stream has ended; after any
-other, it tries again.
+other, it tries again. One that cannot open the WebSocket is told why by a POST to the same address, which is refused
+for the same reasons, and otherwise answered by 426: something in between does not pass WebSockets on.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import re
 import secrets
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,8 @@ from urllib.parse import quote
 from flexiast.errors import FlexiastError, UsageError
 from flexiast.extras import require
 from flexiast_cli.feed import Feed, Message
-from flexiast_cli.guard import Guard, is_loopback
+from flexiast_cli.guard import Guard, PublicUrl
+from flexiast_cli.hosts import is_loopback
 from flexiast_cli.mels import MAGMA
 from flexiast_runtime.records import SCHEMA_VERSION, Record
 
@@ -60,16 +62,35 @@ def parse_address(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]") or DEFAULT_HOST, int(port)
 
 
+def public_urls(web: str | None, texts: Sequence[str] | None) -> list[PublicUrl]:
+    """Where proxies show the page; raises UsageError where there is no page."""
+    if texts and web is None:
+        raise UsageError("--web-url says where a proxy shows the page of --web; give --web PORT too")
+    return [PublicUrl.parse(text) for text in texts or ()]
+
+
 class WebPage:
     """The page's server; it listens from the first, and answers within ``with``."""
 
-    def __init__(self, host: str, port: int, title: str, frontend: FrontendSpec, clips: Path | None = None) -> None:
-        """``clips`` is a folder where sounds are, or will be, named by their event's id."""
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        title: str,
+        frontend: FrontendSpec,
+        clips: Path | None = None,
+        public: Sequence[PublicUrl] = (),
+    ) -> None:
+        """``clips`` is a folder where sounds are, or will be, named by their event's id.
+
+        ``public`` are the addresses at which proxies show the page; a token is needed then.
+        """
         for module in ("starlette", "uvicorn", "websockets"):
             require(module, "service")
         self._socket = _bound(host, port)
         self._host, self._port = host, self._socket.getsockname()[1]
-        self._token = os.environ.get(TOKEN_VARIABLE) or (None if is_loopback(host) else secrets.token_urlsafe(18))
+        self._public, private = tuple(public), is_loopback(host) and not public
+        self._token = os.environ.get(TOKEN_VARIABLE) or (None if private else secrets.token_urlsafe(18))
         self._hello = _hello(title, frontend)
         self._clips, self._feed = clips, Feed()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -80,7 +101,9 @@ class WebPage:
         """Where a person finds it, with the token if one is needed."""
         name = socket.gethostname() if self._host in {"0.0.0.0", "::"} else self._host
         shown = f"[{name}]" if ":" in name else name
-        return f"http://{shown}:{self._port}/" + (f"?token={quote(self._token)}" if self._token else "")
+        first = next(iter(self._public), None)
+        place = f"http://{shown}:{self._port}" if first is None else f"{first.origin}{first.path}"
+        return f"{place}/" + (f"?token={quote(self._token)}" if self._token else "")
 
     def publish(self, record: Record) -> None:
         """Show a record to every browser; never waits for one."""
@@ -91,7 +114,7 @@ class WebPage:
         import uvicorn
 
         config = uvicorn.Config(
-            Guard(self._application(), self._host, self._port, self._token),
+            Guard(self._application(), self._host, self._port, self._token, self._public),
             log_config=None,
             log_level="error",
             access_log=False,
@@ -124,6 +147,7 @@ class WebPage:
 
         routes = [
             WebSocketRoute("/records", self._records),
+            Route("/records", _not_passed_on, methods=["GET", "POST"]),
             Route("/clips/{id}", self._clip),
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ]
@@ -187,6 +211,13 @@ def served(records: Iterator[Record], page: WebPage) -> Iterator[Record]:
         for record in records:
             page.publish(record)
             yield record
+
+
+async def _not_passed_on(_: Request) -> Response:
+    from starlette.responses import PlainTextResponse
+
+    text = "no WebSocket gets through: a proxy in between must pass on the headers Upgrade and Connection\n"
+    return PlainTextResponse(text, 426, {"upgrade": "websocket"})
 
 
 async def _send(socket: WebSocket, message: Message) -> None:

@@ -6,6 +6,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -94,8 +95,50 @@ def test_the_picture_says_what_is_heard_at_which_size_and_why() -> None:
     assert "▀" * 40 in text
 
 
-def test_an_event_is_told_by_the_clock_where_there_is_one() -> None:
-    assert re.search(r"\d\d:\d\d:\d\d  2\.0 s  siren", plain(drawn([event(began_at_s=1e9)])))
+def test_an_event_is_told_by_the_clock_where_there_is_one_and_by_the_day_unless_it_is_today() -> None:
+    today = datetime.now().replace(hour=0, minute=0, second=1)
+    assert re.search(r"00:00:01 +2\.0 s  siren", plain(drawn([event(began_at_s=today.timestamp())])))
+    before = today - timedelta(seconds=2)
+    assert re.search(rf"{before:%d %b} 23:59 +2\.0 s  siren", plain(drawn([event(began_at_s=before.timestamp())])))
+
+
+LONG = "domestic_animals_and_pets"
+MICROPHONES = ("USB Audio Device: - (hw:1,0)", "Built-in Microphone", "Garden microphone array")
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (100, 30), (160, 50)])
+def test_one_source_shows_long_labels_with_duration_and_score(width: int, height: int) -> None:
+    change = Switch("garden", 5.0, FINE, COARSE, "why")
+    began = datetime.now().timestamp()
+    records = [status(top=((LONG, 0.91), ("rain", 0.2))), *[event(label=LONG, began_at_s=began)] * 6, change]
+    text = plain(drawn(records, width, height))
+    assert re.search(rf"2\.0 s  {LONG}  0\.80 .*  16x16 → 48x48" if height >= 30 else rf"2\.0 s  {LONG}  0\.80", text)
+    assert re.search(rf"▸? {LONG[:15]}\S* [━╸─]{{5,}} 0\.91", text)
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (100, 30), (160, 50)])
+def test_three_sources_each_show_their_best_label_and_what_is_wrong_and_name_their_events(
+    width: int, height: int
+) -> None:
+    records: list[Record] = [Switch(MICROPHONES[0], 5.0, FINE, COARSE, "the one reason")]
+    for place, source in enumerate(MICROPHONES):
+        bad = Signal(level_dbfs=-23.0, peak_dbfs=-9.0, clipped=3)
+        scores = ((LONG, 0.91 + place / 100), ("rain", 0.2))
+        records.append(status(source, top=scores, signal=bad, dropped_s=1.5))
+    records += [event(source, LONG, datetime.now().timestamp()) for source in MICROPHONES]
+    text = plain(drawn(records, width, height))
+    assert text.count("the one reason") == (1 if width < 160 else 2)  # which has room for it among the switches too
+    for place, source in enumerate(MICROPHONES):
+        assert f"0.9{1 + place}" in text
+        assert re.search(rf"2\.0 s  {LONG}  0\.80  {re.escape(source[:12])}", text)
+    assert text.count("lost 1.5 s") == text.count("3 clipped") == 3
+
+
+def test_a_lost_source_among_several_says_so_itself() -> None:
+    records = [status(source) for source in MICROPHONES]
+    text = plain(drawn([*records, SourceNotice(MICROPHONES[0], 5.0, "lost", "unplugged")]))
+    assert re.search(rf"{re.escape(MICROPHONES[0])} .*LOST *\n *unplugged", text)
+    assert "16x16 from the start" in text
 
 
 def test_a_source_that_is_lost_or_silent_says_so_until_it_is_back() -> None:

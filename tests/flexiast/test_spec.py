@@ -124,6 +124,7 @@ def test_a_spec_cannot_be_changed(build_spec: Specs) -> None:
         ("labels", ("dog", "\x1b[31mcat"), "control characters"),
         ("labels", ("dog", "cat\u202egod"), "control characters"),  # turns the reading direction of a terminal
         ("labels", ("dog", "cat\n"), "control characters"),
+        ("labels", ("dog", "do\u200cg"), "control characters"),  # looks like the other one
         ("labels", ("dog", "cat", "dog"), "distinct"),
         ("labels", ("dog", " "), "1 to 200 characters"),
         ("labels", ("dog", "d" * 201), "1 to 200 characters"),

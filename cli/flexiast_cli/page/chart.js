@@ -2,7 +2,6 @@
 
 import { VIEW_S } from './source.js';
 
-const SHOWN_LABELS = 6;
 const SHOWN_SCORE = 0.15;
 const TICKS_HZ = [250, 500, 1000, 2000, 4000, 8000, 16000];
 
@@ -15,9 +14,11 @@ export const clock = seconds => {
 };
 
 export class Chart {
-  constructor(canvas, colourOf) {
+  // `lookOf` gives a label its colour and dashes; `labels` are those that have a curve.
+  constructor(canvas, lookOf) {
     this.canvas = canvas;
-    this.colourOf = colourOf;
+    this.lookOf = lookOf;
+    this.labels = [];
     this.context = canvas.getContext('2d');
   }
 
@@ -126,7 +127,7 @@ export class Chart {
         const place = free[0] <= event.start_s ? 0 : free[1] <= event.start_s ? 1 : free[0] <= free[1] ? 0 : 1;
         free[place] = event.end_s;
         const from = Math.max(this.x(event.start_s), this.left), to = this.x(event.end_s), y = panel.top + place * lane;
-        const colour = this.colourOf(event.label);
+        const { colour } = this.lookOf(event.label);
         context.fillStyle = colour;
         context.globalAlpha = 0.22;
         context.fillRect(from, y + 1, Math.max(to - from - 1, 2), lane - 3);
@@ -149,13 +150,14 @@ export class Chart {
         if (score >= SHOWN_SCORE && score > (best.get(label)?.score ?? 0)) best.set(label, { score, time: status.time_s });
       }
     }
-    const shown = [...best].sort((a, b) => b[1].score - a[1].score).slice(0, SHOWN_LABELS);
+    const shown = [...best].sort((a, b) => b[1].score - a[1].score);
+    this.labels = shown.map(([label]) => label);
     this.clipped({ ...panel, top: panel.top - 3, height: panel.height + 4 }, () => {
-      for (const [label] of shown) this.line(statuses.map(status => [this.x(status.time_s), y(scoreOf(status, label))]), this.colourOf(label), y(0));
+      for (const label of this.labels) this.line(statuses.map(status => [this.x(status.time_s), y(scoreOf(status, label))]), this.lookOf(label), y(0));
     });
     const taken = [];
     for (const [label, { score, time }] of shown) {
-      const half = context.measureText(label).width / 2, x = Math.min(Math.max(this.x(time), this.left + half + 2), this.right - half - 2);
+      const name = this.fitted(label, (this.right - this.left) / 3, 3), half = context.measureText(name).width / 2, x = Math.min(Math.max(this.x(time), this.left + half + 2), this.right - half - 2);
       const box = [x - half - 3, x + half + 3, Math.max(y(score) - 9, panel.top + 6)];
       if (taken.some(other => box[0] < other[1] && other[0] < box[1] && Math.abs(box[2] - other[2]) < 14)) continue;
       taken.push(box);
@@ -163,20 +165,23 @@ export class Chart {
       context.lineWidth = 3;
       context.strokeStyle = this.tone('ground');
       Object.assign(context, { textAlign: 'center', textBaseline: 'middle' });
-      context.strokeText(label, x, box[2]);
-      this.text(label, x, box[2], this.colourOf(label), 'center');
+      context.strokeText(name, x, box[2]);
+      this.text(name, x, box[2], this.lookOf(label).colour, 'center');
     }
   }
 
-  line(points, colour, base) {
+  line(points, { colour, dashes }, base) {
     const { context } = this;
     if (points.length < 2) return;
     context.beginPath();
-    points.forEach(([x, y], index) => index ? context.lineTo(x, y) : context.moveTo(x, y));
+    const isNothing = index => points[index][1] > base - 1.5; // lines along the bottom would hide each other
+    points.forEach(([x, y], index) => index && !(isNothing(index) && isNothing(index - 1)) ? context.lineTo(x, y) : context.moveTo(x, y));
     Object.assign(context, { strokeStyle: colour, lineWidth: 1.75, lineJoin: 'round' });
+    context.setLineDash(dashes);
     context.stroke();
-    context.lineTo(points.at(-1)[0], base);
-    context.lineTo(points[0][0], base);
+    context.setLineDash([]);
+    context.beginPath();
+    for (const [x, y] of [[points[0][0], base], ...points, [points.at(-1)[0], base]]) context.lineTo(x, y);
     context.globalAlpha = 0.1;
     context.fillStyle = colour;
     context.fill();
@@ -209,7 +214,7 @@ export class Chart {
         context.beginPath();
         context.arc(x, y(change.to), 4, 0, 7);
         context.fill();
-        const above = y(change.to) - 11 > panel.top ? -10 : 11;
+        const above = y(change.to) - 17 > panel.top ? -10 : 11;
         this.text(this.fitted(change.reason, this.x(next) - x - 14, 12), x + 8, y(change.to) + above, this.tone('text'));
       });
     });

@@ -1,9 +1,8 @@
 // What `flexiast listen` hears, as it hears it. Names of labels and sources are set as text, never as HTML.
 
 import { Chart, clock } from './chart.js';
-import { Source, VIEW_S, paletteOf } from './source.js';
+import { KEPT_RECORDS, Source, VIEW_S, paletteOf, pruneSwitches } from './source.js';
 
-const SHOWN_EVENTS = 100;
 const HELD_MESSAGES = 2000;
 const FLOOR_DBFS = -60;
 
@@ -12,28 +11,44 @@ const light = matchMedia('(prefers-color-scheme: light)');
 const still = matchMedia('(prefers-reduced-motion: reduce)');
 const player = new Audio();
 
-let hello = null, sources = new Map(), shown = null, paused = false, held = [], expected = null;
+let hello = null, palette = null, sources = new Map(), shown = null, paused = false, held = [], expected = null;
 let edge = 0, drawn = 0, cursor = null, wait = 500, switches = [], dirty = true;
-const colours = Array.from({ length: 8 }, () => ({ label: null, seen: -Infinity })), stale = new Set();
+let today = '', legend = [];
+const COLOURS = 8, LINES = [['solid', []], ['dashed', [7, 4]], ['dotted', [2, 3]]];
+const looks = Array.from({ length: COLOURS * LINES.length }, () => ({ label: null, seen: -Infinity })), stale = new Set();
 
 // ------------------------------------------------------------------------------------------------------- connection
 
 function connect() {
   const socket = new WebSocket(new URL('records', location.href.replace(/^http/, 'ws')));
   socket.binaryType = 'arraybuffer';
-  socket.onopen = () => { wait = 500; say('live', 'live'); };
+  let opened = false;
+  socket.onopen = () => { opened = true; wait = 500; say('live', 'live'); };
   socket.onmessage = ({ data }) => take(data);
-  socket.onclose = ({ code }) => {
+  socket.onclose = async ({ code }) => {
     if (code === 1000) return say('ended', 'the stream has ended');
-    say('lost', 'connection lost, trying again …');
+    say('lost', 'trying again …', opened ? '' : await refusal());
     setTimeout(connect, wait);
     wait = Math.min(2 * wait, 8000);
   };
 }
 
-function say(state, text) {
+// Why the WebSocket does not open: a browser keeps that to itself, but a POST is refused for the same reasons.
+async function refusal() {
+  try {
+    const answer = await fetch('records', { method: 'POST', cache: 'no-store' });
+    const text = answer.headers.get('content-type')?.startsWith('text/plain') ? (await answer.text()).trim().slice(0, 500) : '';
+    return text || `a proxy in between answers ${answer.status}: it does not reach flexiast at the address that it was given`;
+  } catch {
+    return 'nothing answers: flexiast does not run, or the network is down';
+  }
+}
+
+function say(state, text, reason = '') {
   element('connection').dataset.state = document.body.dataset.state = state;
   element('connection').textContent = text;
+  element('refusal').hidden = !reason;
+  if (element('reason').textContent !== reason) element('reason').textContent = reason; // which is read out anew
 }
 
 // While paused, messages wait, the oldest go first.
@@ -55,10 +70,11 @@ function hear(data) {
     expected = { source, frames: message.frames };
     stale.add(showStatus);
   } else if (message.type === 'event') {
-    source.events.set(message.id, message);
+    source.addEvent(message);
     stale.add(showEvents);
   } else if (message.type === 'switch') {
     switches.push(message);
+    pruneSwitches(switches, source.end);
     stale.add(showSwitches).add(showStatus);
   } else if (message.type === 'source') {
     source.notice = message;
@@ -68,6 +84,8 @@ function hear(data) {
 
 function begin(message) {
   hello = message;
+  palette = paletteOf(hello.colours);
+  showScale();
   [sources, shown, expected, edge, cursor, switches] = [new Map(), null, null, 0, null, []];
   element('title').textContent = document.title = message.title;
   element('now').replaceChildren();
@@ -78,7 +96,7 @@ function begin(message) {
 
 function sourceOf(name) {
   if (!sources.has(name)) {
-    sources.set(name, new Source(name, hello, paletteOf(hello.colours, light.matches), switches));
+    sources.set(name, new Source(name, hello, palette, switches));
     shown ??= sources.get(name);
     showSources();
   }
@@ -94,19 +112,22 @@ function made(tag, text = '', name = '') {
   return part;
 }
 
-// A label keeps its colour while it is in sight; the one not seen for longest gives its colour to the next.
-function colourOf(label) {
-  let slot = colours.findIndex(colour => colour.label === label);
+// A label keeps its colour and dashes while it is in sight; the one not seen for longest gives its own to the next.
+function lookOf(label) {
+  const now = performance.now();
+  let slot = looks.findIndex(look => look.label === label);
   if (slot < 0) {
-    slot = colours.reduce((oldest, colour, index) => colour.seen < colours[oldest].seen ? index : oldest, 0);
-    if (performance.now() - colours[slot].seen < 2000) slot = label.length % colours.length; // more labels than colours
-    else colours[slot].label = label;
+    slot = looks.reduce((oldest, look, index) => look.seen < looks[oldest].seen ? index : oldest, 0);
+    looks[slot].label = label;
   }
-  if (colours[slot].label === label) colours[slot].seen = performance.now();
-  return getComputedStyle(document.body).getPropertyValue(`--c${slot}`);
+  looks[slot].seen = now;
+  const [line, dashes] = LINES[Math.floor(slot / COLOURS)];
+  return { colour: getComputedStyle(document.body).getPropertyValue(`--c${slot % COLOURS}`), line, dashes };
 }
 
-const when = event => event.began_at ? new Date(event.began_at).toLocaleTimeString([], { hour12: false }) : clock(event.start_s);
+// A day as people say it; nothing for recordings, whose times count from their start.
+const dayOf = event => event.began_at ? new Date(event.began_at).toLocaleDateString([], { weekday: 'long', day: 'numeric', month: 'long', year: 'numeric' }) : '';
+const timeOf = event => event.began_at ? new Date(event.began_at).toLocaleTimeString([], { hour12: false }) : clock(event.start_s);
 const tone = (id, value) => { element(id).dataset.tone = value; };
 const fill = (id, share) => { element(id).style.width = `${100 * Math.min(Math.max(share, 0), 1)}%`; };
 const ms = value => value < 100 ? value.toFixed(1) : value.toFixed(0);
@@ -131,6 +152,11 @@ function showNotice() {
 function showStatus() {
   const status = shown?.latest;
   if (!status) return;
+  const now = dayOf({ began_at: Date.now() });
+  if (now !== today) {
+    today = now;
+    stale.add(showEvents);
+  }
   const change = switches.at(-1), late = status.latency_ms / status.deadline_ms;
   element('patch').textContent = status.patch_size;
   element('why').textContent = change ? `since ${clock(change.time_s)}: ${change.reason}` : 'from the start';
@@ -165,7 +191,7 @@ function showNow(status) {
     const line = made('li'), bar = made('span', '', 'bar'), filled = made('i');
     line.dataset.active = status.active.includes(label);
     filled.style.width = `${100 * score}%`;
-    if (status.active.includes(label)) filled.style.background = colourOf(label);
+    if (status.active.includes(label)) filled.style.background = lookOf(label).colour;
     bar.append(filled);
     line.append(made('span', label), made('output', score.toFixed(2)), bar);
     return line;
@@ -173,17 +199,24 @@ function showNow(status) {
 }
 
 function showEvents() {
-  const events = [...sources.values()].flatMap(source => [...source.events.values()].slice(-SHOWN_EVENTS));
+  const events = [...sources.values()].flatMap(source => [...source.events.values()].slice(-KEPT_RECORDS));
   events.sort((a, b) => (b.began_at ?? '').localeCompare(a.began_at ?? '') || b.start_s - a.start_s);
   const focused = document.activeElement?.dataset.id;
-  element('events').replaceChildren(...events.slice(0, SHOWN_EVENTS).map(eventLine));
+  let day = today;
+  element('events').replaceChildren(...events.slice(0, KEPT_RECORDS).flatMap(event => {
+    const before = day;
+    day = dayOf(event);
+    return day && day !== before ? [made('li', day, 'day'), eventLine(event)] : [eventLine(event)];
+  }));
   if (focused) element('events').querySelector(`[data-id="${focused}"]`)?.focus();
 }
 
 function eventLine(event) {
+  const time = made('time', timeOf(event));
+  if (event.began_at) time.title = `${dayOf(event)}, ${timeOf(event)}`;
   const line = made('li'), more = made('span', `${(event.end_s - event.start_s).toFixed(1)} s  ·  ${event.score.toFixed(2)}`, 'more');
   if (event.clip) more.append(playButton(event));
-  line.append(made('time', when(event)), made('span', event.label), more);
+  line.append(time, made('span', event.label), more);
   if (sources.size > 1) line.append(made('span', event.source, 'source'));
   return line;
 }
@@ -192,7 +225,7 @@ function playButton(event) {
   const button = made('button');
   button.type = 'button';
   button.dataset.id = event.id;
-  button.dataset.what = `${event.label}, ${when(event)}`;
+  button.dataset.what = `${event.label}, ${timeOf(event)}`;
   button.dataset.address = new URL(event.clip, location.href).href;
   button.onclick = () => {
     if (isPlaying(button)) return player.pause();
@@ -211,7 +244,7 @@ function showPlaying(button) {
 }
 
 function showSwitches() {
-  element('switches').replaceChildren(...switches.slice(-SHOWN_EVENTS).reverse().map(change => {
+  element('switches').replaceChildren(...switches.slice(-KEPT_RECORDS).reverse().map(change => {
     const line = made('li');
     line.append(made('time', clock(change.time_s)), made('span', `${change.from} → ${change.to}`), made('span', change.reason, 'more'));
     return line;
@@ -220,7 +253,29 @@ function showSwitches() {
 
 // ---------------------------------------------------------------------------------------------------------- picture
 
-const chart = new Chart(element('chart'), colourOf);
+const chart = new Chart(element('chart'), lookOf);
+
+// What each line is, and what the colours of the picture mean; a label keeps its place while it has a curve.
+function showLegend() {
+  legend = [...legend.filter(label => chart.labels.includes(label)), ...chart.labels.filter(label => !legend.includes(label))];
+  const key = JSON.stringify(legend.map(label => [label, lookOf(label)]));
+  if (element('legend').dataset.key === key) return;
+  element('legend').dataset.key = key;
+  element('legend').replaceChildren(...legend.map(label => {
+    const item = made('li', label), look = lookOf(label), sample = made('i');
+    sample.style.borderTop = `3px ${look.line} ${look.colour}`;
+    item.prepend(sample);
+    return item;
+  }));
+}
+
+function showScale() {
+  const canvas = element('scale'), context = canvas.getContext('2d'), image = new ImageData(palette.length, 1);
+  new Uint32Array(image.data.buffer).set(palette);
+  canvas.width = palette.length;
+  canvas.height = 1;
+  context.putImageData(image, 0, 0);
+}
 
 // The edge glides over the last step while the next one is on its way; without motion it jumps.
 function frame(now) {
@@ -234,6 +289,7 @@ function frame(now) {
   if (!paused) edge = still.matches || behind > 3 || behind < 0 ? shown.end : Math.min(edge + passed * Math.max(1, behind), shown.end);
   if (edge === before && !dirty) return;
   chart.draw(shown, hello, edge, cursor);
+  showLegend();
   dirty = false;
 }
 
@@ -270,10 +326,7 @@ document.onkeydown = event => {
   event.preventDefault();
   pause(!paused);
 };
-light.onchange = () => {
-  for (const source of sources.values()) source.repaint(paletteOf(hello.colours, light.matches));
-  dirty = true;
-};
+light.onchange = () => { dirty = true; };
 window.onresize = () => { dirty = true; };
 
 if (location.search) history.replaceState(null, '', location.pathname); // the token is in a cookie now

@@ -3,6 +3,7 @@
 export const VIEW_S = 60;
 const KEPT_S = 70;
 const HOLD_S = 2;
+export const KEPT_RECORDS = 100;
 
 export class Source {
   constructor(name, hello, palette, switches) {
@@ -19,6 +20,13 @@ export class Source {
     this.statuses.push(status);
     const first = this.statuses.findIndex(old => old.time_s >= status.time_s - KEPT_S);
     this.statuses.splice(0, first);
+  }
+
+  // An event, or one again, now with its clip; the newest stay, and all that are in sight.
+  addEvent(event) {
+    this.events.set(event.id, event);
+    const gone = [...this.events.values()].filter(old => old.end_s < this.end - KEPT_S).sort((a, b) => b.start_s - a.start_s);
+    for (const old of gone.slice(KEPT_RECORDS)) this.events.delete(old.id);
   }
 
   // Shades [frames, bins] that end at the last status.
@@ -60,11 +68,6 @@ export class Source {
     if (place + width > this.columns) this.context.putImageData(image, place - this.columns, 0);
   }
 
-  repaint(palette) {
-    this.palette = palette;
-    if (this.until !== null) this.paint(Math.max(this.until - this.columns, 0), this.until);
-  }
-
   // Highest peak of the last seconds.
   get heldPeak() {
     const recent = this.statuses.filter(status => status.signal && status.time_s > this.end - HOLD_S);
@@ -76,9 +79,15 @@ export class Source {
   }
 }
 
-// Colours from silent to loud as 256 pixels; on a light page the other way round, so that silence is the page's own.
-export function paletteOf(colours, light) {
-  const anchors = (light ? [...colours].reverse() : colours).map(colour => [1, 3, 5].map(at => parseInt(colour.slice(at, at + 2), 16)));
+// The newest switches, and all that are in sight.
+export function pruneSwitches(switches, end) {
+  const gone = switches.findIndex(change => change.time_s >= end - KEPT_S);
+  switches.splice(0, Math.max((gone < 0 ? switches.length : gone) - KEPT_RECORDS, 0));
+}
+
+// Colours from silent to loud as 256 pixels; the same on a light page, where the legend tells that dark is silent.
+export function paletteOf(colours) {
+  const anchors = colours.map(colour => [1, 3, 5].map(at => parseInt(colour.slice(at, at + 2), 16)));
   return Uint32Array.from({ length: 256 }, (_, shade) => {
     const place = shade / 255 * (anchors.length - 1), below = Math.min(Math.floor(place), anchors.length - 2);
     const [red, green, blue] = anchors[below].map((value, channel) => value + (anchors[below + 1][channel] - value) * (place - below));
