@@ -10,7 +10,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +59,7 @@ class Settings:
     smoothing_s: float
     rules: EventRules = EventRules()
     gate_dbfs: float = DIGITAL_SILENCE_DBFS
-    """A window whose samples are all below this peak is not run; −inf runs every one."""
+    """A window whose samples are all below this peak is not run; −inf runs all but digital silence."""
 
     @classmethod
     def of(
@@ -222,7 +221,7 @@ class Listener:
         )
         self._gate = Gate(settings.gate_dbfs)
         self._cascade, self._run_id = cascade, run
-        self._silence: dict[PatchSize, Float] = {}
+        self._nothing = np.zeros(len(engines.spec.labels), np.float32)
         self._used: dict[PatchSize, _Use] = defaultdict(_Use)
         self._events = self._switches = self._overloads = self._discontinuities = self._lost = self._skipped = 0
         self._unspent_cpu_s = 0.0
@@ -289,7 +288,8 @@ class Listener:
     def _answered(self, window: Window, answers: list[_Answer]) -> Iterator[Record]:
         """Add the answer to a window, from the first engine that gives one; none while all of them fail."""
         if self._gate.silent(window.start, window.end):
-            yield from self._from_chosen(window, answers, self._silent_answer)
+            answers.append(_Answer(self._chooser.patch, self._nothing, 0.0, ran=False))
+            self._smoother.reset()  # what sounded before it sounds no longer: no label lingers
             return
         glanced_s = self._clock()
         if self._cascade is not None and (level := self._cascade.level(window)) != "sharp":
@@ -297,7 +297,7 @@ class Listener:
             self._cascade.spared += len(answers)
         if not answers:
             glanced_s = self._clock() - glanced_s
-            yield from self._from_chosen(window, answers, partial(self._run, window))
+            yield from self._from_chosen(window, answers)
             answers[:] = [answer._replace(glance_s=glanced_s) for answer in answers]
             if answers and self._cascade is not None:
                 self._cascade.heard(answers[0].scores)
@@ -318,9 +318,7 @@ class Listener:
                 if not cascade.heard(answer.scores):
                     answers.append(answer._replace(option=0))
 
-    def _from_chosen(
-        self, window: Window, answers: list[_Answer], ask: Callable[[PatchSize], _Answer]
-    ) -> Iterator[Record]:
+    def _from_chosen(self, window: Window, answers: list[_Answer]) -> Iterator[Record]:
         """Add what the size says that was chosen, or, where its engine fails, the next one chosen."""
         seen = self._conditions(window.end / self._rate).at(window.end / self._rate)
         if self._chooser.degraded:
@@ -328,7 +326,7 @@ class Listener:
         while not answers and not self._chooser.degraded:
             patch = self._chooser.patch
             try:
-                answers.append(ask(patch))
+                answers.append(self._run(window, patch))
             except Exception as error:
                 if isinstance(self._chooser, Pinned):  # there is nothing to go on with
                     raise
@@ -352,15 +350,6 @@ class Listener:
             self._switches += 1
             self._engines.prepare(self._chooser.patch)
             yield Switch(self._source, seen.time_s, before, self._chooser.patch, reason)
-
-    def _silent_answer(self, patch: PatchSize) -> _Answer:
-        """What a variant makes of a window of zeros, asked once."""
-        begun_s = self._clock()
-        if patch not in self._silence:
-            frontend = Frontend(self._engines.spec.frontend)
-            zeros = np.zeros(frontend.spec.window_samples, np.float32)
-            self._silence[patch] = self._engines.scores(frontend.window(zeros)[None], patch)[0]
-        return _Answer(patch, self._silence[patch], self._clock() - begun_s, ran=False)
 
     def _account(self, window: Window, answer: _Answer, smoothed: Float, spent: _Spent) -> Iterator[Record]:
         """Count the window, report it, and ask the governor what runs next."""
