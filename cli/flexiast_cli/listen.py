@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from flexiast_runtime.records import Record
 
 STATUS_EVERY_S = 1.0
-"""Seconds of audio between two status records in JSON."""
+"""Seconds of audio between two status records of a source in JSON."""
 
 
 def listen(
@@ -314,12 +314,12 @@ def _print_jsonl(records: Iterator[Record], *, explain: bool, several: bool) -> 
     from flexiast_cli.screen import print_switch
     from flexiast_runtime.records import Status, Switch
 
-    next_status_s = 0.0
+    next_status_s: dict[str, float] = {}  # of each source, whose streams begin and break off apart
     for record in records:
         if isinstance(record, Status):
-            if record.time_s < next_status_s:
+            if record.time_s < next_status_s.get(record.source, 0.0):
                 continue
-            next_status_s = record.time_s + STATUS_EVERY_S
+            next_status_s[record.source] = record.time_s + STATUS_EVERY_S
         typer.echo(json.dumps(record.document(), ensure_ascii=False))
         if explain and isinstance(record, Switch):
             print_switch(record, several=several)

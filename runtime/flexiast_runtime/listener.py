@@ -26,6 +26,7 @@ from flexiast_runtime.framer import Framer, Window
 from flexiast_runtime.gate import DIGITAL_SILENCE_DBFS, Gate
 from flexiast_runtime.governor import Decision, Observation, Option, Policy
 from flexiast_runtime.health import Signal
+from flexiast_runtime.percentiles import percentile
 from flexiast_runtime.power import Battery
 from flexiast_runtime.profiling import paced_s
 from flexiast_runtime.records import (
@@ -158,6 +159,10 @@ class _Use:
         self.cpu_s += spent.cpu_s
         self.latencies_s.append(spent.latency_s)
         del self.latencies_s[:-KEPT_LATENCIES]
+
+    def report(self, patch: PatchSize) -> VariantUse:
+        p50_s, p95_s = (percentile(sorted(self.latencies_s), percent) for percent in (50, 95))
+        return VariantUse(patch, self.windows, self.misses, self.cpu_s, p50_s, p95_s)
 
 
 class _Answer(NamedTuple):
@@ -421,17 +426,7 @@ class Listener:
             discontinuities=self._discontinuities,
             dropped_s=self._lost / self._rate,
             cpu_s=cpu_s,
-            variants=tuple(
-                VariantUse(
-                    patch,
-                    use.windows,
-                    use.misses,
-                    use.cpu_s,
-                    float(np.percentile(use.latencies_s, 50, method="nearest")),
-                    float(np.percentile(use.latencies_s, 95, method="nearest")),
-                )
-                for patch, use in uses
-            ),
+            variants=tuple(use.report(patch) for patch, use in uses),
         )
 
 
