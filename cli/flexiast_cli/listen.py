@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -190,7 +191,7 @@ def listen(
     engines = load_engines(
         bundle, wishes.sizes(patch_sizes, bundle.manifest, precision, profile), precision, backend, say
     )
-    frontend, live, manager = engines.spec.frontend, not names or realtime, ServiceManager.of(os.environ)
+    frontend, live, manager = engines.spec.frontend, not names or realtime, ServiceManager.of(os.environ, say)
     if names:
         sources = recordings(names, frontend.sample_rate_hz, realtime=realtime)
     else:
@@ -222,6 +223,7 @@ def listen(
         note="Ctrl-C ends" if page is None else f"{page.url} · Ctrl-C ends",
     )
     with (
+        closing(engines),
         ending_gently(partial(stop, captures), terminated=ExitCode.OK) as asked,
         opened_sinks(sinks, Hearing(engines.spec.labels, heard, histories)) as publish,
         recorded(chosen, record, bundle, model or DEFAULT, settings.step_s, len(sources)),

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from flexiast.errors import DeviceError
 
-USB_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}", re.IGNORECASE)
 ALSA_CARD = re.compile(r"\(hw:(\d+),\d+\)")
 """Where PortAudio's name of an ALSA device tells the number of its card."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -119,6 +120,23 @@ def test_room_is_that_of_the_folder_that_would_be_made(tmp_path: Path) -> None:
     assert str(tmp_path / "not/yet") in found.text
     assert not (tmp_path / "not").exists()
     assert found.text.startswith(f"{shutil.disk_usage(tmp_path).free / 1e9:.0f}"[:1])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_who_may_not_write_is_told_to_own_the_folder_alone(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never what it lies in, which may be the whole system."""
+    folder = tmp_path / "my data" / "flexiast"
+    if there:
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for asked in (folder, Path("/nowhere/flexiast")):
+        found = machine.room(asked)
+        command, _ = found.remedy.split(", or set")
+        assert found.state == "warning"
+        assert shlex.split(command)[-1] == str(asked)
+        assert ("install -d" in command) is not (there and asked == folder)
 
 
 @pytest.mark.parametrize(
