@@ -27,7 +27,7 @@ BLOCK_S = 0.1
 class Notice(NamedTuple):
     """What became of a source, said once, when it happens."""
 
-    state: Literal["lost", "found", "no signal", "signal"]
+    state: Literal["lost", "found", "no signal", "signal", "channels"]
     reason: str
 
 
