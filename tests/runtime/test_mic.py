@@ -103,6 +103,21 @@ def test_audio_is_exact_and_in_order_at_the_devices_own_rate(
     assert_played(heard["samples"], heard["starts"], heard["lengths"], np.tile(played[:, shown], (4, 1)))
 
 
+@pytest.mark.parametrize("channel", [1, 2])
+def test_a_chosen_channel_is_not_a_mix_where_the_system_converts(
+    virtual_microphone: Plug, wavs: dict[str, Path], tmp_path: Path, channel: int
+) -> None:
+    """ALSA's `default` is a plug: it takes any number of channels, and gives the mean of all where one is asked."""
+    played, rate_hz = soundfile.read(wavs["stereo"], dtype="float32")
+    options = {"device": "default", "channel": channel, "frames": rate_hz // 2, "output": str(tmp_path / "heard")}
+    program = [sys.executable, "-W", "error", RECORDER, json.dumps(options)]
+    assert virtual_microphone(program, stereo=wavs["stereo"]).process.wait(MANY_S) == 0
+    piece = np.load(tmp_path / "heard.npz")["samples"][-8_000:, 0]
+    alike = [likeness(piece, np.tile(played[:, column], 2)) for column in (channel - 1, 2 - channel)]
+    assert alike[0] > 0.99  # a mean of two is alike to each by 0.7
+    assert alike[1] < 0.1
+
+
 def assert_played(samples: Any, starts: Any, lengths: Any, played: NDArray[np.float32]) -> None:
     """Every stretch without a loss stands in what was played, each after the one before."""
     breaks = np.flatnonzero(starts[1:] != starts[:-1] + lengths[:-1])
