@@ -89,6 +89,14 @@ def listen(
         Literal["retry", "exit"],
         typer.Option("--on-device-loss", help="Look for a lost microphone until it is back, or exit."),
     ] = "retry",
+    on_source_loss: Annotated[
+        Literal["continue", "exit"] | None,
+        typer.Option(
+            "--on-source-loss",
+            help="When one of several sources breaks: hear the others to their end, or exit.",
+            show_default="continue; exit with --on-device-loss exit",
+        ),
+    ] = None,
     duration: Annotated[
         float | None,
         typer.Option("--duration", callback=positive, help="Stop after so many seconds of audio."),
@@ -193,7 +201,7 @@ def listen(
     )
     frontend, live, manager = engines.spec.frontend, not names or realtime, ServiceManager.of(os.environ, say)
     if names:
-        sources = recordings(names, frontend.sample_rate_hz, realtime=realtime)
+        sources = recordings(names, frontend.sample_rate_hz, realtime=realtime, manager=manager)
     else:
         sources = microphones(devices or [None], channel, on_device_loss, manager)
     share_s = settings.step_s / len(sources)  # one thread runs the engines for all of them
@@ -230,7 +238,8 @@ def listen(
         machine,
     ):
         _announce(None if as_json else f"{model or DEFAULT} listens to {', '.join(heard)}; Ctrl-C ends", page)
-        stream = remembered(merged(captures), heard, histories)
+        on_loss = on_source_loss or ("exit" if on_device_loss == "exit" else "continue")
+        stream = remembered(merged(captures, on_loss if len(sources) > 1 else "exit"), heard, histories)
         records = published(hear(((listeners[place], chunk) for place, chunk in stream), listeners), publish)
         records = manager.notifying(records) if manager else records
         _show(records if page is None else served(records, page), show, captures, asked, live=live)

@@ -23,7 +23,15 @@ from contextlib import suppress
 from typing import Any
 
 from flexiast.errors import DeviceError
-from flexiast_runtime.devices import InputDevice, find_again, import_portaudio, input_devices, unusable
+from flexiast_runtime.devices import (
+    NOT_THERE_YET,
+    InputDevice,
+    choose,
+    find_again,
+    import_portaudio,
+    input_devices,
+    unusable,
+)
 
 BLOCK_S = 0.032
 """Callback interval: long enough for Python, short against a step."""
@@ -59,7 +67,8 @@ def main() -> None:
 
 def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int) -> None:
     """Capture until the driver ends the stream."""
-    device = find_again(input_devices(), known)
+    there = input_devices()
+    device = choose(there, known.name) if known.number == NOT_THERE_YET else find_again(there, known)
     if device is None:
         raise DeviceError("it is not there" + unusable())
     if channel is not None and channel > device.channels:

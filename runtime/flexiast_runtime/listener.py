@@ -229,6 +229,7 @@ class Listener:
         self._nothing = np.zeros(len(engines.spec.labels), np.float32)
         self._used: dict[PatchSize, _Use] = defaultdict(_Use)
         self._events = self._switches = self._overloads = self._discontinuities = self._lost = self._skipped = 0
+        self._is_broken = False  # since the audio broke off
         self._unspent_cpu_s = 0.0
         self._begun_cpu_s = time.process_time()
 
@@ -240,17 +241,18 @@ class Listener:
         """What one chunk brings to an end."""
         for state, reason in chunk.notices:
             yield SourceNotice(self._source, self._framer.end / self._rate, state, reason)
+            if state == "lost":
+                yield from self._break_off()
         if not len(chunk.samples):
             return
-        if chunk.start != self._framer.end:
-            yield from self._break_off(chunk.start)
+        if self._is_broken or chunk.start != self._framer.end:
+            yield from self._begin_again(chunk.start)
         self._gate.hear(chunk.start, chunk.samples)
         yield from self._windows(self._framer.push(chunk.samples))
 
     def finish(self) -> Iterator[Record]:
         """The stream has ended: so do its last window and its events; then comes the summary."""
-        yield from self._windows(self._framer.flush())
-        yield from self._ended(self._detector.flush(self._framer.end))
+        yield from self._break_off()
         yield self._summary(time.process_time() - self._begun_cpu_s)
 
     @property
@@ -259,11 +261,18 @@ class Listener:
         busy = None if self._cascade is None else self._cascade.kept_busy_by
         return None if busy is None else self._engines.spec.labels[busy]
 
-    def _break_off(self, start: int) -> Iterator[Record]:
-        """A discontinuity: events end where the audio did, and nothing is remembered across it."""
-        yield from self._windows(self._framer.flush())
-        yield from self._ended(self._detector.flush(self._framer.end))
-        self._discontinuities += 1
+    def _break_off(self) -> Iterator[Record]:
+        """The audio has broken off, for now: its last window and its events end with it."""
+        if not self._is_broken:
+            self._is_broken = True
+            yield from self._windows(self._framer.flush())
+            yield from self._ended(self._detector.flush(self._framer.end))
+
+    def _begin_again(self, start: int) -> Iterator[Record]:
+        """After a discontinuity, at a sample: nothing is remembered across it."""
+        yield from self._break_off()
+        self._is_broken = False
+        self._discontinuities += start != self._framer.end  # else what was late has come after all
         self._lost += start - self._framer.end
         self._smoother.reset()
         if self._cascade is not None:
@@ -436,7 +445,7 @@ def hear(stream: Iterable[tuple[Listener, Chunk]], listeners: Sequence[Listener]
     try:
         for listener, chunk in stream:
             yield from listener.push(chunk)
-    except FlexiastError as error:  # what was heard before a source failed is reported first
+    except (FlexiastError, OSError) as error:  # what was heard before a source failed is reported first
         failure = error
     for listener in listeners:
         yield from listener.finish()

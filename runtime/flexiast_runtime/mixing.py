@@ -90,6 +90,8 @@ class Mixer:
     def mix(self, samples: Float) -> Float:
         """Samples [frames, channels] → mono [frames, 1]; where the mix changes, it does so along the block."""
         frames, channels = samples.shape
+        if channels != len(self.powers.channels):  # another device, or the first block
+            self.powers, self.alone, self._weights = Powers(np.zeros(channels), 0.0), None, None
         if channels == 1 or not frames:
             return samples[:, :1]
         self._measure(samples)

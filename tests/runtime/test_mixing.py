@@ -84,6 +84,16 @@ def test_nothing_is_said_of_silence_or_of_an_offset() -> None:
     np.testing.assert_allclose(found, 0, atol=1e-7)
 
 
+def test_a_device_that_comes_back_with_other_channels_is_another() -> None:
+    mixer = Mixer(RATE)
+    for gains in ((1, -1), (1,), (1, 1), (1, 1, 1)):
+        sound = noise(1)
+        found = mixer.mix(np.stack([np.float32(gain) * sound for gain in gains], axis=1))
+        assert found.shape == (RATE, 1)
+    assert (mixer.alone, mixer.powers.fault()) == (None, None)
+    np.testing.assert_allclose(found[:, 0], sound, atol=1e-6)
+
+
 def test_mono_is_left_alone() -> None:
     samples = noise(1)[:, None]
     assert mixed(samples, 512)[0].tolist() == samples[:, 0].tolist()
