@@ -159,6 +159,7 @@ def listen(
     """
     from flexiast.errors import ExitCode
     from flexiast_cli.console import say
+    from flexiast_cli.full_disk import surviving_full_disk
     from flexiast_cli.interrupts import ending_gently
     from flexiast_cli.sinks import clip_folder, histories_for, opened_sinks, published, remembered
     from flexiast_cli.stations import (
@@ -236,6 +237,7 @@ def listen(
         opened_sinks(sinks, Hearing(engines.spec.labels, heard, histories)) as publish,
         recorded(chosen, record, bundle, model or DEFAULT, settings.step_s, len(sources)),
         machine,
+        surviving_full_disk(say),
     ):
         _announce(None if as_json else f"{model or DEFAULT} listens to {', '.join(heard)}; Ctrl-C ends", page)
         on_loss = on_source_loss or ("exit" if on_device_loss == "exit" else "continue")
