@@ -136,7 +136,7 @@ class Watched:
 
     def _fault_to_report(self, seconds: float) -> str | None:
         """A fault of the channels, once it has lasted; none again before it has been over."""
-        (known, before_s), found = self._fault, self._mixer.powers.fault()
+        (known, before_s), found = self._fault, self._mixer.fault
         lasted_s = seconds + (before_s if found == known else 0.0)
         self._fault = found, lasted_s
         return found if lasted_s >= CHANNELS_S > lasted_s - seconds else None

@@ -26,6 +26,8 @@ MEMORY_S = 1.0
 """Time constant of the powers that are compared; what is loud counts most."""
 PRIOR_S = 0.05
 """Seconds of alike channels that stand before the first ones: a few milliseconds tell nothing."""
+LOUDER_DB = 3.0
+"""By which another channel must exceed the one that is heard alone: two of opposite phase are often equally loud."""
 QUIET_POWER = 10 ** (-80 / 10)
 """Power of a block, of full scale, below which it tells nothing."""
 
@@ -48,6 +50,9 @@ class Powers(NamedTuple):
         loudest = float(self.channels.max())
         return 10 * math.log10(max(self.mean / loudest, 1e-12)) if loudest else 0.0
 
+    def is_louder(self, channel: int, than: int) -> bool:
+        return bool(self.channels[channel] > self.channels[than] * 10 ** (LOUDER_DB / 10))
+
     @property
     def cancels(self) -> bool:
         """Whether the mean holds less than that of channels that have nothing in common would."""
@@ -60,14 +65,14 @@ class Powers(NamedTuple):
         heard = float(self.channels.max()) * 10 ** (SILENT_DB / 10)
         return tuple(int(place) for place in np.flatnonzero(self.channels < heard))
 
-    def fault(self) -> str | None:
-        """What is wrong with the channels, in a few words; None where nothing is."""
-        alone = f"channel {self.loudest + 1} alone is heard"
+    def fault(self, heard: int) -> str | None:
+        """What is wrong with the channels, in a few words, where one is heard alone; None where nothing is."""
+        alone = f"channel {heard + 1} alone is heard"
         if self.cancels:
             return f"its channels are of opposite phase and cancel in their mix; {alone}"
         if self.silent:
             names = " and ".join(str(place + 1) for place in self.silent)
-            return f"only channel {self.loudest + 1} has sound, not {names}; {alone}"
+            return f"channel {names} hears nothing of it; {alone}"
         return None
 
 
@@ -102,6 +107,11 @@ class Mixer:
         share = np.linspace(0, 1, frames, dtype=np.float32)[:, None]
         return (samples * (before + share * (wanted - before))).sum(axis=1, keepdims=True)
 
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the channels; None where nothing is, or all are heard."""
+        return None if self.alone is None else self.powers.fault(self.alone)
+
     def _measure(self, samples: Float) -> None:
         now = measure_powers(samples)
         if now.channels.max() < QUIET_POWER:
@@ -112,8 +122,10 @@ class Mixer:
         if not before.mean:
             before = Powers(PRIOR_S * now.channels, PRIOR_S * float(now.channels.max()))
         self.powers = Powers(kept * before.channels + seconds * now.channels, kept * before.mean + seconds * now.mean)
+        loudest = self.powers.loudest
         if self.powers.loss_db < ALONE_DB:
-            self.alone = self.powers.loudest
+            if self.alone is None or self.powers.is_louder(loudest, self.alone):
+                self.alone = loudest
         elif self.powers.loss_db > TOGETHER_DB:
             self.alone = None
 

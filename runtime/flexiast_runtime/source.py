@@ -161,7 +161,7 @@ class PcmSource:
             now_s, came_s = self._clock(), len(content) / (2 * self.rate_hz)
             missing_s = pipe.overdue_s(now_s, came_s) if is_lost else 0.0
             lost = round(missing_s * self.rate_hz) if missing_s > LATE_S else 0
-            pipe.come(now_s, came_s + lost / self.rate_hz)
+            pipe.come(now_s, came_s, lost / self.rate_hz)
             yield content, lost, Notice("found", f"{lost / self.rate_hz:.1f} s are missing") if is_lost else None
 
     def _read_burst(self, poll: select.poll, pipe: PipeClock) -> bytes:

@@ -60,7 +60,8 @@ def record(seconds: float, name: str | None = None) -> dict[str, Any]:
             break
     samples = np.concatenate([part for part in blocks if len(part)] or [np.zeros((1, 1), np.float32)])
     powers = measure_powers(samples)
-    heard = samples.mean(axis=1) if powers.fault() is None else samples[:, powers.loudest]
+    fault = powers.fault(powers.loudest)
+    heard = samples.mean(axis=1) if fault is None else samples[:, powers.loudest]
     return {
         "name": microphone.name,
         "rate_hz": microphone.rate_hz,
@@ -68,7 +69,7 @@ def record(seconds: float, name: str | None = None) -> dict[str, Any]:
         "rms": float(np.sqrt(np.mean(heard.astype(np.float64) ** 2))),
         "peak": float(np.abs(samples).max()),
         "clipped": float(np.mean(np.abs(samples) >= FULL_SCALE)),
-        "channel_fault": powers.fault(),
+        "channel_fault": fault,
         "lost_s": lost / microphone.rate_hz,
     }
 
