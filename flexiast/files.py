@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from flexiast.errors import UsageError
 
 TEMPORARY = ".tmp-"
 """In the name of a file that is being written."""
+NAME_BYTES = 240
+"""Of the name that it will have, its end; file systems take 255, and some are for the rest."""
 
 
 @contextmanager
@@ -20,7 +23,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     """A file that lies beside the path while it is written and is renamed over it at the end, flushed to disk.
 
     What raises inside leaves the path as it was and nothing half-written. A link is followed; a device or pipe, which
-    no rename may replace, is written to.
+    no rename may replace, is written to. A file that is replaced keeps its mode; a new one has what the umask leaves.
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
@@ -28,16 +31,21 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             yield file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{TEMPORARY}")
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+    kept = os.fsdecode(os.fsencode(path.name)[-NAME_BYTES:])
+    temporary = path.with_name(f".{kept}{TEMPORARY}{secrets.token_hex(4)}")
+    # Made with its mode, not given it later: nobody may read in the meantime what he may not read in the end.
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
     try:
         with os.fdopen(handle, "wb") as file:
+            if mode is not None and hasattr(os, "fchmod"):
+                os.fchmod(handle, mode)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:  # a full disk does not say which file it would be
             error.filename = str(path)
         raise

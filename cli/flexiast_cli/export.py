@@ -293,7 +293,7 @@ def _expected_ms(job: _Job) -> dict[PatchSize, dict[str, float]]:
         profile = newest(job.source_sha256, here.machine(), read_settings())
     except DataError as error:
         say(str(error))
-        return {}
+        profile = None
     return {
         patch: {
             name: ms

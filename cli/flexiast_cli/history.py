@@ -150,9 +150,10 @@ def _print_table(events: list[dict[str, Any]]) -> None:
 
 
 def _when(event: dict[str, Any]) -> str:
+    """Local time; its zone tells the two 02:30s of the night in which summer time ends apart."""
     if event["began_at"] is None:
         return f"at {event['start_s']:.1f} s"
-    return datetime.datetime.fromisoformat(event["began_at"]).astimezone().strftime("%a %d %b %H:%M:%S")
+    return datetime.datetime.fromisoformat(event["began_at"]).astimezone().strftime("%a %d %b %Y %H:%M:%S %Z")
 
 
 def _show_day(events: list[dict[str, Any]], plot: Path | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from flexiast_runtime.records import Record
 
 STATUS_EVERY_S = 1.0
-"""Seconds of audio between two status records in JSON."""
+"""Seconds of audio between two status records of a source in JSON."""
 
 
 def listen(
@@ -89,6 +90,14 @@ def listen(
         Literal["retry", "exit"],
         typer.Option("--on-device-loss", help="Look for a lost microphone until it is back, or exit."),
     ] = "retry",
+    on_source_loss: Annotated[
+        Literal["continue", "exit"] | None,
+        typer.Option(
+            "--on-source-loss",
+            help="When one of several sources breaks: hear the others to their end, or exit.",
+            show_default="continue; exit with --on-device-loss exit",
+        ),
+    ] = None,
     duration: Annotated[
         float | None,
         typer.Option("--duration", callback=positive, help="Stop after so many seconds of audio."),
@@ -152,6 +161,7 @@ def listen(
     """
     from flexiast.errors import ExitCode
     from flexiast_cli.console import say
+    from flexiast_cli.full_disk import surviving_full_disk
     from flexiast_cli.interrupts import ending_gently
     from flexiast_cli.sinks import clip_folder, histories_for, opened_sinks, published, remembered
     from flexiast_cli.stations import (
@@ -192,9 +202,9 @@ def listen(
     engines = load_engines(
         bundle, wishes.sizes(patch_sizes, bundle.manifest, precision, profile), precision, backend, say
     )
-    frontend, live, manager = engines.spec.frontend, not names or realtime, ServiceManager.of(os.environ)
+    frontend, live, manager = engines.spec.frontend, not names or realtime, ServiceManager.of(os.environ, say)
     if names:
-        sources = recordings(names, frontend.sample_rate_hz, realtime=realtime)
+        sources = recordings(names, frontend.sample_rate_hz, realtime=realtime, manager=manager)
     else:
         sources = microphones(devices or [None], channel, on_device_loss, manager)
     share_s = settings.step_s / len(sources)  # one thread runs the engines for all of them
@@ -224,13 +234,16 @@ def listen(
         note="Ctrl-C ends" if page is None else f"{page.url} · Ctrl-C ends",
     )
     with (
+        closing(engines),
         ending_gently(partial(stop, captures), terminated=ExitCode.OK) as asked,
         opened_sinks(sinks, Hearing(engines.spec.labels, heard, histories)) as publish,
         recorded(chosen, record, bundle, model or DEFAULT, settings.step_s, len(sources)),
         machine,
+        surviving_full_disk(say),
     ):
         _announce(None if as_json else f"{model or DEFAULT} listens to {', '.join(heard)}; Ctrl-C ends", page)
-        stream = remembered(merged(captures), heard, histories)
+        on_loss = on_source_loss or ("exit" if on_device_loss == "exit" else "continue")
+        stream = remembered(merged(captures, on_loss if len(sources) > 1 else "exit"), heard, histories)
         records = published(hear(((listeners[place], chunk) for place, chunk in stream), listeners), publish)
         records = manager.notifying(records) if manager else records
         _show(records if page is None else served(records, page), show, captures, asked, live=live)
@@ -315,12 +328,12 @@ def _print_jsonl(records: Iterator[Record], *, explain: bool, several: bool) -> 
     from flexiast_cli.screen import print_switch
     from flexiast_runtime.records import Status, Switch
 
-    next_status_s = 0.0
+    next_status_s: dict[str, float] = {}  # of each source, whose streams begin and break off apart
     for record in records:
         if isinstance(record, Status):
-            if record.time_s < next_status_s:
+            if record.time_s < next_status_s.get(record.source, 0.0):
                 continue
-            next_status_s = record.time_s + STATUS_EVERY_S
+            next_status_s[record.source] = record.time_s + STATUS_EVERY_S
         typer.echo(json_line(record.document()))
         if explain and isinstance(record, Switch):
             print_switch(record, several=several)

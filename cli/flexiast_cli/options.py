@@ -116,7 +116,7 @@ GateOption = Annotated[
         "--gate",
         metavar="DBFS|off",
         callback=checked_by(_level),
-        help="A window whose peak is below this level is silence: no engine runs.",
+        help="A window whose peak is below this level is silence: nothing begins, no engine runs.",
     ),
 ]
 

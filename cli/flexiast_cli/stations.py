@@ -30,13 +30,17 @@ def microphones(
 ) -> list[Source]:
     """Microphones by name, None for the usual one; a service manager hears that a lost one is looked for.
 
-    Raises UsageError where two names are of one, DeviceError where one cannot be had.
+    Of several, one that is not there is looked for too, unless a loss is to end it all. Raises UsageError where two
+    names are of one, DeviceError where none can be had, or one that there is has no such channel.
     """
     from flexiast.errors import UsageError
     from flexiast_runtime.health import Watched
     from flexiast_runtime.mic import Microphone
 
-    found: list[Source] = [Microphone(device, channel=channel, on_loss=on_loss) for device in devices]
+    may_come = len(devices) > 1 and on_loss == "retry"
+    found = [Microphone(device, channel=channel, on_loss=on_loss, may_come=may_come) for device in devices]
+    if all(one.is_absent for one in found):
+        Microphone(devices[0])  # which says what there is
     names = [one.name for one in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
         wanted = " and ".join(
@@ -46,19 +50,21 @@ def microphones(
     return [Watched(manager.watching(one) if manager else one) for one in found]
 
 
-def recordings(names: Sequence[str], rate_hz: int, *, realtime: bool) -> list[Source]:
-    """Files, at the pace of a microphone if so asked; - is raw PCM on stdin."""
-    return [_recording(name, rate_hz, realtime=realtime) for name in names]
+def recordings(
+    names: Sequence[str], rate_hz: int, *, realtime: bool, manager: ServiceManager | None = None
+) -> list[Source]:
+    """Files, at the pace of a microphone if so asked; - is raw PCM on stdin, watched like a microphone."""
+    return [_recording(name, rate_hz, realtime=realtime, manager=manager) for name in names]
 
 
-def _recording(name: str, rate_hz: int, *, realtime: bool) -> Source:
-    """A file, at the pace of a microphone if so asked, or what stdin brings."""
+def _recording(name: str, rate_hz: int, *, realtime: bool, manager: ServiceManager | None) -> Source:
     from flexiast_runtime.health import Watched
     from flexiast_runtime.source import FileSource, Paced, PcmSource
 
     if name == "-":
         # Unbuffered and a handle of our own: a thread that waits in sys.stdin would abort the interpreter's exit.
-        return PcmSource(open(0, "rb", buffering=0, closefd=False), rate_hz)
+        pipe = PcmSource(open(0, "rb", buffering=0, closefd=False), rate_hz)  # noqa: SIM115 (read to the end)
+        return Watched(manager.watching(pipe) if manager else pipe)
     file = FileSource(Path(name))
     return Watched(Paced(file)) if realtime else file
 
@@ -82,8 +88,8 @@ def open_stations(
     from flexiast_cli.console import say
     from flexiast_runtime.capture import Capture
     from flexiast_runtime.cascade import Cascade, spares_nothing
+    from flexiast_runtime.health import Watched
     from flexiast_runtime.listener import Listener, Pinned
-    from flexiast_runtime.source import PcmSource
 
     if cascade and isinstance(chosen, Pinned):
         raise UsageError("--cascade listens with a cheap size and asks a better one; with one size there is no other")
@@ -105,7 +111,7 @@ def open_stations(
             conditions=conditions,
             backlog=capture.ring.backlog if live else lambda: 0,
             signal=partial(getattr, source, "signal", None),
-            unix_s=capture.unix_s if live or isinstance(source, PcmSource) else lambda _: None,
+            unix_s=capture.unix_s if isinstance(source, Watched) else lambda _: None,  # which a file is not
             run=run,
             cascade=Cascade(chosen.options[0].patch, thresholds, engines.spec, settings.step_s) if cascade else None,
         )

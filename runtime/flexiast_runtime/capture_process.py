@@ -23,7 +23,15 @@ from contextlib import suppress
 from typing import Any
 
 from flexiast.errors import DeviceError
-from flexiast_runtime.devices import InputDevice, find_again, import_portaudio, input_devices, unusable
+from flexiast_runtime.devices import (
+    NOT_THERE_YET,
+    InputDevice,
+    choose,
+    find_again,
+    import_portaudio,
+    input_devices,
+    unusable,
+)
 
 BLOCK_S = 0.032
 """Callback interval: long enough for Python, short against a step."""
@@ -33,8 +41,9 @@ SLOTS = 128
 """Blocks in the ring: four seconds in which the parent may be busy."""
 HEADER_BYTES = 64
 """An int64, blocks written so far, alone in its cache line."""
-MOST_CHANNELS = 2
-"""Opened where none is chosen: a stereo pair is averaged, the further ones of an array are raw capsules."""
+FIRST_CHANNELS = 2
+"""Opened unless a further one is chosen: a stereo pair is mixed, the others of an array are raw capsules. Never one of
+several: ALSA's plug and PulseAudio would mix them all into it, whichever is chosen."""
 DEVICE_UNAVAILABLE, BAD_IO_DEVICE_COMBINATION = -9985, -9993
 """PortAudio's error codes; on ALSA the second is what opening a device that is gone gives."""
 
@@ -58,12 +67,13 @@ def main() -> None:
 
 def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int) -> None:
     """Capture until the driver ends the stream."""
-    device = find_again(input_devices(), known)
+    there = input_devices()
+    device = choose(there, known.name) if known.number == NOT_THERE_YET else find_again(there, known)
     if device is None:
         raise DeviceError("it is not there" + unusable())
     if channel is not None and channel > device.channels:
         raise DeviceError(f"channel {channel} was wanted of {device.channels}")
-    channels = channel or min(MOST_CHANNELS, device.channels)
+    channels = min(device.channels, max(FIRST_CHANNELS, channel or 0))
     frames = round(BLOCK_S * device.rate_hz)
     block_bytes = 4 * channels * frames
     os.ftruncate(memory_fd, HEADER_BYTES + SLOTS * block_bytes)

@@ -13,16 +13,17 @@ from typing import NamedTuple
 
 from flexiast.errors import DeviceError
 
-USB_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}", re.IGNORECASE)
+NOT_THERE_YET = -1
+"""Number of a microphone that was asked for and is in no list so far"""
 ALSA_CARD = re.compile(r"\(hw:(\d+),\d+\)")
 """Where PortAudio's name of an ALSA device tells the number of its card."""
 
 
 class InputDevice(NamedTuple):
-    """One microphone, as PortAudio lists it."""
+    """One microphone, as PortAudio lists it; or one that is not there yet, by what it was asked for."""
 
     number: int
-    """In the list it comes from; another list may count otherwise"""
+    """In the list it comes from; another list may count otherwise; NOT_THERE_YET"""
     name: str
     """Of several that are called the same, from the second on, with a number: ``USB Mic #2``"""
     host_api: str
@@ -81,6 +82,11 @@ def choose(devices: Sequence[InputDevice], wanted: str | None) -> InputDevice:
     if len(fitting) > 1:
         raise DeviceError(f"{wanted!r} fits several microphones: {_names(fitting)}; give more of the name")
     return fitting[0]
+
+
+def is_absent(devices: Sequence[InputDevice], wanted: str | None) -> bool:
+    """Whether there is no such microphone now; one may come. Several that fit are there."""
+    return not devices if wanted is None else not _fitting(devices, wanted)
 
 
 def _fitting(devices: Sequence[InputDevice], wanted: str) -> list[InputDevice]:

@@ -77,6 +77,10 @@ class Engines:
     def prepare(self, patch: PatchSize) -> None:
         """Do now what the next run of this size would have to do first; asked between windows. Here it is nothing."""
 
+    def close(self) -> None:
+        """Give back what the engines hold; none can be run any more."""
+        self._engines.clear()
+
     def logits(self, features: Float, patch: PatchSize) -> Float:
         """Features [batch, window_frames, mels] → logits [batch, classes]; makes a bundle a Classifier."""
         return self[patch].run(features)

@@ -1,4 +1,4 @@
-"""The energy gate: a window in which nothing sounds is answered without an engine."""
+"""The energy gate: a window in which nothing sounds has no label, whatever a model would make of it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,30 @@ DIGITAL_SILENCE_DBFS = -80.0
 """Three steps of a 16-bit converter: dither stays below, every microphone that is not muted is above."""
 
 
+STILL = 1e-6
+"""Of full scale. Samples that differ by no more stand still: digital silence, at whatever offset; resampling may leave
+a last digit of a constant. A tone of 20 Hz that moves so slowly is itself below the default level."""
+
+
 class Gate:
-    """Remembers where a stream was last loud; exact whatever the blocks that it comes in."""
+    """Remembers where a stream last sounded; exact whatever the blocks that it comes in."""
 
     def __init__(self, level_dbfs: float) -> None:
-        """``level_dbfs`` is that of a peak, 0 for full scale; −inf finds everything loud."""
+        """``level_dbfs`` is that of a peak, 0 for full scale; with −inf only samples that stand still are silent."""
         self._level = 10 ** (level_dbfs / 20)
         self._loud = np.array([-1])
         """Numbers of loud samples: the last one before the newest block, then those in it."""
+        self._last = np.empty(0, np.float32)
+        """The sample before the newest block, where there is one"""
 
     def hear(self, start: int, samples: Float) -> None:
         """A block whose first sample has the number ``start``."""
-        loud = np.flatnonzero(~(np.abs(samples) < self._level))  # NaN is not silence
+        before = self._last if len(self._last) else samples[:1]
+        moves = ~(np.abs(np.diff(samples, prepend=before)) <= STILL)  # NaN is not silence
+        loud = np.flatnonzero(moves & ~(np.abs(samples) < self._level))
         self._loud = np.concatenate((self._loud[-1:], start + loud))
+        self._last = samples[-1:].copy() if len(samples) else self._last
 
     def silent(self, start: int, end: int) -> bool:
-        """Whether samples ``start`` … ``end`` are all below the level; asked when the newest block brings ``end``."""
+        """Whether samples ``start`` … ``end`` are all silent; asked when the newest block brings ``end``."""
         return bool(self._loud[np.searchsorted(self._loud, end) - 1] < start)

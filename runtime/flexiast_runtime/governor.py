@@ -191,7 +191,7 @@ def step(policy: Policy, options: Sequence[Option], state: State, seen: Observat
     state = _feel(policy, _rest(policy, state, seen), seen)
     if seen.failed or state.degraded:
         return _escape(policy, options, state, seen)
-    state = _learn(policy, options, state, seen)
+    state = _learn(options, state, seen)
     allowed = limit(policy.goal, options, state, seen)
     if state.index > allowed.option:
         state = state._replace(raised_at_s=None)  # a limit that falls does not make the last climb a mistake
@@ -263,7 +263,7 @@ def _resting(state: State) -> set[int]:
     return {rest.option for rest in state.resting if rest.holds}
 
 
-def _learn(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> State:
+def _learn(options: Sequence[Option], state: State, seen: Observation) -> State:
     """Slow-down and misses after one more latency: fast up, slower down; one lone outlier counts as 4 sigma."""
     if seen.latency_s is None or not math.isfinite(seen.latency_s):
         return state

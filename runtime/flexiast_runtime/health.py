@@ -1,4 +1,4 @@
-"""Whether a source delivers sound: level, clipping, silence, what is missing or no number."""
+"""Whether a source delivers sound: level, clipping, silence, its channels, what is missing or no number."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flexiast_runtime.mixing import Mixer
 from flexiast_runtime.source import Block, Notice, Source
 
 NO_SIGNAL_S = 5.0
@@ -23,6 +24,8 @@ DC_S = 1.0
 """Time constant of the mean that tells an offset from sound."""
 OFFSET = 0.01
 """Of full scale; from here on a mean is a fault, for few converters are free of a smaller one."""
+CHANNELS_S = 2.0
+"""Seconds after which a fault of the channels is said: a single sound may come from one side alone."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,9 @@ class Signal:
     """What is known of a source now; counts since it was opened."""
 
     level_dbfs: float = FLOOR_DBFS
-    """Of the last block, without its mean: 0 is a square wave of full scale"""
+    """Of the last block as it is mixed, without its mean: 0 is a square wave of full scale"""
     peak_dbfs: float = FLOOR_DBFS
+    """Of any channel"""
     offset: float = 0.0
     """Mean, smoothed over a second; full scale is 1"""
     silent_s: float = 0.0
@@ -45,6 +49,8 @@ class Signal:
     lost_s: float = 0.0
     drift_ppm: float | None = None
     """How much slower the device's clock is than the machine's; None where it is not known"""
+    channel: int | None = None
+    """Heard alone, from 1, since the mean of all would lose what it holds; None for the mean"""
 
     def faults(self) -> tuple[str, ...]:
         """What is wrong, in a few words each, the worst first; none for a sound source."""
@@ -53,6 +59,7 @@ class Signal:
             (self.invalid, f"{self.invalid:,} invalid"),
             (self.clipped, f"{self.clipped:,} clipped"),
             (abs(self.offset) >= OFFSET, f"DC offset {self.offset:+.1%}"),
+            (self.channel, f"channel {self.channel} alone"),
         )
         return tuple(text for wrong, text in said if wrong)
 
@@ -67,11 +74,12 @@ class Signal:
             "gaps": self.gaps,
             "lost_s": round(self.lost_s, 3),
             "drift_ppm": None if self.drift_ppm is None else round(self.drift_ppm),
+            "channel": self.channel,
         }
 
 
 class Watched:
-    """A source whose every block is looked at; what is no number never reaches the model."""
+    """A source whose every block is looked at and mixed to mono; what is no number never reaches the model."""
 
     def __init__(self, source: Source) -> None:
         self.name, self.rate_hz = source.name, source.rate_hz
@@ -79,6 +87,8 @@ class Watched:
         """As of the last block; an immutable value, so any thread may read it."""
         self._source = source
         self._held: NDArray[np.float32] | None = None  # the value of each channel, while it does not change
+        self._mixer = Mixer(source.rate_hz)
+        self._fault: tuple[str | None, float] = None, 0.0  # of the channels, and for how many seconds
 
     def blocks(self) -> Iterator[Block]:
         """The source's blocks, with gaps where samples were no numbers, and notices when the signal goes or comes."""
@@ -110,27 +120,38 @@ class Watched:
         if block.lost:
             lost_s = self.signal.lost_s + block.lost / self.rate_hz
             self.signal = replace(self.signal, gaps=self.signal.gaps + 1, lost_s=lost_s)
-        yield block
         if not len(block.samples):
+            yield block
             return
-        before = self.signal.silent_s
-        self.signal = replace(self._measured(block.samples), drift_ppm=block.drift_ppm)
+        before, mono = self.signal.silent_s, self._mixer.mix(block.samples)
+        yield block._replace(samples=mono)
+        self.signal = replace(self._measured(block.samples, mono), drift_ppm=block.drift_ppm)
+        if (fault := self._fault_to_report(len(mono) / self.rate_hz)) is not None:
+            yield Block(mono[:0], notice=Notice("channels", fault))
         if before < NO_SIGNAL_S <= self.signal.silent_s:
             reason = f"{NO_SIGNAL_S:g} s of digital silence: is the microphone muted, or its volume at zero?"
-            yield Block(block.samples[:0], notice=Notice("no signal", reason))
+            yield Block(mono[:0], notice=Notice("no signal", reason))
         elif before >= NO_SIGNAL_S > self.signal.silent_s:
-            yield Block(block.samples[:0], notice=Notice("signal", f"sound again after {before:.0f} s"))
+            yield Block(mono[:0], notice=Notice("signal", f"sound again after {before:.0f} s"))
 
-    def _measured(self, samples: NDArray[np.float32]) -> Signal:
-        mean = float(samples.mean(dtype=np.float64))
+    def _fault_to_report(self, seconds: float) -> str | None:
+        """A fault of the channels, once it has lasted; none again before it has been over."""
+        (known, before_s), found = self._fault, self._mixer.fault
+        lasted_s = seconds + (before_s if found == known else 0.0)
+        self._fault = found, lasted_s
+        return found if lasted_s >= CHANNELS_S > lasted_s - seconds else None
+
+    def _measured(self, samples: NDArray[np.float32], mono: NDArray[np.float32]) -> Signal:
+        mean = float(mono.mean(dtype=np.float64))
         silent = self._unchanged(samples)
         seconds = len(samples) / self.rate_hz
         return replace(
             self.signal,
-            level_dbfs=_dbfs(float(np.sqrt(np.square(samples - np.float32(mean), dtype=np.float32).mean()))),
+            level_dbfs=_dbfs(float(np.sqrt(np.square(mono - np.float32(mean), dtype=np.float32).mean()))),
             peak_dbfs=_dbfs(float(np.abs(samples).max())),
             offset=self.signal.offset + -math.expm1(-seconds / DC_S) * (mean - self.signal.offset),
             silent_s=self.signal.silent_s + seconds if silent else 0.0,
+            channel=None if self._mixer.alone is None else self._mixer.alone + 1,
             clipped=self.signal.clipped + int(np.count_nonzero(np.abs(samples).max(axis=1) >= CLIPPED)),
         )
 

@@ -10,7 +10,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from flexiast_runtime.framer import Framer, Window
 from flexiast_runtime.gate import DIGITAL_SILENCE_DBFS, Gate
 from flexiast_runtime.governor import Decision, Observation, Option, Policy
 from flexiast_runtime.health import Signal
+from flexiast_runtime.percentiles import percentile
 from flexiast_runtime.power import Battery
 from flexiast_runtime.profiling import paced_s
 from flexiast_runtime.records import (
@@ -60,7 +60,7 @@ class Settings:
     smoothing_s: float
     rules: EventRules = EventRules()
     gate_dbfs: float = DIGITAL_SILENCE_DBFS
-    """A window whose samples are all below this peak is not run; −inf runs every one."""
+    """A window whose samples are all below this peak is not run; −inf runs all but digital silence."""
 
     @classmethod
     def of(
@@ -160,6 +160,10 @@ class _Use:
         self.latencies_s.append(spent.latency_s)
         del self.latencies_s[:-KEPT_LATENCIES]
 
+    def report(self, patch: PatchSize) -> VariantUse:
+        p50_s, p95_s = (percentile(sorted(self.latencies_s), percent) for percent in (50, 95))
+        return VariantUse(patch, self.windows, self.misses, self.cpu_s, p50_s, p95_s)
+
 
 class _Answer(NamedTuple):
     """To one window."""
@@ -222,9 +226,10 @@ class Listener:
         )
         self._gate = Gate(settings.gate_dbfs)
         self._cascade, self._run_id = cascade, run
-        self._silence: dict[PatchSize, Float] = {}
+        self._nothing = np.zeros(len(engines.spec.labels), np.float32)
         self._used: dict[PatchSize, _Use] = defaultdict(_Use)
         self._events = self._switches = self._overloads = self._discontinuities = self._lost = self._skipped = 0
+        self._is_broken = False  # since the audio broke off
         self._unspent_cpu_s = 0.0
         self._begun_cpu_s = time.process_time()
 
@@ -236,17 +241,18 @@ class Listener:
         """What one chunk brings to an end."""
         for state, reason in chunk.notices:
             yield SourceNotice(self._source, self._framer.end / self._rate, state, reason)
+            if state == "lost":
+                yield from self._break_off()
         if not len(chunk.samples):
             return
-        if chunk.start != self._framer.end:
-            yield from self._break_off(chunk.start)
+        if self._is_broken or chunk.start != self._framer.end:
+            yield from self._begin_again(chunk.start)
         self._gate.hear(chunk.start, chunk.samples)
         yield from self._windows(self._framer.push(chunk.samples))
 
     def finish(self) -> Iterator[Record]:
         """The stream has ended: so do its last window and its events; then comes the summary."""
-        yield from self._windows(self._framer.flush())
-        yield from self._ended(self._detector.flush(self._framer.end))
+        yield from self._break_off()
         yield self._summary(time.process_time() - self._begun_cpu_s)
 
     @property
@@ -255,11 +261,18 @@ class Listener:
         busy = None if self._cascade is None else self._cascade.kept_busy_by
         return None if busy is None else self._engines.spec.labels[busy]
 
-    def _break_off(self, start: int) -> Iterator[Record]:
-        """A discontinuity: events end where the audio did, and nothing is remembered across it."""
-        yield from self._windows(self._framer.flush())
-        yield from self._ended(self._detector.flush(self._framer.end))
-        self._discontinuities += 1
+    def _break_off(self) -> Iterator[Record]:
+        """The audio has broken off, for now: its last window and its events end with it."""
+        if not self._is_broken:
+            self._is_broken = True
+            yield from self._windows(self._framer.flush())
+            yield from self._ended(self._detector.flush(self._framer.end))
+
+    def _begin_again(self, start: int) -> Iterator[Record]:
+        """After a discontinuity, at a sample: nothing is remembered across it."""
+        yield from self._break_off()
+        self._is_broken = False
+        self._discontinuities += start != self._framer.end  # else what was late has come after all
         self._lost += start - self._framer.end
         self._smoother.reset()
         if self._cascade is not None:
@@ -289,7 +302,8 @@ class Listener:
     def _answered(self, window: Window, answers: list[_Answer]) -> Iterator[Record]:
         """Add the answer to a window, from the first engine that gives one; none while all of them fail."""
         if self._gate.silent(window.start, window.end):
-            yield from self._from_chosen(window, answers, self._silent_answer)
+            answers.append(_Answer(self._chooser.patch, self._nothing, 0.0, ran=False))
+            self._smoother.reset()  # what sounded before it sounds no longer: no label lingers
             return
         glanced_s = self._clock()
         if self._cascade is not None and (level := self._cascade.level(window)) != "sharp":
@@ -297,7 +311,7 @@ class Listener:
             self._cascade.spared += len(answers)
         if not answers:
             glanced_s = self._clock() - glanced_s
-            yield from self._from_chosen(window, answers, partial(self._run, window))
+            yield from self._from_chosen(window, answers)
             answers[:] = [answer._replace(glance_s=glanced_s) for answer in answers]
             if answers and self._cascade is not None:
                 self._cascade.heard(answers[0].scores)
@@ -318,9 +332,7 @@ class Listener:
                 if not cascade.heard(answer.scores):
                     answers.append(answer._replace(option=0))
 
-    def _from_chosen(
-        self, window: Window, answers: list[_Answer], ask: Callable[[PatchSize], _Answer]
-    ) -> Iterator[Record]:
+    def _from_chosen(self, window: Window, answers: list[_Answer]) -> Iterator[Record]:
         """Add what the size says that was chosen, or, where its engine fails, the next one chosen."""
         seen = self._conditions(window.end / self._rate).at(window.end / self._rate)
         if self._chooser.degraded:
@@ -328,7 +340,7 @@ class Listener:
         while not answers and not self._chooser.degraded:
             patch = self._chooser.patch
             try:
-                answers.append(ask(patch))
+                answers.append(self._run(window, patch))
             except Exception as error:
                 if isinstance(self._chooser, Pinned):  # there is nothing to go on with
                     raise
@@ -352,15 +364,6 @@ class Listener:
             self._switches += 1
             self._engines.prepare(self._chooser.patch)
             yield Switch(self._source, seen.time_s, before, self._chooser.patch, reason)
-
-    def _silent_answer(self, patch: PatchSize) -> _Answer:
-        """What a variant makes of a window of zeros, asked once."""
-        begun_s = self._clock()
-        if patch not in self._silence:
-            frontend = Frontend(self._engines.spec.frontend)
-            zeros = np.zeros(frontend.spec.window_samples, np.float32)
-            self._silence[patch] = self._engines.scores(frontend.window(zeros)[None], patch)[0]
-        return _Answer(patch, self._silence[patch], self._clock() - begun_s, ran=False)
 
     def _account(self, window: Window, answer: _Answer, smoothed: Float, spent: _Spent) -> Iterator[Record]:
         """Count the window, report it, and ask the governor what runs next."""
@@ -432,17 +435,7 @@ class Listener:
             discontinuities=self._discontinuities,
             dropped_s=self._lost / self._rate,
             cpu_s=cpu_s,
-            variants=tuple(
-                VariantUse(
-                    patch,
-                    use.windows,
-                    use.misses,
-                    use.cpu_s,
-                    float(np.percentile(use.latencies_s, 50, method="nearest")),
-                    float(np.percentile(use.latencies_s, 95, method="nearest")),
-                )
-                for patch, use in uses
-            ),
+            variants=tuple(use.report(patch) for patch, use in uses),
         )
 
 
@@ -452,7 +445,7 @@ def hear(stream: Iterable[tuple[Listener, Chunk]], listeners: Sequence[Listener]
     try:
         for listener, chunk in stream:
             yield from listener.push(chunk)
-    except FlexiastError as error:  # what was heard before a source failed is reported first
+    except (FlexiastError, OSError) as error:  # what was heard before a source failed is reported first
         failure = error
     for listener in listeners:
         yield from listener.finish()

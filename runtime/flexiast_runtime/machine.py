@@ -55,10 +55,6 @@ class Climate:
     power_saver: bool | None
     """Whether the user asked the system to save power"""
 
-    @property
-    def hottest_c(self) -> float | None:
-        return max(self.temperatures_c.values(), default=None)
-
 
 def read_machine(root: Path = ROOT) -> Machine:
     """The machine as its own files describe it."""

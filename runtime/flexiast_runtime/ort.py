@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 
 Float = NDArray[np.float32]
 
-Provider = Literal["cpu", "cuda", "tensorrt"]
+Provider = Literal["cpu", "cuda"]
 PROVIDERS: dict[Provider, list[str]] = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider"],
-    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider"],  # CUDA runs what TensorRT leaves
 }
 
 

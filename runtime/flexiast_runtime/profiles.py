@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -173,9 +174,14 @@ class Profile(Value):
     def expected_ms(self, gmac: float, precision: str) -> float | None:
         """Median latency of a size that was not measured, between its neighbours in cost, both on logarithmic axes.
 
-        None without two sizes of that precision: one says nothing of the slope.
+        Sizes of equal cost, such as 16x32 and 32x16, count as one, their geometric mean. None without two costs of that
+        precision: one says nothing of the slope.
         """
-        known = sorted((m.gmac, m.p50_ms) for m in self.measurements if m.precision == precision)
+        logarithms: dict[float, list[float]] = defaultdict(list)
+        for m in self.measurements:
+            if m.precision == precision:
+                logarithms[m.gmac].append(math.log(m.p50_ms))
+        known = sorted((cost, math.exp(sum(times) / len(times))) for cost, times in logarithms.items())
         if len(known) < 2:
             return None
         pairs = list(itertools.pairwise(known))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,10 +13,15 @@ from contextlib import suppress
 from flexiast.errors import DataError
 
 MAX_BYTES = 64_000
+LOOK_S = 0.02
+"""From one look at whether a program has ended to the next"""
 
 
 def output_of(argv: Sequence[str], timeout_s: float) -> str:
-    """What it printed before it ended with 0; raises DataError for anything else."""
+    """What it printed before it ended with 0; raises DataError for anything else, at the latest after so long.
+
+    It has ended when it ends itself: what it started may hold its stdout open, and is ended with it.
+    """
     try:
         process = subprocess.Popen(
             argv,
@@ -27,22 +32,39 @@ def output_of(argv: Sequence[str], timeout_s: float) -> str:
         )
     except OSError as error:
         raise DataError(f"{argv[0]} cannot be run: {error.strerror}") from error
-    begun, timer = time.monotonic(), threading.Timer(timeout_s, end_group, (process,))
     with process:
-        timer.start()
         try:
-            content = process.stdout.read(MAX_BYTES) if process.stdout else b""
-            if len(content) == MAX_BYTES:
-                raise DataError(f"{argv[0]} prints {MAX_BYTES:,} bytes or more, which can be no reading")
-            code = process.wait()
+            content = _read_until_end(process, time.monotonic() + timeout_s)
         finally:
-            timer.cancel()
-            end_group(process)
-    if time.monotonic() - begun >= timeout_s:
+            with suppress(ProcessLookupError):  # not waited for yet, so the group's number is still its own
+                os.killpg(process.pid, signal.SIGKILL)
+    if content is None:
         raise DataError(f"{argv[0]} took more than {timeout_s:g} s and was ended")
-    if code:
-        raise DataError(f"{argv[0]} ended with {code}")
+    if len(content) >= MAX_BYTES:
+        raise DataError(f"{argv[0]} prints {MAX_BYTES:,} bytes or more, which can be no reading")
+    if process.returncode:
+        raise DataError(f"{argv[0]} ended with {process.returncode}")
     return content.decode(errors="replace")
+
+
+def _read_until_end(process: subprocess.Popen[bytes], deadline_s: float) -> bytes | None:
+    """What a program prints until it ends, up to MAX_BYTES; None where the deadline comes first."""
+    assert process.stdout is not None
+    pipe, content, is_open = process.stdout.fileno(), b"", True
+    os.set_blocking(pipe, False)
+    while time.monotonic() < deadline_s:
+        # Asked before the pipe is read: what it printed before it ended lies in the pipe by now.
+        has_ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        try:
+            while is_open and len(content) < MAX_BYTES:
+                chunk = os.read(pipe, MAX_BYTES - len(content))
+                content, is_open = content + chunk, bool(chunk)
+        except BlockingIOError:
+            pass
+        if has_ended or len(content) >= MAX_BYTES:
+            return content
+        select.select([pipe] if is_open else [], [], [], LOOK_S)
+    return None
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

@@ -139,12 +139,12 @@ class Status:
 
 @dataclass(frozen=True)
 class SourceNotice:
-    """What became of a source: lost, found again, silent."""
+    """What became of a source: lost, found again, silent, or what is wrong with its channels."""
 
     source: str
     time_s: float
     """Seconds of audio since the start"""
-    state: Literal["lost", "found", "no signal", "signal"]
+    state: Literal["lost", "found", "no signal", "signal", "channels"]
     reason: str
 
     def document(self) -> dict[str, Any]:

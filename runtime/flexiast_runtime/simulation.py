@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from flexiast_runtime import governor
 from flexiast_runtime.governor import Observation, Option, Policy
+from flexiast_runtime.percentiles import percentile
 from flexiast_runtime.power import Battery
 
 Double = NDArray[np.float64]
@@ -160,7 +161,7 @@ class Outcome:
         return scenario.cell is None or float(self.charges[-1]) >= KEPT * scenario.keep
 
     def age_s(self, percent: float) -> float:
-        return float(np.percentile(self.ages_s, percent, method="nearest"))
+        return percentile(sorted(map(float, self.ages_s)), percent)
 
 
 class World:

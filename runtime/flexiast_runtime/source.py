@@ -6,6 +6,8 @@ as fast as it goes: the same conversion, the same sample counter.
 
 from __future__ import annotations
 
+import io
+import select
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,17 +19,23 @@ from numpy.typing import NDArray
 
 from flexiast.audio import open_audio
 from flexiast.errors import DataError, printable
+from flexiast_runtime.stall import LATE_S, STALL_S, PipeClock
+from flexiast_runtime.timeline import uptime_s
 
 Float = NDArray[np.float32]
 
 BLOCK_S = 0.1
 """Seconds of audio that files and pipes are read in."""
+WAKE_S = 0.1
+"""While a pipe brings nothing, whoever reads it may stop so often."""
+BURST_S = 0.25
+"""After a stall, what comes in so many seconds may be what was late."""
 
 
 class Notice(NamedTuple):
     """What became of a source, said once, when it happens."""
 
-    state: Literal["lost", "found", "no signal", "signal"]
+    state: Literal["lost", "found", "no signal", "signal", "channels"]
     reason: str
 
 
@@ -97,26 +105,79 @@ class FileSource:
 
 
 class PcmSource:
-    """Raw PCM from a pipe: mono, signed 16-bit little-endian, as ``arecord -t raw -f S16_LE -c 1 -r RATE`` writes."""
+    """Raw PCM from a pipe: mono, signed 16-bit little-endian, as ``arecord -t raw -f S16_LE -c 1 -r RATE`` writes.
 
-    def __init__(self, stream: BinaryIO, rate_hz: int, name: str = "stdin") -> None:
-        self.name, self.rate_hz, self._stream = name, rate_hz, stream
+    An unbuffered pipe is watched like a microphone: one that stalls is lost until it goes on, and what did not come in
+    the meantime is missing. Empty blocks come while nothing does.
+    """
+
+    def __init__(
+        self, stream: BinaryIO, rate_hz: int, name: str = "stdin", clock: Callable[[], float] = uptime_s
+    ) -> None:
+        """``clock`` must run on in suspend."""
+        self.name, self.rate_hz, self._stream, self._clock = name, rate_hz, stream, clock
 
     def blocks(self) -> Iterator[Block]:
-        size, pending = 2 * round(BLOCK_S * self.rate_hz), b""
-        # read1 hands over what a pipe holds now: a slow microphone is not waited for until a block is full.
-        read = getattr(self._stream, "read1", self._stream.read)
-        while content := read(size):
+        pending = b""
+        for content, lost, notice in self._watched() if self._can_be_watched else self._unwatched():
             pending += content
             whole = len(pending) // 2 * 2
             samples = np.frombuffer(pending[:whole], "<i2").astype(np.float32) / np.float32(32768)
             pending = pending[whole:]
-            if len(samples):
-                yield Block(samples[:, None])
+            if len(samples) or not content:
+                yield Block(samples[:, None], lost, notice)
         if pending:
             raise DataError(
                 f"{self.name} ended inside a sample; expected raw 16-bit little-endian mono PCM at {self.rate_hz} Hz"
             )
+
+    @property
+    def _can_be_watched(self) -> bool:
+        """What a buffer holds cannot be waited for, and Windows has no poll."""
+        return isinstance(self._stream, io.FileIO) and hasattr(select, "poll")
+
+    def _unwatched(self) -> Iterator[tuple[bytes, int, Notice | None]]:
+        # read1 hands over what a pipe holds now: a slow microphone is not waited for until a block is full.
+        read = getattr(self._stream, "read1", self._stream.read)
+        while content := read(self._size):
+            yield content, 0, None
+
+    def _watched(self) -> Iterator[tuple[bytes, int, Notice | None]]:
+        """What comes, the samples missing before it, and what is said with it; nothing every WAKE_S while it stalls."""
+        pipe, poll = PipeClock(), select.poll()
+        poll.register(self._stream, select.POLLIN)
+        while True:
+            pipe.wait_from(self._clock())
+            is_lost = False
+            while not poll.poll(1000 * WAKE_S):
+                overdue_s, notice = pipe.overdue_s(self._clock()), None
+                if not is_lost and overdue_s > STALL_S:
+                    is_lost = True
+                    notice = Notice("lost", f"nothing has come for {overdue_s:.1f} s: whoever writes it has stalled")
+                yield b"", 0, notice
+            content = self._read_burst(poll, pipe) if is_lost else self._stream.read(self._size)
+            if not content:
+                return
+            now_s, came_s = self._clock(), len(content) / (2 * self.rate_hz)
+            missing_s = pipe.overdue_s(now_s, came_s) if is_lost else 0.0
+            lost = round(missing_s * self.rate_hz) if missing_s > LATE_S else 0
+            pipe.come(now_s, came_s, lost / self.rate_hz)
+            yield content, lost, Notice("found", f"{lost / self.rate_hz:.1f} s are missing") if is_lost else None
+
+    def _read_burst(self, poll: select.poll, pipe: PipeClock) -> bytes:
+        """What comes at once after a stall: all that was late, if whoever writes has kept it."""
+        content, end_s = b"", self._clock() + BURST_S
+        while (left_s := end_s - self._clock()) > 0 and poll.poll(1000 * left_s):
+            chunk = self._stream.read(self._size)
+            content += chunk
+            if not chunk or not pipe.overdue_s(self._clock(), len(content) / (2 * self.rate_hz)):
+                break
+        return content
+
+    @property
+    def _size(self) -> int:
+        """Bytes of a block."""
+        return 2 * round(BLOCK_S * self.rate_hz)
 
 
 class Paced:

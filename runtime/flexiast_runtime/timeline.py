@@ -60,7 +60,7 @@ class Timeline:
         late_s = now_s - self._origin_s - self._frames / self._rate_hz
         self._window_frames += frames
         self._punctual_s = min(self._punctual_s, late_s)
-        if broken:
+        if broken and self._frames > frames:  # before the first ones nothing is missing
             return self._lose(max(frames, self._missing(late_s)), now_s)
         window_s = self._window_frames / self._rate_hz
         if min(window_s, now_s - self._window_begun_s) < WINDOW_S:

@@ -33,13 +33,15 @@ class ServiceManager:
     _next_s: float = 0.0
 
     @classmethod
-    def of(cls, environment: MutableMapping[str, str]) -> ServiceManager | None:
-        """The manager that started this process and wants to hear of it, or None.
+    def of(
+        cls, environment: MutableMapping[str, str], say: Callable[[str], None] = lambda text: None
+    ) -> ServiceManager | None:
+        """The manager that started this process and wants to hear of it, or None; ``say`` is told if it is not there.
 
         Its address is taken out of the environment: programs that are started from here would speak for this process.
         """
         address = environment.pop("NOTIFY_SOCKET", "")
-        return None if not address else cls(_sender(address), watchdog_s(environment) or STATUS_EVERY_S)
+        return None if not address else cls(_sender(address, say), watchdog_s(environment) or STATUS_EVERY_S)
 
     def notifying(self, records: Iterator[Record]) -> Iterator[Record]:
         """The records as they come, each of which shows that the loop goes round."""
@@ -111,9 +113,10 @@ def described(record: Record) -> str:
     return f"{record.audio_s:.0f} s heard, {record.events} events" if isinstance(record, Summary) else ""
 
 
-def _sender(address: str) -> Callable[[str], None]:
+def _sender(address: str, say: Callable[[str], None]) -> Callable[[str], None]:
     """Send datagrams to a path, or to a name in Linux's abstract namespace, written with an @ in front."""
     target = f"\0{address[1:]}" if address.startswith("@") else address
+    failures: list[OSError] = []
 
     def send(text: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as endpoint:
@@ -122,5 +125,9 @@ def _sender(address: str) -> Callable[[str], None]:
                 endpoint.sendto(text.replace("\0", "").encode(), target)
             except BlockingIOError:
                 return  # the next message comes soon
+            except OSError as error:  # nobody is there, or the address is none; the audio goes on
+                if not failures:
+                    failures.append(error)
+                    say(f"NOTIFY_SOCKET={address} does not answer: {error}; listening goes on")
 
     return send

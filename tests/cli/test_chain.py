@@ -184,6 +184,39 @@ def test_listen_reads_raw_pcm_from_a_pipe(run: Run, bundle: Path, stream: Path) 
     assert summary["dropped_s"] == 0.0
 
 
+@pytest.mark.parametrize("on_loss", ["continue", "exit"])
+def test_a_source_that_breaks_ends_no_other_unless_it_is_told_to(
+    run: Run, bundle: Path, stream: Path, on_loss: str
+) -> None:
+    """A pipe that ends inside a sample. In the end the exit code tells of it either way."""
+    options = ("--input", "-", "--input", stream)
+    result = run("listen", bundle, *options, "--on-source-loss", on_loss, "--json", stdin=bytes(2_001))
+    assert result.returncode == 8
+    assert "stdin ended inside a sample" in result.stderr
+    found = records(result.stdout)
+    summaries = {record["source"]: record for record in found if record["type"] == "summary"}
+    notices = [(record["source"], record["state"]) for record in found if record["type"] == "source"]
+    assert summaries.keys() == {"stdin", str(stream)}
+    if on_loss == "continue":
+        assert summaries[str(stream)]["audio_s"] == 3.0
+        assert notices == [("stdin", "lost")]
+    else:
+        assert notices == []
+
+
+def test_each_source_has_a_status_a_second(run: Run, bundle: Path, stream: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.wav"
+    other.write_bytes(stream.read_bytes())
+    both = records(run("listen", bundle, "--input", stream, "--input", other, "--json").stdout)
+    alone = records(run("listen", bundle, "--input", stream, "--json").stdout)
+    times = [
+        [record["time_s"] for record in which if (record["type"], record["source"]) == ("status", str(source))]
+        for which, source in ((both, stream), (both, other), (alone, stream))
+    ]
+    assert times == [times[2]] * 3
+    assert len(times[2]) >= 3
+
+
 def test_duration_ends_the_stream_to_the_sample(run: Run, bundle: Path, stream: Path) -> None:
     assert (
         records(run("listen", bundle, "--input", stream, "--duration", "1.25", "--json").stdout)[-1]["audio_s"] == 1.25

@@ -6,7 +6,8 @@ import csv
 import datetime
 import io
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def test_all_forms_tell_the_same_events(show: Show, database: Path) -> None:
         (event["id"], event["label"], event["began_at"] or "", event["score"]) for event in expected
     ]
     table, note = show()
-    assert "Mon 25 Nov 09:24:00" in table and "at 32400.0 s" in table and "yard" in table
+    assert "Mon 25 Nov 2024 09:24:00 " in table and "at 32400.0 s" in table and "yard" in table
     assert note == f"5 events in {database}\n"
 
 
@@ -86,6 +87,32 @@ def test_all_forms_tell_the_same_events(show: Show, database: Path) -> None:
 def test_options_choose_events(show: Show, options: dict[str, Any], numbers: list[int]) -> None:
     lines = show(Format.JSONL, **options)[0].splitlines()
     assert [json.loads(line)["id"] for line in lines] == [EVENTS[number].id for number in numbers]
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+def test_years_and_the_hour_that_comes_twice_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sink = SqliteHistory(tmp_path / "h.db")
+    sink.open(Hearing())
+    first = datetime.datetime(2026, 10, 25, 0, 30, tzinfo=datetime.timezone.utc)
+    for number, moment in enumerate((first - datetime.timedelta(days=364), first, first + datetime.timedelta(hours=1))):
+        sink.deliver(event(began_at_s=moment.timestamp(), start_sample=number * RATE_HZ))
+    sink.close()
+    history(tmp_path / "h.db")
+    shown = [" ".join(line.split()[:6]) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert shown == [
+        "Sun 26 Oct 2025 02:30:00 CEST",
+        "Sun 25 Oct 2026 02:30:00 CEST",
+        "Sun 25 Oct 2026 02:30:00 CET",
+    ]
 
 
 def test_a_label_that_never_occurred_is_told_its_neighbours(show: Show, database: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
+import stat
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,37 @@ def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_a_new_file_has_what_the_umask_leaves(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "new", b"")
+        (tmp_path / "plain").touch()
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "plain")]
+    assert modes == [0o666 & ~umask] * 2
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755])
+def test_a_file_that_is_replaced_keeps_its_mode_also_while_it_is_written(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "secret"
+    path.touch()
+    path.chmod(mode)
+    with atomic(path) as file:
+        file.write(b"new")
+        assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {mode}
+    assert (stat.S_IMODE(path.stat().st_mode), path.read_bytes()) == (mode, b"new")
+
+
+def test_a_name_as_long_as_names_may_be_is_written(tmp_path: Path) -> None:
+    path = tmp_path / ("é" * 121 + ".flexiast.csv")  # 255 bytes
+    with atomic(path) as file:
+        assert [".flexiast.csv" in each.name for each in tmp_path.iterdir()] == [True]
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole"
 
 
 def test_a_full_disk_names_the_file(tmp_path: Path) -> None:

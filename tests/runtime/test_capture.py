@@ -98,11 +98,59 @@ def test_when_a_sample_sounded_is_known_however_late_it_is_read(blocks: int, sam
                 yield block
 
     clock = [1e9]
-    capture = Capture(Sounding(blocks), RATE, STEP, live=True, wall=lambda: clock[0])
+    capture = Capture(Sounding(blocks), RATE, STEP, live=True, wall=lambda: clock[0], clock=lambda: clock[0] - 1e9 + 77)
     assert capture.unix_s(sample) is None
     for _ in capture:
         pass
     assert capture.unix_s(sample) == pytest.approx(1e9 + sample / RATE, abs=1e-6)  # of the sum's rounding
+
+
+class Timed(Script):
+    """Blocks that come when they have sounded, each after a pause."""
+
+    def __init__(self, clock: list[float], pauses_s: list[float]) -> None:
+        super().__init__(len(pauses_s))
+        self._clock, self._pauses_s = clock, pauses_s
+
+    def blocks(self) -> Iterator[Block]:
+        for block, pause_s in zip(super().blocks(), self._pauses_s, strict=True):
+            self._clock[0] += pause_s + len(block.samples) / RATE
+            yield block._replace(lost=round(pause_s * RATE))
+
+
+@given(st.lists(st.sampled_from([0.0, 0.0, 0.5, 20.0]), min_size=2, max_size=9), st.sampled_from([-3_600.0, 0.0, 7.0]))
+def test_the_wall_clock_is_the_one_that_is_set_now_also_for_what_sounded_before(
+    pauses_s: list[float], is_set_by_s: float
+) -> None:
+    """Recorded audio has no time of its own; a clock that is set corrects what it said before."""
+    clock, offset = [77.0], 1e9
+    capture = Capture(
+        Timed(clock, pauses_s), RATE, STEP, live=True, wall=lambda: clock[0] + offset, clock=lambda: clock[0]
+    )
+    for _ in capture:
+        pass
+    offset += is_set_by_s
+    samples = round(sum(pauses_s) * RATE) + 100 * len(pauses_s)
+    assert capture.unix_s(samples) == pytest.approx(clock[0] + offset, abs=1e-6)
+    assert capture.unix_s(0) == pytest.approx(77.0 + offset, abs=1e-3)
+
+
+@given(st.floats(0.1, 30.0))
+def test_what_is_late_without_a_loss_leaves_no_old_time_behind(late_s: float) -> None:
+    """A pause that nobody counted: what came before it does not date what comes after a break."""
+    clock = [77.0]
+
+    class Late(Timed):
+        def blocks(self) -> Iterator[Block]:
+            for number, block in enumerate(super().blocks()):
+                yield block._replace(lost=5 if number == 3 else 0)
+
+    capture = Capture(
+        Late(clock, [0, 0, 0, late_s, 0, 0]), RATE, STEP, live=True, wall=lambda: clock[0], clock=lambda: clock[0]
+    )
+    for _ in capture:
+        pass
+    assert capture.unix_s(605) == pytest.approx(clock[0], abs=1e-6)
 
 
 # ----- several
@@ -141,6 +189,25 @@ def test_one_that_fails_ends_and_releases_all() -> None:
     with pytest.raises(DataError, match="broken"):
         list(merged(captures))
     assert endless.released.is_set()
+
+
+@pytest.mark.parametrize("error", [DataError("broken"), OSError("broken")])
+def test_one_that_fails_ends_no_other_if_so_asked_and_is_raised_in_the_end(error: Exception) -> None:
+    changed = threading.Condition()
+    captures = [
+        Capture(Script(30), RATE, STEP, live=False, changed=changed),
+        Capture(Script(2, error), RATE, STEP, live=False, changed=changed),
+        Capture(Script(1, DataError("too")), RATE, STEP, live=False, changed=changed),
+    ]
+    heard, notices = [0, 0, 0], []
+    with pytest.raises((DataError, OSError)) as raised:  # whichever comes first
+        for place, chunk in merged(captures, "continue"):
+            assert chunk.start == heard[place]
+            heard[place] += len(chunk.samples)
+            notices += [(place, *notice) for notice in chunk.notices]
+    assert heard == [3_000, 200, 100]
+    assert sorted(notices) == [(1, "lost", "broken"), (2, "lost", "too")]
+    assert str(raised.value) in {"broken", "too"}
 
 
 def test_captures_that_cannot_be_waited_for_together_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -121,6 +123,23 @@ def test_room_is_that_of_the_folder_that_would_be_made(tmp_path: Path) -> None:
     assert found.text.startswith(f"{shutil.disk_usage(tmp_path).free / 1e9:.0f}"[:1])
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_who_may_not_write_is_told_to_own_the_folder_alone(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never what it lies in, which may be the whole system."""
+    folder = tmp_path / "my data" / "flexiast"
+    if there:
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for asked in (folder, Path("/nowhere/flexiast")):
+        found = machine.room(asked)
+        command, _ = found.remedy.split(", or set")
+        assert found.state == "warning"
+        assert shlex.split(command)[-1] == str(asked)
+        assert ("install -d" in command) is not (there and asked == folder)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -225,6 +244,7 @@ TONE = {"name": "usbmic", "rate_hz": 48_000, "seconds": 2.0, "rms": 0.1, "peak":
         (TONE | {"rms": 1e-4, "peak": 4e-4}, "warning", "hardly a sound"),
         (TONE | {"clipped": 0.02, "peak": 1.0}, "warning", "2.0% of it is clipped"),
         (TONE | {"lost_s": 0.3}, "warning", "0.30 s were lost"),
+        (TONE | {"channel_fault": "its channels cancel"}, "warning", "its channels cancel"),
         ({"error": "gone"}, "failure", "gone"),
     ],
 )
@@ -322,3 +342,19 @@ def test_what_is_wrong_with_a_microphone_is_said(
 ) -> None:
     found = plugged(np.clip(make_tone(440, 1.0, 48_000, amplitude=amplitude), -1, 1), fault)
     assert (found[-1].state, said in found[-1].text) == (state, True), asdict(found[-1])
+
+
+@pytest.mark.parametrize(
+    ("gains", "state", "said"),
+    [((1, 1), "ok", ""), ((1, -1), "warning", "opposite phase"), ((0, 1), "warning", "channel 1 hears nothing")],
+)
+def test_a_microphone_whose_mix_would_lose_its_sound_is_no_ok(
+    virtual_microphone: Callable[..., Any], tmp_path: Path, gains: tuple[float, float], state: str, said: str
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 48_000)
+    soundfile.write(tmp_path / "usbmic.wav", np.stack([gain * noise for gain in gains], axis=1), 48_000)
+    program = [sys.executable, "-W", "error", "-m", "flexiast_runtime.checks.probe", "record", "0.5", "usbmic"]
+    answer = json.loads(virtual_microphone(program, usbmic=tmp_path / "usbmic.wav").read())
+    found = audio.recording(answer)
+    assert (found.state, said in found.text) == (state, True), found
+    assert "level -20 dBFS" in found.text  # what is heard has lost nothing

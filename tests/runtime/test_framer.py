@@ -145,6 +145,17 @@ def test_after_a_restart_nothing_of_before_is_left(
     assert framer.end == restart + after
 
 
+@given(STEPS, st.integers(0, 5), st.integers(1, 6_320))
+def test_a_window_comes_with_its_last_sample_not_with_the_next_block(
+    frontend: Frontend, step: int, more: int, block: int
+) -> None:
+    framer, window = Framer(frontend, step), frontend.spec.window_samples
+    end = window + more * step
+    assert sum(len(list(framer.push(part))) for part in in_blocks(noise(end - 1), [block])) == more
+    (last,) = framer.push(noise(1))
+    assert last.end == end
+
+
 class CountingFrontend(Frontend):
     """Counts the frames it has computed."""
 

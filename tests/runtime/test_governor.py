@@ -17,7 +17,7 @@ from flexiast.spec import PatchSize
 from flexiast_runtime import governor
 from flexiast_runtime.belief import Belief, believe
 from flexiast_runtime.governor import Decision, Observation, Option, Policy, State, frontier, predicted_p95
-from flexiast_runtime.limits import TAPER_FROM, Goal, limit
+from flexiast_runtime.limits import BAND, TAPER_FROM, Goal, limit
 from flexiast_runtime.power import Battery
 
 POLICY = Policy()
@@ -517,6 +517,28 @@ def test_without_power_figures_the_charge_is_led_along_a_line_to_the_goal() -> N
         )
         state, _ = governor.step(policy, OPTIONS, state, seen)
     assert 0.05 <= fraction <= 0.2  # half the band beside the goal, and the sensor's percent
+
+
+@given(pulled_h=st.floats(0.1, 6), goal_h=st.floats(1, 12), gone=st.floats(0.05, 0.95), ahead=st.floats(-0.04, 0.04))
+def test_the_line_begins_where_the_cable_was_pulled(pulled_h: float, goal_h: float, gone: float, ahead: float) -> None:
+    """Whatever ran on mains before it: a charge on the line allows what it allowed at first, above it more."""
+    pulled_s, keep = 3_600 * pulled_h, 0.2
+    until_s = pulled_s + 3_600 * goal_h
+    policy = Policy(goal=Goal(until_s, keep))
+    menu = tuple(Option(PatchSize(64 - index, 64), 0.001 * 1.1**index) for index in range(60))
+
+    def allowed(time_s: float, fraction: float, belief: Belief) -> int:
+        seen = Observation(time_s, DEADLINE_S, battery=Battery(fraction, discharging=True))
+        return limit(policy.goal, menu, State(0, belief=believe(policy, belief, seen)), seen).option
+
+    mains = Observation(pulled_s - 1, DEADLINE_S, battery=Battery(1.0, discharging=False))
+    pulled = believe(policy, Belief(), mains)
+    begun = believe(policy, pulled, Observation(pulled_s, DEADLINE_S, battery=Battery(1.0, discharging=True)))
+    time_s, line = pulled_s + gone * (until_s - pulled_s), 1.0 - gone * (1.0 - keep)
+    fraction = min(line + ahead, 1.0)
+    found = allowed(time_s, fraction, begun._replace(battery=Battery(fraction, discharging=True), read_at_s=time_s - 1))
+    share = min(max(0.5 + (fraction - line) / BAND, 0.0), 1.0)
+    assert found == pytest.approx(59 * share, abs=1)  # geometric costs: each option is one step of the share
 
 
 def test_charge_that_is_to_be_kept_is_kept() -> None:

@@ -89,6 +89,25 @@ def test_a_quiet_room_has_a_signal() -> None:
     assert states(watched(cut(one_bit))[1]) == []
 
 
+# ----- channels
+
+
+@pytest.mark.parametrize(("gains", "channel"), [((1, -1), 1), ((0.3, -1), 2), ((0, 1), 2)])
+def test_a_mix_that_would_cancel_is_said_once_and_the_loudest_channel_is_heard(
+    gains: tuple[float, float], channel: int
+) -> None:
+    sound = noise(5)
+    source, heard = watched(cut(sound * np.float32(gains)))
+    assert states(heard) == ["channels"]
+    (notice,) = (block.notice for block in heard if block.notice is not None)
+    assert f"channel {channel} alone is heard" in notice.reason
+    assert source.signal.channel == channel
+    assert f"channel {channel} alone" in source.signal.faults()
+    mono = np.concatenate([block.samples for block in heard])
+    np.testing.assert_allclose(np.abs(mono[RATE:]), np.abs(sound[RATE:]), atol=1e-7)
+    assert source.signal.level_dbfs == pytest.approx(20 * np.log10(sound[-100:].std()), abs=0.01)
+
+
 # ----- what is missing or no number
 
 

@@ -103,6 +103,21 @@ def test_audio_is_exact_and_in_order_at_the_devices_own_rate(
     assert_played(heard["samples"], heard["starts"], heard["lengths"], np.tile(played[:, shown], (4, 1)))
 
 
+@pytest.mark.parametrize("channel", [1, 2])
+def test_a_chosen_channel_is_not_a_mix_where_the_system_converts(
+    virtual_microphone: Plug, wavs: dict[str, Path], tmp_path: Path, channel: int
+) -> None:
+    """ALSA's `default` is a plug: it takes any number of channels, and gives the mean of all where one is asked."""
+    played, rate_hz = soundfile.read(wavs["stereo"], dtype="float32")
+    options = {"device": "default", "channel": channel, "frames": rate_hz // 2, "output": str(tmp_path / "heard")}
+    program = [sys.executable, "-W", "error", RECORDER, json.dumps(options)]
+    assert virtual_microphone(program, stereo=wavs["stereo"]).process.wait(MANY_S) == 0
+    piece = np.load(tmp_path / "heard.npz")["samples"][-8_000:, 0]
+    alike = [likeness(piece, np.tile(played[:, column], 2)) for column in (channel - 1, 2 - channel)]
+    assert alike[0] > 0.99  # a mean of two is alike to each by 0.7
+    assert alike[1] < 0.1
+
+
 def assert_played(samples: Any, starts: Any, lengths: Any, played: NDArray[np.float32]) -> None:
     """Every stretch without a loss stands in what was played, each after the one before."""
     breaks = np.flatnonzero(starts[1:] != starts[:-1] + lengths[:-1])
@@ -252,6 +267,36 @@ def test_ctrl_c_ends_listening_whether_the_microphone_is_there_or_not(
     until(running, type="summary")
     assert running.process.wait(MANY_S) == 130
     assert_gone(capturing)
+
+
+# ----- what may come
+
+
+def test_one_that_may_come_is_looked_for_from_the_start(hear: Plug, wavs: dict[str, Path], tmp_path: Path) -> None:
+    """Its rate is not known before, and what was before it is not missing."""
+    options = {"device": "gard", "may_come": True, "retry_s": (0.1,), "after": "found", "frames": 24_000}
+    running = hear(**options, output=str(tmp_path / "heard"))
+    heard = until(running, state="lost")
+    assert "no microphone is called 'gard'; found: 'usbmic'" in heard[-1]["reason"]
+    config = running.rig / "alsa.conf"
+    config.write_text(config.read_text().replace("pcm.other", "pcm.garden"))
+    heard += until(running, state="found")
+    assert (heard[-1]["lost"], heard[-1]["reason"]) == (0, "it is heard from now on")
+    assert running.process.wait(MANY_S) == 0
+    piece = np.load(tmp_path / "heard.npz")["samples"][-12_000:, 0]
+    played, rate_hz = soundfile.read(wavs["other"], dtype="float32")
+    assert likeness(piece, soxr.resample(np.tile(played, 2), rate_hz, 48_000)) > 0.99
+
+
+def test_one_that_may_come_and_cannot_be_opened_at_first_is_heard_later(
+    virtual_microphone: Plug, wavs: dict[str, Path]
+) -> None:
+    options = json.dumps({"device": "usbmic", "may_come": True, "retry_s": (0.1,)})
+    broken = f"echo error > $VMIC_DIR/usbmic.ctl; exec {sys.executable} {RECORDER} '{options}'"
+    running = virtual_microphone(["sh", "-c", broken], **wavs)
+    assert "Input/output error" in until(running, state="lost")[-1]["reason"]
+    running.ctl("usbmic", "ok")
+    assert until(running, state="found")[-1]["lost"] == 0
 
 
 # ----- what cannot be opened

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,10 @@ def test_scores_of_several_labels_are_sigmoids(logits: list[float]) -> None:
     found = scores(np.array(logits, np.float32), "multi")
     np.testing.assert_allclose(found, expit(np.array(logits, np.float64)), rtol=0, atol=1e-6)  # float32
     assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_closed_engines_hold_nothing(tiny_bundle: Path) -> None:
+    engines = load_engines(Bundle.open(tiny_bundle))
+    held = [weakref.ref(engine) for engine in engines]
+    engines.close()
+    assert (engines.patches, [each() for each in held]) == ((), [None] * len(held))

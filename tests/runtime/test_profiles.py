@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flexiast.errors import DataError
@@ -268,6 +271,24 @@ def test_a_size_between_two_is_expected_between_them(profile: Profile, exponent:
     known = priced(profile, *((cost, 3 * cost**exponent) for cost in (0.1, 8.0, 1.0)))
     for cost in (0.01, 0.1, 0.5, 1.0, 5.0, 8.0, 20.0):
         assert known.expected_ms(cost, "fp32") == pytest.approx(3 * cost**exponent)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.1, 1.0, 8.0]), st.floats(0.1, 100)), min_size=2, max_size=8),
+    st.floats(0.01, 20),
+)
+def test_sizes_of_equal_cost_are_one(profile: Profile, pairs: list[tuple[float, float]], cost: float) -> None:
+    """As 16x32 and 32x16 are: between them there is no slope. Whatever their order, and what is known is kept."""
+    expected = priced(profile, *pairs).expected_ms(cost, "fp32")
+    costs = {gmac for gmac, _ in pairs}
+    if len(costs) == 1:
+        assert expected is None
+        return
+    assert expected is not None and 0 < expected < math.inf
+    assert priced(profile, *reversed(pairs)).expected_ms(cost, "fp32") == pytest.approx(expected)
+    for known in costs:
+        times = [ms for gmac, ms in pairs if gmac == known]
+        assert min(times) * 0.999 <= (priced(profile, *pairs).expected_ms(known, "fp32") or 0) <= max(times) * 1.001
 
 
 def test_nothing_is_expected_from_one_size_or_another_precision(profile: Profile) -> None:

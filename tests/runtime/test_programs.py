@@ -55,6 +55,25 @@ def test_what_a_hanging_program_started_is_ended_with_it(tmp_path: Path) -> None
         time.sleep(0.01)
 
 
+def test_a_child_that_keeps_stdout_open_is_not_waited_for(tmp_path: Path) -> None:
+    """The program itself has printed its reading and ended; what it left behind ends with it."""
+    note = tmp_path / "child"
+    assert output_of(("sh", "-c", f"sleep 99 & echo $! > {note}; echo watts=5"), PATIENCE_S) == "watts=5\n"
+    child, deadline = int(note.read_text()), time.monotonic() + PATIENCE_S
+    while is_running(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_child_of_another_session_that_keeps_stdout_open_is_not_waited_for() -> None:
+    code = "import subprocess; subprocess.Popen(['sleep', '20'], start_new_session=True); print('watts=5')"
+    assert output_of(python(code), PATIENCE_S) == "watts=5\n"
+
+
+def test_all_that_a_program_printed_is_read_however_late_it_is_read() -> None:
+    assert output_of(python("print('x' * 63_000, end='')"), PATIENCE_S) == "x" * 63_000
+
+
 def is_running(process: int) -> bool:
     try:
         os.kill(process, 0)

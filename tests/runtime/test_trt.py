@@ -792,15 +792,13 @@ def test_a_driver_that_refuses_is_named(gpu: FakeGpu) -> None:
 # ----------------------------------------------------------------------------------------- ONNX Runtime's own providers
 
 
-@pytest.mark.parametrize(
-    ("provider", "name"), [("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider")]
-)
 def test_a_provider_that_onnx_runtime_lacks_is_said_not_replaced(
-    tiny_bundle: Path, provider: ort.Provider, name: str, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(GpuError, match=f"{name} was asked for, this ONNX Runtime has CPUExecutionProvider") as caught:
-        ort.load_engines(Bundle.open(tiny_bundle), provider=provider)
+    said = "CUDAExecutionProvider was asked for, this ONNX Runtime has CPUExecutionProvider"
+    with pytest.raises(GpuError, match=said) as caught:
+        ort.load_engines(Bundle.open(tiny_bundle), provider="cuda")
     assert caught.value.exit_code == ExitCode.FAILURE
 
 

@@ -177,6 +177,22 @@ def test_pings_are_never_further_apart_than_asked_while_records_come(pauses_s: l
     records.close()
 
 
+@pytest.mark.parametrize("address", ["absent", "@flexiast-test-nobody", "closed", "folder/" * 40, "."])
+def test_a_manager_that_is_gone_is_said_once_and_listening_goes_on(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as closed:
+        closed.bind("closed")
+    notes: list[str] = []
+    found = ServiceManager.of({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000"}, notes.append)
+    assert found is not None
+    found.clock = itertools.count().__next__
+    assert list(found.notifying(iter([STATUS, SWITCH, STATUS]))) == [STATUS, SWITCH, STATUS]
+    assert len(notes) == 1
+    assert f"NOTIFY_SOCKET={address} does not answer" in notes[0]
+
+
 def test_without_a_manager_nobody_is_told() -> None:
     assert ServiceManager.of({}) is None
     assert ServiceManager.of({"NOTIFY_SOCKET": ""}) is None

@@ -18,6 +18,7 @@ CLIPPED_SHARE = 0.001
 
 LOUDER = "unmute it and raise its level: alsamixer, F4"
 QUIETER = "lower its level: alsamixer, F4"
+ONE_CHANNEL = "look at its cable and its input: a balanced microphone belongs on a mono input; --channel chooses one"
 LESS_LOAD = "see what else runs; a USB hub may be too slow"
 HUNG = "plug it out and in again; a newer PortAudio (after June 2025) notices a device that is gone"
 
@@ -68,12 +69,14 @@ def recording(answer: dict[str, Any]) -> Finding:
         f"{answer['name']}: {answer['seconds']:.1f} s at {answer['rate_hz']:,} Hz, "
         f"level {decibels(answer['rms'])}, peak {decibels(answer['peak'])}"
     )
+    channels = answer.get("channel_fault") or ""
     faults: list[tuple[bool, State, str, str]] = [
         (not answer["seconds"], "failure", "it opens and delivers nothing", HUNG),
         (not answer["peak"], "warning", "digital silence", LOUDER),
         (answer["lost_s"] > 0, "warning", f"{answer['lost_s']:.2f} s were lost", LESS_LOAD),
         (answer["clipped"] > CLIPPED_SHARE, "warning", f"{answer['clipped']:.1%} of it is clipped", QUIETER),
         (answer["peak"] < 10 ** (QUIET_DBFS / 20), "warning", "hardly a sound", LOUDER),
+        (bool(channels), "warning", channels, ONE_CHANNEL),
     ]
     for found, state, what, remedy in faults:
         if found:

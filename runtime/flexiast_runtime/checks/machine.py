@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -143,7 +144,10 @@ def room(folder: Path) -> Finding:
     if free < LITTLE_ROOM_BYTES:
         return Finding("disk", "warning", said, "remove what is old; `flexiast engines prune` frees unusable plans")
     if not os.access(there, os.W_OK):
-        return Finding("disk", "warning", f"{there} may not be written to", f"sudo chown $USER {there}")
+        # The folder itself is to be the user's, never what it would lie in: that may be the whole system.
+        path = shlex.quote(str(folder))
+        remedy = f"sudo chown $USER {path}" if there == folder else f"sudo install -d -o $USER {path}"
+        return Finding("disk", "warning", f"{there} may not be written to", f"{remedy}, or set XDG_DATA_HOME")
     return Finding("disk", "ok", said)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from flexiast.errors import DeviceError
 from flexiast_runtime.devices import import_portaudio
 from flexiast_runtime.mic import Microphone
+from flexiast_runtime.mixing import measure_powers
 
 RATES_HZ = (16_000, 22_050, 32_000, 44_100, 48_000, 96_000)
 GRACE_S = 3.0
@@ -46,7 +47,10 @@ def _rates(portaudio: Any, index: int) -> list[int]:
 
 
 def record(seconds: float, name: str | None = None) -> dict[str, Any]:
-    """A recording's level, clipping and losses; shorter than asked where the device delivers too little."""
+    """A recording's level as it would be mixed, clipping, losses and what is wrong with its channels.
+
+    Shorter than asked where the device delivers too little.
+    """
     microphone = Microphone(name)
     begun_s, frames, blocks, lost = time.monotonic(), 0, [], 0
     for block in microphone.blocks():
@@ -54,14 +58,18 @@ def record(seconds: float, name: str | None = None) -> dict[str, Any]:
         blocks.append(block.samples)
         if frames >= seconds * microphone.rate_hz or time.monotonic() - begun_s > seconds + GRACE_S:
             break
-    samples = np.abs(np.concatenate([part for part in blocks if len(part)] or [np.zeros((1, 1), np.float32)]))
+    samples = np.concatenate([part for part in blocks if len(part)] or [np.zeros((1, 1), np.float32)])
+    powers = measure_powers(samples)
+    fault = powers.fault(powers.loudest)
+    heard = samples.mean(axis=1) if fault is None else samples[:, powers.loudest]
     return {
         "name": microphone.name,
         "rate_hz": microphone.rate_hz,
         "seconds": frames / microphone.rate_hz,
-        "rms": float(np.sqrt(np.mean(samples.astype(np.float64) ** 2))),
-        "peak": float(samples.max()),
-        "clipped": float(np.mean(samples >= FULL_SCALE)),
+        "rms": float(np.sqrt(np.mean(heard.astype(np.float64) ** 2))),
+        "peak": float(np.abs(samples).max()),
+        "clipped": float(np.mean(np.abs(samples) >= FULL_SCALE)),
+        "channel_fault": fault,
         "lost_s": lost / microphone.rate_hz,
     }
 

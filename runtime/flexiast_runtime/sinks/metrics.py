@@ -91,8 +91,9 @@ class _Meters:
         elif isinstance(record, Switch):
             self._switches.labels(record.source).inc()
         elif isinstance(record, SourceNotice):
-            gauge = self._up if record.state in {"lost", "found"} else self._signal
-            gauge.labels(record.source).set(record.state in {"found", "signal"})
+            gauge = {"lost": self._up, "found": self._up, "signal": self._signal, "no signal": self._signal}
+            if record.state in gauge:
+                gauge[record.state].labels(record.source).set(record.state in {"found", "signal"})
         else:
             self._window(record)
 

@@ -54,6 +54,7 @@ def test_records_become_figures(metrics: Metrics) -> None:
         Switch("kitchen", 1.0, small, large, "it took too long"),
         SourceNotice("kitchen", 2.0, "lost", "unplugged"),
         SourceNotice("yard", 2.0, "no signal", "silence"),
+        SourceNotice("kitchen", 2.5, "channels", "they cancel; one of them is heard"),
     ):
         metrics.deliver(record)
     figures = scraped(metrics)
