@@ -69,7 +69,7 @@ class Webhook:
                 pass
         except urllib.error.HTTPError as error:
             error.close()
-            said = f"{self.name} answered {error.code}"
+            said = f"it answered {error.code}"
             if error.code < 500 and error.code not in PASSING:
                 raise SinkError(said) from None
             wait_s = retry_after_s(error.headers.get("Retry-After"), self._wall())
@@ -78,7 +78,7 @@ class Webhook:
         except (OSError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             kind = SinkUnavailableError if isinstance(reason, _BROKEN_OFF) else SinkDownError
-            raise kind(f"{self.name} did not answer: {type(reason).__name__}") from None
+            raise kind(f"it did not answer: {type(reason).__name__}") from None
 
     def close(self) -> None:
         """Each request has its own connection."""
