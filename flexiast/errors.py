@@ -31,6 +31,8 @@ class ExitCode(IntEnum):
     """The command needs an optional part of flexiast that is not installed."""
     DATA = 8
     """An audio file or data set cannot be read."""
+    LOST = 9
+    """`flexiast listen --to`: a sink did not get every record; stderr says how many and why."""
     INTERRUPTED = 130
     """Ended by Ctrl-C, after everything was flushed."""
     TERMINATED = 143
@@ -133,4 +135,15 @@ class SinkError(FlexiastError):
 
 
 class SinkUnavailableError(SinkError):
-    """A sink takes nothing at the moment: a full disk, a broker that is down; worth another try."""
+    """A sink does not take a record now; worth another try, others may be tried meanwhile.
+
+    ``retry_after_s``: the receiver asks for no record at all within so many seconds.
+    """
+
+    def __init__(self, text: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+
+
+class SinkDownError(SinkUnavailableError):
+    """A sink takes nothing now, whatever the record: a full disk, a broker that cannot be reached."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from flexiast_runtime.history import Query
 
 COLUMNS = ("began_at", "start_s", "end_s", "label", "score", "source", "patch_size", "id")
 """Of the CSV; new ones are added at the end."""
@@ -40,6 +44,9 @@ def history(
         str | None, typer.Option("--since", help="From then on: 24h, 7d, 2026-11-25 or 2026-11-25T14:30.")
     ] = None,
     until: Annotated[str | None, typer.Option("--until", help="Before then; written as for --since.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="The newest so many only.", show_default="all")
+    ] = None,
     form: Annotated[
         Format, typer.Option("--format", help="chart counts by label and time of day; the others list events.")
     ] = Format.TABLE,
@@ -50,7 +57,6 @@ def history(
     """Show what was heard, the oldest first; times are local."""
     from flexiast.extras import require
     from flexiast.files import check_output
-    from flexiast_cli.console import print_json, say
     from flexiast_runtime.history import Query, default_database, heard_labels, read_events
 
     if plot is not None:
@@ -58,23 +64,25 @@ def history(
         check_output(plot)
     now = datetime.datetime.now(datetime.timezone.utc)
     query = Query(
-        tuple(labels or ()), tuple(sources or ()), _moment(since, "--since", now), _moment(until, "--until", now)
+        tuple(labels or ()),
+        tuple(sources or ()),
+        _moment(since, "--since", now),
+        _moment(until, "--until", now),
+        limit,
     )
     database = database or default_database()
     _hint(query.labels, heard_labels(database) if query.labels else ())
     events = read_events(database, query)
     if plot is not None or form is Format.CHART:
-        _show_day(list(events), plot)
+        _show_day(events, plot)
     elif form is Format.JSONL:
         _print_jsonl(events)
     elif form is Format.JSON:
-        print_json({"events": list(events)})
+        _print_json(events)
     elif form is Format.CSV:
         _print_csv(events)
     else:
-        found = list(events)
-        _print_table(found)
-        say(f"{len(found):,} {'event' if len(found) == 1 else 'events'} in {database}")
+        _print_table(events, database, query)
 
 
 def _hint(labels: Iterable[str], heard: Sequence[str]) -> None:
@@ -125,45 +133,81 @@ def _print_csv(events: Iterable[dict[str, Any]]) -> None:
     writer.writerows(events)
 
 
-def _print_table(events: list[dict[str, Any]]) -> None:
-    from rich.table import Table
+def _print_json(events: Iterable[dict[str, Any]]) -> None:
+    """One document, written as its events come."""
+    from flexiast_cli.console import json_line
+    from flexiast_runtime.records import SCHEMA_VERSION
+
+    begin = f'{{"schema_version": {json.dumps(SCHEMA_VERSION)}, "events": ['
+    for event in events:
+        sys.stdout.write(begin + json_line(event))
+        begin = ", "
+    sys.stdout.write((begin if begin != ", " else "") + "]}\n")
+
+
+def _print_table(events: Iterable[dict[str, Any]], database: Path, query: Query) -> None:
+    """A line for each event, as it comes: widths are those of the labels, which are asked for beforehand."""
+    from rich.cells import cell_len, set_cell_size
     from rich.text import Text
 
-    from flexiast_cli.console import stdout
+    from flexiast_cli.console import counted, say, stdout
+    from flexiast_runtime.history import labels_and_sources
 
-    several = len({event["source"] for event in events}) > 1
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("heard", "s", "sound", "score", "patch", *(["source"] if several else [])):
-        table.add_column(name, justify="right" if name in {"s", "score"} else "left")
+    labels, sources = labels_and_sources(database, query)
+    width, several = max(cell_len(label) for label in (*labels, "sound")), len(sources) > 1
+    console, number = stdout(), 0
+
+    def line(when: str, seconds: str, label: str, score: str, patch: str, source: str, style: str = "") -> None:
+        cells = [
+            (f"{when:<24}", style or "dim"),
+            (f"{seconds:>7}", style),
+            (set_cell_size(label, width), style or "green"),
+            (f"{score:>5}", style),
+            (f"{patch:<7}" if several else patch, style or "cyan"),
+            *([(source, style or "dim")] if several else []),
+        ]
+        if console.is_terminal:
+            console.print(Text("  ").join(Text(*cell) for cell in cells), soft_wrap=True)
+        else:  # much faster, and files may be long
+            sys.stdout.write("  ".join(text for text, _ in cells).rstrip() + "\n")
+
     for event in events:
-        cells = (
-            Text(_when(event), "dim"),
-            Text(f"{event['end_s'] - event['start_s']:.1f}"),
-            Text(event["label"], "green"),
-            Text(f"{event['score']:.2f}"),
-            Text(event["patch_size"], "cyan"),
-            Text(event["source"], "dim"),
-        )
-        table.add_row(*(cells if several else cells[:-1]))
-    if events:
-        stdout().print(table)
+        if not number:
+            line("heard", "s", "sound", "score", "patch", "source", "bold")
+        number += 1
+        seconds, score = f"{event['end_s'] - event['start_s']:.1f}", f"{event['score']:.2f}"
+        line(_when(event), seconds, event["label"], score, event["patch_size"], event["source"])
+    say(f"{counted(number, 'event')} in {database}")
 
 
 def _when(event: dict[str, Any]) -> str:
-    """Local time; its zone tells the two 02:30s of the night in which summer time ends apart."""
+    """Local time; with its offset in the hour that comes twice when summer time ends."""
     if event["began_at"] is None:
         return f"at {event['start_s']:.1f} s"
-    return datetime.datetime.fromisoformat(event["began_at"]).astimezone().strftime("%a %d %b %Y %H:%M:%S %Z")
+    began = datetime.datetime.fromisoformat(event["began_at"])
+    local = began.astimezone()
+    naive = local.replace(tzinfo=None)
+    twice = naive.replace(fold=0).timestamp() != naive.replace(fold=1).timestamp()
+    return local.strftime(f"%a %d %b %Y %H:%M:%S{' %z' if twice else ''}")
 
 
-def _show_day(events: list[dict[str, Any]], plot: Path | None) -> None:
+def _show_day(events: Iterable[dict[str, Any]], plot: Path | None) -> None:
     from flexiast_cli.console import say, stdout
     from flexiast_cli.day import Day
 
-    dated = [event for event in events if event["began_at"] is not None]
-    if undated := len(events) - len(dated):
+    undated = 0
+
+    def dated() -> Iterator[tuple[str, datetime.datetime]]:
+        nonlocal undated
+        for event in events:
+            if event["began_at"] is None:
+                undated += 1
+            else:
+                yield event["label"], datetime.datetime.fromisoformat(event["began_at"]).astimezone()
+
+    day = Day.of(dated())
+    if undated:
         say(f"recordings have no time of day: {undated:,} left out")
-    day = Day.of((event["label"], datetime.datetime.fromisoformat(event["began_at"]).astimezone()) for event in dated)
     if not day.rows:
         say("nothing was heard in that time")
     elif plot is not None:

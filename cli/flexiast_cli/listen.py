@@ -223,7 +223,8 @@ def listen(
     )
     captures, listeners = [capture for capture, _ in stations], [listener for _, listener in stations]
     heard = tuple(source.name for source in sources)
-    histories = histories_for(sinks, heard, frontend.sample_rate_hz)
+    histories = histories_for(sinks, sources, frontend.sample_rate_hz, live=live)
+    hearing = Hearing(engines.spec.labels, heard, histories, patch_sizes=tuple(map(str, engines.patches)))
     title = f"{model or DEFAULT} · {', '.join(heard)}"
     page = None if address is None else WebPage(*address, title, frontend, clips=clip_folder(sinks), public=public)
     show = _printer(
@@ -236,7 +237,7 @@ def listen(
     with (
         closing(engines),
         ending_gently(partial(stop, captures), terminated=ExitCode.OK) as asked,
-        opened_sinks(sinks, Hearing(engines.spec.labels, heard, histories)) as publish,
+        opened_sinks(sinks, hearing, lambda: live or asked.by is not None) as publish,
         recorded(chosen, record, bundle, model or DEFAULT, settings.step_s, len(sources)),
         machine,
         surviving_full_disk(say),

@@ -75,6 +75,17 @@ class Service:
     python: Path
     config: Path
 
+    def _time_sync(self) -> str:
+        """A user's manager knows no targets of the system's; by the time of a login the clock is set."""
+        if self.scope == "user":
+            return ""
+        return (
+            " time-sync.target\n"
+            "# Events and clips bear the time: a board may boot in another year until its clock is set.\n"
+            "# It waits where systemd-time-wait-sync.service or chrony-wait.service is enabled.\n"
+            "Wants=time-sync.target"
+        )
+
     def text(self) -> str:
         """The unit file. A user's manager may not confine as the system's does, so that unit says less."""
         command = [str(self.python), "-m", "flexiast_cli.main", "listen", "--config", str(self.config)]
@@ -82,7 +93,7 @@ class Service:
         hopeless = " ".join(str(code.value) for code in HOPELESS)
         parts = (
             MARK,
-            "[Unit]\nDescription=flexiast, sound recognition\nAfter=sound.target",
+            "[Unit]\nDescription=flexiast, sound recognition\nAfter=sound.target" + self._time_sync(),
             "# A microphone may be plugged in next week.\nStartLimitIntervalSec=0\n",
             f"[Service]\nExecStart={' '.join(map(quoted, command))}",
             COMMON.format(secrets=secrets, hopeless=hopeless) + (SYSTEM if self.scope == "system" else ""),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -58,9 +60,18 @@ class Query:
     """Unix seconds at which an event begins at the earliest; leaves recordings out"""
     until_s: float | None = None
     """Unix seconds before which it begins; leaves recordings out"""
+    limit: int | None = None
+    """The newest so many; all for None"""
 
-    def where(self) -> tuple[str, list[Any]]:
-        """As SQL and its values."""
+    def select(self, columns: str) -> tuple[str, list[Any]]:
+        """A selection of these columns as SQL, and its values."""
+        where, values = self._where()
+        if self.limit is None:
+            return f"SELECT {columns} FROM events WHERE {where}", values
+        order = "ORDER BY began_at_s DESC, rowid DESC LIMIT ?"
+        return f"SELECT * FROM (SELECT {columns} FROM events WHERE {where} {order})", [*values, self.limit]
+
+    def _where(self) -> tuple[str, list[Any]]:
         parts: list[tuple[str, Sequence[Any]]] = []
         for column, names in (("label", self.labels), ("source", self.sources)):
             if names:
@@ -75,14 +86,20 @@ class Query:
 def read_events(path: Path, query: Query = Query()) -> Iterator[dict[str, Any]]:
     """Documents of events in the order of their time; recordings first, in the order they were stored.
 
-    Raises DataError for a file that is no such database.
+    One at a time: a year of them needs no more memory than a day. Raises DataError for a file that is no such database.
     """
-    where, values = query.where()
+    sql, values = query.select("document, began_at_s, rowid AS place")
     with _reading(path) as connection:
-        for (document,) in connection.execute(
-            f"SELECT document FROM events WHERE {where} ORDER BY began_at_s, rowid", values
-        ):
+        for document, *_ in connection.execute(f"{sql} ORDER BY began_at_s, place", values):
             yield json.loads(document)
+
+
+def labels_and_sources(path: Path, query: Query = Query()) -> tuple[set[str], set[str]]:
+    """Those of the events that are meant; raises as ``read_events`` does."""
+    sql, values = query.select("label, source")
+    with _reading(path) as connection:
+        pairs = connection.execute(f"SELECT DISTINCT label, source FROM ({sql})", values).fetchall()
+    return {label for label, _ in pairs}, {source for _, source in pairs}
 
 
 def heard_labels(path: Path) -> list[str]:
@@ -93,12 +110,42 @@ def heard_labels(path: Path) -> list[str]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; `flexiast listen --to sqlite:{path}` writes one")
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        if not path.is_file():
+            raise DataError(f"{path} does not exist; `flexiast listen --to sqlite:{path}` writes one")
+        with _connected(path.resolve()) as connection:
             if (version := _version(connection)) != VERSION:
                 raise DataError(f"{path} has schema {version}, this flexiast reads {VERSION}; update flexiast")
             yield connection
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, OSError) as error:
         raise DataError(f"{path} cannot be read as a database of events: {error}") from error
+
+
+@contextmanager
+def _connected(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that only reads, also where nothing may be written: on a read-only disk, as another user.
+
+    SQLite reads a database with a write-ahead log by an index beside it (-shm), which it makes where there is none.
+    Where it may not, nobody writes the database either: with an empty log the file alone is read, as it is; else a copy
+    of it and its log, for in the log are the newest events.
+    """
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            _version(connection)
+        except sqlite3.OperationalError as error:
+            if "unable to open" not in str(error) and "readonly" not in str(error):
+                raise
+        else:
+            yield connection
+            return
+    log = path.with_name(f"{path.name}-wal")
+    if not (log.exists() and log.stat().st_size):
+        with closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)) as connection:
+            yield connection
+        return
+    with tempfile.TemporaryDirectory(prefix="flexiast-history-") as folder:
+        copy = Path(folder) / path.name
+        for one in (path, log):
+            shutil.copyfile(one, copy.with_name(one.name))
+        with closing(sqlite3.connect(copy)) as connection:
+            yield connection

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from flexiast.errors import UsageError
 from flexiast_cli.day import SHOWN, SLOTS, Day
-from flexiast_cli.history import Format, history
+from flexiast_cli.history import Format, _when, history
 from flexiast_runtime.records import Event
 from flexiast_runtime.sinks.sink import Hearing
 from flexiast_runtime.sinks.sqlite import SqliteHistory
@@ -69,7 +69,7 @@ def test_all_forms_tell_the_same_events(show: Show, database: Path) -> None:
         (event["id"], event["label"], event["began_at"] or "", event["score"]) for event in expected
     ]
     table, note = show()
-    assert "Mon 25 Nov 2024 09:24:00 " in table and "at 32400.0 s" in table and "yard" in table
+    assert "Mon 25 Nov 2024 09:24:00" in table and "at 32400.0 s" in table and "yard" in table
     assert note == f"5 events in {database}\n"
 
 
@@ -109,9 +109,9 @@ def test_years_and_the_hour_that_comes_twice_are_told_apart(tmp_path: Path, caps
     history(tmp_path / "h.db")
     shown = [" ".join(line.split()[:6]) for line in capsys.readouterr().out.splitlines()[1:]]
     assert shown == [
-        "Sun 26 Oct 2025 02:30:00 CEST",
-        "Sun 25 Oct 2026 02:30:00 CEST",
-        "Sun 25 Oct 2026 02:30:00 CET",
+        "Sun 26 Oct 2025 02:30:00 +0200",
+        "Sun 25 Oct 2026 02:30:00 +0200",
+        "Sun 25 Oct 2026 02:30:00 +0100",
     ]
 
 
@@ -134,6 +134,30 @@ def test_the_chart_and_the_picture(show: Show, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     show(plot=tmp_path / "new" / "day.png")
     assert (tmp_path / "new" / "day.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_limit_takes_the_newest_and_every_form_keeps_to_it(show: Show) -> None:
+    lines = [json.loads(line)["id"] for line in show(Format.JSONL, limit=2)[0].splitlines()]
+    assert lines == [EVENTS[2].id, EVENTS[3].id]
+    assert [one["id"] for one in json.loads(show(Format.JSON, limit=2)[0])["events"]] == lines
+    table, note = show(limit=1, labels=["dog"])
+    assert len(table.splitlines()) == 2 and "09:36:00" in table and note.startswith("1 event in")
+    assert json.loads(show(Format.JSON, labels=["none"])[0])["events"] == []
+
+
+def test_the_hour_that_comes_twice_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        began = ("2026-10-25T00:30:00+00:00", "2026-10-25T01:30:00+00:00", "2026-10-25T02:30:00+00:00")
+        assert [_when({"began_at": at}) for at in began] == [
+            "Sun 25 Oct 2026 02:30:00 +0200",
+            "Sun 25 Oct 2026 02:30:00 +0100",
+            "Sun 25 Oct 2026 03:30:00",
+        ]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_what_cannot_be_shown_is_said(run: Run, tmp_path: Path, show: Show) -> None:

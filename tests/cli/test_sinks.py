@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import re
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
-from flexiast.errors import SinkError
-from flexiast_cli.sinks import histories_for, opened_sinks, published, remembered
+from flexiast.errors import ExitCode, SinkError
+from flexiast_cli.sinks import clip_folder, histories_for, opened_sinks, published, remembered
 from flexiast_runtime.history import read_events
-from flexiast_runtime.sinks.clips import NAME, Clips
+from flexiast_runtime.records import Record
+from flexiast_runtime.sinks.clips import Clips
+from flexiast_runtime.sinks.cooldown import Cooldown
 from flexiast_runtime.sinks.jsonl import JsonlFile
+from flexiast_runtime.sinks.retention import NAME
 from flexiast_runtime.sinks.sink import Hearing
 from flexiast_runtime.source import Chunk
 from tests.cli.conftest import RATE_HZ, Run, tone
@@ -68,19 +78,74 @@ def test_a_sink_that_loses_something_says_so_and_the_others_do_not(
 ) -> None:
     sinks = [Refusing(tmp_path / "a"), JsonlFile(tmp_path / "b")]
     records = [event(0), status(), event(1)]
-    with opened_sinks(sinks, Hearing()) as publish:
+    with pytest.raises(typer.Exit) as ended, opened_sinks(sinks, Hearing()) as publish:
         assert list(published(records, publish)) == records
-    name = f"jsonl:{tmp_path}/a"
-    said = f"{name} fails: not today\n{name} lost 2 of 2 records (2 refused); it last said: not today\n"
-    assert capsys.readouterr().err == said
+    assert ended.value.exit_code == ExitCode.LOST
+    name = re.escape(f"jsonl:{tmp_path}/a")
+    when = r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d"
+    said = f"{when} {name} fails: not today\n{name} lost 2 of 2 records \\(2 refused\\); it last said: not today\n"
+    assert re.fullmatch(said, capsys.readouterr().err)
     assert len((tmp_path / "b").read_text().splitlines()) == 2
 
 
+def test_a_recording_that_outruns_its_sinks_waits_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far more records than may wait, and a sink that is slower than they come."""
+
+    class Slow(JsonlFile):
+        def deliver(self, record: Record) -> None:
+            time.sleep(0.0005)
+            super().deliver(record)
+
+    monkeypatch.setattr("flexiast_runtime.sinks.outbox.CLOSING_S", 0.0)
+    with opened_sinks([Slow(tmp_path / "a")], Hearing(), lambda: False) as publish:
+        for number in range(1500):
+            publish(event(number))
+    lines = (tmp_path / "a").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [event(number).id for number in range(1500)]
+
+
+def test_the_exit_code_tells_of_lost_records_and_a_poisoned_one_holds_up_no_other(
+    run: Run, write_audio: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A server that answers 500 to one label of the events that the file has."""
+    path = write_audio(tmp_path / "a.wav", np.concatenate([tone(hz, 2.0, 0) for hz in (300.0, 3000.0) * 3]), RATE_HZ)
+    told = run("listen", "--input", path, "--threshold", 0.05, "--json", cwd=tmp_path)
+    labels = [one["label"] for one in map(json.loads, told.stdout.splitlines()) if one["type"] == "event"]
+    poison = Counter(labels).most_common()[-1][0]
+    got: list[str] = []
+
+    class Hook(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            label = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["label"]
+            got.append(label)
+            self.send_response(500 if label == poison else 204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        to = f"http://127.0.0.1:{server.server_port}/"
+        result = run("listen", "--input", path, "--threshold", 0.05, "--to", to, cwd=tmp_path)
+        server.shutdown()
+    assert len(set(labels)) > 1, "this needs a file with two sounds"
+    assert sorted(label for label in got if label != poison) == sorted(label for label in labels if label != poison)
+    assert result.returncode == ExitCode.LOST
+    assert f"lost {labels.count(poison)} of {len(labels)} records" in result.stderr, result.stderr
+
+
 def test_audio_is_remembered_by_source_where_clips_are_cut(tmp_path: Path) -> None:
+    @dataclass
+    class Microphone:
+        name: str
+
     sources = ("kitchen", "yard")
+    devices = [Microphone(name) for name in sources]
     stream = [(0, Chunk(0, np.full(10, 0.5, np.float32))), (1, Chunk(0, np.full(20, 0.25, np.float32)))]
-    assert histories_for([JsonlFile(tmp_path / "a")], sources, RATE_HZ) == {}
-    histories = histories_for([Clips(tmp_path)], sources, RATE_HZ)
+    assert histories_for([JsonlFile(tmp_path / "a")], devices, RATE_HZ, live=True) == {}  # type: ignore[arg-type]
+    histories = histories_for([Cooldown(Clips(tmp_path), 1.0)], devices, RATE_HZ, live=True)  # type: ignore[arg-type]
+    assert clip_folder([Cooldown(Clips(tmp_path), 1.0)]) == tmp_path
     assert list(remembered(stream, sources, histories)) == stream
     assert list(remembered(stream, sources, {})) == stream
     assert [histories[name].read(0, 100).samples.tolist() for name in sources] == [[0.5] * 10, [0.25] * 20]

@@ -47,7 +47,7 @@ class Command:
         with tempfile.TemporaryFile() as stderr:
             code = self._run(argv, environment, f"{json.dumps(event.document())}\n".encode(), stderr.fileno())
             if code:
-                raise SinkError(f"{self.name} ended with {code}: {_last_words(stderr.fileno())}")
+                raise SinkError(f"it ended with {code}: {_last_words(stderr.fileno())}")
 
     def close(self) -> None:
         """Each event has its own process."""
@@ -63,12 +63,12 @@ class Command:
                 start_new_session=True,  # a group of its own, which can be ended as a whole
             )
         except OSError as error:
-            raise SinkError(f"{self.name} cannot be started: {error.strerror}") from error
+            raise SinkError(f"it cannot be started: {error.strerror}") from error
         with process:
             try:
                 process.communicate(stdin, timeout=self._timeout_s)
             except subprocess.TimeoutExpired:
-                raise SinkError(f"{self.name} took more than {self._timeout_s:g} s and was ended") from None
+                raise SinkError(f"it took more than {self._timeout_s:g} s and was ended") from None
             finally:
                 end_group(process)
         return process.returncode

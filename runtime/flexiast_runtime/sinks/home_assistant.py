@@ -6,30 +6,68 @@ https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flexiast
 
 DISCOVERY_PREFIX = "homeassistant"
-"""Where Home Assistant looks, unless it was told otherwise."""
+"""Where Home Assistant looks, unless its settings name another prefix."""
 
 
 def slugs(names: Iterable[str]) -> dict[str, str]:
-    """Each name as letters, digits and underscores, which identifiers and topics are made of; no two are equal."""
-    made: dict[str, str] = {}
-    for name in names:
-        slug = base = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "sound"
-        number = 1
-        while slug in made.values():
-            slug = f"{base}_{(number := number + 1)}"
-        made[name] = slug
-    return made
+    """Each name as letters, digits and underscores, which identifiers and topics are made of; no two are equal.
+
+    A slug never passes to another sound, whatever names come and go: where a letter has no Latin counterpart, and where
+    two names would get the same slug, a part of the name's hash stands at the end.
+    """
+    names = list(names)
+    plain = {name: _plain(name) for name in names}
+    shared = Counter(plain.values())
+    return {
+        name: slug if slug and shared[slug] == 1 and not _loses_letters(name) else f"{slug or 'sound'}_{_hash(name)}"
+        for name, slug in plain.items()
+    }
 
 
-def discovery_topic(topic: str) -> str:
-    return f"{DISCOVERY_PREFIX}/device/{_device(topic)}/config"
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", _without_marks(name).lower()).strip("_")
+
+
+def _without_marks(name: str) -> str:
+    """Letters without their accents: ü becomes u."""
+    return "".join(one for one in unicodedata.normalize("NFKD", name) if not unicodedata.combining(one))
+
+
+def _loses_letters(name: str) -> bool:
+    return any(one.isalnum() and not one.isascii() for one in _without_marks(name))
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+
+
+def discovery_topic(prefix: str, topic: str) -> str:
+    return f"{prefix}/device/{_device(topic)}/config"
+
+
+def tombstones(published: Any, current: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of an earlier message the components that the current one lacks, as Home Assistant is told to remove them.
+
+    They stay in the message: a Home Assistant that is off today reads it at its next start.
+    """
+    components = published.get("components") if isinstance(published, dict) else None
+    if not isinstance(components, dict):
+        return {}
+    return {
+        key: {"platform": component["platform"]}
+        for key, component in components.items()
+        if key not in current["components"] and isinstance(component, dict) and "platform" in component
+    }
 
 
 def discovery(

@@ -6,9 +6,9 @@ import json
 import os
 from pathlib import Path
 
-from flexiast.errors import SinkError, SinkUnavailableError
+from flexiast.errors import SinkDownError, SinkError
 from flexiast_runtime.records import Record, Status
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import Hearing, unusable
 
 KEPT = 5
 """Rotated files that are kept."""
@@ -35,7 +35,7 @@ class JsonlFile:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
         except OSError as error:
-            raise SinkError(f"{self._path} cannot be written: {error.strerror}; name another file") from error
+            raise unusable(error, f"{self._path} cannot be written: {error.strerror}; name another file") from error
 
     def wants(self, record: Record) -> bool:
         return not isinstance(record, Status)
@@ -49,7 +49,7 @@ class JsonlFile:
                 self._rotate()
             self._append(line)
         except OSError as error:
-            raise SinkUnavailableError(f"{self._path} cannot be written: {error.strerror}") from error
+            raise SinkDownError(f"{self._path} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         if self._handle >= 0:

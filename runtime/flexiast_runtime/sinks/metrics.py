@@ -30,7 +30,7 @@ class Metrics:
     def open(self, hearing: Hearing) -> None:
         prometheus = require("prometheus_client", "service")
         registry = prometheus.CollectorRegistry()
-        self._meters = _Meters(prometheus, registry, hearing.sources)
+        self._meters = _Meters(prometheus, registry, hearing)
         registry.register(_SinkMeters(hearing))
         try:
             self._server, self._thread = prometheus.start_http_server(self._port, self._host, registry)
@@ -57,7 +57,7 @@ class Metrics:
 class _Meters:
     """What records say, as Prometheus's counters, gauges and histograms."""
 
-    def __init__(self, prometheus: Any, registry: Any, sources: tuple[str, ...]) -> None:
+    def __init__(self, prometheus: Any, registry: Any, hearing: Hearing) -> None:
         def meter(kind: Any, name: str, text: str, *labels: str, **more: Any) -> Any:
             return kind(f"flexiast_{name}", text, labels, registry=registry, **more)
 
@@ -81,9 +81,21 @@ class _Meters:
         self._offset = meter(gauge, "offset_ratio", "Mean of the signal, full scale is 1", "source")
         self._level = meter(gauge, "level_dbfs", "Level of the last block", "source")
         self._totals: defaultdict[tuple[Any, str], float] = defaultdict(float)
-        for source in sources:
+        for source in hearing.sources:
             self._up.labels(source).set(1)
             self._signal.labels(source).set(1)
+            self._begin_at_zero(source, hearing)
+
+    def _begin_at_zero(self, source: str, hearing: Hearing) -> None:
+        """A counter that appears with its first event hides that one from Prometheus's `increase()`."""
+        for counter in (self._switches, self._lost, self._clipped, self._invalid, self._gaps):
+            counter.labels(source)
+        for label in hearing.labels:
+            self._events.labels(source, label)
+        for patch in hearing.patch_sizes:
+            self._windows.labels(source, patch)
+            self._misses.labels(source, patch)
+            self._latency.labels(patch)
 
     def count(self, record: Event | Switch | Status | SourceNotice) -> None:
         if isinstance(record, Event):

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from flexiast.errors import UsageError
-from flexiast_runtime.sinks.clips import Clips, Retention
+from flexiast_runtime.sinks.clips import Clips
 from flexiast_runtime.sinks.command import Command
+from flexiast_runtime.sinks.cooldown import Cooldown
 from flexiast_runtime.sinks.credentials import MQTT, WEBHOOK, read_credentials
 from flexiast_runtime.sinks.home_assistant import DISCOVERY_PREFIX
 from flexiast_runtime.sinks.jsonl import JsonlFile
 from flexiast_runtime.sinks.metrics import PORT, Metrics
 from flexiast_runtime.sinks.mqtt import Mqtt
+from flexiast_runtime.sinks.retention import Retention
 from flexiast_runtime.sinks.sink import Sink
 from flexiast_runtime.sinks.sqlite import SqliteHistory
 from flexiast_runtime.sinks.template import BodyTemplate
@@ -35,7 +37,7 @@ Options = dict[str, Any]
 class _Kind:
     example: str
     make: Callable[[str, Options], Sink]
-    options: Mapping[str, Callable[[str], Any]]
+    options: dict[str, Callable[[str], Any]]
 
 
 def parse_sink(text: str) -> Sink:
@@ -46,7 +48,10 @@ def parse_sink(text: str) -> Sink:
         known = ", ".join(kind.example for kind in KINDS.values())
         raise UsageError(f"--to {name!r} is no kind of sink; there are {known}")
     target, _, options = rest.rpartition("#") if "#" in rest else (rest, "", "")
-    return kind.make(target, _options(name, kind, options))
+    values = _options(name, kind, options)
+    cooldown_s = values.pop("cooldown", None)
+    sink = kind.make(target, values)
+    return sink if cooldown_s is None else Cooldown(sink, cooldown_s)
 
 
 def parse_sinks(texts: Iterable[str]) -> tuple[Sink, ...]:
@@ -64,14 +69,15 @@ def parse_sinks(texts: Iterable[str]) -> tuple[Sink, ...]:
 
 def _options(name: str, kind: _Kind, text: str) -> Options:
     values: Options = {}
+    readers = kind.options | ANY_OPTIONS
     for part in filter(None, text.split("&")):
         key, equals, value = part.partition("=")
-        if key not in kind.options or not equals or key in values:
-            known = ", ".join(kind.options) or "none"
+        if key not in readers or not equals or key in values:
+            known = ", ".join(readers)
             option = f"option {key}" if key.isidentifier() else "an option"  # what is no word may be part of a secret
             raise UsageError(f"--to {name}: {option} cannot be used; there are, as key=value, each once: {known}")
         try:
-            values[key] = kind.options[key](value)
+            values[key] = readers[key](value)
         except ValueError as error:
             raise UsageError(f"--to {name}: {key}={value} cannot be used; expected {error}") from None
     return values
@@ -96,10 +102,11 @@ def _file(text: str) -> Path:
     return Path(unquote(text)).expanduser()
 
 
-def _home_assistant(text: str) -> bool:
-    if text != DISCOVERY_PREFIX:
-        raise ValueError(DISCOVERY_PREFIX)
-    return True
+def _prefix(text: str) -> str:
+    prefix = unquote(text).strip("/")
+    if not prefix or re.search(r"[+#\0\s]", prefix):
+        raise ValueError(f"Home Assistant's discovery prefix, {DISCOVERY_PREFIX} unless it was changed there")
+    return prefix
 
 
 # ---------------------------------------------------------------------------------------------------------------- kinds
@@ -152,7 +159,7 @@ def _mqtt(scheme: str) -> Callable[[str, Options], Sink]:
             tls=scheme == "mqtts",
             user=user,
             password=password,
-            **_some(options, "ca", "labels", discovery="home_assistant"),
+            **_some(options, "ca", "labels", "discovery"),
         )
 
     return make
@@ -212,7 +219,9 @@ def _some(options: Options, *same: str, **renamed: str) -> Options:
     return {names[key] or key: value for key, value in options.items() if key in names}
 
 
-_MQTT_OPTIONS: dict[str, Callable[[str], Any]] = {"discovery": _home_assistant, "labels": _words, "credentials": _file}
+ANY_OPTIONS: dict[str, Callable[[str], Any]] = {"cooldown": duration}
+"""Those of every sink"""
+_MQTT_OPTIONS: dict[str, Callable[[str], Any]] = {"discovery": _prefix, "labels": _words, "credentials": _file}
 _WEBHOOK_OPTIONS: dict[str, Callable[[str], Any]] = {
     "name": unquote,
     "template": _file,

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from flexiast.errors import SinkDownError, SinkError
 from flexiast_runtime.records import Record
-from flexiast_runtime.sinks.audio_history import AudioHistory
+from flexiast_runtime.sinks.audio_history import Audio
+
+PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ENFILE, errno.EMFILE}
+"""Errors of a file system that pass without the user: a full disk, a share that is away"""
+
+
+def unusable(error: OSError, text: str) -> SinkError:
+    """The error of a sink that cannot use its file or folder: down for now, or for good until the user acts."""
+    return (SinkDownError if error.errno in PASSING else SinkError)(text)
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,7 @@ class Counts:
     dropped: int = 0
     """The oldest that waited, given up because the queue was full"""
     refused: int = 0
-    """Given up because the sink will never take them"""
+    """Given up because the sink will never take them, or did not in several tries while it took others"""
     last_error: str | None = None
 
     @property
@@ -41,10 +51,14 @@ class Hearing:
 
     labels: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
-    histories: Mapping[str, AudioHistory] = field(default_factory=dict)
-    """The last seconds of each source, by its name"""
+    histories: Mapping[str, Audio] = field(default_factory=dict)
+    """The audio of each source, by its name"""
     counts: Callable[[], Sequence[Counts]] = tuple
     """How all sinks of the run have done"""
+    patch_sizes: tuple[str, ...] = ()
+    """Those that may run"""
+    say: Callable[[str], None] = lambda text: None
+    """Logs a line"""
 
 
 class Sink(Protocol):
@@ -57,7 +71,10 @@ class Sink(Protocol):
     def name(self) -> str: ...
 
     def open(self, hearing: Hearing) -> None:
-        """Get ready; raises FlexiastError where the user must act. What may come back by itself is not waited for."""
+        """Get ready; raises FlexiastError where the user must act. What may come back by itself is not waited for.
+
+        After SinkDownError it is called again, in another thread, until it succeeds.
+        """
         ...
 
     def wants(self, record: Record) -> bool:
@@ -67,8 +84,9 @@ class Sink(Protocol):
     def deliver(self, record: Any, /) -> None:
         """Hand over a record that it wants; when this returns, it is acknowledged.
 
-        Raises SinkUnavailableError for a record that is worth another try, and SinkError for one that is not. After
-        the first the same record comes again.
+        Raises SinkUnavailableError for a record that is worth another try: others may come before it is there again.
+        SinkDownError says that none can be delivered: the same record comes again, and the order is kept. SinkError
+        is for a record that will never be taken.
         """
         ...
 

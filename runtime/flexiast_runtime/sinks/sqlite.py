@@ -7,11 +7,13 @@ import sqlite3
 from contextlib import ExitStack
 from pathlib import Path
 
-from flexiast.errors import SinkError, SinkUnavailableError
+from flexiast.errors import SinkDownError, SinkError
 from flexiast_runtime.history import default_database, prepare
 from flexiast_runtime.records import Event, Record
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import Hearing, unusable
 
+PASSING = {5, 6, 13}
+"""SQLITE_BUSY, SQLITE_LOCKED and SQLITE_FULL"""
 LOCKED_S = 2.0
 """Seconds that a write waits for another program's."""
 
@@ -33,8 +35,11 @@ class SqliteHistory:
                 on_failure.callback(self._connection.close)
                 prepare(self._connection, self._path)
                 on_failure.pop_all()
-        except (sqlite3.Error, OSError) as error:
-            raise SinkError(f"{self._path} cannot be used as a database of events: {error}; name another") from error
+        except OSError as error:
+            raise unusable(error, f"{self._path.parent} cannot be made: {error.strerror}; name another") from error
+        except sqlite3.Error as error:
+            kind = SinkDownError if _passes(error) else SinkError
+            raise kind(f"{self._path} cannot be used as a database of events: {error}; name another") from error
 
     def wants(self, record: Record) -> bool:
         return isinstance(record, Event)
@@ -46,9 +51,17 @@ class SqliteHistory:
             with self._connection:
                 self._connection.execute("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
         except sqlite3.OperationalError as error:  # locked, full, read-only: may pass
-            raise SinkUnavailableError(f"{self._path}: {error}") from error
+            raise SinkDownError(f"{self._path}: {error}") from error
         except sqlite3.Error as error:
             raise SinkError(f"{self._path}: {error}") from error
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _passes(error: sqlite3.Error) -> bool:
+    """Whether the database is only busy or its disk full: primary result codes of SQLite, in the low byte."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # Python before 3.11 gives the text only
+        return any(word in str(error) for word in ("locked", "full"))
+    return code & 0xFF in PASSING

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import email.utils
 import hashlib
 import hmac
 import http.client
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -15,20 +17,23 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from flexiast.errors import SinkError, SinkUnavailableError
+from flexiast.errors import SinkDownError, SinkError, SinkUnavailableError
 from flexiast_runtime.records import Event, Record
 from flexiast_runtime.sinks.sink import Hearing
 from flexiast_runtime.sinks.template import BodyTemplate
 
 TIMEOUT_S = 10.0
-TOO_MANY_REQUESTS = 429
+_BROKEN_OFF = (TimeoutError, ConnectionResetError, BrokenPipeError, http.client.HTTPException)
+"""What may befall one event alone: it is too much for a server that takes the others"""
+PASSING = {408, 425, 429}
+"""Client errors that are worth another try: time-out, too early, too many requests"""
 
 
 class Webhook:
     """Posts each event as JSON, or as a template makes it.
 
-    A server error, no answer and 429 (too many requests) are tried again; any other answer than 2xx is final. A
-    redirect is not followed: it would carry the event and the token to another place.
+    A server error, no answer and `PASSING` are tried again, not before the time that Retry-After gives; any other
+    answer than 2xx is final. A redirect is not followed: it would carry the event and the token to another place.
     """
 
     def __init__(
@@ -64,11 +69,16 @@ class Webhook:
                 pass
         except urllib.error.HTTPError as error:
             error.close()
-            kind = SinkUnavailableError if error.code >= 500 or error.code == TOO_MANY_REQUESTS else SinkError
-            raise kind(f"{self.name} answered {error.code}") from None
+            said = f"it answered {error.code}"
+            if error.code < 500 and error.code not in PASSING:
+                raise SinkError(said) from None
+            wait_s = retry_after_s(error.headers.get("Retry-After"), self._wall())
+            asked = f" and asks to wait {wait_s:,.0f} s" if wait_s else ""
+            raise SinkUnavailableError(said + asked, wait_s) from None
         except (OSError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise SinkUnavailableError(f"{self.name} did not answer: {type(reason).__name__}") from None
+            kind = SinkUnavailableError if isinstance(reason, _BROKEN_OFF) else SinkDownError
+            raise kind(f"it did not answer: {type(reason).__name__}") from None
 
     def close(self) -> None:
         """Each request has its own connection."""
@@ -88,6 +98,18 @@ class Webhook:
 def signature(secret: SecretStr, timestamp: str, body: bytes) -> str:
     """HMAC-SHA256 in hex over the timestamp (Unix seconds, decimal), a full stop and the body."""
     return hmac.new(secret.get_secret_value().encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
+
+
+def retry_after_s(value: str | None, now_s: float) -> float:
+    """Seconds that a Retry-After header asks for, as a number or an HTTP date (RFC 9110, 10.2.3); else 0."""
+    if value is None:
+        return 0.0
+    if re.fullmatch(r"\s*\d{1,9}\s*", value):
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now_s)
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def _json(event: Event) -> bytes:

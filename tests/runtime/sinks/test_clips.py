@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,13 @@ from hypothesis import strategies as st
 
 from flexiast.errors import SinkError, SinkUnavailableError
 from flexiast_runtime.records import Event
-from flexiast_runtime.sinks.audio_history import AudioHistory
-from flexiast_runtime.sinks.clips import NAME, Clip, Clips, Retention, clip_name, expired
+from flexiast_runtime.sinks import clips as clips_module
+from flexiast_runtime.sinks import retention as retention_module
+from flexiast_runtime.sinks.audio_history import AudioHistory, RecordingAudio
+from flexiast_runtime.sinks.clips import Clips, clip_name
+from flexiast_runtime.sinks.retention import CLOCK, NAME, Keeper, Retention
 from flexiast_runtime.sinks.sink import Hearing
-from flexiast_runtime.source import Chunk
+from flexiast_runtime.source import Chunk, FileSource, chunks
 from tests.runtime.sinks.conftest import event
 from tests.runtime.sinks.test_jsonl import full_disk
 
@@ -139,24 +143,154 @@ def test_every_name_is_known_again(label: str, began_at_s: float | None, start: 
     assert NAME.fullmatch(clip_name(one))
 
 
+NOW_S, DAY_S = 1_795_620_222.0, 86400.0
+
+
+class Folder:
+    """Clips of given ages in a folder, and a keeper whose clocks are set by hand."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.wall_s, self.up_s, self.synchronised = path, NOW_S, 0.0, False
+        self.said: list[str] = []
+
+    def keeper(self, retention: Retention) -> Keeper:
+        return Keeper(
+            self.path,
+            retention,
+            wall=lambda: self.wall_s,
+            say=self.said.append,
+            synchronised=lambda: self.synchronised,
+            monotonic=lambda: self.up_s,
+        )
+
+    def write(self, number: int, written_s: float, size: int = 1) -> Path:
+        path = self.path / clip_name(event(number))
+        path.write_bytes(bytes(size))
+        os.utime(path, (written_s, written_s))
+        return path
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.path.iterdir() if path.name != CLOCK)
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 100), st.integers(1, 50)), max_size=12),
-    st.one_of(st.none(), st.integers(0, 100)),
-    st.one_of(st.none(), st.integers(0, 200)),
+    st.one_of(st.none(), st.integers(1, 100)),
+    st.one_of(st.none(), st.integers(1, 200)),
 )
 def test_what_stays_is_the_newest_within_both_limits(
     found: list[tuple[int, int]], age_s: int | None, total: int | None
 ) -> None:
-    files = [Clip(Path(f"{place}.flac"), float(when), size) for place, (when, size) in enumerate(found)]
-    gone = expired(files, Retention(age_s, total), 100.0)
-    stay = [clip for clip in files if clip not in gone]
-    assert [clip.written_s for clip in gone] == sorted(clip.written_s for clip in gone)
-    assert all(100 - clip.written_s <= (1e9 if age_s is None else age_s) for clip in stay)
-    assert total is None or len(stay) <= 1 or sum(clip.size for clip in stay) <= total
-    if age_s is None and total is None:
-        assert not gone
-    if age_s is None and gone:
-        assert max(clip.written_s for clip in gone) <= min(clip.written_s for clip in stay)
+    """Compared with a second implementation, which goes from the newest to the oldest."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = Folder(Path(path))
+        files = [(NOW_S - age, folder.write(n, NOW_S - age, size).name, size) for n, (age, size) in enumerate(found)]
+        stay, held = [], 0
+        for written_s, name, size in sorted(files, reverse=True):
+            held += size
+            if (age_s is None or NOW_S - written_s <= age_s) and (total is None or held <= total or not stay):
+                stay.append(name)
+            else:
+                break
+        keeper = folder.keeper(Retention(age_s, total))
+        keeper.make_room()
+        assert folder.names() == sorted(stay)
+        keeper.report()
+        keeper.report()
+        assert len(folder.said) == (len(stay) < len(files))  # said, once
+        assert all(f" {len(files) - len(stay)} of the oldest clips removed" in line for line in folder.said)
+
+
+def test_room_is_made_for_a_clip_before_it_is_written(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for number in range(4):
+        folder.write(number, NOW_S - 100 + number, 100)
+    keeper = folder.keeper(Retention(None, 400))
+    keeper.make_room(150)
+    assert folder.names() == sorted(clip_name(event(number)) for number in (2, 3))
+    keeper.add(folder.write(9, NOW_S, 150).name)
+    keeper.make_room(1000)  # larger than all: then it is alone
+    assert not folder.names()
+
+
+def test_the_folder_is_listed_at_the_start_and_every_hour_and_not_for_each_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, listed, list_all = Folder(tmp_path), [], retention_module.own
+    monkeypatch.setattr(retention_module, "own", lambda path: (listed.append(path), list_all(path))[1])
+    keeper = folder.keeper(Retention(None, 5))
+    for number in range(20):
+        keeper.make_room(1)
+        keeper.add(folder.write(number, NOW_S + number).name)
+    assert len(listed) == 1 and len(folder.names()) == 5
+    foreign = [folder.write(number, NOW_S + number) for number in range(100, 110)]  # of another program
+    folder.up_s += 3601.0
+    keeper.make_room(1)
+    assert len(listed) == 2 and folder.names() == sorted(path.name for path in foreign[-4:])
+
+
+@pytest.mark.parametrize("boot_s", [NOW_S + 3650 * DAY_S, NOW_S + 200 * DAY_S, 0.0, 946_684_800.0])
+@pytest.mark.parametrize("known", [True, False], ids=["known", "upgraded"])
+def test_a_board_that_boots_in_another_year_removes_nothing(tmp_path: Path, boot_s: float, known: bool) -> None:
+    folder, keep = Folder(tmp_path), Retention(30 * DAY_S, None)
+    for number in range(5):
+        folder.write(number, NOW_S - number * DAY_S)
+    if known:
+        folder.keeper(keep).make_room()
+        assert (tmp_path / CLOCK).exists()
+    folder.wall_s = boot_s
+    keeper = folder.keeper(keep)
+    keeper.make_room()
+    keeper.add(folder.write(9, boot_s).name)  # as the system's clock dates it
+    keeper.make_room()
+    assert len(folder.names()) == 6
+    (said,) = folder.said
+    assert "until the clock is synchronised" in said
+    folder.wall_s, folder.up_s, folder.synchronised = NOW_S + 28 * DAY_S, 60.0, True
+    keeper.make_room()
+    # Of the four clips whose age is known to be beyond 30 days then two are left.
+    assert clip_name(event(9)) in folder.names() and len(folder.names()) == 4
+    keeper.report()
+    assert "2 of the oldest clips removed, 0.0 MB, by keep" in folder.said[-1]
+
+
+def test_age_goes_on_where_a_clock_is_a_little_wrong_or_the_board_was_off(tmp_path: Path) -> None:
+    folder, keep = Folder(tmp_path), Retention(30 * DAY_S, None)
+    folder.write(0, NOW_S - 40 * DAY_S)
+    folder.keeper(keep).make_room()
+    assert not folder.names()  # a month in a drawer
+    folder.write(1, NOW_S)
+    folder.wall_s = NOW_S - 3600.0  # summer time set by hand
+    keeper = folder.keeper(keep)
+    keeper.make_room()
+    folder.wall_s, folder.up_s = NOW_S + 31 * DAY_S, 31 * DAY_S
+    keeper.make_room()
+    assert not folder.names()
+    assert not [line for line in folder.said if "clock" in line]
+
+
+def test_a_recording_is_read_again_in_any_order_as_it_was_listened_to(tmp_path: Path) -> None:
+    """Compared with the samples that the same file gives when it is read at once; 120 ms are held in between."""
+    path, rng = tmp_path / "long.flac", np.random.default_rng(5)
+    soundfile.write(path, rng.uniform(-0.5, 0.5, (44_100, 2)), 44_100)
+    source = FileSource(path)
+    whole = np.concatenate([chunk.samples for chunk in chunks(source, 16_000)])
+    audio = RecordingAudio(source, 0.12, 16_000)
+    for start, length in [(0, 100), (3000, 5000), (7900, 200), (10, 3000), (15_000, 9000), (12_000, 4000), (20_000, 5)]:
+        got = audio.read(start, start + length)
+        np.testing.assert_array_equal(got.samples, whole[start : start + length])
+    audio.push(Chunk(0, whole))
+    audio.end()
+    np.testing.assert_array_equal(audio.read(0, 10).samples, whole[:10])
+
+
+def test_a_clip_has_a_longest_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clips_module, "LONGEST_S", 3.0)
+    history = AudioHistory(60.0, RATE_HZ)
+    history.push(Chunk(0, ramp(0, 2000)))
+    clips(tmp_path, history).deliver(heard(5.0, 15.0))
+    (path,) = tmp_path.iterdir()
+    np.testing.assert_array_equal(soundfile.read(path, dtype="float32")[0], ramp(1300, 1600))
 
 
 def test_only_its_own_files_go(tmp_path: Path) -> None:
@@ -175,5 +309,5 @@ def test_only_its_own_files_go(tmp_path: Path) -> None:
         path.write_bytes(b"half")
     sink.deliver(heard(9.0, 10.0))
     sink.open(Hearing(histories={"kitchen": history}))
-    expected = {clip_name(heard(2.0, 3.0)), clip_name(heard(9.0, 10.0)), mine.name, ".notes.tmp-abc"}
+    expected = {clip_name(heard(2.0, 3.0)), clip_name(heard(9.0, 10.0)), mine.name, ".notes.tmp-abc", CLOCK}
     assert {path.name for path in tmp_path.iterdir()} == expected

@@ -51,7 +51,7 @@ def test_the_event_comes_as_json_as_variables_and_in_arguments(
 
 def test_a_failure_is_final_and_says_the_last_words(script: Callable[[str], Path]) -> None:
     hook = script("echo first >&2; echo 'no speaker found' >&2; exit 3")
-    with pytest.raises(SinkError, match=r"hook\.sh ended with 3: no speaker found") as caught:
+    with pytest.raises(SinkError, match=r"it ended with 3: no speaker found") as caught:
         Command([str(hook)]).deliver(event())
     assert not isinstance(caught.value, SinkUnavailableError)
     with pytest.raises(SinkError, match="ended with -9: it said nothing"):

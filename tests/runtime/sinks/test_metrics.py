@@ -25,7 +25,9 @@ COUNTS = [Counts("sqlite:a.db", waiting=2, delivered=7, dropped=1), Counts("http
 @pytest.fixture
 def metrics() -> Iterator[Metrics]:
     metrics = Metrics(port=0)
-    metrics.open(Hearing(sources=("kitchen", "yard"), counts=lambda: COUNTS))
+    metrics.open(
+        Hearing(("dog", "cat"), ("kitchen", "yard"), counts=lambda: COUNTS, patch_sizes=("16x16", "32x32")),
+    )
     yield metrics
     metrics.close()
 
@@ -94,6 +96,23 @@ def test_it_serves_this_machine_only_and_says_when_the_port_is_taken(metrics: Me
     said = "cannot be served: Address already in use; name another port"
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SinkError, match=said):
         Metrics(port=taken.getsockname()[1]).open(Hearing())
+
+
+def test_every_counter_is_there_before_the_first_event(metrics: Metrics) -> None:
+    """Else `increase()` sees no first one: what records count later was 0 before, but for labels that no model has."""
+    before = scraped(metrics)
+    for record in (
+        event(0),
+        event(1, "cat", source="yard"),
+        status(dropped_s=1.0, latency_s=9.0, signal=Signal(-20.0, -3.0, 0.25, 0.0, 5, 2, 1, 0.5)),
+        Switch("yard", 1.0, PatchSize(16, 16), PatchSize(32, 32), "it took too long"),
+    ):
+        metrics.deliver(record)
+    raised = {key: value for key, value in scraped(metrics).items() if key[0].endswith(("_total", "_count", "_bucket"))}
+    assert {key: before.get(key) for key in raised if before.get(key) != raised[key]} == {
+        key: 0 for key in raised if raised[key] != before.get(key)
+    }
+    assert len([key for key in raised if raised[key] != before[key]]) > 8
 
 
 def test_what_has_no_figure_is_not_wanted(metrics: Metrics) -> None:

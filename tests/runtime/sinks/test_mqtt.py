@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import threading
+import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from flexiast.errors import UsageError
@@ -199,15 +206,18 @@ def test_over_a_restart_of_the_broker_each_event_arrives_in_its_order(
 
 @needs_broker
 @pytest.mark.usefixtures("quick")
-def test_a_broker_that_forgot_everything_is_told_again(broker: Broker, eventually: Eventually) -> None:
+def test_a_broker_that_forgot_everything_is_told_again(
+    broker: Broker, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broker.start()
-    box = outbox(broker, home_assistant=True)
+    monkeypatch.setattr(mqtt, "REPEAT_S", 0.2)
+    box = outbox(broker, discovery="homeassistant")
     box.put(status(("rain",)))
     eventually(lambda: box.counts.delivered == 1)
     restarted(broker, box, eventually)
     eventually(lambda: box.counts.delivered == 6)
     subscriber = Subscriber(broker.port)
-    eventually(lambda: ("home/ears/sound/rain", "ON", True) in subscriber.got)
+    eventually(lambda: ("home/ears/sound/rain", "ON", False) in subscriber.got)  # not retained, but repeated
     eventually(lambda: ("home/ears/status", "online", True) in subscriber.got)
     eventually(lambda: subscriber.of("homeassistant/device/flexiast_home_ears/config"))
     subscriber.close()
@@ -295,11 +305,181 @@ def test_a_label_that_the_model_lacks_is_refused() -> None:
         Mqtt("127.0.0.1", 1, labels=("rain", "cat")).open(HEARING)
 
 
-def test_slugs_are_distinct_and_plain() -> None:
-    names = ["Dog bark", "dog-bark", "DOG BARK", "犬", "猫", "a/b+c#"]
-    made = slugs(names)
-    assert list(made) == names
-    assert list(made.values()) == ["dog_bark", "dog_bark_2", "dog_bark_3", "sound", "sound_2", "a_b_c"]
+def test_slugs_are_plain_and_latin_letters_keep_theirs() -> None:
+    names = ["Dog bark", "Türklingel", "a/b+c#", "sirène 2"]
+    assert list(slugs(names).values()) == ["dog_bark", "turklingel", "a_b_c", "sirene_2"]
+    for name, slug in slugs(["犬", "猫 Katze", "dog-bark", "DOG BARK", "", "ß"]).items():
+        assert re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*_[0-9a-f]{8}", slug), name
+
+
+ALIKE = ("Dog bark", "dog-bark", "dog_bark", "犬", "猫", "Hund", "Hünd")
+NAMES = st.one_of(st.text(max_size=6), st.sampled_from(ALIKE))
+
+
+@given(st.sets(NAMES, max_size=8), st.sets(NAMES, max_size=8))
+def test_no_slug_passes_to_another_sound(before: set[str], after: set[str]) -> None:
+    """Whatever labels come and go; names that differ by case, accents and punctuation alone are of one sound."""
+    first, then = slugs(sorted(before)), slugs(sorted(after, reverse=True))
+    assert len(set(first.values())) == len(first)
+    owners = {slug: name for name, slug in first.items()}
+
+    def letters(name: str) -> str:
+        decomposed = unicodedata.normalize("NFKD", name.lower())
+        return "".join(one for one in decomposed if unicodedata.category(one)[0] in "LN")
+
+    assert all(letters(owners.get(slug, name)) == letters(name) for name, slug in then.items())
+
+
+def test_what_a_broker_refuses_by_its_rules_is_known(
+    make_broker: Callable[..., Broker], tmp_path: Path, eventually: Eventually
+) -> None:
+    """MQTT 3.1.1 would acknowledge it all the same."""
+    if MOSQUITTO is None:
+        pytest.skip("mosquitto is not installed")
+    rules = tmp_path / "rules"
+    rules.write_text("topic readwrite home/ears/status\ntopic readwrite home/ears/sound/#\n")
+    broker = make_broker("allow_anonymous true", f"acl_file {rules}")
+    broker.start()
+    said: list[str] = []
+    box = Outbox(Mqtt("127.0.0.1", broker.port, "home/ears"), back_off=BackOff(0.05, 0.05))
+    box.open(replace(HEARING, say=said.append))
+    box.put(event(0))
+    box.put(status(("rain",)))
+    eventually(lambda: box.counts.refused == 1 and box.counts.delivered == 1)
+    assert "refuses it: Not authorized" in (box.counts.last_error or "")
+    eventually(lambda: any("refuses home/ears/source/kitchen: Not authorized" in line for line in said))
+    box.end()
+    assert box.join().lost == 1
+
+
+class OldBroker(threading.Thread):
+    """Stands before a broker and knows MQTT 3.1.1 only: what it answers to MQTT 5 is given; nothing ends it."""
+
+    def __init__(self, broker: Broker, answer: bytes) -> None:
+        super().__init__(daemon=True)
+        self._target, self._answer = broker.port, answer
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self.versions: list[int] = []
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._serve(self._server.accept()[0])
+
+    def _serve(self, connection: socket.socket) -> None:
+        hello = connection.recv(4096)
+        version = hello[hello.index(b"MQTT") + 4]
+        self.versions.append(version)
+        if version == 5:
+            connection.sendall(self._answer)
+            connection.close()
+            return
+        onward = socket.create_connection(("127.0.0.1", self._target))
+        onward.sendall(hello)
+        for one, other in ((connection, onward), (onward, connection)):
+            threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while content := one.recv(4096):
+                other.sendall(content)
+        for end in (one, other):
+            end.close()
+
+    def close(self) -> None:
+        self._server.close()
+
+
+@needs_broker
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("answer", [b"\x20\x02\x00\x01", b"\x20\x03\x00\x84\x00", b""], ids=["3.1.1", "5", "none"])
+def test_a_broker_that_knows_no_mqtt_5_is_spoken_to_as_it_can(
+    broker: Broker, subscriber: Subscriber, eventually: Eventually, answer: bytes
+) -> None:
+    old = OldBroker(broker, answer)
+    box = Outbox(Mqtt("127.0.0.1", old.port, "home/ears"), back_off=BackOff(0.05, 0.05))
+    box.open(HEARING)
+    for number in range(3):
+        box.put(event(number))
+    eventually(lambda: box.counts.delivered == 3)
+    box.end()
+    assert box.join().lost == 0
+    assert old.versions == [5] * (1 if answer else mqtt.DROPS) + [4]
+    eventually(lambda: "offline" in subscriber.of("home/ears/status"))
+    old.close()
+
+
+@needs_broker
+def test_components_that_left_the_label_set_are_taken_away(broker: Broker, eventually: Eventually) -> None:
+    broker.start()
+    config = "ha/x/device/flexiast_home_ears/config"
+
+    def run(labels: tuple[str, ...]) -> dict[str, Any]:
+        """What a Home Assistant that starts after this run finds: the components, and nothing of other topics."""
+        box = Outbox(Mqtt("127.0.0.1", broker.port, "home/ears", discovery="ha/x"), back_off=BackOff(0.05, 0.05))
+        box.open(Hearing(labels=labels, sources=("kitchen",)))
+        box.put(event(0))
+        eventually(lambda: box.counts.delivered == 1)
+        expected = {f"sound_{slug}" for slug in slugs(labels).values()} | ({"sound_rain"} if first else set())
+        found: dict[str, Any] = {}
+
+        def told() -> bool:
+            subscriber = Subscriber(broker.port)
+            eventually(lambda: subscriber.of(config))
+            found.update(
+                json.loads(subscriber.of(config)[-1])["components"], topics={name for name, *_ in subscriber.got}
+            )
+            subscriber.close()
+            return expected <= found.keys()
+
+        eventually(told)
+        box.end()
+        box.join()
+        return found
+
+    first: dict[str, Any] = {}
+    first = run(("rain", "犬"))
+    assert first["sound_rain"]["state_topic"] == "home/ears/sound/rain"
+    then = run(("犬", "猫"))
+    assert then["sound_rain"] == {"platform": "binary_sensor"}
+    assert "home/ears/sound/rain" not in then["topics"]
+    (dog,) = (key for key, one in first.items() if key != "topics" and one.get("name") == "犬")
+    assert then[dog]["name"] == "犬"  # it did not change its owner
+    assert run(("犬", "猫"))["sound_rain"] == {"platform": "binary_sensor"}  # for one that was off meanwhile
+    assert run(("rain",))["sound_rain"]["state_topic"] == "home/ears/sound/rain"
+
+
+@needs_broker
+def test_nothing_is_on_after_a_process_that_was_killed(broker: Broker, eventually: Eventually) -> None:
+    broker.start()
+    code = (
+        "import sys; from tests.runtime.sinks.conftest import status; from flexiast_runtime.sinks.mqtt import Mqtt;"
+        "from flexiast_runtime.sinks.sink import Hearing; from flexiast_runtime.sinks.outbox import Outbox;"
+        "from flexiast_runtime.records import SourceNotice;"
+        "box = Outbox(Mqtt('127.0.0.1', int(sys.argv[1]), 'home/ears'));"
+        "box.open(Hearing(labels=('rain',), sources=('kitchen',)));"
+        "box.put(status(('rain',))); box.put(SourceNotice('kitchen', 1.0, 'lost', 'unplugged')); sys.stdin.read(1)"
+    )
+    before = Subscriber(broker.port)
+    eventually(before.subscribed)
+    child = subprocess.Popen([sys.executable, "-c", code, str(broker.port)], stdin=subprocess.PIPE)
+    eventually(lambda: before.of("home/ears/sound/rain") == ["OFF", "ON"])
+    eventually(lambda: before.of("home/ears/source/kitchen") == ["OFF", "ON"])
+    child.kill()
+    child.communicate()
+    eventually(lambda: before.of("home/ears/status") == ["online", "offline"])
+    before.close()
+    after = Subscriber(broker.port)
+    eventually(lambda: len(after.got) == 3)
+    assert {(topic.removeprefix("home/ears/"), payload) for topic, payload, _ in after.got} == {
+        ("status", "offline"),
+        ("sound/rain", "OFF"),
+        ("source/kitchen", "OFF"),
+    }
+    after.close()
 
 
 def test_discovery_names_what_home_assistant_requires() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexiast.errors import SinkError, SinkUnavailableError
+from flexiast.errors import SinkDownError, SinkError, SinkUnavailableError
 from flexiast_runtime.records import Event, Record
-from flexiast_runtime.sinks.outbox import BackOff, Outbox, opened
+from flexiast_runtime.sinks.outbox import TRIES, BackOff, Outbox, opened
 from flexiast_runtime.sinks.sink import Hearing
 from tests.runtime.sinks.conftest import event, status
 
@@ -85,7 +87,7 @@ def test_what_a_sink_wants_arrives_in_order_and_is_counted() -> None:
 
 
 def test_a_sink_that_is_down_gets_the_same_record_again() -> None:
-    sink = Listed(*[SinkUnavailableError("the disk is full")] * 3)
+    sink = Listed(*[SinkDownError("the disk is full")] * 3)
     with outbox(sink) as box:
         for one in EVENTS:
             box.put(one)
@@ -105,7 +107,7 @@ def test_what_a_sink_refuses_is_counted_and_the_next_one_goes_on() -> None:
 
 def test_that_a_sink_fails_is_said_when_it_begins_to_and_when_it_is_over() -> None:
     said: list[str] = []
-    down, refused = SinkUnavailableError("no route"), SinkError("it answered 403")
+    down, refused = SinkDownError("no route"), SinkError("it answered 403")
     sink = Listed(None, down, down, refused, refused, None, refused)
     with outbox(sink, say=said.append) as box:
         for number in range(5):
@@ -137,22 +139,144 @@ def test_a_full_queue_loses_its_oldest_and_putting_never_waits() -> None:
     assert (box.counts.dropped, box.counts.delivered, box.counts.given) == (7, 4, 11)
 
 
-def test_one_that_is_never_taken_holds_up_the_others_only_until_the_queue_is_full(eventually: Eventually) -> None:
-    class Choosy(Listed):
-        def deliver(self, record: Record) -> None:
-            if record == EVENTS[0]:
-                raise SinkUnavailableError("500")
-            super().deliver(record)
+class Choosy(Listed):
+    """Never takes the records that it dislikes."""
 
-    sink = Choosy()
+    def __init__(self, *disliked: Record, error: SinkUnavailableError) -> None:
+        super().__init__()
+        self._disliked, self._error = disliked, error
+        self.tries: Counter[Record] = Counter()
+        self.asked_s: list[float] = []
+
+    def deliver(self, record: Record) -> None:
+        self.tries[record] += 1
+        self.asked_s.append(time.monotonic())
+        if record in self._disliked:
+            raise self._error
+        super().deliver(record)
+
+
+def test_one_that_is_never_taken_steps_aside_and_is_given_up(eventually: Eventually) -> None:
+    poison, others = EVENTS[0], [event(number) for number in range(1, 40)]
+    sink = Choosy(poison, error=SinkUnavailableError("it answered 500"))
+    with outbox(sink) as box:
+        for one in [poison, *others]:
+            box.put(one)
+        eventually(lambda: box.counts.refused == 1)
+        assert (box.counts.delivered, box.counts.waiting) == (39, 0)
+    assert sink.got == others
+    assert TRIES <= sink.tries[poison] <= TRIES + 1  # the first try may come before the first delivery
+    assert (box.counts.lost, box.counts.last_error) == (1, "it answered 500")
+
+
+def test_one_that_is_alone_is_kept_as_long_as_nothing_shows_that_the_sink_takes_others(eventually: Eventually) -> None:
+    sink = Choosy(EVENTS[0], error=SinkUnavailableError("it answered 503"))
+    with outbox(sink) as box:
+        box.put(EVENTS[0])
+        eventually(lambda: sink.tries[EVENTS[0]] > 3 * TRIES)
+        assert box.counts.waiting == 1
+
+
+def test_what_a_sink_never_takes_is_not_tried_for_ever(eventually: Eventually, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flexiast_runtime.sinks.outbox.LONGEST_TRIED_S", 0.05)
+    sink = Choosy(*EVENTS, error=SinkUnavailableError("it answered 429"))
+    with outbox(sink) as box:
+        for one in EVENTS:
+            box.put(one)
+        eventually(lambda: box.counts.refused == len(EVENTS))
+
+
+def test_a_sink_that_is_down_keeps_the_order_and_one_that_is_full_the_newest(eventually: Eventually) -> None:
+    sink = Listed(*[SinkDownError("no route")] * 6)
     with outbox(sink, capacity=3) as box:
         box.put(EVENTS[0])
         eventually(lambda: box.counts.retried)
-        for one in EVENTS[1:4]:
+        for one in EVENTS[1:]:
             box.put(one)
-        eventually(lambda: box.counts.delivered == 3)
-    assert sink.got == EVENTS[1:4]
-    assert (box.counts.dropped, box.counts.lost) == (1, 1)
+        eventually(lambda: box.counts.waiting == 0)
+    assert sink.got == sorted(sink.got, key=lambda one: one.start_sample)
+    assert sink.got[-3:] == EVENTS[2:]
+    assert (len(sink.got) + box.counts.dropped, box.counts.refused) == (5, 0)
+
+
+def test_a_receiver_that_asks_for_a_pause_gets_it_even_at_the_end() -> None:
+    sink = Choosy(EVENTS[0], error=SinkUnavailableError("it answered 429", retry_after_s=0.3))
+    with outbox(sink) as box:
+        for one in EVENTS[:2]:
+            box.put(one)
+    begun_s, *later_s = sink.asked_s
+    assert later_s and all(at_s - begun_s >= 0.3 for at_s in later_s)
+
+
+def test_a_pause_longer_than_the_end_ends_at_once(eventually: Eventually) -> None:
+    sink = Choosy(EVENTS[0], error=SinkUnavailableError("it answered 429", retry_after_s=3600.0))
+    box = Outbox(sink)
+    box.open(Hearing())
+    box.put(EVENTS[0])
+    eventually(lambda: box.counts.last_error)
+    box.end(1000.0)
+    box._thread.join(20)
+    assert not box._thread.is_alive()
+    assert box.counts.waiting == 1
+
+
+def test_a_recording_waits_for_a_slow_sink_and_loses_nothing() -> None:
+    class Slow(Listed):
+        def deliver(self, record: Record) -> None:
+            time.sleep(0.001)
+            super().deliver(record)
+
+    sink, events = Slow(), [event(number) for number in range(100)]
+    box = Outbox(sink, capacity=3, back_off=FAST)
+    box.open(Hearing())
+    for one in events:
+        box.wait_for_room(lambda: False)
+        box.put(one)
+    box.drain(lambda: False)
+    assert sink.got == events and box.counts.lost == 0
+    box.end()
+    box.join()
+
+
+def test_a_recording_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for a sink that takes nothing, nor once the user wants the end."""
+    sink = Hanging()
+    with outbox(sink, capacity=1) as box:
+        box.put(EVENTS[0])
+        assert sink.reached.wait(20)
+        box.put(EVENTS[1])
+        box.wait_for_room(lambda: True)
+        monkeypatch.setattr("flexiast_runtime.sinks.outbox.STALLED_S", 0.05)
+        box.wait_for_room(lambda: False)
+        box.drain(lambda: False)
+        assert box.counts.waiting == 2
+        sink.let_go.set()
+
+
+def test_a_sink_that_is_down_at_the_start_is_opened_later(eventually: Eventually) -> None:
+    class Late(Listed):
+        def open(self, hearing: Hearing) -> None:
+            super().open(hearing)
+            if self.opened < 3:
+                raise SinkDownError("the disk is full")
+
+    said: list[str] = []
+    sink = Late()
+    with outbox(sink, say=said.append) as box:
+        for one in EVENTS:
+            box.put(one)
+        eventually(lambda: box.counts.delivered == len(EVENTS))
+    assert (sink.got, sink.opened, sink.closed) == (EVENTS, 3, 1)
+    assert said == ["listed fails: the disk is full", "listed delivers again"]
+
+
+def test_the_same_failure_is_not_logged_each_time() -> None:
+    said: list[str] = []
+    refused = SinkError("it ended with 1")
+    with outbox(Listed(*[refused, None] * 20), say=said.append) as box:
+        for number in range(40):
+            box.put(event(number))
+    assert said == ["listed fails: it ended with 1", "listed delivers again"]
 
 
 def test_a_sink_that_cannot_say_goodbye_is_told_of() -> None:
@@ -225,9 +349,14 @@ def test_sinks_see_the_counts_of_all() -> None:
     assert asked[0].labels == ("dog",)
 
 
-@given(st.lists(st.sampled_from(("ok", "down", "refused")), max_size=20), st.integers(0, 10))
+@given(st.lists(st.sampled_from(("ok", "down", "not now", "refused")), max_size=20), st.integers(0, 10))
 def test_every_record_is_counted_once(answers: list[str], records: int) -> None:
-    errors = {"ok": None, "down": SinkUnavailableError("down"), "refused": SinkError("refused")}
+    errors = {
+        "ok": None,
+        "down": SinkDownError("down"),
+        "not now": SinkUnavailableError("not now"),
+        "refused": SinkError("refused"),
+    }
     sink = Listed(*(errors[answer] for answer in answers))
     with outbox(sink) as box:
         for number in range(records):

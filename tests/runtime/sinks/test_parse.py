@@ -50,9 +50,9 @@ def test_each_kind_has_an_example_that_works(tmp_path: Path, monkeypatch: pytest
 def test_options_reach_their_sink() -> None:
     file = made("jsonl:a.jsonl#rotate=10MB&keep=7")
     assert (file["_path"], file["_rotate_bytes"], file["_keep"]) == (Path("a.jsonl"), 10**7, 7)
-    mqtt = made("mqtts://broker/home/ears#discovery=homeassistant&labels=dog,a%2Cb&ca=my%26ca.pem")
+    mqtt = made("mqtts://broker/home/ears#discovery=ha/two&labels=dog,a%2Cb&ca=my%26ca.pem")
     assert (mqtt["_port"], mqtt["_topic"], mqtt["_tls"], mqtt["_ca"]) == (8883, "home/ears", True, Path("my&ca.pem"))
-    assert (mqtt["_home_assistant"], mqtt["_labels"]) == (True, ("dog", "a,b"))
+    assert (mqtt["_prefix"], mqtt["_labels"]) == ("ha/two", ("dog", "a,b"))
     hook = made("https://host/path?own=query&b=%23#timeout=1.5s")
     assert (hook["_url"], hook["_timeout_s"]) == ("https://host/path?own=query&b=%23", 1.5)
     clips = made("clips:sounds#pre=2s&post=500.5s&keep=30d&total=2GB")
@@ -103,12 +103,12 @@ def test_no_two_sinks_go_by_one_name() -> None:
         ("jsonl:a#rotate=0MB", "rotate=0MB cannot be used"),
         ("jsonl:a#rotate=1MB&keep=0", "keep=0 cannot be used; expected a number from 1 to 9999"),
         ("jsonl:a#keep=2", "give rotate=SIZE too"),
-        ("sqlite:a.db#keep=1d", "option keep cannot be used; there are, as key=value, each once: none"),
+        ("sqlite:a.db#keep=1d", "option keep cannot be used; there are, as key=value, each once: cooldown"),
         ("mqtt://host/a/+/b", "names no topic"),
         ("mqtt://host:port", "the address cannot be read"),
         ("mqtt:host", "has no address"),
         ("mqtt:///topic", "names no host"),
-        ("mqtt://host#discovery=domoticz", "expected homeassistant"),
+        ("mqtt://host#discovery=a/%23", "expected Home Assistant's discovery prefix, homeassistant unless"),
         ("mqtt://host#ca=a.pem", "option ca cannot be used"),
         ("https://host/a b", "has no address of printable ASCII"),
         ("https://host#timeout=10", "expected a time such as 1.5s"),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import random
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from flexiast.errors import DataError, SinkError, SinkUnavailableError
+from flexiast.errors import DataError, SinkDownError, SinkError, SinkUnavailableError
 from flexiast_runtime import history
 from flexiast_runtime.history import Query, read_events
 from flexiast_runtime.records import Event
@@ -129,6 +133,9 @@ def test_a_database_that_was_damaged_takes_nothing_more_and_says_why(tmp_path: P
         (Query(since_s=BEGAN_AT_S + 1), [1, 2, 3]),
         (Query(since_s=BEGAN_AT_S + 1, until_s=BEGAN_AT_S + 3), [1, 2]),
         (Query(labels=("x' OR '1'='1",)), []),
+        (Query(limit=2), [2, 3]),
+        (Query(labels=("cat", "rain"), limit=2), [1, 3]),
+        (Query(until_s=BEGAN_AT_S + 3, limit=100), [0, 1, 2]),
     ],
 )
 def test_a_query_finds_its_events_in_the_order_of_their_time(tmp_path: Path, query: Query, numbers: list[int]) -> None:
@@ -141,6 +148,72 @@ def test_a_query_finds_its_events_in_the_order_of_their_time(tmp_path: Path, que
     }
     fill(tmp_path / "history.db", *events.values())
     assert stored(tmp_path / "history.db", query) == [events[number].id for number in numbers]
+
+
+def as_another_user(path: Path) -> list[str]:
+    """What a user reads who may write neither the database nor its folder; root becomes one who may not."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        code = 1
+        with contextlib.suppress(BaseException):
+            if os.geteuid() == 0:
+                os.setgid(65534)
+                os.setuid(65534)
+            os.write(writer, json.dumps(stored(path)).encode())
+            code = 0
+        os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        content = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0, "it could not be read"
+    return json.loads(content)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "killed"])
+def test_a_database_is_read_where_nothing_may_be_written(stopped: bool) -> None:
+    """Also one whose newest events are in the log alone, because its listener was killed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "history.db"
+        sink = open_sink(path)
+        for number in range(3):
+            sink.deliver(event(number))
+        if stopped:
+            sink.close()
+        else:
+            left = [path.with_name(path.name + end) for end in ("", "-wal")]
+            held = [one.read_bytes() for one in left]
+            sink.close()
+            for one, content in zip(left, held, strict=True):
+                one.write_bytes(content)
+        for one in Path(folder).iterdir():
+            one.chmod(0o444)
+        Path(folder).chmod(0o555)
+        try:
+            before = sorted(one.name for one in Path(folder).iterdir())
+            assert before == ["history.db"] if stopped else ["history.db", "history.db-wal"]
+            assert as_another_user(path) == [event(number).id for number in range(3)]
+            assert sorted(one.name for one in Path(folder).iterdir()) == before
+        finally:
+            Path(folder).chmod(0o755)
+
+
+def test_a_locked_or_full_database_at_the_start_may_pass_and_another_fault_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "LOCKED_S", 0.05)
+    path = tmp_path / "history.db"
+    fill(path, event(0))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(SinkDownError, match="locked"):
+            open_sink(path)
+        other.execute("COMMIT")
+    fill(path, event(1))
+    with pytest.raises(SinkError) as caught:
+        open_sink(tmp_path)
+    assert not isinstance(caught.value, SinkDownError)
 
 
 def test_another_schema_is_neither_written_nor_read(tmp_path: Path) -> None:

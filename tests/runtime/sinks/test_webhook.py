@@ -15,10 +15,10 @@ from typing import NamedTuple
 import pytest
 from pydantic import SecretStr
 
-from flexiast.errors import SinkError, SinkUnavailableError, UsageError
+from flexiast.errors import SinkDownError, SinkError, SinkUnavailableError, UsageError
 from flexiast_runtime.sinks.template import BodyTemplate
 from flexiast_runtime.sinks.webhook import Webhook
-from tests.runtime.sinks.conftest import event, status
+from tests.runtime.sinks.conftest import BEGAN_AT_S, event, status
 
 
 class Post(NamedTuple):
@@ -33,6 +33,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.codes: list[int] = []
+        self.retry_after = ""
         self.posts: list[Post] = []
 
     @property
@@ -48,6 +49,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.posts.append(Post(self.path, dict(self.headers), body))
         self.send_response(self.server.codes.pop(0) if self.server.codes else 200)
         self.send_header("Location", f"{self.server.url}/elsewhere")
+        if self.server.retry_after:
+            self.send_header("Retry-After", self.server.retry_after)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -117,14 +120,32 @@ def test_a_template_with_a_field_that_no_event_has_is_refused(tmp_path: Path) ->
         BodyTemplate(tmp_path / "none.json")
 
 
-@pytest.mark.parametrize("code", [500, 502, 503, 429])
+@pytest.mark.parametrize("code", [500, 502, 503, 408, 425, 429])
 def test_what_may_pass_is_worth_another_try(server: Server, code: int) -> None:
     server.codes = [code]
     hook = Webhook(server.url)
-    with pytest.raises(SinkUnavailableError, match=f"answered {code}"):
+    with pytest.raises(SinkUnavailableError, match=f"answered {code}") as caught:
         hook.deliver(event())
+    assert not isinstance(caught.value, SinkDownError) and caught.value.retry_after_s == 0
     hook.deliver(event())
     assert len(server.posts) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("30", 30),
+        (" 0 ", 0),
+        ("Wed, 25 Nov 2026 15:24:12 GMT", 30),
+        ("Wed, 25 Nov 2026 15:00:00 GMT", 0),
+        *((nonsense, 0) for nonsense in ("soon", "-5", "1e9", "9" * 20, "Wed, 99 Nov 2026 15:24:12 GMT")),
+    ],
+)
+def test_the_time_that_a_server_asks_for_is_kept(server: Server, value: str, seconds: float) -> None:
+    server.codes, server.retry_after = [429], value
+    with pytest.raises(SinkUnavailableError) as caught:
+        Webhook(server.url, wall=lambda: BEGAN_AT_S).deliver(event())
+    assert caught.value.retry_after_s == seconds
 
 
 @pytest.mark.parametrize("code", [302, 307, 400, 401, 404, 410])
@@ -141,7 +162,7 @@ def test_a_server_that_is_down_or_silent_is_worth_another_try() -> None:
         hook = Webhook(f"http://127.0.0.1:{silent.getsockname()[1]}/?key=hunter2", timeout_s=0.1)
         with pytest.raises(SinkUnavailableError, match="did not answer: TimeoutError") as caught:
             hook.deliver(event())
-    assert "hunter2" not in str(caught.value)
-    with pytest.raises(SinkUnavailableError, match="did not answer: ConnectionRefusedError") as caught:
+    assert "hunter2" not in str(caught.value) and not isinstance(caught.value, SinkDownError)
+    with pytest.raises(SinkDownError, match="did not answer: ConnectionRefusedError") as caught:
         hook.deliver(event())
     assert "hunter2" not in str(caught.value)

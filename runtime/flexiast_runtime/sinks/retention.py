@@ -1,0 +1,210 @@
+"""Which clips stay in their folder, and by which clock their age is reckoned.
+
+A board without a battery for its clock may boot years in the future or the past, until its time is synchronised: ages
+reckoned then would remove every clip. So a large jump is not believed until the kernel calls the clock synchronised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from flexiast.files import write_atomically
+
+NAME = re.compile(r"(\d{8}T\d{6}Z|\d{7}\.\d{2}s)_[A-Za-z0-9]+(-[A-Za-z0-9]+)*_[0-9a-f]{16}\.flac")
+"""What a clip is called; no other file is ever removed."""
+CLOCK = ".flexiast-clock"
+"""The file in the folder that holds the last plausible time, in Unix seconds"""
+LONGEST_OFF_S = 180 * 86400.0
+"""How much later than the last plausible time it may be without a word from the kernel: half a year in a drawer"""
+LONGEST_BACK_S = 86400.0
+"""How much earlier it may be: a clock that is corrected"""
+CLOCK_EVERY_S = 600.0
+"""Seconds between two writes of `CLOCK`"""
+LIST_EVERY_S = 3600.0
+"""Seconds after which the folder is listed anew: another program may have its clips there"""
+_TIME_ERROR = 5
+"""What Linux's adjtimex returns while the clock is not synchronised"""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What stays in the folder: clips up to an age and, the newest first, up to a size."""
+
+    age_s: float | None = None
+    total_bytes: int | None = None
+
+
+KEEP_ALL = Retention()
+
+
+class Clip(NamedTuple):
+    """A file in the folder."""
+
+    written_s: float
+    name: str
+    size: int
+
+
+class Keeper:
+    """Knows the clips of a folder, and removes those that may stay no longer.
+
+    The folder is listed at the start and every hour; in between the list is kept up by what is added.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        retention: Retention,
+        *,
+        wall: Callable[[], float],
+        say: Callable[[str], None],
+        synchronised: Callable[[], bool],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder, self._retention, self._say = folder, retention, say
+        self._monotonic = monotonic
+        self._clips: deque[Clip] = deque()  # the oldest first
+        self._total = 0
+        self._removed = self._removed_bytes = 0  # since it was last said
+        self.list_folder()
+        newest_s = self._clips[-1].written_s if self._clips else None
+        self._clock = None
+        if retention.age_s is not None:
+            self._clock = PlausibleClock(folder / CLOCK, newest_s, wall, synchronised, monotonic, say)
+
+    def list_folder(self) -> None:
+        """Look what is there; raises OSError."""
+        self._listed_s = self._monotonic()
+        self._clips = deque(sorted(own(self._folder)))
+        self._total = sum(clip.size for clip in self._clips)
+
+    def add(self, name: str) -> None:
+        """A clip has been written: its time becomes the plausible one, where the clock's is not."""
+        path = self._folder / name
+        if self._clock is not None and abs(path.stat().st_mtime - (now_s := self._clock.now_s())) > LONGEST_BACK_S:
+            os.utime(path, (now_s, now_s))
+        clip = Clip((stat := path.stat()).st_mtime, name, stat.st_size)
+        self._clips.append(clip)
+        self._total += clip.size
+
+    def make_room(self, size: int = 0) -> None:
+        """Remove what may stay no longer, the oldest first, before a clip of so many bytes is written."""
+        if self._monotonic() - self._listed_s >= LIST_EVERY_S:
+            self.list_folder()
+            self.report()
+        spared = 0 if size else 1  # size alone never takes the newest
+        oldest_s = self._oldest_s()
+        while self._clips:
+            clip = self._clips[0]
+            too_much = self._is_too_much(size) and len(self._clips) > spared
+            if not (too_much or clip.written_s < oldest_s):
+                break
+            (self._folder / clip.name).unlink(missing_ok=True)
+            self._clips.popleft()
+            self._total -= clip.size
+            self._removed += 1
+            self._removed_bytes += clip.size
+
+    def report(self) -> None:
+        """Log what was removed since the last time."""
+        if self._removed:
+            limits = {"keep": self._retention.age_s, "total": self._retention.total_bytes}
+            why = " and ".join(name for name, limit in limits.items() if limit is not None)
+            size = f"{self._removed_bytes / 1e6:,.1f} MB"
+            self._say(f"clips:{self._folder}: {self._removed:,} of the oldest clips removed, {size}, by {why}")
+            self._removed = self._removed_bytes = 0
+
+    def _oldest_s(self) -> float:
+        """When the oldest clip that may stay was written."""
+        if self._clock is None or self._retention.age_s is None:
+            return -math.inf
+        return self._clock.now_s() - self._retention.age_s
+
+    def _is_too_much(self, size: int) -> bool:
+        return self._retention.total_bytes is not None and self._total + size > self._retention.total_bytes
+
+
+class PlausibleClock:
+    """The wall clock as long as it is plausible, else the last plausible time and what has passed since.
+
+    ``newest_s``, when the newest clip was written, stands for the file where there is none yet.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        newest_s: float | None,
+        wall: Callable[[], float],
+        synchronised: Callable[[], bool],
+        monotonic: Callable[[], float],
+        say: Callable[[str], None],
+    ) -> None:
+        self._file, self._wall, self._synchronised, self._say = file, wall, synchronised, say
+        self._monotonic = monotonic
+        stored_s = _stored(file)
+        last_s = newest_s if stored_s is None else stored_s
+        self._last_s, self._at_s = wall() if last_s is None else last_s, monotonic()
+        self._written_s = -CLOCK_EVERY_S
+        self._doubtful = False
+
+    def now_s(self) -> float:
+        """Unix seconds."""
+        reckoned_s, wall_s = self._last_s + self._monotonic() - self._at_s, self._wall()
+        plausible = -LONGEST_BACK_S <= wall_s - reckoned_s <= LONGEST_OFF_S or self._synchronised()
+        if plausible:
+            self._last_s, self._at_s = wall_s, self._monotonic()
+            self._store()
+        elif not self._doubtful:
+            self._say(
+                f"the clock says {_date(wall_s)}, the last plausible time in {self._file.parent} is "
+                f"{_date(reckoned_s)}: clips age by the latter until the clock is synchronised"
+            )
+        self._doubtful = not plausible
+        return wall_s if plausible else reckoned_s
+
+    def _store(self) -> None:
+        if self._at_s - self._written_s >= CLOCK_EVERY_S:
+            self._written_s = self._at_s
+            with contextlib.suppress(OSError):  # a full disk: the next one will do
+                write_atomically(self._file, f"{self._last_s:.0f}\n".encode())
+
+
+def own(folder: Path) -> Iterator[Clip]:
+    """The clips in a folder, told by their names; one that vanishes meanwhile is left out."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if NAME.fullmatch(entry.name):
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.is_file():
+                        stat = entry.stat()
+                        yield Clip(stat.st_mtime, entry.name, stat.st_size)
+
+
+def clock_is_synchronised() -> bool:
+    """Whether the kernel says that its clock is synchronised with others; False where it cannot be asked."""
+    try:
+        adjtimex = ctypes.CDLL(None).adjtimex
+    except (OSError, AttributeError, TypeError):  # no Linux
+        return False
+    return 0 <= adjtimex(ctypes.create_string_buffer(512)) < _TIME_ERROR  # struct timex, all zero: only asks
+
+
+def _stored(file: Path) -> float | None:
+    try:
+        return float(file.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _date(time_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(time_s))
