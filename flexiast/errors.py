@@ -47,6 +47,11 @@ def printable(text: str) -> str:
     )
 
 
+def printable_line(text: str) -> str:
+    """Printable text whose line ends are written out too."""
+    return printable(text).replace("\n", "\\n")
+
+
 class FlexiastError(Exception):
     """Root of every error that flexiast raises on purpose; its text is safe to print."""
 

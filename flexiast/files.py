@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +14,23 @@ from flexiast.errors import UsageError
 
 TEMPORARY = ".tmp-"
 """In the name of a file that is being written."""
+RANDOM_BYTES = 8
+"""That ``mkstemp`` puts behind a prefix"""
+
+
+def shorten_name(name: str, ending: str, folder: Path) -> str:
+    """``name + ending``, as it is where the file system has room for it and for the name that ``atomic`` makes of it.
+
+    Of a longer one the beginning stays, then a hash of all of it, so that two of them do not meet.
+    """
+    room = os.pathconf(folder, "PC_NAME_MAX") - len(f".{TEMPORARY}") - RANDOM_BYTES - len(os.fsencode(ending))
+    encoded = os.fsencode(name)
+    if len(encoded) <= room:
+        return name + ending
+    mark = "~" + sha256(encoded).hexdigest()[:12]
+    # Cut between characters: half of one would be no text.
+    beginning = encoded[: room - len(mark)].decode(errors="ignore")
+    return beginning + mark + ending
 
 
 @contextmanager
@@ -28,7 +46,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             yield file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{TEMPORARY}")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_temporary_prefix(path))
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -41,6 +59,13 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.filename is None:  # a full disk does not say which file it would be
             error.filename = str(path)
         raise
+
+
+def _temporary_prefix(path: Path) -> str:
+    """The name of the path in front, where there is room for it."""
+    prefix = f".{path.name}{TEMPORARY}"
+    fits = len(os.fsencode(prefix)) + RANDOM_BYTES <= os.pathconf(path.parent, "PC_NAME_MAX")
+    return prefix if fits else f".{sha256(os.fsencode(path.name)).hexdigest()[:12]}{TEMPORARY}"
 
 
 def write_atomically(path: Path, content: bytes) -> None:

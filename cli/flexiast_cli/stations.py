@@ -46,21 +46,22 @@ def microphones(
     return [Watched(manager.watching(one) if manager else one) for one in found]
 
 
-def recordings(names: Sequence[str], rate_hz: int, *, realtime: bool) -> list[Source]:
-    """Files, at the pace of a microphone if so asked; - is raw PCM on stdin."""
-    return [_recording(name, rate_hz, realtime=realtime) for name in names]
+def recordings(names: Sequence[str], rate_hz: int, *, channel: int | None, realtime: bool) -> list[Source]:
+    """Files, at the pace of a microphone if so asked; - and pipes that have a name are raw PCM."""
+    return [_recording(name, rate_hz, channel, realtime=realtime) for name in names]
 
 
-def _recording(name: str, rate_hz: int, *, realtime: bool) -> Source:
-    """A file, at the pace of a microphone if so asked, or what stdin brings."""
+def _recording(name: str, rate_hz: int, channel: int | None, *, realtime: bool) -> Source:
+    """A file, at the pace of a microphone if so asked, or what a pipe brings."""
+    from flexiast_cli.console import say
     from flexiast_runtime.health import Watched
-    from flexiast_runtime.source import FileSource, Paced, PcmSource
+    from flexiast_runtime.source import Paced, PcmSource, open_recording
 
     if name == "-":
         # Unbuffered and a handle of our own: a thread that waits in sys.stdin would abort the interpreter's exit.
         return PcmSource(open(0, "rb", buffering=0, closefd=False), rate_hz)
-    file = FileSource(Path(name))
-    return Watched(Paced(file)) if realtime else file
+    source = open_recording(Path(name), rate_hz, channel=channel, say=say)
+    return Watched(Paced(source)) if realtime and not isinstance(source, PcmSource) else source
 
 
 def open_stations(
