@@ -193,7 +193,10 @@ class AudioFile:
         if counted_s is not None and promised_s is not None and abs(promised_s - counted_s) > TOLERANCE_S:
             self._say(f"{self._name}: its header announces {promised_s:.2f} s, {counted_s:.2f} s are there and heard")
         if layout.junk_bytes:
-            self._say(f"{self._name} holds {layout.junk_bytes:,} bytes that are no MPEG audio; they are passed over")
+            self._say(
+                f"{self._name} holds {layout.junk_bytes:,} bytes of no MPEG audio or of frames cut in two; they are passed "
+                "over, and times behind them may be wrong by some frames"
+            )
 
     def _check_length(self, delivered: int) -> None:
         """An MP3 whose frames were counted gives as many samples, but for what its encoder added at either end."""

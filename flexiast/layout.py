@@ -88,7 +88,7 @@ def _of_mpeg(scan: mpeg.Scan) -> Layout:
     first, announced_s = streams[0], None
     if first.announced is not None:
         announced_s = first.announced * first.kind.samples / first.kind.rate_hz
-    plain = len(streams) == 1 and len(first.ranges) == 1
+    plain = len(streams) == 1 and len(first.ranges) == 1 and not first.missing
     trusted = plain and bool(first.encoder) and first.announced == first.frames
     segments = (None,) if trusted else tuple(stream.pieces(scan.file_bytes) for stream in streams)
     return Layout(segments, counted_s=counted_s, announced_s=announced_s, junk_bytes=scan.junk_bytes)

@@ -75,6 +75,8 @@ class Stream:
     frames: int = 0
     largest: int = 0
     """Frame, in bytes"""
+    missing: int = 0
+    """Bytes of its last frame that were cut off"""
     ranges: list[range] = field(default_factory=list)
 
     @property
@@ -94,9 +96,10 @@ class Stream:
         there. So a stretch beyond the file's end, which nobody can read, makes it long enough for their guess; the
         last bytes can be read, for there they look for a tag.
         """
+        frames: list[Piece] = [*self.ranges, bytes(self.missing)]
         if self.encoder:
-            return [_info_frame(self), *self.ranges]
-        return [*self.ranges, range(file_bytes, file_bytes + self.frames * self.largest), bytes(TAG_BYTES)]
+            return [_info_frame(self), *frames]
+        return [*frames, range(file_bytes, file_bytes + self.frames * self.largest), bytes(TAG_BYTES)]
 
 
 @dataclass
@@ -136,17 +139,22 @@ def scan(file: BinaryIO) -> Scan | None:
     place = _find_first(file, found, size)
     if place is None:
         return None
+    broken = False
     while place < size:
         frame = _frame_at(file, place)
         if frame is None or not (_fits(found, frame) or _continues(file, place, frame, size)):
-            after_tags = _skip_tags(file, place)
-            if after_tags == place:
-                after_tags = _resume(file, found, place, size)
-            place = after_tags
+            behind = _skip_tags(file, place)
+            if behind == place:
+                behind, broken = _resume(file, found, place, size), True
+            place = behind
             continue
-        if place + frame.size > size:  # its end is missing, so it has no sound
-            break
-        _add(file, found, frame, place)
+        file.seek(place)
+        content = file.read(frame.size)
+        if broken:  # its sound begins in frames that are lost: decoded, it would be noise
+            found.junk_bytes += len(content)
+        else:
+            _add(found, frame, place, content)
+        broken = False
         place += frame.size
     return found
 
@@ -175,21 +183,22 @@ def _fits(found: Scan, frame: Frame) -> bool:
     return bool(found.streams) and found.streams[-1].kind == frame.kind
 
 
-def _add(file: BinaryIO, found: Scan, frame: Frame, place: int) -> None:
+def _add(found: Scan, frame: Frame, place: int, content: bytes) -> None:
     if not _fits(found, frame):
-        file.seek(place)
-        content = file.read(frame.size)
         found.streams.append(Stream(frame.kind, content[:4]))
         if _is_info(content, frame.kind):
             found.streams[-1].info = content
             return
     stream = found.streams[-1]
+    if len(content) < frame.kind.info_at:  # cut off before any sound
+        return
     stream.frames += 1
     stream.largest = max(stream.largest, frame.size)
+    stream.missing = frame.size - len(content)
     if stream.ranges and stream.ranges[-1].stop == place:
-        stream.ranges[-1] = range(stream.ranges[-1].start, place + frame.size)
+        stream.ranges[-1] = range(stream.ranges[-1].start, place + len(content))
     else:
-        stream.ranges.append(range(place, place + frame.size))
+        stream.ranges.append(range(place, place + len(content)))
 
 
 def _resume(file: BinaryIO, found: Scan, place: int, size: int) -> int:
