@@ -194,8 +194,8 @@ class AudioFile:
             self._say(f"{self._name}: its header announces {promised_s:.2f} s, {counted_s:.2f} s are there and heard")
         if layout.junk_bytes:
             self._say(
-                f"{self._name} holds {layout.junk_bytes:,} bytes of no MPEG audio or of frames cut in two; they are passed "
-                "over, and times behind them may be wrong by some frames"
+                f"{self._name} holds {layout.junk_bytes:,} bytes of no MPEG audio or of frames cut in two; they are "
+                "passed over, and times behind them may be wrong by some frames"
             )
 
     def _check_length(self, delivered: int) -> None:

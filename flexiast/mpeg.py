@@ -139,12 +139,13 @@ def scan(file: BinaryIO) -> Scan | None:
     place = _find_first(file, found, size)
     if place is None:
         return None
-    broken = False
+    broken = tagged = False
     while place < size:
         frame = _frame_at(file, place)
         if frame is None or not (_fits(found, frame) or _continues(file, place, frame, size)):
             behind = _skip_tags(file, place)
-            if behind == place:
+            tagged = behind > place
+            if not tagged:
                 behind, broken = _resume(file, found, place, size), True
             place = behind
             continue
@@ -152,9 +153,9 @@ def scan(file: BinaryIO) -> Scan | None:
         content = file.read(frame.size)
         if broken:  # its sound begins in frames that are lost: decoded, it would be noise
             found.junk_bytes += len(content)
-        else:
+        elif not (tagged and found.streams and _is_info(content, frame.kind)):  # the header of a file that was joined
             _add(found, frame, place, content)
-        broken = False
+        broken = tagged = False
         place += frame.size
     return found
 
