@@ -37,7 +37,7 @@ TOLERANCE_S = 0.05
 DOUBT_S = 0.5
 
 
-class Heard(NamedTuple):
+class Outcome(NamedTuple):
     """What came of a file."""
 
     seconds: float
@@ -61,14 +61,14 @@ class Case(NamedTuple):
     """Unless what is left is wanted"""
 
 
-def hear(path: Path, *, keep_cut: bool = False, whole: bool = True) -> Heard:
+def hear(path: Path, *, keep_cut: bool = False, whole: bool = True) -> Outcome:
     """Decode a file twice, or only its header; raises AssertionError where the samples differ."""
     (digest, heard), (again, _) = (_decode(path, keep_cut=keep_cut, whole=whole) for _ in range(2))
     assert digest == again, f"{path} is decoded to other samples each time"
     return heard
 
 
-def _decode(path: Path, *, keep_cut: bool, whole: bool) -> tuple[str, Heard]:
+def _decode(path: Path, *, keep_cut: bool, whole: bool) -> tuple[str, Outcome]:
     words: list[str] = []
     digest, frames = hashlib.sha256(), 0
     try:
@@ -76,29 +76,29 @@ def _decode(path: Path, *, keep_cut: bool, whole: bool) -> tuple[str, Heard]:
             for block in audio.blocks(BLOCK_FRAMES) if whole else ():
                 digest.update(block.tobytes())
                 frames += len(block)
-            return digest.hexdigest(), Heard(frames / audio.rate_hz, tuple(words), refused=False)
+            return digest.hexdigest(), Outcome(frames / audio.rate_hz, tuple(words), refused=False)
     except DataError as error:
-        return digest.hexdigest(), Heard(0.0, (*words, str(error)), refused=True)
+        return digest.hexdigest(), Outcome(0.0, (*words, str(error)), refused=True)
 
 
 # ----- the field's files, and others of their classes
 
 
-def given(name: str) -> Callable[[Path, Path], Path | None]:
+def find_given(name: str) -> Callable[[Path, Path], Path | None]:
     return lambda field, _: path if (path := field / "files" / name).is_file() else None
 
 
-def noise(seconds: float, rate_hz: int = 16_000, channels: int = 1, seed: int = 0) -> Float:
+def make_noise(seconds: float, rate_hz: int = 16_000, channels: int = 1, seed: int = 0) -> Float:
     samples = np.random.default_rng(seed).normal(scale=0.1, size=(round(seconds * rate_hz), channels))
     return samples.astype(np.float32)
 
 
-def cut(name: str, **options: str) -> Callable[[Path, Path], Path | None]:
+def make_cut(name: str, **options: str) -> Callable[[Path, Path], Path | None]:
     """A file of 20 s without the last 40 % of its bytes."""
 
     def make(_: Path, folder: Path) -> Path:
         path = folder / name
-        soundfile.write(path, noise(20), 16_000, **options)
+        soundfile.write(path, make_noise(20), 16_000, **options)
         content = path.read_bytes()
         path.write_bytes(content[: len(content) * 6 // 10])
         return path
@@ -106,13 +106,13 @@ def cut(name: str, **options: str) -> Callable[[Path, Path], Path | None]:
     return make
 
 
-def joined(name: str) -> Callable[[Path, Path], Path | None]:
+def make_joined(name: str) -> Callable[[Path, Path], Path | None]:
     """Two files of 2 and 3 s, one behind the other."""
 
     def make(_: Path, folder: Path) -> Path:
         content = b""
         for seconds in (2, 3):
-            soundfile.write(folder / name, noise(seconds), 16_000)
+            soundfile.write(folder / name, make_noise(seconds), 16_000)
             content += (folder / name).read_bytes()
         (folder / name).write_bytes(content)
         return folder / name
@@ -120,10 +120,10 @@ def joined(name: str) -> Callable[[Path, Path], Path | None]:
     return make
 
 
-def understated(_: Path, folder: Path) -> Path:
+def make_understated(_: Path, folder: Path) -> Path:
     """A WAV whose sizes say 1 s where 20 s follow."""
     path = folder / "understated.wav"
-    soundfile.write(path, noise(20), 16_000, subtype="PCM_16")
+    soundfile.write(path, make_noise(20), 16_000, subtype="PCM_16")
     content = bytearray(path.read_bytes())
     struct.pack_into("<I", content, 4, 36 + 32_000)
     struct.pack_into("<I", content, 40, 32_000)
@@ -131,7 +131,7 @@ def understated(_: Path, folder: Path) -> Path:
     return path
 
 
-def wrapped(_: Path, folder: Path) -> Path:
+def make_wrapped(_: Path, folder: Path) -> Path:
     """A WAV of 4 GiB and 1 s, whose sizes of 32 bits began anew, and a title behind its samples; no room on disk."""
     path, rate_hz, size = folder / "wrapped.wav", 768_000, 2**32 + 2 * 2 * 768_000  # two channels of 16 bits
     soundfile.write(path, np.full((4, 2), 0.25), rate_hz, subtype="PCM_16")
@@ -145,27 +145,27 @@ def wrapped(_: Path, folder: Path) -> Path:
     return path
 
 
-def bw64(_: Path, folder: Path) -> Path:
+def make_bw64(_: Path, folder: Path) -> Path:
     path = folder / "bw64.wav"
-    soundfile.write(path, noise(2), 16_000, format="RF64")
+    soundfile.write(path, make_noise(2), 16_000, format="RF64")
     path.write_bytes(b"BW64" + path.read_bytes()[4:])
     return path
 
 
-def stereo(name: str, left: float, right: float, subtype: str = "PCM_16") -> Callable[[Path, Path], Path | None]:
+def make_stereo(name: str, left: float, right: float, subtype: str = "PCM_16") -> Callable[[Path, Path], Path | None]:
     """One sound in both channels, at these levels."""
 
     def make(_: Path, folder: Path) -> Path:
-        soundfile.write(folder / name, noise(2) * np.array([left, right], np.float32), 16_000, subtype=subtype)
+        soundfile.write(folder / name, make_noise(2) * np.array([left, right], np.float32), 16_000, subtype=subtype)
         return folder / name
 
     return make
 
 
-def flac_to_a_pipe(_: Path, folder: Path) -> Path:
+def make_flac_of_a_pipe(_: Path, folder: Path) -> Path:
     """Its header has no total of samples, as ffmpeg and sox leave it."""
     path = folder / "pipe.flac"
-    soundfile.write(path, noise(2), 16_000)
+    soundfile.write(path, make_noise(2), 16_000)
     content = bytearray(path.read_bytes())
     content[21] &= 0xF0
     content[22:26] = bytes(4)
@@ -174,38 +174,41 @@ def flac_to_a_pipe(_: Path, folder: Path) -> Path:
 
 
 CASES = (
-    Case("cut.mp3", given("cut.mp3"), 11.95, "announces 20"),
-    Case("vbr_no_xing.mp3", given("vbr_no_xing.mp3"), 20.088),
-    Case("chained_second_link_over_64k.ogg", given("chained_second_link_over_64k.ogg"), 40.0),
-    Case("gsm.wav", given("gsm.wav"), 1.04),
-    Case("unknown_length.flac", given("unknown_length.flac"), 1.0),
-    Case("ogg_cut60.ogg", given("ogg_cut60.ogg"), 11.176, "last page", refused=True),
-    Case("two Ogg files joined", joined("joined.ogg"), 5.0),
-    Case("two FLAC files joined", joined("joined.flac"), 5.0),
-    Case("two WAV files joined", joined("joined.wav"), 5.0),
-    Case("two AIFF files joined", joined("joined.aiff"), 5.0),
-    Case("FLAC to a pipe", flac_to_a_pipe, 2.0),
-    Case("WAV, cut at 60 %", cut("cut.wav"), 12.0, "announces 20.00 s", refused=True),
-    Case("RIFX, cut at 60 %", cut("cut-rifx.wav", endian="BIG"), 12.0, "announces 20.00 s", refused=True),
-    Case("RF64, cut at 60 %", cut("cut-rf64.wav", format="RF64"), 12.0, "announces 20.00 s", refused=True),
-    Case("W64, cut at 60 %", cut("cut.w64"), 12.0, "announces 20.00 s", refused=True),
-    Case("AIFF, cut at 60 %", cut("cut.aiff"), 12.0, "announces 20.00 s", refused=True),
-    Case("AU, cut at 60 %", cut("cut.au"), 12.0, "announces 20.00 s", refused=True),
-    Case("CAF, cut at 60 %", cut("cut.caf"), 12.0, "announces 20.00 s", refused=True),
-    Case("FLAC, cut at 60 %", cut("cut.flac"), 12.0, "broke off", refused=True),
-    Case("Ogg, cut at 60 %", cut("cut.ogg"), 11.0, "last page", refused=True),
-    Case("WAV that says 1 s before 20 s", understated, 20.0, "announces 1.00 s, 20.00 s are there"),
-    Case("WAV of 4 GiB with wrapped sizes", wrapped, None, "announces 1.00 s, 1399.10 s are there"),
-    Case("BW64", bw64, 2.0),
-    Case("channels of opposite phase", stereo("opposite.wav", 1, -1), 2.0, "cancel each other"),
-    Case("sound in the right channel", stereo("right.wav", 0, 1), 2.0, "in channel 2 alone"),
+    Case("cut.mp3", find_given("cut.mp3"), 11.95, "announces 20"),
+    Case("vbr_no_xing.mp3", find_given("vbr_no_xing.mp3"), 20.088),
+    Case("chained_second_link_over_64k.ogg", find_given("chained_second_link_over_64k.ogg"), 40.0),
+    Case("gsm.wav", find_given("gsm.wav"), 1.04),
+    Case("unknown_length.flac", find_given("unknown_length.flac"), 1.0),
+    Case("ogg_cut60.ogg", find_given("ogg_cut60.ogg"), 11.176, "last page", refused=True),
+    Case("two Ogg files joined", make_joined("joined.ogg"), 5.0),
+    Case("two FLAC files joined", make_joined("joined.flac"), 5.0),
+    Case("two WAV files joined", make_joined("joined.wav"), 5.0),
+    Case("two AIFF files joined", make_joined("joined.aiff"), 5.0),
+    Case("FLAC to a pipe", make_flac_of_a_pipe, 2.0),
+    Case("WAV, cut at 60 %", make_cut("cut.wav"), 12.0, "announces 20.00 s", refused=True),
+    Case("RIFX, cut at 60 %", make_cut("cut-rifx.wav", endian="BIG"), 12.0, "announces 20.00 s", refused=True),
+    Case("RF64, cut at 60 %", make_cut("cut-rf64.wav", format="RF64"), 12.0, "announces 20.00 s", refused=True),
+    Case("W64, cut at 60 %", make_cut("cut.w64"), 12.0, "announces 20.00 s", refused=True),
+    Case("AIFF, cut at 60 %", make_cut("cut.aiff"), 12.0, "announces 20.00 s", refused=True),
+    Case("AU, cut at 60 %", make_cut("cut.au"), 12.0, "announces 20.00 s", refused=True),
+    Case("CAF, cut at 60 %", make_cut("cut.caf"), 12.0, "announces 20.00 s", refused=True),
+    Case("FLAC, cut at 60 %", make_cut("cut.flac"), 12.0, "broke off", refused=True),
+    Case("Ogg, cut at 60 %", make_cut("cut.ogg"), 11.0, "last page", refused=True),
+    Case("WAV that says 1 s before 20 s", make_understated, 20.0, "announces 1.00 s, 20.00 s are there"),
+    Case("WAV of 4 GiB with wrapped sizes", make_wrapped, None, "announces 1.00 s, 1399.10 s are there"),
+    Case("BW64", make_bw64, 2.0),
+    Case("channels of opposite phase", make_stereo("opposite.wav", 1, -1), 2.0, "cancel each other"),
+    Case("sound in the right channel", make_stereo("right.wav", 0, 1), 2.0, "in channel 2 alone"),
     Case(
-        "16-bit integers as floats", stereo("integers.wav", 32_767, 32_767, "FLOAT"), 2.0, "integers stored as floats"
+        "16-bit integers as floats",
+        make_stereo("integers.wav", 32_767, 32_767, "FLOAT"),
+        2.0,
+        "integers stored as floats",
     ),
 )
 
 
-def check_case(case: Case, field: Path, folder: Path) -> tuple[Heard, list[str]] | None:
+def check_case(case: Case, field: Path, folder: Path) -> tuple[Outcome, list[str]] | None:
     """What came of a case and what is wrong with that; None where its file is absent."""
     path = case.make(field, folder)
     if path is None:
@@ -267,7 +270,7 @@ def encode_all(folder: Path) -> list[list[bytes]]:
             for options in encoder.options:
                 # Loud and quiet by turns, so that a variable rate varies
                 levels = np.resize([3, 0.01, 1, 0], (8, 1)).repeat(-(-rate_hz // 8), 0)[:rate_hz]
-                soundfile.write(wav, np.clip(noise(1.0, rate_hz, channels, number) * levels, -1, 1), rate_hz)
+                soundfile.write(wav, np.clip(make_noise(1.0, rate_hz, channels, number) * levels, -1, 1), rate_hz)
                 encoder.encode(wav, options, folder / "clip.mp3")
                 group.append((folder / "clip.mp3").read_bytes())
         groups.append(group)
@@ -299,7 +302,7 @@ def ffmpeg_s(path: Path) -> float:
     return len(subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL).stdout) / 2 / rate_hz
 
 
-def judge_mp3(found: Heard, expected_s: float) -> str:
+def judge_mp3(found: Outcome, expected_s: float) -> str:
     """Right within the tolerance; doubted or refused where that is said; else wrong.
 
     Where frames were lost, players differ in how many of the following ones they give up: a doubt of half a second.

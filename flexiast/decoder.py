@@ -122,7 +122,7 @@ class AudioFile:
                 try:
                     self._decoder = self._open(number)
                 except DataError as error:
-                    self._lack(f"its stream {number + 1} of {len(self._layout.segments)} cannot be read ({error})")
+                    self._miss(f"its stream {number + 1} of {len(self._layout.segments)} cannot be read ({error})")
                     continue
             yield from self._converted(self._decoder, frames)
 
@@ -163,7 +163,7 @@ class AudioFile:
             self._say(f"{self._name} holds damaged MP3 frames; what is heard in their place may be noise")
         if self._layout.counted_s is None and delivered < decoder.frames < UNKNOWN_FRAMES:
             rate_hz = decoder.samplerate
-            self._lack(f"its header announces {decoder.frames / rate_hz:.2f} s, {delivered / rate_hz:.2f} s are there")
+            self._miss(f"its header announces {decoder.frames / rate_hz:.2f} s, {delivered / rate_hz:.2f} s are there")
 
     def _check_header(self, decoder: Decoder, channel: int | None) -> None:
         """What can be told before anything is decoded."""
@@ -175,13 +175,13 @@ class AudioFile:
             raise DataError(f"{self._name} has no channel {channel}; give one from 1 to {decoder.channels}")
         layout = self._layout
         if not layout.ended:
-            self._lack("its last page is missing, so it was cut off or never finished")
+            self._miss("its last page is missing, so it was cut off or never finished")
         if layout.announced_bytes is not None and layout.announced_bytes != layout.found_bytes:
             frames_per_byte = decoder.frames / layout.found_bytes if layout.found_bytes else 0.0
             announced_s = layout.announced_bytes * frames_per_byte / self.rate_hz
             found_s = decoder.frames / self.rate_hz
             if layout.announced_bytes > layout.found_bytes:
-                self._lack(
+                self._miss(
                     f"its header announces {announced_s:.2f} s ({layout.announced_bytes:,} bytes of samples), "
                     f"{found_s:.2f} s ({layout.found_bytes:,} bytes) are there"
                 )
@@ -204,7 +204,7 @@ class AudioFile:
         if counted_s is not None and not counted_s - ENCODER_S <= heard_s <= counted_s + TOLERANCE_S:
             self._say(f"{self._name} holds frames of {counted_s:.2f} s, {heard_s:.2f} s of it can be decoded")
 
-    def _lack(self, what: str) -> None:
+    def _miss(self, what: str) -> None:
         """A recording that is cut short: refused, unless what is left is wanted."""
         if not self._keep_cut:
             raise DataError(

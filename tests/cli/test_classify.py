@@ -293,7 +293,7 @@ def test_a_pipe_by_name_is_read_as_stdin_is(command: tuple[str, ...], run: Run, 
     samples = (32_767 * tone(300, 2.0, 0)).astype("<i2").tobytes()
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    with writing(fifo, samples):
+    with write_when_read(fifo, samples):
         result = run(*command, fifo, *(("--format", "json") if command[0] == "classify" else ()))
     assert result.returncode == 0, result.stderr
     documents = (
@@ -305,7 +305,7 @@ def test_a_pipe_by_name_is_read_as_stdin_is(command: tuple[str, ...], run: Run, 
 
 
 @contextlib.contextmanager
-def writing(fifo: Path, content: bytes) -> Iterator[None]:
+def write_when_read(fifo: Path, content: bytes) -> Iterator[None]:
     """A thread that writes into a pipe as soon as somebody reads it."""
     writer = threading.Thread(target=fifo.write_bytes, args=(content,), daemon=True)
     writer.start()

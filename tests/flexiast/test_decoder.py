@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import flexiast.decoder
-from benchmarks.field import CASES, Case, check_case, ffmpeg_s, hear, judge_mp3, mix_mp3s, noise
+from benchmarks.field import CASES, Case, check_case, ffmpeg_s, hear, judge_mp3, make_noise, mix_mp3s
 from flexiast import mpeg
 from flexiast.audio import Part, check_audio, open_audio, read_audio
 from flexiast.errors import DataError
@@ -46,7 +46,7 @@ def test_mp3s_cut_and_joined_at_random_are_as_long_as_ffmpeg_says_or_doubted(tmp
 @pytest.mark.parametrize("rate_hz", [8_000, 22_050, 48_000])
 def test_every_frame_of_an_mp3_is_counted(tmp_path: Path, mode: str, rate_hz: int) -> None:
     path = tmp_path / "clip.mp3"
-    soundfile.write(path, noise(1.5, rate_hz), rate_hz, format="MP3", bitrate_mode=mode)
+    soundfile.write(path, make_noise(1.5, rate_hz), rate_hz, format="MP3", bitrate_mode=mode)
     found = mpeg.scan(io.BytesIO(path.read_bytes()))
     assert found is not None
     (stream,) = found.streams
@@ -59,7 +59,7 @@ def test_what_libmpg123_prints_of_a_damaged_file_is_said_once_with_its_name(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path, said = tmp_path / "damaged.mp3", []
-    soundfile.write(path, noise(3), 16_000, format="MP3", bitrate_mode="VARIABLE")
+    soundfile.write(path, make_noise(3), 16_000, format="MP3", bitrate_mode="VARIABLE")
     content = bytearray(path.read_bytes())
     frames = mpeg.scan(io.BytesIO(content)).streams[0].ranges[0]  # type: ignore[union-attr]
     for place in range(frames.start + 2_000, frames.stop - 2_000, 1_000):
@@ -74,7 +74,7 @@ def test_what_libmpg123_prints_of_a_damaged_file_is_said_once_with_its_name(
 def test_joined_streams_of_other_kinds_sound_as_the_first_one_does(tmp_path: Path, suffix: str) -> None:
     content = b""
     for seconds, rate_hz, channels in ((2.0, 16_000, 1), (3.0, 44_100, 2)):
-        soundfile.write(tmp_path / f"part.{suffix}", noise(seconds, rate_hz, channels), rate_hz)
+        soundfile.write(tmp_path / f"part.{suffix}", make_noise(seconds, rate_hz, channels), rate_hz)
         content += (tmp_path / f"part.{suffix}").read_bytes()
     path = tmp_path / f"joined.{suffix}"
     path.write_bytes(content)
@@ -88,7 +88,7 @@ def test_joined_streams_of_other_kinds_sound_as_the_first_one_does(tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
 def test_a_file_inside_another_is_read_as_by_itself(tmp_path: Path, name: str) -> None:
-    soundfile.write(tmp_path / name, noise(1), 16_000)
+    soundfile.write(tmp_path / name, make_noise(1), 16_000)
     content = (tmp_path / name).read_bytes()
     (tmp_path / "shard").write_bytes(b"before" + content + b"after")
     inside = read_audio(tmp_path / "shard", 16_000, Part(6, len(content)))
@@ -100,7 +100,7 @@ def test_a_file_inside_another_is_read_as_by_itself(tmp_path: Path, name: str) -
 def test_whatever_a_decoder_raises_is_the_files_data_error(
     error: type[Exception], when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    soundfile.write(tmp_path / "odd.wav", noise(1), 16_000)
+    soundfile.write(tmp_path / "odd.wav", make_noise(1), 16_000)
     choose = flexiast.decoder.choose_decoder
 
     def fail(*_: object) -> None:
@@ -118,10 +118,10 @@ def test_whatever_a_decoder_raises_is_the_files_data_error(
 
 
 def test_one_channel_is_read_by_itself(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "two.wav", noise(1, channels=2), 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "two.wav", make_noise(1, channels=2), 16_000, subtype="FLOAT")
     with open_audio(tmp_path / "two.wav", channel=2) as audio:
         found = np.concatenate(list(audio.blocks(1_000)))
-    np.testing.assert_array_equal(found, noise(1, channels=2)[:, 1:])
+    np.testing.assert_array_equal(found, make_noise(1, channels=2)[:, 1:])
     with (
         pytest.raises(DataError, match=r"two\.wav has no channel 3; give one from 1 to 2"),
         open_audio(tmp_path / "two.wav", channel=3),
@@ -132,10 +132,10 @@ def test_one_channel_is_read_by_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "channels",
     [
-        [noise(1), noise(1)],
-        [noise(1), noise(1, seed=1)],  # two rooms
-        [noise(1), 0.1 * noise(1)],
-        [0 * noise(1), 0 * noise(1)],
+        [make_noise(1), make_noise(1)],
+        [make_noise(1), make_noise(1, seed=1)],  # two rooms
+        [make_noise(1), 0.1 * make_noise(1)],
+        [0 * make_noise(1), 0 * make_noise(1)],
     ],
     ids=["equal", "independent", "20 dB apart", "silence"],
 )
@@ -169,7 +169,7 @@ def test_a_spliced_file_is_its_pieces_joined(
 def test_zeros_behind_the_samples_are_room_that_a_recorder_took(
     tmp_path: Path, write_audio: Callable[..., Path], subtype: str, zeros: int
 ) -> None:
-    path = write_audio(tmp_path / "taken.wav", noise(1), 16_000, subtype=subtype)
+    path = write_audio(tmp_path / "taken.wav", make_noise(1), 16_000, subtype=subtype)
     expected = read_audio(path, 16_000)
     path.write_bytes(path.read_bytes() + bytes(zeros))
     np.testing.assert_array_equal(read_audio(path, 16_000), expected)
