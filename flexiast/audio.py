@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import io
-import mmap
 import os
-import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flexiast.decoder import AudioFile
 from flexiast.errors import DataError
-from flexiast.riff import DataChunk, find_data
-
-if TYPE_CHECKING:
-    import soundfile
-
-Content = TypeVar("Content", io.BytesIO, mmap.mmap)
+from flexiast.spliced import splice
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"})
 """What a folder is searched for; libsndfile reads them all."""
 
 
-RATES_HZ = (1_000, 768_000)
-"""Sample rates of audio; a file that claims another is damaged, and resampling it could fill the memory."""
-
-
-LOUDEST = 1e6
-"""Of samples that belong into −1 … 1; integers that were stored as floats are borne, what no recorder wrote is not."""
+BLOCK_FRAMES = 65_536
+"""Decoded at once of a file that is read as a whole."""
 
 
 class Part(NamedTuple):
@@ -40,65 +30,73 @@ class Part(NamedTuple):
     size: int
 
 
-def open_audio(path: Path, part: Part | None = None) -> soundfile.SoundFile:
-    """The open file, or the one that lies at ``part`` of it; raises DataError, also for a WAV that was cut short.
+def unreported(text: str) -> None:
+    """For a caller that has no place for what is wrong with a file."""
 
-    One whose recorder was stopped before it wrote the length is read to its end. Names are handed on as bytes, for not
-    all are UTF-8.
+
+@contextmanager
+def open_audio(
+    path: Path,
+    part: Part | None = None,
+    *,
+    channel: int | None = None,
+    keep_cut: bool = False,
+    say: Callable[[str], None] = unreported,
+) -> Iterator[AudioFile]:
+    """The open file, or the one that lies at ``part`` of it; raises DataError, also for one that was cut short.
+
+    ``keep_cut`` takes what is left of that, ``channel`` one channel, counted from 1. ``say`` is given, in words that
+    begin with the file's name, what else differs from what its header promises or from what a recording is. Names are
+    handed on as bytes, for not all are UTF-8.
     """
-    import soundfile
-
+    name = str(path) if part is None else f"{path} at byte {part.offset:,}"
     try:
-        file = soundfile.SoundFile(_whole(path, part))
-    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{_named(path, part)} cannot be read as audio: {error}; expected WAV, FLAC, Ogg, Opus, MP3 or AIFF"
-        ) from error
-    if not RATES_HZ[0] <= file.samplerate <= RATES_HZ[1]:
-        rate = file.samplerate
-        file.close()
-        raise DataError(
-            f"{_named(path, part)} claims {rate:,} samples a second; expected {RATES_HZ[0]:,} to {RATES_HZ[1]:,}"
-        )
-    return file
-
-
-def check_audio(path: Path) -> None:
-    """Raise DataError for a file whose header is no audio's or promises no samples; nothing is decoded."""
-    with open_audio(path) as file:
-        if not file.frames:
-            raise DataError(f"{path} holds no samples; remove it or record it again")
-
-
-def decode_audio(path: Path, part: Part | None = None) -> tuple[NDArray[np.float32], int]:
-    """The whole file as mono [samples] in [-1, 1] and its rate in Hz; raises DataError. Channels are averaged."""
-    import soundfile
-
-    with open_audio(path, part) as file:
+        if path.exists() and not path.is_file():
+            raise IsADirectoryError("it is no file")
+        file: BinaryIO = path.open("rb")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name} cannot be read as audio: {error}") from error
+    with file:
+        whole = None if part is not None else os.fsencode(path)
+        view = file if part is None else splice(file, [range(part.offset, part.offset + part.size)])
+        audio = AudioFile(view, name, whole, say, channel=channel, keep_cut=keep_cut)
         try:
-            samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise DataError(f"{_named(path, part)} breaks off: {error}; record or copy it again") from error
-    if not np.isfinite(samples).all():
-        raise DataError(f"{_named(path, part)} holds samples that are not numbers (NaN or infinite); export it again")
-    if len(samples) and (peak := float(np.abs(samples).max())) > LOUDEST:
-        raise DataError(f"{_named(path, part)} holds samples up to {peak:.3g}, expected -1 … 1; export it again")
-    if not len(samples):
-        raise DataError(f"{_named(path, part)} holds no samples; remove it or record it again")
-    return samples.mean(axis=1, dtype=np.float32), rate
+            yield audio
+        finally:
+            audio.close()
 
 
-def read_audio(path: Path, sample_rate_hz: int, part: Part | None = None) -> NDArray[np.float32]:
+def check_audio(path: Path, say: Callable[[str], None] = unreported) -> None:
+    """Raise DataError for a file that is no audio, was cut short or holds no samples; a block of it is decoded."""
+    with open_audio(path, say=say) as audio:
+        next(audio.blocks(BLOCK_FRAMES))
+
+
+def decode_audio(
+    path: Path, part: Part | None = None, say: Callable[[str], None] = unreported
+) -> tuple[NDArray[np.float32], int]:
+    """The whole file as mono [samples] in [-1, 1] and its rate in Hz; raises DataError. Channels are averaged."""
+    with open_audio(path, part, say=say) as audio:
+        blocks = [samples.mean(axis=1, dtype=np.float32) for samples in audio.blocks(BLOCK_FRAMES)]
+        return np.concatenate(blocks), audio.rate_hz
+
+
+def read_audio(
+    path: Path, sample_rate_hz: int, part: Part | None = None, say: Callable[[str], None] = unreported
+) -> NDArray[np.float32]:
     """The whole file as mono [samples] in [-1, 1] at ``sample_rate_hz``; raises DataError.
 
     Other rates are resampled by soxr at its high quality.
     """
     import soxr
 
-    mono, rate = decode_audio(path, part)
-    waveform: NDArray[np.float32] = mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz)
+    try:
+        mono, rate = decode_audio(path, part, say)
+        waveform: NDArray[np.float32] = mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz)
+    except MemoryError as error:
+        raise DataError(f"{path} is too long for this machine's memory; cut it into parts") from error
     if not len(waveform):
-        raise DataError(f"{_named(path, part)} is shorter than one sample at {sample_rate_hz:,} Hz; remove it")
+        raise DataError(f"{path} is shorter than one sample at {sample_rate_hz:,} Hz; remove it")
     return waveform
 
 
@@ -127,45 +125,3 @@ def check_bad_files(errors: Sequence[DataError], files: int, *, skip_bad: bool |
         )
     if len(errors) == files:
         raise DataError("none of the files could be read")
-
-
-def _named(path: Path, part: Part | None) -> str:
-    return str(path) if part is None else f"{path} at byte {part.offset:,}"
-
-
-def _whole(path: Path, part: Part | None) -> bytes | BinaryIO | mmap.mmap:
-    """What libsndfile can open: a name, or the content where it lies in another file or lacks its length."""
-    if part is not None:
-        content = _read_part(path, part)
-        data = _checked(content, path, part)
-        return content if data is None else _ended(content, data)
-    with path.open("rb") as file:
-        data = _checked(file, path, part)
-        # The file stays as it is: what is written goes into this process's copy.
-        return os.fsencode(path) if data is None else _ended(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), data)
-
-
-def _checked(file: BinaryIO, path: Path, part: Part | None) -> DataChunk | None:
-    """The samples of a WAV that lacks their length, None for any other file; raises DataError for one cut short."""
-    data = find_data(file)
-    file.seek(0)
-    if data is not None and data.breaks_off:
-        raise DataError(
-            f"{_named(path, part)} breaks off: its header announces {data.announced:,} bytes of samples, "
-            f"{data.found:,} are there; copy it again, or convert it to keep what is there"
-        )
-    return data if data is not None and data.unended else None
-
-
-def _ended(content: Content, data: DataChunk) -> Content:
-    """The content with the length that nobody wrote."""
-    content.seek(data.size_at)
-    content.write(struct.pack("<I", min(data.found // 2 * 2, 2**32 - 2)))
-    content.seek(0)
-    return content
-
-
-def _read_part(path: Path, part: Part) -> io.BytesIO:
-    with path.open("rb") as file:
-        file.seek(part.offset)
-        return io.BytesIO(file.read(part.size))

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiast.audio import Part, check_audio, check_bad_files, find_audio, read_audio
+from flexiast.audio import Part, check_audio, check_bad_files, find_audio, read_audio, unreported
 from flexiast.errors import DataError
 from flexiast.shards import INDEX, read_index
 from flexiast.spec import check_label
@@ -100,8 +100,9 @@ def load_waveforms(
     skip_bad: bool | None = None,
     budget_bytes: int | None = None,
     progress: Callable[[Iterable[Clip]], Iterable[Clip]] = iter,
+    say: Callable[[str], None] = unreported,
 ) -> tuple[Dataset, Waveforms, list[DataError]]:
-    """The clips that can be read, their waveforms, and what was skipped and why.
+    """The clips that can be read, their waveforms, and what was skipped and why; ``say`` is told of what is odd.
 
     Clips are decoded into memory until they fill ``budget_bytes`` (see ``memory_budget``). Of files beyond it only the
     headers are checked: one that breaks off later raises when it is read. Clips of shards were decoded when they were
@@ -115,10 +116,10 @@ def load_waveforms(
     for clip in progress(dataset.clips):
         try:
             if held < budget:
-                kept.append(read_audio(clip.path, sample_rate_hz, clip.part))
+                kept.append(read_audio(clip.path, sample_rate_hz, clip.part, say))
                 held += kept[-1].nbytes
             elif clip.part is None:
-                check_audio(clip.path)
+                check_audio(clip.path, say)
         except DataError as error:
             errors.append(error)
         else:

@@ -73,6 +73,11 @@ def _is_written(character: str) -> bool:
     return unicodedata.category(character)[0] in "LMNS"
 
 
+def printable_line(text: str) -> str:
+    """Printable text whose line ends are written out too."""
+    return printable(text).replace("\n", "\\n")
+
+
 class FlexiastError(Exception):
     """Root of every error that flexiast raises on purpose; its text is safe to print."""
 

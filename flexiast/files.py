@@ -7,6 +7,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,21 @@ TEMPORARY = ".tmp-"
 """In the name of a file that is being written."""
 NAME_BYTES = 240
 """Of the name that it will have, its end; file systems take 255, and some are for the rest."""
+
+
+def shorten_name(name: str, ending: str, folder: Path) -> str:
+    """``name + ending``, as it is where the file system has room for it.
+
+    Of a longer one the beginning stays, then a hash of all of it, so that two of them do not meet.
+    """
+    room = os.pathconf(folder, "PC_NAME_MAX") - len(os.fsencode(ending))
+    encoded = os.fsencode(name)
+    if len(encoded) <= room:
+        return name + ending
+    mark = "~" + sha256(encoded).hexdigest()[:12]
+    # Cut between characters: half of one would be no text.
+    beginning = encoded[: room - len(mark)].decode(errors="ignore")
+    return beginning + mark + ending
 
 
 @contextmanager

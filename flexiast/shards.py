@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NamedTuple
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from typing_extensions import Self
 
-from flexiast.audio import AUDIO_SUFFIXES, check_bad_files, decode_audio
+from flexiast.audio import AUDIO_SUFFIXES, check_bad_files, decode_audio, unreported
 from flexiast.errors import DataError, UsageError
 from flexiast.files import write_atomically
 from flexiast.manifest import FileName
@@ -127,6 +127,7 @@ def write_shards(
     shard_bytes: int,
     skip_bad: bool = False,
     progress: Callable[[list[tuple[int, Clip]]], Iterable[tuple[int, Clip]]] = iter,
+    say: Callable[[str], None] = unreported,
 ) -> tuple[ShardIndex, list[DataError]]:
     """Write a folder of shards of about ``shard_bytes`` at most; return its index, and what was skipped and why.
 
@@ -143,7 +144,7 @@ def write_shards(
     columns = {label: column for column, label in enumerate(dataset.labels)}
     errors: list[DataError] = []
     with _staged(output) as stage:
-        samples = _samples(progress(clips), root, columns, errors, skip_bad=skip_bad)
+        samples = _samples(progress(clips), root, columns, errors, say, skip_bad=skip_bad)
         groups = itertools.groupby(_shard_names(samples, shard_bytes), key=lambda named: named[0])
         shards = tuple(_write_shard(stage / name, (sample for _, sample in group)) for name, group in groups)
         check_bad_files(errors, len(clips), skip_bad=skip_bad)
@@ -168,12 +169,18 @@ def _check_size(path: Path, expected: int) -> None:
 
 
 def _samples(
-    clips: Iterable[tuple[int, Clip]], root: Path, columns: dict[str, int], errors: list[DataError], *, skip_bad: bool
+    clips: Iterable[tuple[int, Clip]],
+    root: Path,
+    columns: dict[str, int],
+    errors: list[DataError],
+    say: Callable[[str], None],
+    *,
+    skip_bad: bool,
 ) -> Iterator[_Sample]:
     """Clips read and checked; once a bad one makes the shards useless, the others are checked only."""
     for number, clip in clips:
         try:
-            decode_audio(clip.path)
+            decode_audio(clip.path, say=say)
             audio = clip.path.read_bytes()
         except DataError as error:
             errors.append(error)

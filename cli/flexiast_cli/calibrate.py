@@ -99,6 +99,7 @@ def _clips(data: Path, spec: Any, split: str, val_fold: str | None, *, skip_bad:
         spec.frontend.sample_rate_hz,
         skip_bad=skip_bad,
         progress=lambda clips: tracked(clips, "Reading clips"),
+        say=say,
     )
     for error in errors:
         say(f"skipped: {error}")

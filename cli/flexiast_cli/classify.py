@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,6 +59,13 @@ def classify(
         int, typer.Option("--workers", min=1, callback=worker_count, help="Processes that share the files.")
     ] = 1,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End at the first file that fails.")] = False,
+    channel: Annotated[
+        int | None,
+        typer.Option("--channel", min=1, help="Hear one channel of each file.", show_default="the mean of all"),
+    ] = None,
+    keep_cut: Annotated[
+        bool, typer.Option("--keep-cut", help="Hear what a recording that was cut short still holds.")
+    ] = False,
     patch_size: Annotated[
         str | None, typer.Option("--patch-size", help="Size to run (default: the one measured best).")
     ] = None,
@@ -78,11 +86,13 @@ def classify(
     Files that cannot be read are named, passed over, and make the exit code 8 at the end. Ctrl-C ends the run; what was
     finished is written.
     """
-    from flexiast.errors import ExitCode
+    from flexiast.errors import DataError, ExitCode
     from flexiast_cli.tally import Tally
 
     model, paths = _split(arguments)
-    files = _files(paths)
+    files, unusable = _files(paths)
+    if unusable and (fail_fast or not files):
+        raise DataError("\n".join(result.error or "" for result in unusable))
     _check_output(output_format, output, output_dir, len(files))
     tally = Tally(fail_fast=fail_fast)
     settings = partial(
@@ -97,8 +107,8 @@ def classify(
         smoothing=smoothing,
         gate=gate,
     )
-    job = _job(model, patch_size, precision, backend, settings)
-    run = _Run(job, files, model, output_format, workers, tally)
+    job = replace(_job(model, patch_size, precision, backend, settings), channel=channel, keep_cut=keep_cut)
+    run = _Run(job, files, unusable, model, output_format, workers, tally)
     if output_dir is None:
         run.to_stream(output)
     else:
@@ -113,6 +123,8 @@ class _Run:
 
     job: Job
     files: Mapping[Path, Path]
+    unusable: Sequence[Result]
+    """Paths that lead to no audio"""
     model: str
     output_format: Format
     workers: int
@@ -124,9 +136,9 @@ class _Run:
         from flexiast_runtime.formats import render
         from flexiast_runtime.workers import in_order
 
-        results = in_order(self._classify(list(self.files)))
+        results: Iterable[Result] = chain(self.unusable, in_order(self._classify(list(self.files))))
         alone = output is not None or self.output_format is Format.TABLE or not sys.stdout.isatty()
-        results = self.tally.watch(results, len(self.files), shown=alone)
+        results = self.tally.watch(results, self._total, shown=alone)
         target = contextlib.nullcontext(sys.stdout.buffer) if output is None else atomic(output)
         with self._ending_gently(), target as stream:
             for text in render(self.output_format, results, self.model):
@@ -139,11 +151,15 @@ class _Run:
 
         with open_outputs(output_dir, self.output_format, self.job.identity()) as folder:
             missing = folder.missing(self.files)
-            results = (result for _, result in self._classify(list(missing)))
+            results: Iterable[Result] = chain(self.unusable, (result for _, result in self._classify(list(missing))))
             with self._ending_gently(already=len(self.files) - len(missing)):
-                for result in self.tally.watch(results, len(missing), shown=True):
+                for result in self.tally.watch(results, len(self.unusable) + len(missing), shown=True):
                     if result.error is None:
                         folder.write(missing[result.path], result, self.model)
+
+    @property
+    def _total(self) -> int:
+        return len(self.files) + len(self.unusable)
 
     def _classify(self, paths: Sequence[Path]) -> Iterator[tuple[int, Result]]:
         from flexiast_cli.console import say
@@ -159,7 +175,7 @@ class _Run:
 
         with ending_gently(self.tally.stop.set, terminated=ExitCode.TERMINATED):
             yield
-            self.tally.report(len(self.files), already, f"{self.model} at {self.job.patch}")
+            self.tally.report(self._total, already, f"{self.model} at {self.job.patch}")
 
 
 def _split(arguments: list[str]) -> tuple[str, list[Path]]:
@@ -176,24 +192,36 @@ def _split(arguments: list[str]) -> tuple[str, list[Path]]:
     return first, [Path(name) for name in rest]
 
 
-def _files(paths: list[Path]) -> dict[Path, Path]:
-    """Every file once, folders searched, with its name below an output folder; raises DataError.
+def _files(paths: list[Path]) -> tuple[dict[Path, Path], list[Result]]:
+    """Every file once, folders searched, with its name below an output folder; and the paths without any.
 
     That is a file's place in the folder that was named, or its own path as it was named.
     """
     from flexiast.audio import find_audio
-    from flexiast.errors import DataError
+    from flexiast.errors import printable, printable_line
+    from flexiast_runtime.formats import Result
 
     files: dict[Path, Path] = {}
+    unusable = {}
     for path in _listed(paths):
-        found = find_audio(path) if path.is_dir() else [path]
-        if not found:
-            raise DataError(f"{path} holds no audio files; expected WAV, FLAC, Ogg, Opus, MP3 or AIFF")
-        if not path.exists():
-            raise DataError(f"{path} does not exist")
+        try:
+            path.stat()
+            found = find_audio(path) if path.is_dir() else [path]
+            error = None if found else "holds no audio files; expected WAV, FLAC, Ogg, Opus, MP3 or AIFF"
+        except (OSError, ValueError) as failure:  # a name may hold a zero byte, which the system does not take
+            found, error = [], _why_not(failure)
+        if error is not None:
+            unusable[path] = Result(path, printable_line(str(path)), error=printable(f"{path} {error}"))
         for file in found:
             files.setdefault(file, file.relative_to(path) if path.is_dir() else _below(file))
-    return files
+    return files, list(unusable.values())
+
+
+def _why_not(failure: OSError | ValueError) -> str:
+    if isinstance(failure, (FileNotFoundError, NotADirectoryError)):
+        return "does not exist"
+    reason = failure.strerror if isinstance(failure, OSError) else str(failure)
+    return f"cannot be read: {reason}"
 
 
 def _listed(paths: list[Path]) -> Iterator[Path]:

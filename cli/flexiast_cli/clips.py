@@ -46,10 +46,10 @@ class Clips:
 
     def _waveforms(self, spec: Spec) -> Sequence[NDArray[np.float32]]:
         from flexiast.data import load_waveforms
-        from flexiast_cli.console import tracked
+        from flexiast_cli.console import say, tracked
 
         rate_hz = spec.frontend.sample_rate_hz
-        return load_waveforms(self.dataset, rate_hz, progress=lambda clips: tracked(clips, "Reading clips"))[1]
+        return load_waveforms(self.dataset, rate_hz, progress=lambda clips: tracked(clips, "Reading clips"), say=say)[1]
 
 
 def to_compare(data: Path, spec: Spec, val_fold: str | None) -> Clips:

@@ -92,7 +92,7 @@ def shard(
     """
     from flexiast.data import read_dataset
     from flexiast.shards import write_shards
-    from flexiast_cli.console import counted, stderr, tracked
+    from flexiast_cli.console import counted, say, stderr, tracked
 
     index, errors = write_shards(
         read_dataset(data, val_fold),
@@ -101,6 +101,7 @@ def shard(
         shard_bytes=shard_size * 1_000_000,
         skip_bad=skip_bad,
         progress=lambda clips: tracked(clips, "Packing clips"),
+        say=say,
     )
     for error in errors:
         stderr().print(f"skipped: {error}", markup=False)

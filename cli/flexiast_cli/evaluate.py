@@ -48,7 +48,7 @@ def evaluate(
     from flexiast.files import check_output
     from flexiast.frontend import Frontend
     from flexiast.spec import parse_patches
-    from flexiast_cli.console import counted, print_json, stderr, tracked
+    from flexiast_cli.console import counted, print_json, say, stderr, tracked
 
     if plot is not None:
         require("matplotlib", "train")
@@ -59,7 +59,11 @@ def evaluate(
     dataset = read_dataset(data, val_fold)
     dataset = dataset.split(split) if split else dataset
     readable, waveforms, errors = load_waveforms(
-        dataset, spec.frontend.sample_rate_hz, skip_bad=skip_bad, progress=lambda clips: tracked(clips, "Reading clips")
+        dataset,
+        spec.frontend.sample_rate_hz,
+        skip_bad=skip_bad,
+        progress=lambda clips: tracked(clips, "Reading clips"),
+        say=say,
     )
     for error in errors:
         stderr().print(f"skipped: {error}", markup=False)

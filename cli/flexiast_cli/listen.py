@@ -68,8 +68,8 @@ def listen(
         list[str] | None,
         typer.Option(
             "--input",
-            help="An audio file, or - for raw mono 16-bit PCM at the model's rate on stdin; may be repeated "
-            "(default: the microphone).",
+            help="An audio file, or raw mono 16-bit PCM at the model's rate: - for stdin, or a named pipe; may be "
+            "repeated (default: the microphone).",
             show_default=False,
         ),
     ] = None,
@@ -84,7 +84,12 @@ def listen(
     ] = None,
     channel: Annotated[
         int | None,
-        typer.Option("--channel", min=1, help="Hear one channel of the microphone.", show_default="its first two"),
+        typer.Option(
+            "--channel",
+            min=1,
+            help="Hear one channel of the microphone or file.",
+            show_default="two of a microphone, all of a file",
+        ),
     ] = None,
     on_device_loss: Annotated[
         Literal["retry", "exit"],
@@ -204,7 +209,7 @@ def listen(
     )
     frontend, live, manager = engines.spec.frontend, not names or realtime, ServiceManager.of(os.environ, say)
     if names:
-        sources = recordings(names, frontend.sample_rate_hz, realtime=realtime, manager=manager)
+        sources = recordings(names, frontend.sample_rate_hz, channel=channel, realtime=realtime, manager=manager)
     else:
         sources = microphones(devices or [None], channel, on_device_loss, manager)
     share_s = settings.step_s / len(sources)  # one thread runs the engines for all of them
@@ -299,8 +304,8 @@ def _check_sources(names: list[str], devices: list[str] | None, channel: int | N
 
     if names and devices:
         raise UsageError("--input and --device exclude each other; give one")
-    if names and channel is not None:
-        raise UsageError("--channel chooses one of a microphone; files are heard with all of theirs")
+    if "-" in names and channel is not None:
+        raise UsageError("--channel chooses one of several; stdin is mono")
     if realtime and (not names or "-" in names):
         raise UsageError("--realtime slows files to real time; give them with --input FILE")
     for option, given in (("--input", names), ("--device", devices or [])):

@@ -145,12 +145,12 @@ def _accuracies(engines: dict[str, Engines], data: Path, val_fold: str | None) -
     from flexiast.data import load_waveforms, read_dataset
     from flexiast.evaluate import Windows, evaluate
     from flexiast.frontend import Frontend
-    from flexiast_cli.console import tracked
+    from flexiast_cli.console import say, tracked
 
     spec = next(iter(engines.values())).spec
     dataset = read_dataset(data, val_fold).split("val")
     readable, waveforms, _ = load_waveforms(
-        dataset, spec.frontend.sample_rate_hz, progress=lambda clips: tracked(clips, "Reading clips")
+        dataset, spec.frontend.sample_rate_hz, progress=lambda clips: tracked(clips, "Reading clips"), say=say
     )
     windows, targets = Windows(waveforms, Frontend(spec.frontend)), readable.targets(spec.labels)
     return {

@@ -51,22 +51,33 @@ def microphones(
 
 
 def recordings(
-    names: Sequence[str], rate_hz: int, *, realtime: bool, manager: ServiceManager | None = None
+    names: Sequence[str],
+    rate_hz: int,
+    *,
+    channel: int | None,
+    realtime: bool,
+    manager: ServiceManager | None = None,
 ) -> list[Source]:
-    """Files, at the pace of a microphone if so asked; - is raw PCM on stdin, watched like a microphone."""
-    return [_recording(name, rate_hz, realtime=realtime, manager=manager) for name in names]
+    """Files, at the pace of a microphone if so asked; - and pipes that have a name are raw PCM, watched like one."""
+    return [_recording(name, rate_hz, channel, realtime=realtime, manager=manager) for name in names]
 
 
-def _recording(name: str, rate_hz: int, *, realtime: bool, manager: ServiceManager | None) -> Source:
+def _recording(
+    name: str, rate_hz: int, channel: int | None, *, realtime: bool, manager: ServiceManager | None
+) -> Source:
+    """A file, at the pace of a microphone if so asked, or what a pipe brings."""
+    from flexiast_cli.console import say
     from flexiast_runtime.health import Watched
-    from flexiast_runtime.source import FileSource, Paced, PcmSource
+    from flexiast_runtime.source import Paced, PcmSource, open_recording
 
     if name == "-":
         # Unbuffered and a handle of our own: a thread that waits in sys.stdin would abort the interpreter's exit.
         pipe = PcmSource(open(0, "rb", buffering=0, closefd=False), rate_hz)  # noqa: SIM115 (read to the end)
         return Watched(manager.watching(pipe) if manager else pipe)
-    file = FileSource(Path(name))
-    return Watched(Paced(file)) if realtime else file
+    source = open_recording(Path(name), rate_hz, channel=channel, say=say)
+    if isinstance(source, PcmSource):
+        return Watched(manager.watching(source) if manager else source)
+    return Watched(Paced(source)) if realtime else source
 
 
 def open_stations(

@@ -20,6 +20,7 @@ class Tally:
         self.stop = Flag()
         """Set when the run is to end with what it has"""
         self.failures: list[str] = []
+        self._notices: list[str] = []
         self._fail_fast = fail_fast
         self._files = self._events = 0
         self._audio_s = 0.0
@@ -54,16 +55,19 @@ class Tally:
         self._files += 1
         self._events += len(result.events)
         self._audio_s += result.audio_s
+        self._notices += result.notices
         if result.error is not None:
             self.failures.append(result.error)
 
     def report(self, total: int, already: int, made_by: str) -> None:
-        """One line for people, and one for each failure."""
-        from flexiast_cli.console import counted, stderr
+        """One line for people, and one for whatever is wrong with a file."""
+        from flexiast_cli.console import counted, say, stderr
 
         heard = self._files - len(self.failures)
         passed = f" ({already:,} there already)" if already else ""
         note = f"{counted(self._events, 'event')} in {heard:,} of {counted(total, 'file')}{passed}, {made_by}"
         stderr().print(note, style="dim", markup=False, soft_wrap=True)
+        for notice in self._notices:
+            say(f"note: {notice}")
         for failure in self.failures:
             typer.echo(f"flexiast: {failure}", err=True)

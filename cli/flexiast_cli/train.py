@@ -343,6 +343,7 @@ def _load(
         SAMPLE_RATE_HZ,
         skip_bad=sources.skip_bad,
         progress=lambda clips: _tracked(clips, description, console),
+        say=lambda text: console.print(text, markup=False, soft_wrap=True),
     )
     for error in errors:
         console.print(f"skipped: {error}", markup=False)

@@ -11,7 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from flexiast import __version__
-from flexiast.errors import DataError, printable
+from flexiast.errors import DataError, printable, printable_line
 from flexiast.manifest import MANIFEST
 from flexiast.spec import PatchSize
 from flexiast_runtime.backends import Backend, load_engines
@@ -20,7 +20,7 @@ from flexiast_runtime.engine import Engines
 from flexiast_runtime.formats import Result
 from flexiast_runtime.listener import Conditions, Listener, Pinned, Settings
 from flexiast_runtime.records import Event, Summary
-from flexiast_runtime.source import FileSource, chunks
+from flexiast_runtime.source import chunks, open_recording
 from flexiast_runtime.workers import Lost, share
 
 BLOCK_S = 1.0
@@ -36,13 +36,19 @@ class Job:
     precision: str | None
     backend: Backend
     settings: Settings
+    channel: int | None = None
+    """The only one to hear, counted from 1; None is the mix of all"""
+    keep_cut: bool = False
+    """Hear what a recording that was cut short still holds"""
 
     def identity(self) -> dict[str, str]:
         """Everything that a result depends on besides its file."""
         manifest = hashlib.sha256((self.bundle / MANIFEST).read_bytes()).hexdigest()
         named = {"model": manifest, "patch size": str(self.patch), "precision": self.precision or "default"}
         settings = {key.replace("_", " "): str(value) for key, value in dataclasses.asdict(self.settings).items()}
-        return named | {"backend": self.backend.value, "version": __version__} | settings
+        chosen = {} if self.channel is None else {"channel": str(self.channel)}
+        kept = {"recordings cut short": "heard"} if self.keep_cut else {}
+        return named | {"backend": self.backend.value, "version": __version__} | settings | chosen | kept
 
 
 def classify_files(
@@ -87,10 +93,11 @@ def _engines(job: Job, say: Callable[[str], None]) -> Engines:
 
 def _classify(engines: Engines, job: Job, path: Path, stopped: Callable[[], bool]) -> Result:
     events: list[Event] = []
-    audio_s = 0.0
+    notices: list[str] = []
+    audio_s, rate_hz = 0.0, engines.spec.frontend.sample_rate_hz
     try:
-        audio = FileSource(path, BLOCK_S)
-        heard = takewhile(lambda _: not stopped(), chunks(audio, engines.spec.frontend.sample_rate_hz))
+        audio = open_recording(path, rate_hz, BLOCK_S, channel=job.channel, keep_cut=job.keep_cut, say=notices.append)
+        heard = takewhile(lambda _: not stopped(), chunks(audio, rate_hz))
         for record in _listener(engines, job, audio.name).run(heard):
             if isinstance(record, Event):
                 events.append(record)
@@ -98,7 +105,10 @@ def _classify(engines: Engines, job: Job, path: Path, stopped: Callable[[], bool
                 audio_s = record.audio_s
     except DataError as error:
         return _failed(path, str(error))
-    return Result(path, audio.name, audio.rate_hz, audio_s, tuple(events))
+    except MemoryError:
+        return _failed(path, f"{path} needs more memory than there is; cut it into parts")
+    said = tuple(map(printable, notices))
+    return Result(path, audio.name, audio.rate_hz, audio_s, tuple(events), channel=job.channel, notices=said)
 
 
 def _listener(engines: Engines, job: Job, source: str) -> Listener:
@@ -113,4 +123,4 @@ def _given_up(path: Path, lost: Lost) -> Result:
 
 
 def _failed(path: Path, error: str) -> Result:
-    return Result(path, printable(str(path)).replace("\n", "\\n"), error=error)
+    return Result(path, printable_line(str(path)), error=error)

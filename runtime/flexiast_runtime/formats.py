@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flexiast.errors import printable
+from flexiast.errors import printable_line
 
 if TYPE_CHECKING:
     from flexiast_runtime.records import Event
@@ -73,6 +73,10 @@ class Result:
     audio_s: float = 0.0
     events: tuple[Event, ...] = ()
     error: str | None = None
+    channel: int | None = None
+    """The only one that was heard, counted from 1; None for the mix of all"""
+    notices: tuple[str, ...] = ()
+    """What is wrong with the file beside, in words that name it"""
 
 
 def render(output_format: Format, results: Iterable[Result], model: str) -> Iterator[str]:
@@ -107,14 +111,15 @@ def _file_document(result: Result) -> dict[str, object]:
         return {"source": result.source, "error": result.error}
     envelope = {"schema_version", "type", "source"}
     events = [{key: value for key, value in event.document().items() if key not in envelope} for event in result.events]
-    return {"source": result.source, "audio_s": round(result.audio_s, 4), "events": events}
+    document = {"source": result.source, "audio_s": round(result.audio_s, 4), "events": events}
+    return document | ({"notices": list(result.notices)} if result.notices else {})
 
 
 def _csv(results: Iterable[Result], model: str) -> Iterator[str]:
     yield _csv_lines([CSV_COLUMNS])
     for result in results:
-        documents = (event.document() | {"model": _in_line(model)} for event in result.events)
-        yield _csv_lines([_in_line(str(document[column])) for column in CSV_COLUMNS] for document in documents)
+        documents = (event.document() | {"model": printable_line(model)} for event in result.events)
+        yield _csv_lines([printable_line(str(document[column])) for column in CSV_COLUMNS] for document in documents)
 
 
 def _csv_lines(rows: Iterable[Sequence[str]]) -> str:
@@ -129,22 +134,32 @@ def _raven(results: Iterable[Result], _: str) -> Iterator[str]:
         for number, event in enumerate(_by_time(result.events), 1):
             begin, end = _times(event, 6)
             high_hz = min(event.sample_rate_hz, result.rate_hz) // 2  # what the model heard of what was recorded
-            place = (_in_line(result.path.name), _in_line(str(result.path.absolute())), begin)
-            fields = (number, "Spectrogram 1", 1, begin, end, 0, high_hz, *place, _in_line(event.label))
+            place = (printable_line(result.path.name), printable_line(str(result.path.absolute())), begin)
+            fields = (
+                number,
+                "Spectrogram 1",
+                result.channel or 1,
+                begin,
+                end,
+                0,
+                high_hz,
+                *place,
+                printable_line(event.label),
+            )
             yield "\t".join(map(str, fields)) + f"\t{event.score:.4f}\n"
 
 
 def _audacity(results: Iterable[Result], _: str) -> Iterator[str]:
     for result in results:
         for event in _by_time(result.events):
-            yield "\t".join((*_times(event, 6), _in_line(event.label))) + "\n"
+            yield "\t".join((*_times(event, 6), printable_line(event.label))) + "\n"
 
 
 def _srt(results: Iterable[Result], _: str) -> Iterator[str]:
     for result in results:
         for number, event in enumerate(_by_time(result.events), 1):
             begin, end = map(_clock, _times(event, 3))
-            yield f"{number}\n{begin} --> {end}\n{_in_line(event.label)} {event.score:.2f}\n\n"
+            yield f"{number}\n{begin} --> {end}\n{printable_line(event.label)} {event.score:.2f}\n\n"
 
 
 def _clock(time_s: str) -> str:
@@ -158,7 +173,7 @@ def _table(results: Iterable[Result], _: str) -> Iterator[str]:
     """For people; its columns are as wide as their longest cell, so it holds all rows."""
     rows = [("source", "start s", "end s", "score", "label")]
     rows += (
-        (_in_line(event.source), *_times(event, 2), f"{event.score:.2f}", _in_line(event.label))
+        (printable_line(event.source), *_times(event, 2), f"{event.score:.2f}", printable_line(event.label))
         for result in results
         for event in result.events
     )
@@ -185,11 +200,6 @@ def _times(event: Event, digits: int) -> tuple[str, str]:
     return seconds(event.start_sample, event.sample_rate_hz, digits), seconds(
         event.end_sample, event.sample_rate_hz, digits
     )
-
-
-def _in_line(text: str) -> str:
-    """The text without what would end its line or field."""
-    return printable(text).replace("\n", "\\n")
 
 
 _FORMATS: dict[Format, Callable[[Iterable[Result], str], Iterator[str]]] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flexiast.errors import DataError, UsageError
-from flexiast.files import TEMPORARY, atomic, check_output
+from flexiast.files import TEMPORARY, atomic, check_output, shorten_name
 from flexiast_runtime.formats import Format, Result, render
 
 JOURNAL = ".flexiast-run.jsonl"
@@ -60,7 +60,8 @@ class OutputFolder:
 
     def _plan(self, recording: Path, name: Path) -> Made:
         status = recording.stat()
-        output = f"{name}.flexiast.{self._format.suffix}"
+        ending = f".flexiast.{self._format.suffix}"
+        output = str(name.with_name(shorten_name(name.name, ending, self._folder)))
         return Made(output, str(recording.absolute()), status.st_size, status.st_mtime_ns)
 
     def _holds(self, planned: Made) -> bool:

@@ -10,6 +10,7 @@ import io
 import select
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, Protocol
 
@@ -17,8 +18,9 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from flexiast.audio import open_audio
-from flexiast.errors import DataError, printable
+from flexiast.audio import open_audio, unreported
+from flexiast.errors import DataError, printable_line
+from flexiast_runtime.mixing import Mixer
 from flexiast_runtime.stall import LATE_S, STALL_S, PipeClock
 from flexiast_runtime.timeline import uptime_s
 
@@ -79,29 +81,25 @@ class Source(Protocol):
 class FileSource:
     """An audio file, read in blocks; longer ones cost less, shorter ones can be paced."""
 
-    def __init__(self, path: Path, block_s: float = BLOCK_S) -> None:
-        self.name = printable(str(path)).replace("\n", "\\n")
-        self._path, self._block_s = path, block_s
-        with open_audio(path) as file:
-            self.rate_hz: int = file.samplerate
+    def __init__(
+        self,
+        path: Path,
+        block_s: float = BLOCK_S,
+        *,
+        channel: int | None = None,
+        keep_cut: bool = False,
+        say: Callable[[str], None] = unreported,
+    ) -> None:
+        """``channel``, ``keep_cut`` and ``say`` as ``open_audio`` takes them; raises DataError for what is no audio."""
+        self.name = printable_line(str(path))
+        self._block_s, self._say = block_s, say
+        self._open = partial(open_audio, path, channel=channel, keep_cut=keep_cut)
+        with self._open() as file:
+            self.rate_hz: int = file.rate_hz
 
     def blocks(self) -> Iterator[Block]:
-        import soundfile
-
-        size, empty = round(self._block_s * self.rate_hz), True
-        with open_audio(self._path) as file:
-            try:
-                for samples in file.blocks(size, dtype="float32", always_2d=True):
-                    if not np.isfinite(samples).all():
-                        raise DataError(
-                            f"{self._path} holds samples that are not numbers (NaN or infinite); export it again"
-                        )
-                    empty = False
-                    yield Block(samples)
-            except (soundfile.LibsndfileError, OSError) as error:
-                raise DataError(f"{self._path} broke off while it was read: {error}") from error
-        if empty:
-            raise DataError(f"{self._path} holds no samples; remove it or record it again")
+        with self._open(say=self._say) as file:
+            yield from map(Block, file.blocks(round(self._block_s * self.rate_hz)))
 
 
 class PcmSource:
@@ -202,15 +200,39 @@ class Paced:
             yield block
 
 
+def open_recording(
+    path: Path,
+    rate_hz: int,
+    block_s: float = BLOCK_S,
+    *,
+    channel: int | None = None,
+    keep_cut: bool = False,
+    say: Callable[[str], None] = unreported,
+) -> FileSource | PcmSource:
+    """A file, or a pipe that has a name (a FIFO, or what a shell writes for ``<(…)``), read as stdin is.
+
+    ``rate_hz`` is that of a pipe's samples. Raises DataError for what is no audio.
+    """
+    if path.is_fifo():
+        if channel is not None:
+            raise DataError(f"{path} is a pipe, which has one channel; leave --channel out")
+        try:
+            # Unbuffered: a writer that stops for a while has said all that can be heard yet.
+            return PcmSource(path.open("rb", buffering=0), rate_hz, printable_line(str(path)))
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return FileSource(path, block_s, channel=channel, keep_cut=keep_cut, say=say)
+
+
 def chunks(source: Source, rate_hz: int) -> Iterator[Chunk]:
-    """Blocks of a source → mono chunks at ``rate_hz``, channels averaged, resampled with state from block to block.
+    """Blocks of a source → mono chunks at ``rate_hz``, channels mixed, resampled with state from block to block.
 
     A block without samples gives a chunk without: whoever reads a source that delivers nothing now can still stop.
     """
     resampler = _resampler(source.rate_hz, rate_hz)
-    start = 0
+    mixer, start = Mixer(source.rate_hz), 0
     for block in source.blocks():
-        mono = block.samples.mean(axis=1, dtype=np.float32)
+        mono = mixer.mix(block.samples)[:, 0]
         if block.lost:
             if len(rest := _flush(resampler)):
                 yield Chunk(start, rest)

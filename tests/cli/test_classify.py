@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -225,3 +227,88 @@ def test_progress_is_for_terminals_and_leaves_stdout_alone(recordings: Path) -> 
     assert process.returncode == 0
     assert "3/3" in said.decode()
     assert "× real time" in said.decode()
+
+
+def test_a_missing_path_and_an_empty_folder_stop_no_other(run: Run, recordings: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    listed = "\n".join(map(str, (tmp_path / "absent.wav", tmp_path / "empty", recordings))).encode() + b"\na\0b\n"
+    for output in (("--format", "json"), ("--output-dir", tmp_path / "results")):
+        result = run("classify", *QUICK, "-", *output, stdin=listed)
+        assert result.returncode == 8
+        assert "in 3 of 6 files" in result.stderr
+        for name, reason in (("absent.wav", "does not exist"), ("empty", "holds no audio"), ("a\\x00b", "null byte")):
+            assert any(name in line and reason in line for line in result.stderr.splitlines()), result.stderr
+    assert len(list((tmp_path / "results").rglob("*.flexiast.txt"))) == 3
+
+
+def test_names_as_long_as_a_name_may_be_get_results_that_are_found_again(
+    run: Run, recordings: Path, tmp_path: Path
+) -> None:
+    for name in ("x" * 251 + ".wav", "x" * 250 + "y.wav", "ä" * 125 + ".wav"):
+        (recordings / name).write_bytes((recordings / "a.wav").read_bytes())
+    command = ("classify", *QUICK, recordings, "--format", "raven", "--output-dir", tmp_path / "results")
+    first, second = run(*command), run(*command)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr
+    assert "6 there already" in second.stderr
+    assert len(list((tmp_path / "results").rglob("*.selections.txt"))) == 6
+
+
+def test_one_file_that_raises_anything_stops_no_other(run: Run, recordings: Path, tmp_path: Path) -> None:
+    gsm = recordings / "b.wav"
+    soundfile.write(gsm, tone(300, 1.0, 0), 8_000, subtype="GSM610")
+    (recordings / "b2.wav").write_bytes(gsm.read_bytes()[:100])
+    result = run("classify", *QUICK, recordings, "--output-dir", tmp_path / "results")
+    assert (result.returncode, result.stderr.count("flexiast: ")) == (8, 1)
+    assert "b2.wav breaks off" in result.stderr
+    assert "in 4 of 5 files" in result.stderr
+
+
+def test_a_cut_recording_is_refused_unless_what_is_left_is_wanted(run: Run, recordings: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes((recordings / "a.wav").read_bytes()[:20_000])
+    refused = run("classify", *QUICK, cut, "--format", "json")
+    kept = run("classify", *QUICK, cut, "--format", "json", "--keep-cut")
+    assert (refused.returncode, kept.returncode) == (8, 0)
+    assert "--keep-cut" in refused.stderr
+    (document,) = json.loads(kept.stdout)["files"]
+    assert document["audio_s"] == pytest.approx(20_000 / 2 / RATE_HZ, abs=0.01)
+    (notice,) = document["notices"]
+    assert "cut.wav is cut short: its header announces 1.30 s" in notice
+    assert f"note: {notice}" in kept.stderr
+
+
+def test_one_channel_may_be_heard(run: Run, tmp_path: Path) -> None:
+    sound = tone(300, 1.0, 0)
+    soundfile.write(tmp_path / "two.wav", np.stack((np.zeros_like(sound), sound), axis=1), RATE_HZ)
+    mixed = run("classify", *QUICK, tmp_path / "two.wav")
+    assert "has sound in channel 2 alone" in mixed.stderr
+    chosen = run("classify", *QUICK, tmp_path / "two.wav", "--channel", "2")
+    assert (chosen.returncode, "channel 2" in chosen.stderr) == (0, False)
+    absent = run("classify", *QUICK, tmp_path / "two.wav", "--channel", "3")
+    assert (absent.returncode, "two.wav has no channel 3" in absent.stderr) == (8, True)
+
+
+@pytest.mark.parametrize("command", [("listen", "commands", "--pin", "48", "--json", "--input"), ("classify", *QUICK)])
+def test_a_pipe_by_name_is_read_as_stdin_is(command: tuple[str, ...], run: Run, tmp_path: Path) -> None:
+    samples = (32_767 * tone(300, 2.0, 0)).astype("<i2").tobytes()
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with write_when_read(fifo, samples):
+        result = run(*command, fifo, *(("--format", "json") if command[0] == "classify" else ()))
+    assert result.returncode == 0, result.stderr
+    documents = (
+        json.loads(result.stdout)["files"]
+        if command[0] == "classify"
+        else [json.loads(line) for line in result.stdout.splitlines()]
+    )
+    assert documents[-1]["audio_s"] == 2.0
+
+
+@contextlib.contextmanager
+def write_when_read(fifo: Path, content: bytes) -> Iterator[None]:
+    """A thread that writes into a pipe as soon as somebody reads it."""
+    writer = threading.Thread(target=fifo.write_bytes, args=(content,), daemon=True)
+    writer.start()
+    yield
+    writer.join(10)
+    assert not writer.is_alive()

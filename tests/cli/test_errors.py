@@ -111,7 +111,7 @@ def test_label_that_the_model_does_not_know(run: Run, trained: Path, sounds: Pat
     ("arguments", "word"),
     [
         (("--input", "x.wav", "--device", "usb"), "--device"),
-        (("--input", "x.wav", "--channel", "2"), "--channel"),
+        (("--input", "-", "--channel", "2"), "--channel"),
         (("--on-device-loss", "wait"), "'retry', 'exit'"),
         (("--realtime",), "--input"),
         (("--input", "x.wav", "--threshold", "7"), "--threshold"),

@@ -90,6 +90,21 @@ def test_json_says_what_failed() -> None:
     assert json.loads(text(Format.JSON, failed))["files"] == [{"source": "a.wav", "error": "a.wav breaks off"}]
 
 
+def test_ravens_channel_is_the_one_that_was_heard() -> None:
+    event = Event("a.wav", "dog", 0, 16_000, 16_000, 0.9, PatchSize(16, 16))
+    for channel, written in ((None, "1"), (2, "2")):
+        result = Result(Path("a.wav"), "a.wav", 16_000, 2.0, (event,), channel=channel)
+        header, row = csv.reader(text(Format.RAVEN, result).splitlines(), delimiter="\t")
+        assert row[header.index("Channel")] == written
+
+
+def test_json_has_what_is_wrong_with_a_file() -> None:
+    odd, fine = (Result(Path("a.wav"), "a.wav", 16_000, 2.0, notices=notices) for notices in (("a.wav is odd",), ()))
+    files = json.loads(text(Format.JSON, odd, fine))["files"]
+    assert files[0]["notices"] == ["a.wav is odd"]
+    assert "notices" not in files[1]
+
+
 @given(results())
 def test_raven_is_a_table_of_tabs(result: Result) -> None:
     header, *rows = (line.split("\t") for line in text(Format.RAVEN, result).splitlines())
