@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexiast.errors import DataError
+from flexiast.media import MediaFile, extra_hint, open_media
 from flexiast.riff import DataChunk, find_data
 
 if TYPE_CHECKING:
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
 
 Content = TypeVar("Content", io.BytesIO, mmap.mmap)
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"})
-"""What a folder is searched for; libsndfile reads them all."""
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".wave", ".bwf", ".bw64", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".caf"}
+    | {".aif", ".aiff", ".aifc", ".au", ".snd", ".voc", ".sph", ".nist", ".iff", ".8svx", ".avr", ".paf", ".pvf"}
+    | {".sds", ".sf", ".ircam", ".wve"}
+)
+"""What libsndfile reads. Names that mostly belong to something else (.mat, .htk, .mpc) and what needs a second file
+(.sd2) or has no header (.raw) must be named one by one."""
 
 
 RATES_HZ = (1_000, 768_000)
@@ -40,7 +46,7 @@ class Part(NamedTuple):
     size: int
 
 
-def open_audio(path: Path, part: Part | None = None) -> soundfile.SoundFile:
+def open_audio(path: Path, part: Part | None = None) -> soundfile.SoundFile | MediaFile:
     """The open file, or the one that lies at ``part`` of it; raises DataError, also for a WAV that was cut short.
 
     One whose recorder was stopped before it wrote the length is read to its end. Names are handed on as bytes, for not
@@ -51,8 +57,11 @@ def open_audio(path: Path, part: Part | None = None) -> soundfile.SoundFile:
     try:
         file = soundfile.SoundFile(_whole(path, part))
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
+        if isinstance(error, soundfile.LibsndfileError) and (media := _open_media(path, part)) is not None:
+            return media
         raise DataError(
             f"{_named(path, part)} cannot be read as audio: {error}; expected WAV, FLAC, Ogg, Opus, MP3 or AIFF"
+            f"{extra_hint(path.suffix)}"
         ) from error
     if not RATES_HZ[0] <= file.samplerate <= RATES_HZ[1]:
         rate = file.samplerate
@@ -103,14 +112,10 @@ def read_audio(path: Path, sample_rate_hz: int, part: Part | None = None) -> NDA
 
 
 def find_audio(folder: Path) -> list[Path]:
-    """Audio files anywhere under a folder, sorted; hidden ones left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in AUDIO_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    """Audio files anywhere under a folder, sorted, as ``search.search_folder`` finds them."""
+    from flexiast.search import search_folder  # which imports this module
+
+    return list(search_folder(folder).files)
 
 
 def check_bad_files(errors: Sequence[DataError], files: int, *, skip_bad: bool | None) -> None:
@@ -163,6 +168,11 @@ def _ended(content: Content, data: DataChunk) -> Content:
     content.write(struct.pack("<I", min(data.found // 2 * 2, 2**32 - 2)))
     content.seek(0)
     return content
+
+
+def _open_media(path: Path, part: Part | None) -> MediaFile | None:
+    file = path.open("rb") if part is None else _read_part(path, part)
+    return open_media(file, _named(path, part), path.suffix)
 
 
 def _read_part(path: Path, part: Part) -> io.BytesIO:

@@ -181,12 +181,13 @@ def _files(paths: list[Path]) -> dict[Path, Path]:
 
     That is a file's place in the folder that was named, or its own path as it was named.
     """
-    from flexiast.audio import find_audio
     from flexiast.errors import DataError
+    from flexiast_cli.console import stderr
+    from flexiast_cli.dataset import search_sounds
 
     files: dict[Path, Path] = {}
     for path in _listed(paths):
-        found = find_audio(path) if path.is_dir() else [path]
+        found = search_sounds(path, stderr()).files if path.is_dir() else (path,)
         if not found:
             raise DataError(f"{path} holds no audio files; expected WAV, FLAC, Ogg, Opus, MP3 or AIFF")
         if not path.exists():
