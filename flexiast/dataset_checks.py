@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def warnings_before_reading(dataset: Dataset) -> list[str]:
     total = train + val
     notes = []
     if lost := [label for label, left_out in dataset.left_out.items() if left_out.lost and not total[label]]:
-        notes.append(f"No clip of {preview(lost)} can be read: no label of the model")
+        notes.append(f"No clip of {preview(lost)} can be read: the model will not have such a label")
     if others := Counter(clip.split for clip in dataset.clips if clip.split not in {"train", "val"}):
         counts = ", ".join(f"{split} ({count:,} clips)" for split, count in sorted(others.items()))
         notes.append(f"Neither trained on nor validated on: {counts}; measure it with flexiast evaluate --split")
@@ -96,8 +97,7 @@ def warnings_before_reading(dataset: Dataset) -> list[str]:
         notes.append(f"No validation clip of {preview(unknown)}: no figure tells whether it was learnt")
     if missing := [label for label in dataset.labels if val[label] and not train[label]]:
         notes.append(f"No training clip has {preview(missing)}: the model will not know it")
-    both = _in_both(*([clip.path.resolve() for clip in by_split[split] if clip.part is None] for split in by_split))
-    if both:
+    if both := _in_both(by_split["train"], by_split["val"]):
         notes.append(
             f"{_count(len(both), 'file')} in both train and val, such as {both[0]}: "
             "validation figures are too good; leave each in one"
@@ -223,8 +223,19 @@ def _clips_by_label(clips: Iterable[Clip]) -> Counter[str]:
     return Counter(label for clip in clips for label in clip.labels)
 
 
-def _in_both(training: list[Path], validation: list[Path]) -> list[Path]:
-    return sorted(set(training) & set(validation))
+def _in_both(training: list[Clip], validation: list[Clip]) -> list[Path]:
+    """Files of validation clips that train too, under whatever name; clips of shards stand once."""
+    known = {_identity(clip.path) for clip in training if clip.part is None} - {None}
+    return [clip.path for clip in validation if clip.part is None and _identity(clip.path) in known]
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Of the file that the path leads to, None where it leads to none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _count(number: int, noun: str) -> str:

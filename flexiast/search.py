@@ -102,7 +102,7 @@ def search_folder(folder: Path) -> Search:
     found: dict[str, list[Path]] = {"file": [], "closed": [], "broken": []}
     for path, kind in _walk(folder):
         found[kind].append(path)
-    files = sorted(path for path in found["file"] if path.suffix.lower() in suffixes)
+    files = sorted((path for path in found["file"] if path.suffix.lower() in suffixes), key=attrgetter("parts"))
     others = Counter(path.suffix.lower() or path.name for path in found["file"])
     media = Counter({kind: count for kind, count in others.items() if kind in MEDIA_SUFFIXES - suffixes})
     other = Counter({kind: count for kind, count in others.items() if kind not in MEDIA_SUFFIXES | suffixes})
@@ -112,11 +112,12 @@ def search_folder(folder: Path) -> Search:
 def list_entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """Folders and files right inside a folder, sorted, links followed, hidden ones left out; raises DataError."""
     try:
-        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        with os.scandir(folder) as entries:
+            visible = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise DataError(f"{folder} cannot be opened: {error.strerror}; chmod u+rx it, or choose another") from error
-    folders = [path for path in entries if path.is_dir()]
-    return folders, sorted(set(entries) - set(folders))
+    folders, files = ([folder / name for name, is_folder in visible if is_folder is wanted] for wanted in (True, False))
+    return folders, files
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, Literal["file", "closed", "broken"]]]:
