@@ -126,7 +126,8 @@ def drop_bad_clips(
     check_bad_files(errors, len(dataset.clips), skip_bad=True)
     if dataset.hashed_from is not None:
         good = _hashed_split(good, dataset.hashed_from)
-    return replace(dataset, clips=tuple(good), left_out=left_out), errors
+    kept = _dataset(good, dataset.split_rule)
+    return replace(kept, hashed_from=dataset.hashed_from, left_out=left_out), errors
 
 
 def load_waveforms(

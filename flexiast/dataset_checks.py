@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ def warnings_before_reading(dataset: Dataset) -> list[str]:
     if lost := [label for label, left_out in dataset.left_out.items() if left_out.lost and not total[label]]:
         notes.append(f"No clip of {preview(lost)} can be read: the model will not have such a label")
     if others := Counter(clip.split for clip in dataset.clips if clip.split not in {"train", "val"}):
-        counts = ", ".join(f"{split} ({count:,} clips)" for split, count in sorted(others.items()))
+        counts = ", ".join(f"{split} ({_count(count, 'clip')})" for split, count in sorted(others.items()))
         notes.append(f"Neither trained on nor validated on: {counts}; measure it with flexiast evaluate --split")
     if lone := [label for label in dataset.labels if total[label] == 1]:
         notes.append(f"One clip only of {preview(lone)}: {ENOUGH}")
@@ -102,6 +101,19 @@ def warnings_before_reading(dataset: Dataset) -> list[str]:
             f"{_count(len(both), 'file')} in both train and val, such as {both[0]}: "
             "validation figures are too good; leave each in one"
         )
+    return notes
+
+
+def warn_lost_labels(dataset: Dataset, training: Dataset, validation: Dataset) -> list[str]:
+    """Of labels whose clips of a split were all skipped when they were read."""
+    notes = []
+    for split, read, kind, loss in (
+        ("train", training, "training", "the model will not know it"),
+        ("val", validation, "validation", "no figure tells whether it was learnt"),
+    ):
+        found = _clips_by_label(clip for clip in dataset.clips if clip.split == split)
+        if lost := sorted(set(found) - set(_clips_by_label(read.clips))):
+            notes.append(f"Every {kind} clip of {preview(lost)} was skipped: {loss}")
     return notes
 
 
@@ -232,7 +244,7 @@ def _in_both(training: list[Clip], validation: list[Clip]) -> list[Path]:
 def _identity(path: Path) -> tuple[int, int] | None:
     """Of the file that the path leads to, None where it leads to none."""
     try:
-        status = os.stat(path)
+        status = path.stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino

@@ -278,7 +278,7 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
     import numpy as np
 
     from flexiast.batches import LogMels
-    from flexiast.dataset_checks import check_trainable, warn_uneven, warnings_before_reading
+    from flexiast.dataset_checks import check_trainable, warn_lost_labels, warn_uneven, warnings_before_reading
     from flexiast.evaluate import Windows
     from flexiast.frontend import Frontend
     from flexiast.train import make_spec, sample
@@ -293,6 +293,7 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
         for split, action in (("train", "Reading training clips"), ("val", "Reading validation clips"))
     )
     print_counts(dataset, training, validation, console)
+    print_warnings(warn_lost_labels(dataset, training, validation), console)
     lengths = [len(waveforms[clip]) for clip in sample(len(waveforms))]
     frontend = recipe.model.frontend(SAMPLE_RATE_HZ, float(np.median(lengths)))
     print_audio_warnings(
