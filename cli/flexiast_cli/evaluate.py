@@ -64,7 +64,7 @@ def evaluate(
     wanted = None if patch_sizes is None else parse_patches(patch_sizes)
     classifier, patches = _classifier(model, wanted, precision, backend)
     spec = classifier.spec
-    label_report.check_options(spec, per_label=per_label, confusion=confusion)
+    label_report.check_confusion(spec, confusion)
     dataset = read_data(data, val_fold, stderr(), skip_bad=skip_bad)
     dataset = dataset.split(split) if split else dataset
     readable, waveforms = load_clips(dataset, spec.frontend.sample_rate_hz, stderr(), skip_bad=skip_bad)

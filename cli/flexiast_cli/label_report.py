@@ -19,7 +19,7 @@ NUMBERED_LABELS = 20
 """As many cells of a confusion matrix can be read as numbers on a side; more are shown as colours only."""
 
 
-def check_options(spec: Spec, *, per_label: bool, confusion: Path | None) -> None:
+def check_confusion(spec: Spec, confusion: Path | None) -> None:
     """Raise UsageError for a confusion matrix of a model that may hear several labels at once."""
     from flexiast.errors import UsageError
 
@@ -63,14 +63,8 @@ def show(spec: Spec, logits: Mapping[PatchSize, Float], targets: Float) -> None:
         figures = [[result.recall for result in label_results(matrix, spec.labels)] for matrix in matrices]
         overall = label_results(sum(matrices[1:], matrices[0]), spec.labels)
         precision, confused = [one.precision for one in overall], [one.confused_with for one in overall]
-    table = Table(
-        title=f"{'Average precision' if precision is None else 'Recall'} of each label",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        header_style="bold",
-        pad_edge=False,
-    )
+    title = f"\n{'Average precision' if precision is None else 'Recall'} of each label"
+    table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("label")
     for name in ("clips", *(patch.short for patch in logits), *(["precision"] if precision else [])):
         table.add_column(name, justify="right")
@@ -84,7 +78,7 @@ def show(spec: Spec, logits: Mapping[PatchSize, Float], targets: Float) -> None:
         cells += [escape(confused[index] or "")] if confused else []
         table.add_row(*cells)
     console = stdout()
-    console.print()
+    console.print(title, style="bold")
     console.print(table)
     if absent := [label for label, count in zip(spec.labels, clips, strict=True) if not count]:
         console.print(f"No clip here has {preview(absent)}", markup=False, soft_wrap=True)
