@@ -15,8 +15,13 @@ from flexiast.decoder import AudioFile
 from flexiast.errors import DataError
 from flexiast.spliced import splice
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"})
-"""What a folder is searched for; libsndfile reads them all."""
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".wave", ".bwf", ".bw64", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".caf"}
+    | {".aif", ".aiff", ".aifc", ".au", ".snd", ".voc", ".sph", ".nist", ".iff", ".8svx", ".avr", ".paf", ".pvf"}
+    | {".sds", ".sf", ".ircam", ".wve"}
+)
+"""What libsndfile reads. Names that mostly belong to something else (.mat, .htk, .mpc) and what needs a second file
+(.sd2) or has no header (.raw) must be named one by one."""
 
 
 BLOCK_FRAMES = 65_536
@@ -101,14 +106,10 @@ def read_audio(
 
 
 def find_audio(folder: Path) -> list[Path]:
-    """Audio files anywhere under a folder, sorted; hidden ones left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in AUDIO_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    """Audio files anywhere under a folder, sorted, as ``search.search_folder`` finds them."""
+    from flexiast.search import search_folder  # which imports this module
+
+    return list(search_folder(folder).files)
 
 
 def check_bad_files(errors: Sequence[DataError], files: int, *, skip_bad: bool | None) -> None:

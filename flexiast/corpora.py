@@ -7,15 +7,15 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from flexiast.audio import find_audio
 from flexiast.data import LABEL_SEPARATOR, Clip
 from flexiast.errors import DataError
 from flexiast.extras import require
 from flexiast.files import write_atomically
+from flexiast.search import LeftOut, search_folder
 from flexiast.spec import check_label
 
 VOXCELEB_SPLITS = {"1": "train", "2": "val", "3": "test"}
@@ -30,6 +30,8 @@ class Listing:
     """Clips that its publisher lists and the disk lacks."""
     column: Literal["split", "fold"] = "split"
     """What a clip's ``split`` is."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """What the search of its folder did not take."""
 
 
 def esc50(folder: Path) -> Listing:
@@ -46,7 +48,7 @@ def audioset(segments: Sequence[Path], audio: Path) -> Listing:
     ``YTID_30.000.wav`` or ``YTID_30000_40000.flac``; AudioSet takes one segment of a video only. A CSV of the name
     ``eval…`` is the split "val", others are "train". Raises DataError.
     """
-    files = _files_by(audio, _ytid)
+    files, left_out = _files_by(audio, _ytid)
     clips = []
     for path in segments:
         classes = _table(path.with_name("class_labels_indices.csv"), ("mid", "display_name"), header=True)
@@ -59,7 +61,7 @@ def audioset(segments: Sequence[Path], audio: Path) -> Listing:
                     f"{path}: {row['YTID']} is labelled {unknown[0]!r}, which class_labels_indices.csv lacks"
                 )
             clips.append((row["YTID"], tuple(names[mid] for mid in mids), split))
-    return _found(clips, files, audio)
+    return _found(clips, files, left_out, audio)
 
 
 def vggsound(listing: Path, audio: Path) -> Listing:
@@ -68,7 +70,7 @@ def vggsound(listing: Path, audio: Path) -> Listing:
     Files lie anywhere under ``audio`` and are named ``YTID_000030.wav``, by their first second. Its part "test" is the
     split "val", for it has no third. Raises DataError.
     """
-    files = _files_by(audio, lambda stem: stem)
+    files, left_out = _files_by(audio, lambda stem: stem)
     clips = []
     for row in _table(listing, ("YTID", "start", "label", "split"), header=False):
         if not row["start"].isdecimal() or row["split"] not in {"train", "test"}:
@@ -78,7 +80,7 @@ def vggsound(listing: Path, audio: Path) -> Listing:
             )
         split = "train" if row["split"] == "train" else "val"
         clips.append((f"{row['YTID']}_{int(row['start']):06}", (row["label"],), split))
-    return _found(clips, files, audio)
+    return _found(clips, files, left_out, audio)
 
 
 def speechcommands(folder: Path) -> Listing:
@@ -152,7 +154,9 @@ def _listing(clips: Sequence[Clip], folder: Path, column: Literal["split", "fold
     return Listing(present, len(clips) - len(present), column)
 
 
-def _found(clips: Sequence[tuple[str, tuple[str, ...], str]], files: dict[str, list[Path]], audio: Path) -> Listing:
+def _found(
+    clips: Sequence[tuple[str, tuple[str, ...], str]], files: dict[str, list[Path]], left_out: LeftOut, audio: Path
+) -> Listing:
     """The clips (name, labels, split) that have a file."""
     present, seen = [], set()
     for name, labels, split in clips:
@@ -167,17 +171,19 @@ def _found(clips: Sequence[tuple[str, tuple[str, ...], str]], files: dict[str, l
         raise DataError(
             f"none of the {len(clips)} clips that are listed lies under {audio} as audio named by its YouTube id; "
             "name the folder with --audio, and extract the sound of videos first"
+            + (f"; left out: {left_out}" if str(left_out) else "")
         )
-    return Listing(tuple(present), len(clips) - len(present))
+    return Listing(tuple(present), len(clips) - len(present), left_out=left_out)
 
 
-def _files_by(folder: Path, key: Callable[[str], str | None]) -> dict[str, list[Path]]:
+def _files_by(folder: Path, key: Callable[[str], str | None]) -> tuple[dict[str, list[Path]], LeftOut]:
     files = defaultdict(list)
-    for path in find_audio(folder):
+    found = search_folder(folder)
+    for path in found.files:
         name = key(path.stem)
         if name is not None:
             files[name].append(path)
-    return files
+    return files, found.left_out
 
 
 def _ytid(stem: str) -> str | None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiast.audio import Part, check_audio, check_bad_files, find_audio, read_audio, unreported
+from flexiast.audio import Part, check_audio, check_bad_files, decode_audio, read_audio, unreported
 from flexiast.errors import DataError
+from flexiast.layout import read_layout
+from flexiast.search import LeftOut, search_folder
 from flexiast.shards import INDEX, read_index
 from flexiast.spec import check_label
 from flexiast.waveforms import Waveforms, memory_budget
@@ -25,6 +28,9 @@ LABEL_SEPARATOR = ";"
 
 VALIDATION_SHARE = 0.2
 """Of each label's clips, where a data set has no split of its own."""
+
+HASHED = "a fifth of each label by path hash"
+"""The split rule of such a data set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,10 @@ class Dataset:
     task: Literal["single", "multi"]
     split_rule: str
     """Where the split comes from, in words: it belongs beside every figure."""
+    hashed_from: Path | None = None
+    """Where train and val were parted by a hash of each path: the folder that the paths begin at."""
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
+    """By label, or "" for what has none: what the search of a folder did not take."""
 
     def split(self, name: str) -> Dataset:
         """The clips of one split; raises DataError when there are none."""
@@ -55,7 +65,7 @@ class Dataset:
             found = ", ".join(sorted({clip.split for clip in self.clips}))
             hint = "; name some clips so, or leave the column out: a fifth of each label is then val"
             raise DataError(f"no clip has split {name!r}; the data set has {found}{hint if name == 'val' else ''}")
-        return replace(self, clips=chosen)
+        return replace(self, clips=chosen, hashed_from=None)  # a part of a split is not split again
 
     def targets(self, labels: tuple[str, ...]) -> NDArray[np.float32]:
         """[clips, labels], 1 where a clip has a label; raises DataError for a label that ``labels`` lacks."""
@@ -74,6 +84,7 @@ class Dataset:
 def read_dataset(data: Path, val_fold: str | None = None) -> Dataset:
     """A folder of folders named by label, a CSV with the columns path, label and maybe split or fold, or shards.
 
+    Label folders may lie in folders named by split: train, val (valid, validation, dev) and test.
     Paths in a CSV are relative to its folder; several labels of a clip are joined by ``;``. With a fold column,
     ``val_fold`` (the last fold unless told) is the split "val" and all others are "train". Where neither stands, a
     fifth of each label's clips, chosen by a hash of their paths, becomes "val". Shards keep the labels, the split and
@@ -86,11 +97,37 @@ def read_dataset(data: Path, val_fold: str | None = None) -> Dataset:
             return _read_csv(data / "metadata.csv", val_fold)
         if val_fold is not None:
             raise DataError(f"{data} has no folds, so fold {val_fold!r} cannot validate; leave --val-fold out")
-        clips, rule = _hashed_split(_read_folders(data), data), "a fifth of each label by path hash"
-        return _dataset(clips, rule)
+        return _read_folders(data)
     if data.is_file():
         return _read_csv(data, val_fold)
     raise DataError(f"{data} does not exist; give a folder of folders named by label, or a CSV")
+
+
+def drop_bad_clips(
+    dataset: Dataset, *, progress: Callable[[Iterable[Clip]], Iterable[Clip]] = iter
+) -> tuple[Dataset, list[DataError]]:
+    """The clips that can be decoded, with the split made of them alone, and what was skipped and why.
+
+    A bad file would else be a label's only validation clip. Every command that skips bad files of a data set without a
+    split of its own calls this first, so that all have the same split: that of the data set without those files.
+    """
+    good: list[Clip] = []
+    errors: list[DataError] = []
+    left_out = defaultdict(LeftOut, dataset.left_out)
+    for clip in progress(dataset.clips):
+        try:
+            decode_audio(clip.path, clip.part)
+        except DataError as error:
+            errors.append(error)
+            for label in clip.labels:
+                left_out[label] += LeftOut(unreadable=1)
+        else:
+            good.append(clip)
+    check_bad_files(errors, len(dataset.clips), skip_bad=True)
+    if dataset.hashed_from is not None:
+        good = _hashed_split(good, dataset.hashed_from)
+    kept = _dataset(good, dataset.split_rule)
+    return replace(kept, hashed_from=dataset.hashed_from, left_out=left_out), errors
 
 
 def load_waveforms(
@@ -146,14 +183,27 @@ def preview(labels: Iterable[str], limit: int = 8) -> str:
     return ", ".join(labels[:limit]) + (f" … ({len(labels)} in all)" if len(labels) > limit else "")
 
 
-def _read_folders(folder: Path) -> list[Clip]:
-    clips = []
-    for label_folder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        label = _checked(label_folder.name, label_folder)
-        clips += [Clip(path, (label,), "") for path in find_audio(label_folder)]
+def _read_folders(folder: Path) -> Dataset:
+    layout = read_layout(folder)
+    clips: list[Clip] = []
+    left_out = defaultdict(LeftOut, {"": layout.left_out})
+    for place in layout.folders:
+        label = _checked(place.label, place.path)
+        found = search_folder(place.path)
+        clips += [Clip(path, (label,), place.split) for path in found.files]
+        left_out[label] += found.left_out if found else LeftOut(empty=(place.path,))
     if not clips:
-        raise DataError(f"{folder} has no audio in folders named by label, such as {folder / 'dog' / 'bark.wav'}")
-    return clips
+        reasons = str(sum(left_out.values(), LeftOut()))
+        raise DataError(
+            f"{folder} has no audio in folders named by label, such as {folder / 'dog' / 'bark.wav'}"
+            + (f"; left out: {reasons}" if reasons else "")
+        )
+    rule = f"folders {', '.join(layout.split_names)}" if layout.split_names else HASHED
+    if any(clip.split == "val" for clip in clips) or not any(clip.split in {"", "train"} for clip in clips):
+        return replace(_dataset(clips, rule), left_out=left_out)
+    if layout.split_names:
+        rule = f"{rule}, of whose first {HASHED} validates"
+    return replace(_dataset(_hashed_split(clips, folder), rule), hashed_from=folder, left_out=left_out)
 
 
 def _read_shards(folder: Path, val_fold: str | None) -> Dataset:
@@ -179,13 +229,18 @@ def _read_csv(path: Path, val_fold: str | None) -> Dataset:
             reader = csv.DictReader(file)
             columns = reader.fieldnames or []
             rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start:,}); save it as 'CSV UTF-8', or convert it: "
+            f"iconv -f {'UTF-16' if _is_utf16(path) else 'WINDOWS-1252'} -t UTF-8 {path.name} > utf8.csv"
+        ) from error
+    except (OSError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a CSV: {error}") from error
     for column in ("path", "label"):
         if column not in columns:
             raise DataError(
                 f"{path} has no column {column!r}; it has {preview(columns) or 'none'}; "
-                "expected path,label and maybe split or fold"
+                f"expected path,label and maybe split or fold{_separator_hint(columns)}"
             )
     if not rows:
         raise DataError(f"{path} lists no clips")
@@ -202,8 +257,21 @@ def _read_csv(path: Path, val_fold: str | None) -> Dataset:
     elif "split" in columns:
         splits, rule = _column(path, rows, "split"), "split column"
     else:
-        return _dataset(_hashed_split(clips, path.parent), "a fifth of each label by path hash")
+        return replace(_dataset(_hashed_split(clips, path.parent), HASHED), hashed_from=path.parent)
     return _dataset([replace(clip, split=split) for clip, split in zip(clips, splits, strict=True)], rule)
+
+
+def _is_utf16(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}
+
+
+def _separator_hint(columns: Sequence[str]) -> str:
+    """What to do about a table whose columns are parted by something else than commas."""
+    for separator, name in (("\t", "tabs"), (";", "semicolons")):
+        if len(columns) == 1 and separator in columns[0]:
+            return f". Its columns are separated by {name}: save it with commas ({LABEL_SEPARATOR!r} joins labels)"
+    return ""
 
 
 def _column(path: Path, rows: list[dict[str, str | None]], name: str) -> list[str]:
@@ -229,16 +297,18 @@ def _checked(label: str, where: Path) -> str:
 
 
 def _hashed_split(clips: list[Clip], root: Path) -> list[Clip]:
+    """All clips but those of a test split, which stay aside, parted into train and val."""
     single = all(len(clip.labels) == 1 for clip in clips)  # sets of labels may each be unique: those are split as one
+    aside = [clip for clip in clips if clip.split == "test"]
     by_label = defaultdict(list)
-    for clip in clips:
+    for clip in (clip for clip in clips if clip.split != "test"):
         by_label[clip.labels if single else ()].append(clip)
     split = []
     for group in by_label.values():
         ordered = sorted(group, key=lambda clip: _path_hash(clip.path, root))
         validation = max(1, round(VALIDATION_SHARE * len(ordered))) if len(ordered) > 1 else 0
         split += [replace(clip, split="val" if rank < validation else "train") for rank, clip in enumerate(ordered)]
-    return split
+    return split + aside
 
 
 def _path_hash(path: Path, root: Path) -> bytes:

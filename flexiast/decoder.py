@@ -6,22 +6,26 @@ whatever else differs is reported once, in words.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flexiast.errors import DataError, FlexiastError
-from flexiast.layout import Layout, examine
 from flexiast.levels import Levels
+from flexiast.media import extra_hint, open_media
 from flexiast.spliced import splice
+from flexiast.structure import Layout, examine
 
 Float = NDArray[np.float32]
 
 RATES_HZ = (1_000, 768_000)
 """Sample rates of audio; a file that claims another is damaged, and resampling it could fill the memory."""
+KINDS = "expected WAV, FLAC, Ogg, Opus, MP3 or AIFF"
 TOLERANCE_S = 0.05
 """By so much an MP3's header may be wrong unreported: a frame or two."""
 ENCODER_S = 0.3
@@ -47,11 +51,24 @@ class Decoder(Protocol):
     def close(self) -> None: ...
 
 
-def choose_decoder(source: bytes | BinaryIO) -> Decoder:
-    """The decoder of a file, given by its name or open: the one place where it is chosen."""
+def choose_decoder(source: bytes | BinaryIO, name: str) -> Decoder:
+    """The decoder of a file, given by its name or open: libsndfile, or FFmpeg for what that does not know.
+
+    ``name`` is what errors call it. This is the one place where a decoder is chosen.
+    """
+    import soundfile
+
     from flexiast.libsndfile import SequentialFile
 
-    decoder: Decoder = SequentialFile(source)
+    try:
+        decoder: Decoder = SequentialFile(source)
+    except soundfile.LibsndfileError:
+        file = Path(os.fsdecode(source)).open("rb") if isinstance(source, bytes) else source  # noqa: SIM115 (closed there)
+        file.seek(0)
+        media = open_media(file, name, Path(name).suffix)
+        if media is None:
+            raise
+        decoder = media
     return decoder
 
 
@@ -107,12 +124,12 @@ class AudioFile:
 
     def _open(self, number: int) -> Decoder:
         pieces = self._layout.segments[number]
-        with self._named_errors("cannot be read as audio", "expected WAV, FLAC, Ogg, Opus, MP3 or AIFF"):
+        with self._named_errors("cannot be read as audio", KINDS + extra_hint(Path(self._name).suffix)):
             if pieces is None and self._path is not None:
-                return choose_decoder(self._path)
+                return choose_decoder(self._path, self._name)
             if pieces is None:
                 self._file.seek(0)
-            return choose_decoder(self._file if pieces is None else splice(self._file, pieces))
+            return choose_decoder(self._file if pieces is None else splice(self._file, pieces), self._name)
 
     def _segments(self, frames: int) -> Iterator[Float]:
         """All streams of the file, as if they were one of the first one's kind."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from flexiast.errors import DataError
 from flexiast.frontend import Frontend
+from flexiast.per_label import confusion_matrix, repeated_answer, wilson_interval
 from flexiast.spec import Patch, PatchSize, Spec, Value
 from flexiast.waveforms import memory_budget
 
@@ -39,6 +40,10 @@ class PatchResult(Value):
     gmac: float
     accuracy: float | None = None
     """Share of clips whose best class is right; only where each clip has one label."""
+    accuracy_interval: tuple[float, float] | None = None
+    """95 %: so far the accuracy on other clips of the kind may be from that on these."""
+    repeated_answer: str | None = None
+    """The label that nearly every clip was answered with, though others were heard."""
     mean_average_precision: float | None = None
     """Only where clips have several labels."""
 
@@ -113,15 +118,37 @@ def evaluate(
 
     Raises DataError for clips with several labels and a model of one label a clip.
     """
-    spec = classifier.spec
-    if spec.task == "single" and (targets.sum(axis=1) != 1).any():
+    logits = predict(classifier, clips, targets, patches, progress=progress)
+    return [summarize(classifier.spec, patch, found, targets) for patch, found in logits]
+
+
+def predict(
+    classifier: Classifier,
+    clips: Windows,
+    targets: Float,
+    patches: Sequence[PatchSize],
+    *,
+    progress: Callable[[Sequence[PatchSize]], Iterable[PatchSize]] = iter,
+) -> Iterator[tuple[PatchSize, Float]]:
+    """Each patch size and its logits [clips, classes]; raises DataError as ``evaluate`` does."""
+    if classifier.spec.task == "single" and (targets.sum(axis=1) != 1).any():
         raise DataError("some clips have several labels, but the model knows one label a clip; train it on such clips")
-    results = []
     for patch in progress(patches):
-        logits = clips.clip_mean(classify(classifier, clips, patch))
-        metric = {metric_name(spec.task): score(logits, targets, spec.task)}
-        results.append(PatchResult(patch_size=patch, tokens=spec.tokens(patch), gmac=spec.gmac(patch), **metric))
-    return results
+        yield patch, clips.clip_mean(classify(classifier, clips, patch))
+
+
+def summarize(spec: Spec, patch: PatchSize, logits: Float, targets: Float) -> PatchResult:
+    """The result of one patch size, from logits and targets [clips, classes]."""
+    value = score(logits, targets, spec.task)
+    cost: dict[str, Any] = {"patch_size": patch, "tokens": spec.tokens(patch), "gmac": spec.gmac(patch)}
+    if spec.task == "multi":
+        return PatchResult(**cost, mean_average_precision=value)
+    return PatchResult(
+        **cost,
+        accuracy=value,
+        accuracy_interval=wilson_interval(value, len(targets)),
+        repeated_answer=repeated_answer(confusion_matrix(logits, targets), spec.labels),
+    )
 
 
 def classify(classifier: Classifier, features: Float | Windows, patch: PatchSize) -> Float:
@@ -149,3 +176,17 @@ def average_precision(scores: Float, target: Float) -> float:
     last_of_ties = np.searchsorted(-ranked, -ranked, side="right")  # positives with equal scores stand together
     precision = hits[last_of_ties - 1] / last_of_ties
     return float(precision[target[order] > 0].mean())
+
+
+def average_precisions(logits: Float, targets: Float, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Of each label, from logits and targets [clips, classes], as JSON: clips and average precision, None without."""
+    return [
+        {
+            "label": label,
+            "clips": int(targets[:, index].sum()),
+            "average_precision": average_precision(logits[:, index], targets[:, index])
+            if targets[:, index].any()
+            else None,
+        }
+        for index, label in enumerate(labels)
+    ]

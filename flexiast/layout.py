@@ -1,102 +1,128 @@
-"""What an audio file consists of, by its own structure and not by what its header promises."""
+"""Folders named by label, maybe inside folders named by split."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import BinaryIO, NamedTuple
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
-from flexiast import mpeg, ogg, riff
-from flexiast.spliced import Piece, splice
+from flexiast.audio import AUDIO_SUFFIXES
+from flexiast.errors import DataError
+from flexiast.media import MEDIA_SUFFIXES
+from flexiast.search import LeftOut, list_entries
 
-FLAC_STREAM = b"fLaC\0\0\0\x22"
-"""Begins a FLAC stream: its magic and the header of its first block"""
-SEARCH_BYTES = 1 << 20
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What folders of splits are called, in any case, and the split that each holds."""
 
-
-class Layout(NamedTuple):
-    """Streams that follow each other in a file, and how they differ from what the header says."""
-
-    segments: tuple[Sequence[Piece] | None, ...] = (None,)
-    """What a decoder is given for each; None is the file as it is"""
-    ended: bool = True
-    """Its last page says that it is the last one"""
-    announced_bytes: int | None = None
-    """Of samples, by the header; None where it does not say or nobody wrote it"""
-    found_bytes: int = 0
-    counted_s: float | None = None
-    """Seconds of MPEG frames"""
-    announced_s: float | None = None
-    """By an MP3's header"""
-    junk_bytes: int = 0
-    """Neither MPEG frame nor tag"""
+REMEDY = "put each label's folder inside train, val and test (train/dog, val/dog …), or list the clips in a CSV"
 
 
-def examine(file: BinaryIO) -> Layout:
-    """The layout of an audio file; of a kind that is not known here it is a whole."""
-    file.seek(0)
-    magic = file.read(4)
-    if magic == ogg.MAGIC:
-        return _of_ogg(ogg.find_links(file))
-    if magic == FLAC_STREAM[:4]:
-        return Layout(_parts(_find_flac_streams(file)))
-    data = riff.find_data(file)
-    if data is not None:
-        return _of_chunks(file, data)
-    scan = mpeg.scan(file)
-    return Layout() if scan is None or not any(stream.frames for stream in scan.streams) else _of_mpeg(scan)
+class LabelFolder(NamedTuple):
+    """A folder named by label."""
+
+    path: Path
+    split: str
+    """Of the folder around it; empty where the data set has no folders named by split."""
+
+    @property
+    def label(self) -> str:
+        return self.path.name
 
 
-def _of_ogg(links: list[ogg.Link]) -> Layout:
-    if not links:
-        return Layout()
-    return Layout(_parts([range(link.begin, link.end) for link in links]), ended=links[-1].complete)
+@dataclass(frozen=True)
+class Layout:
+    """How a folder of clips is arranged."""
+
+    folders: tuple[LabelFolder, ...]
+    left_out: LeftOut
+    """Files beside the folders."""
+    split_names: tuple[str, ...] = ()
+    """Of the folders named by split, as they are called."""
 
 
-def _find_flac_streams(file: BinaryIO) -> list[range]:
-    size = file.seek(0, os.SEEK_END)
-    begins, place = [0], len(FLAC_STREAM)
-    while place < size:
-        file.seek(place)
-        found = file.read(SEARCH_BYTES + len(FLAC_STREAM) - 1).find(FLAC_STREAM)
-        if found >= 0:
-            begins.append(place + found)
-        place += SEARCH_BYTES if found < 0 else found + len(FLAC_STREAM)
-    return [range(begin, end) for begin, end in zip(begins, [*begins[1:], size], strict=True)]
+def read_layout(folder: Path) -> Layout:
+    """Label folders right inside a folder, or inside its folders train, val and test; raises DataError for a mixture.
+
+    A folder named ``train`` that holds audio and no folders is a label like any other, where other labels stand beside
+    it: it may hold the sounds of trains.
+    """
+    folders, files = list_entries(folder)
+    named = [path for path in folders if path.name.casefold() in SPLIT_FOLDERS]
+    splits = [path for path in named if list_entries(path)[0]]
+    others = [path for path in folders if path not in splits and not _is_empty(path)]
+    if not splits and len(named) < len(folders):
+        for path in folders:
+            _refuse_splits_inside(path)
+        return Layout(tuple(LabelFolder(path, "") for path in folders), _beside(files))
+    if named and not splits:
+        raise DataError(
+            f"{named[0]} is named like a split, but holds no folders named by label; {REMEDY} (a label of that name "
+            "needs another label beside it)"
+        )
+    if splits and others:
+        raise DataError(
+            f"{folder} mixes layouts: {_names(splits)} hold folders as a split does, but {_names(others)} stand"
+            f"{'s' if len(others) == 1 else ''} beside; {REMEDY}"
+        )
+    return _split_layout(splits, files)
 
 
-def _of_chunks(file: BinaryIO, data: riff.DataChunk) -> Layout:
-    """Of a WAV or one of its relatives; files that were joined by `cat` follow each other."""
-    size, begin, whole = file.seek(0, os.SEEK_END), 0, []
-    while data.next_file is not None:
-        whole.append([range(begin, begin + data.next_file)])
-        begin += data.next_file
-        following = riff.find_data(splice(file, [range(begin, size)]))
-        if following is None:
-            break
-        data = following
-    rest: Sequence[Piece] | None = [range(begin, size)] if begin else None
-    if data.unknown or data.goes_on or data.form.kind == b"BW64" or (data.breaks_off and data.form.kind == b"caff"):
-        rest = [piece if isinstance(piece, bytes) else _shifted(piece, begin) for piece in data.pieces()]
-    compared = data.breaks_off or data.goes_on
-    return Layout((*whole, rest), announced_bytes=data.announced if compared else None, found_bytes=data.found)
+def _split_layout(splits: list[Path], files: list[Path]) -> Layout:
+    folders: list[LabelFolder] = []
+    left_out = _beside(files)
+    by_split: dict[str, Path] = {}
+    for path in splits:
+        split = SPLIT_FOLDERS[path.name.casefold()]
+        if split in by_split:
+            raise DataError(f"{by_split[split]} and {path} are both the split {split!r}; merge them, or list a CSV")
+        by_split[split] = path
+        inside, loose = list_entries(path)
+        left_out += _beside(loose)
+        folders += [LabelFolder(label, split) for label in inside]
+    labels = {split: {place.label for place in folders if place.split == split} for split in by_split}
+    for split, names in labels.items():
+        if split != "train" and "train" in labels and not names & labels["train"]:
+            raise DataError(
+                f"{by_split['train']} and {by_split[split]} have no label in common ({_names(sorted(labels['train']))} "
+                f"and {_names(sorted(names))}); {REMEDY}"
+            )
+    in_order = sorted(by_split, key=["train", "val", "test"].index)
+    return Layout(tuple(folders), left_out, tuple(by_split[split].name for split in in_order))
 
 
-def _of_mpeg(scan: mpeg.Scan) -> Layout:
-    streams = [stream for stream in scan.streams if stream.frames]
-    counted_s = sum(stream.frames * stream.kind.samples / stream.kind.rate_hz for stream in streams)
-    first, announced_s = streams[0], None
-    if first.announced is not None:
-        announced_s = first.announced * first.kind.samples / first.kind.rate_hz
-    plain = len(streams) == 1 and len(first.ranges) == 1 and not first.missing
-    trusted = plain and bool(first.encoder) and first.announced == first.frames
-    segments = (None,) if trusted else tuple(stream.pieces(scan.file_bytes) for stream in streams)
-    return Layout(segments, counted_s=counted_s, announced_s=announced_s, junk_bytes=scan.junk_bytes)
+def _refuse_splits_inside(label: Path) -> None:
+    """Raise DataError for ``dog/train`` beside ``dog/test``, whose clips would be mixed."""
+    if not os.access(label, os.R_OK | os.X_OK):  # counted when it is searched
+        return
+    inside = [path for path in list_entries(label)[0] if path.name.casefold() in SPLIT_FOLDERS]
+    if len({SPLIT_FOLDERS[path.name.casefold()] for path in inside}) > 1:
+        raise DataError(f"{label} holds the splits {_names(sorted(inside))} inside a label; {REMEDY}")
 
 
-def _parts(parts: list[range]) -> tuple[Sequence[Piece] | None, ...]:
-    return (None,) if len(parts) == 1 else tuple([part] for part in parts)
+def _is_empty(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK) and not any(list_entries(folder))
 
 
-def _shifted(piece: range, offset: int) -> range:
-    return range(piece.start + offset, piece.stop + offset)
+def _beside(files: list[Path]) -> LeftOut:
+    """Files that stand beside folders of labels, and so have none."""
+    suffixes = [path.suffix.lower() or path.name for path in files]
+    return LeftOut(
+        other=Counter(suffix for suffix in suffixes if suffix not in AUDIO_SUFFIXES | MEDIA_SUFFIXES),
+        loose=sum(suffix in AUDIO_SUFFIXES | MEDIA_SUFFIXES for suffix in suffixes),
+    )
+
+
+def _names(paths: list[Path] | list[str]) -> str:
+    names = [path.name if isinstance(path, Path) else path for path in paths]
+    return ", ".join(names[:6]) + (" …" if len(names) > 6 else "")

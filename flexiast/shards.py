@@ -28,6 +28,7 @@ from flexiast.audio import AUDIO_SUFFIXES, check_bad_files, decode_audio, unrepo
 from flexiast.errors import DataError, UsageError
 from flexiast.files import write_atomically
 from flexiast.manifest import FileName
+from flexiast.media import MEDIA_SUFFIXES
 from flexiast.spec import Value, check_label, describe
 
 if TYPE_CHECKING:
@@ -188,10 +189,11 @@ def _samples(
         if errors and not skip_bad:
             continue
         suffix = clip.path.suffix.lower()
+        suffix = suffix if suffix in AUDIO_SUFFIXES | MEDIA_SUFFIXES else ".audio"
         source = os.path.relpath(clip.path, root).replace(os.sep, "/")
         description = json.dumps({"labels": clip.labels, "source": source, "split": clip.split}).encode()
         labels = tuple(columns[label] for label in clip.labels)
-        yield _Sample(number, clip.split, suffix if suffix in AUDIO_SUFFIXES else ".audio", audio, description, labels)
+        yield _Sample(number, clip.split, suffix, audio, description, labels)
 
 
 def _shard_names(samples: Iterable[_Sample], shard_bytes: int) -> Iterator[tuple[str, _Sample]]:

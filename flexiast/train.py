@@ -47,6 +47,12 @@ MEASURED_CLIPS = 10_000
 
 Model = FlexiAST | ConvNet
 
+CLIPS, SIZES = "the labels of the clips", "the sizes of the steps, which --init changes"
+"""What a resumed run is told by besides its settings."""
+
+FOLLOW_FROM_CLIPS = {"steps", SIZES, "spec.frontend.mean", "spec.frontend.std"}
+"""Change with the clips, and so explain nothing where those changed."""
+
 LEAST_STEPS = 3_000
 """A small data set is seen until the network has had this many steps; fewer teach little."""
 
@@ -398,6 +404,8 @@ class Trainer:
             raise ModelError(f"{path} cannot be read: {error}; train again into another folder") from error
         try:
             differing = _differing(json.loads(metadata["run"]), self._identity())
+            if CLIPS in differing:
+                differing = [name for name in differing if name not in FOLLOW_FROM_CLIPS]
             step, best, measured_on = int(metadata["step"]), float(metadata["best"]), metadata["measured_on"]
             if not differing:
                 self._load_state(tensors)
@@ -433,8 +441,8 @@ class Trainer:
         """Hashes of what the steps learn from, which settings alone do not tell."""
         sizes = np.array([(*step.patch, step.clips) for step in self.plan])
         return {
-            "the labels of the clips": sha256(self._targets.tobytes()).hexdigest(),
-            "the sizes of the steps, which --init changes": sha256(sizes.tobytes()).hexdigest(),
+            CLIPS: sha256(self._targets.tobytes()).hexdigest(),
+            SIZES: sha256(sizes.tobytes()).hexdigest(),
         }
 
 

@@ -29,6 +29,11 @@ class Waveforms(Sequence[Float]):
     def __init__(self, clips: Sequence[Clip], sample_rate_hz: int, kept: Sequence[Float]) -> None:
         self._clips, self._sample_rate_hz, self._kept = clips, sample_rate_hz, kept
 
+    @property
+    def in_memory(self) -> Sequence[Float]:
+        """Those of the first clips that need no decoding."""
+        return self._kept
+
     def __len__(self) -> int:
         return len(self._clips)
 

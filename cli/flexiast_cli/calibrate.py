@@ -91,18 +91,12 @@ def calibrate(
 
 def _clips(data: Path, spec: Any, split: str, val_fold: str | None, *, skip_bad: bool) -> tuple[Any, Any]:
     """Waveforms and targets [clips, classes]."""
-    from flexiast.data import load_waveforms, read_dataset
-    from flexiast_cli.console import say, tracked
+    from flexiast_cli.console import stderr
+    from flexiast_cli.dataset import load_clips, read_data
 
-    readable, waveforms, errors = load_waveforms(
-        read_dataset(data, val_fold).split(split),
-        spec.frontend.sample_rate_hz,
-        skip_bad=skip_bad,
-        progress=lambda clips: tracked(clips, "Reading clips"),
-        say=say,
-    )
-    for error in errors:
-        say(f"skipped: {error}")
+    console = stderr()
+    dataset = read_data(data, val_fold, console, skip_bad=skip_bad).split(split)
+    readable, waveforms = load_clips(dataset, spec.frontend.sample_rate_hz, console, skip_bad=skip_bad)
     return waveforms, readable.targets(spec.labels)
 
 

@@ -197,8 +197,9 @@ def _files(paths: list[Path]) -> tuple[dict[Path, Path], list[Result]]:
 
     That is a file's place in the folder that was named, or its own path as it was named.
     """
-    from flexiast.audio import find_audio
     from flexiast.errors import printable, printable_line
+    from flexiast_cli.console import stderr
+    from flexiast_cli.dataset import search_sounds
     from flexiast_runtime.formats import Result
 
     files: dict[Path, Path] = {}
@@ -206,10 +207,10 @@ def _files(paths: list[Path]) -> tuple[dict[Path, Path], list[Result]]:
     for path in _listed(paths):
         try:
             path.stat()
-            found = find_audio(path) if path.is_dir() else [path]
+            found = search_sounds(path, stderr()).files if path.is_dir() else (path,)
             error = None if found else "holds no audio files; expected WAV, FLAC, Ogg, Opus, MP3 or AIFF"
         except (OSError, ValueError) as failure:  # a name may hold a zero byte, which the system does not take
-            found, error = [], _why_not(failure)
+            found, error = (), _why_not(failure)
         if error is not None:
             unusable[path] = Result(path, printable_line(str(path)), error=printable(f"{path} {error}"))
         for file in found:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from flexiast.data import Dataset
     from flexiast.spec import Spec
+    from flexiast.waveforms import Waveforms
     from flexiast_export.verify import Sounds
 
 T = TypeVar("T")
@@ -26,14 +27,16 @@ class Clips:
     """Clips of a folder or a data set, evenly spread."""
 
     dataset: Dataset
-    targets: NDArray[np.float32] | None = None
-    """[clips, classes], where their labels are the model's."""
+    labelled: bool = False
+    """Their labels are the model's."""
+    skip_bad: bool = False
 
     def sounds(self, spec: Spec) -> Sounds:
         """All windows of each clip."""
         from flexiast_export.verify import Sounds
 
-        return Sounds(spec, self._waveforms(spec), self.targets)
+        readable, waveforms = self._load(spec)
+        return Sounds(spec, waveforms, readable.targets(spec.labels) if self.labelled else None)
 
     def first_windows(self, spec: Spec) -> NDArray[np.float32]:
         """Of each clip [clips, window_frames, mels]."""
@@ -42,35 +45,38 @@ class Clips:
         from flexiast.frontend import Frontend
 
         frontend = Frontend(spec.frontend)
-        return np.stack([frontend.window(waveform) for waveform in self._waveforms(spec)])
+        return np.stack([frontend.window(waveform) for waveform in self._load(spec)[1]])
 
-    def _waveforms(self, spec: Spec) -> Sequence[NDArray[np.float32]]:
-        from flexiast.data import load_waveforms
-        from flexiast_cli.console import say, tracked
+    def _load(self, spec: Spec) -> tuple[Dataset, Waveforms]:
+        from flexiast_cli.console import stderr
+        from flexiast_cli.dataset import load_clips
 
-        rate_hz = spec.frontend.sample_rate_hz
-        return load_waveforms(self.dataset, rate_hz, progress=lambda clips: tracked(clips, "Reading clips"), say=say)[1]
+        return load_clips(self.dataset, spec.frontend.sample_rate_hz, stderr(), skip_bad=self.skip_bad)
 
 
-def to_compare(data: Path, spec: Spec, val_fold: str | None) -> Clips:
+def to_compare(data: Path, spec: Spec, val_fold: str | None, *, skip_bad: bool) -> Clips:
     """The validation clips of a data set, with their labels, or a few of a folder of mere sounds; raises DataError."""
-    from flexiast.data import read_dataset
+    from flexiast_cli.console import stderr
+    from flexiast_cli.dataset import read_data
 
     if not _has_labels(data, spec):
-        return Clips(_files(data, spec, HEARD))
-    validation = read_dataset(data, val_fold if has_folds(data) else None).split("val")
+        return Clips(_files(data, spec, HEARD), skip_bad=skip_bad)
+    validation = read_data(data, val_fold if has_folds(data) else None, stderr(), skip_bad=skip_bad).split("val")
     chosen = replace(validation, clips=_spread(validation.clips, LABELLED))
-    return Clips(chosen, chosen.targets(spec.labels))
+    chosen.targets(spec.labels)  # a label that the model does not know is refused before the work
+    return Clips(chosen, labelled=True, skip_bad=skip_bad)
 
 
-def to_calibrate(data: Path, spec: Spec, val_fold: str | None) -> Clips:
+def to_calibrate(data: Path, spec: Spec, val_fold: str | None, *, skip_bad: bool) -> Clips:
     """The training clips of a data set, or those of a folder; raises DataError."""
-    from flexiast.data import read_dataset
+    from flexiast.layout import read_layout
+    from flexiast_cli.console import stderr
+    from flexiast_cli.dataset import read_data
 
-    if data.is_dir() and not _is_dataset(data):
-        return Clips(_files(data, spec, CALIBRATION))
-    training = read_dataset(data, val_fold if has_folds(data) else None).split("train")
-    return Clips(replace(training, clips=_spread(training.clips, CALIBRATION)))
+    if data.is_dir() and not _is_dataset(data) and not read_layout(data).split_names:
+        return Clips(_files(data, spec, CALIBRATION), skip_bad=skip_bad)
+    training = read_data(data, val_fold if has_folds(data) else None, stderr(), skip_bad=skip_bad).split("train")
+    return Clips(replace(training, clips=_spread(training.clips, CALIBRATION)), skip_bad=skip_bad)
 
 
 def has_folds(data: Path) -> bool:
@@ -87,26 +93,30 @@ def _is_dataset(folder: Path) -> bool:
 def _has_labels(data: Path, spec: Spec) -> bool:
     """Whether these are clips with the model's labels, and not just sounds; raises DataError where some are."""
     from flexiast.errors import DataError
+    from flexiast.layout import read_layout
+    from flexiast.search import search_folder
 
     if not data.is_dir() or _is_dataset(data):
         return True
-    folders = {path.name for path in data.iterdir() if path.is_dir() and not path.name.startswith((".", "__", "@"))}
-    unknown = sorted(folders - set(spec.labels))
-    if unknown and len(unknown) < len(folders):
+    places = [place for place in read_layout(data).folders if not place.label.startswith(("__", "@"))]
+    known = [place for place in places if place.label in spec.labels]
+    unknown = [place for place in places if place.label not in spec.labels]
+    if known and (strange := [place.label for place in unknown if search_folder(place.path).files]):
         raise DataError(
-            f"{data} has folders named by label, but {unknown[0]!r} is none that the model knows; "
+            f"{data} has folders named by label, but {strange[0]!r} is none that the model knows; "
             "move it away, or give a folder of sounds without labels"
         )
-    return bool(folders) and not unknown
+    return bool(known)
 
 
 def _files(folder: Path, spec: Spec, count: int) -> Dataset:
     """So many of the audio files anywhere under a folder."""
-    from flexiast.audio import find_audio
     from flexiast.data import Clip, Dataset
     from flexiast.errors import DataError
+    from flexiast_cli.console import stderr
+    from flexiast_cli.dataset import search_sounds
 
-    files = find_audio(folder)
+    files = search_sounds(folder, stderr()).files
     if not files:
         raise DataError(f"{folder} holds no audio")
     return Dataset(tuple(Clip(path, (), "") for path in _spread(files, count)), (), spec.task, "none")

@@ -45,6 +45,7 @@ def manifest(
     from flexiast.errors import UsageError
     from flexiast.files import check_output
     from flexiast_cli.console import counted, stderr
+    from flexiast_cli.dataset import print_left_out
 
     check_output(output)
     if output.exists() and not force:
@@ -53,6 +54,7 @@ def manifest(
     write_listing(listing, output)
     lacking = f"; {listing.missing:,} more are listed, but not on this disk" if listing.missing else ""
     stderr().print(f"{counted(len(listing.clips), 'clip')}{lacking}", markup=False)
+    print_left_out(audio or source[0].parent, listing.left_out, stderr())
 
 
 def _listing(kind: Kind, source: list[Path], audio: Path | None) -> Listing:
@@ -90,12 +92,12 @@ def shard(
     A few large files are read faster than a million small ones from network disks. Each clip is decoded once on the
     way, so bad ones are found here; its bytes stay as they are. The split is fixed here, too.
     """
-    from flexiast.data import read_dataset
     from flexiast.shards import write_shards
     from flexiast_cli.console import counted, say, stderr, tracked
+    from flexiast_cli.dataset import print_skipped, read_data
 
     index, errors = write_shards(
-        read_dataset(data, val_fold),
+        read_data(data, val_fold, stderr(), skip_bad=skip_bad),
         data if data.is_dir() else data.parent,
         output,
         shard_bytes=shard_size * 1_000_000,
@@ -103,8 +105,7 @@ def shard(
         progress=lambda clips: tracked(clips, "Packing clips"),
         say=say,
     )
-    for error in errors:
-        stderr().print(f"skipped: {error}", markup=False)
+    print_skipped(errors, stderr())
     clips = sum(len(shard.clips) for shard in index.shards)
     stderr().print(
         f"{counted(clips, 'clip')} in {counted(len(index.shards), 'shard')}, "

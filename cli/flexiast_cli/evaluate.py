@@ -36,55 +36,68 @@ def evaluate(
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    per_label: Annotated[
+        bool, typer.Option("--per-label", help="Also show how well each label is known, the worst first.")
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Write a picture (PNG) of the metric against the cost.")
     ] = None,
+    confusion: Annotated[
+        Path | None,
+        typer.Option("--confusion", help="Write a picture (PNG) of what the best size takes for what."),
+    ] = None,
 ) -> None:
     """Measure accuracy (mAP for clips with several labels) at each patch size."""
-    from flexiast.data import load_waveforms, read_dataset
-    from flexiast.evaluate import Windows
-    from flexiast.evaluate import evaluate as measure
+    from flexiast.evaluate import Windows, predict, summarize
     from flexiast.extras import require
     from flexiast.files import check_output
     from flexiast.frontend import Frontend
     from flexiast.spec import parse_patches
-    from flexiast_cli.console import counted, print_json, say, stderr, tracked
+    from flexiast_cli import label_report
+    from flexiast_cli.console import counted, print_json, stderr, tracked
+    from flexiast_cli.dataset import load_clips, read_data
 
-    if plot is not None:
-        require("matplotlib", "train")
-        check_output(plot)
+    for picture in (plot, confusion):
+        if picture is not None:
+            require("matplotlib", "train")
+            check_output(picture)
     wanted = None if patch_sizes is None else parse_patches(patch_sizes)
     classifier, patches = _classifier(model, wanted, precision, backend)
     spec = classifier.spec
-    dataset = read_dataset(data, val_fold)
+    label_report.check_confusion(spec, confusion)
+    dataset = read_data(data, val_fold, stderr(), skip_bad=skip_bad)
     dataset = dataset.split(split) if split else dataset
-    readable, waveforms, errors = load_waveforms(
-        dataset,
-        spec.frontend.sample_rate_hz,
-        skip_bad=skip_bad,
-        progress=lambda clips: tracked(clips, "Reading clips"),
-        say=say,
-    )
-    for error in errors:
-        stderr().print(f"skipped: {error}", markup=False)
+    readable, waveforms = load_clips(dataset, spec.frontend.sample_rate_hz, stderr(), skip_bad=skip_bad)
     targets = readable.targets(spec.labels)
-    results = measure(
-        classifier,
-        Windows(waveforms, Frontend(spec.frontend)),
-        targets,
-        patches,
-        progress=lambda items: tracked(items, "Measuring"),
+    logits = dict(
+        predict(
+            classifier,
+            Windows(waveforms, Frontend(spec.frontend)),
+            targets,
+            patches,
+            progress=lambda items: tracked(items, "Measuring"),
+        )
     )
+    results = [summarize(spec, patch, found, targets) for patch, found in logits.items()]
     title = f"{model} on {data.name}, {split or 'every clip'} ({counted(len(readable.clips), 'clip')})"
     if as_json:
-        documents = [result.document() for result in results]
+        documents = [
+            result.document() | (label_report.document(spec, found, targets) if per_label else {})
+            for result, found in zip(results, logits.values(), strict=True)
+        ]
         print_json(
             {"model": model, "data": str(data), "split": split, "clips": len(readable.clips), "results": documents}
         )
     else:
         _show(results, title)
+        if per_label:
+            label_report.show(spec, logits, targets)
+    label_report.warn_repeated_answers(results)
     if plot is not None:
         _draw(results, title, plot)
+    if confusion is not None:
+        best = max(results, key=lambda result: (result.metric, -result.gmac)).patch_size
+        label_report.draw(spec, logits[best], targets, f"{title}, {best.short}", confusion)
 
 
 def _classifier(
@@ -136,7 +149,8 @@ def _show(results: list[PatchResult], title: str) -> None:
     table = Table(
         title=escape(title), title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False
     )
-    for column in ("patch", "tokens", "GMAC", name, ""):
+    interval = ["95 %"] if results[0].accuracy_interval else []
+    for column in ("patch", "tokens", "GMAC", name, *interval, ""):
         table.add_column(column, justify="left" if column in {"patch", ""} else "right")
     for result in results:
         bar = "█" * round(24 * result.metric)
@@ -145,6 +159,7 @@ def _show(results: list[PatchResult], title: str) -> None:
             f"{result.tokens:,}",
             f"{result.gmac:.3f}",
             f"{result.metric:.4f}",
+            *(["{:.3f} to {:.3f}".format(*result.accuracy_interval)] if result.accuracy_interval else []),
             f"[green]{bar}[/]",
         )
     stdout().print(table)

@@ -35,6 +35,7 @@ EXAMPLES: dict[Words, tuple[str, ...]] = {
     ("import",): ("flexiast import ast/model.safetensors -o ast.safetensors",),
     ("evaluate",): (
         "flexiast evaluate runs/first sounds --split val --plot accuracy.png",
+        "flexiast evaluate runs/first sounds --split test --per-label --confusion confusion.png",
         "flexiast evaluate commands commands/metadata.csv --json",
     ),
     ("export",): (

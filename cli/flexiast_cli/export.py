@@ -52,6 +52,7 @@ def export(
         Path | None,
         typer.Option("--calibration-data", help="Folder or CSV of sounds by which int8-static chooses its ranges."),
     ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without sounds that cannot be read.")] = False,
     opset: Annotated[
         int | None, typer.Option("--opset", help="ONNX operators to write with.", show_default="17, the most portable")
     ] = None,
@@ -87,6 +88,9 @@ def export(
             "int8-static to --precision": calibration_data is not None and "int8-static" not in precisions,
             "--val-fold chooses a fold of a CSV, and neither --verify-data nor --calibration-data names one; "
             "leave it out": val_fold is not None and not folds,
+            "--skip-bad passes over sounds of --verify-data or --calibration-data; give some, or leave it out": skip_bad
+            and verify_data is None
+            and calibration_data is None,
             "--max-drop limits what an engine loses on clips with labels; give some with --verify-data, or leave it "
             "out": max_drop is not None and verify_data is None,
         }
@@ -100,12 +104,14 @@ def export(
         job = _from_checkpoint(
             model, patches, place, precisions, OPSET if opset is None else opset, calibrated=calibrated, force=force
         )
-    heard = None if verify_data is None else to_compare(verify_data, job.spec, val_fold)
-    calibration = None if calibration_data is None else to_calibrate(calibration_data, job.spec, val_fold)
+    heard = None if verify_data is None else to_compare(verify_data, job.spec, val_fold, skip_bad=skip_bad)
+    calibration = (
+        None if calibration_data is None else to_calibrate(calibration_data, job.spec, val_fold, skip_bad=skip_bad)
+    )
     _refuse(
         {
             f"{verify_data} has no labels that the model knows, on which an engine could lose more than --max-drop; "
-            "leave it out": max_drop is not None and heard is not None and heard.targets is None,
+            "leave it out": max_drop is not None and heard is not None and not heard.labelled,
             f"{model} has no fp32 engines, against which an added size could lose more than --max-drop; leave it "
             "out, or export from the checkpoint": max_drop is not None and job.reference != "fp32",
         }

@@ -142,16 +142,14 @@ def _loaded(
 
 def _accuracies(engines: dict[str, Engines], data: Path, val_fold: str | None) -> dict[str, float]:
     """Metric of each variant on the labelled clips."""
-    from flexiast.data import load_waveforms, read_dataset
     from flexiast.evaluate import Windows, evaluate
     from flexiast.frontend import Frontend
-    from flexiast_cli.console import say, tracked
+    from flexiast_cli.console import stderr
+    from flexiast_cli.dataset import load_clips, read_data
 
     spec = next(iter(engines.values())).spec
-    dataset = read_dataset(data, val_fold).split("val")
-    readable, waveforms, _ = load_waveforms(
-        dataset, spec.frontend.sample_rate_hz, progress=lambda clips: tracked(clips, "Reading clips"), say=say
-    )
+    dataset = read_data(data, val_fold, stderr(), skip_bad=None).split("val")
+    readable, waveforms = load_clips(dataset, spec.frontend.sample_rate_hz, stderr(), skip_bad=None)
     windows, targets = Windows(waveforms, Frontend(spec.frontend)), readable.targets(spec.labels)
     return {
         f"{result.patch_size} {precision}": result.metric

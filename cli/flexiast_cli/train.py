@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,14 +19,11 @@ if TYPE_CHECKING:
 
     from flexiast.batches import LogMels
     from flexiast.checkpoint import Checkpoint
-    from flexiast.data import Dataset
     from flexiast.distributed import World
     from flexiast.evaluate import Windows
     from flexiast.recipe import Recipe
     from flexiast.spec import Spec
     from flexiast.train import Progress, Trainer
-
-T = TypeVar("T")
 
 SAMPLE_RATE_HZ = 16_000
 
@@ -258,11 +255,12 @@ def _run(
         console.print("The last line of metrics.jsonl was cut off and is dropped", style="yellow")
     steps = trainer.steps(ready.validation, ready.validation_targets, journal, workers=how.workers)
     with ending_gently(trainer.stop, terminated=ExitCode.TERMINATED):
-        _follow(trainer, steps, console)
+        _follow(trainer, steps, clips["val"], console)
         if trainer.step < trainer.total:
             console.print(f"Stopped at step {trainer.step} of {trainer.total}; --resume continues to the same weights")
     console.print(
-        f"Best mean over all sizes {trainer.best:.4f}; kept in {output / 'checkpoint.safetensors'}",
+        f"Best mean over all sizes {_mean(trainer.best, ready.spec, clips['val'])}; "
+        f"kept in {output / 'checkpoint.safetensors'}",
         markup=False,
         soft_wrap=True,
     )
@@ -280,21 +278,33 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
     import numpy as np
 
     from flexiast.batches import LogMels
-    from flexiast.data import preview, read_dataset
-    from flexiast.errors import DataError
+    from flexiast.dataset_checks import check_trainable, warn_lost_labels, warn_uneven, warnings_before_reading
     from flexiast.evaluate import Windows
     from flexiast.frontend import Frontend
     from flexiast.train import make_spec, sample
+    from flexiast_cli.dataset import load_clips, read_data, track
+    from flexiast_cli.dataset_report import print_audio_warnings, print_counts, print_warnings
 
-    dataset = read_dataset(sources.data, sources.val_fold)
-    if len(dataset.labels) < 2 and dataset.task == "single":
-        raise DataError(f"{sources.data} has one label only, {dataset.labels[0]!r}; add sounds that are something else")
-    training, waveforms = _load(dataset.split("train"), "Reading training clips", sources, console)
-    validation, validation_waveforms = _load(dataset.split("val"), "Reading validation clips", sources, console)
-    median = float(np.median([len(waveforms[clip]) for clip in sample(len(waveforms))]))
-    frontend = recipe.model.frontend(SAMPLE_RATE_HZ, median)
+    dataset = read_data(sources.data, sources.val_fold, console, skip_bad=sources.skip_bad)
+    check_trainable(dataset, sources.data)
+    print_warnings(warnings_before_reading(dataset), console)
+    (training, waveforms), (validation, validation_waveforms) = (
+        load_clips(dataset.split(split), SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad, action=action)
+        for split, action in (("train", "Reading training clips"), ("val", "Reading validation clips"))
+    )
+    print_counts(dataset, training, validation, console)
+    print_warnings(warn_lost_labels(dataset, training, validation), console)
+    lengths = [len(waveforms[clip]) for clip in sample(len(waveforms))]
+    frontend = recipe.model.frontend(SAMPLE_RATE_HZ, float(np.median(lengths)))
+    print_audio_warnings(
+        (training, waveforms),
+        (validation, validation_waveforms),
+        frontend,
+        [length / SAMPLE_RATE_HZ for length in lengths] if recipe.model.window_s is None else [],
+        console,
+    )
     log_mels = LogMels(
-        waveforms, frontend, recipe.training.augment, progress=lambda clips: _tracked(clips, "Transforming", console)
+        waveforms, frontend, recipe.training.augment, progress=lambda clips: track(clips, "Transforming", console)
     )
     spec = make_spec(
         frontend,
@@ -312,11 +322,8 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
     }
     windows = Windows(validation_waveforms, Frontend(spec.frontend))
     targets, validation_targets = (part.targets(spec.labels) for part in (training, validation))
-    unheard = [label for label, seen in zip(spec.labels, targets.max(axis=0), strict=True) if not seen]
-    if unheard:
-        console.print(
-            f"No training clip has {preview(unheard)}: the model will not know it", style="yellow", soft_wrap=True
-        )
+    if not recipe.training.balanced:
+        print_warnings(warn_uneven(targets, spec.labels), console)
     return _Prepared(recipe, spec, log_mels, targets, windows, validation_targets, header)
 
 
@@ -333,31 +340,8 @@ def _fitted(recipe: Recipe, spec: Spec, console: Console) -> tuple[Recipe, Spec]
     return recipe.model_copy(update={"training": training}), spec.model_copy(update=fitting)
 
 
-def _load(
-    dataset: Dataset, description: str, sources: _Sources, console: Console
-) -> tuple[Dataset, Sequence[NDArray[np.float32]]]:
-    from flexiast.data import load_waveforms
-
-    readable, waveforms, errors = load_waveforms(
-        dataset,
-        SAMPLE_RATE_HZ,
-        skip_bad=sources.skip_bad,
-        progress=lambda clips: _tracked(clips, description, console),
-        say=lambda text: console.print(text, markup=False, soft_wrap=True),
-    )
-    for error in errors:
-        console.print(f"skipped: {error}", markup=False)
-    return readable, waveforms
-
-
-def _tracked(items: Iterable[T], description: str, console: Console) -> Iterable[T]:
-    from flexiast_cli.console import tracked
-
-    return items if console.quiet else tracked(items, description)
-
-
-def _follow(trainer: Trainer, steps: Iterable[Progress], console: Console) -> None:
-    """Progress on a terminal: loss per patch size and time left; elsewhere a line for each measurement."""
+def _follow(trainer: Trainer, steps: Iterable[Progress], clips: int, console: Console) -> None:
+    """Progress on a terminal: loss per patch size and time left; elsewhere a line for each measurement on the clips."""
     from rich import progress as rich
 
     losses: dict[str, float] = {}
@@ -377,11 +361,35 @@ def _follow(trainer: Trainer, steps: Iterable[Progress], console: Console) -> No
             )
             bar.update(task, completed=step.number, description=f"[dim]loss[/] {listed}")
             if step.results:
-                _report(console, step, listed)
+                _report(console, step, listed, trainer.spec, clips)
 
 
-def _report(console: Console, step: Progress, losses: str) -> None:
+def _report(console: Console, step: Progress, losses: str, spec: Spec, clips: int) -> None:
     assert step.results is not None
     measured = "  ".join(f"{result.patch_size} {result.metric:.3f}" for result in step.results)
     mean = sum(result.metric for result in step.results) / len(step.results)
-    console.print(f"step {step.number}/{step.total}  mean {mean:.4f}  {measured}\n  [dim]loss {losses}[/]")
+    console.print(
+        f"step {step.number}/{step.total}  mean {_mean(mean, spec, clips)}  {measured}\n  [dim]loss {losses}[/]"
+    )
+    always = {result.repeated_answer for result in step.results}
+    if len(always) == 1 and (label := always.pop()) is not None and step.number == step.total:
+        console.print(
+            f"Every size answers {label!r} to nearly every validation clip: nothing else was learnt. Record more of "
+            "the others, train longer, start from a model (--init), or set balanced = true in a recipe",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _mean(value: float, spec: Spec, clips: int) -> str:
+    """A mean over sizes, with what so few clips leave open: ``0.93 (8 clips: 0.57 to 0.99)``."""
+    from flexiast.per_label import wilson_interval
+    from flexiast_cli.console import counted
+
+    of = counted(clips, "clip")
+    if spec.task == "multi":
+        return f"{value:.4f} ({of})"
+    low, high = wilson_interval(value, clips)
+    digits = 2 if clips < 200 else 4
+    return f"{value:.{digits}f} ({of}: {low:.2f} to {high:.2f})"

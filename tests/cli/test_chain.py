@@ -59,9 +59,12 @@ def test_evaluate_gives_the_same_figures_for_checkpoint_and_bundle(
 
 
 def test_evaluate_draws_a_picture_and_reads_a_split(run: Run, trained: Path, sounds: Path, tmp_path: Path) -> None:
-    result = run("evaluate", trained, sounds, "--split", "val", "--plot", tmp_path / "plot.png")
+    pictures = ("--plot", tmp_path / "plot.png", "--confusion", tmp_path / "confusion.png")
+    result = run("evaluate", trained, sounds, "--split", "val", "--per-label", *pictures)
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("plot.png", "confusion.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert "Recall of each label" in result.stdout
     assert "24x24" in result.stdout
     assert "(2 clips)" in " ".join(result.stdout.split())  # the title may wrap; a fifth of six, of two labels
 

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import soundfile
 
-from tests.cli.conftest import Run, write_sounds
+from tests.cli.conftest import RATE_HZ, Run, tone, write_sounds
 from tests.cli.test_errors import assert_refused
 
 QUICK = ("--model", "pico", "--epochs", 1, "--batch-size", 16)
@@ -83,3 +84,75 @@ def test_a_label_that_only_validates_is_said(run: Run, short_sounds: Path, tmp_p
     result = run("train", tmp_path / "clips.csv", "-o", tmp_path / "run", *QUICK, "--patch-sizes", 24)
     assert result.returncode == 0, result.stderr
     assert f"No training clip has {labels[-1]}: the model will not know it" in result.stderr
+
+
+def test_what_was_left_out_of_which_label_is_said_before_training(run: Run, tmp_path: Path) -> None:
+    sounds = write_sounds(tmp_path / "sounds", clips=5)
+    (sounds / "low" / "bad.wav").write_text("no audio")
+    (sounds / "high" / "notes.txt").write_text("text")
+    (sounds / "high" / "gone.flac").symlink_to("nowhere.flac")
+    (sounds / "nothing").mkdir()
+    refused = run("train", sounds, "-o", tmp_path / "run", *QUICK, "--patch-sizes", 24)
+    assert_refused(refused, 8, "bad.wav", "--skip-bad")
+    result = run("train", sounds, "-o", tmp_path / "run", *QUICK, "--patch-sizes", 24, "--skip-bad")
+    assert result.returncode == 0, result.stderr
+    left_out, skipped, *table = result.stderr.splitlines()[:6]
+    assert left_out.startswith(f"Left out of {sounds}: 1 broken link, such as {sounds / 'high' / 'gone.flac'}")
+    assert left_out.endswith("; 1 empty folder (nothing); 1 .txt file (not read as audio)")
+    assert skipped.startswith(f"skipped: {sounds / 'low' / 'bad.wav'} cannot be read as audio")
+    assert [line.split() for line in table] == [
+        ["label", "train", "val", "left", "out"],
+        ["high", "4", "1", "1"],
+        ["low", "4", "1", "1"],
+        ["nothing", "0", "0", "0"],
+    ]
+    assert "(2 clips: " in result.stderr  # of how many clips a figure is
+
+
+def test_folders_named_by_split_train_and_the_test_split_is_measured(run: Run, tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        write_sounds(tmp_path / "sounds" / split, clips=4)
+    options = (*QUICK[:2], "--epochs", 30, "--patch-sizes", 24, "--learning-rate", 3e-3)
+    result = run("train", tmp_path / "sounds", "-o", tmp_path / "run", *options)
+    assert result.returncode == 0, result.stderr
+    assert "Neither trained on nor validated on: test (8 clips)" in result.stderr
+    assert "8 clips train, 8 validate (folders train, val, test); 2 labels" in result.stderr
+    measured = run("evaluate", tmp_path / "run", tmp_path / "sounds", "--split", "test", "--per-label", "--json")
+    (size,) = json.loads(measured.stdout)["results"]
+    confusion = size["confusion"]
+    assert [sum(row) for row in confusion] == [4, 4]
+    assert size["accuracy"] == pytest.approx((confusion[0][0] + confusion[1][1]) / 8)
+    assert size["accuracy_interval"][0] <= size["accuracy"] <= size["accuracy_interval"][1]
+    assert [(label["label"], label["clips"], label["recall"]) for label in size["labels"]] == [
+        ("high", 4, confusion[0][0] / 4),
+        ("low", 4, confusion[1][1] / 4),
+    ]
+    verified = run("export", tmp_path / "run", "--patch-sizes", 24, "-o", tmp_path / "b", "--verify-data",
+                   tmp_path / "sounds")  # fmt: skip
+    assert verified.returncode == 0, verified.stderr
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text("utf-8"))
+    assert manifest["variants"][0]["labelled"]["clips"] == 8  # of val
+
+
+@pytest.mark.parametrize("amplitude", [0.0, 0.3])
+def test_what_cannot_be_trained_on_is_refused_before_training(run: Run, tmp_path: Path, amplitude: float) -> None:
+    for label in ("a", "b"):
+        (tmp_path / "sounds" / label).mkdir(parents=True)
+        for number in range(1 if amplitude else 5):
+            clip = amplitude * tone(300, 0.5, number)
+            soundfile.write(tmp_path / "sounds" / label / f"{number}.wav", clip, RATE_HZ)
+    message = "one clip of each label" if amplitude else "training clips are silent"
+    assert_refused(run("train", tmp_path / "sounds", "-o", tmp_path / "run", *QUICK), 8, message, "record")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_always_answers_one_label_is_named(run: Run, tmp_path: Path) -> None:
+    sounds = write_sounds(tmp_path / "sounds", clips=20)
+    for path in sorted((sounds / "high").iterdir())[3:]:
+        path.unlink()
+    result = run("train", sounds, "-o", tmp_path / "run", *QUICK, "--patch-sizes", 24, "--learning-rate", 1e-6)
+    assert result.returncode == 0, result.stderr
+    assert "low has 16 training clips, high 2" in result.stderr
+    assert "nearly every validation clip" in result.stderr
+    measured = run("evaluate", tmp_path / "run", sounds)
+    assert "nearly every clip is answered" in measured.stderr

@@ -213,8 +213,16 @@ def test_a_csv_without_clips_is_refused(tmp_path: Path, content: bytes, message:
 
 
 def test_a_csv_in_another_encoding_is_refused(write_csv: WriteCsv) -> None:
-    with pytest.raises(DataError, match="cannot be read as a CSV"):
+    with pytest.raises(DataError, match=r"is not UTF-8 .*iconv -f WINDOWS-1252 -t UTF-8 clips\.csv"):
         read_dataset(write_csv("path,label", "a.wav,été", encoding="latin-1"))
+    with pytest.raises(DataError, match=r"is not UTF-8 .*iconv -f UTF-16 -t UTF-8 clips\.csv"):
+        read_dataset(write_csv("path,label", "a.wav,été", encoding="utf-16"))
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_a_csv_with_other_separators_is_refused_with_the_remedy(write_csv: WriteCsv, separator: str, name: str) -> None:
+    with pytest.raises(DataError, match=f"separated by {name}: save it with commas"):
+        read_dataset(write_csv(separator.join(("path", "label")), separator.join(("a.wav", "dog"))))
 
 
 def test_a_label_with_an_escape_sequence_is_refused_and_not_printed(write_csv: WriteCsv) -> None:

@@ -6,6 +6,7 @@ import io
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,8 +107,8 @@ def test_whatever_a_decoder_raises_is_the_files_data_error(
     def fail(*_: object) -> None:
         raise error("array is too big")
 
-    def choose_and_fail(source: bytes) -> flexiast.decoder.Decoder:
-        decoder = choose(source)
+    def choose_and_fail(*source: Any) -> flexiast.decoder.Decoder:
+        decoder = choose(*source)
         monkeypatch.setattr(decoder, "read_block", fail)
         return decoder
 

@@ -470,6 +470,18 @@ def test_a_run_on_other_labels_is_not_resumed(toy: Toy, straight: Trainer) -> No
         swapped.trainer(straight.run).resume()
 
 
+def test_a_run_on_fewer_clips_is_not_resumed_and_only_they_are_named(toy: Toy, straight: Trainer) -> None:
+    mean = toy.spec.frontend.model_copy(update={"mean": toy.spec.frontend.mean + 0.1})
+    fewer = replace(
+        toy,
+        waveforms=toy.waveforms[8:],
+        labelled=toy.labelled[8:],
+        spec=toy.spec.model_copy(update={"frontend": mean}),  # measured on the clips, so it changes with them
+    )
+    with pytest.raises(ModelError, match=r"\(differing: the labels of the clips\)"):
+        fewer.trainer(straight.run).resume()
+
+
 def test_a_run_measured_on_other_clips_is_not_resumed(toy: Toy, tmp_path: Path) -> None:
     stopped = toy.trainer(tmp_path)
     for _ in toy.steps(stopped):
