@@ -1,4 +1,4 @@
-"""Data sets: folders named by label, a CSV (path, label, split or fold), or shards."""
+"""Data sets: folders named by label, a CSV (path, label, split or fold), or shards; with or without background."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ LABEL_SEPARATOR = ";"
 VALIDATION_SHARE = 0.2
 """Of each label's clips, where a data set has no split of its own."""
 
+BACKGROUND = "_background_"
+"""Folder, beside those named by label, of recordings in which none of the labels sounds. It is no label itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Clip:
@@ -33,6 +36,7 @@ class Clip:
 
     path: Path
     labels: tuple[str, ...]
+    """None: background, in which nothing of interest sounds; such a clip may have any length."""
     split: str
     part: Part | None = None
     """Where it lies, if ``path`` is a shard."""
@@ -57,8 +61,21 @@ class Dataset:
             raise DataError(f"no clip has split {name!r}; the data set has {found}{hint if name == 'val' else ''}")
         return replace(self, clips=chosen)
 
-    def targets(self, labels: tuple[str, ...]) -> NDArray[np.float32]:
-        """[clips, labels], 1 where a clip has a label; raises DataError for a label that ``labels`` lacks."""
+    @property
+    def labelled(self) -> Dataset:
+        """Without the background."""
+        return replace(self, clips=tuple(clip for clip in self.clips if clip.labels))
+
+    @property
+    def background(self) -> tuple[Clip, ...]:
+        """The clips that have no label."""
+        return tuple(clip for clip in self.clips if not clip.labels)
+
+    def targets(self, labels: tuple[str, ...], *, nothing: bool = False) -> NDArray[np.float32]:
+        """[clips, labels], 1 where a clip has a label; raises DataError for a label that ``labels`` lacks.
+
+        With ``nothing``, for a model that answers so, one more column is 1 where a clip has none.
+        """
         index = {label: column for column, label in enumerate(labels)}
         targets = np.zeros((len(self.clips), len(labels)), np.float32)
         for row, clip in enumerate(self.clips):
@@ -68,7 +85,7 @@ class Dataset:
                         f"{clip.path} is labelled {label!r}, which the model does not know; it knows {preview(labels)}"
                     )
                 targets[row, index[label]] = 1
-        return targets
+        return with_nothing(targets) if nothing else targets
 
 
 def read_dataset(data: Path, val_fold: str | None = None) -> Dataset:
@@ -77,7 +94,8 @@ def read_dataset(data: Path, val_fold: str | None = None) -> Dataset:
     Paths in a CSV are relative to its folder; several labels of a clip are joined by ``;``. With a fold column,
     ``val_fold`` (the last fold unless told) is the split "val" and all others are "train". Where neither stands, a
     fifth of each label's clips, chosen by a hash of their paths, becomes "val". Shards keep the labels, the split and
-    the order of what they were made from. Raises DataError.
+    the order of what they were made from. An empty label, or a folder ``_background_``, is background: a clip of no
+    label. Raises DataError.
     """
     if data.is_dir():
         if (data / INDEX).is_file():
@@ -139,6 +157,11 @@ def balanced_weights(targets: NDArray[np.float32]) -> NDArray[np.float64]:
     return weights / weights.sum()
 
 
+def with_nothing(targets: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[clips, labels] → [clips, labels + 1]: the last is 1 where a clip has no label."""
+    return np.concatenate((targets, targets.max(axis=1, initial=0.0, keepdims=True) == 0), axis=1, dtype=np.float32)
+
+
 def preview(labels: Iterable[str], limit: int = 8) -> str:
     """The first few labels, for messages."""
     labels = list(labels)
@@ -148,9 +171,9 @@ def preview(labels: Iterable[str], limit: int = 8) -> str:
 def _read_folders(folder: Path) -> list[Clip]:
     clips = []
     for label_folder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        label = _checked(label_folder.name, label_folder)
-        clips += [Clip(path, (label,), "") for path in find_audio(label_folder)]
-    if not clips:
+        labels = () if label_folder.name == BACKGROUND else (_checked(label_folder.name, label_folder),)
+        clips += [Clip(path, labels, "") for path in find_audio(label_folder)]
+    if not any(clip.labels for clip in clips):
         raise DataError(f"{folder} has no audio in folders named by label, such as {folder / 'dog' / 'bark.wav'}")
     return clips
 
@@ -189,6 +212,8 @@ def _read_csv(path: Path, val_fold: str | None) -> Dataset:
     if not rows:
         raise DataError(f"{path} lists no clips")
     clips = [_clip(path, number, row) for number, row in enumerate(rows, start=2)]
+    if not any(clip.labels for clip in clips):
+        raise DataError(f"{path} has no label in any line; an empty one means that none of the labels sounds")
     if val_fold is not None and "fold" not in columns:
         raise DataError(f"{path} has no column fold, so fold {val_fold!r} cannot validate; leave --val-fold out")
     if "fold" in columns and (val_fold is not None or "split" not in columns):
@@ -215,8 +240,14 @@ def _column(path: Path, rows: list[dict[str, str | None]], name: str) -> list[st
 def _clip(csv_path: Path, number: int, row: dict[str, str | None]) -> Clip:
     name, text = row["path"], row["label"] or ""
     labels = tuple(dict.fromkeys(label.strip() for label in text.split(LABEL_SEPARATOR) if label.strip()))
-    if not name or not labels:
-        raise DataError(f"{csv_path} line {number} has no path or no label")
+    if not name:
+        raise DataError(f"{csv_path} line {number} has no path")
+    if text.strip() and not labels:
+        raise DataError(
+            f"{csv_path} line {number} has no label between its {LABEL_SEPARATOR!r}; leave it empty for none"
+        )
+    if labels == (BACKGROUND,):
+        labels = ()
     return Clip(csv_path.parent / name, tuple(_checked(label, csv_path) for label in labels), "")
 
 
@@ -228,7 +259,7 @@ def _checked(label: str, where: Path) -> str:
 
 
 def _hashed_split(clips: list[Clip], root: Path) -> list[Clip]:
-    single = all(len(clip.labels) == 1 for clip in clips)  # sets of labels may each be unique: those are split as one
+    single = all(len(clip.labels) <= 1 for clip in clips)  # sets of labels may each be unique: those are split as one
     by_label = defaultdict(list)
     for clip in clips:
         by_label[clip.labels if single else ()].append(clip)
@@ -247,5 +278,5 @@ def _path_hash(path: Path, root: Path) -> bytes:
 
 def _dataset(clips: list[Clip], rule: str) -> Dataset:
     labels = sorted({label for clip in clips for label in clip.labels})
-    task: Literal["single", "multi"] = "single" if all(len(clip.labels) == 1 for clip in clips) else "multi"
+    task: Literal["single", "multi"] = "single" if all(len(clip.labels) <= 1 for clip in clips) else "multi"
     return Dataset(tuple(clips), tuple(labels), task, rule)

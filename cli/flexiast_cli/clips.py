@@ -58,7 +58,7 @@ def to_compare(data: Path, spec: Spec, val_fold: str | None) -> Clips:
 
     if not _has_labels(data, spec):
         return Clips(_files(data, spec, HEARD))
-    validation = read_dataset(data, val_fold if has_folds(data) else None).split("val")
+    validation = read_dataset(data, val_fold if has_folds(data) else None).labelled.split("val")
     chosen = replace(validation, clips=_spread(validation.clips, LABELLED))
     return Clips(chosen, chosen.targets(spec.labels))
 
@@ -69,7 +69,7 @@ def to_calibrate(data: Path, spec: Spec, val_fold: str | None) -> Clips:
 
     if data.is_dir() and not _is_dataset(data):
         return Clips(_files(data, spec, CALIBRATION))
-    training = read_dataset(data, val_fold if has_folds(data) else None).split("train")
+    training = read_dataset(data, val_fold if has_folds(data) else None).labelled.split("train")
     return Clips(replace(training, clips=_spread(training.clips, CALIBRATION)))
 
 
@@ -86,11 +86,13 @@ def _is_dataset(folder: Path) -> bool:
 
 def _has_labels(data: Path, spec: Spec) -> bool:
     """Whether these are clips with the model's labels, and not just sounds; raises DataError where some are."""
+    from flexiast.data import BACKGROUND
     from flexiast.errors import DataError
 
     if not data.is_dir() or _is_dataset(data):
         return True
     folders = {path.name for path in data.iterdir() if path.is_dir() and not path.name.startswith((".", "__", "@"))}
+    folders.discard(BACKGROUND)
     unknown = sorted(folders - set(spec.labels))
     if unknown and len(unknown) < len(folders):
         raise DataError(

@@ -40,7 +40,14 @@ def evaluate(
         Path | None, typer.Option("--plot", help="Write a picture (PNG) of the metric against the cost.")
     ] = None,
 ) -> None:
-    """Measure accuracy (mAP for clips with several labels) at each patch size."""
+    """Measure accuracy (mAP for clips with several labels) at each patch size.
+
+    Of background (an empty label, or a folder _background_) also the specificity: the share of windows in which no
+    score reaches 0.5.
+    """
+    import numpy as np
+
+    from flexiast.background import MOST_WINDOWS, Chain, stretches_of
     from flexiast.data import load_waveforms, read_dataset
     from flexiast.evaluate import Windows
     from flexiast.evaluate import evaluate as measure
@@ -58,25 +65,28 @@ def evaluate(
     spec = classifier.spec
     dataset = read_dataset(data, val_fold)
     dataset = dataset.split(split) if split else dataset
+    rate_hz = spec.frontend.sample_rate_hz
     readable, waveforms, errors = load_waveforms(
-        dataset, spec.frontend.sample_rate_hz, skip_bad=skip_bad, progress=lambda clips: tracked(clips, "Reading clips")
+        dataset.labelled, rate_hz, skip_bad=skip_bad, progress=lambda clips: tracked(clips, "Reading clips")
     )
-    for error in errors:
+    stretches, more = stretches_of(dataset.background, rate_hz, skip_bad=skip_bad)
+    for error in (*errors, *more):
         stderr().print(f"skipped: {error}", markup=False)
-    targets = readable.targets(spec.labels)
+    background = stretches.windows(spec.frontend.window_samples, MOST_WINDOWS)
+    targets = np.pad(readable.targets(spec.labels), ((0, len(background)), (0, 0)))
     results = measure(
         classifier,
-        Windows(waveforms, Frontend(spec.frontend)),
+        Windows(Chain((waveforms, background)), Frontend(spec.frontend)),
         targets,
         patches,
         progress=lambda items: tracked(items, "Measuring"),
     )
-    title = f"{model} on {data.name}, {split or 'every clip'} ({counted(len(readable.clips), 'clip')})"
+    quiet = f", {counted(len(background), 'window')} of background" * bool(background)
+    title = f"{model} on {data.name}, {split or 'every clip'} ({counted(len(readable.clips), 'clip')}{quiet})"
     if as_json:
         documents = [result.document() for result in results]
-        print_json(
-            {"model": model, "data": str(data), "split": split, "clips": len(readable.clips), "results": documents}
-        )
+        counts = {"clips": len(readable.clips), "background_windows": len(background)}
+        print_json({"model": model, "data": str(data), "split": split} | counts | {"results": documents})
     else:
         _show(results, title)
     if plot is not None:
@@ -132,7 +142,8 @@ def _show(results: list[PatchResult], title: str) -> None:
     table = Table(
         title=escape(title), title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False
     )
-    for column in ("patch", "tokens", "GMAC", name, ""):
+    quiet = results[0].specificity is not None
+    for column in ("patch", "tokens", "GMAC", *["specificity"] * quiet, name, ""):
         table.add_column(column, justify="left" if column in {"patch", ""} else "right")
     for result in results:
         bar = "█" * round(24 * result.metric)
@@ -140,6 +151,7 @@ def _show(results: list[PatchResult], title: str) -> None:
             str(result.patch_size),
             f"{result.tokens:,}",
             f"{result.gmac:.3f}",
+            *[f"{result.specificity:.4f}"] * quiet,
             f"{result.metric:.4f}",
             f"[green]{bar}[/]",
         )

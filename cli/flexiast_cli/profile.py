@@ -148,7 +148,7 @@ def _accuracies(engines: dict[str, Engines], data: Path, val_fold: str | None) -
     from flexiast_cli.console import tracked
 
     spec = next(iter(engines.values())).spec
-    dataset = read_dataset(data, val_fold).split("val")
+    dataset = read_dataset(data, val_fold).labelled.split("val")
     readable, waveforms, _ = load_waveforms(
         dataset, spec.frontend.sample_rate_hz, progress=lambda clips: tracked(clips, "Reading clips")
     )
