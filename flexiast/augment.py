@@ -86,13 +86,14 @@ def echo(log_mel: Float, hop_s: float, rng: np.random.Generator) -> Float:
     decay_s = rng.uniform(*DECAY_S) * np.linspace(1, 0.5, mels)
     kept = 10.0 ** (-6 * hop_s / decay_s)  # of the energy, from frame to frame
     reach = min(frames, round(DECAY_S[1] / 2 / hop_s))  # 30 dB down and more
-    energy = np.exp(log_mel.astype(np.float64))
+    heard = np.exp(log_mel.astype(np.float64))
+    energy = np.maximum(heard - LOG_FLOOR, 0)  # silence has no echo
     tail, power, shift = energy, kept, 1
     while shift < reach:  # the sum over all frames before, by doubling
         tail = np.concatenate((tail[:shift], tail[shift:] + power * tail[:-shift]))
         power, shift = power**2, 2 * shift
     wet = (1 - kept) * (tail - energy) * 10 ** (-rng.uniform(*DIRECT_DB) / 10)
-    return np.maximum(np.log(energy + wet), SILENCE).astype(np.float32)
+    return np.maximum(np.log(heard + wet), SILENCE).astype(np.float32)
 
 
 def gain(log_mel: Float, limit_db: float, rng: np.random.Generator) -> Float:

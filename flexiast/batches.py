@@ -149,26 +149,26 @@ class Batches(Sequence[tuple[Float, Float]]):
     def _example(self, place_: int, first: int, count: int, *, mixing: bool) -> tuple[Float, Float]:
         """One clip, maybe mixed with another of the same step, maybe in noise, masked and normalised; its target."""
         augment, rng = self._training.augment, draw(self._training.seed, "mix", place_)
-        log_mel, target, real = self._varied(place_)
+        log_mel, target, real = self._varied(place_, mixing=mixing)
         if mixing and rng.random() < augment.mix_share:
             share = float(rng.beta(augment.mix_alpha, augment.mix_alpha))
             share = max(share, 1 - share)
-            other, other_target, other_real = self._varied(first + int(rng.integers(count)))
+            other, other_target, other_real = self._varied(first + int(rng.integers(count)), mixing=mixing)
             log_mel, target = mix(log_mel, other, share), share * target + (1 - share) * other_target
             real = slice(min(real.start, other_real.start), max(real.stop, other_real.stop))
         if self._noise is not None:
             log_mel, target, real = self._in_noise(self._noise, place_, log_mel, target, real)
         if self._backgrounds is not None:
-            log_mel, target, real = self._in_background(self._backgrounds, place_, log_mel, target, real)
+            log_mel, target, real = self._in_background(self._backgrounds, place_, log_mel, target, real, mixing=mixing)
         features = self._frontend.finish(self._frontend.normalise(log_mel), real)
         return mask(features, augment.masks, augment.mask_share, self._frontend.floor, rng), target
 
-    def _varied(self, place_: int) -> tuple[Float, Float, slice]:
+    def _varied(self, place_: int, *, mixing: bool) -> tuple[Float, Float, slice]:
         augment, rng = self._training.augment, draw(self._training.seed, "augment", place_)
         clip, spec = self._order[place_], self._frontend.spec
         log_mel, target = self._log_mels(clip, int(rng.integers(len(self._log_mels.speeds)))), self._targets[clip]
         log_mel = equalise(gain(log_mel, augment.gain_db, rng), augment.filter_db, rng)
-        if self._backgrounds is None:
+        if self._backgrounds is None or not mixing:
             window, real = place(log_mel, spec.window_frames, augment.shift, rng)
             return window, target, real
         if rng.random() < augment.half_share:
@@ -179,12 +179,12 @@ class Batches(Sequence[tuple[Float, Float]]):
         return window, target, real
 
     def _in_background(
-        self, backgrounds: Backgrounds, place_: int, log_mel: Float, target: Float, real: slice
+        self, backgrounds: Backgrounds, place_: int, log_mel: Float, target: Float, real: slice, *, mixing: bool
     ) -> tuple[Float, Float, slice]:
-        """A window over a background, or that alone, or as it is; at a random level."""
+        """A window over a background, or that alone, or as it is; at a random level. Before mixing only that alone."""
         augment, rng = self._training.augment, draw(self._training.seed, "background", place_)
         alone = rng.random() < augment.background_alone_share
-        if alone or rng.random() < augment.background_share:
+        if alone or (mixing and rng.random() < augment.background_share):
             behind = equalise(backgrounds(len(log_mel), rng), augment.filter_db, rng)
             if alone:
                 log_mel, target = behind, self._nothing
@@ -194,6 +194,8 @@ class Batches(Sequence[tuple[Float, Float]]):
             real = slice(0, len(log_mel))
         if alone and rng.random() < SILENT_SHARE:
             return np.full_like(log_mel, SILENCE), target, real
+        if not mixing:
+            return log_mel, target, real
         return self._loudness.set(log_mel, float(rng.uniform(*augment.level_dbfs))), target, real
 
     def _in_noise(

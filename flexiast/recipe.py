@@ -44,7 +44,10 @@ class Augment(Value):
     mix_alpha: float = Field(default=0.4, gt=0)
     """The louder clip's share is Beta(alpha, alpha), folded to at least a half."""
     mix_from: float = Field(default=0.3, ge=0, le=1)
-    """Mixing begins at this share of the run: from scratch, mixing from the first step stalls learning."""
+    """Mixing begins at this share of the run: from scratch, mixing from the first step stalls learning.
+
+    So do recorded backgrounds under the clips, random levels and rooms; backgrounds alone are heard from the first.
+    """
     noise_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the clips that sound in steady noise, of any colour from that of wind to that of hiss."""
     noise_snr_db: tuple[float, float] = (-5.0, 45.0)
