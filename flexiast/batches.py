@@ -184,14 +184,16 @@ class Batches(Sequence[tuple[Float, Float]]):
         """A window over a background, or that alone, or as it is; at a random level. Before mixing only that alone."""
         augment, rng = self._training.augment, draw(self._training.seed, "background", place_)
         alone = rng.random() < augment.background_alone_share
-        if alone or (mixing and rng.random() < augment.background_share):
+        under = mixing and rng.random() < augment.background_share
+        if alone or under:
             behind = equalise(backgrounds(len(log_mel), rng), augment.filter_db, rng)
-            if alone:
+            if alone:  # where no background is under it, a clip has silence around it, which must tell nothing
+                behind = behind if under else _within(real, behind)
                 log_mel, target = behind, self._nothing
             else:
                 snr_db = float(rng.uniform(*augment.background_snr_db))
                 log_mel = added(log_mel, at_snr(behind, snr_db, log_mel[audible_part(log_mel)]))
-            real = slice(0, len(log_mel))
+            real = slice(0, len(log_mel)) if under else real
         if alone and rng.random() < SILENT_SHARE:
             return np.full_like(log_mel, SILENCE), target, real
         if not mixing:
@@ -212,6 +214,13 @@ class Batches(Sequence[tuple[Float, Float]]):
         else:
             log_mel = added(log_mel, behind)
         return log_mel, target, slice(0, len(log_mel))
+
+
+def _within(real: slice, log_mel: Float) -> Float:
+    """Frames [frames, mels] where a clip sounded, silence around them."""
+    window = np.full_like(log_mel, SILENCE)
+    window[real] = log_mel[real]
+    return window
 
 
 def _nothing(spec: Spec, columns: int) -> Float:
