@@ -985,8 +985,9 @@ def with_background(toy: Toy, run: Path, spec: Spec, **fields: Any) -> Trainer:
 def test_what_is_learnt_as_background_is_answered_by_nothing(toy: Toy, tmp_path: Path) -> None:
     """Backgrounds of other seconds than those that were heard; the tones are still known."""
     spec = toy.spec.model_copy(update={"nothing_class": True})
-    augment = Augment(background_snr_db=(10.0, 25.0))
-    trainer = with_background(toy, tmp_path, spec, epochs=60, learning_rate=5e-3, base_first=0.0, augment=augment)
+    augment = Augment(background_snr_db=(20.0, 30.0), level_dbfs=(-20.0, -10.0))
+    settings = {"epochs": 80, "learning_rate": 5e-3, "base_first": 0.0, "label_smoothing": 0.0}
+    trainer = with_background(toy, tmp_path, spec, augment=augment, **settings)
     list(toy.steps(trainer))
     rng = np.random.default_rng(6)
     noise = [(0.1 * rng.standard_normal(WINDOW_SAMPLES)).astype(np.float32) for _ in range(10)]
