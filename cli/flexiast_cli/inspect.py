@@ -125,10 +125,12 @@ def show(bundle: Bundle) -> None:
         which = f" ({', '.join(map(str, patches))})" * (len(comparisons) > 1)
         console.print(f"Compared with {text}{which}.")
     temperatures = [variant.temperature for variant in manifest.variants]
-    if manifest.thresholds or set(temperatures) != {1.0}:
+    by_size = {label for variant in manifest.variants for label in variant.thresholds or ()}
+    if by_size or manifest.thresholds or set(temperatures) != {1.0}:
         console.print(
             f"Calibrated: temperatures {min(temperatures):.3f} to {max(temperatures):.3f}, "
-            f"thresholds of {counted(len(manifest.thresholds), 'label')}."
+            f"thresholds of {counted(len(by_size | set(manifest.thresholds)), 'label')}"
+            f"{' at each size' * bool(by_size)}."
         )
     if labelled:
         console.print(f"Loss: points of {metric} under the model's, on clips with labels.")
