@@ -6,7 +6,9 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from tests.cli.conftest import Run, write_sounds
 from tests.cli.test_errors import assert_refused
@@ -83,3 +85,21 @@ def test_a_label_that_only_validates_is_said(run: Run, short_sounds: Path, tmp_p
     result = run("train", tmp_path / "clips.csv", "-o", tmp_path / "run", *QUICK, "--patch-sizes", 24)
     assert result.returncode == 0, result.stderr
     assert f"No training clip has {labels[-1]}: the model will not know it" in result.stderr
+
+
+def test_without_a_background_a_run_warns_and_with_one_it_tells_what_it_took(
+    run: Run, short_sounds: Path, trained_by_default: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    assert "There is no background" in trained_by_default[1].stderr
+    assert "--background room.wav" in trained_by_default[1].stderr
+    noise = 0.1 * np.random.default_rng(0).standard_normal(70 * 16_000)
+    soundfile.write(tmp_path / "room.wav", noise, 16_000)
+    options = ("--patch-sizes", 24, "--background", tmp_path / "room.wav")
+    result = run("train", short_sounds, "-o", tmp_path / "run", *QUICK, *options)
+    assert result.returncode == 0, result.stderr
+    assert "There is no background" not in result.stderr
+    assert "Background: 0.01 h train in 1 source, 77 windows validate" in result.stderr
+    document = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    assert document["background"]["val_windows"] == 77  # of 0.3 s in the last of three stretches
+    assert 0 <= document["validation"][0]["specificity"] <= 1
+    assert "a class for nothing" in run("inspect", tmp_path / "run" / "checkpoint.safetensors").stdout

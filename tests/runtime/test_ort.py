@@ -19,7 +19,7 @@ from flexiast.evaluate import Classifier
 from flexiast.manifest import MANIFEST, read_manifest
 from flexiast.spec import PatchSize, Spec
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.engine import scores
+from flexiast_runtime.engine import label_scores, scores
 from flexiast_runtime.ort import load_engines
 
 Float = NDArray[np.float32]
@@ -114,3 +114,12 @@ def test_scores_of_several_labels_are_sigmoids(logits: list[float]) -> None:
     found = scores(np.array(logits, np.float32), "multi")
     np.testing.assert_allclose(found, expit(np.array(logits, np.float64)), rtol=0, atol=1e-6)  # float32
     assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_a_class_for_nothing_takes_its_share_and_is_no_score(tiny_spec: Spec) -> None:
+    spec = tiny_spec.model_copy(update={"task": "single", "nothing_class": True})
+    logits = np.random.default_rng(0).normal(scale=3, size=(5, 4)).astype(np.float32)
+    found = label_scores(logits, spec)
+    # float32
+    np.testing.assert_allclose(found, softmax(logits.astype(np.float64), axis=1)[:, :3], rtol=1e-5)
+    assert (found.sum(axis=1) < 1).all()
