@@ -19,10 +19,21 @@ Float = NDArray[np.float32]
 SILENCE = np.float32(math.log(LOG_FLOOR))
 """Log-mel of digital silence."""
 
+FLOOR_NAT = 0.02
+"""Within so much of digital silence a bin holds nothing: float16 rounds it by up to 0.004."""
+
 NAT_PER_DB = math.log(10) / 10
 """Energies: 10 dB are a factor of ten."""
 
 FILTER_KNOTS = 6
+
+AUDIBLE_DB = 30.0
+"""Under the loudest frame: a word's last consonant is there, a room's noise seldom."""
+
+DECAY_S = (0.2, 0.6)
+"""Seconds in which an echo falls by 60 dB: from a furnished room to a tiled one."""
+DIRECT_DB = (0.0, 15.0)
+"""Sound above echo: from across the room to near the microphone."""
 
 
 def place(log_mel: Float, frames: int, shift: float, rng: np.random.Generator) -> tuple[Float, slice]:
@@ -38,9 +49,61 @@ def place(log_mel: Float, frames: int, shift: float, rng: np.random.Generator) -
     return window, real
 
 
+def place_audible(log_mel: Float, frames: int, rng: np.random.Generator) -> tuple[Float, slice]:
+    """Log-mel [any, mels] → [frames, mels] with what is audible of it anywhere inside; and where the clip's frames are.
+
+    What is audible of a longer clip fills the window.
+    """
+    audible = audible_part(log_mel)
+    ends = sorted((-audible.start, frames - audible.stop))
+    start = int(rng.integers(ends[0], ends[1] + 1))
+    real = slice(max(start, 0), min(start + len(log_mel), frames))
+    window = np.full((frames, log_mel.shape[1]), SILENCE, np.float32)
+    window[real] = log_mel[real.start - start : real.stop - start]
+    return window, real
+
+
+def audible_part(log_mel: Float) -> slice:
+    """Frames [frames, mels] from the first to the last that is within 30 dB of the loudest."""
+    loudness = np.logaddexp.reduce(log_mel, axis=1)
+    loud = np.flatnonzero(loudness >= loudness.max() - AUDIBLE_DB * NAT_PER_DB)
+    return slice(int(loud[0]), int(loud[-1]) + 1)
+
+
+def half(log_mel: Float, rng: np.random.Generator) -> Float:
+    """The first or the last 35 to 50 % of what is audible of a clip [frames, mels], as if the rest were not heard."""
+    audible = audible_part(log_mel)
+    kept = max(1, round((audible.stop - audible.start) * rng.uniform(0.35, 0.5)))
+    return log_mel[: audible.start + kept] if rng.random() < 0.5 else log_mel[audible.stop - kept :]
+
+
+def echo(log_mel: Float, hop_s: float, rng: np.random.Generator) -> Float:
+    """A window [frames, mels] as in a small room: energies decay by 60 dB in 0.2 to 0.6 s, sound above echo 0 to 15 dB.
+
+    Late reverberation is noise of decaying energy, so that energies add; high bins decay twice as fast as low ones.
+    """
+    frames, mels = log_mel.shape
+    decay_s = rng.uniform(*DECAY_S) * np.linspace(1, 0.5, mels)
+    kept = 10.0 ** (-6 * hop_s / decay_s)  # of the energy, from frame to frame
+    reach = min(frames, round(DECAY_S[1] / 2 / hop_s))  # 30 dB down and more
+    heard = np.exp(log_mel.astype(np.float64))
+    energy = np.maximum(heard - LOG_FLOOR, 0)  # silence has no echo
+    tail, power, shift = energy, kept, 1
+    while shift < reach:  # the sum over all frames before, by doubling
+        tail = np.concatenate((tail[:shift], tail[shift:] + power * tail[:-shift]))
+        power, shift = power**2, 2 * shift
+    wet = (1 - kept) * (tail - energy) * 10 ** (-rng.uniform(*DIRECT_DB) / 10)
+    return np.maximum(np.log(heard + wet), SILENCE).astype(np.float32)
+
+
 def gain(log_mel: Float, limit_db: float, rng: np.random.Generator) -> Float:
     """Louder or softer by up to the limit; nothing sinks below silence."""
-    return np.maximum(log_mel + np.float32(rng.uniform(-limit_db, limit_db) * NAT_PER_DB), SILENCE)
+    return changed(log_mel, np.float32(rng.uniform(-limit_db, limit_db) * NAT_PER_DB))
+
+
+def changed(log_mel: Float, nat: Float | np.float32) -> Float:
+    """Louder by so much, a number or one for each bin; digital silence stays, and nothing sinks below it."""
+    return np.where(log_mel > SILENCE + FLOOR_NAT, np.maximum(log_mel + nat, SILENCE), SILENCE)
 
 
 def equalise(log_mel: Float, limit_db: float, rng: np.random.Generator) -> Float:
@@ -48,7 +111,7 @@ def equalise(log_mel: Float, limit_db: float, rng: np.random.Generator) -> Float
     mels = log_mel.shape[1]
     knots = np.sort(np.concatenate(([0, mels - 1], rng.uniform(0, mels - 1, FILTER_KNOTS - 2))))
     response = np.interp(np.arange(mels), knots, rng.uniform(-limit_db, limit_db, FILTER_KNOTS))
-    return np.maximum(log_mel + (response * NAT_PER_DB).astype(np.float32), SILENCE)
+    return changed(log_mel, (response * NAT_PER_DB).astype(np.float32))
 
 
 def added(log_mel: Float, other: Float) -> Float:
@@ -109,6 +172,27 @@ class Noise:
         noise = equalise(tilted, filter_db, rng)
         noise[:, self._empty] = -np.inf
         return noise
+
+
+class Loudness:
+    """Levels of log-mels in dBFS, that is of the waveform's mean square, as far as its mel bins tell."""
+
+    def __init__(self, frontend: Frontend) -> None:
+        spec = frontend.spec
+        taper = np.hanning(spec.taper_samples)
+        omega = 2 * np.pi * mel_centres_hz(spec) / spec.sample_rate_hz
+        emphasis = 1 + spec.preemphasis**2 - 2 * spec.preemphasis * np.cos(omega)
+        # Parseval: energies of the positive frequencies, which neighbouring triangles share, are half of all.
+        self._weights = 2 / (emphasis * spec.fft_samples * (taper**2).sum())
+
+    def dbfs(self, log_mel: Float) -> float:
+        """Mean level of frames [frames, mels]."""
+        square = float((np.exp(log_mel.astype(np.float64)) @ self._weights).mean())
+        return 10 * math.log10(max(square, 1e-20))
+
+    def set(self, log_mel: Float, dbfs: float) -> Float:
+        """The same at another mean level."""
+        return changed(log_mel, np.float32((dbfs - self.dbfs(log_mel)) * NAT_PER_DB))
 
 
 def level(log_mel: Float) -> float:

@@ -8,7 +8,22 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from flexiast.augment import SILENCE, Noise, added, at_snr, equalise, gain, mask, mix, place
+from flexiast.augment import (
+    SILENCE,
+    Loudness,
+    Noise,
+    added,
+    at_snr,
+    audible_part,
+    echo,
+    equalise,
+    gain,
+    half,
+    mask,
+    mix,
+    place,
+    place_audible,
+)
 from flexiast.frontend import Frontend
 from flexiast.recipe import Augment, Training
 from flexiast.sampling import Order, Step, draw
@@ -16,6 +31,9 @@ from flexiast.spec import FrontendSpec, Spec
 from flexiast.waveforms import memory_budget
 
 Float = NDArray[np.float32]
+
+SILENT_SHARE = 0.02
+"""Of the examples of a background alone: a muted microphone is nothing too."""
 
 SPEEDS = 5
 """Speeds at which each clip is transformed, evenly spaced."""
@@ -64,6 +82,28 @@ class LogMels:
         return self._frontend.log_mel(np.pad(waveform, (0, max(0, missing)))).astype(np.float16)
 
 
+class Backgrounds:
+    """Recorded backgrounds of a run, cut at random: each source as often as the others, however long it is."""
+
+    def __init__(self, sources: Sequence[LogMels], seconds: Sequence[Sequence[float]]) -> None:
+        """``seconds`` are the lengths of each source's stretches."""
+        self._sources = tuple(sources)
+        self._ends = [np.cumsum(lengths) for lengths in seconds]
+
+    def __call__(self, frames: int, rng: np.random.Generator) -> Float:
+        """Log-mel [frames, mels]; a recording that is shorter stands somewhere in silence."""
+        source = int(rng.integers(len(self._sources)))
+        ends = self._ends[source]
+        stretch = int(np.searchsorted(ends, rng.random() * ends[-1], side="right"))
+        log_mel = self._sources[source](min(stretch, len(ends) - 1), 0)
+        return place(log_mel, frames, 0.0, rng)[0]
+
+    @property
+    def identity(self) -> list[list[float]]:
+        """What tells these backgrounds from others."""
+        return [ends.tolist() for ends in self._ends]
+
+
 class Batches(Sequence[tuple[Float, Float]]):
     """Step → (features [clips, window_frames, mels], targets [clips, classes]) of one rank's share of the step.
 
@@ -79,6 +119,7 @@ class Batches(Sequence[tuple[Float, Float]]):
         steps: Sequence[Step],
         *,
         probabilities: NDArray[np.float64] | None = None,
+        backgrounds: Backgrounds | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -86,7 +127,8 @@ class Batches(Sequence[tuple[Float, Float]]):
         self._frontend = Frontend(spec.frontend)
         self._order = Order(training.seed, len(log_mels), probabilities)
         self._noise = Noise(self._frontend, training.seed) if training.augment.noise_share else None
-        self._single = spec.task == "single"
+        self._backgrounds, self._loudness = backgrounds, Loudness(self._frontend)
+        self._nothing = _nothing(spec, targets.shape[1])
         self._rank, self._ranks = rank, ranks
 
     def __len__(self) -> int:
@@ -107,25 +149,56 @@ class Batches(Sequence[tuple[Float, Float]]):
     def _example(self, place_: int, first: int, count: int, *, mixing: bool) -> tuple[Float, Float]:
         """One clip, maybe mixed with another of the same step, maybe in noise, masked and normalised; its target."""
         augment, rng = self._training.augment, draw(self._training.seed, "mix", place_)
-        log_mel, target, real = self._varied(place_)
+        log_mel, target, real = self._varied(place_, mixing=mixing)
         if mixing and rng.random() < augment.mix_share:
             share = float(rng.beta(augment.mix_alpha, augment.mix_alpha))
             share = max(share, 1 - share)
-            other, other_target, other_real = self._varied(first + int(rng.integers(count)))
+            other, other_target, other_real = self._varied(first + int(rng.integers(count)), mixing=mixing)
             log_mel, target = mix(log_mel, other, share), share * target + (1 - share) * other_target
             real = slice(min(real.start, other_real.start), max(real.stop, other_real.stop))
         if self._noise is not None:
             log_mel, target, real = self._in_noise(self._noise, place_, log_mel, target, real)
+        if self._backgrounds is not None:
+            log_mel, target, real = self._in_background(self._backgrounds, place_, log_mel, target, real, mixing=mixing)
         features = self._frontend.finish(self._frontend.normalise(log_mel), real)
         return mask(features, augment.masks, augment.mask_share, self._frontend.floor, rng), target
 
-    def _varied(self, place_: int) -> tuple[Float, Float, slice]:
+    def _varied(self, place_: int, *, mixing: bool) -> tuple[Float, Float, slice]:
         augment, rng = self._training.augment, draw(self._training.seed, "augment", place_)
-        clip = self._order[place_]
-        log_mel = self._log_mels(clip, int(rng.integers(len(self._log_mels.speeds))))
+        clip, spec = self._order[place_], self._frontend.spec
+        log_mel, target = self._log_mels(clip, int(rng.integers(len(self._log_mels.speeds)))), self._targets[clip]
         log_mel = equalise(gain(log_mel, augment.gain_db, rng), augment.filter_db, rng)
-        window, real = place(log_mel, self._frontend.spec.window_frames, augment.shift, rng)
-        return window, self._targets[clip], real
+        if self._backgrounds is None or not mixing:
+            window, real = place(log_mel, spec.window_frames, augment.shift, rng)
+            return window, target, real
+        if rng.random() < augment.half_share:
+            log_mel, target = half(log_mel, rng), self._nothing
+        window, real = place_audible(log_mel, spec.window_frames, rng)
+        if rng.random() < augment.echo_share:
+            window, real = echo(window, spec.hop_samples / spec.sample_rate_hz, rng), slice(0, len(window))
+        return window, target, real
+
+    def _in_background(
+        self, backgrounds: Backgrounds, place_: int, log_mel: Float, target: Float, real: slice, *, mixing: bool
+    ) -> tuple[Float, Float, slice]:
+        """A window over a background, or that alone, or as it is; at a random level. Before mixing only that alone."""
+        augment, rng = self._training.augment, draw(self._training.seed, "background", place_)
+        alone = rng.random() < augment.background_alone_share
+        under = mixing and rng.random() < augment.background_share
+        if alone or under:
+            behind = equalise(backgrounds(len(log_mel), rng), augment.filter_db, rng)
+            if alone:  # where no background is under it, a clip has silence around it, which must tell nothing
+                behind = behind if under else _within(real, behind)
+                log_mel, target = behind, self._nothing
+            else:
+                snr_db = float(rng.uniform(*augment.background_snr_db))
+                log_mel = added(log_mel, at_snr(behind, snr_db, log_mel[audible_part(log_mel)]))
+            real = slice(0, len(log_mel)) if under else real
+        if alone and rng.random() < SILENT_SHARE:
+            return np.full_like(log_mel, SILENCE), target, real
+        if not mixing:
+            return log_mel, target, real
+        return self._loudness.set(log_mel, float(rng.uniform(*augment.level_dbfs))), target, real
 
     def _in_noise(
         self, noise: Noise, place_: int, log_mel: Float, target: Float, real: slice
@@ -137,10 +210,21 @@ class Batches(Sequence[tuple[Float, Float]]):
         behind = noise(len(log_mel), augment.filter_db, rng)
         behind = at_snr(behind, float(rng.uniform(*augment.noise_snr_db)), log_mel[real])
         if rng.random() < augment.nothing_share:
-            log_mel, target = (
-                np.maximum(behind, SILENCE),
-                np.full_like(target, 1 / len(target) if self._single else 0.0),
-            )
+            log_mel, target = np.maximum(behind, SILENCE), self._nothing
         else:
             log_mel = added(log_mel, behind)
         return log_mel, target, slice(0, len(log_mel))
+
+
+def _within(real: slice, log_mel: Float) -> Float:
+    """Frames [frames, mels] where a clip sounded, silence around them."""
+    window = np.full_like(log_mel, SILENCE)
+    window[real] = log_mel[real]
+    return window
+
+
+def _nothing(spec: Spec, columns: int) -> Float:
+    """The target of a window in which nothing sounds [columns]: its class, or no label likelier than another."""
+    if spec.nothing_class:
+        return np.eye(columns, dtype=np.float32)[-1]
+    return np.full(columns, 1 / columns if spec.task == "single" else 0.0, np.float32)

@@ -1,4 +1,4 @@
-"""Data sets: folders named by label, a CSV (path, label, split or fold), or shards."""
+"""Data sets: folders named by label, a CSV (path, label, split or fold), or shards; with or without background."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from flexiast.audio import Part, check_audio, check_bad_files, decode_audio, read_audio, unreported
 from flexiast.errors import DataError
-from flexiast.layout import read_layout
+from flexiast.layout import BACKGROUND, read_layout
 from flexiast.search import LeftOut, search_folder
 from flexiast.shards import INDEX, read_index
 from flexiast.spec import check_label
@@ -39,6 +39,7 @@ class Clip:
 
     path: Path
     labels: tuple[str, ...]
+    """None: background, in which nothing of interest sounds; such a clip may have any length."""
     split: str
     part: Part | None = None
     """Where it lies, if ``path`` is a shard."""
@@ -67,8 +68,21 @@ class Dataset:
             raise DataError(f"no clip has split {name!r}; the data set has {found}{hint if name == 'val' else ''}")
         return replace(self, clips=chosen, hashed_from=None)  # a part of a split is not split again
 
-    def targets(self, labels: tuple[str, ...]) -> NDArray[np.float32]:
-        """[clips, labels], 1 where a clip has a label; raises DataError for a label that ``labels`` lacks."""
+    @property
+    def labelled(self) -> Dataset:
+        """Without the background."""
+        return replace(self, clips=tuple(clip for clip in self.clips if clip.labels))
+
+    @property
+    def background(self) -> tuple[Clip, ...]:
+        """The clips that have no label."""
+        return tuple(clip for clip in self.clips if not clip.labels)
+
+    def targets(self, labels: tuple[str, ...], *, nothing: bool = False) -> NDArray[np.float32]:
+        """[clips, labels], 1 where a clip has a label; raises DataError for a label that ``labels`` lacks.
+
+        With ``nothing``, for a model that answers so, one more column is 1 where a clip has none.
+        """
         index = {label: column for column, label in enumerate(labels)}
         targets = np.zeros((len(self.clips), len(labels)), np.float32)
         for row, clip in enumerate(self.clips):
@@ -78,7 +92,7 @@ class Dataset:
                         f"{clip.path} is labelled {label!r}, which the model does not know; it knows {preview(labels)}"
                     )
                 targets[row, index[label]] = 1
-        return targets
+        return with_nothing(targets) if nothing else targets
 
 
 def read_dataset(data: Path, val_fold: str | None = None) -> Dataset:
@@ -88,7 +102,8 @@ def read_dataset(data: Path, val_fold: str | None = None) -> Dataset:
     Paths in a CSV are relative to its folder; several labels of a clip are joined by ``;``. With a fold column,
     ``val_fold`` (the last fold unless told) is the split "val" and all others are "train". Where neither stands, a
     fifth of each label's clips, chosen by a hash of their paths, becomes "val". Shards keep the labels, the split and
-    the order of what they were made from. Raises DataError.
+    the order of what they were made from. An empty label, or a folder ``_background_``, is background: a clip of no
+    label. Raises DataError.
     """
     if data.is_dir():
         if (data / INDEX).is_file():
@@ -177,6 +192,11 @@ def balanced_weights(targets: NDArray[np.float32]) -> NDArray[np.float64]:
     return weights / weights.sum()
 
 
+def with_nothing(targets: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[clips, labels] → [clips, labels + 1]: the last is 1 where a clip has no label."""
+    return np.concatenate((targets, targets.max(axis=1, initial=0.0, keepdims=True) == 0), axis=1, dtype=np.float32)
+
+
 def preview(labels: Iterable[str], limit: int = 8) -> str:
     """The first few labels, for messages."""
     labels = list(labels)
@@ -188,11 +208,12 @@ def _read_folders(folder: Path) -> Dataset:
     clips: list[Clip] = []
     left_out = defaultdict(LeftOut, {"": layout.left_out})
     for place in layout.folders:
-        label = _checked(place.label, place.path)
+        background = place.label == BACKGROUND
+        label = "" if background else _checked(place.label, place.path)
         found = search_folder(place.path)
-        clips += [Clip(path, (label,), place.split) for path in found.files]
+        clips += [Clip(path, () if background else (label,), place.split) for path in found.files]
         left_out[label] += found.left_out if found else LeftOut(empty=(place.path,))
-    if not clips:
+    if not any(clip.labels for clip in clips):
         reasons = str(sum(left_out.values(), LeftOut()))
         raise DataError(
             f"{folder} has no audio in folders named by label, such as {folder / 'dog' / 'bark.wav'}"
@@ -245,6 +266,8 @@ def _read_csv(path: Path, val_fold: str | None) -> Dataset:
     if not rows:
         raise DataError(f"{path} lists no clips")
     clips = [_clip(path, number, row) for number, row in enumerate(rows, start=2)]
+    if not any(clip.labels for clip in clips):
+        raise DataError(f"{path} has no label in any line; an empty one means that none of the labels sounds")
     if val_fold is not None and "fold" not in columns:
         raise DataError(f"{path} has no column fold, so fold {val_fold!r} cannot validate; leave --val-fold out")
     if "fold" in columns and (val_fold is not None or "split" not in columns):
@@ -284,8 +307,14 @@ def _column(path: Path, rows: list[dict[str, str | None]], name: str) -> list[st
 def _clip(csv_path: Path, number: int, row: dict[str, str | None]) -> Clip:
     name, text = row["path"], row["label"] or ""
     labels = tuple(dict.fromkeys(label.strip() for label in text.split(LABEL_SEPARATOR) if label.strip()))
-    if not name or not labels:
-        raise DataError(f"{csv_path} line {number} has no path or no label")
+    if not name:
+        raise DataError(f"{csv_path} line {number} has no path")
+    if text.strip() and not labels:
+        raise DataError(
+            f"{csv_path} line {number} has no label between its {LABEL_SEPARATOR!r}; leave it empty for none"
+        )
+    if labels == (BACKGROUND,):
+        labels = ()
     return Clip(csv_path.parent / name, tuple(_checked(label, csv_path) for label in labels), "")
 
 
@@ -298,7 +327,7 @@ def _checked(label: str, where: Path) -> str:
 
 def _hashed_split(clips: list[Clip], root: Path) -> list[Clip]:
     """All clips but those of a test split, which stay aside, parted into train and val."""
-    single = all(len(clip.labels) == 1 for clip in clips)  # sets of labels may each be unique: those are split as one
+    single = all(len(clip.labels) <= 1 for clip in clips)  # sets of labels may each be unique: those are split as one
     aside = [clip for clip in clips if clip.split == "test"]
     by_label = defaultdict(list)
     for clip in (clip for clip in clips if clip.split != "test"):
@@ -318,5 +347,5 @@ def _path_hash(path: Path, root: Path) -> bytes:
 
 def _dataset(clips: list[Clip], rule: str) -> Dataset:
     labels = sorted({label for clip in clips for label in clip.labels})
-    task: Literal["single", "multi"] = "single" if all(len(clip.labels) == 1 for clip in clips) else "multi"
+    task: Literal["single", "multi"] = "single" if all(len(clip.labels) <= 1 for clip in clips) else "multi"
     return Dataset(tuple(clips), tuple(labels), task, rule)

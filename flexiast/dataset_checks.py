@@ -66,10 +66,13 @@ def count_labels(dataset: Dataset, training: Dataset, validation: Dataset) -> li
     ]
 
 
-def check_trainable(dataset: Dataset, where: Path) -> None:
+def check_trainable(dataset: Dataset, where: Path, *, background: bool) -> None:
     """Raise DataError, before a file is decoded, for a data set that nothing can be learnt from."""
-    if len(dataset.labels) < 2 and dataset.task == "single":
-        raise DataError(f"{where} has one label only, {dataset.labels[0]!r}; add sounds that are something else")
+    if len(dataset.labels) < 2 and dataset.task == "single" and not background:
+        raise DataError(
+            f"{where} has one label only, {dataset.labels[0]!r}; add sounds that are something else, "
+            "or give a --background without it"
+        )
     counts = _clips_by_label(dataset.clips)
     if max(counts.values()) == 1 and dataset.hashed_from is not None:
         folders = "; folders are named by what sounds in them, not by recording" if len(counts) > 20 else ""

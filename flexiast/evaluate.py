@@ -39,13 +39,15 @@ class PatchResult(Value):
     tokens: int
     gmac: float
     accuracy: float | None = None
-    """Share of clips whose best class is right; only where each clip has one label."""
+    """Share of the clips with a label whose best class is right, which nothing is not; only of one label a clip."""
     accuracy_interval: tuple[float, float] | None = None
     """95 %: so far the accuracy on other clips of the kind may be from that on these."""
     repeated_answer: str | None = None
     """The label that nearly every clip was answered with, though others were heard."""
     mean_average_precision: float | None = None
     """Only where clips have several labels."""
+    specificity: float | None = None
+    """Share of the clips without a label in which no score reaches 0.5; only where there are some."""
 
     def document(self) -> dict[str, Any]:
         """As JSON, without the metric that the task does not have."""
@@ -56,6 +58,11 @@ class PatchResult(Value):
         value = self.accuracy if self.accuracy is not None else self.mean_average_precision
         assert value is not None  # one of the two is always set
         return value
+
+    @property
+    def merit(self) -> float:
+        """What training chooses the best weights by: the mean of metric and specificity, where it has both."""
+        return self.metric if self.specificity is None else (self.metric + self.specificity) / 2
 
 
 class Windows:
@@ -114,9 +121,10 @@ def evaluate(
     *,
     progress: Callable[[Sequence[PatchSize]], Iterable[PatchSize]] = iter,
 ) -> list[PatchResult]:
-    """The metric of each patch size over clips with targets [clips, classes].
+    """The metric of each patch size over the clips that have labels, the specificity over those that have none.
 
-    Raises DataError for clips with several labels and a model of one label a clip.
+    ``targets`` are [clips, labels]. Raises DataError for clips with several labels and a model of one label a clip, and
+    where no clip has a label.
     """
     logits = predict(classifier, clips, targets, patches, progress=progress)
     return [summarize(classifier.spec, patch, found, targets) for patch, found in logits]
@@ -131,16 +139,22 @@ def predict(
     progress: Callable[[Sequence[PatchSize]], Iterable[PatchSize]] = iter,
 ) -> Iterator[tuple[PatchSize, Float]]:
     """Each patch size and its logits [clips, classes]; raises DataError as ``evaluate`` does."""
-    if classifier.spec.task == "single" and (targets.sum(axis=1) != 1).any():
+    if classifier.spec.task == "single" and (targets.sum(axis=1) > 1).any():
         raise DataError("some clips have several labels, but the model knows one label a clip; train it on such clips")
+    if not targets.any():
+        raise DataError("no clip has a label, so there is nothing to be right about; give some that have")
     for patch in progress(patches):
         yield patch, clips.clip_mean(classify(classifier, clips, patch))
 
 
 def summarize(spec: Spec, patch: PatchSize, logits: Float, targets: Float) -> PatchResult:
-    """The result of one patch size, from logits and targets [clips, classes]."""
-    value = score(logits, targets, spec.task)
+    """The result of one patch size, from logits [clips, classes] and targets [clips, labels]."""
+    background = ~targets.any(axis=1)
     cost: dict[str, Any] = {"patch_size": patch, "tokens": spec.tokens(patch), "gmac": spec.gmac(patch)}
+    if background.any():
+        cost["specificity"] = specificity(logits[background], spec)
+        logits, targets = logits[~background], targets[~background]
+    value = score(logits, targets, spec.task)
     if spec.task == "multi":
         return PatchResult(**cost, mean_average_precision=value)
     return PatchResult(
@@ -161,8 +175,21 @@ def metric_name(task: Literal["single", "multi"]) -> str:
     return "accuracy" if task == "single" else "mean_average_precision"
 
 
+def specificity(logits: Float, spec: Spec) -> float:
+    """Logits [clips, classes] of clips without a label → share in which every label's score stays below a half."""
+    labels = logits[:, : len(spec.labels)].astype(np.float64)
+    if spec.task == "single":
+        best = logits.max(axis=1, keepdims=True).astype(np.float64)
+        labels = np.exp(labels - best) / np.exp(logits - best).sum(axis=1, keepdims=True)
+        return float((labels.max(axis=1) < 0.5).mean())
+    return float((labels.max(axis=1) < 0).mean())
+
+
 def score(logits: Float, targets: Float, task: Literal["single", "multi"]) -> float:
-    """Accuracy of a single-label task, mean average precision of a multi-label one; both in [0, 1]."""
+    """Accuracy of a single-label task, mean average precision of a multi-label one; both in [0, 1].
+
+    Logits may have a class more than targets [clips, labels], that for nothing: where it is best, the label is missed.
+    """
     if task == "single":
         return float((logits.argmax(1) == targets.argmax(1)).mean())
     present = targets.any(axis=0)  # a class that never occurs has no precision

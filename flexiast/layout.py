@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,9 @@ SPLIT_FOLDERS = {
     "testing": "test",
 }
 """What folders of splits are called, in any case, and the split that each holds."""
+
+BACKGROUND = "_background_"
+"""Folder, beside those named by label, of recordings in which none of the labels sounds. It is no label itself."""
 
 REMEDY = "put each label's folder inside train, val and test (train/dog, val/dog …), or list the clips in a CSV"
 
@@ -58,13 +61,15 @@ def read_layout(folder: Path) -> Layout:
     it: it may hold the sounds of trains.
     """
     folders, files = list_entries(folder)
+    background = [path for path in folders if path.name == BACKGROUND]
+    folders = [path for path in folders if path.name != BACKGROUND]
     named = [path for path in folders if path.name.casefold() in SPLIT_FOLDERS]
     splits = [path for path in named if list_entries(path)[0]]
     others = [path for path in folders if path not in splits and not _is_empty(path)]
     if not splits and len(named) < len(folders):
         for path in folders:
             _refuse_splits_inside(path)
-        return Layout(tuple(LabelFolder(path, "") for path in folders), _beside(files))
+        return Layout(tuple(LabelFolder(path, "") for path in sorted(folders + background)), _beside(files))
     if named and not splits:
         raise DataError(
             f"{named[0]} is named like a split, but holds no folders named by label; {REMEDY} (a label of that name "
@@ -75,7 +80,9 @@ def read_layout(folder: Path) -> Layout:
             f"{folder} mixes layouts: {_names(splits)} hold folders as a split does, but {_names(others)} stand"
             f"{'s' if len(others) == 1 else ''} beside; {REMEDY}"
         )
-    return _split_layout(splits, files)
+    layout = _split_layout(splits, files)
+    # What stands beside the splits is parted by itself, as every background is that has no split of its own.
+    return replace(layout, folders=(*layout.folders, *(LabelFolder(path, "train") for path in background)))
 
 
 def _split_layout(splits: list[Path], files: list[Path]) -> Layout:
@@ -90,7 +97,7 @@ def _split_layout(splits: list[Path], files: list[Path]) -> Layout:
         inside, loose = list_entries(path)
         left_out += _beside(loose)
         folders += [LabelFolder(label, split) for label in inside]
-    labels = {split: {place.label for place in folders if place.split == split} for split in by_split}
+    labels = {split: {place.label for place in folders if place.split == split} - {BACKGROUND} for split in by_split}
     for split, names in labels.items():
         if split != "train" and "train" in labels and not names & labels["train"]:
             raise DataError(

@@ -107,6 +107,8 @@ class Variant(Value):
     """On the clips that the exporter was given, if they had labels."""
     temperature: float = Field(default=1.0, gt=0)
     """Logits are divided by it before they become scores, so that a score means the same at every size."""
+    thresholds: dict[str, Threshold] | None = None
+    """Label → score at which its events begin at this size; these go before those of the manifest."""
 
     def __str__(self) -> str:
         return f"patch size {self.patch_size} in {self.precision}"
@@ -142,7 +144,8 @@ class Manifest(Value):
 
     @model_validator(mode="after")
     def _thresholds_are_of_labels(self) -> Self:
-        if unknown := set(self.thresholds) - set(self.spec.labels):
+        own = (variant.thresholds or {} for variant in self.variants)
+        if unknown := {*self.thresholds, *(label for each in own for label in each)} - set(self.spec.labels):
             raise ValueError(f"there are thresholds of labels that the spec lacks: {', '.join(sorted(unknown))}")
         return self
 
@@ -174,6 +177,12 @@ class Manifest(Value):
     @property
     def precisions(self) -> tuple[Precision, ...]:
         return tuple(self.encoders)
+
+    @property
+    def size_thresholds(self) -> dict[PatchSize, dict[str, float]]:
+        """Thresholds that sizes have of their own; empty where none has any."""
+        own = {patch: dict(self.variant(patch).thresholds or {}) for patch in self.patches}
+        return own if any(own.values()) else {}
 
     def precision(self, wanted: str | None = None) -> Precision:
         """The precision of that name, or the default; raises UsageError with those there are."""

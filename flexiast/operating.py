@@ -60,7 +60,7 @@ class OperatingPoint(Value):
     threshold: float | None = None
     """None: the label keeps the default"""
     reason: str | None = None
-    """Why it does"""
+    """Why it does, or why its threshold is one that no clip of another label reaches, and none of its own"""
     precision: float | None = None
     recall: float | None = None
     false_alarms_per_hour: float | None = None
@@ -90,7 +90,9 @@ def _operating_point(
         negative_hours=hours,
     )
     if point.positives < MIN_POSITIVES:
-        return point.model_copy(update={"reason": f"{point.positives} clips of it, {MIN_POSITIVES} are needed"})
+        return point.model_copy(
+            update={"reason": f"{point.positives} clips of it to fit on, {MIN_POSITIVES} are needed"}
+        )
     candidates = np.unique(scores[:, positive])
     hits, alarms = (
         len(chosen) - np.searchsorted(chosen, candidates)
@@ -99,7 +101,11 @@ def _operating_point(
     precision, per_hour = hits / (hits + alarms), alarms / len(scores) / max(hours, 1e-9)
     met = np.flatnonzero(aim.met(precision, per_hour))
     if not len(met):
-        return point.model_copy(update={"reason": f"no threshold gives it {aim}"})
+        # Left at the default the worst label would be the loudest: it is kept silent above all that is not it.
+        silent = (float(scores[:, ~positive].max(initial=0.0)) + 1) / 2
+        return point.model_copy(
+            update={"threshold": silent, "recall": 0.0, "reason": f"no threshold gives it {aim}"},
+        )
     first = met[0]
     return point.model_copy(
         update={

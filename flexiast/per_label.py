@@ -45,11 +45,18 @@ class LabelResult:
         }
 
 
+NOTHING = "(nothing)"
+"""What the class for nothing is called among answers."""
+
+
 def confusion_matrix(logits: Float, targets: Float) -> Counts:
-    """Logits and targets [clips, classes] of one label a clip → clips [true class, answered class]."""
-    classes = targets.shape[1]
+    """Logits [clips, classes] and targets [clips, labels] of one label a clip → clips [true label, answered class].
+
+    A model that has a class for nothing has one more column than labels.
+    """
+    labels, classes = targets.shape[1], logits.shape[1]
     pairs = targets.argmax(axis=1) * classes + logits.argmax(axis=1)
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    return np.bincount(pairs, minlength=labels * classes).reshape(labels, classes)
 
 
 def label_results(confusion: Counts, labels: Sequence[str]) -> list[LabelResult]:
@@ -68,7 +75,7 @@ def label_results(confusion: Counts, labels: Sequence[str]) -> list[LabelResult]
                 right / clips if clips else None,
                 right / answers if answers else None,
                 wilson_interval(right / clips, clips) if clips else None,
-                labels[int(wrong.argmax())] if wrong.any() else None,
+                (*labels, NOTHING)[int(wrong.argmax())] if wrong.any() else None,
             )
         )
     return results
@@ -91,6 +98,7 @@ def repeated_answer(confusion: Counts, labels: Sequence[str]) -> str | None:
     So is called one that all clips get though some have another, or 95 % of them and five points more than have it.
     """
     answered, true = (confusion.sum(axis=axis) / confusion.sum() for axis in (0, 1))
+    true = np.pad(true, (0, len(answered) - len(true)))  # no clip has the label nothing
     index = int(answered.argmax())
     constant = answered[index] == 1 > true[index]
-    return labels[index] if constant or answered[index] >= max(0.95, true[index] + 0.05) else None
+    return (*labels, NOTHING)[index] if constant or answered[index] >= max(0.95, true[index] + 0.05) else None

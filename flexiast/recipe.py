@@ -44,7 +44,10 @@ class Augment(Value):
     mix_alpha: float = Field(default=0.4, gt=0)
     """The louder clip's share is Beta(alpha, alpha), folded to at least a half."""
     mix_from: float = Field(default=0.3, ge=0, le=1)
-    """Mixing begins at this share of the run: from scratch, mixing from the first step stalls learning."""
+    """Mixing begins at this share of the run: from scratch, mixing from the first step stalls learning.
+
+    So do recorded backgrounds under the clips, random levels and rooms; backgrounds alone are heard from the first.
+    """
     noise_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the clips that sound in steady noise, of any colour from that of wind to that of hiss."""
     noise_snr_db: tuple[float, float] = (-5.0, 45.0)
@@ -52,10 +55,25 @@ class Augment(Value):
     nothing_share: float = Field(default=0.0, ge=0, le=1)
     """Share of those noises in which no clip sounds: the answer is then that no label is likelier than another."""
 
+    background_share: float = Field(default=0.6, ge=0, le=1)
+    """Share of the clips that sound over a recorded background, where a run has one; what follows is for such runs."""
+    background_snr_db: tuple[float, float] = (0.0, 25.0)
+    """How far the clip's mean level lies above the background: evenly between these."""
+    background_alone_share: float = Field(default=0.25, ge=0, le=1)
+    """Share of the examples in which a background is heard alone: the answer is nothing."""
+    level_dbfs: tuple[float, float] = (-50.0, -10.0)
+    """Mean level of an example: from a voice in the next room to one at the microphone."""
+    echo_share: float = Field(default=0.2, ge=0, le=1)
+    """Share of the clips that sound in a small room."""
+    half_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the clips of which half is heard, as nothing: for words. Half of a rain is rain: 0 unless told."""
+
     @model_validator(mode="after")
-    def _least_snr_first(self) -> Self:
-        if not -100 <= self.noise_snr_db[0] <= self.noise_snr_db[1] <= 100:
-            raise ValueError(f"noise_snr_db {list(self.noise_snr_db)} must be two numbers in -100 … 100, least first")
+    def _least_first(self) -> Self:
+        for name in ("noise_snr_db", "background_snr_db", "level_dbfs"):
+            low, high = getattr(self, name)
+            if not -100 <= low <= high <= 100:
+                raise ValueError(f"{name} {[low, high]} must be two numbers in -100 … 100, least first")
         return self
 
 

@@ -25,7 +25,7 @@ MOST_STEPS = 10_000_000
 """A plan is made whole before the first step; AudioSet for 100 epochs has six million."""
 
 
-Purpose = Literal["patch", "order", "augment", "mix", "noise"]
+Purpose = Literal["patch", "order", "augment", "mix", "noise", "background"]
 
 
 def draw(seed: int, purpose: Purpose, index: int) -> np.random.Generator:

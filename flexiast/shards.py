@@ -61,8 +61,8 @@ class Entry(NamedTuple):
     offset: Annotated[int, Field(ge=0)]
     """Of its audio in the tar, in bytes."""
     size: Annotated[int, Field(ge=1)]
-    labels: Annotated[tuple[int, ...], Field(min_length=1)]
-    """Indices into the labels of the index."""
+    labels: tuple[int, ...]
+    """Indices into the labels of the index; none of background."""
 
 
 class Shard(Value):
@@ -101,7 +101,7 @@ class ShardIndex(Value):
             raise ValueError("a label stands twice")
         if any(not 0 <= label < len(self.labels) for clip in clips for label in clip.labels):
             raise ValueError(f"a clip has a label that is not among the {len(self.labels)}")
-        if self.task == "single" and any(len(clip.labels) != 1 for clip in clips):
+        if self.task == "single" and any(len(clip.labels) > 1 for clip in clips):
             raise ValueError("a clip has several labels, but the task is 'single'")
         return self
 

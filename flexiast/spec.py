@@ -16,8 +16,10 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from typing_extensions import Self
@@ -236,6 +238,8 @@ class Spec(Value):
     """One label per clip (softmax) or any number (sigmoid)."""
     labels: tuple[str, ...] = Field(max_length=100_000)
     """Names of the classes. Empty: the network has no head yet and is a start for training, nothing else."""
+    nothing_class: bool = False
+    """Whether one more class, the last, says that none of the labels sounds. It has no name and is never reported."""
 
     @field_validator("labels")
     @classmethod
@@ -253,9 +257,23 @@ class Spec(Value):
             raise ValueError(f"base_stride {stride} leaves gaps between patches of {base}")
         return self
 
+    @model_validator(mode="after")
+    def _nothing_is_one_of_several_classes(self) -> Self:
+        if self.nothing_class and (self.task == "multi" or not self.labels):
+            raise ValueError("a class for nothing needs labels of which one at a time sounds (task single)")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = serialize(self)
+        if not self.nothing_class:  # specs from before have no such field, and stay the same to the byte
+            del document["nothing_class"]
+        return document
+
     @property
     def classes(self) -> int:
-        return len(self.labels)
+        """Logits of a window: one a label and, in some models, a last one for nothing."""
+        return len(self.labels) + self.nothing_class
 
     @property
     def base_grid(self) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from flexiast.batches import Batches, LogMels
+from flexiast.batches import Backgrounds, Batches, LogMels
 from flexiast.checkpoint import Checkpoint, save_checkpoint, weights_sha256
 from flexiast.convnet import ConvNet
 from flexiast.data import preview
@@ -123,11 +123,18 @@ def load_model(checkpoint: Checkpoint) -> Model:
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
+UNLIKELY = 40.0
+"""Nat below the likeliest class, where a teacher has no class for nothing."""
+
+
 class Teacher:
     """A frozen model whose answers a run learns from; it may have another normalisation, size and width."""
 
     def __init__(self, model: Model, student: Spec, patch: PatchSize | None) -> None:
         theirs, ours = model.spec, student
+        self.nothing_class = theirs.nothing_class
+        same = theirs.nothing_class == ours.nothing_class
+        self._nothing = "keep" if same else "add" if ours.nothing_class else "drop"
         if theirs.labels != ours.labels or theirs.task != ours.task:
             strange = preview(sorted(set(theirs.labels) ^ set(ours.labels))) or "their order or the task"
             raise ModelError(
@@ -156,8 +163,10 @@ class Teacher:
         """The student's features [batch, window_frames, mels] → logits [batch, classes]."""
         ours, theirs = self._floors
         features = torch.where(features == ours, theirs, features * self._scale + self._shift)
-        logits: Tensor = self._model(features, self._patch)
-        return logits.float()
+        logits: Tensor = self._model(features, self._patch).float()
+        if self._nothing == "add":  # as sure as float32 is that something sounds: it is asked of such clips alone
+            return torch.cat((logits, logits.amax(dim=1, keepdim=True) - UNLIKELY), dim=1)
+        return logits[:, :-1] if self._nothing == "drop" else logits
 
 
 class _Carrying:
@@ -191,6 +200,7 @@ class Trainer:
         start: Checkpoint | None = None,
         teachers: Sequence[Model] = (),
         probabilities: NDArray[np.float64] | None = None,
+        backgrounds: Backgrounds | None = None,
         compiled: bool = False,
         bf16: bool = False,
         build: Callable[[Spec], Model] = build_model,
@@ -221,6 +231,7 @@ class Trainer:
         self._teachers = [Teacher(known[one].to(world.device), spec, asked_at) for one in self._taught_by]
         self._optimizer = _optimizer(self.model, self._training)
         self._targets, self._log_mels, self._probabilities = targets, log_mels, probabilities
+        self._backgrounds = backgrounds
         epochs = epochs_of(self._training, len(log_mels))
         self.plan = plan(spec, self._training, len(log_mels), epochs, started=start is not None)
         self.step = 0
@@ -292,6 +303,7 @@ class Trainer:
             self._training,
             self.plan,
             probabilities=self._probabilities,
+            backgrounds=self._backgrounds,
             rank=self.world.rank,
             ranks=self.world.ranks,
         )
@@ -328,7 +340,8 @@ class Trainer:
         if self._teachers:  # the mean of their logits: they are wrong at different clips
             answers = torch.stack([teacher(features) for teacher in self._teachers]).mean(dim=0)
             divergence = answer_loss(logits, answers, task, distill.temperature)
-            loss = torch.lerp(loss, divergence, distill.teacher_weight)
+            weight = torch.where(asked(target, self.spec, self._teachers), distill.teacher_weight, 0.0)
+            loss = torch.lerp(loss, divergence, weight)
         coarsest = min(training.patches, key=self.spec.tokens)
         if distill.in_place_weight and patch != coarsest:
             coarse = self._averaged(features, coarsest, training.max_tokens).float()
@@ -368,8 +381,11 @@ class Trainer:
         return [found[patch] for patch in self._training.patches]
 
     def _keep_best(self, results: list[PatchResult], journal: Journal) -> None:
-        mean = float(np.mean([result.metric for result in results]))
-        journal.record(self.step, {"metric": {str(result.patch_size): result.metric for result in results}})
+        mean = float(np.mean([result.merit for result in results]))
+        figures = {"metric": {str(result.patch_size): result.metric for result in results}}
+        if found := {str(r.patch_size): r.specificity for r in results if r.specificity is not None}:
+            figures["specificity"] = found
+        journal.record(self.step, figures)
         if mean <= self.best:
             return
         self.best = mean
@@ -440,10 +456,13 @@ class Trainer:
     def _course(self) -> dict[str, str]:
         """Hashes of what the steps learn from, which settings alone do not tell."""
         sizes = np.array([(*step.patch, step.clips) for step in self.plan])
+        background = {}
+        if self._backgrounds is not None:
+            background = {"the background": sha256(repr(self._backgrounds.identity).encode()).hexdigest()}
         return {
             CLIPS: sha256(self._targets.tobytes()).hexdigest(),
             SIZES: sha256(sizes.tobytes()).hexdigest(),
-        }
+        } | background
 
 
 def _digest(windows: Windows, targets: Float) -> str:
@@ -469,6 +488,13 @@ def schedule(progress: float, warmup_share: float) -> float:
     if progress < warmup_share:
         return (progress + 0.01 * warmup_share) / (1.01 * warmup_share)
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup_share) / (1 - warmup_share)))
+
+
+def asked(target: Tensor, spec: Spec, teachers: Sequence[Teacher]) -> Tensor:
+    """Of which clips [batch] teachers are asked: of those with a label, and of nothing if all have a class for it."""
+    if all(teacher.nothing_class for teacher in teachers):
+        return torch.ones(len(target), dtype=torch.bool, device=target.device)
+    return target[:, : len(spec.labels)].sum(dim=1) > 0
 
 
 def label_loss(logits: Tensor, target: Tensor, task: str, smoothing: float) -> Tensor:

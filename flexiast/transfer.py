@@ -22,7 +22,8 @@ def transferred(source: Checkpoint, spec: Spec) -> dict[str, Float]:
 
     Blocks are taken as they are. The kernel is PI-resized to the new base size and the positions are sampled at its
     patches' centres, as ``source`` itself would at that size, so that both answer alike there. Positions are stretched
-    along time for a longer window. The head is kept when the labels are the same. Raises ModelError for a network or a
+    along time for a longer window. The head is kept when the labels are the same, a class for nothing begun anew where
+    the source has none. Raises ModelError for a network or a
     front end that cannot be carried over.
     """
     check_transfer(source.spec, spec)
@@ -30,6 +31,8 @@ def transferred(source: Checkpoint, spec: Spec) -> dict[str, Float]:
     if spec.network.kind == "transformer":
         weights["embedding.kernel"] = _kernel(weights["embedding.kernel"], source.spec, spec)
         weights["embedding.positions"] = _positions(weights["embedding.positions"], source.spec, spec)
+    if source.spec.labels == spec.labels and source.spec.nothing_class != spec.nothing_class:
+        weights |= _head(weights, source.spec, spec)
     if source.spec.labels != spec.labels:
         weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
     return weights
@@ -47,6 +50,8 @@ def changes(source: Spec, spec: Spec) -> list[str]:
             told.append("positions stretched along time for a longer window")
     if source.labels != spec.labels:
         told.append("head begun anew for other labels")
+    elif source.nothing_class != spec.nothing_class:
+        told.append("a class for nothing added" if spec.nothing_class else "its class for nothing dropped")
     return told
 
 
@@ -66,6 +71,14 @@ def check_transfer(source: Spec, spec: Spec) -> None:
 def _differing(one: Value, other: Value, names: tuple[str, ...]) -> Iterator[tuple[str, object, object]]:
     pairs = ((name, getattr(one, name), getattr(other, name)) for name in names)
     return (pair for pair in pairs if pair[1] != pair[2])
+
+
+def _head(weights: dict[str, Float], source: Spec, spec: Spec) -> dict[str, Float]:
+    """The head [classes, width] and its bias, with a class for nothing where the run has one."""
+    head = {name: weights[name][: len(source.labels)] for name in ("head.weight", "head.bias")}
+    if spec.nothing_class:
+        return {name: np.concatenate((value, np.zeros_like(value[:1]))) for name, value in head.items()}
+    return head
 
 
 def _kernel(kernel: Float, source: Spec, spec: Spec) -> Float:

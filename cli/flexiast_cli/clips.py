@@ -61,7 +61,9 @@ def to_compare(data: Path, spec: Spec, val_fold: str | None, *, skip_bad: bool) 
 
     if not _has_labels(data, spec):
         return Clips(_files(data, spec, HEARD), skip_bad=skip_bad)
-    validation = read_data(data, val_fold if has_folds(data) else None, stderr(), skip_bad=skip_bad).split("val")
+    validation = read_data(data, val_fold if has_folds(data) else None, stderr(), skip_bad=skip_bad).labelled.split(
+        "val"
+    )
     chosen = replace(validation, clips=_spread(validation.clips, LABELLED))
     chosen.targets(spec.labels)  # a label that the model does not know is refused before the work
     return Clips(chosen, labelled=True, skip_bad=skip_bad)
@@ -75,7 +77,9 @@ def to_calibrate(data: Path, spec: Spec, val_fold: str | None, *, skip_bad: bool
 
     if data.is_dir() and not _is_dataset(data) and not read_layout(data).split_names:
         return Clips(_files(data, spec, CALIBRATION), skip_bad=skip_bad)
-    training = read_data(data, val_fold if has_folds(data) else None, stderr(), skip_bad=skip_bad).split("train")
+    training = read_data(data, val_fold if has_folds(data) else None, stderr(), skip_bad=skip_bad).labelled.split(
+        "train"
+    )
     return Clips(replace(training, clips=_spread(training.clips, CALIBRATION)), skip_bad=skip_bad)
 
 
@@ -93,12 +97,16 @@ def _is_dataset(folder: Path) -> bool:
 def _has_labels(data: Path, spec: Spec) -> bool:
     """Whether these are clips with the model's labels, and not just sounds; raises DataError where some are."""
     from flexiast.errors import DataError
-    from flexiast.layout import read_layout
+    from flexiast.layout import BACKGROUND, read_layout
     from flexiast.search import search_folder
 
     if not data.is_dir() or _is_dataset(data):
         return True
-    places = [place for place in read_layout(data).folders if not place.label.startswith(("__", "@"))]
+    places = [
+        place
+        for place in read_layout(data).folders
+        if place.label != BACKGROUND and not place.label.startswith(("__", "@"))
+    ]
     known = [place for place in places if place.label in spec.labels]
     unknown = [place for place in places if place.label not in spec.labels]
     if known and (strange := [place.label for place in unknown if search_folder(place.path).files]):

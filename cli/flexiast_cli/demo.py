@@ -58,7 +58,9 @@ def demo(
     name = model or DEFAULT
     engines = load_engines(Bundle.open(find_bundle(name)))
     frontend = engines.spec.frontend
-    settings = Settings.of(frontend, EventRules(label_thresholds=engines.manifest.thresholds))
+    manifest = engines.manifest
+    rules = EventRules(label_thresholds=manifest.thresholds, size_thresholds=manifest.size_thresholds)
+    settings = Settings.of(frontend, rules)
     with tempfile.TemporaryDirectory(prefix="flexiast-demo-") as folder:
         opened, what = _source(source, Path(folder))
         audio = Watched(opened)

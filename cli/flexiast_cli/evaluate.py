@@ -47,7 +47,14 @@ def evaluate(
         typer.Option("--confusion", help="Write a picture (PNG) of what the best size takes for what."),
     ] = None,
 ) -> None:
-    """Measure accuracy (mAP for clips with several labels) at each patch size."""
+    """Measure accuracy (mAP for clips with several labels) at each patch size.
+
+    Of background (an empty label, or a folder _background_) also the specificity: the share of windows in which no
+    score reaches 0.5.
+    """
+    import numpy as np
+
+    from flexiast.background import MOST_WINDOWS, Chain, stretches_of
     from flexiast.evaluate import Windows, predict, summarize
     from flexiast.extras import require
     from flexiast.files import check_output
@@ -55,7 +62,7 @@ def evaluate(
     from flexiast.spec import parse_patches
     from flexiast_cli import label_report
     from flexiast_cli.console import counted, print_json, stderr, tracked
-    from flexiast_cli.dataset import load_clips, read_data
+    from flexiast_cli.dataset import load_clips, print_skipped, read_data
 
     for picture in (plot, confusion):
         if picture is not None:
@@ -67,27 +74,33 @@ def evaluate(
     label_report.check_confusion(spec, confusion)
     dataset = read_data(data, val_fold, stderr(), skip_bad=skip_bad)
     dataset = dataset.split(split) if split else dataset
-    readable, waveforms = load_clips(dataset, spec.frontend.sample_rate_hz, stderr(), skip_bad=skip_bad)
-    targets = readable.targets(spec.labels)
+    rate_hz = spec.frontend.sample_rate_hz
+    readable, waveforms = load_clips(dataset.labelled, rate_hz, stderr(), skip_bad=skip_bad)
+    stretches, errors = stretches_of(dataset.background, rate_hz, skip_bad=skip_bad)
+    print_skipped(errors, stderr())
+    background = stretches.windows(spec.frontend.window_samples, MOST_WINDOWS)
+    clips = len(readable.clips)
+    targets = np.pad(readable.targets(spec.labels), ((0, len(background)), (0, 0)))
     logits = dict(
         predict(
             classifier,
-            Windows(waveforms, Frontend(spec.frontend)),
+            Windows(Chain((waveforms, background)), Frontend(spec.frontend)),
             targets,
             patches,
             progress=lambda items: tracked(items, "Measuring"),
         )
     )
     results = [summarize(spec, patch, found, targets) for patch, found in logits.items()]
-    title = f"{model} on {data.name}, {split or 'every clip'} ({counted(len(readable.clips), 'clip')})"
+    logits, targets = {patch: found[:clips] for patch, found in logits.items()}, targets[:clips]
+    quiet = f", {counted(len(background), 'window')} of background" * bool(background)
+    title = f"{model} on {data.name}, {split or 'every clip'} ({counted(clips, 'clip')}{quiet})"
     if as_json:
         documents = [
             result.document() | (label_report.document(spec, found, targets) if per_label else {})
             for result, found in zip(results, logits.values(), strict=True)
         ]
-        print_json(
-            {"model": model, "data": str(data), "split": split, "clips": len(readable.clips), "results": documents}
-        )
+        counts = {"clips": clips, "background_windows": len(background)}
+        print_json({"model": model, "data": str(data), "split": split} | counts | {"results": documents})
     else:
         _show(results, title)
         if per_label:
@@ -150,7 +163,8 @@ def _show(results: list[PatchResult], title: str) -> None:
         title=escape(title), title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False
     )
     interval = ["95 %"] if results[0].accuracy_interval else []
-    for column in ("patch", "tokens", "GMAC", name, *interval, ""):
+    quiet = results[0].specificity is not None
+    for column in ("patch", "tokens", "GMAC", *["specificity"] * quiet, name, *interval, ""):
         table.add_column(column, justify="left" if column in {"patch", ""} else "right")
     for result in results:
         bar = "█" * round(24 * result.metric)
@@ -158,6 +172,7 @@ def _show(results: list[PatchResult], title: str) -> None:
             str(result.patch_size),
             f"{result.tokens:,}",
             f"{result.gmac:.3f}",
+            *[f"{result.specificity:.4f}"] * quiet,
             f"{result.metric:.4f}",
             *(["{:.3f} to {:.3f}".format(*result.accuracy_interval)] if result.accuracy_interval else []),
             f"[green]{bar}[/]",

@@ -58,7 +58,8 @@ def facts(spec: Spec) -> str:
             f"{network.width} wide, {counted(network.depth, 'block')}, {counted(network.heads, 'head')}; {window}; "
             f"trained at {', '.join(map(str, spec.trained_patches))}{overlap}"
         )
-    labels = f"{counted(spec.classes, 'label')}: {preview(spec.labels)}"
+    nothing = "; and a class for nothing, learnt from background" * spec.nothing_class
+    labels = f"{counted(len(spec.labels), 'label')}: {preview(spec.labels)}{nothing}"
     return f"{what}\n{labels if spec.labels else 'no labels: a start for training'}"
 
 
@@ -76,6 +77,8 @@ def _show_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     console.print(facts(spec), markup=False)
     size = f"{spec.base_patch}: {spec.tokens(spec.base_patch):,} tokens, " * (spec.network.kind == "transformer")
     console.print(f"{size}{spec.gmac(spec.base_patch):.3f} GMAC")
+    if background := checkpoint.info.get("background"):
+        console.print(f"trained with {background['train_hours']:.2f} h of background")
     if origin := checkpoint.info.get("imported"):
         console.print(
             f"imported from {origin['file']} ({origin['format']}), sha256 {origin['sha256'][:12]}", markup=False
@@ -122,10 +125,12 @@ def show(bundle: Bundle) -> None:
         which = f" ({', '.join(map(str, patches))})" * (len(comparisons) > 1)
         console.print(f"Compared with {text}{which}.")
     temperatures = [variant.temperature for variant in manifest.variants]
-    if manifest.thresholds or set(temperatures) != {1.0}:
+    by_size = {label for variant in manifest.variants for label in variant.thresholds or ()}
+    if by_size or manifest.thresholds or set(temperatures) != {1.0}:
         console.print(
             f"Calibrated: temperatures {min(temperatures):.3f} to {max(temperatures):.3f}, "
-            f"thresholds of {counted(len(manifest.thresholds), 'label')}."
+            f"thresholds of {counted(len(by_size | set(manifest.thresholds)), 'label')}"
+            f"{' at each size' * bool(by_size)}."
         )
     if labelled:
         console.print(f"Loss: points of {metric} under the model's, on clips with labels.")

@@ -37,6 +37,7 @@ def document(spec: Spec, logits: Float, targets: Float) -> dict[str, Any]:
 
     if spec.task == "multi":
         return {"labels": average_precisions(logits, targets, spec.labels)}
+    # A class for nothing, where the model has one, is the last column.
     confusion = confusion_matrix(logits, targets)
     labels = [result.document() for result in label_results(confusion, spec.labels)]
     return {"labels": labels, "confusion": confusion.tolist()}
@@ -106,17 +107,18 @@ def draw(spec: Spec, logits: Float, targets: Float, title: str, path: Path) -> N
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    from flexiast.per_label import confusion_matrix
+    from flexiast.per_label import NOTHING, confusion_matrix
 
     confusion = confusion_matrix(logits, targets)
     shares = confusion / confusion.sum(axis=1, keepdims=True).clip(1)
     labels = [label.replace("$", r"\$") for label in spec.labels]  # matplotlib would set it as mathematics
+    answers = [*labels, NOTHING] if spec.nothing_class else labels
     side = min(24.0, 3.0 + 0.28 * len(labels))
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
     picture = axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
-    axes.set(xlabel="answered", ylabel="true", xticks=range(len(labels)), yticks=range(len(labels)))
+    axes.set(xlabel="answered", ylabel="true", xticks=range(len(answers)), yticks=range(len(labels)))
     axes.set_title(title, fontsize=10)
-    axes.set_xticklabels(labels, rotation=90, fontsize=8)
+    axes.set_xticklabels(answers, rotation=90, fontsize=8)
     axes.set_yticklabels(labels, fontsize=8)
     if len(labels) <= NUMBERED_LABELS:
         for row, column in zip(*confusion.nonzero(), strict=True):

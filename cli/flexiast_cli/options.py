@@ -11,9 +11,10 @@ from flexiast_cli.checks import checked_by, not_negative, power_source_line, pub
 from flexiast_runtime.backends import Backend
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from flexiast.manifest import Manifest
+    from flexiast.spec import PatchSize
     from flexiast_runtime.listener import Settings
     from flexiast_runtime.power_source import Told
 
@@ -146,10 +147,11 @@ def event_settings(
     from flexiast_runtime.listener import Settings
     from flexiast_runtime.rules import THRESHOLD, EventRules
 
-    labels = manifest.spec.labels
+    labels, told = manifest.spec.labels, _label_thresholds(label_thresholds or ())
     rules = EventRules(
         threshold=THRESHOLD if threshold is None else threshold,
-        label_thresholds=(manifest.thresholds if threshold is None else {}) | _label_thresholds(label_thresholds or ()),
+        label_thresholds=(manifest.thresholds if threshold is None else {}) | told,
+        size_thresholds={} if threshold is not None else _without(told, manifest.size_thresholds),
         confirm_s=confirm,
         merge_s=merge_gap,
         min_duration_s=min_duration,
@@ -158,6 +160,17 @@ def event_settings(
     )
     rules.thresholds(labels)  # a label that the model lacks is told before anything is opened
     return Settings.of(manifest.spec.frontend, rules, smoothing_s=smoothing, gate_dbfs=_level(gate))
+
+
+def _without(
+    labels: Iterable[str], thresholds: Mapping[PatchSize, Mapping[str, float]]
+) -> dict[PatchSize, dict[str, float]]:
+    """Thresholds of all labels but these."""
+    left_out = set(labels)
+    return {
+        patch: {label: value for label, value in own.items() if label not in left_out}
+        for patch, own in thresholds.items()
+    }
 
 
 def _labels(given: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:

@@ -148,7 +148,7 @@ def _accuracies(engines: dict[str, Engines], data: Path, val_fold: str | None) -
     from flexiast_cli.dataset import load_clips, read_data
 
     spec = next(iter(engines.values())).spec
-    dataset = read_data(data, val_fold, stderr(), skip_bad=None).split("val")
+    dataset = read_data(data, val_fold, stderr(), skip_bad=None).labelled.split("val")
     readable, waveforms = load_clips(dataset, spec.frontend.sample_rate_hz, stderr(), skip_bad=None)
     windows, targets = Windows(waveforms, Frontend(spec.frontend)), readable.targets(spec.labels)
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,15 +17,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import Console
 
-    from flexiast.batches import LogMels
+    from flexiast.background import Stretches
+    from flexiast.batches import Backgrounds, LogMels
     from flexiast.checkpoint import Checkpoint
+    from flexiast.data import Clip, Dataset
     from flexiast.distributed import World
     from flexiast.evaluate import Windows
     from flexiast.recipe import Recipe
-    from flexiast.spec import Spec
+    from flexiast.spec import FrontendSpec, Spec
     from flexiast.train import Progress, Trainer
 
 SAMPLE_RATE_HZ = 16_000
+
+NO_BACKGROUND = (
+    "There is no background: in a real room the model will hear one of its labels in every voice, song and noise. "
+    "Record an hour there in which none of them sounds, such as by `arecord -f S16_LE -r 16000 -d 3600 room.wav`, "
+    "and give it by --background room.wav"
+)
 
 FEW_CLIPS = 100
 """A label: with 24, convnets reach 79 to 85 % on ESC-50, and a transformer that they teach 74 (docs/results.md)."""
@@ -68,6 +76,13 @@ def train(
         list[Path] | None,
         typer.Option(
             "--teacher", help="Checkpoint on the same labels whose answers are learnt too; of several, their mean."
+        ),
+    ] = None,
+    background: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--background",
+            help="Recordings of any length in which none of the labels sounds, a file or a folder; may be repeated.",
         ),
     ] = None,
     val_fold: Annotated[
@@ -138,7 +153,7 @@ def train(
         remedy = "continue it with --resume, or " if "last.safetensors" in held else ""
         raise UsageError(f"{output} already holds a run; {remedy}choose another folder")
     check_output(output / "checkpoint.safetensors")
-    sources = _Sources(data, val_fold, init, tuple(teachers or ()), skip_bad)
+    sources = _Sources(data, val_fold, init, tuple(teachers or ()), tuple(background or ()), skip_bad)
     with joined() as world:
         _run(world, sources, output, recipe, _How(workers, compiled, bf16, resume or again, tensorboard))
 
@@ -151,6 +166,7 @@ class _Sources:
     val_fold: str | None
     init: Path | None
     teachers: tuple[Path, ...]
+    background: tuple[Path, ...]
     skip_bad: bool
 
 
@@ -176,6 +192,7 @@ class _Prepared:
     targets: NDArray[np.float32]
     validation: Windows
     validation_targets: NDArray[np.float32]
+    backgrounds: Backgrounds | None
     header: dict[str, Any]
     """What run.json says of the data."""
 
@@ -195,7 +212,7 @@ def _run(
     from flexiast.recipe import Distill
     from flexiast.train import Trainer, load_model
     from flexiast.transfer import changes
-    from flexiast_cli.console import stderr
+    from flexiast_cli.console import counted, stderr
     from flexiast_cli.interrupts import ending_gently
 
     console = stderr()
@@ -214,6 +231,7 @@ def _run(
         start=start,
         teachers=[load_model(teacher) for teacher in teachers],
         probabilities=balanced_weights(ready.targets) if recipe.training.balanced else None,
+        backgrounds=ready.backgrounds,
         compiled=how.compiled,
         bf16=how.bf16,
     )
@@ -222,18 +240,28 @@ def _run(
     clips = ready.header["clips"]
     console.print(
         f"{clips['train']} clips train, {clips['val']} validate ({ready.header['split']}); "
-        f"{ready.spec.classes} labels, window {ready.spec.frontend.window_s:g} s, "
+        f"{counted(len(ready.spec.labels), 'label')}, window {ready.spec.frontend.window_s:g} s, "
         f"{sum(parameter.numel() for parameter in trainer.model.parameters()) / 1e6:.2f} M parameters",
         markup=False,
         soft_wrap=True,
     )
+    if ready.backgrounds is None:
+        console.print(NO_BACKGROUND, style="yellow", markup=False, soft_wrap=True)
+    else:
+        heard = ready.header["background"]
+        console.print(
+            f"Background: {heard['train_hours']:.2f} h train in {counted(heard['sources'], 'source')}, "
+            f"{counted(heard['val_windows'], 'window')} validate",
+            markup=False,
+            soft_wrap=True,
+        )
     if start is not None and (changed := changes(start.spec, ready.spec)):
         console.print(f"From the start: {', '.join(changed)}", soft_wrap=True)
     if (
         ready.spec.network.kind == "transformer"
         and start is None
         and not teachers
-        and clips["train"] < (FEW_CLIPS * ready.spec.classes)
+        and clips["train"] < FEW_CLIPS * len(ready.spec.labels)
     ):
         console.print(
             f"Fewer than {FEW_CLIPS} clips a label: a teacher (--model convnet, then --teacher) would help much",
@@ -259,7 +287,8 @@ def _run(
         if trainer.step < trainer.total:
             console.print(f"Stopped at step {trainer.step} of {trainer.total}; --resume continues to the same weights")
     console.print(
-        f"Best mean over all sizes {_mean(trainer.best, ready.spec, clips['val'])}; "
+        f"Best mean over all sizes{' and background' * (ready.backgrounds is not None)} "
+        f"{_mean(trainer.best, ready.spec, clips['val'])}; "
         f"kept in {output / 'checkpoint.safetensors'}",
         markup=False,
         soft_wrap=True,
@@ -277,7 +306,9 @@ def _checkpoint(path: Path, *, start: bool = False) -> Checkpoint:
 def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, console: Console) -> _Prepared:
     import numpy as np
 
+    from flexiast.background import MOST_WINDOWS, Chain
     from flexiast.batches import LogMels
+    from flexiast.data import with_nothing
     from flexiast.dataset_checks import check_trainable, warn_lost_labels, warn_uneven, warnings_before_reading
     from flexiast.evaluate import Windows
     from flexiast.frontend import Frontend
@@ -286,7 +317,9 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
     from flexiast_cli.dataset_report import print_audio_warnings, print_counts, print_warnings
 
     dataset = read_data(sources.data, sources.val_fold, console, skip_bad=sources.skip_bad)
-    check_trainable(dataset, sources.data)
+    stretches, held_back = _background(dataset, sources, console)
+    dataset = dataset.labelled
+    check_trainable(dataset, sources.data, background=bool(stretches))
     print_warnings(warnings_before_reading(dataset), console)
     (training, waveforms), (validation, validation_waveforms) = (
         load_clips(dataset.split(split), SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad, action=action)
@@ -313,6 +346,7 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
         trained_patches=recipe.training.patches,
         task=training.task,
         labels=training.labels,
+        nothing_class=bool(stretches) and training.task == "single",
     )
     recipe, spec = _fitted(recipe, spec, console)
     header = {
@@ -320,11 +354,58 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
         "split": dataset.split_rule,
         "clips": {"train": len(training.clips), "val": len(validation.clips)},
     }
-    windows = Windows(validation_waveforms, Frontend(spec.frontend))
-    targets, validation_targets = (part.targets(spec.labels) for part in (training, validation))
+    quiet = held_back.windows(frontend.window_samples, MOST_WINDOWS)
+    windows = Windows(Chain((validation_waveforms, quiet)), Frontend(spec.frontend))
+    targets, validation_targets = training.targets(spec.labels), validation.targets(spec.labels)
+    validation_targets = np.pad(validation_targets, ((0, len(quiet)), (0, 0)))
     if not recipe.training.balanced:
         print_warnings(warn_uneven(targets, spec.labels), console)
-    return _Prepared(recipe, spec, log_mels, targets, windows, validation_targets, header)
+    backgrounds = None
+    if stretches:
+        backgrounds = _transformed(stretches, frontend, recipe, console)
+        header["background"] = {
+            "sources": len(stretches),
+            "train_hours": round(sum(source.hours for source in stretches), 3),
+            "val_windows": len(quiet),
+        }
+    targets = with_nothing(targets) if spec.nothing_class else targets
+    return _Prepared(recipe, spec, log_mels, targets, windows, validation_targets, backgrounds, header)
+
+
+def _background(dataset: Dataset, sources: _Sources, console: Console) -> tuple[list[Stretches], Stretches]:
+    """Stretches of each source that train, and all that validate: the data's own, split with its clips, and others."""
+    from flexiast.background import background_clips, divided, stretches_of
+    from flexiast_cli.dataset import print_skipped
+
+    def read(clips: Sequence[Clip]) -> Stretches:
+        stretches, errors = stretches_of(clips, SAMPLE_RATE_HZ, skip_bad=sources.skip_bad)
+        print_skipped(errors, console)
+        return stretches
+
+    own = [read([clip for clip in dataset.background if clip.split == split]) for split in ("train", "val")]
+    pairs = [(own[0], own[1]) if len(own[1]) else divided(own[0])]
+    pairs += [divided(read(background_clips([path]))) for path in sources.background]
+    training, held_back = zip(*pairs, strict=True)
+    return [source for source in training if len(source)], sum(held_back[1:], held_back[0])
+
+
+def _transformed(sources: Sequence[Stretches], frontend: FrontendSpec, recipe: Recipe, console: Console) -> Backgrounds:
+    from flexiast.batches import Backgrounds, LogMels
+    from flexiast.waveforms import memory_budget
+    from flexiast_cli.dataset import track
+
+    augment = recipe.training.augment.model_copy(update={"speed": 0.0})
+    log_mels = [
+        LogMels(
+            source,
+            frontend,
+            augment,
+            memory_bytes=memory_budget() // len(sources),
+            progress=lambda stretches: track(stretches, "Transforming background", console),
+        )
+        for source in sources
+    ]
+    return Backgrounds(log_mels, [source.seconds for source in sources])
 
 
 def _fitted(recipe: Recipe, spec: Spec, console: Console) -> tuple[Recipe, Spec]:
@@ -368,8 +449,10 @@ def _report(console: Console, step: Progress, losses: str, spec: Spec, clips: in
     assert step.results is not None
     measured = "  ".join(f"{result.patch_size} {result.metric:.3f}" for result in step.results)
     mean = sum(result.metric for result in step.results) / len(step.results)
+    quiet = [result.specificity for result in step.results if result.specificity is not None]
+    silent = f"  background right {sum(quiet) / len(quiet):.4f}" if quiet else ""
     console.print(
-        f"step {step.number}/{step.total}  mean {_mean(mean, spec, clips)}  {measured}\n  [dim]loss {losses}[/]"
+        f"step {step.number}/{step.total}  mean {_mean(mean, spec, clips)}{silent}  {measured}\n  [dim]loss {losses}[/]"
     )
     always = {result.repeated_answer for result in step.results}
     if len(always) == 1 and (label := always.pop()) is not None and step.number == step.total:

@@ -16,7 +16,7 @@ from flexiast.frontend import Frontend
 from flexiast.manifest import MANIFEST, Manifest, Variant, read_manifest
 from flexiast_export.bundle import add_file, staged
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.engine import scores
+from flexiast_runtime.engine import label_scores, scores
 from flexiast_runtime.framer import Framer
 from flexiast_runtime.listener import Settings
 from flexiast_runtime.ort import load_engines
@@ -72,7 +72,7 @@ def _fit(variant: Variant, logits: Float, targets: Float, manifest: Manifest) ->
 
 
 def heard_peaks(bundle: Bundle, fits: Iterable[Fit], waveforms: Sequence[Float], progress: Progress = iter) -> Float:
-    """The highest score that each clip reaches in a stream [variants, clips, classes], in the default precision.
+    """The highest score that each clip reaches in a stream [variants, clips, labels], in the default precision.
 
     An event is reported where it reaches the threshold. Each clip is heard between silence, by every window that meets
     it, and smoothed as `listen` does it.
@@ -88,7 +88,7 @@ def heard_peaks(bundle: Bundle, fits: Iterable[Fit], waveforms: Sequence[Float],
         stream = framer.push(np.concatenate((silence, waveform, silence)))
         features = np.stack([window.features for window in (*stream, *framer.flush())])
         logits = classify(engines, features, variant.patch_size) / np.float32(variant.temperature)
-        return np.max([smoother.push(row) for row in scores(logits, spec.task)], axis=0)
+        return np.max([smoother.push(row) for row in label_scores(logits, spec)], axis=0)
 
     variants = [fit.variant for fit in fits if fit.variant.precision == precision]
     return np.stack([np.stack([peak(waveform, variant) for waveform in waveforms]) for variant in progress(variants)])

@@ -33,13 +33,13 @@ LISTEN_AGAIN_S = 10.0
 
 def maybe_from(thresholds: Float, spec: Spec) -> Float:
     """Scores [classes] from which on something may be an event."""
-    nothing = np.float32(1 / len(thresholds) if spec.task == "single" else 0.0)
+    nothing = np.float32(1 / len(thresholds) if spec.task == "single" and not spec.nothing_class else 0.0)
     return nothing + np.float32(MAYBE) * (thresholds - nothing)
 
 
 def spares_nothing(thresholds: Float, spec: Spec) -> bool:
     """Whether anything heard may be an event: scores that sum to 1 are not all below bounds that sum to no more."""
-    return spec.task == "single" and float(maybe_from(thresholds, spec).sum()) <= 1
+    return spec.task == "single" and not spec.nothing_class and float(maybe_from(thresholds, spec).sum()) <= 1
 
 
 class Cascade:

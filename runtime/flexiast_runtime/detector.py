@@ -69,6 +69,8 @@ class Detector:
         delay_samples: int = 0,
     ) -> None:
         """``delay_samples`` is what the smoothing of the scores lags behind. Raises UsageError for unknown labels."""
+        self._rules, self._labels = rules, tuple(labels)
+        self._on_at: dict[PatchSize, Float] = {}
         self._on = rules.thresholds(labels)
         self._off = np.float32(rules.release) * self._on
         self._confirm, self._merge, self._shortest = (
@@ -86,6 +88,11 @@ class Detector:
     def push(self, window: Window, scores: Float, patch: PatchSize) -> Iterator[Detection]:
         """The next window's smoothed scores [classes] → the events that ended before it."""
         slot = window.start if window.first else window.start + self._lead
+        if self._rules.size_thresholds:
+            if patch not in self._on_at:
+                self._on_at[patch] = self._rules.thresholds(self._labels, patch)
+            self._on = self._on_at[patch]
+            self._off = np.float32(self._rules.release) * self._on
         for index in map(int, np.flatnonzero(scores >= self._on)):
             self._tracks.setdefault(index, _Track(index))
         for index, track in list(self._tracks.items()):

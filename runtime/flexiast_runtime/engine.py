@@ -86,9 +86,14 @@ class Engines:
         return self[patch].run(features)
 
     def scores(self, features: Float, patch: PatchSize) -> Float:
-        """Features [batch, window_frames, mels] → scores [batch, classes] in [0, 1], on one scale for all variants."""
+        """Features [batch, window_frames, mels] → scores [batch, labels] in [0, 1], on one scale for all variants."""
         engine = self[patch]
-        return scores(engine.run(features) / np.float32(engine.variant.temperature), self.spec.task)
+        return label_scores(engine.run(features) / np.float32(engine.variant.temperature), self.spec)
+
+
+def label_scores(logits: Float, spec: Spec) -> Float:
+    """Logits [..., classes] → scores [..., labels]: what a class for nothing takes of the whole is left out."""
+    return scores(logits, spec.task)[..., : len(spec.labels)]
 
 
 def scores(logits: Float, task: str) -> Float:

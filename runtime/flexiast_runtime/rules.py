@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from flexiast.data import preview
 from flexiast.errors import UsageError
+from flexiast.spec import PatchSize
 
 Float = NDArray[np.float32]
 
@@ -27,6 +28,8 @@ class EventRules:
     """Score at which an event begins"""
     label_thresholds: Mapping[str, float] = field(default_factory=dict)
     """The same of single labels"""
+    size_thresholds: Mapping[PatchSize, Mapping[str, float]] = field(default_factory=dict)
+    """The same of single labels at single patch sizes; these go before"""
     release: float = 0.6
     """An event lasts until its score is below this share of its threshold."""
     confirm_s: float = 0.0
@@ -41,7 +44,8 @@ class EventRules:
     """Not these labels"""
 
     def __post_init__(self) -> None:
-        for label, threshold in (("the threshold", self.threshold), *self.label_thresholds.items()):
+        own = [pair for each in self.size_thresholds.values() for pair in each.items()]
+        for label, threshold in (("the threshold", self.threshold), *self.label_thresholds.items(), *own):
             if not 0 < threshold <= 1:
                 raise UsageError(f"{threshold:g} for {label} cannot be used; a threshold is above 0 and at most 1")
         if not 0 < self.release <= 1:
@@ -54,16 +58,22 @@ class EventRules:
             if not 0 <= seconds < math.inf:
                 raise UsageError(f"a {what} of {seconds:g} s cannot be used; give 0 or more seconds")
 
-    def thresholds(self, labels: Sequence[str]) -> Float:
-        """Of each label of a model [labels], infinite where it is not wanted; raises UsageError for an unknown one."""
+    def thresholds(self, labels: Sequence[str], patch: PatchSize | None = None) -> Float:
+        """Of each label of a model [labels], infinite where it is not wanted; raises UsageError for an unknown one.
+
+        Those of one patch size, or the lowest of all.
+        """
         for label in (*self.label_thresholds, *self.allow, *self.deny):
             check_known(label, labels)
         wanted = (set(self.allow) or set(labels)) - set(self.deny)
         if not wanted:
             raise UsageError("no label is left to report: every allowed one is denied")
+        if patch is None and self.size_thresholds:
+            every = [self.thresholds(labels, size) for size in self.size_thresholds]
+            return np.min(every, axis=0).astype(np.float32)
+        own = {**self.label_thresholds, **(self.size_thresholds.get(patch, {}) if patch else {})}
         return np.array(
-            [self.label_thresholds.get(label, self.threshold) if label in wanted else math.inf for label in labels],
-            np.float32,
+            [own.get(label, self.threshold) if label in wanted else math.inf for label in labels], np.float32
         )
 
 

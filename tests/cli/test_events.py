@@ -115,12 +115,7 @@ def test_both_commands_make_the_same_events_of_the_same_options(run: Run, tiny_b
 def test_a_calibrated_bundle_verifies_and_listens_by_its_own_thresholds(
     run: Run, tiny_bundle: Path, clips: Path, stream: Path, tmp_path: Path
 ) -> None:
-    options = (
-        "--data",
-        clips,
-        "--false-alarms-per-hour",
-        1e6,
-    )  # any threshold will do: the lowest of each label's clips
+    options = ("--data", clips, "--precision-target", 1e-6)  # any threshold will do: the lowest of each label's clips
     made = tmp_path / "calibrated"
     result = run("calibrate", tiny_bundle, *options, "-o", made, "--json")
     assert result.returncode == 0, result.stderr
@@ -150,3 +145,71 @@ def test_a_shipped_model_is_calibrated_elsewhere(run: Run, clips: Path) -> None:
     refused = run("calibrate", "sounds", "--data", clips)
     assert refused.returncode == 2
     assert "--output" in refused.stderr
+
+
+# ----- a budget of false alarms
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory, write_audio: Any) -> Path:
+    """Four recordings of half a minute: noise whose colour changes."""
+    folder, rng = tmp_path_factory.mktemp("room"), np.random.default_rng(3)
+    for number in range(4):
+        noise = rng.standard_normal(30 * 16_000) * np.repeat(rng.uniform(0.001, 0.3, 60), 8_000)
+        write_audio(folder / f"{number}.wav", np.convolve(noise, rng.uniform(-1, 1, 8), "same") / 4)
+    return folder
+
+
+def test_a_budget_is_kept_where_it_was_not_chosen_and_listening_keeps_it(
+    run: Run, tiny_bundle: Path, room: Path, tmp_path: Path
+) -> None:
+    made, options = tmp_path / "quiet", ("--background", room, "--false-alarms-per-hour", 600)
+    result = run("calibrate", tiny_bundle, *options, "-o", made, "--json")
+    assert result.returncode == 0, result.stderr
+    document, manifest = json.loads(result.stdout), read_manifest(made)
+    assert [size["patch_size"] for size in document["sizes"]] == [str(patch) for patch in manifest.patches]
+    for size, patch in zip(document["sizes"], manifest.patches, strict=True):
+        assert size["thresholds"] == manifest.variant(patch).thresholds
+        assert size["hours"] == pytest.approx(60 / 3600)
+        assert size["after"] <= max(size["before"], 10)
+        kept = ("classify", made, "--patch-size", patch, "--format", "jsonl")
+        held_back = [room / "1.wav", room / "3.wav"]
+        events = [run(*kept, recording).stdout.splitlines() for recording in held_back]
+        assert sum(map(len, events)) == size["after"]  # counted by the same rules as listening
+    assert any(size["before"] > size["after"] for size in document["sizes"])
+    assert "at each size" in run("inspect", made).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--false-alarms-per-hour", 1), "give both --background and"),
+        (("--background", "ROOM"), "give both --background and"),
+        (("--background", "ROOM", "--false-alarms-per-hour", 0), "a number above 0"),
+        (("--background", "ROOM", "--false-alarms-per-hour", 1, "--precision-target", 0.9), "one aim"),
+        ((), "give clips with labels by --data, or"),
+        (("--background", "ROOM", "--false-alarms-per-hour", 1, "-o", "ROOM"), "exists; choose another place"),
+    ],
+)
+def test_an_aim_that_cannot_be_is_refused_before_anything_is_heard(
+    run: Run, tiny_bundle: Path, room: Path, options: tuple[Any, ...], message: str
+) -> None:
+    result = run("calibrate", tiny_bundle, *(room if option == "ROOM" else option for option in options))
+    assert result.returncode == 2, result.stderr
+    assert message in " ".join(result.stderr.split())
+
+
+def test_flags_go_before_the_thresholds_of_a_size(tiny_manifest: Manifest) -> None:
+    variants = tuple(
+        one.model_copy(update={"thresholds": {"bark": 0.7, "clap": 0.2}}) for one in tiny_manifest.variants
+    )
+    manifest = tiny_manifest.model_copy(update={"variants": variants, "thresholds": {"bark": 0.1, "alarm": 0.3}})
+    labels, patch = manifest.spec.labels, manifest.patches[0]
+
+    def found(**flags: Any) -> list[float]:
+        return event_settings(manifest, **GIVEN | flags).rules.thresholds(labels, patch).tolist()
+
+    assert found() == pytest.approx([0.3, 0.7, 0.2])
+    assert found(label_thresholds=["clap=0.9"]) == pytest.approx([0.3, 0.7, 0.9])
+    assert found(threshold=0.6) == pytest.approx([0.6, 0.6, 0.6])
+    assert found(deny=["clap"]) == pytest.approx([0.3, 0.7, np.inf])

@@ -6,6 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -156,3 +157,21 @@ def test_a_model_that_always_answers_one_label_is_named(run: Run, tmp_path: Path
     assert "nearly every validation clip" in result.stderr
     measured = run("evaluate", tmp_path / "run", sounds)
     assert "nearly every clip is answered" in measured.stderr
+
+
+def test_without_a_background_a_run_warns_and_with_one_it_tells_what_it_took(
+    run: Run, short_sounds: Path, trained_by_default: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    assert "There is no background" in trained_by_default[1].stderr
+    assert "--background room.wav" in trained_by_default[1].stderr
+    noise = 0.1 * np.random.default_rng(0).standard_normal(70 * 16_000)
+    soundfile.write(tmp_path / "room.wav", noise, 16_000)
+    options = ("--patch-sizes", 24, "--background", tmp_path / "room.wav")
+    result = run("train", short_sounds, "-o", tmp_path / "run", *QUICK, *options)
+    assert result.returncode == 0, result.stderr
+    assert "There is no background" not in result.stderr
+    assert "Background: 0.01 h train in 1 source, 77 windows validate" in result.stderr
+    document = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    assert document["background"]["val_windows"] == 77  # of 0.3 s in the last of three stretches
+    assert 0 <= document["validation"][0]["specificity"] <= 1
+    assert "a class for nothing" in run("inspect", tmp_path / "run" / "checkpoint.safetensors").stdout

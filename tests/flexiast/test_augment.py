@@ -13,18 +13,24 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from flexiast.augment import (
+    DECAY_S,
     FILTER_KNOTS,
     NAT_PER_DB,
     SILENCE,
+    Loudness,
     Noise,
     added,
     at_snr,
+    audible_part,
+    echo,
     equalise,
     gain,
+    half,
     level,
     mask,
     mix,
     place,
+    place_audible,
 )
 from flexiast.frontend import Frontend
 from flexiast.spec import FrontendSpec
@@ -327,3 +333,84 @@ def test_filters_that_nothing_fills_stay_empty(build_frontend_spec: Callable[...
     assert empty.any() == (mels == 128)
     found = Noise(frontend, 0)(50, 6.0, np.random.default_rng(0))
     assert np.array_equal(np.isneginf(found), np.broadcast_to(empty, found.shape))
+
+
+# ----- level, place and room, for runs with a background
+
+
+@pytest.mark.parametrize("dbfs", [-50.0, -23.0, -3.0])
+@pytest.mark.parametrize("tilt_db", [-3.0, 0.0])
+def test_loudness_is_that_of_the_waveform(
+    build_frontend_spec: Callable[..., FrontendSpec], dbfs: float, tilt_db: float
+) -> None:
+    frontend = Frontend(build_frontend_spec())
+    waveform = coloured(32_000, tilt_db, 16_000)
+    waveform = (waveform / np.sqrt((waveform**2).mean()) * 10 ** (dbfs / 20)).astype(np.float32)
+    # a mel bin is undone of its pre-emphasis at its centre, and what lies under 20 Hz is not seen
+    assert Loudness(frontend).dbfs(frontend.log_mel(waveform)) == pytest.approx(dbfs, abs=1.0)
+
+
+@given(st.floats(-50, -10), SEEDS)
+def test_a_level_is_set_and_silence_stays_silent(frontend: Frontend, dbfs: float, seed: int) -> None:
+    loudness, log_mel = Loudness(frontend), frontend.log_mel(noise(16_000, seed % 1_000))
+    log_mel[:10], log_mel[:, 3] = SILENCE, SILENCE
+    found = loudness.set(log_mel, dbfs)
+    assert (found[:10] == SILENCE).all()
+    assert (found[:, 3] == SILENCE).all()
+    assert loudness.dbfs(found) == pytest.approx(dbfs, abs=0.05)  # bins at -50 dBFS may end at the floor
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "length"), [(0, 20, 20), (30, 50, 98), (70, 98, 98), (5, 300, 310), (0, 1, 1)]
+)
+def test_what_is_audible_stands_anywhere_inside_the_window(first: int, last: int, length: int) -> None:
+    clip = np.full((length, MELS), SILENCE, np.float32)
+    clip[first:last] = sound(last - first)
+    assert audible_part(clip) == slice(first, last)
+    starts = set()
+    for seed in range(400):
+        window, real = place_audible(clip, 98, np.random.default_rng(seed))
+        assert window.shape == (98, MELS)
+        heard = np.flatnonzero((window > SILENCE).any(axis=1))
+        assert len(heard) == min(98, last - first)
+        assert real.start <= heard[0] <= heard[-1] < real.stop
+        starts.add(int(heard[0]))
+    if last - first < 98:
+        assert {0, 98 - (last - first)} <= starts  # to both edges
+
+
+@given(SEEDS)
+def test_half_of_a_clip_is_its_beginning_or_its_end(seed: int) -> None:
+    clip = np.full((80, MELS), SILENCE, np.float32)
+    clip[20:60] = sound(40)
+    found = half(clip, np.random.default_rng(seed))
+    heard = found[(found > SILENCE).any(axis=1)]
+    assert 14 <= len(heard) <= 20
+    assert np.array_equal(heard, clip[20 : 20 + len(heard)]) or np.array_equal(heard, clip[60 - len(heard) : 60])
+
+
+@given(SEEDS)
+def test_an_echo_decays_as_its_room_does(seed: int) -> None:
+    """Behind one loud frame energy falls by 60 dB in the room's time, and none comes before it."""
+    clip = np.full((98, MELS), SILENCE, np.float32)
+    clip[10] = 10.0
+    found = echo(clip, 0.01, np.random.default_rng(seed))
+    np.testing.assert_allclose(found[:11], clip[:11], atol=1e-5)  # float32
+    fall_db = (found[11, 0] - found[30, 0]) / NAT_PER_DB
+    decay_s = 60 * 0.19 / fall_db
+    assert DECAY_S[0] - 1e-3 <= decay_s <= DECAY_S[1] + 1e-3
+    assert (np.diff(found[11:40, 0]) < 0).all()
+
+
+def test_an_echo_is_the_sum_over_all_frames_before() -> None:
+    """By a loop over frames, as the definition says."""
+    clip, hop_s = sound(40), 0.01
+    found = echo(clip, hop_s, np.random.default_rng(3))
+    rng = np.random.default_rng(3)
+    kept = 10.0 ** (-6 * hop_s / (rng.uniform(*DECAY_S) * np.linspace(1, 0.5, MELS)))
+    direct = 10 ** (-rng.uniform(0, 15) / 10)
+    energy, tail = np.exp(clip.astype(np.float64)), np.zeros(MELS)
+    for frame, expected in enumerate(energy):
+        wet = (1 - kept) * tail * direct
+        np.testing.assert_allclose(found[frame], np.log(expected + wet), atol=1e-3)  # 30 dB down the sum ends
+        tail = kept * (tail + expected)

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flexiast.batches import SPEEDS, Batches, LogMels
+from flexiast.augment import Loudness
+from flexiast.batches import SPEEDS, Backgrounds, Batches, LogMels
 from flexiast.frontend import Frontend
 from flexiast.recipe import Augment, Training
 from flexiast.sampling import plan
@@ -328,3 +329,130 @@ def test_noise_changes_nothing_else_about_a_clip(make: MakeSpec, waveforms: list
         assert np.array_equal(clips, targets)
         loud = before > 0
         np.testing.assert_allclose(after[loud], before[loud], atol=1e-3)
+
+
+# ----- background
+
+
+def backgrounds_of(waveforms: Sequence[Float], spec: Spec) -> Backgrounds:
+    """One source of these."""
+    log_mels = LogMels(waveforms, spec.frontend, Augment(speed=0.0))
+    return Backgrounds([log_mels], [[len(waveform) / 16_000 for waveform in waveforms]])
+
+
+def over(waveforms: list[Float], spec: Spec, backgrounds: Backgrounds, **augment: Any) -> Batches:
+    """Batches over backgrounds, in nothing else varied unless told; targets name the clips, the last one nothing."""
+    plain = {"echo_share": 0.0, "level_dbfs": (-30.0, -30.0), "mix_from": 0.0}
+    settings = Training(batch_size=4, patches=(PatchSize(16, 16),), augment=PLAIN.model_copy(update=plain | augment))
+    log_mels = LogMels(waveforms, spec.frontend, settings.augment)
+    targets = np.eye(len(waveforms) + spec.nothing_class, dtype=np.float32)[: len(waveforms)]
+    steps = plan(spec, settings, len(waveforms), 60)
+    return Batches(log_mels, targets, spec, settings, steps, backgrounds=backgrounds)
+
+
+def nothing_spec(spec: Spec) -> Spec:
+    return spec.model_copy(update={"labels": tuple(map(str, range(CLIPS))), "nothing_class": True})
+
+
+def test_backgrounds_alone_are_nothing_in_their_share(make: MakeSpec, waveforms: list[Float]) -> None:
+    spec = nothing_spec(make())
+    backgrounds = backgrounds_of([waveforms[-1]], spec)
+    batches = over(waveforms, spec, backgrounds, background_alone_share=0.3, background_share=0.0)
+    targets = np.concatenate([targets for _, targets in batches])
+    assert (targets.sum(axis=1) == 1).all()
+    # of 660 examples; five deviations of a share of 0.3 are 0.09
+    assert 0.21 < targets[:, -1].mean() < 0.39
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_without_a_class_for_it_nothing_is_no_label(make: MakeSpec, waveforms: list[Float], task: str) -> None:
+    spec = make().model_copy(update={"task": task})
+    batches = over(waveforms, spec, backgrounds_of(waveforms, spec), background_alone_share=1.0)
+    for _, targets in batches:
+        np.testing.assert_allclose(targets, 1 / CLIPS if task == "single" else 0)
+
+
+def test_a_clip_over_a_background_is_louder_than_it_by_the_ratio(
+    make: MakeSpec, make_tone: Callable[..., Float]
+) -> None:
+    spec = nothing_spec(make())
+    frontend = Frontend(spec.frontend)
+    tone, hum = (make_tone(hz, seconds=WINDOW / 16_000) for hz in (4_000, 500))
+    settings = {"background_alone_share": 0.0, "background_share": 1.0, "background_snr_db": (10.0, 10.0)}
+    for features, targets in over([tone] * CLIPS, spec, backgrounds_of([hum], spec), **settings):
+        assert (targets[:, -1] == 0).all()
+        log_mel = features * 2 * spec.frontend.std + spec.frontend.mean
+        bins = [int(frontend.log_mel(wave).mean(axis=0).argmax()) for wave in (tone, hum)]
+        high, low = (np.exp(log_mel[..., max(0, b - 2) : b + 3]).sum(axis=2).mean(axis=1) for b in bins)
+        # a filter of 0 dB; the energies lie in the bins around the tones' but for the taper's side lobes
+        np.testing.assert_allclose(10 * np.log10(high / low), 10, atol=0.3)
+
+
+def test_levels_are_spread_evenly_whatever_the_clips_own(make: MakeSpec, waveforms: list[Float]) -> None:
+    spec = nothing_spec(make())
+    loudness = Loudness(Frontend(spec.frontend))
+    quiet = [waveform / 100 for waveform in waveforms]
+    for clips in (waveforms, quiet):
+        found = []
+        for features, targets in over(clips, spec, backgrounds_of(waveforms, spec), level_dbfs=(-40.0, -20.0)):
+            rows = features[targets[:, -1] == 0] * 2 * spec.frontend.std + spec.frontend.mean
+            found += [loudness.dbfs(row) for row in rows]
+        assert -40.2 < min(found) < -39  # float16
+        assert -21 < max(found) < -19.8
+        assert abs(np.mean(found) + 30) < 2  # of 500; five deviations are 1.3
+
+
+def test_some_silence_is_nothing_too(make: MakeSpec, waveforms: list[Float]) -> None:
+    spec = nothing_spec(make())
+    floor = np.float32(Frontend(spec.frontend).floor)
+    rows = [
+        (row == floor).all()
+        for features, _ in over(waveforms, spec, backgrounds_of(waveforms, spec), background_alone_share=1.0)
+        for row in features
+    ]
+    assert 0 < np.mean(rows) < 0.06
+
+
+def test_halves_are_nothing(make: MakeSpec, waveforms: list[Float]) -> None:
+    spec = nothing_spec(make())
+    settings = {"background_alone_share": 0.0, "half_share": 1.0}
+    assert all(
+        (targets[:, -1] == 1).all() for _, targets in over(waveforms, spec, backgrounds_of(waveforms, spec), **settings)
+    )
+
+
+def test_every_source_of_background_is_drawn_as_often(make: MakeSpec) -> None:
+    """Also where one is a hundred times as long; within a source, each second as often."""
+    spec = make().frontend
+    loud, faint = np.full(100 * WINDOW, 0.5, np.float32), np.full(WINDOW, 0.01, np.float32)
+    rng = np.random.default_rng(0)
+    loud, faint = (wave * rng.standard_normal(len(wave)).astype(np.float32) for wave in (loud, faint))
+    sources = [
+        LogMels(waves, spec, Augment(speed=0.0)) for waves in ([loud], [faint, np.zeros(3 * WINDOW, np.float32)])
+    ]
+    backgrounds = Backgrounds(sources, [[100.0], [1.0, 3.0]])
+    means = np.array([backgrounds(FRAMES, np.random.default_rng(seed)).mean() for seed in range(800)])
+    silent, soft = (means < -15).mean(), ((means >= -15) & (means < 0)).mean()
+    # five deviations of shares of 3/8 and 1/8 among 800 are 0.086 and 0.058
+    assert abs(silent - 0.375) < 0.086
+    assert abs(soft - 0.125) < 0.058
+
+
+def test_a_batch_over_backgrounds_is_a_pure_function_of_its_step(make: MakeSpec, waveforms: list[Float]) -> None:
+    spec = nothing_spec(make())
+    one, other = (over(waveforms, spec, backgrounds_of(waveforms, spec), echo_share=0.5) for _ in range(2))
+    assert same([one[step] for step in range(20)], [other[step] for step in reversed(range(20))][::-1])
+
+
+def test_before_mixing_begins_clips_are_heard_as_without_a_background(make: MakeSpec, waveforms: list[Float]) -> None:
+    spec = nothing_spec(make())
+    settings = {"background_alone_share": 0.5, "background_share": 1.0, "mix_from": 1.0, "shift": 0.3, "gain_db": 6.0}
+    found = over(waveforms, spec, backgrounds_of(waveforms, spec), **settings)
+    plain = over(waveforms, spec, backgrounds_of(waveforms, spec), **settings | {"background_alone_share": 0.0})
+    kept = 0
+    for step in range(60):
+        (features, targets), (expected, _) = found[step], plain[step]
+        labelled = targets[:, -1] == 0
+        assert np.array_equal(features[labelled], expected[labelled])
+        kept += int(labelled.sum())
+    assert 80 < kept < 160  # of 240, half are a background alone

@@ -178,16 +178,42 @@ def test_several_labels_of_a_clip_make_a_multi_label_task(write_csv: WriteCsv) -
     assert data_set.targets(("cat", "dog", "rain")).tolist() == [[0, 1, 1], [0, 0, 1], [1, 0, 0]]
 
 
-@pytest.mark.parametrize("label", [" ", ";"])
-def test_a_blank_label_is_refused_like_an_empty_one(write_csv: WriteCsv, label: str) -> None:
-    with pytest.raises(DataError, match="line 2 has no path or no label"):
-        read_dataset(write_csv("path,label", f"a.wav,{label}", "b.wav,dog"))
-
-
-@pytest.mark.parametrize("line", ["a.wav,", ",dog", "a.wav"])
-def test_a_line_with_a_hole_is_named(write_csv: WriteCsv, line: str) -> None:
-    with pytest.raises(DataError, match=r"clips\.csv line 3 has no path or no label"):
+@pytest.mark.parametrize(("line", "missing"), [(",dog", "no path"), (",", "no path"), ("a.wav,;", "no label between")])
+def test_a_line_with_a_hole_is_named(write_csv: WriteCsv, line: str, missing: str) -> None:
+    with pytest.raises(DataError, match=rf"clips\.csv line 3 has {missing}"):
         read_dataset(write_csv("path,label", "x.wav,dog", line))
+
+
+# ----- background
+
+
+@pytest.mark.parametrize("line", ["a.wav,", "a.wav", "a.wav, ", "a.wav,_background_"])
+def test_an_empty_label_is_background_and_no_label(write_csv: WriteCsv, line: str) -> None:
+    data_set = read_dataset(write_csv("path,label", "x.wav,dog", "y.wav,cat", line))
+    assert (data_set.labels, data_set.task) == (("cat", "dog"), "single")
+    assert [clip.path.name for clip in data_set.background] == ["a.wav"]
+    assert [clip.path.name for clip in data_set.labelled.clips] == ["x.wav", "y.wav"]
+    assert data_set.targets(("cat", "dog"), nothing=True).tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
+
+
+def test_the_background_folder_is_no_label_and_a_fifth_of_it_validates(folders: Path, write_audio: WriteAudio) -> None:
+    before = read_dataset(folders)
+    for index in range(10):
+        write_audio(folders / "_background_" / "den" / f"{index}.wav", np.zeros(10, np.float32))
+    data_set = read_dataset(folders)
+    assert (data_set.labels, data_set.task) == (before.labels, "single")
+    assert Counter(clip.split for clip in data_set.background) == {"train": 8, "val": 2}
+    assert data_set.labelled.clips == before.clips  # nor does it move any clip
+
+
+def test_a_data_set_of_background_alone_is_refused(
+    tmp_path: Path, write_audio: WriteAudio, write_csv: WriteCsv
+) -> None:
+    write_audio(tmp_path / "set" / "_background_" / "0.wav", np.zeros(10, np.float32))
+    with pytest.raises(DataError, match="no audio in folders named by label"):
+        read_dataset(tmp_path / "set")
+    with pytest.raises(DataError, match="no label in any line"):
+        read_dataset(write_csv("path,label", "a.wav,", "b.wav,"))
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(write_csv: WriteCsv) -> None:

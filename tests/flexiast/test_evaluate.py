@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flexiast import evaluate as evaluation
+from flexiast.errors import DataError
 from flexiast.evaluate import PatchResult, Windows, average_precision, classify, evaluate, score
 from flexiast.frontend import Frontend
 from flexiast.spec import PatchSize, Spec
@@ -232,3 +233,55 @@ def test_several_labels_are_measured_by_mean_average_precision(build_spec: Specs
 def test_a_result_comes_back_from_json_unchanged() -> None:
     result = PatchResult(patch_size=PatchSize(16, 32), tokens=33, gmac=0.5, accuracy=0.75)
     assert PatchResult.model_validate_json(result.model_dump_json(exclude_none=True)) == result
+
+
+# ----- clips without a label
+
+
+class Fixed:
+    """Answers with given logits [clips, classes], a window a clip."""
+
+    def __init__(self, spec: Spec, answers: Float) -> None:
+        self.spec, self._answers = spec, list(answers)
+
+    def logits(self, features: Float, patch: PatchSize) -> Float:
+        return np.stack([self._answers.pop(0) for _ in features])
+
+
+@pytest.mark.parametrize("nothing", [True, False])
+def test_accuracy_is_of_clips_with_labels_and_nothing_is_a_miss(build_spec: Specs, nothing: bool) -> None:
+    spec = build_spec(nothing_class=nothing)
+    targets = np.array([[1, 0], [1, 0], [0, 1], [0, 0], [0, 0], [0, 0]], np.float32)
+    answers = np.array([[3, 0, 1], [1, 0, 3], [0, 3, 1], [0, 0, 5], [0, 4, 0], [0, 0, 0]], np.float32)
+    windows = Windows([np.zeros(15_920, np.float32)] * 6, Frontend(spec.frontend))
+    found = Fixed(spec, answers if nothing else answers[:, :2])
+    [result] = evaluate(found, windows, targets, [PatchSize(16, 16)])
+    assert result.accuracy == pytest.approx(2 / 3 if nothing else 1)
+    # softmax: a third of each, or a half of each of two, which is the default threshold
+    assert result.specificity == pytest.approx(2 / 3 if nothing else 0)
+    assert result.merit == pytest.approx((result.metric + result.specificity) / 2)
+
+
+def test_specificity_of_several_labels_is_by_sigmoid(build_spec: Specs) -> None:
+    spec = build_spec(task="multi")
+    windows = Windows([np.zeros(15_920, np.float32)] * 3, Frontend(spec.frontend))
+    answers = np.array([[3, 0], [-1, -2], [-1, 0.1]], np.float32)
+    targets = np.array([[1, 0], [0, 0], [0, 0]], np.float32)
+    [result] = evaluate(Fixed(spec, answers), windows, targets, [PatchSize(16, 16)])
+    assert (result.mean_average_precision, result.specificity) == (1.0, 0.5)
+
+
+def test_where_every_clip_has_a_label_there_is_no_specificity(build_spec: Specs) -> None:
+    tones = TwoTones(build_spec())
+    clips = Windows(tones.waveforms, Frontend(tones.spec.frontend))
+    [result] = evaluate(BandClassifier(tones.spec), clips, tones.targets, [PatchSize(16, 16)])
+    assert result.specificity is None
+    assert "specificity" not in result.document()
+    assert result.merit == result.metric
+
+
+def test_background_alone_has_nothing_to_be_right_about(build_spec: Specs) -> None:
+    tones = TwoTones(build_spec())
+    clips = Windows(tones.waveforms, Frontend(tones.spec.frontend))
+    with pytest.raises(DataError, match="no clip has a label"):
+        evaluate(BandClassifier(tones.spec), clips, np.zeros_like(tones.targets), [PatchSize(16, 16)])

@@ -49,8 +49,13 @@ def test_the_lowest_threshold_that_meets_the_aim_is_proposed(
         aimed = aim.precision is not None and precision >= aim.precision
         if aimed or (aim.false_alarms_per_hour is not None and alarms <= aim.false_alarms_per_hour):
             met.append(candidate)
-    if positives < MIN_POSITIVES or not met:
+    if positives < MIN_POSITIVES:
         assert point.threshold is None
+        assert point.reason
+        return
+    if not met:  # none of these clips reaches it, whatever it holds
+        assert point.threshold is not None
+        assert point.threshold > scores.max() or point.threshold == scores.max() == 1
         assert point.reason
         return
     assert point.threshold is not None
@@ -67,15 +72,15 @@ def test_a_threshold_lies_half_way_between_what_is_reported_and_what_is_not() ->
     assert (point.precision, point.recall, point.false_alarms_per_hour) == (1, 1, 0)
 
 
-def test_labels_with_few_clips_or_no_threshold_keep_the_default_and_say_why() -> None:
+def test_labels_with_few_clips_keep_the_default_and_those_without_a_threshold_are_kept_silent() -> None:
     targets = np.zeros((30, 2), np.float32)
     targets[:5, 0] = targets[:10, 1] = 1
     scores = np.linspace(0.1, 0.9, 30, dtype=np.float32)[None, :, None].repeat(2, axis=2)
     few, hopeless = operating_points(scores, targets, [1.0] * 30, ["rare", "wrong"], Aim(precision=0.9))
-    assert few == OperatingPoint(
-        label="rare", positives=5, negatives=25, negative_hours=25 / 3600, reason="5 clips of it, 10 are needed"
-    )
-    assert hopeless.threshold is None
+    reason = "5 clips of it to fit on, 10 are needed"
+    assert few == OperatingPoint(label="rare", positives=5, negatives=25, negative_hours=25 / 3600, reason=reason)
+    assert hopeless.threshold == pytest.approx(0.95)  # half-way from the highest score of another clip to 1
+    assert hopeless.recall == 0
     assert hopeless.reason == "no threshold gives it a precision of 0.9"
 
 

@@ -271,3 +271,27 @@ def test_what_is_wrong_is_shown_with_what_was_given() -> None:
     with pytest.raises(ValidationError) as caught:
         ResizeSpec.model_validate_json('{"antialias": "yes", "more": 1}')
     assert describe(caught.value) == "antialias: Input should be a valid boolean, given 'yes' (and 1 more)"
+
+
+# ----- a class for nothing
+
+
+def test_a_class_for_nothing_is_one_more_logit_and_no_label(build_spec: Callable[..., Spec]) -> None:
+    spec, without = build_spec(nothing_class=True), build_spec()
+    assert spec.labels == without.labels
+    assert (spec.classes, without.classes) == (3, 2)
+    assert spec.gmac(spec.base_patch) > without.gmac(spec.base_patch)
+    assert Spec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_specs_without_it_are_written_as_they_were(build_spec: Callable[..., Spec]) -> None:
+    assert "nothing" not in build_spec().model_dump_json()
+    assert Spec.model_validate_json(build_spec().model_dump_json()) == build_spec()
+
+
+@pytest.mark.parametrize("fields", [{"task": "multi"}, {"labels": ()}])
+def test_several_labels_or_none_need_no_class_for_nothing(
+    build_spec: Callable[..., Spec], fields: dict[str, Any]
+) -> None:
+    with pytest.raises(ValidationError, match="class for nothing needs labels"):
+        build_spec(nothing_class=True, **fields)

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from scipy.special import expit, log_expit, log_softmax, softmax
 from torch import Tensor
 
-from flexiast.batches import LogMels
+from flexiast.batches import Backgrounds, LogMels
 from flexiast.checkpoint import Checkpoint, load_checkpoint, weights_sha256
-from flexiast.data import load_waveforms, read_dataset
+from flexiast.data import load_waveforms, read_dataset, with_nothing
 from flexiast.errors import DataError, ModelError, UsageError
 from flexiast.evaluate import Windows, evaluate
 from flexiast.frontend import Frontend
@@ -972,3 +972,87 @@ def test_a_run_trains_the_papers_sizes_unless_told(toy: Toy, tmp_path: Path) -> 
     assert Recipe().training.patches == ALL_PATCHES
     with pytest.raises(UsageError, match="40x40 is larger than one window"):
         toy.trainer(tmp_path, patches=ALL_PATCHES)
+
+
+# ----- background
+
+
+NOISE_S = 3.0
+
+
+def backgrounds_of(spec: Spec) -> Backgrounds:
+    """Three seconds of white noise."""
+    noise = (0.1 * np.random.default_rng(5).standard_normal(round(NOISE_S * 16_000))).astype(np.float32)
+    return Backgrounds([LogMels([noise], spec.frontend, Augment(speed=0.0))], [[NOISE_S]])
+
+
+def with_background(toy: Toy, run: Path, spec: Spec, **fields: Any) -> Trainer:
+    """As the command makes one: targets have a class for nothing where the spec has one."""
+    targets = with_nothing(toy.labelled) if spec.nothing_class else toy.labelled
+    training = Training(**{"epochs": 2, "batch_size": 8, "evaluations": 2, "patches": COARSE} | fields)
+    log_mels = LogMels(toy.waveforms, spec.frontend, training.augment)
+    return Trainer(run, spec, Recipe(training=training), log_mels, targets, backgrounds=backgrounds_of(spec))
+
+
+def test_what_is_learnt_as_background_is_answered_by_nothing(toy: Toy, tmp_path: Path) -> None:
+    """Backgrounds of other seconds than those that were heard; the tones are still known."""
+    spec = toy.spec.model_copy(update={"nothing_class": True})
+    augment = Augment(background_snr_db=(20.0, 30.0), level_dbfs=(-20.0, -10.0))
+    settings = {"epochs": 80, "learning_rate": 5e-3, "base_first": 0.0, "label_smoothing": 0.0}
+    trainer = with_background(toy, tmp_path, spec, augment=augment, **settings)
+    list(toy.steps(trainer))
+    rng = np.random.default_rng(6)
+    noise = [(0.1 * rng.standard_normal(WINDOW_SAMPLES)).astype(np.float32) for _ in range(10)]
+    frontend = Frontend(spec.frontend)
+    classifier = TorchClassifier(trainer.ema)
+    targets = np.zeros((11, 2), np.float32)
+    targets[-1] = toy.labelled[0]  # one clip with a label, without which there is nothing to be right about
+    [result] = evaluate(classifier, Windows(noise + toy.waveforms[:1], frontend), targets, COARSE[:1])
+    assert result.specificity == 1.0
+    results = evaluate(classifier, toy.validation, toy.targets, COARSE)
+    assert min(result.metric for result in results) > 0.9
+
+
+def test_a_run_over_backgrounds_resumes_to_the_same_weights_and_no_other_is_its_own(toy: Toy, tmp_path: Path) -> None:
+    spec = toy.spec.model_copy(update={"nothing_class": True})
+    straight = with_background(toy, tmp_path / "straight", spec)
+    list(toy.steps(straight))
+    broken = with_background(toy, tmp_path / "broken", spec)
+    for progress in toy.steps(broken):
+        if progress.number == 3:
+            broken.stop()
+    again = with_background(toy, tmp_path / "broken", spec)
+    again.resume()
+    list(toy.steps(again))
+    assert same_weights(straight.model, again.model)
+    without = toy.trainer(tmp_path / "broken", spec=spec, patches=COARSE)
+    with pytest.raises(ModelError, match="the background"):
+        without.resume()
+
+
+@pytest.mark.parametrize("knows", [False, True])
+def test_a_teacher_without_a_class_for_nothing_is_asked_of_labelled_clips_only(
+    toy: Toy, tmp_path: Path, knows: bool
+) -> None:
+    ours = toy.spec.model_copy(update={"nothing_class": True})
+    model = load_model(random_checkpoint(ours if knows else toy.spec, 1))
+    trainer = toy.trainer(
+        tmp_path, spec=ours, start=random_checkpoint(ours, 2), teachers=[model], distill=Distill(teacher_weight=0.7)
+    )
+    features, target = features_of(ours), torch.from_numpy(np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]])
+    patch = PatchSize(20, 30)
+    logits, answers = trainer.model.train()(features, patch), model(features, ours.base_patch)
+    if not knows:  # sure that one of its labels sounds
+        answers = torch.cat((answers, torch.full((6, 1), -1e3)), dim=1)
+    by_labels = label_loss(logits, target, "single", 0.1)
+    taught = 0.3 * by_labels + 0.7 * answer_loss(logits, answers, "single", 1.0)
+    expected = torch.where(target[:, 2] > 0, by_labels, taught) if not knows else taught
+    torch.testing.assert_close(trainer._loss(features, target, patch), expected)
+
+
+def test_a_teacher_that_knows_nothing_teaches_a_student_without_it(toy: Toy) -> None:
+    theirs = toy.spec.model_copy(update={"nothing_class": True})
+    model = load_model(random_checkpoint(theirs, 1))
+    features = features_of(toy.spec)
+    expected = model(features, toy.spec.base_patch)[:, :2]
+    torch.testing.assert_close(Teacher(model, toy.spec, None)(features), expected)

@@ -270,3 +270,27 @@ def test_what_a_run_measures_or_chooses_anew_may_differ(build_spec: MakeSpec, fi
     frontend = source.spec.frontend.model_copy(update={field: values[field]})
     spec = source.spec.model_copy(update={"frontend": frontend})
     assert transferred(source, spec).keys() == source.weights.keys()
+
+
+# ----- a class for nothing
+
+
+def test_a_class_for_nothing_is_added_without_touching_the_labels(build_spec: MakeSpec) -> None:
+    source = random_checkpoint(build_spec())
+    spec = build_spec(nothing_class=True)
+    assert changes(source.spec, spec) == ["a class for nothing added"]
+    found = logits(carried(source, spec), features_of(spec), PATCHES[1])
+    # kernel and positions through the identity that went through an SVD in float64, then float32
+    np.testing.assert_allclose(found[:, :2], logits(source, features_of(spec), PATCHES[1]), atol=1e-4)
+    assert (found[:, 2] == 0).all()
+
+
+def test_a_class_for_nothing_is_kept_or_dropped(build_spec: MakeSpec) -> None:
+    source = random_checkpoint(build_spec(nothing_class=True))
+    kept = transferred(source, source.spec)
+    np.testing.assert_array_equal(kept["head.weight"], source.weights["head.weight"])
+    assert changes(source.spec, source.spec) == []
+    dropped = transferred(source, build_spec())
+    np.testing.assert_array_equal(dropped["head.weight"], source.weights["head.weight"][:2])
+    np.testing.assert_array_equal(dropped["head.bias"], source.weights["head.bias"][:2])
+    assert changes(source.spec, build_spec()) == ["its class for nothing dropped"]

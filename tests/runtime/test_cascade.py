@@ -316,3 +316,10 @@ def test_a_cascade_that_spared_nothing_names_what_kept_it_busy(tiny_manifest: Ma
         for _ in listener.run([Chunk(0, scene([(0, seconds)], 10))]):
             pass
         assert listener.kept_busy_by == expected
+
+
+def test_where_nothing_has_a_class_a_score_that_says_nothing_is_zero(tiny_spec: Spec) -> None:
+    spec = tiny_spec.model_copy(update={"task": "single", "nothing_class": True})
+    thresholds = np.array([0.3, 0.3, 0.3], np.float32)
+    np.testing.assert_allclose(maybe_from(thresholds, spec), MAYBE * thresholds)
+    assert not spares_nothing(thresholds, spec)  # its scores may all be low at once

@@ -20,7 +20,7 @@ from flexiast.evaluate import Classifier
 from flexiast.manifest import MANIFEST, read_manifest
 from flexiast.spec import PatchSize, Spec
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.engine import scores
+from flexiast_runtime.engine import label_scores, scores
 from flexiast_runtime.ort import load_engines
 
 Float = NDArray[np.float32]
@@ -122,3 +122,12 @@ def test_closed_engines_hold_nothing(tiny_bundle: Path) -> None:
     held = [weakref.ref(engine) for engine in engines]
     engines.close()
     assert (engines.patches, [each() for each in held]) == ((), [None] * len(held))
+
+
+def test_a_class_for_nothing_takes_its_share_and_is_no_score(tiny_spec: Spec) -> None:
+    spec = tiny_spec.model_copy(update={"task": "single", "nothing_class": True})
+    logits = np.random.default_rng(0).normal(scale=3, size=(5, 4)).astype(np.float32)
+    found = label_scores(logits, spec)
+    # float32
+    np.testing.assert_allclose(found, softmax(logits.astype(np.float64), axis=1)[:, :3], rtol=1e-5)
+    assert (found.sum(axis=1) < 1).all()
