@@ -27,6 +27,7 @@ suppress_warnings = ["myst.header"]  # some pages go from a title straight to it
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
 python_use_unqualified_type_names = True
 add_module_names = False
 nitpick_ignore_regex = [

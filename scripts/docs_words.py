@@ -2,7 +2,7 @@
 
     python scripts/docs_words.py docs
 
-Ends with 1 where a line of a page is longer than 125 characters; tables, headings of links and generated pages are let
+Ends with 1 where a line of a page is longer than 125 characters; tables, what a session prints, headings of links and generated pages are let
 off, and so are pages that lie flat in the folder. Words of code blocks, tables and front matter do not count.
 """
 
@@ -61,7 +61,11 @@ def too_long(text: str) -> list[int]:
     """Numbers of the lines that are longer than allowed."""
     if text.split("\n\n", 2)[1].startswith(GENERATED):
         return []
-    lines = enumerate(text.splitlines(), 1)
+    lines, session = [], False
+    for number, line in enumerate(text.splitlines(), 1):
+        session = line == "```console" or (session and line != "```")
+        if not session:  # which shows what a program prints
+            lines.append((number, line))
     return [number for number, line in lines if len(line) > LONGEST and not line.lstrip().startswith("|")]
 
 

@@ -148,9 +148,9 @@ class Model:
 
     @property
     def rules(self) -> EventRules:
-        """The bundle's own: 0.5, and the thresholds that `flexiast calibrate` chose for single labels.
+        """The bundle's own, with the thresholds that ``flexiast calibrate`` chose for single labels.
 
-        Change a copy: ``dataclasses.replace(model.rules, confirm_s=0.5)``.
+        Change a copy with ``dataclasses.replace(model.rules, confirm_s=0.5)``.
         """
         return EventRules(label_thresholds=self._engines.manifest.thresholds)
 

@@ -155,5 +155,9 @@ def test_long_lines_are_found(line: str, bad: list[int]) -> None:
     assert too_long(f"# Title\n\n{line}\n") == bad
 
 
+def test_what_a_session_prints_may_be_long() -> None:
+    assert too_long("# T\n\n```console\n" + "x" * 200 + "\n```\n" + "x" * 126) == [6]
+
+
 def test_a_generated_page_may_have_long_lines() -> None:
     assert too_long("# Title\n\nMade by `python -m x`.\n\n" + "x" * 200) == []
