@@ -2,8 +2,8 @@
 
     python scripts/docs_words.py docs
 
-Ends with 1 where a line of a page is longer than 125 characters; tables, what a session prints, headings of links and generated pages are let
-off, and so are pages that lie flat in the folder. Words of code blocks, tables and front matter do not count.
+Ends with 1 where a line of a page is longer than 125 characters. Let off are tables, what a session prints, generated
+pages, and pages that lie flat in the folder. Words of code blocks and tables do not count.
 """
 
 from __future__ import annotations
