@@ -34,7 +34,10 @@ nitpick_ignore_regex = [
     # types of the standard library and of numpy, and what the Protocols take: named in signatures, explained elsewhere
     ("py:class", r"(collections|pathlib|types|typing|numpy|typing_extensions|logging|np)\..*"),
     ("py:class", r".* .*|tuple\[str"),  # napoleon takes "one, two: three" in a docstring for types
-    ("py:class", r"Path|ArrayLike|Iterable|Iterator|Callable|Sequence|Self|TracebackType|NDArray.*|Float|optional"),
+    (
+        "py:class",
+        r"Path|ArrayLike|TypeAliasForwardRef|Iterable|Iterator|Callable|Sequence|Self|TracebackType|NDArray.*|Float|optional",
+    ),
     ("py:class", r"(flexiast|flexiast_runtime)\..*|Engines|Hearing|Backend|EventRules|Record|Block"),
     ("py:exc", r"(Model|Verification|Usage|Gpu|Plan|MissingExtra|Data|Sink)Error"),
 ]
