@@ -175,6 +175,16 @@ class Manifest(Value):
         return tuple(dict.fromkeys(variant.patch_size for variant in self.variants))
 
     @property
+    def best_patch(self) -> PatchSize:
+        """The size that was measured best, the cheaper of equals; where none was measured, the finest."""
+        measured = [variant for variant in self.variants if variant.metric is not None]
+        best = max(
+            measured or self.variants,
+            key=lambda variant: (variant.metric or 0.0, -variant.tokens if measured else variant.tokens),
+        )
+        return best.patch_size
+
+    @property
     def precisions(self) -> tuple[Precision, ...]:
         return tuple(self.encoders)
 

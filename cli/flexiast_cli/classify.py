@@ -268,11 +268,5 @@ def _job(
     from flexiast_runtime.models import find_bundle
 
     bundle = Bundle.open(find_bundle(model))
-    variants = bundle.manifest.variants
-    measured = [variant for variant in variants if variant.metric is not None]
-    best = max(
-        measured or variants,
-        key=lambda variant: (variant.metric or 0.0, -variant.tokens if measured else variant.tokens),
-    )
-    patch = best.patch_size if patch_size is None else PatchSize.parse(patch_size)
+    patch = bundle.manifest.best_patch if patch_size is None else PatchSize.parse(patch_size)
     return Job(bundle.folder, patch, precision, backend, settings(bundle.manifest))
