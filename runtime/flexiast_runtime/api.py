@@ -21,7 +21,7 @@ import soxr
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import Self
 
-from flexiast.audio import RATES_HZ
+from flexiast.decoder import RATES_HZ
 from flexiast.errors import FlexiastError, UsageError
 from flexiast.evaluate import Windows, classify
 from flexiast.frontend import Frontend
