@@ -32,13 +32,13 @@ from benchmarks.measure import heading
 from benchmarks.spoken import spoken
 from flexiast.spec import FrontendSpec, parse_patches
 from flexiast_cli.app import app
-from flexiast_runtime import mic
+from flexiast_runtime.audio import microphone as mic
+from flexiast_runtime.audio.device_stream import DeviceStream
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.device_stream import DeviceStream
-from flexiast_runtime.listener import Settings
-from flexiast_runtime.models import find_bundle
-from flexiast_runtime.ort import load_engines
-from flexiast_runtime.smoothing import Smoother
+from flexiast_runtime.catalog import find_bundle
+from flexiast_runtime.detection.listener import Settings
+from flexiast_runtime.detection.smoothing import Smoother
+from flexiast_runtime.inference.ort import load_engines
 
 MODEL, PATCH, WORDS, DEVICE_HZ = "commands", "24", 16, 48_000
 ALLOWED_S = 0.150

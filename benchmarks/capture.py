@@ -19,12 +19,12 @@ import psutil
 import soundfile
 
 from benchmarks.measure import heading
-from flexiast_runtime.capture import Capture
-from flexiast_runtime.capture_process import BLOCK_S
-from flexiast_runtime.device_stream import DeviceStream
-from flexiast_runtime.devices import choose, input_devices
-from flexiast_runtime.mic import Microphone
-from flexiast_runtime.source import Block
+from flexiast_runtime.audio.capture import Capture
+from flexiast_runtime.audio.capture_process import BLOCK_S
+from flexiast_runtime.audio.device_stream import DeviceStream
+from flexiast_runtime.audio.devices import choose, input_devices
+from flexiast_runtime.audio.microphone import Microphone
+from flexiast_runtime.audio.source import Block
 
 RIG = Path(__file__).parents[2] / "shared" / "rigs" / "virtual_mic.sh"
 RATE_HZ, MODEL_HZ, STEP = 48_000, 16_000, 8_000

@@ -16,17 +16,17 @@ import numpy as np
 
 from benchmarks.events import ONSET_S, TASKS, Counts, Sound, Stream, count, halves, make_streams, run
 from benchmarks.measure import heading
-from flexiast.data import read_dataset
+from flexiast.data.dataset import read_dataset
 from flexiast.spec import PatchSize
+from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.cascade import Cascade
-from flexiast_runtime.engine import Engines
-from flexiast_runtime.governor import Option, Policy
-from flexiast_runtime.listener import Conditions, Governed, Listener, Pinned, Settings
-from flexiast_runtime.models import find_bundle
-from flexiast_runtime.ort import load_engines
-from flexiast_runtime.records import Event, Summary
-from flexiast_runtime.source import Chunk
+from flexiast_runtime.catalog import find_bundle
+from flexiast_runtime.detection.cascade import Cascade
+from flexiast_runtime.detection.listener import Conditions, Governed, Listener, Pinned, Settings
+from flexiast_runtime.detection.records import Event, Summary
+from flexiast_runtime.governor.step import Option, Policy
+from flexiast_runtime.inference.engine import Engines
+from flexiast_runtime.inference.ort import load_engines
 
 SHARP = PatchSize(16, 16)
 SHARE = 0.05

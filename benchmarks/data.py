@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import cpu_ms, heading
-from flexiast.data import load_waveforms, read_dataset
-from flexiast.shards import write_shards
-from flexiast.waveforms import Waveforms
+from flexiast.data.dataset import load_waveforms, read_dataset
+from flexiast.data.shards import write_shards
+from flexiast.data.waveforms import Waveforms
 
 RATE_HZ = 16_000
 

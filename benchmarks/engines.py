@@ -16,14 +16,14 @@ import torch
 
 from benchmarks.measure import cpu_ms, heading
 from flexiast.checkpoint import Checkpoint, load_checkpoint
-from flexiast.evaluate import Classifier
+from flexiast.evaluation.evaluate import Classifier
 from flexiast.spec import PatchSize, parse_patches
-from flexiast.train import TorchClassifier, load_model
+from flexiast.training.trainer import TorchClassifier, load_model
 from flexiast_export.to_onnx import export_onnx
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.engine import Engines
-from flexiast_runtime.models import find_checkpoint
-from flexiast_runtime.ort import load_engines
+from flexiast_runtime.catalog import find_checkpoint
+from flexiast_runtime.inference.engine import Engines
+from flexiast_runtime.inference.ort import load_engines
 
 PATCHES = parse_patches("8,16,32,48")
 
@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np, psutil
 from flexiast.spec import parse_patches
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.ort import load_engines
+from flexiast_runtime.inference.ort import load_engines
 engines = load_engines(Bundle.open(Path(sys.argv[1])), parse_patches(sys.argv[2]))
 frontend = engines.spec.frontend
 features = np.zeros((1, frontend.window_frames, frontend.mel_bins), np.float32)

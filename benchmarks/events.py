@@ -20,22 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import heading
-from flexiast.data import Clip, Dataset, load_waveforms, read_dataset
-from flexiast.evaluate import Windows
+from flexiast.data.dataset import Clip, Dataset, load_waveforms, read_dataset
+from flexiast.evaluation.evaluate import Windows
+from flexiast.evaluation.operating_points import MIN_POSITIVES, Aim, operating_points
 from flexiast.frontend import Frontend
 from flexiast.manifest import Manifest, Variant
-from flexiast.operating import MIN_POSITIVES, Aim, operating_points
 from flexiast.spec import PatchSize
 from flexiast_export.calibrate import fit_temperatures, heard_peaks
+from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.engine import Engine, Engines
-from flexiast_runtime.governor import Observation
-from flexiast_runtime.listener import Conditions, Listener, Pinned, Settings
-from flexiast_runtime.models import find_bundle
-from flexiast_runtime.ort import load_engines
-from flexiast_runtime.records import Event
-from flexiast_runtime.rules import EventRules
-from flexiast_runtime.source import Chunk
+from flexiast_runtime.catalog import find_bundle
+from flexiast_runtime.detection.listener import Conditions, Listener, Pinned, Settings
+from flexiast_runtime.detection.records import Event
+from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.governor.step import Observation
+from flexiast_runtime.inference.engine import Engine, Engines
+from flexiast_runtime.inference.ort import load_engines
 
 Float = NDArray[np.float32]
 

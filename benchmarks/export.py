@@ -37,13 +37,13 @@ from flexiast.importing import import_model
 from flexiast.manifest import OPSET, Precision
 from flexiast.model import FlexiAST
 from flexiast.spec import PatchSize, Spec, parse_patches
-from flexiast.train import TorchClassifier, load_model
+from flexiast.training.trainer import TorchClassifier, load_model
 from flexiast_export.encoder import ATTENTION
 from flexiast_export.to_onnx import export_onnx
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.engine import Engines
-from flexiast_runtime.models import find_checkpoint
-from flexiast_runtime.ort import PROVIDERS, OrtEngine, load_engines
+from flexiast_runtime.catalog import find_checkpoint
+from flexiast_runtime.inference.engine import Engines
+from flexiast_runtime.inference.ort import PROVIDERS, OrtEngine, load_engines
 
 Float = NDArray[np.float32]
 Run = Callable[[], Float]

@@ -32,8 +32,8 @@ from benchmarks.measure import heading
 from benchmarks.spoken import SLOT_S, spoken
 from flexiast.spec import parse_patches
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.models import find_bundle
-from flexiast_runtime.ort import load_engines
+from flexiast_runtime.catalog import find_bundle
+from flexiast_runtime.inference.ort import load_engines
 
 RATE_HZ = 16_000
 WINDOW_S = 1.0

@@ -25,7 +25,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from flexiast.audio import BLOCK_FRAMES, open_audio
+from flexiast.data.audio import BLOCK_FRAMES, open_audio
 from flexiast.errors import DataError
 
 Float = NDArray[np.float32]

@@ -17,11 +17,11 @@ import numpy as np
 
 from benchmarks.measure import heading
 from flexiast.spec import PatchSize
-from flexiast_runtime.comparison import Comparison, Means
-from flexiast_runtime.governor import Option, Policy
-from flexiast_runtime.presets import POLICIES
-from flexiast_runtime.scenarios import scenarios
-from flexiast_runtime.simulation import Outcome, World, always, oracle, simulate
+from flexiast_runtime.governor.presets import POLICIES
+from flexiast_runtime.governor.step import Option, Policy
+from flexiast_runtime.simulation.comparison import Comparison, Means
+from flexiast_runtime.simulation.scenarios import scenarios
+from flexiast_runtime.simulation.simulator import Outcome, World, always, oracle, simulate
 
 TUNED_ON = 0
 HELD_OUT = range(100, 105)

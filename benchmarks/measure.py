@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-from flexiast.journal import processor
+from flexiast.training.journal import processor
 
 
 def cpu_ms(calls: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:

@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from flexiast.checkpoint import load_checkpoint, save_checkpoint
-from flexiast.data import load_waveforms, read_dataset
-from flexiast.evaluate import PatchResult, Windows, evaluate
+from flexiast.data.dataset import load_waveforms, read_dataset
+from flexiast.evaluation.evaluate import PatchResult, Windows, evaluate
 from flexiast.frontend import Frontend
 from flexiast.spec import parse_patches
-from flexiast.train import TorchClassifier, load_model
+from flexiast.training.trainer import TorchClassifier, load_model
 from flexiast_export.to_onnx import export_onnx
 from flexiast_export.verify import Sounds
-from flexiast_runtime.models import CHECKPOINT, find_checkpoint
+from flexiast_runtime.catalog import CHECKPOINT, find_checkpoint
 
 MODELS = Path(__file__).resolve().parents[1] / "runtime" / "flexiast_runtime" / "models"
 

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import heading
 from flexiast.manifest import Variant
+from flexiast_runtime.audio.capture import Capture
+from flexiast_runtime.audio.signal import Watched
+from flexiast_runtime.audio.source import Block
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.capture import Capture
-from flexiast_runtime.engine import Engines
-from flexiast_runtime.health import Watched
-from flexiast_runtime.listener import Conditions, Listener, Pinned, Settings
-from flexiast_runtime.models import find_bundle
-from flexiast_runtime.records import Event, Status, Summary
-from flexiast_runtime.source import Block
+from flexiast_runtime.catalog import find_bundle
+from flexiast_runtime.detection.listener import Conditions, Listener, Pinned, Settings
+from flexiast_runtime.detection.records import Event, Status, Summary
+from flexiast_runtime.inference.engine import Engines
 
 Float = NDArray[np.float32]
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.events import TASKS, Sound, Stream, audible, listen, louder, pink
-from flexiast.data import load_waveforms, read_dataset
-from flexiast_runtime.engine import Engines
-from flexiast_runtime.listener import Pinned
-from flexiast_runtime.rules import EventRules
+from flexiast.data.dataset import load_waveforms, read_dataset
+from flexiast_runtime.detection.listener import Pinned
+from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.inference.engine import Engines
 
 Word = tuple[str, NDArray[np.float32]]
 

@@ -16,14 +16,14 @@ import soundfile
 from benchmarks.measure import cpu_ms, heading
 from flexiast.frontend import Frontend
 from flexiast.spec import PatchSize, parse_patches
-from flexiast_runtime.batch import BLOCK_S
+from flexiast_runtime.audio.source import FileSource, chunks
+from flexiast_runtime.batch.runner import BLOCK_S
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.engine import Engines
-from flexiast_runtime.framer import Framer
-from flexiast_runtime.listener import Conditions, Listener, Pinned, Settings
-from flexiast_runtime.models import find_bundle, shipped
-from flexiast_runtime.ort import load_engines
-from flexiast_runtime.source import FileSource, chunks
+from flexiast_runtime.catalog import find_bundle, shipped
+from flexiast_runtime.detection.framer import Framer
+from flexiast_runtime.detection.listener import Conditions, Listener, Pinned, Settings
+from flexiast_runtime.inference.engine import Engines
+from flexiast_runtime.inference.ort import load_engines
 
 PATCHES = parse_patches("8,16,32,48")
 RATE_HZ = 48_000

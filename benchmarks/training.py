@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from benchmarks.measure import heading
-from flexiast.batches import LogMels
-from flexiast.recipe import Augment, Recipe
 from flexiast.spec import ALL_PATCHES, PRESETS, FrontendSpec, PatchSize
-from flexiast.train import Trainer, make_spec
+from flexiast.training.batches import LogMels
+from flexiast.training.recipe import Augment, Recipe
+from flexiast.training.trainer import Trainer, make_spec
 
 CLIPS, STEPS, SECONDS, CLASSES = 512, 40, 5, 50
 

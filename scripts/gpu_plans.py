@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from flexiast.manifest import Manifest, Variant
     from flexiast.spec import PatchSize
     from flexiast_runtime.bundle import Bundle
-    from flexiast_runtime.cuda import Cuda
-    from flexiast_runtime.trt import TrtEngines
-    from flexiast_runtime.trt_build import TensorRt
+    from flexiast_runtime.inference.tensorrt.build import TensorRt
+    from flexiast_runtime.inference.tensorrt.cuda import Cuda
+    from flexiast_runtime.inference.tensorrt.engines import TrtEngines
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -118,9 +118,9 @@ def measure(folder: Path, patch_sizes: str, precision: str, runs: int) -> dict[s
     """Everything that is known afterwards, in plain JSON."""
     from flexiast.spec import parse_patches
     from flexiast_runtime.bundle import Bundle
-    from flexiast_runtime.cuda import Cuda
-    from flexiast_runtime.trt_build import find_tensorrt
-    from flexiast_runtime.trt_plans import plan_precision
+    from flexiast_runtime.inference.tensorrt.build import find_tensorrt
+    from flexiast_runtime.inference.tensorrt.cuda import Cuda
+    from flexiast_runtime.inference.tensorrt.plans import plan_precision
 
     bundle, cuda, tensorrt = Bundle.open(folder), Cuda.open(), find_tensorrt("tensorrt-rtx")
     chosen, device = plan_precision(bundle.manifest, precision), cuda.device()
@@ -158,9 +158,9 @@ class Trial:
 def trials(bundle: Bundle, cuda: Cuda, tensorrt: TensorRt, variants: list[Variant]) -> Iterator[Trial]:
     """Build, load and run for each target, until the caller has one that it likes."""
     from flexiast.errors import FlexiastError
-    from flexiast_runtime.trt import engines_of
-    from flexiast_runtime.trt_build import build_plan
-    from flexiast_runtime.trt_plans import NO_DEVICE, Place, wanted_plans
+    from flexiast_runtime.inference.tensorrt.build import build_plan
+    from flexiast_runtime.inference.tensorrt.engines import engines_of
+    from flexiast_runtime.inference.tensorrt.plans import NO_DEVICE, Place, wanted_plans
 
     patches = [variant.patch_size for variant in variants]
     for target in TARGETS:
@@ -193,7 +193,7 @@ def figures(
 ) -> dict[str, Any]:
     """Errors and times of each size, launched kernel by kernel and as one CUDA graph."""
     from flexiast.errors import FlexiastError
-    from flexiast_runtime.trt import engines_of
+    from flexiast_runtime.inference.tensorrt.engines import engines_of
 
     results: dict[str, Any] = {"runs": runs, "warm_up_runs": WARM_UP_RUNS}
     for name, graphs in (("launched", False), ("graphs", True)):
@@ -241,7 +241,7 @@ def nearest_rank(ordered: list[float], percent: float) -> float:
 
 def compared(bundle: Bundle, engines: TrtEngines, patch: PatchSize, features: Any) -> dict[str, Any]:
     """Largest logit error against the source model, and against ONNX Runtime where that is installed."""
-    from flexiast_runtime.selfcheck import golden_key
+    from flexiast_runtime.inference.selfcheck import golden_key
 
     found = engines.logits(features, patch)
     golden = bundle.arrays(bundle.manifest.golden)[golden_key(patch)]
@@ -252,7 +252,7 @@ def compared(bundle: Bundle, engines: TrtEngines, patch: PatchSize, features: An
         "against_onnxruntime": None,
     }
     try:
-        from flexiast_runtime.ort import load_engines
+        from flexiast_runtime.inference.ort import load_engines
 
         reference = load_engines(bundle, [patch], variant.precision)
     except ModuleNotFoundError:

@@ -16,7 +16,7 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from flexiast.checkpoint import Checkpoint, weight_shapes
-from flexiast.evaluate import Classifier
+from flexiast.evaluation.evaluate import Classifier
 from flexiast.manifest import Encoder, FileEntry, Manifest, Parity, Variant
 from flexiast.spec import FrontendSpec, NetworkSpec, PatchSize, Spec
 
@@ -159,7 +159,7 @@ def tiny_checkpoint(tiny_spec: Spec) -> Checkpoint:
 def tiny_source(tiny_checkpoint: Checkpoint) -> Classifier:
     """The PyTorch model of the tiny checkpoint: the second implementation of every engine."""
     torch = pytest.importorskip("torch", reason="engines are compared with the PyTorch model")
-    from flexiast.train import TorchClassifier, load_model
+    from flexiast.training.trainer import TorchClassifier, load_model
 
     torch.set_num_threads(1)
     return TorchClassifier(load_model(tiny_checkpoint))

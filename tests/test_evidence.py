@@ -20,12 +20,12 @@ from benchmarks.evidence.masked import Masked, masked_start
 from benchmarks.evidence.report import ABOUT, DOCS, RESULTS, report
 from benchmarks.evidence.sounds import measure
 from benchmarks.evidence.variants import VARIANTS
-from flexiast.batches import LogMels
 from flexiast.model import FlexiAST
-from flexiast.recipe import Augment, Recipe, Training
 from flexiast.spec import ALL_PATCHES, PatchSize, Spec
-from flexiast.train import build_model
-from flexiast.transfer import transferred
+from flexiast.training.batches import LogMels
+from flexiast.training.recipe import Augment, Recipe, Training
+from flexiast.training.trainer import build_model
+from flexiast.training.transfer import transferred
 from flexiast_cli.app import app
 
 BASE = PatchSize(16, 16)

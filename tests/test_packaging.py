@@ -92,7 +92,7 @@ def test_the_wheel_brings_the_page(wheel: Path) -> None:
     expected = {f"flexiast_cli/page/{path.name}" for path in (ROOT / "cli/flexiast_cli/page").iterdir()}
     with zipfile.ZipFile(wheel) as archive:
         assert expected <= set(archive.namelist())
-    assert {"flexiast_cli/page/index.html", "flexiast_cli/page/page.js"} <= expected
+    assert {"flexiast_cli/web/page/index.html", "flexiast_cli/web/page/page.js"} <= expected
 
 
 def test_the_wheel_has_a_licence_and_types(wheel: Path) -> None:

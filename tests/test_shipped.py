@@ -11,15 +11,15 @@ import pytest
 import safetensors.numpy
 
 from flexiast.checkpoint import load_checkpoint
-from flexiast.data import load_waveforms, read_dataset
-from flexiast.evaluate import Windows, evaluate
+from flexiast.data.dataset import load_waveforms, read_dataset
+from flexiast.evaluation.evaluate import Windows, evaluate
 from flexiast.frontend import Frontend
 from flexiast.spec import PatchSize
-from flexiast.train import TorchClassifier, load_model
-from flexiast_cli.soundscape import RATE_HZ, SCENES, soundscape
+from flexiast.training.trainer import TorchClassifier, load_model
+from flexiast_cli.commands.demo.soundscape import RATE_HZ, SCENES, soundscape
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.models import find_bundle, find_checkpoint, shipped
-from flexiast_runtime.ort import load_engines
+from flexiast_runtime.catalog import find_bundle, find_checkpoint, shipped
+from flexiast_runtime.inference.ort import load_engines
 
 DATA = {"commands": "commands", "sounds": "esc50"}
 

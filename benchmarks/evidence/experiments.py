@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flexiast.recipe import Augment, Distill, Recipe, Shape
-from flexiast.sampling import BASE_FIRST
 from flexiast.spec import ALL_PATCHES, PatchSize, parse_patches
+from flexiast.training.recipe import Augment, Distill, Recipe, Shape
+from flexiast.training.sampling import BASE_FIRST
 
 UNSEEN = parse_patches("4,6,14,18,22,28,36,44,56,64")
 """Sizes that no run trains."""

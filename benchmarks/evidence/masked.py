@@ -9,14 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from flexiast.batches import Batches, LogMels
 from flexiast.checkpoint import Checkpoint
 from flexiast.model import FlexiAST, patchify
 from flexiast.patching import resize_matrix
-from flexiast.recipe import Training
-from flexiast.sampling import plan
 from flexiast.spec import PatchSize, Spec
-from flexiast.train import schedule, weights_of
+from flexiast.training.batches import Batches, LogMels
+from flexiast.training.recipe import Training
+from flexiast.training.sampling import plan
+from flexiast.training.trainer import schedule, weights_of
 
 HIDDEN = 0.6
 """Share of the patches that are hidden."""

@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 
 from benchmarks.evidence.curves import Curve
 from flexiast.spec import PatchSize
-from flexiast_cli.axes import logarithmic, plain
+from flexiast_cli.plot_axes import logarithmic, plain
 
 TOO_CLOSE = 1.1
 """Ratio of two costs whose labels would overlap."""

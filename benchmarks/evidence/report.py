@@ -15,7 +15,7 @@ from benchmarks.evidence.running import RESULTS, ROOT
 from benchmarks.evidence.sounds import section as sounds
 from benchmarks.evidence.tables import table
 from flexiast.spec import ALL_PATCHES, PatchSize
-from flexiast_cli.console import counted
+from flexiast_cli.terminal.console import counted
 
 DOCS = ROOT / "docs"
 

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from benchmarks.evidence.experiments import TASKS, Experiment
 from benchmarks.evidence.masked import masked_start
 from benchmarks.evidence.variants import VARIANTS
-from flexiast.batches import LogMels
 from flexiast.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_sha256
-from flexiast.data import Dataset, load_waveforms, read_dataset
-from flexiast.evaluate import Windows, evaluate
+from flexiast.data.dataset import Dataset, load_waveforms, read_dataset
+from flexiast.evaluation.evaluate import Windows, evaluate
 from flexiast.files import write_atomically
 from flexiast.frontend import Frontend
-from flexiast.journal import Journal
 from flexiast.spec import PatchSize, Spec
-from flexiast.train import TorchClassifier, Trainer, build_model, load_model, make_spec, weights_of
-from flexiast_runtime.models import find_checkpoint
+from flexiast.training.batches import LogMels
+from flexiast.training.journal import Journal
+from flexiast.training.trainer import TorchClassifier, Trainer, build_model, load_model, make_spec, weights_of
+from flexiast_runtime.catalog import find_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"

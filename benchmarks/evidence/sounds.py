@@ -11,11 +11,11 @@ from benchmarks.evidence.curves import Curve, read_curves
 from benchmarks.evidence.running import RESULTS, read_validation
 from benchmarks.evidence.tables import table
 from flexiast.checkpoint import load_checkpoint
-from flexiast.data import read_dataset
-from flexiast.evaluate import evaluate
+from flexiast.data.dataset import read_dataset
+from flexiast.evaluation.evaluate import evaluate
 from flexiast.files import write_atomically
 from flexiast.spec import PatchSize, parse_patches
-from flexiast.train import TorchClassifier, load_model
+from flexiast.training.trainer import TorchClassifier, load_model
 
 SIZES = parse_patches("8,12,16,20,24,30,32,40,48,56")
 

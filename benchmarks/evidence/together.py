@@ -16,15 +16,15 @@ from benchmarks.evidence.experiments import EXPERIMENTS, FIXED, TASKS
 from benchmarks.evidence.running import RESULTS, RUNS, measured, read_validation, run_name, write_result
 from benchmarks.measure import cpu_ms
 from flexiast.checkpoint import Checkpoint, load_checkpoint
-from flexiast.data import read_dataset
-from flexiast.evaluate import classify, score
+from flexiast.data.dataset import read_dataset
+from flexiast.evaluation.evaluate import classify, score
 from flexiast.files import write_atomically
-from flexiast.journal import surroundings
 from flexiast.spec import FrontendSpec, PatchSize, Spec
-from flexiast.train import TorchClassifier, build_model, load_model, weights_of
+from flexiast.training.journal import surroundings
+from flexiast.training.trainer import TorchClassifier, build_model, load_model, weights_of
 from flexiast_export.to_onnx import export_onnx
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.ort import load_engines
+from flexiast_runtime.inference.ort import load_engines
 
 Float = NDArray[np.float32]
 

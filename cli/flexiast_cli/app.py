@@ -12,26 +12,27 @@ import typer
 
 from flexiast import __version__
 from flexiast.errors import ExitCode, FlexiastError, printable
-from flexiast_cli import config, engines, service
-from flexiast_cli.calibrate import calibrate
-from flexiast_cli.classify import classify
-from flexiast_cli.configurable import configurable
-from flexiast_cli.data import manifest, shard
-from flexiast_cli.demo import demo
-from flexiast_cli.devices import devices
-from flexiast_cli.doctor import doctor
-from flexiast_cli.evaluate import evaluate
+from flexiast_cli.commands import config, engines
+from flexiast_cli.commands.calibrate.command import calibrate
+from flexiast_cli.commands.classify.command import classify
+from flexiast_cli.commands.data import manifest, shard
+from flexiast_cli.commands.demo.command import demo
+from flexiast_cli.commands.devices import devices
+from flexiast_cli.commands.doctor import doctor
+from flexiast_cli.commands.evaluate.command import evaluate
+from flexiast_cli.commands.export.command import export
+from flexiast_cli.commands.history.command import history
+from flexiast_cli.commands.import_ import import_
+from flexiast_cli.commands.inspect import inspect
+from flexiast_cli.commands.listen.command import listen
+from flexiast_cli.commands.profile.command import profile
+from flexiast_cli.commands.service import command as service
+from flexiast_cli.commands.simulate.command import simulate
+from flexiast_cli.commands.train.command import train
+from flexiast_cli.commands.verify import verify
 from flexiast_cli.examples import epilog
-from flexiast_cli.export import export
-from flexiast_cli.history import history
-from flexiast_cli.import_ import import_
-from flexiast_cli.inspect import inspect
-from flexiast_cli.listen import listen
-from flexiast_cli.profile import profile
-from flexiast_cli.settings import Words
-from flexiast_cli.simulate import simulate
-from flexiast_cli.train import train
-from flexiast_cli.verify import verify
+from flexiast_cli.settings.configurable import configurable
+from flexiast_cli.settings.layers import Words
 
 EPILOG = "Exit codes: " + ", ".join(f"{code.value} {code.name.lower()}" for code in ExitCode) + "."
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from flexiast.data import Dataset
+    from flexiast.data.dataset import Dataset
+    from flexiast.data.search import LeftOut, Search
+    from flexiast.data.waveforms import Waveforms
     from flexiast.errors import DataError
-    from flexiast.search import LeftOut, Search
-    from flexiast.waveforms import Waveforms
 
 T = TypeVar("T")
 
@@ -22,8 +22,8 @@ def read_data(data: Path, val_fold: str | None, console: Console, *, skip_bad: b
 
     ``skip_bad`` is None where a command has no such option.
     """
-    from flexiast.data import drop_bad_clips, read_dataset
-    from flexiast.search import LeftOut
+    from flexiast.data.dataset import drop_bad_clips, read_dataset
+    from flexiast.data.search import LeftOut
 
     dataset = read_dataset(data, val_fold)
     print_left_out(data, sum(dataset.left_out.values(), LeftOut()), console)
@@ -37,7 +37,7 @@ def load_clips(
     dataset: Dataset, sample_rate_hz: int, console: Console, *, skip_bad: bool | None, action: str = "Reading clips"
 ) -> tuple[Dataset, Waveforms]:
     """The clips that can be read and their waveforms; raises DataError."""
-    from flexiast.data import load_waveforms
+    from flexiast.data.dataset import load_waveforms
 
     readable, waveforms, errors = load_waveforms(
         dataset,
@@ -52,7 +52,7 @@ def load_clips(
 
 def search_sounds(folder: Path, console: Console) -> Search:
     """Audio anywhere under a folder."""
-    from flexiast.search import search_folder
+    from flexiast.data.search import search_folder
 
     found = search_folder(folder)
     print_left_out(folder, found.left_out, console)
@@ -61,7 +61,7 @@ def search_sounds(folder: Path, console: Console) -> Search:
 
 def track(items: Iterable[T], action: str, console: Console) -> Iterable[T]:
     """The items, with a progress bar unless the console is quiet."""
-    from flexiast_cli.console import tracked
+    from flexiast_cli.terminal.console import tracked
 
     return items if console.quiet else tracked(items, action)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexiast_cli.settings import Words
+from flexiast_cli.settings.layers import Words
 
 EXAMPLES: dict[Words, tuple[str, ...]] = {
     ("listen",): (

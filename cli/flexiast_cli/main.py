@@ -20,10 +20,10 @@ def run() -> None:
     """Entry point of the console script."""
     limit_blas_threads()
     try:
-        from flexiast_cli.signals import unwinding
+        from flexiast_cli.terminal.signals import unwinding
 
         with unwinding():
-            from flexiast_cli.encoding import adapt_streams
+            from flexiast_cli.terminal.encoding import adapt_streams
 
             adapt_streams()
             from flexiast_cli.app import app

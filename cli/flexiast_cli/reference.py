@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
-from flexiast_cli.configurable import commands, is_configurable
 from flexiast_cli.examples import EXAMPLES
-from flexiast_cli.settings import Words
+from flexiast_cli.settings.configurable import commands, is_configurable
+from flexiast_cli.settings.layers import Words
 
 HEAD = """\
 # Commands

@@ -18,8 +18,8 @@ from flexiast_export.graph import check_opset
 from flexiast_export.to_onnx import Progress, add_embedder, draft_variant, finish, measured_or_refused
 from flexiast_export.verify import MAX_DROP, Comparison, Sounds
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.ort import OrtEngine, load_engines
-from flexiast_runtime.selfcheck import verify_bundle
+from flexiast_runtime.inference.ort import OrtEngine, load_engines
+from flexiast_runtime.inference.selfcheck import verify_bundle
 
 Float = NDArray[np.float32]
 

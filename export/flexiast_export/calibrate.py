@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiast.calibration import best_temperature, calibration_error, negative_log_likelihood
 from flexiast.errors import UsageError
-from flexiast.evaluate import Windows, classify
+from flexiast.evaluation.calibration import best_temperature, calibration_error, negative_log_likelihood
+from flexiast.evaluation.evaluate import Windows, classify
 from flexiast.frontend import Frontend
 from flexiast.manifest import MANIFEST, Manifest, Variant, read_manifest
 from flexiast_export.bundle import add_file, staged
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.engine import label_scores, scores
-from flexiast_runtime.framer import Framer
-from flexiast_runtime.listener import Settings
-from flexiast_runtime.ort import load_engines
-from flexiast_runtime.selfcheck import verify_bundle
-from flexiast_runtime.smoothing import Smoother
+from flexiast_runtime.detection.framer import Framer
+from flexiast_runtime.detection.listener import Settings
+from flexiast_runtime.detection.smoothing import Smoother
+from flexiast_runtime.inference.engine import label_scores, scores
+from flexiast_runtime.inference.ort import load_engines
+from flexiast_runtime.inference.selfcheck import verify_bundle
 
 Float = NDArray[np.float32]
 Progress = Callable[[Iterable[Variant]], Iterable[Variant]]

@@ -10,21 +10,21 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiast.background import Stretch, Stretches
-from flexiast.budget import LOWEST_SCORE, Trace, most_events, thresholds_for, upper_bound
+from flexiast.data.background import Stretch, Stretches
 from flexiast.errors import DataError, UsageError
-from flexiast.evaluate import classify
+from flexiast.evaluation.budget import LOWEST_SCORE, Trace, most_events, thresholds_for, upper_bound
+from flexiast.evaluation.evaluate import classify
 from flexiast.frontend import Frontend
 from flexiast.manifest import Variant
 from flexiast.spec import Patch, PatchSize, Value
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.engine import label_scores
-from flexiast_runtime.framer import Framer, Window
-from flexiast_runtime.gate import Gate
-from flexiast_runtime.listener import Settings
-from flexiast_runtime.ort import load_engines
-from flexiast_runtime.rules import EventRules
-from flexiast_runtime.smoothing import Smoother
+from flexiast_runtime.detection.framer import Framer, Window
+from flexiast_runtime.detection.gate import Gate
+from flexiast_runtime.detection.listener import Settings
+from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.detection.smoothing import Smoother
+from flexiast_runtime.inference.engine import label_scores
+from flexiast_runtime.inference.ort import load_engines
 
 Float = NDArray[np.float32]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import flexiast
 from flexiast.checkpoint import Checkpoint, weights_sha256
 from flexiast.errors import ModelError, UsageError, VerificationError
-from flexiast.evaluate import Classifier
+from flexiast.evaluation.evaluate import Classifier
 from flexiast.extras import require
 from flexiast.manifest import MANIFEST, OPSET, Encoder, FileEntry, Manifest, Parity, Precision, Variant
 from flexiast.spec import PatchSize, Spec
@@ -31,7 +31,7 @@ from flexiast_export.quantize import (
 )
 from flexiast_export.verify import MAX_DROP, TOLERANCE, Comparison, Sounds
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.ort import load_engines
+from flexiast_runtime.inference.ort import load_engines
 
 Float = NDArray[np.float32]
 Progress = Callable[[Iterable[Variant]], Iterable[Variant]]

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexiast.errors import VerificationError
-from flexiast.evaluate import Classifier, Windows, classify, score
+from flexiast.evaluation.evaluate import Classifier, Windows, classify, score
 from flexiast.frontend import Frontend
 from flexiast.manifest import Labelled, Parity, Precision, Variant
 from flexiast.spec import PatchSize, Spec
-from flexiast_runtime.engine import Engines
-from flexiast_runtime.selfcheck import golden_key
+from flexiast_runtime.inference.engine import Engines
+from flexiast_runtime.inference.selfcheck import golden_key
 
 Float = NDArray[np.float32]
 

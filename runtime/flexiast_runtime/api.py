@@ -21,27 +21,27 @@ import soxr
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import Self
 
-from flexiast.decoder import RATES_HZ
+from flexiast.data.decoder import RATES_HZ
 from flexiast.errors import FlexiastError, UsageError
-from flexiast.evaluate import Windows, classify
+from flexiast.evaluation.evaluate import Windows, classify
 from flexiast.frontend import Frontend
 from flexiast.manifest import Variant
 from flexiast.spec import PatchSize
-from flexiast_runtime.backends import Backend, load_engines
-from flexiast_runtime.batch import BLOCK_S
+from flexiast_runtime.audio.source import Block, FileSource, chunks
+from flexiast_runtime.batch.runner import BLOCK_S
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.engine import Engine, Engines, scores
-from flexiast_runtime.governor import frontier
-from flexiast_runtime.listener import Conditions, Governed, Listener, Pinned, Settings, options
-from flexiast_runtime.models import DEFAULT, find_bundle
-from flexiast_runtime.presets import POLICIES
-from flexiast_runtime.records import Event, Record
-from flexiast_runtime.rules import EventRules
+from flexiast_runtime.catalog import DEFAULT, find_bundle
+from flexiast_runtime.detection.listener import Conditions, Governed, Listener, Pinned, Settings, options
+from flexiast_runtime.detection.records import Event, Record
+from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.governor.presets import POLICIES
+from flexiast_runtime.governor.step import frontier
+from flexiast_runtime.inference.backends import Backend, load_engines
+from flexiast_runtime.inference.engine import Engine, Engines, scores
 from flexiast_runtime.sinks.clips import Clips
 from flexiast_runtime.sinks.outbox import Outbox, opened
 from flexiast_runtime.sinks.parse import parse_sink
 from flexiast_runtime.sinks.sink import Hearing, Sink
-from flexiast_runtime.source import Block, FileSource, chunks
 
 __all__ = [
     "Bundle",

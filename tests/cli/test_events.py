@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from flexiast.errors import UsageError
 from flexiast.manifest import Manifest, read_manifest
-from flexiast_cli.options import event_settings
-from flexiast_runtime.rules import EventRules
+from flexiast_cli.options.common import event_settings
+from flexiast_runtime.detection.rules import EventRules
 from tests.cli.conftest import Run
 
 GIVEN: dict[str, Any] = {

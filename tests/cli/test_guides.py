@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from flexiast_runtime.power import Battery
-from flexiast_runtime.power_source import parse_supply
-from flexiast_runtime.profiles import GpuTimes, Measurement
+from flexiast_runtime.hardware.battery import Battery
+from flexiast_runtime.hardware.power_source import parse_supply
+from flexiast_runtime.profiling.profiles import GpuTimes, Measurement
 from tests.cli.conftest import Run
 from tests.cli.test_reference import understood
 

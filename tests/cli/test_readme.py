@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 
 from flexiast.errors import ExitCode
-from flexiast_runtime.models import DEFAULT, shipped
+from flexiast_runtime.catalog import DEFAULT, shipped
 from tests.cli.conftest import RATE_HZ, Run, tone, write_sounds
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

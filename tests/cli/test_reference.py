@@ -16,11 +16,11 @@ import pytest
 import typer
 
 from flexiast_cli.app import app
-from flexiast_cli.config import check
-from flexiast_cli.configurable import command_words, commands
+from flexiast_cli.commands.config import check
 from flexiast_cli.examples import EXAMPLES
 from flexiast_cli.reference import reference
-from flexiast_cli.settings import Words
+from flexiast_cli.settings.configurable import command_words, commands
+from flexiast_cli.settings.layers import Words
 
 ROOT = typer.main.get_command(app)
 DOCS = Path(__file__).parents[2] / "docs"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import soundfile
 
-from flexiast_cli.soundscape import RATE_HZ, soundscape
+from flexiast_cli.commands.demo.soundscape import RATE_HZ, soundscape
 from tests.cli.test_reference import understood
 
 ROOT = Path(__file__).parents[2]

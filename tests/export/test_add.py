@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flexiast.checkpoint import Checkpoint, weight_shapes
 from flexiast.errors import FlexiastError, ModelError, UsageError, VerificationError
-from flexiast.evaluate import Classifier
+from flexiast.evaluation.evaluate import Classifier
 from flexiast.manifest import MANIFEST, read_manifest
 from flexiast.spec import NetworkSpec, PatchSize, Spec
 from flexiast_export.add import add_sizes
@@ -24,8 +24,8 @@ from flexiast_export.embedding import EMBEDDING, npz, tokens
 from flexiast_export.to_onnx import export_onnx
 from flexiast_export.verify import Sounds
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.ort import load_engines
-from flexiast_runtime.selfcheck import golden_key, verify_bundle
+from flexiast_runtime.inference.ort import load_engines
+from flexiast_runtime.inference.selfcheck import golden_key, verify_bundle
 
 Float = NDArray[np.float32]
 
@@ -140,7 +140,7 @@ def test_neither_torch_nor_a_checkpoint_is_needed(folder: Path) -> None:
 @pytest.mark.parametrize("overlap", [False, True], ids=["side by side", "overlapping"])
 def test_numpys_tokens_are_the_models(build_spec: Callable[..., Spec], text: str, overlap: bool) -> None:
     torch = pytest.importorskip("torch")
-    from flexiast.train import load_model
+    from flexiast.training.trainer import load_model
 
     stride = {"base_stride": PatchSize(10, 10), "network": NetworkSpec(width=16, depth=1, heads=2, prefix_tokens=2)}
     spec = build_spec(98, 32, **(stride if overlap else {}))

@@ -12,20 +12,20 @@ import pytest
 from numpy.typing import NDArray
 
 from flexiast.errors import UsageError, VerificationError
-from flexiast.evaluate import Windows
+from flexiast.evaluation.evaluate import Windows
 from flexiast.frontend import Frontend
 from flexiast.manifest import MANIFEST, read_manifest
 from flexiast.spec import PatchSize, Spec
 from flexiast_export.add import add_sizes
 from flexiast_export.calibrate import Fit, fit_temperatures, heard_peaks, publish
+from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.engine import scores
-from flexiast_runtime.listener import Conditions, Listener, Pinned, Settings
-from flexiast_runtime.ort import load_engines
-from flexiast_runtime.records import Event
-from flexiast_runtime.rules import EventRules
-from flexiast_runtime.selfcheck import verify_bundle
-from flexiast_runtime.source import Chunk
+from flexiast_runtime.detection.listener import Conditions, Listener, Pinned, Settings
+from flexiast_runtime.detection.records import Event
+from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.inference.engine import scores
+from flexiast_runtime.inference.ort import load_engines
+from flexiast_runtime.inference.selfcheck import verify_bundle
 
 Float = NDArray[np.float32]
 

@@ -20,7 +20,7 @@ from flexiast.errors import UsageError
 from flexiast.manifest import OPSET
 from flexiast.model import FlexiAST
 from flexiast.spec import NetworkSpec, PatchSize
-from flexiast.train import TorchClassifier, load_model
+from flexiast.training.trainer import TorchClassifier, load_model
 from flexiast_export.encoder import encoder
 from flexiast_export.graph import embedder
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from flexiast.checkpoint import Checkpoint
 from flexiast.errors import UsageError, VerificationError
-from flexiast.evaluate import Classifier
+from flexiast.evaluation.evaluate import Classifier
 from flexiast.manifest import PRECISIONS, Manifest, read_manifest
 from flexiast.spec import PatchSize
-from flexiast.train import TorchClassifier, load_model
+from flexiast.training.trainer import TorchClassifier, load_model
 from flexiast_export.add import add_sizes
 from flexiast_export.embedding import tokens
 from flexiast_export.quantize import (
@@ -34,8 +34,8 @@ from flexiast_export.quantize import (
 from flexiast_export.to_onnx import export_onnx
 from flexiast_export.verify import Sounds
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.ort import load_engines
-from flexiast_runtime.selfcheck import golden_key, verify_bundle
+from flexiast_runtime.inference.ort import load_engines
+from flexiast_runtime.inference.selfcheck import golden_key, verify_bundle
 
 Float = NDArray[np.float32]
 

@@ -18,13 +18,13 @@ import pytest
 
 from flexiast.checkpoint import Checkpoint
 from flexiast.errors import UsageError
-from flexiast.evaluate import Classifier
+from flexiast.evaluation.evaluate import Classifier
 from flexiast.spec import PatchSize
 from flexiast_export import bundle
 from flexiast_export.bundle import add_file, staged
 from flexiast_export.to_onnx import export_onnx
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.selfcheck import verify_bundle
+from flexiast_runtime.inference.selfcheck import verify_bundle
 
 OLD, NEW = PatchSize(16, 16), PatchSize(20, 10)
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from flexiast.checkpoint import Checkpoint, weights_sha256
 from flexiast.errors import UsageError, VerificationError
-from flexiast.evaluate import Classifier
+from flexiast.evaluation.evaluate import Classifier
 from flexiast.manifest import Manifest, Variant, read_manifest
 from flexiast.spec import PatchSize, Spec
 from flexiast_export.to_onnx import export_onnx
 from flexiast_export.verify import Sounds
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.selfcheck import verify_bundle
+from flexiast_runtime.inference.selfcheck import verify_bundle
 
 Float = NDArray[np.float32]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cosine
 
 from flexiast.errors import VerificationError
-from flexiast.evaluate import score
+from flexiast.evaluation.evaluate import score
 from flexiast.frontend import Frontend
 from flexiast.manifest import Labelled, Parity, Variant
 from flexiast.spec import PatchSize, Spec

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy import signal
 
-from flexiast.evaluate import Windows
+from flexiast.evaluation.evaluate import Windows
 from flexiast.extras import require
 from flexiast.frontend import FeatureStream, Frontend
 from flexiast.spec import LOG_FLOOR, FrontendSpec
-from flexiast_runtime.framer import Framer
+from flexiast_runtime.detection.framer import Framer
 
 Float = NDArray[np.float32]
 FrontendSpecs = Callable[..., FrontendSpec]

@@ -26,7 +26,7 @@ from flexiast.importing.timm import AUDIOSET_MEAN, AUDIOSET_STD
 from flexiast.model import PatchEmbedding
 from flexiast.patching import patch_matrices
 from flexiast.spec import PatchSize, ResizeSpec
-from flexiast.train import TorchClassifier, load_model
+from flexiast.training.trainer import TorchClassifier, load_model
 from flexiast_export.to_onnx import export_onnx
 from flexiast_export.verify import synthetic_inputs
 

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 import flexiast
 from flexiast.errors import DataError, ModelError, UsageError
-from flexiast.evaluate import Windows
+from flexiast.evaluation.evaluate import Windows
 from flexiast.frontend import Frontend
 from flexiast_runtime import api
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.engine import scores
-from flexiast_runtime.ort import load_engines
-from flexiast_runtime.records import Status, Summary, Switch
+from flexiast_runtime.detection.records import Status, Summary, Switch
+from flexiast_runtime.inference.engine import scores
+from flexiast_runtime.inference.ort import load_engines
 from flexiast_runtime.sinks.sink import Hearing
 
 Float = NDArray[np.float32]

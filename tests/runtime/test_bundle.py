@@ -14,8 +14,8 @@ from flexiast.errors import ModelError, UsageError, VerificationError
 from flexiast.manifest import MANIFEST
 from flexiast.spec import PatchSize
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.ort import load_engines
-from flexiast_runtime.selfcheck import golden_errors, verify_bundle
+from flexiast_runtime.inference.ort import load_engines
+from flexiast_runtime.inference.selfcheck import golden_errors, verify_bundle
 
 ENGINES = ("encoder.onnx", "embed-8x8.onnx", "embed-12x12.onnx", "embed-16x16.onnx", "embed-20x10.onnx")
 EVERY_FILE = pytest.mark.parametrize("name", [*ENGINES, "golden.npz"])

@@ -19,10 +19,10 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexiast_runtime.catalog import find_bundle
 from flexiast_runtime.checks import Finding, audio, machine, model, software
-from flexiast_runtime.models import find_bundle
-from flexiast_runtime.plans import PlanStore
-from flexiast_runtime.power import read_battery
+from flexiast_runtime.hardware.battery import read_battery
+from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
 
 RIGS = Path(__file__).parents[2].parent / "shared" / "rigs"
 Files = dict[str, str]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flexiast.errors import ModelError
-from flexiast_runtime import models
-from flexiast_runtime.models import find_any, find_bundle, find_checkpoint, shipped
+from flexiast_runtime import catalog as models
+from flexiast_runtime.catalog import find_any, find_bundle, find_checkpoint, shipped
 
 
 @pytest.fixture

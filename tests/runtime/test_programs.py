@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flexiast.errors import DataError
-from flexiast_runtime.programs import output_of
+from flexiast_runtime.subprocesses import output_of
 
 PATIENCE_S = 30.0
 """Far more than any program here takes on a busy machine."""

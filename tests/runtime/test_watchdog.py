@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexiast.spec import PatchSize
-from flexiast_runtime.records import Record, SourceNotice, Status, Switch
-from flexiast_runtime.source import Block
-from flexiast_runtime.watchdog import ServiceManager, watchdog_s
+from flexiast_runtime.audio.source import Block
+from flexiast_runtime.detection.records import Record, SourceNotice, Status, Switch
+from flexiast_runtime.systemd import ServiceManager, watchdog_s
 
 STATUS = Status(
     "garden", 1.0, PatchSize(8, 8), (("dog", 0.9),), (), latency_s=0.01, deadline_s=0.5, backlog_s=0, dropped_s=0,

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flexiast.errors import DataError
-from flexiast_runtime import desktop, here
 from flexiast_runtime.checks.finding import Finding
-from flexiast_runtime.machine import ROOT, read_climate, read_settings
-from flexiast_runtime.nvml import LIBRARY, Gpu
-from flexiast_runtime.power import Battery
-from flexiast_runtime.power_source import PowerSource
-from flexiast_runtime.sysfs import folders, number, text
+from flexiast_runtime.hardware import desktop
+from flexiast_runtime.hardware import platform as here
+from flexiast_runtime.hardware.battery import Battery
+from flexiast_runtime.hardware.machine import ROOT, read_climate, read_settings
+from flexiast_runtime.hardware.nvml import LIBRARY, Gpu
+from flexiast_runtime.hardware.power_source import PowerSource
+from flexiast_runtime.hardware.sysfs import folders, number, text
 
 LOW_BATTERY = 0.2
 HOT_C = 80.0

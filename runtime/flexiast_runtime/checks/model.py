@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flexiast.errors import DataError, FlexiastError, GpuError, MissingExtraError
-from flexiast_runtime.backends import Backend
 from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.catalog import find_bundle, shipped
 from flexiast_runtime.checks.finding import Finding
-from flexiast_runtime.models import find_bundle, shipped
-from flexiast_runtime.ort import PROVIDERS, Provider, load_engines
-from flexiast_runtime.plans import PlanStore
-from flexiast_runtime.profiler import profile_key
-from flexiast_runtime.profiles import find
-from flexiast_runtime.selfcheck import golden_errors
-from flexiast_runtime.trt_build import find_tensorrt
-from flexiast_runtime.trt_plans import Place, planned, unusable
+from flexiast_runtime.inference.backends import Backend
+from flexiast_runtime.inference.ort import PROVIDERS, Provider, load_engines
+from flexiast_runtime.inference.selfcheck import golden_errors
+from flexiast_runtime.inference.tensorrt.build import find_tensorrt
+from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
+from flexiast_runtime.inference.tensorrt.plans import Place, planned, unusable
+from flexiast_runtime.profiling.profiler import profile_key
+from flexiast_runtime.profiling.profiles import find
 
 NVIDIA = Path("/proc/driver/nvidia")
 

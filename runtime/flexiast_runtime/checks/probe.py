@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from flexiast.errors import DeviceError
-from flexiast_runtime.devices import import_portaudio
-from flexiast_runtime.mic import Microphone
-from flexiast_runtime.mixing import measure_powers
+from flexiast_runtime.audio.devices import import_portaudio
+from flexiast_runtime.audio.microphone import Microphone
+from flexiast_runtime.audio.mixing import measure_powers
 
 RATES_HZ = (16_000, 22_050, 32_000, 44_100, 48_000, 96_000)
 GRACE_S = 3.0

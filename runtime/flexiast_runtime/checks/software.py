@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from flexiast import __version__
 from flexiast.errors import MissingExtraError
 from flexiast_runtime.checks.finding import Finding
-from flexiast_runtime.trt_build import FLAVOURS, find_tensorrt
+from flexiast_runtime.inference.tensorrt.build import FLAVOURS, find_tensorrt
 
 
 def versions() -> Iterator[Finding]:

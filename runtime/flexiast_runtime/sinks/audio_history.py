@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from flexiast_runtime.source import Chunk, Float, Source, chunks
+from flexiast_runtime.audio.source import Chunk, Float, Source, chunks
 
 
 class Audio(Protocol):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flexiast.errors import DataError, SinkDownError, SinkError, SinkUnavailableError
 from flexiast.files import write_atomically
-from flexiast_runtime.records import Event, Record
+from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.sinks.retention import KEEP_ALL, NAME, Keeper, Retention, clock_is_synchronised
 from flexiast_runtime.sinks.sink import PASSING, Hearing, unusable
 

@@ -10,11 +10,11 @@ import tempfile
 from collections.abc import Sequence
 
 from flexiast.errors import SinkError, UsageError
-from flexiast_runtime.programs import end_group
-from flexiast_runtime.records import Event, Record
+from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.sinks.credentials import MQTT, WEBHOOK
 from flexiast_runtime.sinks.sink import Hearing
 from flexiast_runtime.sinks.template import check_template, fields
+from flexiast_runtime.subprocesses import end_group
 
 TIMEOUT_S = 10.0
 _SAID = 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flexiast_runtime.records import Event, Record
+from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.sinks.sink import Hearing, Sink
 
 

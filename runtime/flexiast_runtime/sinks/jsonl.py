@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from flexiast.errors import SinkDownError, SinkError
-from flexiast_runtime.records import Record, Status
+from flexiast_runtime.detection.records import Record, Status
 from flexiast_runtime.sinks.sink import Hearing, unusable
 
 KEPT = 5

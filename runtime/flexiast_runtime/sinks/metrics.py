@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from flexiast.errors import SinkError
 from flexiast.extras import require
-from flexiast_runtime.health import Signal
-from flexiast_runtime.records import Event, Record, SourceNotice, Status, Switch
+from flexiast_runtime.audio.signal import Signal
+from flexiast_runtime.detection.records import Event, Record, SourceNotice, Status, Switch
 from flexiast_runtime.sinks.sink import Hearing
 
 if TYPE_CHECKING:

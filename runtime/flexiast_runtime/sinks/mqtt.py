@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from flexiast.errors import SinkDownError, SinkError, SinkUnavailableError, UsageError
 from flexiast.extras import require
-from flexiast_runtime.records import Event, Record, SourceNotice, Status
+from flexiast_runtime.detection.records import Event, Record, SourceNotice, Status
 from flexiast_runtime.sinks.home_assistant import discovery, discovery_topic, slugs, tombstones
 from flexiast_runtime.sinks.sink import Hearing
 

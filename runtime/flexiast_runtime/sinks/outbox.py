@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from flexiast.errors import SinkDownError, SinkError, SinkUnavailableError
-from flexiast_runtime.records import Record
+from flexiast_runtime.detection.records import Record
 from flexiast_runtime.sinks.sink import Counts, Hearing, Sink
 
 CAPACITY = 1000

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from flexiast.errors import SinkDownError, SinkError
-from flexiast_runtime.records import Record
+from flexiast_runtime.detection.records import Record
 from flexiast_runtime.sinks.audio_history import Audio
 
 PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ENFILE, errno.EMFILE}

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from flexiast.errors import SinkDownError, SinkError
+from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.history import default_database, prepare
-from flexiast_runtime.records import Event, Record
 from flexiast_runtime.sinks.sink import Hearing, unusable
 
 PASSING = {5, 6, 13}

@@ -8,7 +8,7 @@ from string import Template
 
 from flexiast.errors import UsageError
 from flexiast.spec import PatchSize
-from flexiast_runtime.records import Event
+from flexiast_runtime.detection.records import Event
 
 FIELDS = tuple(Event("", "", 0, 1, 1, 0.0, PatchSize(1, 1)).document())
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from flexiast.errors import SinkDownError, SinkError, SinkUnavailableError
-from flexiast_runtime.records import Event, Record
+from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.sinks.sink import Hearing
 from flexiast_runtime.sinks.template import BodyTemplate
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flexiast.spec import PatchSize
-from flexiast_runtime.records import Event, Status
+from flexiast_runtime.detection.records import Event, Status
 
 RATE_HZ = 16_000
 BEGAN_AT_S = 1_795_620_222.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexiast_runtime.records import Record
+from flexiast_runtime.detection.records import Record
 from flexiast_runtime.sinks.cooldown import Cooldown
 from flexiast_runtime.sinks.parse import parse_sink
 from flexiast_runtime.sinks.sink import Hearing

@@ -11,9 +11,9 @@ import pytest
 
 from flexiast.errors import SinkError
 from flexiast.spec import PatchSize
-from flexiast_runtime.health import Signal
-from flexiast_runtime.power import Battery
-from flexiast_runtime.records import EngineFailure, Overload, SourceNotice, Switch
+from flexiast_runtime.audio.signal import Signal
+from flexiast_runtime.detection.records import EngineFailure, Overload, SourceNotice, Switch
+from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.sinks.metrics import Metrics
 from flexiast_runtime.sinks.sink import Counts, Hearing
 from tests.runtime.sinks.conftest import event, status

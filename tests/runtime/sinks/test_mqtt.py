@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from flexiast.errors import UsageError
-from flexiast_runtime.records import SourceNotice
+from flexiast_runtime.detection.records import SourceNotice
 from flexiast_runtime.sinks import mqtt
 from flexiast_runtime.sinks.home_assistant import discovery, slugs
 from flexiast_runtime.sinks.mqtt import Mqtt
@@ -458,7 +458,7 @@ def test_nothing_is_on_after_a_process_that_was_killed(broker: Broker, eventuall
     code = (
         "import sys; from tests.runtime.sinks.conftest import status; from flexiast_runtime.sinks.mqtt import Mqtt;"
         "from flexiast_runtime.sinks.sink import Hearing; from flexiast_runtime.sinks.outbox import Outbox;"
-        "from flexiast_runtime.records import SourceNotice;"
+        "from flexiast_runtime.detection.records import SourceNotice;"
         "box = Outbox(Mqtt('127.0.0.1', int(sys.argv[1]), 'home/ears'));"
         "box.open(Hearing(labels=('rain',), sources=('kitchen',)));"
         "box.put(status(('rain',))); box.put(SourceNotice('kitchen', 1.0, 'lost', 'unplugged')); sys.stdin.read(1)"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexiast.errors import SinkDownError, SinkError, SinkUnavailableError
-from flexiast_runtime.records import Event, Record
+from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.sinks.outbox import TRIES, BackOff, Outbox, opened
 from flexiast_runtime.sinks.sink import Hearing
 from tests.runtime.sinks.conftest import event, status

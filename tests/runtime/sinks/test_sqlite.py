@@ -18,8 +18,8 @@ import pytest
 
 from flexiast.errors import DataError, SinkDownError, SinkError, SinkUnavailableError
 from flexiast_runtime import history
+from flexiast_runtime.detection.records import Event
 from flexiast_runtime.history import Query, read_events
-from flexiast_runtime.records import Event
 from flexiast_runtime.sinks import sqlite
 from flexiast_runtime.sinks.sink import Hearing
 from flexiast_runtime.sinks.sqlite import SqliteHistory

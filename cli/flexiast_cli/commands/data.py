@@ -1,0 +1,114 @@
+"""``flexiast data``: CSVs of published data sets, shards of large ones."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from flexiast.data.corpora import Listing
+
+
+class Kind(str, Enum):
+    """Published data sets."""
+
+    AUDIOSET = "audioset"
+    ESC50 = "esc50"
+    SPEECHCOMMANDS = "speechcommands"
+    VGGSOUND = "vggsound"
+    VOXCELEB1 = "voxceleb1"
+
+
+def manifest(
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help=f"One of {', '.join(kind.value for kind in Kind)}.")],
+    source: Annotated[
+        list[Path],
+        typer.Argument(metavar="SOURCE", help="Its folder; for audioset the segment CSVs, for vggsound vggsound.csv."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write (path,label,split or fold).")],
+    audio: Annotated[
+        Path | None,
+        typer.Option(
+            "--audio", help="Folder of the clips of audioset or vggsound, at any depth. (default: that of the CSV)"
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a CSV that exists.")] = False,
+) -> None:
+    """List a published data set that is on this disk, with its own splits.
+
+    Nothing is downloaded; clips that the disk lacks are counted and left out.
+    """
+    from flexiast.data.corpora import write_listing
+    from flexiast.errors import UsageError
+    from flexiast.files import check_output
+    from flexiast_cli.dataset import print_left_out
+    from flexiast_cli.terminal.console import counted, stderr
+
+    check_output(output)
+    if output.exists() and not force:
+        raise UsageError(f"{output} exists; choose another name, or replace it with --force")
+    listing = _listing(kind, source, audio)
+    write_listing(listing, output)
+    lacking = f"; {listing.missing:,} more are listed, but not on this disk" if listing.missing else ""
+    stderr().print(f"{counted(len(listing.clips), 'clip')}{lacking}", markup=False)
+    print_left_out(audio or source[0].parent, listing.left_out, stderr())
+
+
+def _listing(kind: Kind, source: list[Path], audio: Path | None) -> Listing:
+    from flexiast.data import corpora
+    from flexiast.errors import UsageError
+
+    first, *others = source
+    if others and kind is not Kind.AUDIOSET:
+        raise UsageError(f"{kind.value} has one source, not {len(source)}: name {first} only")
+    if kind is Kind.AUDIOSET:
+        return corpora.audioset(source, audio or first.parent)
+    if kind is Kind.VGGSOUND:
+        return corpora.vggsound(first, audio or first.parent)
+    if audio is not None:
+        raise UsageError(f"--audio cannot be used with {kind.value}, whose clips lie in its own folder; leave it out")
+    folders = {
+        Kind.ESC50: corpora.esc50,
+        Kind.SPEECHCOMMANDS: corpora.speechcommands,
+        Kind.VOXCELEB1: corpora.voxceleb1,
+    }
+    return folders[kind](first)
+
+
+def shard(
+    data: Annotated[Path, typer.Argument(help="Folder of folders named by label, or a CSV (path,label,split|fold).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="Megabytes of a shard, about.")] = 500,
+    val_fold: Annotated[
+        str | None, typer.Option("--val-fold", help="Fold that validates, for a CSV with folds. (the last)")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
+) -> None:
+    """Pack a data set into WebDataset shards, which `train` and `evaluate` read like a folder.
+
+    A few large files are read faster than a million small ones from network disks. Each clip is decoded once on the
+    way, so bad ones are found here; its bytes stay as they are. The split is fixed here, too.
+    """
+    from flexiast.data.shards import write_shards
+    from flexiast_cli.dataset import print_skipped, read_data
+    from flexiast_cli.terminal.console import counted, say, stderr, tracked
+
+    index, errors = write_shards(
+        read_data(data, val_fold, stderr(), skip_bad=skip_bad),
+        data if data.is_dir() else data.parent,
+        output,
+        shard_bytes=shard_size * 1_000_000,
+        skip_bad=skip_bad,
+        progress=lambda clips: tracked(clips, "Packing clips"),
+        say=say,
+    )
+    print_skipped(errors, stderr())
+    clips = sum(len(shard.clips) for shard in index.shards)
+    stderr().print(
+        f"{counted(clips, 'clip')} in {counted(len(index.shards), 'shard')}, "
+        f"{sum(shard.size for shard in index.shards) / 1e6:,.1f} MB ({index.split_rule})",
+        markup=False,
+    )

@@ -1,0 +1,54 @@
+"""``flexiast devices``: the microphones of this machine, and which one would be heard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from flexiast_runtime.audio.devices import InputDevice
+
+COLUMNS = ("", "name", "host API", "channels", "rate", "USB id")
+
+
+def devices(
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Mark the one that this name, part of a name or USB id chooses."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the devices as JSON.")] = False,
+) -> None:
+    """List microphones; the one that would be heard is marked."""
+    from flexiast_cli.terminal.console import print_json, say
+    from flexiast_runtime.audio.devices import choose, input_devices, nothing_found
+
+    found = input_devices()
+    chosen = choose(found, device) if found or device is not None else None
+    if as_json:
+        print_json({"devices": [_described(one) | {"chosen": one == chosen} for one in found]})
+    elif found:
+        _print_table(found, chosen)
+    if not found:
+        say(nothing_found())
+
+
+def _described(device: InputDevice) -> dict[str, object]:
+    return {name: getattr(device, name) for name in ("name", "host_api", "channels", "rate_hz", "usb_id")}
+
+
+def _print_table(devices: tuple[InputDevice, ...], chosen: InputDevice | None) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from flexiast_cli.terminal.console import stdout
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in COLUMNS:
+        table.add_column(column, justify="right" if column in {"channels", "rate"} else "left")
+    for one in devices:
+        mark = "*" if one == chosen else ""
+        table.add_row(
+            mark, escape(one.name), escape(one.host_api), str(one.channels), f"{one.rate_hz} Hz", one.usb_id or ""
+        )
+    stdout().print(table)

@@ -1,0 +1,120 @@
+"""``flexiast doctor``: what works here, what does not, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flexiast_cli.options.common import PowerSourceOption
+
+if TYPE_CHECKING:
+    from flexiast_runtime.checks import Finding
+
+STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "failure": "bold red"}
+
+
+def doctor(
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="The bundle to run; a shipped one by default.", show_default=False),
+    ] = None,
+    record: Annotated[
+        float, typer.Option("--record", min=0, max=60, help="Record so many seconds and judge them; keep nothing.")
+    ] = 0.0,
+    device: Annotated[str | None, typer.Option("--device", help="Microphone by name or part of it.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings to check.")] = None,
+    power_source: PowerSourceOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check this machine for flexiast: software, engines, microphone, power, files.
+
+    Every line is a finding, with what to do where it is not ok. The exit code is 1 if something does not work.
+    """
+    from flexiast.errors import ExitCode
+    from flexiast_cli.terminal.console import print_json
+    from flexiast_runtime.catalog import DEFAULT
+
+    findings: list[Finding] = []
+    for finding in examine(context, model or DEFAULT, record, device, config, power_source):
+        findings.append(finding)
+        if not as_json:
+            _print(finding)
+    failed = any(finding.state == "failure" for finding in findings)
+    if as_json:
+        print_json({"ok": not failed, "findings": [finding.document() for finding in findings]})
+    if failed:
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+def examine(
+    context: typer.Context,
+    model: str,
+    record_s: float,
+    device: str | None,
+    config: Path | None,
+    power_source: str | None,
+) -> Iterator[Finding]:
+    """All checks, one after the other."""
+    from flexiast_runtime.checks import Finding, audio, machine, software
+    from flexiast_runtime.checks import model as models
+    from flexiast_runtime.hardware import platform as here
+    from flexiast_runtime.hardware.nvml import Gpu
+    from flexiast_runtime.hardware.power_source import parse_power_source
+    from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
+    from flexiast_runtime.paths import data_folder
+
+    yield from software.versions()
+    yield from models.checksums(model)
+    yield from models.providers(model)
+    yield from models.plans(model, PlanStore.default())
+    yield models.profile(model)
+    yield from audio.devices(audio.ask("devices"))
+    yield machine.sound_rights()
+    if record_s:
+        question = ("record", str(record_s), *([device] if device else []))
+        yield audio.recording(audio.ask(*question, patience_s=record_s + audio.PATIENCE_S))
+    else:
+        yield Finding("recording", "note", "none was made", "flexiast doctor --record 2")
+    yield machine.battery(here.battery())
+    if power_source is not None:
+        yield machine.source(parse_power_source(power_source))
+    yield machine.gpu(Gpu.open())
+    yield machine.temperature()
+    yield from machine.clocks()
+    yield from machine.supply()
+    yield machine.room(data_folder())
+    yield from settings(context, config)
+
+
+def settings(context: typer.Context, config: Path | None) -> Iterator[Finding]:
+    """Each file of settings in use here."""
+    from flexiast.errors import UsageError
+    from flexiast_cli.commands.config import check
+    from flexiast_cli.settings.layers import files
+    from flexiast_runtime.checks import Finding
+
+    try:
+        paths = files(config, os.environ, Path())
+        for path in paths:
+            yield Finding("settings", "ok", f"{path}: {len(check(path, context))} settings, all can be used")
+    except UsageError as error:
+        yield Finding("settings", "failure", str(error), "flexiast config validate, once it is mended")
+        return
+    if not paths:
+        yield Finding("settings", "note", "no file: all options are at their defaults", "flexiast config init")
+
+
+def _print(finding: Finding) -> None:
+    from rich.text import Text
+
+    from flexiast_cli.terminal.console import stdout
+
+    line = Text.assemble((f"{finding.state:8}", STYLES[finding.state]), (f"{finding.check:13}", "bold"), finding.text)
+    if finding.remedy:
+        line.append(f"\n{'':21}→ {finding.remedy}", "dim" if finding.state == "note" else "")
+    stdout().print(line, soft_wrap=True)

@@ -1,0 +1,81 @@
+"""``flexiast import``: weights that others trained → a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from flexiast.checkpoint import Checkpoint
+
+
+def import_(
+    source: Annotated[
+        Path,
+        typer.Argument(help="Hugging Face folder of an AST; .pth of AST or FlexiAST; .pth or .safetensors of a ViT."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write (.safetensors).")],
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="For .pth: one label a line, or a CSV with a column display_name.")
+    ] = None,
+    task: Annotated[
+        Literal["single", "multi"] | None,
+        typer.Option("--task", help="One label a clip or any number, where the source does not say."),
+    ] = None,
+    mean: Annotated[
+        float | None, typer.Option("--mean", help="Mean log-mel, for .pth. (default: AudioSet's, −4.2677)")
+    ] = None,
+    std: Annotated[
+        float | None, typer.Option("--std", help="Its standard deviation, for .pth. (default: AudioSet's, 4.5690)")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", min=1, help="Frames of a window, for .pth. (default: 1024)")
+    ] = None,
+    stride: Annotated[
+        str | None,
+        typer.Option("--stride", help="Step between patches, e.g. 10 or 10x16, for .pth. (default: from the weights)"),
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store matrices as float16: half the size.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+) -> None:
+    """Make a checkpoint of an AST, a FlexiAST or a vision transformer that others trained.
+
+    At its own patch size it answers as the original does; train it on, or export it, at any other. A vision transformer
+    has no head for sounds and becomes a start for `flexiast train --init`.
+    """
+    from flexiast.checkpoint import save_checkpoint
+    from flexiast.errors import UsageError
+    from flexiast.files import check_output
+    from flexiast.importing import Told, import_model, read_labels
+    from flexiast.spec import PatchSize
+
+    check_output(output)
+    if output.exists() and not force:
+        raise UsageError(f"{output} exists; choose another name, or replace it with --force")
+    if output.exists() and any(output.samefile(path) for path in (source, source / output.name) if path.exists()):
+        raise UsageError(f"{output} is what is imported; choose another name")
+    told = Told(
+        labels=None if labels is None else read_labels(labels),
+        task=task,
+        mean=mean,
+        std=std,
+        frames=frames,
+        stride=None if stride is None else PatchSize.parse(stride),
+    )
+    checkpoint = import_model(source, told)
+    save_checkpoint(output, checkpoint, half=half)
+    _report(source, output, checkpoint)
+
+
+def _report(source: Path, output: Path, checkpoint: Checkpoint) -> None:
+    from flexiast_cli.commands.inspect import facts
+    from flexiast_cli.terminal.console import stderr
+
+    console = stderr()
+    kind = checkpoint.info["imported"]["format"]
+    console.print(f"Imported {source} ({kind}) as {output}", markup=False, soft_wrap=True)
+    console.print(facts(checkpoint.spec), markup=False, soft_wrap=True)
+    if not checkpoint.spec.labels:
+        console.print(f"A start for training: flexiast train SOUNDS --init {output}", markup=False, soft_wrap=True)

@@ -1,0 +1,72 @@
+"""What `flexiast train` says of its data before it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flexiast.data.checks import LabelCount
+    from flexiast.data.dataset import Dataset
+    from flexiast.data.waveforms import Waveforms
+    from flexiast.spec import FrontendSpec
+
+ROWS = 60
+"""Labels in the table; of more, those with the fewest training clips."""
+
+
+def print_warnings(warnings: Iterable[str], console: Console) -> None:
+    from flexiast.errors import printable
+
+    for warning in warnings:
+        console.print(printable(warning), style="yellow", markup=False, soft_wrap=True)
+
+
+def print_audio_warnings(
+    training: tuple[Dataset, Waveforms],
+    validation: tuple[Dataset, Waveforms],
+    frontend: FrontendSpec,
+    lengths_s: Sequence[float],
+    console: Console,
+) -> None:
+    """Raises DataError where all is silent. ``lengths_s`` are those that chose the window, none where it was given."""
+    from flexiast.data.checks import warn_low_rates, warn_window, warnings_on_audio
+
+    (clips, waveforms), (validation_clips, validation_waveforms) = training, validation
+    notes = warnings_on_audio(
+        clips, waveforms.in_memory, validation_clips, validation_waveforms.in_memory, frontend.taper_samples
+    )
+    notes += warn_low_rates(clips.clips, frontend.sample_rate_hz)
+    notes += warn_window(lengths_s, frontend.window_s) if lengths_s else []
+    print_warnings(notes, console)
+
+
+def print_counts(dataset: Dataset, training: Dataset, validation: Dataset, console: Console) -> None:
+    """The clips of each label that train, validate, belong to another split, or were left out."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from flexiast.data.checks import count_labels
+
+    counts = count_labels(dataset, training, validation)
+    shown = counts if len(counts) <= ROWS else sorted(counts, key=lambda count: count.train)[:ROWS]
+    columns = {"train": _numbers(shown, "train"), "val": _numbers(shown, "val")}
+    if others := sorted({clip.split for clip in dataset.clips} - {"train", "val"}):
+        columns[", ".join(others)] = _numbers(shown, "other")
+    if any(count.left_out for count in counts):
+        columns["left out"] = _numbers(shown, "left_out")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("label")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row, count in enumerate(shown):
+        table.add_row(escape(count.label), *(f"{numbers[row]:,}" for numbers in columns.values()))
+    console.print(table)
+    if len(shown) < len(counts):
+        console.print(f"… and {len(counts) - len(shown):,} more labels with {shown[-1].train:,} training clips or more")
+
+
+def _numbers(counts: Sequence[LabelCount], name: str) -> list[int]:
+    return [getattr(count, name) for count in counts]

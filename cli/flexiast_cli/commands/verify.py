@@ -1,0 +1,41 @@
+"""``flexiast verify``: a bundle checks itself on the machine that runs it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def verify(
+    model: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle folder, or the name of a shipped model.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Check every file's sha256 and run every engine against the stored answers."""
+    from flexiast_cli.terminal.console import counted, print_json, stdout
+    from flexiast_runtime.bundle import Bundle
+    from flexiast_runtime.catalog import find_bundle
+    from flexiast_runtime.inference.selfcheck import verify_bundle
+
+    bundle = Bundle.open(find_bundle(model))
+    found = verify_bundle(bundle)
+    files = len(bundle.manifest.files)
+    if as_json:
+        engines = [
+            {
+                "patch_size": str(variant.patch_size),
+                "precision": variant.precision,
+                "max_abs_error": error,
+                "tolerance": variant.parity.tolerance,
+            }
+            for variant, error in found
+        ]
+        print_json({"files": files, "engines": engines})
+        return
+    console = stdout()
+    checked = f"{counted(files, 'file')} and {counted(len(found), 'engine')}"
+    text = f"{bundle.folder}: {checked} are as exported; largest logit errors:"
+    console.print(text, markup=False, soft_wrap=True)
+    for precision in bundle.manifest.precisions:
+        errors = [f"{variant.patch_size} {error:.1e}" for variant, error in found if variant.precision == precision]
+        console.print(f"  {precision}: {', '.join(errors)}", markup=False, soft_wrap=True)

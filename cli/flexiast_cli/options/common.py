@@ -1,0 +1,201 @@
+"""Options that several commands share: one spelling, one help text."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flexiast_cli.options.validators import checked_by, not_negative, power_source_line, public_urls, web_address
+from flexiast_runtime.inference.backends import Backend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from flexiast.manifest import Manifest
+    from flexiast.spec import PatchSize
+    from flexiast_runtime.detection.listener import Settings
+    from flexiast_runtime.hardware.power_source import Told
+
+PrecisionOption = Annotated[
+    str | None, typer.Option("--precision", help="Precision of the engines (default: the bundle's first).")
+]
+BackendOption = Annotated[
+    Backend, typer.Option("--backend", help="What runs the engines; tensorrt builds its plans first.")
+]
+PowerSourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--power-source",
+        metavar="SOURCE",
+        callback=power_source_line,
+        help="A battery or meter that the system does not know, a UPS HAT say: file:FILE or exec:COMMAND; "
+        "see docs/power.md.",
+        show_default=False,
+    ),
+]
+
+# ----- what becomes an event
+
+GATE = "-80"
+
+
+def _label_thresholds(texts: Iterable[str]) -> dict[str, float]:
+    return dict(map(_label_threshold, texts))
+
+
+def _label_threshold(text: str) -> tuple[str, float]:
+    from flexiast.errors import UsageError
+
+    label, _, value = text.rpartition("=")
+    try:
+        return label, float(value)
+    except ValueError:
+        raise UsageError(f"--label-threshold {text!r} cannot be read; write dog=0.7") from None
+
+
+def _level(text: str) -> float:
+    from flexiast.errors import UsageError
+
+    try:
+        level = -math.inf if text == "off" else float(text)
+    except ValueError:
+        level = math.nan
+    if not level <= 0:
+        raise UsageError(f"--gate {text} cannot be used; give a level of at most 0 dBFS, such as {GATE}, or off")
+    return level
+
+
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        min=0.01,
+        max=1.0,
+        help="Score at which an event begins (default: the bundle's for a label, else 0.5).",
+    ),
+]
+LabelThresholdOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label-threshold",
+        metavar="LABEL=SCORE",
+        callback=checked_by(_label_thresholds),
+        help="The same for one label; may be repeated.",
+    ),
+]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="LABELS", help="Report these labels only; by commas, or repeated."),
+]
+DenyOption = Annotated[
+    list[str] | None, typer.Option("--deny", metavar="LABELS", help="Do not report these; by commas, or repeated.")
+]
+MinDurationOption = Annotated[
+    float, typer.Option("--min-duration", min=0, metavar="SECONDS", help="Do not report shorter events.")
+]
+ConfirmOption = Annotated[
+    float, typer.Option("--confirm", min=0, metavar="SECONDS", help="A score must stay at its threshold for so long.")
+]
+MergeGapOption = Annotated[
+    float, typer.Option("--merge-gap", min=0, metavar="SECONDS", help="Events of a label with a shorter gap are one.")
+]
+SmoothingOption = Annotated[
+    float | None,
+    typer.Option(
+        "--smoothing",
+        min=0,
+        metavar="SECONDS",
+        callback=not_negative,
+        help="Time constant of the scores' mean (default: 1.5 steps).",
+    ),
+]
+GateOption = Annotated[
+    str,
+    typer.Option(
+        "--gate",
+        metavar="DBFS|off",
+        callback=checked_by(_level),
+        help="A window whose peak is below this level is silence: nothing begins, no engine runs.",
+    ),
+]
+
+
+def power_source_of(text: str | None) -> Told | None:
+    """The source, which says its trouble on stderr; raises UsageError."""
+    from flexiast_cli.terminal.console import say
+    from flexiast_runtime.hardware.power_source import Told, parse_power_source
+
+    return None if text is None else Told(parse_power_source(text), say)
+
+
+def event_settings(
+    manifest: Manifest,
+    *,
+    threshold: float | None,
+    label_thresholds: list[str] | None,
+    allow: list[str] | None,
+    deny: list[str] | None,
+    min_duration: float,
+    confirm: float,
+    merge_gap: float,
+    smoothing: float | None,
+    gate: str,
+) -> Settings:
+    """The one way from options to settings; flags go before the bundle's thresholds. Raises UsageError."""
+    from flexiast_runtime.detection.listener import Settings
+    from flexiast_runtime.detection.rules import THRESHOLD, EventRules
+
+    labels, told = manifest.spec.labels, _label_thresholds(label_thresholds or ())
+    rules = EventRules(
+        threshold=THRESHOLD if threshold is None else threshold,
+        label_thresholds=(manifest.thresholds if threshold is None else {}) | told,
+        size_thresholds={} if threshold is not None else _without(told, manifest.size_thresholds),
+        confirm_s=confirm,
+        merge_s=merge_gap,
+        min_duration_s=min_duration,
+        allow=_labels(allow or (), labels),
+        deny=_labels(deny or (), labels),
+    )
+    rules.thresholds(labels)  # a label that the model lacks is told before anything is opened
+    return Settings.of(manifest.spec.frontend, rules, smoothing_s=smoothing, gate_dbfs=_level(gate))
+
+
+def _without(
+    labels: Iterable[str], thresholds: Mapping[PatchSize, Mapping[str, float]]
+) -> dict[PatchSize, dict[str, float]]:
+    """Thresholds of all labels but these."""
+    left_out = set(labels)
+    return {
+        patch: {label: value for label, value in own.items() if label not in left_out}
+        for patch, own in thresholds.items()
+    }
+
+
+def _labels(given: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    """Each value is a label, which may itself hold commas, or several by commas."""
+    parts = ([value] if value in known else value.split(",") for value in given)
+    return tuple(part.strip() for group in parts for part in group if part.strip())
+
+
+WebOption = Annotated[
+    str | None,
+    typer.Option(
+        "--web",
+        metavar="[HOST:]PORT",
+        callback=web_address,
+        help="Show what is heard on a web page, such as --web 8642 for this machine's.",
+    ),
+]
+WebUrlOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--web-url",
+        metavar="URL",
+        callback=public_urls,
+        help="Where a proxy shows the page of --web, such as https://sounds.example.org/kitchen/; may be repeated; see "
+        "docs/web.md.",
+        show_default=False,
+    ),
+]

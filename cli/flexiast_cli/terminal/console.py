@@ -1,0 +1,68 @@
+"""What every command prints with: data on stdout, the rest on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from flexiast_cli.terminal.encoding import shows_unicode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
+
+
+def stderr() -> Console:
+    """Where progress, notes and warnings go."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def stdout() -> Console:
+    """Where tables go; a pipe gets plain text of any width."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def shows_pictures() -> bool:
+    """Stdout is a terminal that can move its cursor; a shell may close it."""
+    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def say(text: str) -> None:
+    """A note on stderr, as it is: it may hold names of any kind."""
+    stderr().print(text, markup=False, soft_wrap=True)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON object on stdout, with the schema version first."""
+    from flexiast_runtime.detection.records import SCHEMA_VERSION
+
+    typer.echo(json_line({"schema_version": SCHEMA_VERSION} | document))
+
+
+def json_line(document: dict[str, Any]) -> str:
+    """One JSON object for stdout, in ASCII where that cannot show everything."""
+    return json.dumps(document, ensure_ascii=not shows_unicode(sys.stdout))
+
+
+def tracked(items: Sequence[T] | Iterable[T], description: str) -> Iterable[T]:
+    """The items, with a progress bar on a terminal and nothing elsewhere."""
+    from rich.progress import track
+
+    console = stderr()
+    return track(items, description, console=console, transient=True, disable=not console.is_terminal)
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """``1 plan``, ``2 plans``, ``1,000 plans``; nouns whose plural is not formed by an s give it."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

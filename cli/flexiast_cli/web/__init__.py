@@ -1,0 +1,1 @@
+"""The page of `listen --web` and the server behind it."""

@@ -1,0 +1,248 @@
+"""The page that shows what `flexiast listen` hears: served by a thread of its own, which never holds up the audio.
+
+A browser opens the WebSocket ``/records``. It sends nothing, and is sent:
+
+- ``{"type": "hello", …}`` first: title, ``hop_s`` between two frames, ``low_hz`` and ``high_hz`` of the picture, its
+  ``colours`` from silent to loud. Whatever was known before is void: the last minutes follow, then what happens.
+- each record's JSON document, as ``listen --json`` prints it: status, event, switch, source, summary.
+- a status says in ``frames`` how many frames are new since the one before; if any, the next message is binary and holds
+  their shades: uint8 [frames, bins], the oldest frame and the lowest frequency first. The last ends at ``time_s``.
+- an event comes again with ``clip``, the address of its sound, once there is one; its ``id`` tells that it is the same.
+
+A browser that is slow loses statuses with their pictures. Close code 1000 says that the stream has ended; after any
+other, it tries again. One that cannot open the WebSocket is told why by a POST to the same address, which is refused
+for the same reasons, and otherwise answered by 426: something in between does not pass WebSockets on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from flexiast.errors import FlexiastError, UsageError
+from flexiast.extras import require
+from flexiast_cli.spectrogram import MAGMA
+from flexiast_cli.web.feed import Feed, Message
+from flexiast_cli.web.guard import Guard, PublicUrl
+from flexiast_cli.web.hosts import is_loopback
+from flexiast_runtime.detection.records import SCHEMA_VERSION, Record
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.websockets import WebSocket
+
+    from flexiast.spec import FrontendSpec
+
+DEFAULT_HOST = "127.0.0.1"
+PAGE = Path(__file__).with_name("page")
+TOKEN_VARIABLE = "FLEXIAST_WEB_TOKEN"
+CLIPS_EVERY_S = 1.0
+"""Seconds between two looks for clips that were not there yet."""
+START_S = 10.0
+"""Seconds that the server may take to start."""
+END_S = 1.0
+"""Seconds that browsers have to take the last records."""
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """``[HOST:]PORT`` → host and port; raises UsageError."""
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"\d{1,5}", port) or int(port) > 65_535:
+        raise UsageError(f"--web {text!r} cannot be used; give [HOST:]PORT, such as 8642 or 0.0.0.0:8642")
+    return host.removeprefix("[").removesuffix("]") or DEFAULT_HOST, int(port)
+
+
+def public_urls(web: str | None, texts: Sequence[str] | None) -> list[PublicUrl]:
+    """Where proxies show the page; raises UsageError where there is no page."""
+    if texts and web is None:
+        raise UsageError("--web-url says where a proxy shows the page of --web; give --web PORT too")
+    return [PublicUrl.parse(text) for text in texts or ()]
+
+
+class WebPage:
+    """The page's server; it listens from the first, and answers within ``with``."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        title: str,
+        frontend: FrontendSpec,
+        clips: Path | None = None,
+        public: Sequence[PublicUrl] = (),
+    ) -> None:
+        """``clips`` is a folder where sounds are, or will be, named by their event's id.
+
+        ``public`` are the addresses at which proxies show the page; a token is needed then.
+        """
+        for module in ("starlette", "uvicorn", "websockets"):
+            require(module, "service")
+        self._socket = _bound(host, port)
+        self._host, self._port = host, self._socket.getsockname()[1]
+        self._public, private = tuple(public), is_loopback(host) and not public
+        self._token = os.environ.get(TOKEN_VARIABLE) or (None if private else secrets.token_urlsafe(18))
+        self._hello = _hello(title, frontend)
+        self._clips, self._feed = clips, Feed()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._started = threading.Event()
+
+    @property
+    def url(self) -> str:
+        """Where a person finds it, with the token if one is needed."""
+        name = socket.gethostname() if self._host in {"0.0.0.0", "::"} else self._host
+        shown = f"[{name}]" if ":" in name else name
+        first = next(iter(self._public), None)
+        place = f"http://{shown}:{self._port}" if first is None else f"{first.origin}{first.path}"
+        return f"{place}/" + (f"?token={quote(self._token)}" if self._token else "")
+
+    def publish(self, record: Record) -> None:
+        """Show a record to every browser; never waits for one."""
+        assert self._loop is not None, "publish within `with`"
+        self._loop.call_soon_threadsafe(self._feed.send, Message.of(record))
+
+    def __enter__(self) -> WebPage:
+        import uvicorn
+
+        config = uvicorn.Config(
+            Guard(self._application(), self._host, self._port, self._token, self._public),
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            limit_concurrency=64,
+            ws_max_size=1024,
+            ws_per_message_deflate=False,  # a picture of noise hardly shrinks, and its CPU time would be the audio's
+            timeout_graceful_shutdown=1,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, name="flexiast-web", daemon=True
+        )
+        self._thread.start()
+        if not self._started.wait(START_S):
+            raise FlexiastError(f"the page's server did not start within {START_S:g} s")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(self._feed.end(END_S), self._loop).result()
+        self._server.should_exit = True
+        self._thread.join()
+
+    def _application(self) -> Any:
+        from starlette.applications import Starlette
+        from starlette.routing import Mount, Route, WebSocketRoute
+        from starlette.staticfiles import StaticFiles
+
+        routes = [
+            WebSocketRoute("/records", self._records),
+            Route("/records", _not_passed_on, methods=["GET", "POST"]),
+            Route("/clips/{id}", self._clip),
+            Mount("/", StaticFiles(directory=PAGE, html=True)),
+        ]
+        return Starlette(routes=routes, lifespan=self._lifespan)
+
+    @asynccontextmanager
+    async def _lifespan(self, _: object) -> AsyncIterator[None]:
+        self._loop = asyncio.get_running_loop()
+        looking = self._loop.create_task(self._look_for_clips())
+        self._started.set()
+        yield
+        looking.cancel()
+
+    async def _records(self, socket: WebSocket) -> None:
+        import anyio
+
+        await socket.accept()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._send_records, socket)
+            while (await socket.receive())["type"] != "websocket.disconnect":
+                pass
+            tasks.cancel_scope.cancel()
+
+    async def _send_records(self, socket: WebSocket) -> None:
+        from starlette.websockets import WebSocketDisconnect
+
+        browser, past = self._feed.join()
+        try:
+            for message in (self._hello, *past):
+                await _send(socket, message)
+            while (new := await browser.get()) is not None:
+                await _send(socket, new)
+            await socket.close(1000)
+        except WebSocketDisconnect:
+            pass  # the browser left while it was sent something; whoever waits to receive sees it too
+        finally:
+            self._feed.leave(browser)
+
+    async def _clip(self, request: Request) -> Response:
+        from starlette.responses import FileResponse, PlainTextResponse
+
+        path = self._clip_of(request.path_params["id"])
+        return PlainTextResponse("there is no such clip\n", 404) if path is None else FileResponse(path)
+
+    def _clip_of(self, event_id: str) -> Path | None:
+        if self._clips is None or not re.fullmatch(r"[0-9a-f]{16}", event_id):
+            return None
+        return next(self._clips.glob(f"*_{event_id}.flac"), None)
+
+    async def _look_for_clips(self) -> None:
+        while self._clips is not None:
+            for message in self._feed.without_clip():
+                if self._clip_of(message.document["id"]) is not None:
+                    self._feed.add_clip(message, f"clips/{message.document['id']}")
+            await asyncio.sleep(CLIPS_EVERY_S)
+
+
+def served(records: Iterator[Record], page: WebPage) -> Iterator[Record]:
+    """The records, each shown on the page as it passes; the page is served while they last."""
+    with page:
+        for record in records:
+            page.publish(record)
+            yield record
+
+
+async def _not_passed_on(_: Request) -> Response:
+    from starlette.responses import PlainTextResponse
+
+    text = "no WebSocket gets through: a proxy in between must pass on the headers Upgrade and Connection\n"
+    return PlainTextResponse(text, 426, {"upgrade": "websocket"})
+
+
+async def _send(socket: WebSocket, message: Message) -> None:
+    await socket.send_text(message.text)
+    if message.picture:
+        await socket.send_bytes(message.picture)
+
+
+def _hello(title: str, frontend: FrontendSpec) -> Message:
+    return Message(
+        {
+            "type": "hello",
+            "schema_version": SCHEMA_VERSION,
+            "title": title,
+            "hop_s": frontend.hop_samples / frontend.sample_rate_hz,
+            "low_hz": frontend.low_hz,
+            "high_hz": frontend.high_hz,
+            "colours": MAGMA,
+        }
+    )
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UsageError(f"--web cannot listen at {host}, port {port}: {error.strerror}; give another port") from error

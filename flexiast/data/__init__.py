@@ -1,0 +1,1 @@
+"""Recordings and data sets: found, decoded, kept in memory or read from shards."""

@@ -1,0 +1,128 @@
+"""Audio files → mono float32 at the model's sample rate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.data.decoder import AudioFile
+from flexiast.data.spliced import splice
+from flexiast.errors import DataError
+
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".wave", ".bwf", ".bw64", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".caf"}
+    | {".aif", ".aiff", ".aifc", ".au", ".snd", ".voc", ".sph", ".nist", ".iff", ".8svx", ".avr", ".paf", ".pvf"}
+    | {".sds", ".sf", ".ircam", ".wve"}
+)
+"""What libsndfile reads. Names that mostly belong to something else (.mat, .htk, .mpc) and what needs a second file
+(.sd2) or has no header (.raw) must be named one by one."""
+
+
+BLOCK_FRAMES = 65_536
+"""Decoded at once of a file that is read as a whole."""
+
+
+class Part(NamedTuple):
+    """Where an audio file lies inside a larger one, such as a shard; in bytes."""
+
+    offset: int
+    size: int
+
+
+def unreported(text: str) -> None:
+    """For a caller that has no place for what is wrong with a file."""
+
+
+@contextmanager
+def open_audio(
+    path: Path,
+    part: Part | None = None,
+    *,
+    channel: int | None = None,
+    keep_cut: bool = False,
+    say: Callable[[str], None] = unreported,
+) -> Iterator[AudioFile]:
+    """The open file, or the one that lies at ``part`` of it; raises DataError, also for one that was cut short.
+
+    ``keep_cut`` takes what is left of that, ``channel`` one channel, counted from 1. ``say`` is given, in words that
+    begin with the file's name, what else differs from what its header promises or from what a recording is. Names are
+    handed on as bytes, for not all are UTF-8.
+    """
+    name = str(path) if part is None else f"{path} at byte {part.offset:,}"
+    try:
+        if path.exists() and not path.is_file():
+            raise IsADirectoryError("it is no file")
+        file: BinaryIO = path.open("rb")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name} cannot be read as audio: {error}") from error
+    with file:
+        whole = None if part is not None else os.fsencode(path)
+        view = file if part is None else splice(file, [range(part.offset, part.offset + part.size)])
+        audio = AudioFile(view, name, whole, say, channel=channel, keep_cut=keep_cut)
+        try:
+            yield audio
+        finally:
+            audio.close()
+
+
+def check_audio(path: Path, say: Callable[[str], None] = unreported) -> None:
+    """Raise DataError for a file that is no audio, was cut short or holds no samples; a block of it is decoded."""
+    with open_audio(path, say=say) as audio:
+        next(audio.blocks(BLOCK_FRAMES))
+
+
+def decode_audio(
+    path: Path, part: Part | None = None, say: Callable[[str], None] = unreported
+) -> tuple[NDArray[np.float32], int]:
+    """The whole file as mono [samples] in [-1, 1] and its rate in Hz; raises DataError. Channels are averaged."""
+    with open_audio(path, part, say=say) as audio:
+        blocks = [samples.mean(axis=1, dtype=np.float32) for samples in audio.blocks(BLOCK_FRAMES)]
+        return np.concatenate(blocks), audio.rate_hz
+
+
+def read_audio(
+    path: Path, sample_rate_hz: int, part: Part | None = None, say: Callable[[str], None] = unreported
+) -> NDArray[np.float32]:
+    """The whole file as mono [samples] in [-1, 1] at ``sample_rate_hz``; raises DataError.
+
+    Other rates are resampled by soxr at its high quality.
+    """
+    import soxr
+
+    try:
+        mono, rate = decode_audio(path, part, say)
+        waveform: NDArray[np.float32] = mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz)
+    except MemoryError as error:
+        raise DataError(f"{path} is too long for this machine's memory; cut it into parts") from error
+    if not len(waveform):
+        raise DataError(f"{path} is shorter than one sample at {sample_rate_hz:,} Hz; remove it")
+    return waveform
+
+
+def find_audio(folder: Path) -> list[Path]:
+    """Audio files anywhere under a folder, sorted, as ``search.search_folder`` finds them."""
+    from flexiast.data.search import search_folder  # which imports this module
+
+    return list(search_folder(folder).files)
+
+
+def check_bad_files(errors: Sequence[DataError], files: int, *, skip_bad: bool | None) -> None:
+    """Raise one DataError that lists the bad ones of so many files, unless they are to be skipped and some remain.
+
+    ``skip_bad`` is None where a command needs them all.
+    """
+    if errors and not skip_bad:
+        listed = "\n".join(f"  {error}" for error in errors[:20])
+        raise DataError(
+            f"{len(errors)} of {files} files cannot be used; mend or remove them"
+            + ("" if skip_bad is None else ", or skip them with --skip-bad")
+            + f":\n{listed}"
+        )
+    if len(errors) == files:
+        raise DataError("none of the files could be read")

@@ -1,0 +1,213 @@
+"""Background: recordings of any length in which none of the labels sounds, cut into stretches as they are needed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from flexiast.data.audio import BLOCK_FRAMES, Part, check_bad_files, find_audio, open_audio
+from flexiast.data.dataset import VALIDATION_SHARE, Clip
+from flexiast.errors import DataError
+
+Float = NDArray[np.float32]
+
+STRETCH_S = 20.0
+"""Seconds read at once, up to twice as many: little enough to be cut anywhere soon, enough to make seeking cheap."""
+
+
+MOST_WINDOWS = 500
+"""Of background that are measured beside clips: what sounds seldom takes hours, and is calibration's part."""
+
+
+class Stretch(NamedTuple):
+    """Part of a recording."""
+
+    path: Path
+    part: Part | None
+    start: int
+    """First sample, at the recording's own rate"""
+    samples: int
+    rate_hz: int
+
+
+@dataclass(frozen=True)
+class Stretches(Sequence[Float]):
+    """Stretches of recordings as mono [samples] at one rate, decoded at each access; reading raises DataError."""
+
+    stretches: tuple[Stretch, ...]
+    sample_rate_hz: int
+
+    def __len__(self) -> int:
+        return len(self.stretches)
+
+    @overload
+    def __getitem__(self, index: int) -> Float: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Float]: ...
+    def __getitem__(self, index: int | slice) -> Float | list[Float]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(len(self))[index]]
+        return _read(self.stretches[index], self.sample_rate_hz)
+
+    @property
+    def hours(self) -> float:
+        return sum(self.seconds) / 3600
+
+    @property
+    def seconds(self) -> list[float]:
+        """Length of each stretch."""
+        return [stretch.samples / stretch.rate_hz for stretch in self.stretches]
+
+    def __add__(self, other: Stretches) -> Stretches:
+        return replace(self, stretches=self.stretches + other.stretches)
+
+    def windows(self, samples: int, most: int) -> Stretches:
+        """Windows of so many samples side by side, at most so many of them and then evenly spread.
+
+        A stretch that is shorter than a window is taken as it is; of a longer one what fills none is left out.
+        """
+        found = [window for stretch in self.stretches for window in _windows(stretch, samples / self.sample_rate_hz)]
+        count = min(most, len(found))
+        return replace(self, stretches=tuple(found[number * len(found) // count] for number in range(count)))
+
+
+@dataclass(frozen=True)
+class Chain(Sequence[Float]):
+    """Sequences of waveforms, one after the other."""
+
+    parts: tuple[Sequence[Float], ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @overload
+    def __getitem__(self, index: int) -> Float: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Float]: ...
+    def __getitem__(self, index: int | slice) -> Float | list[Float]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(len(self))[index]]
+        place = range(len(self))[index]
+        for part in self.parts:
+            if place < len(part):
+                return part[place]
+            place -= len(part)
+        raise IndexError(index)
+
+
+def divided(stretches: Stretches) -> tuple[Stretches, Stretches]:
+    """All but the last fifth, and that: what trains and what validates. Of one stretch nothing validates."""
+    held_back = max(1, round(VALIDATION_SHARE * len(stretches))) if len(stretches) > 1 else 0
+    edge = len(stretches) - held_back
+    first, last = stretches.stretches[:edge], stretches.stretches[edge:]
+    return replace(stretches, stretches=first), replace(stretches, stretches=last)
+
+
+def background_clips(paths: Sequence[Path]) -> tuple[Clip, ...]:
+    """Every audio file of files and folders, as clips without a label; raises DataError where there is none."""
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path} does not exist; give an audio file or a folder of them as background")
+        found = find_audio(path) if path.is_dir() else [path]
+        if not found:
+            raise DataError(f"{path} holds no audio; give recordings in which none of the labels sounds")
+        files += found
+    return tuple(Clip(path, (), "") for path in files)
+
+
+def stretches_of(
+    clips: Sequence[Clip], sample_rate_hz: int, *, skip_bad: bool | None = None
+) -> tuple[Stretches, list[DataError]]:
+    """Recordings as stretches of 20 to 40 s, shorter ones whole, and what was skipped and why.
+
+    Only headers are read here. All files are tried before a DataError lists the bad ones.
+    """
+    found: list[Stretch] = []
+    errors: list[DataError] = []
+    for clip in clips:
+        try:
+            found += _stretches(clip)
+        except DataError as error:
+            errors.append(error)
+    if clips:
+        check_bad_files(errors, len(clips), skip_bad=skip_bad)
+    return Stretches(tuple(found), sample_rate_hz), errors
+
+
+def _stretches(clip: Clip) -> list[Stretch]:
+    """Equal parts of a recording, which is decoded once to know how long it really is."""
+    with open_audio(clip.path, clip.part) as file:
+        samples, rate_hz = sum(map(len, file.blocks(BLOCK_FRAMES))), file.rate_hz
+    count = max(1, int(samples / (STRETCH_S * rate_hz)))
+    edges = [samples * number // count for number in range(count + 1)]
+    return [Stretch(clip.path, clip.part, start, end - start, rate_hz) for start, end in pairwise(edges)]
+
+
+def _windows(stretch: Stretch, seconds: float) -> list[Stretch]:
+    length = round(seconds * stretch.rate_hz)
+    count = stretch.samples // length
+    if not count:
+        return [stretch]
+    return [stretch._replace(start=stretch.start + number * length, samples=length) for number in range(count)]
+
+
+class _Cursor:
+    """A recording that is read from front to back: who asks for stretch after stretch has it decoded once.
+
+    A header may lie about a file's length, so nothing seeks in it.
+    """
+
+    def __init__(self, path: Path, part: Part | None) -> None:
+        self.source, self.position, self._process = (path, part), 0, os.getpid()
+        self._blocks = self._decode()
+        self._rest: Float = np.empty(0, np.float32)
+
+    def can_give(self, stretch: Stretch) -> bool:
+        """Whether it stands before the stretch; a forked process shares its file's place and must not read on."""
+        here = self.source == (stretch.path, stretch.part) and self._process == os.getpid()
+        return here and self.position <= stretch.start
+
+    def read(self, stretch: Stretch) -> Float:
+        """Mono samples of the stretch."""
+        while self.position < stretch.start and self._take(stretch.start - self.position):
+            pass
+        pieces, missing = [], stretch.samples
+        while missing and len(piece := self._take(missing)):
+            pieces.append(piece)
+            missing -= len(piece)
+        if missing:
+            raise DataError(f"{stretch.path} is shorter than it was when the run began; copy it again")
+        return np.concatenate(pieces)
+
+    def _take(self, most: int) -> Float:
+        if not len(self._rest):
+            self._rest = next(self._blocks, self._rest)
+        taken, self._rest = self._rest[:most], self._rest[most:]
+        self.position += len(taken)
+        return taken
+
+    def _decode(self) -> Iterator[Float]:
+        with open_audio(*self.source) as file:
+            for samples in file.blocks(BLOCK_FRAMES):
+                yield samples.mean(axis=1, dtype=np.float32)
+
+
+_cursors = threading.local()
+
+
+def _read(stretch: Stretch, sample_rate_hz: int) -> Float:
+    cursor: _Cursor | None = getattr(_cursors, "last", None)
+    if cursor is None or not cursor.can_give(stretch):
+        cursor = _cursors.last = _Cursor(stretch.path, stretch.part)
+    mono = cursor.read(stretch)
+    return mono if stretch.rate_hz == sample_rate_hz else soxr.resample(mono, stretch.rate_hz, sample_rate_hz)

@@ -1,0 +1,351 @@
+"""Data sets: folders named by label, a CSV (path, label, split or fold), or shards; with or without background."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.data.audio import Part, check_audio, check_bad_files, decode_audio, read_audio, unreported
+from flexiast.data.layout import BACKGROUND, read_layout
+from flexiast.data.search import LeftOut, search_folder
+from flexiast.data.shards import INDEX, read_index
+from flexiast.data.waveforms import Waveforms, memory_budget
+from flexiast.errors import DataError
+from flexiast.spec import check_label
+
+LABEL_SEPARATOR = ";"
+"""Between the labels of one clip in a CSV: ``dog;rain``."""
+
+VALIDATION_SHARE = 0.2
+"""Of each label's clips, where a data set has no split of its own."""
+
+HASHED = "a fifth of each label by path hash"
+"""The split rule of such a data set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One file of a data set, or one part of a shard."""
+
+    path: Path
+    labels: tuple[str, ...]
+    """None: background, in which nothing of interest sounds; such a clip may have any length."""
+    split: str
+    part: Part | None = None
+    """Where it lies, if ``path`` is a shard."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Clips and what they are labelled with."""
+
+    clips: tuple[Clip, ...]
+    labels: tuple[str, ...]
+    task: Literal["single", "multi"]
+    split_rule: str
+    """Where the split comes from, in words: it belongs beside every figure."""
+    hashed_from: Path | None = None
+    """Where train and val were parted by a hash of each path: the folder that the paths begin at."""
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
+    """By label, or "" for what has none: what the search of a folder did not take."""
+
+    def split(self, name: str) -> Dataset:
+        """The clips of one split; raises DataError when there are none."""
+        chosen = tuple(clip for clip in self.clips if clip.split == name)
+        if not chosen:
+            found = ", ".join(sorted({clip.split for clip in self.clips}))
+            hint = "; name some clips so, or leave the column out: a fifth of each label is then val"
+            raise DataError(f"no clip has split {name!r}; the data set has {found}{hint if name == 'val' else ''}")
+        return replace(self, clips=chosen, hashed_from=None)  # a part of a split is not split again
+
+    @property
+    def labelled(self) -> Dataset:
+        """Without the background."""
+        return replace(self, clips=tuple(clip for clip in self.clips if clip.labels))
+
+    @property
+    def background(self) -> tuple[Clip, ...]:
+        """The clips that have no label."""
+        return tuple(clip for clip in self.clips if not clip.labels)
+
+    def targets(self, labels: tuple[str, ...], *, nothing: bool = False) -> NDArray[np.float32]:
+        """[clips, labels], 1 where a clip has a label; raises DataError for a label that ``labels`` lacks.
+
+        With ``nothing``, for a model that answers so, one more column is 1 where a clip has none.
+        """
+        index = {label: column for column, label in enumerate(labels)}
+        targets = np.zeros((len(self.clips), len(labels)), np.float32)
+        for row, clip in enumerate(self.clips):
+            for label in clip.labels:
+                if label not in index:
+                    raise DataError(
+                        f"{clip.path} is labelled {label!r}, which the model does not know; it knows {preview(labels)}"
+                    )
+                targets[row, index[label]] = 1
+        return with_nothing(targets) if nothing else targets
+
+
+def read_dataset(data: Path, val_fold: str | None = None) -> Dataset:
+    """A folder of folders named by label, a CSV with the columns path, label and maybe split or fold, or shards.
+
+    Label folders may lie in folders named by split: train, val (valid, validation, dev) and test.
+    Paths in a CSV are relative to its folder; several labels of a clip are joined by ``;``. With a fold column,
+    ``val_fold`` (the last fold unless told) is the split "val" and all others are "train". Where neither stands, a
+    fifth of each label's clips, chosen by a hash of their paths, becomes "val". Shards keep the labels, the split and
+    the order of what they were made from. An empty label, or a folder ``_background_``, is background: a clip of no
+    label. Raises DataError.
+    """
+    if data.is_dir():
+        if (data / INDEX).is_file():
+            return _read_shards(data, val_fold)
+        if (data / "metadata.csv").is_file():
+            return _read_csv(data / "metadata.csv", val_fold)
+        if val_fold is not None:
+            raise DataError(f"{data} has no folds, so fold {val_fold!r} cannot validate; leave --val-fold out")
+        return _read_folders(data)
+    if data.is_file():
+        return _read_csv(data, val_fold)
+    raise DataError(f"{data} does not exist; give a folder of folders named by label, or a CSV")
+
+
+def drop_bad_clips(
+    dataset: Dataset, *, progress: Callable[[Iterable[Clip]], Iterable[Clip]] = iter
+) -> tuple[Dataset, list[DataError]]:
+    """The clips that can be decoded, with the split made of them alone, and what was skipped and why.
+
+    A bad file would else be a label's only validation clip. Every command that skips bad files of a data set without a
+    split of its own calls this first, so that all have the same split: that of the data set without those files.
+    """
+    good: list[Clip] = []
+    errors: list[DataError] = []
+    left_out = defaultdict(LeftOut, dataset.left_out)
+    for clip in progress(dataset.clips):
+        try:
+            decode_audio(clip.path, clip.part)
+        except DataError as error:
+            errors.append(error)
+            for label in clip.labels:
+                left_out[label] += LeftOut(unreadable=1)
+        else:
+            good.append(clip)
+    check_bad_files(errors, len(dataset.clips), skip_bad=True)
+    if dataset.hashed_from is not None:
+        good = _hashed_split(good, dataset.hashed_from)
+    kept = _dataset(good, dataset.split_rule)
+    return replace(kept, hashed_from=dataset.hashed_from, left_out=left_out), errors
+
+
+def load_waveforms(
+    dataset: Dataset,
+    sample_rate_hz: int,
+    *,
+    skip_bad: bool | None = None,
+    budget_bytes: int | None = None,
+    progress: Callable[[Iterable[Clip]], Iterable[Clip]] = iter,
+    say: Callable[[str], None] = unreported,
+) -> tuple[Dataset, Waveforms, list[DataError]]:
+    """The clips that can be read, their waveforms, and what was skipped and why; ``say`` is told of what is odd.
+
+    Clips are decoded into memory until they fill ``budget_bytes`` (see ``memory_budget``). Of files beyond it only the
+    headers are checked: one that breaks off later raises when it is read. Clips of shards were decoded when they were
+    written. All files are tried before a DataError lists the bad ones, so that they can be mended in one go.
+    """
+    budget = memory_budget() if budget_bytes is None else budget_bytes
+    clips: list[Clip] = []
+    kept: list[NDArray[np.float32]] = []
+    errors: list[DataError] = []
+    held = 0
+    for clip in progress(dataset.clips):
+        try:
+            if held < budget:
+                kept.append(read_audio(clip.path, sample_rate_hz, clip.part, say))
+                held += kept[-1].nbytes
+            elif clip.part is None:
+                check_audio(clip.path, say)
+        except DataError as error:
+            errors.append(error)
+        else:
+            clips.append(clip)
+    check_bad_files(errors, len(dataset.clips), skip_bad=skip_bad)
+    return replace(dataset, clips=tuple(clips)), Waveforms(clips, sample_rate_hz, kept), errors
+
+
+def balanced_weights(targets: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[clips, labels] of 0 and 1 → [clips] probabilities: the sum over a clip's labels of 1 / clips with that label.
+
+    So rare labels are drawn about as often as common ones, as AST does on AudioSet (YuanGongND/ast,
+    ``gen_weight_file.py``; its constants 1000 and 0.01 scale every weight and guard against labels without clips). A
+    clip without labels is never drawn; at least one must have some.
+    """
+    counts = targets.sum(axis=0, dtype=np.float64)
+    weights = np.einsum("cl,l->c", targets, 1 / np.maximum(counts, 1))  # einsum needs no float64 copy of the targets
+    return weights / weights.sum()
+
+
+def with_nothing(targets: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[clips, labels] → [clips, labels + 1]: the last is 1 where a clip has no label."""
+    return np.concatenate((targets, targets.max(axis=1, initial=0.0, keepdims=True) == 0), axis=1, dtype=np.float32)
+
+
+def preview(labels: Iterable[str], limit: int = 8) -> str:
+    """The first few labels, for messages."""
+    labels = list(labels)
+    return ", ".join(labels[:limit]) + (f" … ({len(labels)} in all)" if len(labels) > limit else "")
+
+
+def _read_folders(folder: Path) -> Dataset:
+    layout = read_layout(folder)
+    clips: list[Clip] = []
+    left_out = defaultdict(LeftOut, {"": layout.left_out})
+    for place in layout.folders:
+        background = place.label == BACKGROUND
+        label = "" if background else _checked(place.label, place.path)
+        found = search_folder(place.path)
+        clips += [Clip(path, () if background else (label,), place.split) for path in found.files]
+        left_out[label] += found.left_out if found else LeftOut(empty=(place.path,))
+    if not any(clip.labels for clip in clips):
+        reasons = str(sum(left_out.values(), LeftOut()))
+        raise DataError(
+            f"{folder} has no audio in folders named by label, such as {folder / 'dog' / 'bark.wav'}"
+            + (f"; left out: {reasons}" if reasons else "")
+        )
+    rule = f"folders {', '.join(layout.split_names)}" if layout.split_names else HASHED
+    if any(clip.split == "val" for clip in clips) or not any(clip.split in {"", "train"} for clip in clips):
+        return replace(_dataset(clips, rule), left_out=left_out)
+    if layout.split_names:
+        rule = f"{rule}, of whose first {HASHED} validates"
+    return replace(_dataset(_hashed_split(clips, folder), rule), hashed_from=folder, left_out=left_out)
+
+
+def _read_shards(folder: Path, val_fold: str | None) -> Dataset:
+    if val_fold is not None:
+        raise DataError(
+            f"{folder} was split when its shards were written, so fold {val_fold!r} cannot validate; "
+            "leave --val-fold out, or use the CSV that the shards were made from"
+        )
+    index = read_index(folder)
+    numbered = []
+    for shard in index.shards:
+        path = folder / shard.name
+        for clip in shard.clips:
+            labels = tuple(index.labels[label] for label in clip.labels)
+            numbered.append((clip.number, Clip(path, labels, shard.split, Part(clip.offset, clip.size))))
+    clips = tuple(clip for _, clip in sorted(numbered, key=lambda item: item[0]))
+    return Dataset(clips, index.labels, index.task, index.split_rule)
+
+
+def _read_csv(path: Path, val_fold: str | None) -> Dataset:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            rows = list(reader)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start:,}); save it as 'CSV UTF-8', or convert it: "
+            f"iconv -f {'UTF-16' if _is_utf16(path) else 'WINDOWS-1252'} -t UTF-8 {path.name} > utf8.csv"
+        ) from error
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a CSV: {error}") from error
+    for column in ("path", "label"):
+        if column not in columns:
+            raise DataError(
+                f"{path} has no column {column!r}; it has {preview(columns) or 'none'}; "
+                f"expected path,label and maybe split or fold{_separator_hint(columns)}"
+            )
+    if not rows:
+        raise DataError(f"{path} lists no clips")
+    clips = [_clip(path, number, row) for number, row in enumerate(rows, start=2)]
+    if not any(clip.labels for clip in clips):
+        raise DataError(f"{path} has no label in any line; an empty one means that none of the labels sounds")
+    if val_fold is not None and "fold" not in columns:
+        raise DataError(f"{path} has no column fold, so fold {val_fold!r} cannot validate; leave --val-fold out")
+    if "fold" in columns and (val_fold is not None or "split" not in columns):
+        folds = _column(path, rows, "fold")
+        chosen = val_fold or max(folds, key=lambda fold: (len(fold), fold))
+        if chosen not in folds:
+            raise DataError(f"{path} has no fold {chosen!r}; it has {preview(sorted(set(folds)))}")
+        splits = ["val" if fold == chosen else "train" for fold in folds]
+        rule = f"fold {chosen} validates, the others train"
+    elif "split" in columns:
+        splits, rule = _column(path, rows, "split"), "split column"
+    else:
+        return replace(_dataset(_hashed_split(clips, path.parent), HASHED), hashed_from=path.parent)
+    return _dataset([replace(clip, split=split) for clip, split in zip(clips, splits, strict=True)], rule)
+
+
+def _is_utf16(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}
+
+
+def _separator_hint(columns: Sequence[str]) -> str:
+    """What to do about a table whose columns are parted by something else than commas."""
+    for separator, name in (("\t", "tabs"), (";", "semicolons")):
+        if len(columns) == 1 and separator in columns[0]:
+            return f". Its columns are separated by {name}: save it with commas ({LABEL_SEPARATOR!r} joins labels)"
+    return ""
+
+
+def _column(path: Path, rows: list[dict[str, str | None]], name: str) -> list[str]:
+    values = [(row[name] or "").strip() for row in rows]
+    if "" in values:
+        raise DataError(f"{path} line {values.index('') + 2} has no {name}")
+    return values
+
+
+def _clip(csv_path: Path, number: int, row: dict[str, str | None]) -> Clip:
+    name, text = row["path"], row["label"] or ""
+    labels = tuple(dict.fromkeys(label.strip() for label in text.split(LABEL_SEPARATOR) if label.strip()))
+    if not name:
+        raise DataError(f"{csv_path} line {number} has no path")
+    if text.strip() and not labels:
+        raise DataError(
+            f"{csv_path} line {number} has no label between its {LABEL_SEPARATOR!r}; leave it empty for none"
+        )
+    if labels == (BACKGROUND,):
+        labels = ()
+    return Clip(csv_path.parent / name, tuple(_checked(label, csv_path) for label in labels), "")
+
+
+def _checked(label: str, where: Path) -> str:
+    try:
+        return check_label(label)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _hashed_split(clips: list[Clip], root: Path) -> list[Clip]:
+    """All clips but those of a test split, which stay aside, parted into train and val."""
+    single = all(len(clip.labels) <= 1 for clip in clips)  # sets of labels may each be unique: those are split as one
+    aside = [clip for clip in clips if clip.split == "test"]
+    by_label = defaultdict(list)
+    for clip in (clip for clip in clips if clip.split != "test"):
+        by_label[clip.labels if single else ()].append(clip)
+    split = []
+    for group in by_label.values():
+        ordered = sorted(group, key=lambda clip: _path_hash(clip.path, root))
+        validation = max(1, round(VALIDATION_SHARE * len(ordered))) if len(ordered) > 1 else 0
+        split += [replace(clip, split="val" if rank < validation else "train") for rank, clip in enumerate(ordered)]
+    return split + aside
+
+
+def _path_hash(path: Path, root: Path) -> bytes:
+    """Of the path from the data set's folder, so that a data set may be moved."""
+    return hashlib.sha256(os.fsencode(os.path.relpath(path, root).replace(os.sep, "/"))).digest()
+
+
+def _dataset(clips: list[Clip], rule: str) -> Dataset:
+    labels = sorted({label for clip in clips for label in clip.labels})
+    task: Literal["single", "multi"] = "single" if all(len(clip.labels) <= 1 for clip in clips) else "multi"
+    return Dataset(tuple(clips), tuple(labels), task, rule)

@@ -1,0 +1,242 @@
+"""One decoder for every command: an audio file from its first sample to its last, no more and no fewer.
+
+What a header claims is compared with what is there. A file that was cut short raises unless what is left is wanted;
+whatever else differs is reported once, in words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.data.levels import Levels
+from flexiast.data.media import extra_hint, open_media
+from flexiast.data.spliced import splice
+from flexiast.data.structure import Layout, examine
+from flexiast.errors import DataError, FlexiastError
+
+Float = NDArray[np.float32]
+
+RATES_HZ = (1_000, 768_000)
+"""Sample rates of audio; a file that claims another is damaged, and resampling it could fill the memory."""
+KINDS = "expected WAV, FLAC, Ogg, Opus, MP3 or AIFF"
+TOLERANCE_S = 0.05
+"""By so much an MP3's header may be wrong unreported: a frame or two."""
+ENCODER_S = 0.3
+"""At most an MP3 encoder adds at both ends, which is not heard: 1,105 and some 1,152 samples, at 8 kHz"""
+SALVAGE_FRAMES = 1024
+"""Read at once from a file that may break off"""
+
+
+class Decoder(Protocol):
+    """One stream of audio, read from its beginning to its end; may raise anything."""
+
+    samplerate: int
+    channels: int
+    frames: int
+    """As its header promises"""
+    complaints: int
+    """Blocks in which it found damage"""
+
+    def read_block(self, frames: int) -> Float:
+        """[frames, channels], fewer at the end of the stream, none after it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def choose_decoder(source: bytes | BinaryIO, name: str) -> Decoder:
+    """The decoder of a file, given by its name or open: libsndfile, or FFmpeg for what that does not know.
+
+    ``name`` is what errors call it. This is the one place where a decoder is chosen.
+    """
+    import soundfile
+
+    from flexiast.data.libsndfile import SequentialFile
+
+    try:
+        decoder: Decoder = SequentialFile(source)
+    except soundfile.LibsndfileError:
+        file = Path(os.fsdecode(source)).open("rb") if isinstance(source, bytes) else source  # noqa: SIM115 (closed there)
+        file.seek(0)
+        media = open_media(file, name, Path(name).suffix)
+        if media is None:
+            raise
+        decoder = media
+    return decoder
+
+
+class AudioFile:
+    """An open audio file, mono or with all its channels; raises DataError however it is damaged.
+
+    ``say`` is given what else is wrong with it, each time with the file's name.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        name: str,
+        path: bytes | None,
+        say: Callable[[str], None],
+        *,
+        channel: int | None = None,
+        keep_cut: bool = False,
+    ) -> None:
+        """``path`` is what libsndfile may open by itself, if there is no more to it; ``channel`` counts from 1."""
+        self._file, self._name, self._path, self._say, self._keep_cut = file, name, path, say, keep_cut
+        with self._named_errors("cannot be read as audio"):
+            self._layout: Layout = examine(file)
+        self._decoder = self._open(0)
+        self.rate_hz: int = self._decoder.samplerate
+        self._channel, self._all_channels = channel, self._decoder.channels
+        try:
+            self._check_header(self._decoder, channel)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Blocks can no longer be read."""
+        self._decoder.close()
+
+    def blocks(self, frames: int) -> Iterator[Float]:
+        """[at most ``frames``, channels] in −1 … 1, or [.., 1] of the channel that was chosen; none is empty."""
+        levels, delivered = Levels(1 if self._channel else self._all_channels), 0
+        for block in filter(len, self._segments(frames)):
+            samples = block if self._channel is None else block[:, self._channel - 1 : self._channel]
+            try:
+                levels.push(samples)
+            except DataError as error:
+                raise DataError(f"{self._name} {error}") from None
+            delivered += len(samples)
+            yield samples
+        if not delivered:
+            raise DataError(f"{self._name} holds no samples; remove it or record it again")
+        self._check_length(delivered)
+        for warning in levels.warnings():
+            self._say(f"{self._name} {warning}")
+
+    def _open(self, number: int) -> Decoder:
+        pieces = self._layout.segments[number]
+        with self._named_errors("cannot be read as audio", KINDS + extra_hint(Path(self._name).suffix)):
+            if pieces is None and self._path is not None:
+                return choose_decoder(self._path, self._name)
+            if pieces is None:
+                self._file.seek(0)
+            return choose_decoder(self._file if pieces is None else splice(self._file, pieces), self._name)
+
+    def _segments(self, frames: int) -> Iterator[Float]:
+        """All streams of the file, as if they were one of the first one's kind."""
+        for number in range(len(self._layout.segments)):
+            if number:
+                self._decoder.close()
+                try:
+                    self._decoder = self._open(number)
+                except DataError as error:
+                    self._miss(f"its stream {number + 1} of {len(self._layout.segments)} cannot be read ({error})")
+                    continue
+            yield from self._converted(self._decoder, frames)
+
+    def _converted(self, decoder: Decoder, frames: int) -> Iterator[Float]:
+        import soxr
+
+        same_rate, same_channels = decoder.samplerate == self.rate_hz, decoder.channels == self._all_channels
+        resampler = None
+        if not same_rate:
+            resampler = soxr.ResampleStream(decoder.samplerate, self.rate_hz, self._all_channels, dtype="float32")
+        for block in self._decoded(decoder, frames):
+            mix = block.mean(axis=1, keepdims=True, dtype=np.float32)
+            samples = block if same_channels else np.repeat(mix, self._all_channels, axis=1)
+            yield samples if resampler is None else resampler.resample_chunk(samples)
+        if resampler is not None:
+            yield resampler.resample_chunk(np.empty((0, self._all_channels), np.float32), last=True)
+
+    def _decoded(self, decoder: Decoder, frames: int) -> Iterator[Float]:
+        """What one stream holds, as long as it can be decoded."""
+        from flexiast.data.libsndfile import UNKNOWN_FRAMES
+
+        size = min(frames, SALVAGE_FRAMES) if self._keep_cut else frames  # a block that breaks off is lost
+        delivered = 0
+        while True:
+            try:
+                with self._named_errors("broke off while it was read"):
+                    block = decoder.read_block(size)
+            except DataError as error:
+                if not self._keep_cut:
+                    raise
+                self._say(f"{error}; what came before is kept")
+                return
+            if not len(block):
+                break
+            delivered += len(block)
+            yield block
+        if decoder.complaints:
+            self._say(f"{self._name} holds damaged MP3 frames; what is heard in their place may be noise")
+        if self._layout.counted_s is None and delivered < decoder.frames < UNKNOWN_FRAMES:
+            rate_hz = decoder.samplerate
+            self._miss(f"its header announces {decoder.frames / rate_hz:.2f} s, {delivered / rate_hz:.2f} s are there")
+
+    def _check_header(self, decoder: Decoder, channel: int | None) -> None:
+        """What can be told before anything is decoded."""
+        if not RATES_HZ[0] <= self.rate_hz <= RATES_HZ[1]:
+            raise DataError(
+                f"{self._name} claims {self.rate_hz:,} samples a second; expected {RATES_HZ[0]:,} to {RATES_HZ[1]:,}"
+            )
+        if channel is not None and not 1 <= channel <= decoder.channels:
+            raise DataError(f"{self._name} has no channel {channel}; give one from 1 to {decoder.channels}")
+        layout = self._layout
+        if not layout.ended:
+            self._miss("its last page is missing, so it was cut off or never finished")
+        if layout.announced_bytes is not None and layout.announced_bytes != layout.found_bytes:
+            frames_per_byte = decoder.frames / layout.found_bytes if layout.found_bytes else 0.0
+            announced_s = layout.announced_bytes * frames_per_byte / self.rate_hz
+            found_s = decoder.frames / self.rate_hz
+            if layout.announced_bytes > layout.found_bytes:
+                self._miss(
+                    f"its header announces {announced_s:.2f} s ({layout.announced_bytes:,} bytes of samples), "
+                    f"{found_s:.2f} s ({layout.found_bytes:,} bytes) are there"
+                )
+            else:
+                self._say(
+                    f"{self._name}: its header announces {announced_s:.2f} s, {found_s:.2f} s are there and heard"
+                )
+        counted_s, promised_s = layout.counted_s, layout.announced_s
+        if counted_s is not None and promised_s is not None and abs(promised_s - counted_s) > TOLERANCE_S:
+            self._say(f"{self._name}: its header announces {promised_s:.2f} s, {counted_s:.2f} s are there and heard")
+        if layout.junk_bytes:
+            self._say(
+                f"{self._name} holds {layout.junk_bytes:,} bytes of no MPEG audio or of frames cut in two; they are "
+                "passed over, and times behind them may be wrong by some frames"
+            )
+
+    def _check_length(self, delivered: int) -> None:
+        """An MP3 whose frames were counted gives as many samples, but for what its encoder added at either end."""
+        counted_s, heard_s = self._layout.counted_s, delivered / self.rate_hz
+        if counted_s is not None and not counted_s - ENCODER_S <= heard_s <= counted_s + TOLERANCE_S:
+            self._say(f"{self._name} holds frames of {counted_s:.2f} s, {heard_s:.2f} s of it can be decoded")
+
+    def _miss(self, what: str) -> None:
+        """A recording that is cut short: refused, unless what is left is wanted."""
+        if not self._keep_cut:
+            raise DataError(
+                f"{self._name} breaks off: {what}; copy it again, or hear what is there with "
+                "`flexiast classify --keep-cut`"
+            )
+        self._say(f"{self._name} is cut short: {what}")
+
+    @contextmanager
+    def _named_errors(self, what: str, expected: str | None = None) -> Iterator[None]:
+        """Whatever a decoder raises, a want of memory included, becomes this file's DataError."""
+        try:
+            yield
+        except FlexiastError:
+            raise
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            raise DataError(f"{self._name} {what}: {reason}" + (f"; {expected}" if expected else "")) from error

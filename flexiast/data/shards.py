@@ -1,0 +1,253 @@
+"""A data set in a few large files: WebDataset tars and an index of where each clip lies.
+
+``<split>-000000.tar`` holds two files a clip, ``000000042.flac`` with the original encoded bytes and ``000000042.json``
+with labels, split and source: the layout that the webdataset package streams. Our own reading is by offset from
+``shards.json``, so any clip can be had at any time and a batch stays a function of (seed, step).
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from typing_extensions import Self
+
+from flexiast.data.audio import AUDIO_SUFFIXES, check_bad_files, decode_audio, unreported
+from flexiast.data.media import MEDIA_SUFFIXES
+from flexiast.errors import DataError, UsageError
+from flexiast.files import write_atomically
+from flexiast.manifest import FileName
+from flexiast.spec import Value, check_label, describe
+
+if TYPE_CHECKING:
+    from flexiast.data.dataset import Clip, Dataset
+
+INDEX = "shards.json"
+
+SPLIT = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+"""A split's name begins the names of its shards."""
+
+Text = Annotated[str, AfterValidator(check_label)]
+
+
+class _Sample(NamedTuple):
+    """One clip on its way into a shard."""
+
+    number: int
+    split: str
+    suffix: str
+    audio: bytes
+    description: bytes
+    labels: tuple[int, ...]
+
+
+class Entry(NamedTuple):
+    """One clip of a shard."""
+
+    number: Annotated[int, Field(ge=0)]
+    """Its place in the data set that was sharded; also its key in the tar."""
+    offset: Annotated[int, Field(ge=0)]
+    """Of its audio in the tar, in bytes."""
+    size: Annotated[int, Field(ge=1)]
+    labels: tuple[int, ...]
+    """Indices into the labels of the index; none of background."""
+
+
+class Shard(Value):
+    """One tar."""
+
+    name: FileName
+    split: str = Field(pattern=f"^{SPLIT}$")
+    size: int = Field(ge=0)
+    """In bytes; a shard of another size is not read."""
+    clips: tuple[Entry, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _clips_lie_inside(self) -> Self:
+        if any(clip.offset + clip.size > self.size for clip in self.clips):
+            raise ValueError(f"a clip lies beyond the end of {self.name}")
+        return self
+
+
+class ShardIndex(Value):
+    """Schema 1.0; unknown fields are refused."""
+
+    schema_version: Literal["1.0"] = "1.0"
+    task: Literal["single", "multi"]
+    split_rule: Text
+    labels: tuple[Text, ...]
+    shards: tuple[Shard, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _clips_stand_once_and_have_labels(self) -> Self:
+        clips = [clip for shard in self.shards for clip in shard.clips]
+        if len({clip.number for clip in clips}) != len(clips):
+            raise ValueError("a clip stands twice")
+        if len({shard.name for shard in self.shards}) != len(self.shards):
+            raise ValueError("a shard stands twice")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("a label stands twice")
+        if any(not 0 <= label < len(self.labels) for clip in clips for label in clip.labels):
+            raise ValueError(f"a clip has a label that is not among the {len(self.labels)}")
+        if self.task == "single" and any(len(clip.labels) > 1 for clip in clips):
+            raise ValueError("a clip has several labels, but the task is 'single'")
+        return self
+
+
+def read_index(folder: Path) -> ShardIndex:
+    """The index of a folder of shards; raises DataError where it is damaged or a shard is missing or cut off."""
+    path = folder / INDEX
+    try:
+        index = ShardIndex.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise DataError(f"{path} is not an index of shards: {describe(error)}; write the shards again") from error
+    for shard in index.shards:
+        _check_size(folder / shard.name, shard.size)
+    return index
+
+
+def write_shards(
+    dataset: Dataset,
+    root: Path,
+    output: Path,
+    *,
+    shard_bytes: int,
+    skip_bad: bool = False,
+    progress: Callable[[list[tuple[int, Clip]]], Iterable[tuple[int, Clip]]] = iter,
+    say: Callable[[str], None] = unreported,
+) -> tuple[ShardIndex, list[DataError]]:
+    """Write a folder of shards of about ``shard_bytes`` at most; return its index, and what was skipped and why.
+
+    Every file is decoded once, so that training meets none that cannot be; all are tried before a DataError lists the
+    bad ones. Sources are named relative to ``root``. The same clips give the same bytes. The folder appears whole or
+    not at all; raises UsageError where something of its name exists, or the clips lie in shards already.
+    """
+    if any(clip.part for clip in dataset.clips):
+        raise UsageError(f"{root} holds shards already; shard the data set that they were made from")
+    clips = sorted(enumerate(dataset.clips), key=lambda item: (item[1].split, sha256(_key(item[0]).encode()).digest()))
+    for split in {clip.split for clip in dataset.clips}:
+        if re.fullmatch(SPLIT, split) is None:
+            raise DataError(f"split {split!r} cannot begin a file's name; expected letters, digits, - and _")
+    columns = {label: column for column, label in enumerate(dataset.labels)}
+    errors: list[DataError] = []
+    with _staged(output) as stage:
+        samples = _samples(progress(clips), root, columns, errors, say, skip_bad=skip_bad)
+        groups = itertools.groupby(_shard_names(samples, shard_bytes), key=lambda named: named[0])
+        shards = tuple(_write_shard(stage / name, (sample for _, sample in group)) for name, group in groups)
+        check_bad_files(errors, len(clips), skip_bad=skip_bad)
+        index = ShardIndex(task=dataset.task, split_rule=dataset.split_rule, labels=dataset.labels, shards=shards)
+        write_atomically(stage / INDEX, index.model_dump_json().encode())
+    return index, errors
+
+
+def _key(number: int) -> str:
+    return f"{number:09}"
+
+
+def _check_size(path: Path, expected: int) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; copy it again or write the shards again") from error
+    if size != expected:
+        raise DataError(
+            f"{path} has {size:,} bytes, its index says {expected:,}; copy it again or write the shards again"
+        )
+
+
+def _samples(
+    clips: Iterable[tuple[int, Clip]],
+    root: Path,
+    columns: dict[str, int],
+    errors: list[DataError],
+    say: Callable[[str], None],
+    *,
+    skip_bad: bool,
+) -> Iterator[_Sample]:
+    """Clips read and checked; once a bad one makes the shards useless, the others are checked only."""
+    for number, clip in clips:
+        try:
+            decode_audio(clip.path, say=say)
+            audio = clip.path.read_bytes()
+        except DataError as error:
+            errors.append(error)
+            continue
+        if errors and not skip_bad:
+            continue
+        suffix = clip.path.suffix.lower()
+        suffix = suffix if suffix in AUDIO_SUFFIXES | MEDIA_SUFFIXES else ".audio"
+        source = os.path.relpath(clip.path, root).replace(os.sep, "/")
+        description = json.dumps({"labels": clip.labels, "source": source, "split": clip.split}).encode()
+        labels = tuple(columns[label] for label in clip.labels)
+        yield _Sample(number, clip.split, suffix, audio, description, labels)
+
+
+def _shard_names(samples: Iterable[_Sample], shard_bytes: int) -> Iterator[tuple[str, _Sample]]:
+    """Samples, ordered by split, with the shard that each goes to; one that is larger than a shard has its own."""
+    split, count, held = "", 0, 0
+    for sample in samples:
+        size = _tar_bytes(sample.audio) + _tar_bytes(sample.description)
+        if sample.split != split:
+            split, count, held = sample.split, 0, 0
+        elif held + size > shard_bytes:
+            count, held = count + 1, 0
+        held += size
+        yield f"{split}-{count:06}.tar", sample
+
+
+def _tar_bytes(content: bytes) -> int:
+    """What a file takes in a tar: its header and its content, in whole blocks."""
+    return tarfile.BLOCKSIZE * (1 - -len(content) // tarfile.BLOCKSIZE)
+
+
+def _write_shard(path: Path, samples: Iterable[_Sample]) -> Shard:
+    clips, split = [], ""
+    with path.open("wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
+            for sample in samples:
+                offset = _add(tar, file, _key(sample.number) + sample.suffix, sample.audio)
+                _add(tar, file, _key(sample.number) + ".json", sample.description)
+                clips.append(Entry(sample.number, offset, len(sample.audio), sample.labels))
+                split = sample.split
+        file.flush()
+        os.fsync(file.fileno())
+        return Shard(name=path.name, split=split, size=file.tell(), clips=tuple(clips))
+
+
+def _add(tar: tarfile.TarFile, file: BinaryIO, name: str, content: bytes) -> int:
+    """Append a file and return where its bytes begin: a short name's header, of no owner and no time, is one block."""
+    offset = file.tell() + tarfile.BLOCKSIZE
+    header = tarfile.TarInfo(name)
+    header.size = len(content)
+    tar.addfile(header, io.BytesIO(content))
+    return offset
+
+
+@contextmanager
+def _staged(output: Path) -> Iterator[Path]:
+    """A folder to fill beside ``output``, renamed to it when the block ends and removed when it raises."""
+    output = output.absolute()
+    if output.exists() or output.is_symlink():
+        raise UsageError(f"{output} exists; remove it or choose another name")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.tmp-"))
+    try:
+        yield stage
+        stage.chmod(0o755)
+        stage.rename(output)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)  # gone already once published

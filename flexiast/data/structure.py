@@ -1,0 +1,102 @@
+"""What an audio file consists of, by its own structure and not by what its header promises."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import BinaryIO, NamedTuple
+
+from flexiast.data import mpeg, ogg, riff
+from flexiast.data.spliced import Piece, splice
+
+FLAC_STREAM = b"fLaC\0\0\0\x22"
+"""Begins a FLAC stream: its magic and the header of its first block"""
+SEARCH_BYTES = 1 << 20
+
+
+class Layout(NamedTuple):
+    """Streams that follow each other in a file, and how they differ from what the header says."""
+
+    segments: tuple[Sequence[Piece] | None, ...] = (None,)
+    """What a decoder is given for each; None is the file as it is"""
+    ended: bool = True
+    """Its last page says that it is the last one"""
+    announced_bytes: int | None = None
+    """Of samples, by the header; None where it does not say or nobody wrote it"""
+    found_bytes: int = 0
+    counted_s: float | None = None
+    """Seconds of MPEG frames"""
+    announced_s: float | None = None
+    """By an MP3's header"""
+    junk_bytes: int = 0
+    """Neither MPEG frame nor tag"""
+
+
+def examine(file: BinaryIO) -> Layout:
+    """The layout of an audio file; of a kind that is not known here it is a whole."""
+    file.seek(0)
+    magic = file.read(4)
+    if magic == ogg.MAGIC:
+        return _of_ogg(ogg.find_links(file))
+    if magic == FLAC_STREAM[:4]:
+        return Layout(_parts(_find_flac_streams(file)))
+    data = riff.find_data(file)
+    if data is not None:
+        return _of_chunks(file, data)
+    scan = mpeg.scan(file)
+    return Layout() if scan is None or not any(stream.frames for stream in scan.streams) else _of_mpeg(scan)
+
+
+def _of_ogg(links: list[ogg.Link]) -> Layout:
+    if not links:
+        return Layout()
+    return Layout(_parts([range(link.begin, link.end) for link in links]), ended=links[-1].complete)
+
+
+def _find_flac_streams(file: BinaryIO) -> list[range]:
+    size = file.seek(0, os.SEEK_END)
+    begins, place = [0], len(FLAC_STREAM)
+    while place < size:
+        file.seek(place)
+        found = file.read(SEARCH_BYTES + len(FLAC_STREAM) - 1).find(FLAC_STREAM)
+        if found >= 0:
+            begins.append(place + found)
+        place += SEARCH_BYTES if found < 0 else found + len(FLAC_STREAM)
+    return [range(begin, end) for begin, end in zip(begins, [*begins[1:], size], strict=True)]
+
+
+def _of_chunks(file: BinaryIO, data: riff.DataChunk) -> Layout:
+    """Of a WAV or one of its relatives; files that were joined by `cat` follow each other."""
+    size, begin, whole = file.seek(0, os.SEEK_END), 0, []
+    while data.next_file is not None:
+        whole.append([range(begin, begin + data.next_file)])
+        begin += data.next_file
+        following = riff.find_data(splice(file, [range(begin, size)]))
+        if following is None:
+            break
+        data = following
+    rest: Sequence[Piece] | None = [range(begin, size)] if begin else None
+    if data.unknown or data.goes_on or data.form.kind == b"BW64" or (data.breaks_off and data.form.kind == b"caff"):
+        rest = [piece if isinstance(piece, bytes) else _shifted(piece, begin) for piece in data.pieces()]
+    compared = data.breaks_off or data.goes_on
+    return Layout((*whole, rest), announced_bytes=data.announced if compared else None, found_bytes=data.found)
+
+
+def _of_mpeg(scan: mpeg.Scan) -> Layout:
+    streams = [stream for stream in scan.streams if stream.frames]
+    counted_s = sum(stream.frames * stream.kind.samples / stream.kind.rate_hz for stream in streams)
+    first, announced_s = streams[0], None
+    if first.announced is not None:
+        announced_s = first.announced * first.kind.samples / first.kind.rate_hz
+    plain = len(streams) == 1 and len(first.ranges) == 1 and not first.missing
+    trusted = plain and bool(first.encoder) and first.announced == first.frames
+    segments = (None,) if trusted else tuple(stream.pieces(scan.file_bytes) for stream in streams)
+    return Layout(segments, counted_s=counted_s, announced_s=announced_s, junk_bytes=scan.junk_bytes)
+
+
+def _parts(parts: list[range]) -> tuple[Sequence[Piece] | None, ...]:
+    return (None,) if len(parts) == 1 else tuple([part] for part in parts)
+
+
+def _shifted(piece: range, offset: int) -> range:
+    return range(piece.start + offset, piece.stop + offset)

@@ -1,0 +1,1 @@
+"""Metrics for each patch size, calibration and operating points."""

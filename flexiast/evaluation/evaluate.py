@@ -1,0 +1,219 @@
+"""One metric per patch size: accuracy, or mean average precision where clips have several labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.data.waveforms import memory_budget
+from flexiast.errors import DataError
+from flexiast.evaluation.per_label import confusion_matrix, repeated_answer, wilson_interval
+from flexiast.frontend import Frontend
+from flexiast.spec import Patch, PatchSize, Spec, Value
+
+Float = NDArray[np.float32]
+
+BATCH_TOKENS = 8192
+"""Tokens classified at once: batches grow as patches grow."""
+
+
+class Classifier(Protocol):
+    """Anything that classifies windows at many patch sizes: a PyTorch model or a bundle's engines."""
+
+    @property
+    def spec(self) -> Spec: ...
+
+    def logits(self, features: Float, patch: PatchSize) -> Float:
+        """Features [batch, window_frames, mels] → logits [batch, classes]."""
+        ...
+
+
+class PatchResult(Value):
+    """How good and how dear one patch size is."""
+
+    patch_size: Patch
+    tokens: int
+    gmac: float
+    accuracy: float | None = None
+    """Share of the clips with a label whose best class is right, which nothing is not; only of one label a clip."""
+    accuracy_interval: tuple[float, float] | None = None
+    """95 %: so far the accuracy on other clips of the kind may be from that on these."""
+    repeated_answer: str | None = None
+    """The label that nearly every clip was answered with, though others were heard."""
+    mean_average_precision: float | None = None
+    """Only where clips have several labels."""
+    specificity: float | None = None
+    """Share of the clips without a label in which no score reaches 0.5; only where there are some."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON, without the metric that the task does not have."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def metric(self) -> float:
+        value = self.accuracy if self.accuracy is not None else self.mean_average_precision
+        assert value is not None  # one of the two is always set
+        return value
+
+    @property
+    def merit(self) -> float:
+        """What training chooses the best weights by: the mean of metric and specificity, where it has both."""
+        return self.metric if self.specificity is None else (self.metric + self.specificity) / 2
+
+
+class Windows:
+    """The windows of many clips, side by side, and how much each counts in its clip.
+
+    A slice of it, of step 1, is features [windows, window_frames, mels]. They are kept as far as memory allows; the
+    others are computed at each access, to the same values, since each window is computed by itself.
+    """
+
+    def __init__(self, waveforms: Sequence[Float], frontend: Frontend, *, memory_bytes: int | None = None) -> None:
+        self._waveforms, self._frontend = waveforms, frontend
+        room = memory_budget() // 2 if memory_bytes is None else memory_bytes
+        self._kept: list[Float] = []
+        held: list[list[int]] = []
+        for waveform in waveforms:
+            held.append(frontend.spec.windows_in(len(waveform)))
+            for number in range(len(held[-1])):
+                if room > 0:
+                    self._kept.append(self._window(waveform, number))
+                    room -= self._kept[-1].nbytes
+        frames = np.array([max(1, real) for clip in held for real in clip], np.float32)
+        counts = np.array([len(clip) for clip in held])
+        self._clips = np.repeat(np.arange(len(counts)), counts)
+        self._starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
+        self._weights: Float = frames / np.repeat(np.add.reduceat(frames, self._starts), counts)
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, chosen: slice) -> Float:
+        rows = range(len(self))[chosen]
+        kept = [self._kept[row] for row in rows if row < len(self._kept)]
+        return np.stack([*kept, *self._computed(rows[len(kept) :])])
+
+    def _computed(self, rows: Sequence[int]) -> Iterator[Float]:
+        for clip, group in groupby(rows, lambda row: int(self._clips[row])):
+            waveform = self._waveforms[clip]
+            for row in group:
+                yield self._window(waveform, row - int(self._starts[clip]))
+
+    def _window(self, waveform: Float, number: int) -> Float:
+        spec = self._frontend.spec
+        return self._frontend.window(waveform[number * spec.window_frames * spec.hop_samples :])
+
+    def clip_mean(self, logits: Float) -> Float:
+        """Logits per window → their mean per clip, each window weighing as much as it holds of the clip."""
+        means: Float = np.add.reduceat(logits * self._weights[:, None], self._starts, axis=0)
+        return means
+
+
+def evaluate(
+    classifier: Classifier,
+    clips: Windows,
+    targets: Float,
+    patches: Sequence[PatchSize],
+    *,
+    progress: Callable[[Sequence[PatchSize]], Iterable[PatchSize]] = iter,
+) -> list[PatchResult]:
+    """The metric of each patch size over the clips that have labels, the specificity over those that have none.
+
+    ``targets`` are [clips, labels]. Raises DataError for clips with several labels and a model of one label a clip, and
+    where no clip has a label.
+    """
+    logits = predict(classifier, clips, targets, patches, progress=progress)
+    return [summarize(classifier.spec, patch, found, targets) for patch, found in logits]
+
+
+def predict(
+    classifier: Classifier,
+    clips: Windows,
+    targets: Float,
+    patches: Sequence[PatchSize],
+    *,
+    progress: Callable[[Sequence[PatchSize]], Iterable[PatchSize]] = iter,
+) -> Iterator[tuple[PatchSize, Float]]:
+    """Each patch size and its logits [clips, classes]; raises DataError as ``evaluate`` does."""
+    if classifier.spec.task == "single" and (targets.sum(axis=1) > 1).any():
+        raise DataError("some clips have several labels, but the model knows one label a clip; train it on such clips")
+    if not targets.any():
+        raise DataError("no clip has a label, so there is nothing to be right about; give some that have")
+    for patch in progress(patches):
+        yield patch, clips.clip_mean(classify(classifier, clips, patch))
+
+
+def summarize(spec: Spec, patch: PatchSize, logits: Float, targets: Float) -> PatchResult:
+    """The result of one patch size, from logits [clips, classes] and targets [clips, labels]."""
+    background = ~targets.any(axis=1)
+    cost: dict[str, Any] = {"patch_size": patch, "tokens": spec.tokens(patch), "gmac": spec.gmac(patch)}
+    if background.any():
+        cost["specificity"] = specificity(logits[background], spec)
+        logits, targets = logits[~background], targets[~background]
+    value = score(logits, targets, spec.task)
+    if spec.task == "multi":
+        return PatchResult(**cost, mean_average_precision=value)
+    return PatchResult(
+        **cost,
+        accuracy=value,
+        accuracy_interval=wilson_interval(value, len(targets)),
+        repeated_answer=repeated_answer(confusion_matrix(logits, targets), spec.labels),
+    )
+
+
+def classify(classifier: Classifier, features: Float | Windows, patch: PatchSize) -> Float:
+    """Features [windows, window_frames, mels] → logits [windows, classes], in batches of even cost."""
+    batch = max(1, BATCH_TOKENS // classifier.spec.tokens(patch))
+    return np.concatenate([classifier.logits(features[i : i + batch], patch) for i in range(0, len(features), batch)])
+
+
+def metric_name(task: Literal["single", "multi"]) -> str:
+    return "accuracy" if task == "single" else "mean_average_precision"
+
+
+def specificity(logits: Float, spec: Spec) -> float:
+    """Logits [clips, classes] of clips without a label → share in which every label's score stays below a half."""
+    labels = logits[:, : len(spec.labels)].astype(np.float64)
+    if spec.task == "single":
+        best = logits.max(axis=1, keepdims=True).astype(np.float64)
+        labels = np.exp(labels - best) / np.exp(logits - best).sum(axis=1, keepdims=True)
+        return float((labels.max(axis=1) < 0.5).mean())
+    return float((labels.max(axis=1) < 0).mean())
+
+
+def score(logits: Float, targets: Float, task: Literal["single", "multi"]) -> float:
+    """Accuracy of a single-label task, mean average precision of a multi-label one; both in [0, 1].
+
+    Logits may have a class more than targets [clips, labels], that for nothing: where it is best, the label is missed.
+    """
+    if task == "single":
+        return float((logits.argmax(1) == targets.argmax(1)).mean())
+    present = targets.any(axis=0)  # a class that never occurs has no precision
+    return float(np.mean([average_precision(logits[:, c], targets[:, c]) for c in np.flatnonzero(present)]))
+
+
+def average_precision(scores: Float, target: Float) -> float:
+    """Mean precision at the rank of each positive; equal scores share the worst rank among them."""
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order], np.cumsum(target[order] > 0)
+    last_of_ties = np.searchsorted(-ranked, -ranked, side="right")  # positives with equal scores stand together
+    precision = hits[last_of_ties - 1] / last_of_ties
+    return float(precision[target[order] > 0].mean())
+
+
+def average_precisions(logits: Float, targets: Float, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Of each label, from logits and targets [clips, classes], as JSON: clips and average precision, None without."""
+    return [
+        {
+            "label": label,
+            "clips": int(targets[:, index].sum()),
+            "average_precision": average_precision(logits[:, index], targets[:, index])
+            if targets[:, index].any()
+            else None,
+        }
+        for index, label in enumerate(labels)
+    ]

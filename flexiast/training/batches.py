@@ -1,0 +1,230 @@
+"""Training clips → batches, each a pure function of (seed, step) and of the rank that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from flexiast.data.waveforms import memory_budget
+from flexiast.frontend import Frontend
+from flexiast.spec import FrontendSpec, Spec
+from flexiast.training.augment import (
+    SILENCE,
+    Loudness,
+    Noise,
+    added,
+    at_snr,
+    audible_part,
+    echo,
+    equalise,
+    gain,
+    half,
+    mask,
+    mix,
+    place,
+    place_audible,
+)
+from flexiast.training.recipe import Augment, Training
+from flexiast.training.sampling import Order, Step, draw
+
+Float = NDArray[np.float32]
+
+SILENT_SHARE = 0.02
+"""Of the examples of a background alone: a muted microphone is nothing too."""
+
+SPEEDS = 5
+"""Speeds at which each clip is transformed, evenly spaced."""
+
+
+class LogMels:
+    """Log-mels of clips at a few speeds, kept as far as memory allows; the others are computed at each access.
+
+    They are rounded to float16, off by at most 0.008 nat, a thousandth of what augmentation adds.
+    """
+
+    def __init__(
+        self,
+        waveforms: Sequence[Float],
+        frontend: FrontendSpec,
+        augment: Augment,
+        *,
+        memory_bytes: int | None = None,
+        progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+    ) -> None:
+        self._waveforms = waveforms
+        self._frontend = Frontend(frontend)
+        self.speeds = np.linspace(1 - augment.speed, 1 + augment.speed, SPEEDS) if augment.speed else np.ones(1)
+        room = memory_budget() if memory_bytes is None else memory_bytes
+        self._kept: list[list[NDArray[np.float16]]] = []
+        for clip in progress(range(len(waveforms))):
+            kept = [self._compute(clip, speed) for speed in range(len(self.speeds))]
+            room -= sum(log_mel.nbytes for log_mel in kept)
+            if room < 0:
+                break
+            self._kept.append(kept)
+
+    def __len__(self) -> int:
+        return len(self._waveforms)
+
+    def __call__(self, clip: int, speed: int) -> Float:
+        """Log-mel [frames, mels] of a clip at one of the speeds; at least one frame."""
+        log_mel = self._kept[clip][speed] if clip < len(self._kept) else self._compute(clip, speed)
+        return log_mel.astype(np.float32)
+
+    def _compute(self, clip: int, speed: int) -> NDArray[np.float16]:
+        waveform, rate = self._waveforms[clip], float(self.speeds[speed])
+        if rate != 1:
+            waveform = soxr.resample(waveform, 1000 * rate, 1000.0, quality="LQ")
+        missing = self._frontend.spec.taper_samples - len(waveform)
+        return self._frontend.log_mel(np.pad(waveform, (0, max(0, missing)))).astype(np.float16)
+
+
+class Backgrounds:
+    """Recorded backgrounds of a run, cut at random: each source as often as the others, however long it is."""
+
+    def __init__(self, sources: Sequence[LogMels], seconds: Sequence[Sequence[float]]) -> None:
+        """``seconds`` are the lengths of each source's stretches."""
+        self._sources = tuple(sources)
+        self._ends = [np.cumsum(lengths) for lengths in seconds]
+
+    def __call__(self, frames: int, rng: np.random.Generator) -> Float:
+        """Log-mel [frames, mels]; a recording that is shorter stands somewhere in silence."""
+        source = int(rng.integers(len(self._sources)))
+        ends = self._ends[source]
+        stretch = int(np.searchsorted(ends, rng.random() * ends[-1], side="right"))
+        log_mel = self._sources[source](min(stretch, len(ends) - 1), 0)
+        return place(log_mel, frames, 0.0, rng)[0]
+
+    @property
+    def identity(self) -> list[list[float]]:
+        """What tells these backgrounds from others."""
+        return [ends.tolist() for ends in self._ends]
+
+
+class Batches(Sequence[tuple[Float, Float]]):
+    """Step → (features [clips, window_frames, mels], targets [clips, classes]) of one rank's share of the step.
+
+    Each clip is varied by a generator of its place in the run, so any number of ranks sees the same clips.
+    """
+
+    def __init__(
+        self,
+        log_mels: LogMels,
+        targets: Float,
+        spec: Spec,
+        training: Training,
+        steps: Sequence[Step],
+        *,
+        probabilities: NDArray[np.float64] | None = None,
+        backgrounds: Backgrounds | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self._log_mels, self._targets, self._training, self._steps = log_mels, targets, training, steps
+        self._frontend = Frontend(spec.frontend)
+        self._order = Order(training.seed, len(log_mels), probabilities)
+        self._noise = Noise(self._frontend, training.seed) if training.augment.noise_share else None
+        self._backgrounds, self._loudness = backgrounds, Loudness(self._frontend)
+        self._nothing = _nothing(spec, targets.shape[1])
+        self._rank, self._ranks = rank, ranks
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, step: int) -> tuple[Float, Float]:  # type: ignore[override]  # no slices
+        _, first, count, progress = self._steps[step]
+        places = range(first, first + count)[self._rank :: self._ranks]
+        mixing = progress >= self._training.augment.mix_from
+        pairs = [self._example(place, first, count, mixing=mixing) for place in places]
+        frontend = self._frontend.spec
+        features = np.empty((len(pairs), frontend.window_frames, frontend.mel_bins), np.float32)
+        targets = np.empty((len(pairs), self._targets.shape[1]), np.float32)
+        for row, pair in enumerate(pairs):
+            features[row], targets[row] = pair
+        return features, targets
+
+    def _example(self, place_: int, first: int, count: int, *, mixing: bool) -> tuple[Float, Float]:
+        """One clip, maybe mixed with another of the same step, maybe in noise, masked and normalised; its target."""
+        augment, rng = self._training.augment, draw(self._training.seed, "mix", place_)
+        log_mel, target, real = self._varied(place_, mixing=mixing)
+        if mixing and rng.random() < augment.mix_share:
+            share = float(rng.beta(augment.mix_alpha, augment.mix_alpha))
+            share = max(share, 1 - share)
+            other, other_target, other_real = self._varied(first + int(rng.integers(count)), mixing=mixing)
+            log_mel, target = mix(log_mel, other, share), share * target + (1 - share) * other_target
+            real = slice(min(real.start, other_real.start), max(real.stop, other_real.stop))
+        if self._noise is not None:
+            log_mel, target, real = self._in_noise(self._noise, place_, log_mel, target, real)
+        if self._backgrounds is not None:
+            log_mel, target, real = self._in_background(self._backgrounds, place_, log_mel, target, real, mixing=mixing)
+        features = self._frontend.finish(self._frontend.normalise(log_mel), real)
+        return mask(features, augment.masks, augment.mask_share, self._frontend.floor, rng), target
+
+    def _varied(self, place_: int, *, mixing: bool) -> tuple[Float, Float, slice]:
+        augment, rng = self._training.augment, draw(self._training.seed, "augment", place_)
+        clip, spec = self._order[place_], self._frontend.spec
+        log_mel, target = self._log_mels(clip, int(rng.integers(len(self._log_mels.speeds)))), self._targets[clip]
+        log_mel = equalise(gain(log_mel, augment.gain_db, rng), augment.filter_db, rng)
+        if self._backgrounds is None or not mixing:
+            window, real = place(log_mel, spec.window_frames, augment.shift, rng)
+            return window, target, real
+        if rng.random() < augment.half_share:
+            log_mel, target = half(log_mel, rng), self._nothing
+        window, real = place_audible(log_mel, spec.window_frames, rng)
+        if rng.random() < augment.echo_share:
+            window, real = echo(window, spec.hop_samples / spec.sample_rate_hz, rng), slice(0, len(window))
+        return window, target, real
+
+    def _in_background(
+        self, backgrounds: Backgrounds, place_: int, log_mel: Float, target: Float, real: slice, *, mixing: bool
+    ) -> tuple[Float, Float, slice]:
+        """A window over a background, or that alone, or as it is; at a random level. Before mixing only that alone."""
+        augment, rng = self._training.augment, draw(self._training.seed, "background", place_)
+        alone = rng.random() < augment.background_alone_share
+        under = mixing and rng.random() < augment.background_share
+        if alone or under:
+            behind = equalise(backgrounds(len(log_mel), rng), augment.filter_db, rng)
+            if alone:  # where no background is under it, a clip has silence around it, which must tell nothing
+                behind = behind if under else _within(real, behind)
+                log_mel, target = behind, self._nothing
+            else:
+                snr_db = float(rng.uniform(*augment.background_snr_db))
+                log_mel = added(log_mel, at_snr(behind, snr_db, log_mel[audible_part(log_mel)]))
+            real = slice(0, len(log_mel)) if under else real
+        if alone and rng.random() < SILENT_SHARE:
+            return np.full_like(log_mel, SILENCE), target, real
+        if not mixing:
+            return log_mel, target, real
+        return self._loudness.set(log_mel, float(rng.uniform(*augment.level_dbfs))), target, real
+
+    def _in_noise(
+        self, noise: Noise, place_: int, log_mel: Float, target: Float, real: slice
+    ) -> tuple[Float, Float, slice]:
+        """A window in noise, or noise instead of it, or as it is."""
+        augment, rng = self._training.augment, draw(self._training.seed, "noise", place_)
+        if rng.random() >= augment.noise_share:
+            return log_mel, target, real
+        behind = noise(len(log_mel), augment.filter_db, rng)
+        behind = at_snr(behind, float(rng.uniform(*augment.noise_snr_db)), log_mel[real])
+        if rng.random() < augment.nothing_share:
+            log_mel, target = np.maximum(behind, SILENCE), self._nothing
+        else:
+            log_mel = added(log_mel, behind)
+        return log_mel, target, slice(0, len(log_mel))
+
+
+def _within(real: slice, log_mel: Float) -> Float:
+    """Frames [frames, mels] where a clip sounded, silence around them."""
+    window = np.full_like(log_mel, SILENCE)
+    window[real] = log_mel[real]
+    return window
+
+
+def _nothing(spec: Spec, columns: int) -> Float:
+    """The target of a window in which nothing sounds [columns]: its class, or no label likelier than another."""
+    if spec.nothing_class:
+        return np.eye(columns, dtype=np.float32)[-1]
+    return np.full(columns, 1 / columns if spec.task == "single" else 0.0, np.float32)

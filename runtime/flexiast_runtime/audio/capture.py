@@ -1,0 +1,145 @@
+"""Sources read by threads of their own, into rings that one reader empties."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+
+from flexiast.errors import FlexiastError
+from flexiast_runtime.audio.ring import Ring
+from flexiast_runtime.audio.source import Chunk, Notice, Source, chunks
+from flexiast_runtime.audio.timeline import uptime_s
+
+OnSourceLoss = Literal["continue", "exit"]
+
+RING_STEPS = 8
+ARRIVALS = 100
+"""Chunks of which the most punctual one tells when all sounded: some seconds, in which clocks hardly drift"""
+
+
+class Capture:
+    """A source on its way into a ring; iterating gives the chunks."""
+
+    def __init__(
+        self,
+        source: Source,
+        rate_hz: int,
+        step_samples: int,
+        *,
+        live: bool,
+        steps: int = RING_STEPS,
+        duration_s: float | None = None,
+        changed: threading.Condition | None = None,
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = uptime_s,
+    ) -> None:
+        """``duration_s`` ends the stream after so much audio; captures read together share ``changed``.
+
+        ``wall`` gives Unix seconds, and may be set at any time; ``clock`` must run on in suspend.
+        """
+        self.changed = changed or threading.Condition()
+        self.ring = Ring(steps, step_samples, live=live, changed=self.changed)
+        self._source, self._rate_hz, self._wall, self._clock = source, rate_hz, wall, clock
+        self._arrivals: tuple[tuple[int, float], ...] = ()  # how many samples had come, and when, since the last break
+        self._end = None if duration_s is None else round(duration_s * rate_hz)
+        self._thread = threading.Thread(target=self._capture, name="flexiast-capture", daemon=True)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return (chunk for _, chunk in merged([self]))
+
+    def unix_s(self, sample: int) -> float | None:
+        """When a sample of a live source sounded, however late it is read: reckoned from those that came last.
+
+        Blocks come in bursts; the most punctual one tells best. By the wall clock as it is set now.
+        """
+        reckoned_s = (at_s - (samples - sample) / self._rate_hz for samples, at_s in self._arrivals)
+        sounded_s = min(reckoned_s, default=None)
+        return None if sounded_s is None else self._wall() - (self._clock() - sounded_s)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the stream: what is held is still read. Safe in a signal handler."""
+        self.ring.end()
+
+    def join(self) -> None:
+        """Wait for the source to be released, but not for ever: a pipe may block, and the thread is a daemon."""
+        self._thread.join(timeout=1.0)
+
+    def _capture(self) -> None:
+        end = 0
+        try:
+            for chunk in limited(chunks(self._source, self._rate_hz), self._end):
+                if self.ring.ended:
+                    return
+                if len(chunk.samples):
+                    arrival = chunk.start + len(chunk.samples), self._clock()
+                    kept = self._arrivals[1 - ARRIVALS :] if chunk.start == end else ()
+                    self._arrivals, end = (*kept, arrival), arrival[0]
+                self.ring.write(chunk)
+            self.ring.end()
+        except BaseException as error:  # noqa: BLE001 (raised again where the ring is read)
+            self.ring.end(error)
+
+
+def merged(captures: Sequence[Capture], on_loss: OnSourceLoss = "exit") -> Iterator[tuple[int, Chunk]]:
+    """Chunks of several captures as they come, each with its capture's place; all must share one ``changed``.
+
+    A failure of one ends all, or with ``on_loss="continue"`` only its own: a notice says so, the others go on, and the
+    first failure is raised when all have ended.
+    """
+    changed = captures[0].changed
+    if any(capture.changed is not changed for capture in captures):
+        raise ValueError("captures that are read together must share one condition")
+    for capture in captures:
+        capture.start()
+    rings = {place: capture.ring for place, capture in enumerate(captures)}
+    ends, failures = [0] * len(captures), []
+    try:
+        while rings := {place: ring for place, ring in rings.items() if not ring.exhausted}:
+            with changed:
+                # With a time-out: a signal handler that ends a ring just before this thread waits would wake nobody.
+                changed.wait_for(
+                    lambda: any(r.readable for r in rings.values()) or all(r.ended for r in rings.values()), timeout=1.0
+                )
+            for place, ring in list(rings.items()):
+                try:
+                    chunk = ring.take()
+                except (FlexiastError, OSError) as error:
+                    if on_loss == "exit":
+                        raise
+                    failures.append(error)
+                    del rings[place]
+                    yield place, Chunk(ends[place], np.empty(0, np.float32), (Notice("lost", str(error)),))
+                    continue
+                if chunk is not None:
+                    ends[place] = chunk.start + len(chunk.samples)
+                    yield place, chunk
+    finally:
+        stop(captures)
+        for capture in captures:
+            capture.join()
+    if failures:
+        raise failures[0]
+
+
+def stop(captures: Sequence[Capture]) -> None:
+    """End all streams: what is held is still read. Safe in a signal handler."""
+    for capture in captures:
+        capture.stop()
+
+
+def limited(chunks: Iterable[Chunk], end: int | None) -> Iterator[Chunk]:
+    """Chunks up to a sample number of the stream; all of them for None."""
+    for chunk in chunks:
+        if end is None or chunk.start + len(chunk.samples) < end:
+            yield chunk
+            continue
+        if chunk.start < end:
+            yield chunk._replace(samples=chunk.samples[: end - chunk.start])
+        return

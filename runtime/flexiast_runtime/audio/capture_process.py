@@ -1,0 +1,131 @@
+"""One PortAudio stream in a process of its own, which `device_stream` starts, reads and kills.
+
+PortAudio before mid-2025 spins for ever when a microphone is unplugged, and hangs whoever closes the stream or exits;
+its list of devices is also as old as its process. Its audio goes into memory shared with the parent, a ring of blocks,
+float32 [SLOTS, block_frames, channels] after a header. On stdout, one JSON document a line:
+
+    {"rate_hz": 48000, "channels": 2, "block_frames": 1536}    the stream runs and the memory has its size
+    [blocks, overflows]                                        written so far, at each block
+    {"error": "another program is using it"}                   and nothing more
+
+It ends when its stdin does, so with its parent, however that ends.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from typing import Any
+
+from flexiast.errors import DeviceError
+from flexiast_runtime.audio.devices import (
+    NOT_THERE_YET,
+    InputDevice,
+    choose,
+    find_again,
+    import_portaudio,
+    input_devices,
+    unusable,
+)
+
+BLOCK_S = 0.032
+"""Callback interval: long enough for Python, short against a step."""
+LATENCY_S = 0.1
+"""Asked of PortAudio: its own `high` is 32 ms on ALSA and lost audio in one run of twenty on a busy machine."""
+SLOTS = 128
+"""Blocks in the ring: four seconds in which the parent may be busy."""
+HEADER_BYTES = 64
+"""An int64, blocks written so far, alone in its cache line."""
+FIRST_CHANNELS = 2
+"""Opened unless a further one is chosen: a stereo pair is mixed, the others of an array are raw capsules. Never one of
+several: ALSA's plug and PulseAudio would mix them all into it, whichever is chosen."""
+DEVICE_UNAVAILABLE, BAD_IO_DEVICE_COMBINATION = -9985, -9993
+"""PortAudio's error codes; on ALSA the second is what opening a device that is gone gives."""
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, which then ends this process
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    pipe = os.dup(1)
+    os.dup2(2, 1)  # sound libraries print
+    wanted = json.loads(sys.argv[1])
+    try:
+        _capture(InputDevice(*wanted["device"]), wanted["channel"], wanted["memory"], pipe)
+        reason = "its driver ended the stream"
+    except Exception as error:  # noqa: BLE001 (the parent raises it)
+        reason = _reason(error)
+    os.set_blocking(pipe, True)
+    _tell(pipe, {"error": reason})
+    os._exit(1)  # PortAudio's own exit handler can hang
+
+
+def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int) -> None:
+    """Capture until the driver ends the stream."""
+    there = input_devices()
+    device = choose(there, known.name) if known.number == NOT_THERE_YET else find_again(there, known)
+    if device is None:
+        raise DeviceError("it is not there" + unusable())
+    if channel is not None and channel > device.channels:
+        raise DeviceError(f"channel {channel} was wanted of {device.channels}")
+    channels = min(device.channels, max(FIRST_CHANNELS, channel or 0))
+    frames = round(BLOCK_S * device.rate_hz)
+    block_bytes = 4 * channels * frames
+    os.ftruncate(memory_fd, HEADER_BYTES + SLOTS * block_bytes)
+    memory = mmap.mmap(memory_fd, 0)
+    written = memoryview(memory)[:8].cast("q")
+    blocks = overflows = 0
+    ended = threading.Event()
+
+    def copy(samples: Any, frames: int, timing: Any, status: Any) -> None:
+        nonlocal blocks, overflows
+        start = HEADER_BYTES + blocks % SLOTS * block_bytes
+        memory[start : start + block_bytes] = samples
+        blocks += 1
+        overflows += status.input_overflow
+        written[0] = blocks
+        _tell(pipe, [blocks, overflows])
+
+    portaudio = import_portaudio()
+    stream = portaudio.RawInputStream(
+        samplerate=device.rate_hz,
+        blocksize=frames,
+        device=device.number,
+        channels=channels,
+        dtype="float32",
+        latency=LATENCY_S,
+        callback=copy,
+        finished_callback=ended.set,
+    )
+    _tell(pipe, {"rate_hz": device.rate_hz, "channels": channels, "block_frames": frames})
+    os.set_blocking(pipe, False)
+    stream.start()
+    ended.wait()
+
+
+def _tell(pipe: int, document: object) -> None:
+    with suppress(BlockingIOError):  # the parent is suspended; the next block tells what this one would have
+        os.write(pipe, json.dumps(document).encode() + b"\n")
+
+
+def _reason(error: Exception) -> str:
+    code = error.args[1] if len(error.args) > 1 else None
+    if code == DEVICE_UNAVAILABLE:
+        return "another program is using it" + unusable()
+    if code == BAD_IO_DEVICE_COMBINATION:
+        return "it is gone, or may not be used" + unusable()
+    return str(error)
+
+
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

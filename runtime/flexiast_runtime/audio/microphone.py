@@ -1,0 +1,120 @@
+"""A microphone that may be unplugged: captured in a process of its own, looked for until it is back."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import Literal
+
+import numpy as np
+
+from flexiast.errors import DeviceError, DeviceLostError
+from flexiast_runtime.audio.device_stream import WAKE_S, Delivery, DeviceStream, StreamEndedError
+from flexiast_runtime.audio.devices import NOT_THERE_YET, InputDevice, choose, input_devices, is_absent
+from flexiast_runtime.audio.source import Block, Notice
+from flexiast_runtime.audio.timeline import Timeline, uptime_s
+
+RETRY_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Pauses before a lost device is looked for again; the last one repeats."""
+SETTLED_S = 1.0
+"""A device that has delivered for so long is looked for from the shortest pause on when it is lost again."""
+
+ABSENT_RATE_HZ = 48_000
+"""Of a microphone that is not there yet: most have it."""
+
+OnLoss = Literal["retry", "exit"]
+EMPTY = Block(np.empty((0, 1), np.float32))
+
+
+class Microphone:
+    """An input device at its own default rate; its first two channels at most, or the one that is chosen."""
+
+    def __init__(
+        self,
+        device: str | None = None,
+        *,
+        channel: int | None = None,
+        on_loss: OnLoss = "retry",
+        may_come: bool = False,
+        clock: Callable[[], float] = uptime_s,
+        retry_s: tuple[float, ...] = RETRY_S,
+    ) -> None:
+        """``device`` as `devices.choose` takes it; ``channel`` counts from 1; ``clock`` must run on in suspend.
+
+        One that ``may_come`` need not be there, or be free, at the start: it is lost then, and looked for.
+
+        Raises DeviceError where none or several fit, or there is no such channel.
+        """
+        there = input_devices()
+        self.is_absent = may_come and device is not None and is_absent(there, device)
+        self._device = absent(device or "") if self.is_absent else choose(there, device)
+        self._may_come = may_come
+        self.name, self.rate_hz = self._device.name, self._device.rate_hz
+        if channel is not None and not self.is_absent and not 1 <= channel <= self._device.channels:
+            raise DeviceError(f"{self.name} has no channel {channel}; give one from 1 to {self._device.channels}")
+        self._channel, self._on_loss, self._clock, self._retry_s = channel, on_loss, clock, retry_s
+
+    def blocks(self) -> Iterator[Block]:
+        """Blocks until the iterator is closed; empty ones while nothing comes.
+
+        Raises DeviceError if the device cannot be opened at first, unless it may come. When it is lost later, a block
+        says so; what comes once it is found again says how much is missing. With ``on_loss="exit"`` DeviceLostError
+        follows instead.
+        """
+        timeline, pauses = Timeline(self.rate_hz), self._pauses()
+        delivered_s, reason = yield from self._stretch(timeline, again=False)
+        if not delivered_s and not self._may_come:
+            raise DeviceError(f"{self.name} cannot be opened: {reason}")
+        is_known = False  # whether its loss was said
+        while True:
+            if delivered_s or not is_known:
+                is_known = True
+                yield EMPTY._replace(notice=Notice("lost", reason))
+            if self._on_loss == "exit":
+                raise DeviceLostError(
+                    f"{self.name} was lost: {reason}; check that it is plugged in, then start again, "
+                    "or let it be looked for with --on-device-loss retry"
+                )
+            if delivered_s >= SETTLED_S:
+                pauses = self._pauses()
+            yield from _pause(next(pauses))
+            delivered_s, reason = yield from self._stretch(timeline, again=True)
+
+    def _pauses(self) -> Iterator[float]:
+        return itertools.chain(self._retry_s, itertools.repeat(self._retry_s[-1]))
+
+    def _stretch(self, timeline: Timeline, *, again: bool) -> Generator[Block, None, tuple[float, str]]:
+        """Blocks of one capture process; when it ends, for how many seconds it delivered and why it no longer does."""
+        since_s, reason = None, ""
+        with DeviceStream(self._device, self._channel) as stream:
+            try:
+                for delivery in stream.deliveries():
+                    if delivery is None:
+                        yield EMPTY
+                        continue
+                    found = again and since_s is None
+                    since_s = since_s or time.monotonic()
+                    yield self._block(delivery, timeline, found=found)
+            except StreamEndedError as error:
+                reason = str(error)
+        return 0.0 if since_s is None else time.monotonic() - since_s, reason
+
+    def _block(self, delivery: Delivery, timeline: Timeline, *, found: bool) -> Block:
+        arrived = len(delivery.samples) + delivery.missed
+        lost = delivery.missed + timeline.push(self._clock(), arrived, broken=found or delivery.overflowed)
+        missing = f"{lost / self.rate_hz:.1f} s are missing" if lost else "it is heard from now on"
+        notice = Notice("found", missing) if found else None
+        return Block(delivery.samples, lost, notice, timeline.drift_ppm)
+
+
+def absent(name: str) -> InputDevice:
+    """A microphone that is not there yet; it will be resampled to this rate, whatever its own is."""
+    return InputDevice(NOT_THERE_YET, name, "", 1, ABSENT_RATE_HZ)
+
+
+def _pause(seconds: float) -> Iterator[Block]:
+    end_s = time.monotonic() + seconds
+    while (left_s := end_s - time.monotonic()) > 0:
+        time.sleep(min(WAKE_S, left_s))
+        yield EMPTY

@@ -1,0 +1,166 @@
+"""Whether a source delivers sound: level, clipping, silence, its channels, what is missing or no number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast_runtime.audio.mixing import Mixer
+from flexiast_runtime.audio.source import Block, Notice, Source
+
+NO_SIGNAL_S = 5.0
+"""Seconds of digital silence after which a source has no signal: a muted or dead microphone; a live one has noise."""
+CLIPPED = 1 - 2**-15
+"""From here on a sample counts as clipped: the largest value that 16 bits hold."""
+INVALID_SHARE = 0.01
+"""Of a block; with more samples that are no numbers it is lost, with fewer they become silence."""
+FLOOR_DBFS = -120.0
+DC_S = 1.0
+"""Time constant of the mean that tells an offset from sound."""
+OFFSET = 0.01
+"""Of full scale; from here on a mean is a fault, for few converters are free of a smaller one."""
+CHANNELS_S = 2.0
+"""Seconds after which a fault of the channels is said: a single sound may come from one side alone."""
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What is known of a source now; counts since it was opened."""
+
+    level_dbfs: float = FLOOR_DBFS
+    """Of the last block as it is mixed, without its mean: 0 is a square wave of full scale"""
+    peak_dbfs: float = FLOOR_DBFS
+    """Of any channel"""
+    offset: float = 0.0
+    """Mean, smoothed over a second; full scale is 1"""
+    silent_s: float = 0.0
+    """How long every sample has been the same"""
+    clipped: int = 0
+    """Samples at full scale"""
+    invalid: int = 0
+    """Samples that were no numbers"""
+    gaps: int = 0
+    """Times that audio was missing"""
+    lost_s: float = 0.0
+    drift_ppm: float | None = None
+    """How much slower the device's clock is than the machine's; None where it is not known"""
+    channel: int | None = None
+    """Heard alone, from 1, since the mean of all would lose what it holds; None for the mean"""
+
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong, in a few words each, the worst first; none for a sound source."""
+        said = (
+            (self.gaps, f"{self.gaps:,} {'gap' if self.gaps == 1 else 'gaps'}"),
+            (self.invalid, f"{self.invalid:,} invalid"),
+            (self.clipped, f"{self.clipped:,} clipped"),
+            (abs(self.offset) >= OFFSET, f"DC offset {self.offset:+.1%}"),
+            (self.channel, f"channel {self.channel} alone"),
+        )
+        return tuple(text for wrong, text in said if wrong)
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "level_dbfs": round(self.level_dbfs, 1),
+            "peak_dbfs": round(self.peak_dbfs, 1),
+            "offset": round(self.offset, 5),
+            "silent_s": round(self.silent_s, 3),
+            "clipped": self.clipped,
+            "invalid": self.invalid,
+            "gaps": self.gaps,
+            "lost_s": round(self.lost_s, 3),
+            "drift_ppm": None if self.drift_ppm is None else round(self.drift_ppm),
+            "channel": self.channel,
+        }
+
+
+class Watched:
+    """A source whose every block is looked at and mixed to mono; what is no number never reaches the model."""
+
+    def __init__(self, source: Source) -> None:
+        self.name, self.rate_hz = source.name, source.rate_hz
+        self.signal = Signal()
+        """As of the last block; an immutable value, so any thread may read it."""
+        self._source = source
+        self._held: NDArray[np.float32] | None = None  # the value of each channel, while it does not change
+        self._mixer = Mixer(source.rate_hz)
+        self._fault: tuple[str | None, float] = None, 0.0  # of the channels, and for how many seconds
+
+    def blocks(self) -> Iterator[Block]:
+        """The source's blocks, with gaps where samples were no numbers, and notices when the signal goes or comes."""
+        lost = 0
+        for block in self._source.blocks():
+            numbers = self._numbers(block)
+            if len(numbers) < len(block.samples):
+                lost += block.lost + len(block.samples)
+                if block.notice:
+                    yield Block(numbers, notice=block.notice)
+                continue
+            checked = self._look(block._replace(samples=numbers, lost=block.lost + lost))
+            lost = 0
+            yield from checked
+
+    def _numbers(self, block: Block) -> NDArray[np.float32]:
+        """The samples with the few that are no numbers silenced; none of them if these are many."""
+        valid = np.isfinite(block.samples)
+        if valid.all():
+            return block.samples
+        invalid = int((~valid).any(axis=1).sum())
+        self.signal = replace(self.signal, invalid=self.signal.invalid + invalid)
+        if invalid > INVALID_SHARE * len(block.samples):
+            return block.samples[:0]
+        return np.where(valid, block.samples, np.float32(0))
+
+    def _look(self, block: Block) -> Iterator[Block]:
+        """The block, and a notice of its own where one is due."""
+        if block.lost:
+            lost_s = self.signal.lost_s + block.lost / self.rate_hz
+            self.signal = replace(self.signal, gaps=self.signal.gaps + 1, lost_s=lost_s)
+        if not len(block.samples):
+            yield block
+            return
+        before, mono = self.signal.silent_s, self._mixer.mix(block.samples)
+        yield block._replace(samples=mono)
+        self.signal = replace(self._measured(block.samples, mono), drift_ppm=block.drift_ppm)
+        if (fault := self._fault_to_report(len(mono) / self.rate_hz)) is not None:
+            yield Block(mono[:0], notice=Notice("channels", fault))
+        if before < NO_SIGNAL_S <= self.signal.silent_s:
+            reason = f"{NO_SIGNAL_S:g} s of digital silence: is the microphone muted, or its volume at zero?"
+            yield Block(mono[:0], notice=Notice("no signal", reason))
+        elif before >= NO_SIGNAL_S > self.signal.silent_s:
+            yield Block(mono[:0], notice=Notice("signal", f"sound again after {before:.0f} s"))
+
+    def _fault_to_report(self, seconds: float) -> str | None:
+        """A fault of the channels, once it has lasted; none again before it has been over."""
+        (known, before_s), found = self._fault, self._mixer.fault
+        lasted_s = seconds + (before_s if found == known else 0.0)
+        self._fault = found, lasted_s
+        return found if lasted_s >= CHANNELS_S > lasted_s - seconds else None
+
+    def _measured(self, samples: NDArray[np.float32], mono: NDArray[np.float32]) -> Signal:
+        mean = float(mono.mean(dtype=np.float64))
+        silent = self._unchanged(samples)
+        seconds = len(samples) / self.rate_hz
+        return replace(
+            self.signal,
+            level_dbfs=_dbfs(float(np.sqrt(np.square(mono - np.float32(mean), dtype=np.float32).mean()))),
+            peak_dbfs=_dbfs(float(np.abs(samples).max())),
+            offset=self.signal.offset + -math.expm1(-seconds / DC_S) * (mean - self.signal.offset),
+            silent_s=self.signal.silent_s + seconds if silent else 0.0,
+            channel=None if self._mixer.alone is None else self._mixer.alone + 1,
+            clipped=self.signal.clipped + int(np.count_nonzero(np.abs(samples).max(axis=1) >= CLIPPED)),
+        )
+
+    def _unchanged(self, samples: NDArray[np.float32]) -> bool:
+        """Whether no channel changed, within the block or since the last one."""
+        first = samples[0] if self._held is None else self._held
+        self._held = samples[-1].copy()
+        return bool((samples == first).all())
+
+
+def _dbfs(value: float) -> float:
+    return max(FLOOR_DBFS, 20 * math.log10(value)) if value > 0 else FLOOR_DBFS

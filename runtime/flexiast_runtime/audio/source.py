@@ -1,0 +1,257 @@
+"""Where audio comes from: blocks at the source's own rate, converted to mono chunks at the model's.
+
+A source delivers; it neither paces the model nor drops for it. `listen` puts a ring between the two, `classify` reads
+as fast as it goes: the same conversion, the same sample counter.
+"""
+
+from __future__ import annotations
+
+import io
+import select
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple, Protocol
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from flexiast.data.audio import open_audio, unreported
+from flexiast.errors import DataError, printable_line
+from flexiast_runtime.audio.mixing import Mixer
+from flexiast_runtime.audio.stall import LATE_S, STALL_S, PipeClock
+from flexiast_runtime.audio.timeline import uptime_s
+
+Float = NDArray[np.float32]
+
+BLOCK_S = 0.1
+"""Seconds of audio that files and pipes are read in."""
+WAKE_S = 0.1
+"""While a pipe brings nothing, whoever reads it may stop so often."""
+BURST_S = 0.25
+"""After a stall, what comes in so many seconds may be what was late."""
+
+
+class Notice(NamedTuple):
+    """What became of a source, said once, when it happens."""
+
+    state: Literal["lost", "found", "no signal", "signal", "channels"]
+    reason: str
+
+
+class Block(NamedTuple):
+    """What a device or file delivers at once."""
+
+    samples: Float
+    """[frames, channels] in [-1, 1]"""
+    lost: int = 0
+    """Frames known to be missing before it."""
+    notice: Notice | None = None
+    """Said with it; such a block may hold no samples."""
+    drift_ppm: float | None = None
+    """How much slower the device's clock is than the machine's, where that is known"""
+
+
+class Chunk(NamedTuple):
+    """Mono audio at the model's rate."""
+
+    start: int
+    """Number of its first sample since the stream began; a jump past the last end is a discontinuity."""
+    samples: Float
+    notices: tuple[Notice, ...] = ()
+    """Said with it; such a chunk may hold no samples."""
+
+
+class Source(Protocol):
+    """A stream of audio blocks."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def rate_hz(self) -> int: ...
+
+    def blocks(self) -> Iterator[Block]:
+        """Blocks until the source ends; closing the iterator releases the source."""
+        ...
+
+
+class FileSource:
+    """An audio file, read in blocks; longer ones cost less, shorter ones can be paced."""
+
+    def __init__(
+        self,
+        path: Path,
+        block_s: float = BLOCK_S,
+        *,
+        channel: int | None = None,
+        keep_cut: bool = False,
+        say: Callable[[str], None] = unreported,
+    ) -> None:
+        """``channel``, ``keep_cut`` and ``say`` as ``open_audio`` takes them; raises DataError for what is no audio."""
+        self.name = printable_line(str(path))
+        self._block_s, self._say = block_s, say
+        self._open = partial(open_audio, path, channel=channel, keep_cut=keep_cut)
+        with self._open() as file:
+            self.rate_hz: int = file.rate_hz
+
+    def blocks(self) -> Iterator[Block]:
+        with self._open(say=self._say) as file:
+            yield from map(Block, file.blocks(round(self._block_s * self.rate_hz)))
+
+
+class PcmSource:
+    """Raw PCM from a pipe: mono, signed 16-bit little-endian, as ``arecord -t raw -f S16_LE -c 1 -r RATE`` writes.
+
+    An unbuffered pipe is watched like a microphone: one that stalls is lost until it goes on, and what did not come in
+    the meantime is missing. Empty blocks come while nothing does.
+    """
+
+    def __init__(
+        self, stream: BinaryIO, rate_hz: int, name: str = "stdin", clock: Callable[[], float] = uptime_s
+    ) -> None:
+        """``clock`` must run on in suspend."""
+        self.name, self.rate_hz, self._stream, self._clock = name, rate_hz, stream, clock
+
+    def blocks(self) -> Iterator[Block]:
+        pending = b""
+        for content, lost, notice in self._watched() if self._can_be_watched else self._unwatched():
+            pending += content
+            whole = len(pending) // 2 * 2
+            samples = np.frombuffer(pending[:whole], "<i2").astype(np.float32) / np.float32(32768)
+            pending = pending[whole:]
+            if len(samples) or not content:
+                yield Block(samples[:, None], lost, notice)
+        if pending:
+            raise DataError(
+                f"{self.name} ended inside a sample; expected raw 16-bit little-endian mono PCM at {self.rate_hz} Hz"
+            )
+
+    @property
+    def _can_be_watched(self) -> bool:
+        """What a buffer holds cannot be waited for, and Windows has no poll."""
+        return isinstance(self._stream, io.FileIO) and hasattr(select, "poll")
+
+    def _unwatched(self) -> Iterator[tuple[bytes, int, Notice | None]]:
+        # read1 hands over what a pipe holds now: a slow microphone is not waited for until a block is full.
+        read = getattr(self._stream, "read1", self._stream.read)
+        while content := read(self._size):
+            yield content, 0, None
+
+    def _watched(self) -> Iterator[tuple[bytes, int, Notice | None]]:
+        """What comes, the samples missing before it, and what is said with it; nothing every WAKE_S while it stalls."""
+        pipe, poll = PipeClock(), select.poll()
+        poll.register(self._stream, select.POLLIN)
+        while True:
+            pipe.wait_from(self._clock())
+            is_lost = False
+            while not poll.poll(1000 * WAKE_S):
+                overdue_s, notice = pipe.overdue_s(self._clock()), None
+                if not is_lost and overdue_s > STALL_S:
+                    is_lost = True
+                    notice = Notice("lost", f"nothing has come for {overdue_s:.1f} s: whoever writes it has stalled")
+                yield b"", 0, notice
+            content = self._read_burst(poll, pipe) if is_lost else self._stream.read(self._size)
+            if not content:
+                return
+            now_s, came_s = self._clock(), len(content) / (2 * self.rate_hz)
+            missing_s = pipe.overdue_s(now_s, came_s) if is_lost else 0.0
+            lost = round(missing_s * self.rate_hz) if missing_s > LATE_S else 0
+            pipe.come(now_s, came_s, lost / self.rate_hz)
+            yield content, lost, Notice("found", f"{lost / self.rate_hz:.1f} s are missing") if is_lost else None
+
+    def _read_burst(self, poll: select.poll, pipe: PipeClock) -> bytes:
+        """What comes at once after a stall: all that was late, if whoever writes has kept it."""
+        content, end_s = b"", self._clock() + BURST_S
+        while (left_s := end_s - self._clock()) > 0 and poll.poll(1000 * left_s):
+            chunk = self._stream.read(self._size)
+            content += chunk
+            if not chunk or not pipe.overdue_s(self._clock(), len(content) / (2 * self.rate_hz)):
+                break
+        return content
+
+    @property
+    def _size(self) -> int:
+        """Bytes of a block."""
+        return 2 * round(BLOCK_S * self.rate_hz)
+
+
+class Paced:
+    """A source slowed to real time, so that a file behaves like a microphone."""
+
+    def __init__(
+        self,
+        source: Source,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.name, self.rate_hz = source.name, source.rate_hz
+        self._source, self._clock, self._sleep = source, clock, sleep
+
+    def blocks(self) -> Iterator[Block]:
+        started, delivered = self._clock(), 0
+        for block in self._source.blocks():
+            delivered += len(block.samples)
+            wait = started + delivered / self.rate_hz - self._clock()
+            if wait > 0:
+                self._sleep(wait)
+            yield block
+
+
+def open_recording(
+    path: Path,
+    rate_hz: int,
+    block_s: float = BLOCK_S,
+    *,
+    channel: int | None = None,
+    keep_cut: bool = False,
+    say: Callable[[str], None] = unreported,
+) -> FileSource | PcmSource:
+    """A file, or a pipe that has a name (a FIFO, or what a shell writes for ``<(…)``), read as stdin is.
+
+    ``rate_hz`` is that of a pipe's samples. Raises DataError for what is no audio.
+    """
+    if path.is_fifo():
+        if channel is not None:
+            raise DataError(f"{path} is a pipe, which has one channel; leave --channel out")
+        try:
+            # Unbuffered: a writer that stops for a while has said all that can be heard yet.
+            return PcmSource(path.open("rb", buffering=0), rate_hz, printable_line(str(path)))
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return FileSource(path, block_s, channel=channel, keep_cut=keep_cut, say=say)
+
+
+def chunks(source: Source, rate_hz: int) -> Iterator[Chunk]:
+    """Blocks of a source → mono chunks at ``rate_hz``, channels mixed, resampled with state from block to block.
+
+    A block without samples gives a chunk without: whoever reads a source that delivers nothing now can still stop.
+    """
+    resampler = _resampler(source.rate_hz, rate_hz)
+    mixer, start = Mixer(source.rate_hz), 0
+    for block in source.blocks():
+        mono = mixer.mix(block.samples)[:, 0]
+        if block.lost:
+            if len(rest := _flush(resampler)):
+                yield Chunk(start, rest)
+            start += len(rest) + round(block.lost * rate_hz / source.rate_hz)
+            resampler = _resampler(source.rate_hz, rate_hz)
+        samples = resampler.resample_chunk(mono) if resampler else mono
+        notices = (block.notice,) if block.notice else ()
+        if len(samples) or notices or not len(mono):  # the resampler may keep a short block, never what is said with it
+            yield Chunk(start, samples, notices)
+            start += len(samples)
+    if len(rest := _flush(resampler)):
+        yield Chunk(start, rest)
+
+
+def _resampler(source_hz: int, target_hz: int) -> soxr.ResampleStream | None:
+    return None if source_hz == target_hz else soxr.ResampleStream(source_hz, target_hz, 1, dtype="float32")
+
+
+def _flush(resampler: soxr.ResampleStream | None) -> Float:
+    """What the filter still holds: some milliseconds, without which the counter would fall behind."""
+    nothing = np.empty(0, np.float32)
+    return resampler.resample_chunk(nothing, last=True) if resampler else nothing

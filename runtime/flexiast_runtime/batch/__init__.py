@@ -1,0 +1,1 @@
+"""Many recordings: workers, results, formats."""

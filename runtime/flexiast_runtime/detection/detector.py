@@ -1,0 +1,148 @@
+"""Smoothed scores → events, by two thresholds per label: one to begin, a lower one to go on.
+
+Each window speaks for the step around its centre, less what smoothing lags; the first one also for what lies before,
+the last for what follows. These slots tile the stream without gaps, so an event's bounds are those of the sound, not of
+the window. Every rule counts the samples of slots, so none depends on the step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.spec import PatchSize
+from flexiast_runtime.detection.framer import Window
+from flexiast_runtime.detection.rules import EventRules
+
+Float = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A sound that has ended."""
+
+    class_index: int
+    start: int
+    """First sample"""
+    end: int
+    """One past the last sample"""
+    score: float
+    """Highest smoothed score"""
+    patch: PatchSize
+    """Patch size that gave the highest score"""
+
+
+@dataclass
+class _Run:
+    """A stretch that goes on; until it is confirmed, all of it at or above the threshold."""
+
+    start: int
+    score: float
+    patch: PatchSize
+    confirmed: bool = False
+
+
+@dataclass
+class _Track:
+    """One label, from its first rise until nothing can be added to its event."""
+
+    class_index: int
+    run: _Run | None = None
+    past: Detection | None = None
+    """What has ended, while another may still follow closely enough to be one with it"""
+
+
+class Detector:
+    """Keeps the events that are going on."""
+
+    def __init__(
+        self,
+        rules: EventRules,
+        labels: Sequence[str],
+        rate_hz: int,
+        window_samples: int,
+        step_samples: int,
+        delay_samples: int = 0,
+    ) -> None:
+        """``delay_samples`` is what the smoothing of the scores lags behind. Raises UsageError for unknown labels."""
+        self._rules, self._labels = rules, tuple(labels)
+        self._on_at: dict[PatchSize, Float] = {}
+        self._on = rules.thresholds(labels)
+        self._off = np.float32(rules.release) * self._on
+        self._confirm, self._merge, self._shortest = (
+            round(seconds * rate_hz) for seconds in (rules.confirm_s, rules.merge_s, rules.min_duration_s)
+        )
+        self._lead = max(0, (window_samples - step_samples) // 2 - delay_samples)
+        self._tracks: dict[int, _Track] = {}
+
+    @property
+    def active(self) -> dict[int, float]:
+        """Class index → highest score of the events going on."""
+        runs = ((index, track.run) for index, track in self._tracks.items())
+        return {index: run.score for index, run in runs if run is not None and run.confirmed}
+
+    def push(self, window: Window, scores: Float, patch: PatchSize) -> Iterator[Detection]:
+        """The next window's smoothed scores [classes] → the events that ended before it."""
+        slot = window.start if window.first else window.start + self._lead
+        if self._rules.size_thresholds:
+            if patch not in self._on_at:
+                self._on_at[patch] = self._rules.thresholds(self._labels, patch)
+            self._on = self._on_at[patch]
+            self._off = np.float32(self._rules.release) * self._on
+        for index in map(int, np.flatnonzero(scores >= self._on)):
+            self._tracks.setdefault(index, _Track(index))
+        for index, track in list(self._tracks.items()):
+            self._end_if_below(track, scores[index], slot)
+            if track.run is None:
+                yield from self._settled(track, slot)
+            self._rise(track, float(scores[index]), slot, patch)
+            if track.run is None and track.past is None:
+                del self._tracks[index]
+
+    def flush(self, end: int) -> Iterator[Detection]:
+        """The stream ends or breaks off at sample ``end``: so does every event, and none is merged with a later one."""
+        for track in self._tracks.values():
+            self._end_if_below(track, -math.inf, end)
+            yield from self._settled(track, math.inf)
+        self._tracks.clear()
+
+    def _end_if_below(self, track: _Track, score: float, slot: int) -> None:
+        """What is known of the run at sample ``slot``: that it is long enough, that it ends there."""
+        self._confirm_run(track, slot)
+        run, index = track.run, track.class_index
+        if run is None or score >= (self._off if run.confirmed else self._on)[index]:
+            return
+        if run.confirmed:
+            track.past = Detection(index, run.start, slot, run.score, run.patch)
+        track.run = None
+
+    def _rise(self, track: _Track, score: float, slot: int, patch: PatchSize) -> None:
+        """The score from sample ``slot`` on begins a run or is one more of it."""
+        if track.run is None and score >= self._on[track.class_index]:
+            track.run = _Run(slot, score, patch)
+        if track.run is not None and score > track.run.score:
+            track.run.score, track.run.patch = score, patch
+        self._confirm_run(track, slot)
+
+    def _confirm_run(self, track: _Track, slot: int) -> None:
+        """A run that has lasted long enough is an event, one with the past event if that still waits."""
+        run, past = track.run, track.past
+        if run is None or run.confirmed or slot - run.start < self._confirm:
+            return
+        run.confirmed = True
+        if past is not None:
+            run.start, track.past = past.start, None
+            if past.score >= run.score:
+                run.score, run.patch = past.score, past.patch
+
+    def _settled(self, track: _Track, slot: float) -> Iterator[Detection]:
+        """The past event, once no run that begins at ``slot`` or later can be merged with it."""
+        past = track.past
+        if past is not None and slot - past.end >= self._merge:
+            track.past = None
+            if past.end - past.start >= self._shortest:
+                yield past

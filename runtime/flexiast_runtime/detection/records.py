@@ -1,0 +1,274 @@
+"""What a listener reports. `document()` is the JSON form that scripts rely on: schema 1.0."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.spec import PatchSize
+from flexiast_runtime.audio.signal import Signal
+from flexiast_runtime.hardware.battery import Battery
+
+Float = NDArray[np.float32]
+
+SCHEMA_VERSION = "1.0"
+"""Of every JSON document and JSONL record printed; the major number changes when a reader must."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A sound that has ended; samples at the model's rate, counted from the start of the stream."""
+
+    source: str
+    label: str
+    start_sample: int
+    end_sample: int
+    """One past its last sample"""
+    sample_rate_hz: int
+    score: float
+    """Highest smoothed score, 0 … 1"""
+    patch: PatchSize
+    """Patch size that gave it"""
+    began_at_s: float | None = None
+    """When it began, in Unix seconds; files know no such time"""
+    run: str = ""
+    """Tells the events of two runs apart, which may hear the same source from its start"""
+
+    @property
+    def id(self) -> str:
+        """The same for the same event however often it is delivered, another one for every other event."""
+        named = f"{self.run}\0{self.source}\0{self.label}\0{self.start_sample}"
+        return hashlib.sha256(named.encode()).hexdigest()[:16]
+
+    @property
+    def start_s(self) -> float:
+        return self.start_sample / self.sample_rate_hz
+
+    @property
+    def end_s(self) -> float:
+        return self.end_sample / self.sample_rate_hz
+
+    def document(self) -> dict[str, Any]:
+        return _record("event") | {
+            "id": self.id,
+            "source": self.source,
+            "label": self.label,
+            "began_at": None if self.began_at_s is None else _utc(self.began_at_s),
+            "start_s": round(self.start_s, 4),
+            "end_s": round(self.end_s, 4),
+            "start_sample": self.start_sample,
+            "end_sample": self.end_sample,
+            "score": round(self.score, 4),
+            "patch_size": str(self.patch),
+        }
+
+
+@dataclass(frozen=True)
+class Switch:
+    """The governor chose another patch size."""
+
+    source: str
+    time_s: float
+    """Seconds of audio since the start"""
+    before: PatchSize
+    after: PatchSize
+    reason: str
+
+    def document(self) -> dict[str, Any]:
+        return _record("switch") | {
+            "source": self.source,
+            "time_s": round(self.time_s, 3),
+            "from": str(self.before),
+            "to": str(self.after),
+            "reason": self.reason,
+        }
+
+
+def _no_frames() -> Float:
+    return np.empty((0, 0), np.float32)
+
+
+@dataclass(frozen=True)
+class Status:
+    """How things stand after one window."""
+
+    source: str
+    time_s: float
+    patch: PatchSize
+    top: tuple[tuple[str, float], ...]
+    """Best labels and their smoothed scores"""
+    active: tuple[str, ...]
+    """Labels whose events are going on"""
+    latency_s: float
+    deadline_s: float
+    backlog_s: float
+    dropped_s: float
+    skipped: int
+    """Silent windows so far that no engine ran for"""
+    battery: Battery | None
+    signal: Signal | None = None
+    """What the microphone delivers; None for recordings"""
+    heat_room_k: float | None = None
+    """Kelvins to where the kernel holds the processor back"""
+    frames: Float = field(default_factory=_no_frames, repr=False, compare=False)
+    """Log-mel features [frames, mels] that no earlier window held, normalised; for pictures, not in the document"""
+
+    def document(self) -> dict[str, Any]:
+        return _record("status") | {
+            "source": self.source,
+            "time_s": round(self.time_s, 3),
+            "patch_size": str(self.patch),
+            "top": [{"label": label, "score": round(score, 4)} for label, score in self.top],
+            "active": list(self.active),
+            "latency_ms": round(1000 * self.latency_s, 3),
+            "deadline_ms": round(1000 * self.deadline_s, 3),
+            "backlog_s": round(self.backlog_s, 3),
+            "dropped_s": round(self.dropped_s, 3),
+            "skipped": self.skipped,
+            "battery": None if self.battery is None else round(self.battery.fraction, 4),
+            "discharging": None if self.battery is None else self.battery.discharging,
+            "signal": None if self.signal is None else self.signal.document(),
+            "heat_room_k": None if self.heat_room_k is None else round(self.heat_room_k, 1),
+        }
+
+
+@dataclass(frozen=True)
+class SourceNotice:
+    """What became of a source: lost, found again, silent, or what is wrong with its channels."""
+
+    source: str
+    time_s: float
+    """Seconds of audio since the start"""
+    state: Literal["lost", "found", "no signal", "signal", "channels"]
+    reason: str
+
+    def document(self) -> dict[str, Any]:
+        return _record("source") | {
+            "source": self.source,
+            "time_s": round(self.time_s, 3),
+            "state": self.state,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class EngineFailure:
+    """An engine gave an error instead of an answer; it rests for a while."""
+
+    source: str
+    time_s: float
+    patch: PatchSize
+    reason: str
+
+    def document(self) -> dict[str, Any]:
+        return _record("failure") | {
+            "source": self.source,
+            "time_s": round(self.time_s, 3),
+            "patch_size": str(self.patch),
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class Overload:
+    """Even the cheapest patch size misses the deadline again and again; said once, until it is kept again."""
+
+    source: str
+    time_s: float
+    patch: PatchSize
+    latency_s: float
+    deadline_s: float
+
+    def document(self) -> dict[str, Any]:
+        return _record("overload") | {
+            "source": self.source,
+            "time_s": round(self.time_s, 3),
+            "patch_size": str(self.patch),
+            "latency_ms": round(1000 * self.latency_s, 3),
+            "deadline_ms": round(1000 * self.deadline_s, 3),
+        }
+
+
+@dataclass(frozen=True)
+class VariantUse:
+    """What one variant did and cost."""
+
+    patch: PatchSize
+    windows: int
+    misses: int
+    """Windows that took longer than the deadline"""
+    cpu_s: float
+    latency_p50_s: float
+    latency_p95_s: float
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "patch_size": str(self.patch),
+            "windows": self.windows,
+            "misses": self.misses,
+            "cpu_s": round(self.cpu_s, 4),
+            "latency_p50_ms": round(1000 * self.latency_p50_s, 3),
+            "latency_p95_ms": round(1000 * self.latency_p95_s, 3),
+        }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The whole run; the last record."""
+
+    source: str
+    audio_s: float
+    windows: int
+    skipped: int
+    """Windows among them that were silent, so that no engine ran"""
+    events: int
+    switches: int
+    discontinuities: int
+    dropped_s: float
+    cpu_s: float
+    """Of the whole process while it listened: reading, resampling, features, engines, printing"""
+    variants: tuple[VariantUse, ...]
+    overloads: int = 0
+    """Times that even the cheapest patch size was too slow"""
+
+    @property
+    def misses(self) -> int:
+        return sum(use.misses for use in self.variants)
+
+    @property
+    def miss_rate(self) -> float:
+        return self.misses / self.windows if self.windows else 0.0
+
+    def document(self) -> dict[str, Any]:
+        return _record("summary") | {
+            "source": self.source,
+            "audio_s": round(self.audio_s, 3),
+            "windows": self.windows,
+            "skipped": self.skipped,
+            "events": self.events,
+            "switches": self.switches,
+            "overloads": self.overloads,
+            "misses": self.misses,
+            "miss_rate": round(self.miss_rate, 4),
+            "discontinuities": self.discontinuities,
+            "dropped_s": round(self.dropped_s, 3),
+            "cpu_s": round(self.cpu_s, 3),
+            "variants": [use.document() for use in self.variants],
+        }
+
+
+Record = Event | Switch | Status | SourceNotice | EngineFailure | Overload | Summary
+
+
+def _record(kind: str) -> dict[str, Any]:
+    return {"schema_version": SCHEMA_VERSION, "type": kind}
+
+
+def _utc(time_s: float) -> str:
+    """Unix seconds as ISO 8601 with milliseconds."""
+    return datetime.datetime.fromtimestamp(time_s, datetime.timezone.utc).isoformat(timespec="milliseconds")

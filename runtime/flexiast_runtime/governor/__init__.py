@@ -1,0 +1,1 @@
+"""Which patch size runs next: a pure function of what was observed."""

@@ -1,0 +1,1 @@
+"""The machine: batteries, meters, heat, processors, power profiles."""

@@ -1,0 +1,1 @@
+"""Engines: a bundle's graphs, ready to run."""

@@ -1,0 +1,52 @@
+"""A bundle checks itself on the device that runs it: every file's hash, every engine against stored answers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flexiast.errors import VerificationError
+from flexiast.manifest import Variant
+from flexiast.spec import PatchSize
+from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.inference.engine import Engines
+from flexiast_runtime.inference.ort import load_engines
+
+
+def golden_key(patch: PatchSize) -> str:
+    """Name of a patch size's logits in the golden file."""
+    return f"logits-{patch}"
+
+
+def verify_bundle(bundle: Bundle) -> list[tuple[Variant, float]]:
+    """Check every file and run every engine; each variant and its largest logit error.
+
+    Raises VerificationError that names the file or variant that fails.
+    """
+    for entry in bundle.manifest.files:
+        bundle.read(entry.name)
+    return [
+        found
+        for precision in bundle.manifest.precisions
+        for found in golden_errors(bundle, load_engines(bundle, precision=precision))
+    ]
+
+
+def golden_errors(bundle: Bundle, engines: Engines) -> list[tuple[Variant, float]]:
+    """Each engine's largest logit error on the golden inputs; raises VerificationError above the tolerance."""
+    golden = bundle.arrays(bundle.manifest.golden)
+    errors = []
+    for patch in engines.patches:
+        if not {"features", golden_key(patch)} <= golden.keys():
+            raise VerificationError(
+                f"{bundle.folder / bundle.manifest.golden} has no answers of patch size {patch}; export again"
+            )
+        variant = engines[patch].variant
+        found, expected = engines.logits(golden["features"], patch), golden[golden_key(patch)]
+        error = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("nan")
+        if not error <= variant.parity.tolerance:  # also catches NaN
+            raise VerificationError(
+                f"{bundle.folder}: {variant} answers the golden inputs with an error of {error:.2g} "
+                f"(allowed {variant.parity.tolerance:.2g}) on this machine; export again, or report this CPU"
+            )
+        errors.append((variant, error))
+    return errors

@@ -1,0 +1,1 @@
+"""TensorRT: plans are built, kept and run on the device itself."""

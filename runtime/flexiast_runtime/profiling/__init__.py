@@ -1,0 +1,1 @@
+"""What a window costs here: latency, memory and energy."""

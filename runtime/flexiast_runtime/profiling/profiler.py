@@ -1,0 +1,195 @@
+"""A bundle, its engines and this machine → a profile."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import datetime, timezone
+
+from flexiast import __version__
+from flexiast.manifest import MANIFEST
+from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.detection.listener import Settings
+from flexiast_runtime.hardware import platform as here
+from flexiast_runtime.hardware.machine import read_settings
+from flexiast_runtime.hardware.meters import Meter, find_meter
+from flexiast_runtime.hardware.nvml import Gpu
+from flexiast_runtime.hardware.poller import Lookout
+from flexiast_runtime.hardware.power_source import SourceMeter, Told
+from flexiast_runtime.inference.backends import Backend
+from flexiast_runtime.inference.engine import Engine, StagedEngine
+from flexiast_runtime.inference.tensorrt.build import find_tensorrt
+from flexiast_runtime.inference.tensorrt.cuda import Cuda
+from flexiast_runtime.profiling.footprint import footprint
+from flexiast_runtime.profiling.measure import Power, Runs, measure, measure_paced, measure_power
+from flexiast_runtime.profiling.profiles import Measurement, Profile, ProfileKey, Reading, energy, gpu_times, times
+
+SOURCE_EVERY_S = 1.0
+"""A power source of the user's own may be a program: it is not asked more often."""
+ENQUEUE_SHARE = 0.8
+"""Of the GPU's time; above it trtexec warns too."""
+NOISY = 0.25
+"""Standard deviation ÷ mean above which a variant's times are called noisy."""
+
+
+def profile_key(bundle: Bundle, backend: Backend, threads: int = 1) -> ProfileKey:
+    """What a profile of this bundle made here and now would hold for."""
+    return ProfileKey(
+        machine=here.machine(),
+        settings=read_settings(),
+        bundle_sha256=manifest_sha256(bundle),
+        backend=backend.value,
+        threads=threads,
+        versions=versions(backend),
+    )
+
+
+def manifest_sha256(bundle: Bundle) -> str:
+    """Of the manifest, which names the hash of every file."""
+    return hashlib.sha256((bundle.folder / MANIFEST).read_bytes()).hexdigest()
+
+
+def versions(backend: Backend = Backend.CPU) -> dict[str, str]:
+    """Of what runs the engines; for TensorRT also its own, the GPU and the driver's CUDA."""
+    import onnxruntime
+
+    found = {
+        "flexiast": __version__,
+        "onnxruntime": onnxruntime.__version__,
+        "python": platform.python_version(),
+    }
+    if backend is Backend.TENSORRT:
+        tensorrt, device = find_tensorrt(), Cuda.open().device()
+        found[tensorrt.flavour] = tensorrt.version
+        found["GPU"] = f"{device.name} ({device.compute_capability}), {device.driver}"
+    return found
+
+
+def profile_bundle(
+    name: str,
+    bundle: Bundle,
+    engines: Sequence[Engine],
+    key: ProfileKey,
+    *,
+    duration_s: float,
+    warmup_s: float,
+    metrics: Mapping[str, float],
+    power: bool,
+    source: Told | None = None,
+) -> tuple[Profile, dict[str, Runs]]:
+    """Measure every engine: its profile, and each single latency by the variant's name.
+
+    ``metrics`` are those measured just now, by variant; the bundle's own stand in for the rest. ``source`` measures the
+    power in place of what the machine has.
+    """
+    features = bundle.arrays(bundle.manifest.golden)["features"][:1]
+    named = {f"{engine.variant.patch_size} {engine.variant.precision}": engine for engine in engines}
+    gpu = None if key.backend == Backend.CPU.value else Gpu.open()
+    before = _reading(gpu)
+    runs = measure(named, features, duration_s, warmup_s)
+    paced = measure_paced(named, features)
+    with _meter(source, gpu) if power else nullcontext() as meter:
+        powers = {} if meter is None else measure_power(named, features, meter)
+    step_s = Settings.of(bundle.manifest.spec.frontend).step_s
+    after = _reading(gpu)
+    found = Profile(
+        made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        bundle=name,
+        source_sha256=bundle.manifest.source_sha256,
+        key=key,
+        step_s=step_s,
+        meter=None if meter is None else meter.name,
+        idle_w=next((power.idle_watts for power in powers.values() if power), None),
+        before=before,
+        after=after,
+        measurements=tuple(
+            _measurement(bundle, engine, key, runs[each], paced[each], powers.get(each), metrics.get(each), step_s)
+            for each, engine in named.items()
+        ),
+    )
+    return found.model_copy(update={"warnings": tuple(warnings(found, asked_for_power=power))}), runs
+
+
+def _measurement(
+    bundle: Bundle,
+    engine: Engine,
+    key: ProfileKey,
+    runs: Runs,
+    paced_s: float,
+    power: Power | None,
+    metric: float | None,
+    step_s: float,
+) -> Measurement:
+    variant = engine.variant
+    memory = footprint(bundle.folder, str(variant.patch_size), variant.precision, key.backend, key.threads)
+    files = (variant.embedder, bundle.manifest.encoders[variant.precision].file)
+    known = variant.labelled.metric if variant.labelled else variant.metric
+    return Measurement.model_validate(
+        {
+            "patch_size": variant.patch_size,
+            "precision": variant.precision,
+            "tokens": variant.tokens,
+            "gmac": variant.gmac,
+            "metric": known if metric is None else metric,
+            "metric_is_own": metric is not None,
+            "private_mb": memory.private_mb,
+            "peak_mb": memory.peak_mb,
+            "size_mb": sum(bundle.manifest.entry(file).size for file in files) / 1e6,
+            "paced_ms": 1000 * paced_s,
+            **times(runs, step_s),
+            **energy(power),
+            "gpu": gpu_times(runs.stages, cuda_graph=isinstance(engine, StagedEngine) and engine.cuda_graph),
+        }
+    )
+
+
+@contextmanager
+def _meter(source: Told | None, gpu: Gpu | None) -> Iterator[Meter | None]:
+    """The user's own source, looked at once a second, or what the machine has."""
+    if source is None:
+        yield find_meter(gpu=gpu)
+        return
+    with Lookout(source.read, unknown=None, every_s=SOURCE_EVERY_S) as lookout:
+        yield SourceMeter(source.name, lookout)
+
+
+def _reading(gpu: Gpu | None) -> Reading:
+    now, limits = here.climate(gpu), None if gpu is None else gpu.read().limits
+    return Reading(
+        temperatures_c=now.temperatures_c,
+        clocks_mhz=now.clocks_mhz,
+        throttled=now.throttled,
+        gpu_limits=limits or (),
+    )
+
+
+def warnings(found: Profile, *, asked_for_power: bool) -> Iterable[str]:
+    """What makes the figures doubtful."""
+    unstable = [m.name for m in found.measurements if not m.stable]
+    if unstable:
+        yield f"the 95th percentile of {', '.join(unstable)} is not known to 10 %; close other programs, or run longer"
+    noisy = [m.name for m in found.measurements if m.variation > NOISY]
+    if noisy:
+        yield f"the times of {', '.join(noisy)} vary by more than {NOISY:.0%}; something else was running"
+    if found.before.throttled or found.after.throttled:
+        yield "the kernel held the processor back for heat; let it cool down and profile again"
+    limits = dict.fromkeys((*found.before.gpu_limits, *found.after.gpu_limits))
+    if limits:
+        yield f"the GPU's clocks were held back ({', '.join(limits)}); lock them below that, and profile again"
+    late = [m.name for m in found.measurements if m.gpu and m.gpu.enqueue_ms > ENQUEUE_SHARE * m.gpu.compute_ms]
+    if late:
+        yield f"the processor takes about as long to hand over {', '.join(late)} as the GPU to compute them"
+    copied = [m.name for m in found.measurements if m.gpu and max(m.gpu.h2d_ms, m.gpu.d2h_ms) >= m.gpu.compute_ms]
+    if copied:
+        yield f"copies to or from the GPU take as long as computing {', '.join(copied)}"
+    if found.key.settings.governor not in {"", "performance"}:
+        yield f"the processor's clock is not fixed (governor {found.key.settings.governor}); times depend on the load"
+    for figure in ("private_mb", "peak_mb"):
+        if any(getattr(m, figure) is None for m in found.measurements):
+            yield f"{figure}: not available; this system does not tell it, or the process that measures it failed"
+    if asked_for_power and found.meter is None:
+        yield "energy: not available, nothing on this machine measures it"
+    elif asked_for_power and any(m.mj is None for m in found.measurements):
+        yield f"energy: not available for some variants, {found.meter} did not answer"

@@ -1,0 +1,303 @@
+"""What was measured of a bundle on a machine, and where it is kept.
+
+A profile holds for one machine as it was set, one bundle, one backend: its key. It is kept under the hash of the whole
+key, so a profile of another power mode, another ONNX Runtime or another export is never taken for this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from flexiast.errors import DataError
+from flexiast.files import write_atomically
+from flexiast.manifest import Precision, Sha256
+from flexiast.spec import Patch, PatchSize, Value, describe
+from flexiast_runtime.hardware.machine import Machine, Settings
+from flexiast_runtime.inference.engine import Stages
+from flexiast_runtime.paths import data_folder
+from flexiast_runtime.profiling.measure import Power, Runs
+from flexiast_runtime.profiling.percentiles import interval, percentile
+
+SCHEMA_VERSION = "1.0"
+MAX_PROFILE_BYTES = 10_000_000
+WORTH_A_WORD = 0.05
+"""Change of a median, as a share of it, below which nothing is said."""
+
+
+class ProfileKey(Value):
+    """Everything that the figures depend on."""
+
+    machine: Machine
+    settings: Settings
+    bundle_sha256: Sha256
+    """Of the manifest, which names the hash of every file"""
+    backend: str
+    threads: int = Field(ge=1)
+    versions: dict[str, str]
+    """Of what runs the engines"""
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class GpuTimes(Value):
+    """Medians of the stages of one window on a GPU, in milliseconds."""
+
+    enqueue_ms: float
+    """Of the processor, to hand the work over"""
+    h2d_ms: float
+    """Features to the GPU"""
+    compute_ms: float
+    d2h_ms: float
+    """Logits from it"""
+    transfers: bool
+    """Whether the latencies count both copies"""
+    cuda_graph: bool
+    """Whether windows were launched as one CUDA graph"""
+
+
+class Measurement(Value):
+    """One variant: times of one window in milliseconds, percentiles by nearest rank."""
+
+    patch_size: Patch
+    precision: Precision
+    tokens: int
+    gmac: float
+    metric: float | None = None
+    """Accuracy or mean average precision, where it was measured"""
+    metric_is_own: bool = False
+    """Whether `--accuracy` measured it with this engine; else it is the bundle's"""
+    cold_ms: float
+    """The first inference after loading"""
+    min_ms: float
+    mean_ms: float
+    p50_ms: float
+    p50_bounds_ms: tuple[float, float]
+    """95 % confidence"""
+    p90_ms: float
+    p95_ms: float
+    p95_bounds_ms: tuple[float, float]
+    """95 % confidence"""
+    p99_ms: float
+    max_ms: float
+    variation: float
+    """Standard deviation ÷ mean"""
+    runs: int
+    stable: bool
+    """Whether the 95th percentile is known to a tenth of itself"""
+    per_s: float
+    """Windows a second, one after the other"""
+    rtf: float
+    """Compute time ÷ audio time while listening: the mean over one step"""
+    cpu_ms: float
+    """Of all threads, for each window"""
+    paced_ms: float | None = None
+    """Median with a pause before each, as while listening; None in an older profile"""
+    private_mb: float | None
+    """Memory of a process that runs this variant alone and that no other process shares"""
+    peak_mb: float | None
+    size_mb: float
+    """Of the graphs it runs"""
+    mj: float | None = None
+    """Energy for each window, in millijoules, with what the idle machine draws; None: not measured"""
+    mj_above_idle: float | None = None
+    gpu: GpuTimes | None = None
+    """None: it was not run by TensorRT"""
+
+    @property
+    def name(self) -> str:
+        return f"{self.patch_size} {self.precision}"
+
+
+class Reading(Value):
+    """Temperatures and clocks at one moment."""
+
+    temperatures_c: dict[str, float]
+    clocks_mhz: dict[str, float]
+    throttled: bool | None
+    gpu_limits: tuple[str, ...] = ()
+    """What held the clocks of a discrete GPU back"""
+
+
+class Profile(Value):
+    """What `flexiast profile` found."""
+
+    schema_version: str = Field(default=SCHEMA_VERSION, pattern=r"^1\.0$")
+    made_at: str
+    bundle: str
+    """As it was named"""
+    source_sha256: Sha256
+    """Of the weights it was exported from"""
+    key: ProfileKey
+    step_s: float
+    """Audio from one window to the next while listening"""
+    meter: str | None
+    """What measured the energy; None: nothing did"""
+    idle_w: float | None = None
+    """What the machine drew while nothing ran; None: not measured"""
+    before: Reading
+    after: Reading
+    measurements: tuple[Measurement, ...] = Field(min_length=1)
+    warnings: tuple[str, ...] = ()
+
+    def measurement(self, patch: PatchSize, precision: str) -> Measurement | None:
+        """That of one variant, if it was measured."""
+        found = (m for m in self.measurements if (m.patch_size, m.precision) == (patch, precision))
+        return next(found, None)
+
+    def latencies_s(self, precision: str) -> dict[PatchSize, float]:
+        """Medians of one precision, for the governor: paced, for back to back an engine is faster than it will be."""
+        return {
+            m.patch_size: (m.p50_ms if m.paced_ms is None else m.paced_ms) / 1000
+            for m in self.measurements
+            if m.precision == precision
+        }
+
+    def watts(self, precision: str) -> dict[PatchSize, float]:
+        """What the machine draws while it listens with each size of one precision; only those that were metered."""
+        if self.idle_w is None:
+            return {}
+        return {
+            m.patch_size: self.idle_w + m.mj_above_idle / 1000 / self.step_s
+            for m in self.measurements
+            if m.precision == precision and m.mj_above_idle is not None
+        }
+
+    def expected_ms(self, gmac: float, precision: str) -> float | None:
+        """Median latency of a size that was not measured, between its neighbours in cost, both on logarithmic axes.
+
+        Sizes of equal cost, such as 16x32 and 32x16, count as one, their geometric mean. None without two costs of that
+        precision: one says nothing of the slope.
+        """
+        logarithms: dict[float, list[float]] = defaultdict(list)
+        for m in self.measurements:
+            if m.precision == precision:
+                logarithms[m.gmac].append(math.log(m.p50_ms))
+        known = sorted((cost, math.exp(sum(times) / len(times))) for cost, times in logarithms.items())
+        if len(known) < 2:
+            return None
+        pairs = list(itertools.pairwise(known))
+        (below, fast), (above, slow) = next((pair for pair in pairs if gmac <= pair[1][0]), pairs[-1])
+        return fast * (gmac / below) ** (math.log(slow / fast) / math.log(above / below))
+
+
+def times(runs: Runs, step_s: float) -> dict[str, object]:
+    """The fields of a measurement that come from its latencies."""
+    ordered = sorted(runs.latencies_s)
+    count = len(ordered)
+    mean = sum(ordered) / count
+    deviation = (sum((value - mean) ** 2 for value in ordered) / count) ** 0.5
+    ranks = {f"p{rank}_ms": 1000 * percentile(ordered, rank) for rank in (50, 90, 95, 99)}
+    bounds = {f"p{rank}_bounds_ms": tuple(1000 * bound for bound in interval(ordered, rank)) for rank in (50, 95)}
+    return {
+        "cold_ms": 1000 * runs.cold_s,
+        "min_ms": 1000 * ordered[0],
+        "mean_ms": 1000 * mean,
+        "max_ms": 1000 * ordered[-1],
+        **ranks,
+        **bounds,
+        "variation": deviation / mean,
+        "runs": count,
+        "stable": runs.stable,
+        "per_s": count / runs.wall_s,
+        "rtf": mean / step_s,
+        "cpu_ms": 1000 * runs.cpu_s / count,
+    }
+
+
+def changed(old: Measurement, new: Measurement) -> str:
+    """What became of a variant's median since an older profile: faster, slower, or within noise.
+
+    Runs one after the other are not independent, so bounds that part are not enough: the change must be worth a word.
+    """
+    (old_low, old_high), (new_low, new_high) = old.p50_bounds_ms, new.p50_bounds_ms
+    if (new_low <= old_high and old_low <= new_high) or abs(new.p50_ms / old.p50_ms - 1) < WORTH_A_WORD:
+        return "within noise"
+    return "slower" if new.p50_ms > old.p50_ms else "faster"
+
+
+def energy(power: Power | None) -> dict[str, float]:
+    """The fields of a measurement that come from a meter; none where it said nothing."""
+    return {} if power is None else {"mj": 1000 * power.joules, "mj_above_idle": 1000 * power.joules_above_idle}
+
+
+def gpu_times(stages: Sequence[Stages], *, cuda_graph: bool) -> GpuTimes | None:
+    """Medians; None where there are no stages. An engine's latency always counts both copies."""
+    if not stages:
+        return None
+    enqueue, h2d, compute, d2h = (1000 * percentile(sorted(values), 50) for values in zip(*stages, strict=True))
+    return GpuTimes(
+        enqueue_ms=enqueue, h2d_ms=h2d, compute_ms=compute, d2h_ms=d2h, transfers=True, cuda_graph=cuda_graph
+    )
+
+
+def profile_folder() -> Path:
+    return data_folder() / "profiles"
+
+
+def keep(profile: Profile, folder: Path | None = None) -> Path:
+    """Write a profile where `find` looks for its key; what an older one of that key knows besides is kept."""
+    path = (folder or profile_folder()) / f"{profile.key.digest}.json"
+    try:
+        before = find(profile.key, folder)
+    except DataError:  # a damaged one is replaced
+        before = None
+    whole = profile if before is None else _with_earlier(profile, before)
+    write_atomically(path, whole.model_dump_json(indent=1).encode())
+    return path
+
+
+def _with_earlier(profile: Profile, before: Profile) -> Profile:
+    """With the variants that were measured before and not now, and their energy where it was not measured now."""
+    now = {(m.patch_size, m.precision): m for m in profile.measurements}
+    for old in before.measurements:
+        new = now.setdefault((old.patch_size, old.precision), old)
+        if new.mj is None:
+            energy = {"mj": old.mj, "mj_above_idle": old.mj_above_idle}
+            now[old.patch_size, old.precision] = new.model_copy(update=energy)
+    return profile.model_copy(update={"measurements": tuple(now.values())})
+
+
+def find(key: ProfileKey, folder: Path | None = None) -> Profile | None:
+    """The profile measured under exactly this key, or None; raises DataError for a damaged one."""
+    path = (folder or profile_folder()) / f"{key.digest}.json"
+    if not path.exists():
+        return None
+    profile = read_profile(path)
+    if profile.key != key:
+        raise DataError(f"{path} holds the profile of another machine or bundle; delete it and profile again")
+    return profile
+
+
+def newest(source_sha256: str, machine: Machine, settings: Settings, folder: Path | None = None) -> Profile | None:
+    """The last profile, on this machine as it is set, of any bundle of these weights, or None."""
+    wanted = (source_sha256, machine, settings)
+    found = [
+        profile
+        for profile in map(read_profile, (folder or profile_folder()).glob("*.json"))
+        if (profile.source_sha256, profile.key.machine, profile.key.settings) == wanted
+    ]
+    return max(found, key=lambda profile: profile.made_at, default=None)
+
+
+def read_profile(path: Path) -> Profile:
+    """A profile from a file; raises DataError that says what is wrong."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_PROFILE_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_PROFILE_BYTES:
+        raise DataError(f"{path} is larger than {MAX_PROFILE_BYTES:,} bytes and cannot be a profile")
+    try:
+        return Profile.model_validate_json(content)
+    except ValidationError as error:
+        raise DataError(f"{path} is not a profile of `flexiast profile`: {describe(error)}; profile again") from error

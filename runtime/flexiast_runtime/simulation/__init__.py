@@ -1,0 +1,1 @@
+"""The governor on loads, batteries and heat that are made up or recorded."""

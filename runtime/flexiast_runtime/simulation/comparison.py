@@ -1,0 +1,142 @@
+"""A governor beside what could have been had: an oracle that knows all beforehand, and each size kept for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from flexiast.errors import DataError
+from flexiast_runtime.governor.step import Policy
+from flexiast_runtime.governor.trace import Trace
+from flexiast_runtime.simulation.simulator import Outcome, Scenario, World, always, follow, oracle, simulate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Outcomes in one world."""
+
+    governed: Outcome
+    ideal: Outcome
+    statics: tuple[Outcome, ...]
+    """By option, each kept whatever happens"""
+
+    @property
+    def name(self) -> str:
+        return self.governed.scenario.name
+
+    @property
+    def score_regret(self) -> float:
+        """Share of the oracle's score that was given away."""
+        return 1 - self.governed.score / self.ideal.score if self.ideal.score else 0.0
+
+    @property
+    def energy_regret(self) -> float:
+        """Share of the oracle's energy that was used above it; below 0: less was used."""
+        return self.governed.joules / self.ideal.joules - 1
+
+    @cached_property
+    def best_static(self) -> Outcome:
+        """The best score of those with which the charge lasts, if there are any."""
+        lasting = [outcome for outcome in self.statics if outcome.keeps_its_goal] or self.statics[:1]
+        return max(lasting, key=lambda outcome: outcome.score)
+
+    def document(self) -> dict[str, Any]:
+        governed, static = self.governed, self.best_static
+        ages = {f"age_p{rank}_ms": 1000 * governed.age_s(rank) for rank in (50, 95, 99)}
+        return {
+            "name": self.name,
+            "windows": governed.scenario.ticks,
+            "misses": governed.misses,
+            "miss_rate": governed.miss_rate,
+            "miss_interval": list(governed.miss_interval),
+            "longest_run_of_misses": governed.longest_run_of_misses,
+            **ages,
+            "switches_per_hour": governed.switches_per_hour,
+            "joules": governed.joules,
+            "score": governed.score,
+            "oracle_misses": self.ideal.misses,
+            "oracle_score": self.ideal.score,
+            "oracle_joules": self.ideal.joules,
+            "score_regret": self.score_regret,
+            "energy_regret": self.energy_regret,
+            "best_static": str(static.options[static.chosen[0]].patch),
+            "best_static_score": static.score,
+            "static_scores": {str(o.options[o.chosen[0]].patch): o.score for o in self.statics},
+            "charge_left": None if governed.scenario.cell is None else float(governed.charges[-1]),
+        }
+
+
+def compare(policy: Policy, world: World) -> Comparison:
+    """A policy in a world, beside the oracle and each static size."""
+    return beside(simulate(policy, world), world)
+
+
+def beside(governed: Outcome, world: World) -> Comparison:
+    """An outcome beside what could have been had in its world."""
+    statics = tuple(always(index, world) for index in range(len(world.options)))
+    return Comparison(governed, oracle(world), statics)
+
+
+@dataclass(frozen=True)
+class Means:
+    """Over several scenarios, each of the same weight."""
+
+    score: float
+    score_regret: float
+    """Of the mean scores"""
+    energy_regret: float
+    """Of all the energy"""
+    miss_rate: float
+    switches_per_hour: float
+    best_static: str
+    best_static_score: float
+
+    @classmethod
+    def of(cls, comparisons: Sequence[Comparison]) -> Means:
+        governed, ideal = [c.governed for c in comparisons], [c.ideal for c in comparisons]
+        options = governed[0].options
+        statics = [_mean([c.statics[index].score for c in comparisons]) for index in range(len(options))]
+        best = int(np.argmax(statics))
+        score = _mean([outcome.score for outcome in governed])
+        return cls(
+            score,
+            1 - score / _mean([outcome.score for outcome in ideal]),
+            sum(outcome.joules for outcome in governed) / sum(outcome.joules for outcome in ideal) - 1,
+            _mean([outcome.miss_rate for outcome in governed]),
+            _mean([outcome.switches_per_hour for outcome in governed]),
+            str(options[best].patch),
+            statics[best],
+        )
+
+
+def recorded(trace: Trace) -> tuple[World, Outcome]:
+    """What a recorded run did, and the world that it was in: as slow as it was then, with no battery and no heat.
+
+    Windows for which no engine ran, silence and failures, are left out. Raises DataError where none is left.
+    """
+    options = trace.header.options
+    windows = [
+        (step.seen, option)
+        for step, option in zip(trace.steps, trace.ran, strict=True)
+        if step.seen.latency_s is not None
+    ]
+    if not windows:
+        raise DataError("the trace holds no window that an engine ran; nothing can be simulated from it")
+    latencies_s = np.array([seen.latency_s for seen, _ in windows], np.float64)
+    slowdown = latencies_s / np.array([options[option].latency_s for _, option in windows])
+    deadline_s = np.array([seen.budget_s for seen, _ in windows])
+    world = World(Scenario("recorded", slowdown, deadline_s, trace.header.step_s), options)
+    return world, follow(world, (option for _, option in windows))
+
+
+def named(outcome: Outcome, name: str) -> Outcome:
+    """The outcome under another name."""
+    return replace(outcome, scenario=replace(outcome.scenario, name=name))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))

@@ -1,0 +1,322 @@
+"""Shards: what goes in comes out, by our reader, by tarfile and by the webdataset package."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import tarfile
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from flexiast.data.audio import Part, read_audio
+from flexiast.data.dataset import Dataset, load_waveforms, read_dataset
+from flexiast.data.shards import INDEX, read_index, write_shards
+from flexiast.errors import DataError, UsageError
+
+Float = NDArray[np.float32]
+Shard = Callable[..., Dataset]
+
+NAMES = (
+    "low/a.wav",
+    "low/a.flac",
+    "low/b.v2.ogg",
+    "low/ちりん été.wav",
+    f"low/{'n' * 150}.wav",
+    "high/c.MP3",
+    "high/d",
+)
+"""One stem twice, two dots, another script, more than a tar header holds, capitals, no suffix at all."""
+
+
+@pytest.fixture
+def source(tmp_path: Path, write_audio: Callable[..., Path]) -> Path:
+    """A CSV of all those names, each clip of noise of its own."""
+    rng = np.random.default_rng(0)
+    lines = ["path,label,split"]
+    for number, name in enumerate(NAMES):
+        options = {"format": "WAV"} if name == "high/d" else {}
+        write_audio(tmp_path / "data" / name, rng.uniform(-0.5, 0.5, 3_000 + number).astype(np.float32), **options)
+        lines.append(
+            f"{name},{'low;wide' if name.endswith('flac') else name.split('/')[0]},{('train', 'val')[number % 2]}"
+        )
+    (tmp_path / "data" / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def shards(source: Path, tmp_path: Path) -> Path:
+    write_shards(read_dataset(source), source, tmp_path / "shards", shard_bytes=20_000)
+    return tmp_path / "shards"
+
+
+def members(folder: Path) -> dict[tuple[str, str], dict[str, bytes]]:
+    """(shard, key) → suffix → bytes, by WebDataset's convention: the key is the name up to the first dot."""
+    found: dict[tuple[str, str], dict[str, bytes]] = defaultdict(dict)
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, suffix = member.name.split(".", 1)
+                content = tar.extractfile(member)
+                assert content is not None
+                assert suffix not in found[path.name, key]
+                found[path.name, key][suffix] = content.read()
+    return found
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    index = json.loads((folder / INDEX).read_bytes())
+    change(index)
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+# ----- what goes in comes out
+
+
+def test_a_data_set_comes_back_in_its_order_with_its_audio(source: Path, shards: Path) -> None:
+    before, after = read_dataset(source), read_dataset(shards)
+    assert (after.labels, after.task, after.split_rule) == (before.labels, before.task, before.split_rule)
+    assert [(clip.labels, clip.split) for clip in after.clips] == [(clip.labels, clip.split) for clip in before.clips]
+    for packed, file in zip(load_waveforms(after, 16_000)[1], load_waveforms(before, 16_000)[1], strict=True):
+        np.testing.assert_array_equal(packed, file)
+    np.testing.assert_array_equal(after.targets(after.labels), before.targets(before.labels))
+
+
+def test_the_tars_follow_the_webdataset_convention(source: Path, shards: Path) -> None:
+    found = members(shards)
+    assert len(found) == len(NAMES)
+    clips = read_dataset(source).clips
+    for (tar, _), files in found.items():
+        (suffix,) = set(files) - {"json"}
+        described = json.loads(files["json"])
+        clip = next(clip for clip in clips if clip.path == source / described["source"])
+        assert files[suffix] == clip.path.read_bytes()
+        assert (tuple(described["labels"]), described["split"]) == (clip.labels, clip.split)
+        assert tar.startswith(f"{clip.split}-0000")
+        assert suffix == (clip.path.suffix.lower()[1:] or "audio")
+
+
+def test_the_webdataset_package_streams_them(source: Path, shards: Path) -> None:
+    webdataset = pytest.importorskip("webdataset", reason="the package that the layout is meant for")
+    streamed = []
+    for path in sorted(shards.glob("*.tar")):
+        with path.open("rb") as file:
+            files = webdataset.tariterators.tar_file_expander([{"url": path.name, "stream": file}])
+            streamed += list(webdataset.tariterators.group_by_keys(files))
+    assert {sample["__key__"] for sample in streamed} == {key for _, key in members(shards)}
+    sources = {clip.path for clip in read_dataset(source).clips}
+    for sample in streamed:
+        path = source / json.loads(sample["json"])["source"]
+        (suffix,) = {name for name in sample if not name.startswith("__")} - {"json"}
+        assert sample[suffix] == path.read_bytes()
+        sources.remove(path)
+    assert not sources
+
+
+def test_the_index_points_at_what_tarfile_finds(shards: Path) -> None:
+    for shard in read_index(shards).shards:
+        with tarfile.open(shards / shard.name) as tar:
+            expected = {
+                (int(member.name[:9]), member.offset_data, member.size)
+                for member in tar
+                if not member.name.endswith(".json")
+            }
+        assert {(clip.number, clip.offset, clip.size) for clip in shard.clips} == expected
+
+
+def test_no_shard_is_larger_than_told_unless_one_clip_is(shards: Path) -> None:
+    index = read_index(shards)
+    assert len(index.shards) > 2
+    for shard in index.shards:
+        content = max(clip.offset + clip.size for clip in shard.clips)
+        assert content <= 20_000 or len(shard.clips) == 1
+        assert len({*shard.clips}) == len(shard.clips)
+
+
+def test_the_same_clips_give_the_same_bytes_wherever_they_lie(source: Path, shards: Path, tmp_path: Path) -> None:
+    for path in source.rglob("*"):
+        os.utime(path, (0, 0))
+    moved = source.rename(tmp_path / "moved")
+    write_shards(read_dataset(moved), moved, tmp_path / "again", shard_bytes=20_000)
+    first, second = (
+        {path.name: path.read_bytes() for path in folder.iterdir()} for folder in (shards, tmp_path / "again")
+    )
+    assert first == second
+
+
+def test_labels_are_mixed_within_a_shard(tmp_path: Path, write_audio: Callable[..., Path]) -> None:
+    for label in ("a", "b"):
+        for number in range(40):
+            write_audio(tmp_path / "data" / label / f"{number}.wav", np.ones(10, np.float32))
+    write_shards(read_dataset(tmp_path / "data"), tmp_path / "data", tmp_path / "shards", shard_bytes=10**6)
+    (shard,) = [shard for shard in read_index(tmp_path / "shards").shards if shard.split == "train"]
+    order = [clip.labels[0] for clip in shard.clips]
+    changes = sum(left != right for left, right in itertools.pairwise(order))
+    assert changes > 16  # 31.5 are expected of 64 fair draws, with a deviation of 4; sorted ones change once
+
+
+# ----- writing
+
+
+def test_all_bad_files_are_listed_and_nothing_is_left(source: Path, tmp_path: Path) -> None:
+    (source / "low" / "a.wav").write_bytes(b"not audio")
+    content = (source / "low" / "a.flac").read_bytes()
+    (source / "low" / "a.flac").write_bytes(content[: len(content) // 2])
+    (source / "high" / "d").unlink()
+    with pytest.raises(DataError, match=r"3 of 7 files cannot be used; .*--skip-bad") as caught:
+        write_shards(read_dataset(source), source, tmp_path / "shards", shard_bytes=10**6)
+    assert all(name in str(caught.value) for name in ("a.wav", "a.flac", "high/d"))
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    index, errors = write_shards(read_dataset(source), source, tmp_path / "shards", shard_bytes=10**6, skip_bad=True)
+    assert (sum(len(shard.clips) for shard in index.shards), len(errors)) == (4, 3)
+    clips = read_dataset(tmp_path / "shards").clips
+    assert [part(clip) for clip in clips] == [(source / name).read_bytes() for name in NAMES[2:6]]
+
+
+def part(clip: Any) -> bytes:
+    with clip.path.open("rb") as file:
+        file.seek(clip.part.offset)
+        return bytes(file.read(clip.part.size))
+
+
+def test_a_data_set_of_bad_files_only_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data" / "dog").mkdir(parents=True)
+    (tmp_path / "data" / "dog" / "a.wav").write_bytes(b"not audio")
+    with pytest.raises(DataError, match="none of the files could be read"):
+        write_shards(read_dataset(tmp_path / "data"), tmp_path, tmp_path / "shards", shard_bytes=10**6, skip_bad=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_an_interrupted_write_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    def interrupted(clips: list[Any]) -> Any:
+        yield clips[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(read_dataset(source), source, tmp_path / "shards", shard_bytes=1, progress=interrupted)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_what_exists_is_not_replaced(source: Path, shards: Path) -> None:
+    with pytest.raises(UsageError, match="exists; remove it"):
+        write_shards(read_dataset(source), source, shards, shard_bytes=10**6)
+
+
+def test_shards_are_not_sharded_again(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds shards already"):
+        write_shards(read_dataset(shards), shards, tmp_path / "again", shard_bytes=10**6)
+
+
+@pytest.mark.parametrize("split", ["../train", "a/b", ".hidden", "two words", "a.b"])
+def test_a_split_that_cannot_name_a_file_is_refused(tmp_path: Path, split: str) -> None:
+    (tmp_path / "clips.csv").write_text(f"path,label,split\na.wav,dog,{split}\n")
+    with pytest.raises(DataError, match="cannot begin a file's name"):
+        write_shards(read_dataset(tmp_path / "clips.csv"), tmp_path, tmp_path / "shards", shard_bytes=10**6)
+
+
+def test_a_file_name_that_is_not_utf8_is_packed(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    soundfile.write(content, np.ones(100), 16_000, format="WAV")
+    (tmp_path / "data" / "dog").mkdir(parents=True)
+    Path(os.fsdecode(os.fsencode(tmp_path / "data/dog") + b"/\xff.wav")).write_bytes(content.getvalue())
+    write_shards(read_dataset(tmp_path / "data"), tmp_path / "data", tmp_path / "shards", shard_bytes=10**6)
+    ((_, files),) = members(tmp_path / "shards").items()
+    assert os.fsencode(json.loads(files["json"])["source"]) == b"dog/\xff.wav"
+
+
+# ----- reading what was damaged or edited
+
+
+def test_a_truncated_shard_is_found_before_any_clip_is_read(shards: Path) -> None:
+    path = next(shards.glob("*.tar"))
+    path.write_bytes(path.read_bytes()[:-512])
+    with pytest.raises(DataError, match=rf"{path.name} has [\d,]+ bytes, its index says [\d,]+; copy it again"):
+        read_dataset(shards)
+
+
+def test_a_missing_shard_is_named(shards: Path) -> None:
+    path = next(shards.glob("*.tar"))
+    path.unlink()
+    with pytest.raises(DataError, match=rf"{path.name} cannot be read: No such file"):
+        read_dataset(shards)
+
+
+def test_a_folder_without_its_index_is_no_data_set(shards: Path) -> None:
+    (shards / INDEX).unlink()
+    with pytest.raises(DataError, match="no audio in folders"):
+        read_dataset(shards)
+    with pytest.raises(DataError, match=r"shards\.json cannot be read"):
+        read_index(shards)
+
+
+def test_a_fold_cannot_be_chosen_afterwards(shards: Path) -> None:
+    with pytest.raises(DataError, match="was split when its shards were written"):
+        read_dataset(shards, "2")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda index: index.update(schema_version="2.0"), "schema_version"),
+        (lambda index: index.update(extra=1), "extra"),
+        (lambda index: index.update(shards=[]), "shards"),
+        (lambda index: index.update(task="single"), "several labels"),
+        (lambda index: index.update(labels=["low", "low", "wide"]), "label stands twice"),
+        (lambda index: index.update(labels=["low\x1b[31m", "high", "wide"]), "control characters"),
+        (lambda index: index.update(labels=["low"]), "not among the 1"),
+        (lambda index: index.update(split_rule="\x1b[2J"), "control characters"),
+        (lambda index: index["shards"].append(index["shards"][0]), "a clip stands twice"),
+        (lambda index: index["shards"][0].update(name=index["shards"][1]["name"]), "a shard stands twice"),
+        (lambda index: index["shards"][0].update(name="../data.tar"), "name"),
+        (lambda index: index["shards"][0].update(name="/etc/passwd"), "name"),
+        (lambda index: index["shards"][0].update(name=".."), "name"),
+        (lambda index: index["shards"][0].update(split="../x"), "split"),
+        (lambda index: index["shards"][0].update(clips=[]), "clips"),
+        (lambda index: index["shards"][0]["clips"][0].__setitem__(1, 10**9), "beyond the end"),
+        (lambda index: index["shards"][0]["clips"][0].__setitem__(1, -1), "greater than or equal to 0"),
+        (lambda index: index["shards"][0]["clips"][0].__setitem__(2, 0), "greater than or equal to 1"),
+        (lambda index: index["shards"][0]["clips"][0].__setitem__(2, "9"), "valid integer"),
+        (lambda index: index["shards"][0]["clips"][0].__setitem__(3, [7]), "not among the 3"),
+        (lambda index: index["shards"][0]["clips"][0].__setitem__(3, [-1]), "not among the 3"),
+        (lambda index: index["shards"][0]["clips"][0].pop(), "clips"),
+    ],
+)
+def test_an_edited_index_is_refused(shards: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
+    edit(shards, change)
+    with pytest.raises(DataError, match=r"shards\.json is not an index of shards: ") as caught:
+        read_dataset(shards)
+    assert message in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+def test_an_index_that_is_no_json_is_refused(shards: Path, content: bytes) -> None:
+    (shards / INDEX).write_bytes(content)
+    with pytest.raises(DataError, match="not an index of shards"):
+        read_dataset(shards)
+
+
+def test_a_wrong_offset_is_named_with_its_place(shards: Path) -> None:
+    edit(shards, lambda index: index["shards"][0]["clips"][0].__setitem__(1, 0))
+    with pytest.raises(DataError, match=r"\.tar at byte 0 cannot be read as audio"):
+        load_waveforms(read_dataset(shards), 16_000)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_a_file_inside_another_is_read_as_if_alone(
+    tmp_path: Path, write_audio: Callable[..., Path], make_tone: Callable[..., Float], suffix: str
+) -> None:
+    path = write_audio(tmp_path / f"tone.{suffix}", make_tone(440, rate_hz=44_100), 44_100)
+    content = path.read_bytes()
+    (tmp_path / "around").write_bytes(b"before" + content + b"after")
+    np.testing.assert_array_equal(
+        read_audio(tmp_path / "around", 16_000, Part(6, len(content))), read_audio(path, 16_000)
+    )
