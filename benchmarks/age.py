@@ -119,7 +119,7 @@ def listened(stream: Stream, rate_hz: int, folder: Path, seconds: float) -> tupl
 
 
 def report(stream: Stream, frontend: FrontendSpec, started_s: float, events: Received, lines: Received) -> None:
-    rate_hz, settings = frontend.sample_rate_hz, Settings.of(frontend)
+    rate_hz, settings = frontend.sample_rate_hz, Settings.for_frontend(frontend)
     summary = lines[-1][0]
     engine_s = summary["variants"][0]["latency_p50_ms"] / 1000
     events = [(event, at_s) for event, at_s in events if event["end_s"] < summary["audio_s"] - frontend.window_s]

@@ -22,7 +22,7 @@ from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
 from flexiast_runtime.detection.cascade import Cascade
-from flexiast_runtime.detection.listener import Conditions, Governed, Listener, Pinned, Settings
+from flexiast_runtime.detection.listener import Conditions, FixedSize, GovernedController, Settings, StreamClassifier
 from flexiast_runtime.detection.records import Event, Summary
 from flexiast_runtime.governor.step import Option, Policy
 from flexiast_runtime.inference.engine import Engines
@@ -48,12 +48,12 @@ class Heard(NamedTuple):
 def hear(engines: Engines, cheap: PatchSize | None, sharp: PatchSize, stream: Stream, onset_s: float) -> Heard:
     """With the sharp size alone, or after a cheap one."""
     spec, rate_hz = engines.spec, engines.spec.frontend.sample_rate_hz
-    settings = Settings.of(spec.frontend)
+    settings = Settings.for_frontend(spec.frontend)
     conditions = Conditions(10.0)  # nobody waits here
     thresholds = settings.rules.thresholds(spec.labels)
-    listener = Listener(
+    listener = StreamClassifier(
         engines,
-        Pinned(sharp) if cheap is None else governed(cheap, sharp, conditions),
+        FixedSize(sharp) if cheap is None else governed(cheap, sharp, conditions),
         settings,
         source="stream",
         conditions=lambda _: conditions,
@@ -71,8 +71,8 @@ def hear(engines: Engines, cheap: PatchSize | None, sharp: PatchSize, stream: St
     return Heard(count(found, stream.truth, onset_s * rate_hz), summary.cpu_s, summary.windows, runs)
 
 
-def governed(cheap: PatchSize, sharp: PatchSize, conditions: Conditions) -> Governed:
-    return Governed((Option(cheap, 0.001, 0.1), Option(sharp, 0.002, 0.2)), Policy(), conditions)
+def governed(cheap: PatchSize, sharp: PatchSize, conditions: Conditions) -> GovernedController:
+    return GovernedController((Option(cheap, 0.001, 0.1), Option(sharp, 0.002, 0.2)), Policy(), conditions)
 
 
 def row(name: str, heard: Sequence[Heard], base: Sequence[Heard], hours: float) -> None:

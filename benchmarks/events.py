@@ -26,11 +26,11 @@ from flexiast.evaluation.operating_points import MIN_POSITIVES, Aim, operating_p
 from flexiast.frontend import Frontend
 from flexiast.manifest import Manifest, Variant
 from flexiast.spec import PatchSize
-from flexiast_export.calibrate import fit_temperatures, heard_peaks
+from flexiast_export.calibrate import fit_temperatures, peak_scores
 from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
-from flexiast_runtime.detection.listener import Conditions, Listener, Pinned, Settings
+from flexiast_runtime.detection.listener import Conditions, FixedSize, Settings, StreamClassifier
 from flexiast_runtime.detection.records import Event
 from flexiast_runtime.detection.rules import EventRules
 from flexiast_runtime.governor.step import Observation
@@ -200,7 +200,7 @@ class Remembered:
         return self._known[key]
 
 
-class Switching(Pinned):
+class Switching(FixedSize):
     """Another patch size every few seconds, at random."""
 
     def __init__(self, patches: Sequence[PatchSize], seed: int) -> None:
@@ -215,9 +215,9 @@ class Switching(Pinned):
         return "at random"
 
 
-def listen(engines: Engines, chooser: Pinned, rules: EventRules, stream: Stream) -> list[Sound]:
-    settings = Settings.of(engines.spec.frontend, rules)
-    listener = Listener(
+def listen(engines: Engines, chooser: FixedSize, rules: EventRules, stream: Stream) -> list[Sound]:
+    settings = Settings.for_frontend(engines.spec.frontend, rules)
+    listener = StreamClassifier(
         engines,
         chooser,
         settings,
@@ -261,7 +261,7 @@ def calibrated(bundle: Bundle, kind: str, waveforms: Sequence[Float], targets: F
     yield Setup(f"Temperatures of {len(waveforms)} {kind} ({temperatures})", scaled, EventRules())
     if targets.sum(axis=0).max() < MIN_POSITIVES:
         return
-    peaks, durations_s = heard_peaks(bundle, fits, waveforms), [len(w) / frontend.sample_rate_hz for w in waveforms]
+    peaks, durations_s = peak_scores(bundle, fits, waveforms), [len(w) / frontend.sample_rate_hz for w in waveforms]
     for aim in (Aim(precision=0.9), Aim(false_alarms_per_hour=1.0)):
         points = operating_points(peaks, targets, durations_s, manifest.spec.labels, aim)
         thresholds = {point.label: point.threshold for point in points if point.threshold is not None}
@@ -356,7 +356,7 @@ def table(
     for patch in (*engines.patches, None):
         strict, loose = [], Counts()
         for number, stream in enumerate(streams):
-            chooser = Switching(engines.patches, seed + number) if patch is None else Pinned(patch)
+            chooser = Switching(engines.patches, seed + number) if patch is None else FixedSize(patch)
             found = listen(scaled, chooser, setup.rules, stream)
             strict.append(count(found, stream.truth, ONSET_S * rate_hz))
             loose += count(found, stream.truth, np.inf)

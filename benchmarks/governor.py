@@ -63,7 +63,7 @@ def by_name(found: Sequence[Comparison], name: str) -> list[Comparison]:
 
 def bars(found: Sequence[Comparison]) -> Iterator[tuple[str, float, float]]:
     """What is asked, what was found, and the most that it may be."""
-    means = Means.of(found)
+    means = Means.average(found)
     yield "score given away, % of the oracle's", 100 * means.score_regret, 2.0
     yield "energy above the oracle's, %", 100 * means.energy_regret, 3.0
     yield "deadlines missed, %", 100 * means.miss_rate, 1.0
@@ -115,7 +115,7 @@ def presets(found: dict[str, list[Comparison]]) -> None:
     print("\n| | score | regret % | energy % | missed % | longest | switches/h | in bursts | in flurries |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name, theirs in found.items():
-        means, longest = Means.of(theirs), max(one.governed.longest_run_of_misses for one in theirs)
+        means, longest = Means.average(theirs), max(one.governed.longest_run_of_misses for one in theirs)
         print(f"| `{name}` | {_row(means)} | {longest} | {_rates([one.governed for one in theirs])} |")
     any_one = next(iter(found.values()))
     ideals = [one.ideal for one in any_one]
@@ -137,7 +137,7 @@ def each_scenario(found: dict[str, list[Comparison]]) -> None:
     print("\n| score given away, % (missed, %) | " + " | ".join(found) + " | best static |")
     print("|---|" + "---:|" * (len(found) + 1))
     for name in dict.fromkeys(one.name for one in found["balanced"]):
-        theirs = [Means.of(by_name(each, name)) for each in found.values()]
+        theirs = [Means.average(by_name(each, name)) for each in found.values()]
         static = 1 - theirs[0].best_static_score * (1 - theirs[0].score_regret) / theirs[0].score
         cells = [f"{100 * m.score_regret:.2f} ({100 * m.miss_rate:.2f})" for m in theirs]
         print(f"| {name} | {' | '.join(cells)} | {100 * static:.2f} ({theirs[0].best_static}) |")
@@ -147,7 +147,7 @@ def frontier(sweep: list[tuple[Policy, list[Comparison]]]) -> None:
     print(f"\nOn the tuning seed {TUNED_ON}\n\n| dwell s | headroom | regret % | energy % | missed % | switches/h |")
     print("|---:|---:|---:|---:|---:|---:|")
     for policy, found in sweep:
-        means = Means.of(found)
+        means = Means.average(found)
         figures = (100 * means.score_regret, 100 * means.energy_regret, 100 * means.miss_rate)
         print(
             f"| {policy.dwell_s:g} | {policy.headroom:g} | {figures[0]:.2f} | {figures[1]:+.1f} | {figures[2]:.3f} "
@@ -170,14 +170,14 @@ def draw(found: dict[str, list[Comparison]], sweep: list[tuple[Policy, list[Comp
 
 
 def _draw_frontier(axes: Any, found: dict[str, list[Comparison]], sweep: list[tuple[Policy, list[Comparison]]]) -> None:
-    for means in (Means.of(theirs) for _, theirs in sweep):
+    for means in (Means.average(theirs) for _, theirs in sweep):
         axes.plot(means.switches_per_hour, 100 * means.score_regret, "o", color="#cfe3da", markersize=6, zorder=1)
     for name, theirs in found.items():
-        means = Means.of(theirs)
+        means = Means.average(theirs)
         place = means.switches_per_hour, 100 * means.score_regret
         axes.plot(*place, "o", color=COLOURS[name], markersize=9)
         axes.annotate(f"{name}\n{100 * means.miss_rate:.2f} % missed", place, (8, 4), textcoords="offset points")
-    means = Means.of(found["balanced"])
+    means = Means.average(found["balanced"])
     static = 100 * (1 - means.best_static_score * (1 - means.score_regret) / means.score)
     axes.axhline(static, color="#8a938f", linewidth=0.8, linestyle=":")
     axes.annotate(
@@ -197,7 +197,7 @@ def _draw_frontier(axes: Any, found: dict[str, list[Comparison]], sweep: list[tu
 def _draw_scenarios(axes: Any, found: dict[str, list[Comparison]]) -> None:
     names = list(dict.fromkeys(one.name for one in found["balanced"]))
     for offset, (preset, theirs) in zip((-0.2, 0.0, 0.2), found.items(), strict=True):
-        regrets = [100 * Means.of(by_name(theirs, name)).score_regret for name in names]
+        regrets = [100 * Means.average(by_name(theirs, name)).score_regret for name in names]
         axes.plot(regrets, np.arange(len(names)) + offset, "o", color=COLOURS[preset], markersize=5, label=preset)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()

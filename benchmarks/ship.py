@@ -18,7 +18,7 @@ from flexiast.frontend import Frontend
 from flexiast.spec import parse_patches
 from flexiast.training.trainer import TorchClassifier, load_model
 from flexiast_export.to_onnx import export_onnx
-from flexiast_export.verify import Sounds
+from flexiast_export.verify import VerificationData
 from flexiast_runtime.catalog import CHECKPOINT, find_checkpoint
 
 MODELS = Path(__file__).resolve().parents[1] / "runtime" / "flexiast_runtime" / "models"
@@ -55,7 +55,7 @@ def main() -> None:
         given.patch_sizes,
         folder / "bundle",
         precisions=("fp32", "int8"),
-        sounds=Sounds(spec, waveforms, targets),
+        sounds=VerificationData(spec, waveforms, targets),
         force=True,
     )
     save_checkpoint(folder / CHECKPOINT, checkpoint, half=True)

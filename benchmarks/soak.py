@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from benchmarks.measure import heading
 from flexiast.manifest import Variant
 from flexiast_runtime.audio.capture import Capture
-from flexiast_runtime.audio.signal import Watched
+from flexiast_runtime.audio.signal import Monitored
 from flexiast_runtime.audio.source import Block
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
-from flexiast_runtime.detection.listener import Conditions, Listener, Pinned, Settings
+from flexiast_runtime.detection.listener import Conditions, FixedSize, Settings, StreamClassifier
 from flexiast_runtime.detection.records import Event, Status, Summary
 from flexiast_runtime.inference.engine import Engines
 
@@ -77,12 +77,12 @@ def main() -> None:
     days = parser.parse_args().days
     manifest = Bundle.open(find_bundle("sounds")).manifest
     labels, patch = manifest.spec.labels, manifest.patches[0]
-    settings = Settings.of(manifest.spec.frontend)
+    settings = Settings.for_frontend(manifest.spec.frontend)
     rate_hz = manifest.spec.frontend.sample_rate_hz
-    capture = Capture(Watched(Days(days)), rate_hz, round(settings.step_s * rate_hz), live=False)
-    listener = Listener(
+    capture = Capture(Monitored(Days(days)), rate_hz, round(settings.step_s * rate_hz), live=False)
+    listener = StreamClassifier(
         Engines(manifest, {patch: Loudness(manifest.variant(patch), len(labels))}),
-        Pinned(patch),
+        FixedSize(patch),
         settings,
         source="thirty days",
         conditions=lambda _: Conditions(settings.step_s),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.events import TASKS, Sound, Stream, audible, listen, louder, pink
 from flexiast.data.dataset import load_waveforms, read_dataset
-from flexiast_runtime.detection.listener import Pinned
+from flexiast_runtime.detection.listener import FixedSize
 from flexiast_runtime.detection.rules import EventRules
 from flexiast_runtime.inference.engine import Engines
 
@@ -53,7 +53,7 @@ def _clear(words: list[Word], engines: Engines) -> list[Word]:
         shift = round(STEP_S * rate_hz) * phase // PHASES
         shifted = Stream(np.concatenate([pink(shift, np.random.default_rng(1)), samples]) if shift else samples, ())
         heard: list[list[str]] = [[] for _ in words]
-        for event in listen(engines, Pinned(engines.patches[0]), EventRules(), shifted):
+        for event in listen(engines, FixedSize(engines.patches[0]), EventRules(), shifted):
             middle = (event.start + event.end) // 2 - shift
             heard[min(max(middle, 0) // slot, len(words) - 1)].append(event.label)
         good &= {place for place, (label, _) in enumerate(words) if heard[place] == [label]}

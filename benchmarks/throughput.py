@@ -19,9 +19,9 @@ from flexiast.spec import PatchSize, parse_patches
 from flexiast_runtime.audio.source import FileSource, chunks
 from flexiast_runtime.batch.runner import BLOCK_S
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.catalog import find_bundle, shipped
+from flexiast_runtime.catalog import find_bundle, list_shipped
 from flexiast_runtime.detection.framer import Framer
-from flexiast_runtime.detection.listener import Conditions, Listener, Pinned, Settings
+from flexiast_runtime.detection.listener import Conditions, FixedSize, Settings, StreamClassifier
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.inference.ort import load_engines
 
@@ -38,7 +38,7 @@ def main() -> None:
         path = Path(folder) / "noise.wav"
         noise = 0.1 * np.random.default_rng(0).standard_normal(SECONDS * RATE_HZ)
         soundfile.write(path, noise, RATE_HZ)
-        for model in sys.argv[1:] or shipped():
+        for model in sys.argv[1:] or list_shipped():
             bundle = Bundle.open(find_bundle(model))
             for precision in bundle.manifest.encoders:
                 for patch in (patch for patch in PATCHES if patch in bundle.manifest.patches):
@@ -48,7 +48,7 @@ def main() -> None:
 def report(name: str, engines: Engines, patch: PatchSize, path: Path) -> None:
     """One line: each part by itself, and all of it as the command runs it."""
     rate_hz = engines.spec.frontend.sample_rate_hz
-    settings = Settings.of(engines.spec.frontend)
+    settings = Settings.for_frontend(engines.spec.frontend)
     step = round(settings.step_s * rate_hz)
     heard = list(chunks(FileSource(path, BLOCK_S), rate_hz))
     features = [window.features for window in frame(engines, step, heard)]
@@ -73,8 +73,10 @@ def frame(engines: Engines, step: int, heard: list) -> Iterable:  # type: ignore
     yield from framer.flush()
 
 
-def listener(engines: Engines, patch: PatchSize, settings: Settings) -> Listener:
-    return Listener(engines, Pinned(patch), settings, source="noise", conditions=lambda _: Conditions(settings.step_s))
+def listener(engines: Engines, patch: PatchSize, settings: Settings) -> StreamClassifier:
+    return StreamClassifier(
+        engines, FixedSize(patch), settings, source="noise", conditions=lambda _: Conditions(settings.step_s)
+    )
 
 
 def drain(items: Iterable[object]) -> None:

@@ -40,7 +40,7 @@ def main() -> None:
         ("mixed, constant clips", ALL_PATCHES, 0.0),
     ):
         training = {"patches": patches, "batch_growth": growth, "batch_size": 16, "base_first": 0.0, "epochs": 99}
-        recipe = Recipe().changed(model={}, training=training)
+        recipe = Recipe().replace_fields(model={}, training=training)
         spec = make_spec(
             frontend,
             log_mels,

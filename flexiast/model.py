@@ -76,7 +76,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, features: Tensor, patch: PatchSize) -> Tensor:
         """Features [batch, window_frames, mels] → tokens [batch, rows · columns, width]."""
-        kernel, positions = self.resized(patch)
+        kernel, positions = self.resize(patch)
         stride = None if self.spec.base_stride is None else self.spec.stride(patch)
         tokens = patchify(features, patch, self.floor, stride) @ kernel.flatten(1).T
         return tokens + (self.bias + positions)
@@ -85,7 +85,7 @@ class PatchEmbedding(nn.Module):
         """How kernel and positions become those of a patch size; experiments replace it."""
         return patch_matrices(self.spec, patch)
 
-    def resized(self, patch: PatchSize) -> tuple[Tensor, Tensor]:
+    def resize(self, patch: PatchSize) -> tuple[Tensor, Tensor]:
         """Kernel [width, mels, frames] and positions [rows · columns, width] of a patch size, differentiable."""
         with torch.autocast(self.kernel.device.type, enabled=False):  # bf16 would cost 3e-4 of the kernel
             p_mels, p_frames, r_mels, r_frames = (

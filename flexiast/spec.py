@@ -92,7 +92,7 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @classmethod
-    def checked(cls, **fields: Any) -> Self:
+    def validate_fields(cls, **fields: Any) -> Self:
         """The value; UsageError with the first thing that is wrong, for what a user gave."""
         try:
             return cls(**fields)

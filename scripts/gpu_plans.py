@@ -160,16 +160,16 @@ def trials(bundle: Bundle, cuda: Cuda, tensorrt: TensorRt, variants: list[Varian
     from flexiast.errors import FlexiastError
     from flexiast_runtime.inference.tensorrt.build import build_plan
     from flexiast_runtime.inference.tensorrt.engines import engines_of
-    from flexiast_runtime.inference.tensorrt.plans import NO_DEVICE, Place, wanted_plans
+    from flexiast_runtime.inference.tensorrt.plans import NO_DEVICE, Target, list_plan_requests
 
     patches = [variant.patch_size for variant in variants]
     for target in TARGETS:
         report: dict[str, Any] = {"target": target}
         plans: list[bytes] = []
-        place = Place(tensorrt, target, NO_DEVICE)
+        place = Target(tensorrt, target, NO_DEVICE)
         try:
             begun = time.perf_counter()
-            for wanted in wanted_plans(bundle, patches, variants[0].precision, place):
+            for wanted in list_plan_requests(bundle, patches, variants[0].precision, place):
                 plan = build_plan(tensorrt, bundle.read(wanted.file), wanted.profiles, target=target).plan
                 plans.append(plan)
             report |= {"build_s": round(time.perf_counter() - begun, 2), "plan_bytes": [len(plan) for plan in plans]}

@@ -25,7 +25,7 @@ from flexiast.spec import ALL_PATCHES, PatchSize, Spec
 from flexiast.training.batches import LogMels
 from flexiast.training.recipe import Augment, Recipe, Training
 from flexiast.training.trainer import build_model
-from flexiast.training.transfer import transferred
+from flexiast.training.transfer import transfer_weights
 from flexiast_cli.app import app
 
 BASE = PatchSize(16, 16)
@@ -65,7 +65,7 @@ def test_rivals_leave_the_generator_where_the_model_does(build_spec: Callable[..
 @pytest.mark.parametrize("size", [8, 24, 48])
 def test_the_bilinear_kernel_is_an_image_resized(build_spec: Callable[..., Spec], size: int) -> None:
     embedding = VARIANTS["bilinear"](build_spec(128)).embedding
-    kernel, _ = embedding.resized(PatchSize(size, size))
+    kernel, _ = embedding.resize(PatchSize(size, size))
     expected = F.interpolate(embedding.kernel[None], size=(size, size), mode="bilinear", antialias=True)[0]
     torch.testing.assert_close(kernel, expected, atol=1e-5, rtol=0)  # float32 against float64 weights
 
@@ -183,7 +183,7 @@ def test_a_masked_start_repeats_itself_and_is_a_start(build_spec: Callable[..., 
     training = Training(epochs=20, batch_size=12, patches=(BASE, PatchSize(32, 32)), augment=augment, base_first=0.0)
     start, again = (masked_start(spec, training, log_mels) for _ in range(2))
     assert start.spec.labels == ()
-    weights = transferred(start, spec)
+    weights = transfer_weights(start, spec)
     assert "head.weight" not in weights
     assert all(np.array_equal(again.weights[name], value) for name, value in start.weights.items())
     before, after = masked(spec), masked(spec)

@@ -89,7 +89,7 @@ def test_the_files_of_the_repository_stay_under_60_mb() -> None:
 
 
 def test_the_wheel_brings_the_page(wheel: Path) -> None:
-    expected = {f"flexiast_cli/page/{path.name}" for path in (ROOT / "cli/flexiast_cli/page").iterdir()}
+    expected = {f"flexiast_cli/web/page/{path.name}" for path in (ROOT / "cli/flexiast_cli/web/page").iterdir()}
     with zipfile.ZipFile(wheel) as archive:
         assert expected <= set(archive.namelist())
     assert {"flexiast_cli/web/page/index.html", "flexiast_cli/web/page/page.js"} <= expected

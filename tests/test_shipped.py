@@ -18,7 +18,7 @@ from flexiast.spec import PatchSize
 from flexiast.training.trainer import TorchClassifier, load_model
 from flexiast_cli.commands.demo.soundscape import RATE_HZ, SCENES, soundscape
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.catalog import find_bundle, find_checkpoint, shipped
+from flexiast_runtime.catalog import find_bundle, find_checkpoint, list_shipped
 from flexiast_runtime.inference.ort import load_engines
 
 DATA = {"commands": "commands", "sounds": "esc50"}
@@ -39,7 +39,7 @@ def table(name: str) -> dict[PatchSize, tuple[int, float, float]]:
 
 
 def test_every_model_is_known_here() -> None:
-    assert set(shipped()) == set(DATA)
+    assert set(list_shipped()) == set(DATA)
 
 
 @pytest.mark.parametrize("name", DATA)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flexiast.spec import ALL_PATCHES, PatchSize, parse_patches
-from flexiast.training.recipe import Augment, Distill, Recipe, Shape
+from flexiast.training.recipe import Augment, Distill, ModelConfig, Recipe
 from flexiast.training.sampling import BASE_FIRST
 
 UNSEEN = parse_patches("4,6,14,18,22,28,36,44,56,64")
@@ -67,7 +67,7 @@ class Experiment:
 
 
 def _recipe(task: Task, **training: object) -> Recipe:
-    shape = Shape(size="pico", window_s=task.window_s, remove_bin_means=task.remove_bin_means)
+    shape = ModelConfig(size="pico", window_s=task.window_s, remove_bin_means=task.remove_bin_means)
     alike = {
         "epochs": task.epochs,
         "evaluations": 1,

@@ -49,7 +49,7 @@ def run_experiment(experiment: Experiment, data: Path, fold: str | None, seed: i
     if (RESULTS / f"{name}.json").is_file():
         print(f"{name} is done", flush=True)
         return
-    recipe = experiment.recipe.changed(model={}, training={"seed": seed})
+    recipe = experiment.recipe.replace_fields(model={}, training={"seed": seed})
     dataset = read_dataset(data / TASKS[experiment.task].csv, fold)
     training, waveforms, _ = load_waveforms(dataset.split("train"), SAMPLE_RATE_HZ)
     frontend = recipe.model.frontend(SAMPLE_RATE_HZ, 0)

@@ -69,8 +69,8 @@ def measure_latency() -> None:
     found = {}
     for task, about in TASKS.items():
         experiment = EXPERIMENTS[f"{task}/flexible"]
-        frontend = FrontendSpec.checked(window_samples=round(about.window_s * 16_000), mean=0.0, std=1.0)
-        spec = Spec.checked(
+        frontend = FrontendSpec.validate_fields(window_samples=round(about.window_s * 16_000), mean=0.0, std=1.0)
+        spec = Spec.validate_fields(
             frontend=frontend,
             **experiment.recipe.model.fields(None),
             trained_patches=experiment.recipe.training.patches,

@@ -36,7 +36,7 @@ class Cropped(PatchEmbedding):
 
     def forward(self, features: Tensor, patch: PatchSize) -> Tensor:
         columns, rows = features.shape[1] // patch.frames, features.shape[2] // patch.mels
-        kernel, positions = self.resized(patch)
+        kernel, positions = self.resize(patch)
         cropped = features[:, : columns * patch.frames, : rows * patch.mels]
         return patchify(cropped, patch, self.floor) @ kernel.flatten(1).T + (self.bias + positions)
 

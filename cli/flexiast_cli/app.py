@@ -46,7 +46,7 @@ app = typer.Typer(
 )
 
 
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+def _handle_errors(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose expected failures end in one line on stderr and a documented exit code."""
 
     @functools.wraps(command)
@@ -84,7 +84,7 @@ def _register(group: typer.Typer, *registered: Callable[..., None], under: Words
     """Commands, named after their function: guarded, with their options in files too, their examples below the help."""
     for command in registered:
         name = command.__name__.rstrip("_")
-        whole = _guarded(configurable(command) if settable else command)
+        whole = _handle_errors(configurable(command) if settable else command)
         group.command(name, epilog=epilog((*under, name)))(whole)
 
 

@@ -61,9 +61,9 @@ def search_sounds(folder: Path, console: Console) -> Search:
 
 def track(items: Iterable[T], action: str, console: Console) -> Iterable[T]:
     """The items, with a progress bar unless the console is quiet."""
-    from flexiast_cli.terminal.console import tracked
+    from flexiast_cli.terminal.console import track
 
-    return items if console.quiet else tracked(items, action)
+    return items if console.quiet else track(items, action)
 
 
 def print_left_out(folder: Path, left_out: LeftOut, console: Console) -> None:

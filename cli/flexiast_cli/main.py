@@ -20,9 +20,9 @@ def run() -> None:
     """Entry point of the console script."""
     limit_blas_threads()
     try:
-        from flexiast_cli.terminal.signals import unwinding
+        from flexiast_cli.terminal.signals import signals_as_exceptions
 
-        with unwinding():
+        with signals_as_exceptions():
             from flexiast_cli.terminal.encoding import adapt_streams
 
             adapt_streams()

@@ -54,7 +54,7 @@ def _rows(command: Any) -> Iterator[tuple[str, str, str]]:
         else:
             names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
         mark = " ⚙" if is_configurable(command) and not parameter.is_eager and not parameter.required else ""
-        yield names + mark, _escaped(parameter.help or ""), _escaped(_default(parameter))
+        yield names + mark, _escape_cell(parameter.help or ""), _escape_cell(_default(parameter))
 
 
 def _default(parameter: Any) -> str:
@@ -69,7 +69,7 @@ def _default(parameter: Any) -> str:
     return str(default.value if isinstance(default, Enum) else default)
 
 
-def _escaped(text: str) -> str:
+def _escape_cell(text: str) -> str:
     """For a cell of a table."""
     return re.sub(r"([|<>])", r"\\\1", " ".join(text.split()))
 

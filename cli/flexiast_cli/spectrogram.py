@@ -64,7 +64,7 @@ class Spectrogram:
             picture[:, width - len(columns) :] = np.maximum.reduceat(shown, edges, axis=1).T[::-1]
         return picture
 
-    def at(self, height: int) -> HalfBlocks:
+    def with_height(self, height: int) -> HalfBlocks:
         """To be drawn so many lines high, as wide as there is room."""
         return HalfBlocks(self, height)
 
@@ -79,11 +79,11 @@ class HalfBlocks:
         rows = self._spectrogram.rows(options.max_width, 2 * self._height)
         colourful = console.color_system in {"256", "truecolor"} and not console.no_color and not options.ascii_only
         for upper, lower in zip(rows[::2], rows[1::2], strict=True):
-            yield from _coloured(upper, lower) if colourful else _plain(upper, lower)
+            yield from _colour_segments(upper, lower) if colourful else _plain(upper, lower)
             yield Segment.line()
 
 
-def _coloured(upper: Shades, lower: Shades) -> list[Segment]:
+def _colour_segments(upper: Shades, lower: Shades) -> list[Segment]:
     pairs = np.stack((upper, lower), axis=1) // (256 // COLOURS)
     return [Segment("▀", _style(*pair)) for pair in pairs.tolist()]
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from flexiast.errors import UsageError
 from flexiast.manifest import PRECISIONS, Manifest, Precision, read_manifest
 from flexiast.spec import PatchSize, Spec
-from flexiast_export.bundle import add_file, check_place, staged
+from flexiast_export.bundle import add_file, check_place, stage_bundle
 from flexiast_export.embedding import Weights, tokens, unpack
 from flexiast_export.graph import check_opset
-from flexiast_export.to_onnx import Progress, add_embedder, draft_variant, finish, measured_or_refused
-from flexiast_export.verify import MAX_DROP, Comparison, Sounds
+from flexiast_export.to_onnx import Progress, add_embedder, draft_variant, finish, verify_variants
+from flexiast_export.verify import MAX_DROP, Comparison, VerificationData
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.ort import OrtEngine, load_engines
 from flexiast_runtime.inference.selfcheck import verify_bundle
@@ -24,7 +24,7 @@ from flexiast_runtime.inference.selfcheck import verify_bundle
 Float = NDArray[np.float32]
 
 
-def finest(manifest: Manifest) -> Precision:
+def highest_precision(manifest: Manifest) -> Precision:
     return min(manifest.precisions, key=PRECISIONS.index)
 
 
@@ -37,7 +37,7 @@ class Reference:
 
     def __init__(self, bundle: Bundle, weights: Weights) -> None:
         manifest = bundle.manifest
-        engine = load_engines(bundle, manifest.patches[:1], finest(manifest))[manifest.patches[0]]
+        engine = load_engines(bundle, manifest.patches[:1], highest_precision(manifest))[manifest.patches[0]]
         self._encoder = cast(OrtEngine, engine).encoder
         self._spec, self._weights = manifest.spec, weights
 
@@ -83,7 +83,7 @@ def add_sizes(
     patches: Sequence[PatchSize],
     output: Path,
     *,
-    sounds: Sounds | None = None,
+    sounds: VerificationData | None = None,
     max_drop: float = MAX_DROP,
     force: bool = False,
     progress: Progress = iter,
@@ -98,13 +98,13 @@ def add_sizes(
     old, spec = bundle.manifest, bundle.manifest.spec
     new, weights = check_addition(bundle, patches, output, force=force)
     verify_bundle(bundle)
-    best = finest(old)
+    best = highest_precision(old)
     if sounds is not None and best != "fp32":
-        sounds = sounds.without_labels()  # there is no model here that an engine could lose against
+        sounds = sounds.drop_labels()  # there is no model here that an engine could lose against
     against = None if best == "fp32" else best
-    comparison = Comparison(Reference(bundle, weights), sounds or Sounds(spec), max_drop, against)
+    comparison = Comparison(Reference(bundle, weights), sounds or VerificationData(spec), max_drop, against)
     place, force = _place(bundle, output, force=force)
-    with staged(place, force=force) as stage:
+    with stage_bundle(place, force=force) as stage:
         if read_manifest(bundle.folder) != old:
             raise UsageError(f"{bundle.folder} was replaced meanwhile; add the sizes again")
         kept = [add_file(stage, entry.name, bundle.read(entry.name)) for entry in old.files if entry.name != old.golden]
@@ -116,6 +116,6 @@ def add_sizes(
             for patch, entry in added.items()
         ]
         draft = old.model_copy(update={"variants": (*old.variants, *drafts), "files": files})
-        measured = measured_or_refused(stage, draft, drafts, comparison, progress)
+        measured = verify_variants(stage, draft, drafts, comparison, progress)
         golden = bundle.arrays(old.golden) | comparison.golden(new)
         return finish(stage, draft, (*old.variants, *measured), golden)

@@ -106,7 +106,7 @@ class DynamicInt8(Float32):
         if x not in graph.quantized:
             graph.quantized[x] = graph.nodes("DynamicQuantizeLinear", x, outputs=3)
         levels, step, zero = graph.quantized[x]
-        integers, steps = quantized(weight, WEIGHT_LIMIT)
+        integers, steps = quantize_weight(weight, WEIGHT_LIMIT)
         product = graph.node("MatMulInteger", levels, graph.weight(f"{name}.weight", integers.T), zero)
         scale = graph.node("Mul", step, graph.weight(f"{name}.step", steps))
         return graph.node("Mul", graph.cast(product, np.float32), scale)
@@ -130,7 +130,7 @@ class StaticInt8(Float32):
             zero = graph.scalar(f"{name}.input_zero", np.int8(0))
             levels = graph.node("QuantizeLinear", x, step, zero)
             graph.quantized[x] = (graph.node("DequantizeLinear", levels, step, zero),)
-        integers, steps = quantized(weight, 127)
+        integers, steps = quantize_weight(weight, 127)
         zeros = graph.weight(f"{name}.zero", np.zeros(len(steps), np.int8))
         source = graph.weight(f"{name}.weight", integers.T)
         restored = graph.node("DequantizeLinear", source, graph.weight(f"{name}.step", steps), zeros, axis=1)
@@ -143,7 +143,7 @@ def layer_of(name: str) -> str:
     return f"{block}.qkv" if part in {"q", "k", "v"} else name
 
 
-def quantized(weight: Float, limit: int) -> tuple[NDArray[np.int8], Float]:
+def quantize_weight(weight: Float, limit: int) -> tuple[NDArray[np.int8], Float]:
     """Weight [out, in] → integers within ± limit [out, in] and the step of each output channel [out]."""
     largest = np.abs(weight).max(axis=1)
     steps = np.where(largest > 0, largest / limit, 1).astype(np.float32)

@@ -23,7 +23,7 @@ from flexiast.manifest import MANIFEST, FileEntry
 
 
 @contextmanager
-def staged(output: Path, *, force: bool) -> Iterator[Path]:
+def stage_bundle(output: Path, *, force: bool) -> Iterator[Path]:
     """A folder to fill, published as ``output`` when the block ends and removed when it raises.
 
     An existing folder is replaced only with ``force`` and only if it is a bundle; raises UsageError before anything is
@@ -99,7 +99,7 @@ def _alone(output: Path) -> Iterator[None]:
     """One export at a time to a place; the lock lies on this machine, for a shared folder may have none."""
     name = f"flexiast-{os.getuid()}-{sha256(os.fsencode(output)).hexdigest()[:32]}.lock"
     path = Path(tempfile.gettempdir()) / name
-    lock = _locked(path)
+    lock = _acquire_lock(path)
     try:
         yield
     finally:
@@ -107,7 +107,7 @@ def _alone(output: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _locked(path: Path) -> int:
+def _acquire_lock(path: Path) -> int:
     """Wait for the lock file; the one that then lies there, not one that its owner has removed meanwhile."""
     while True:
         lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)

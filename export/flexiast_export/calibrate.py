@@ -14,7 +14,7 @@ from flexiast.evaluation.calibration import best_temperature, calibration_error,
 from flexiast.evaluation.evaluate import Windows, classify
 from flexiast.frontend import Frontend
 from flexiast.manifest import MANIFEST, Manifest, Variant, read_manifest
-from flexiast_export.bundle import add_file, staged
+from flexiast_export.bundle import add_file, stage_bundle
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.detection.framer import Framer
 from flexiast_runtime.detection.listener import Settings
@@ -71,7 +71,7 @@ def _fit(variant: Variant, logits: Float, targets: Float, manifest: Manifest) ->
     )
 
 
-def heard_peaks(bundle: Bundle, fits: Iterable[Fit], waveforms: Sequence[Float], progress: Progress = iter) -> Float:
+def peak_scores(bundle: Bundle, fits: Iterable[Fit], waveforms: Sequence[Float], progress: Progress = iter) -> Float:
     """The highest score that each clip reaches in a stream [variants, clips, labels], in the default precision.
 
     An event is reported where it reaches the threshold. Each clip is heard between silence, by every window that meets
@@ -79,7 +79,7 @@ def heard_peaks(bundle: Bundle, fits: Iterable[Fit], waveforms: Sequence[Float],
     """
     spec, precision = bundle.manifest.spec, bundle.manifest.precision()
     engines = load_engines(bundle, precision=precision)
-    frontend, settings = Frontend(spec.frontend), Settings.of(spec.frontend)
+    frontend, settings = Frontend(spec.frontend), Settings.for_frontend(spec.frontend)
     step = round(settings.step_s * spec.frontend.sample_rate_hz)
     silence = np.zeros(spec.frontend.window_samples - step, np.float32)
 
@@ -111,7 +111,7 @@ def publish(
     verify_bundle(bundle)
     draft = old.model_copy(update={"variants": tuple(variants), "thresholds": dict(thresholds)})
     manifest = Manifest.model_validate_json(draft.model_dump_json())  # what a reader would refuse is not published
-    with staged(output, force=force or output.absolute() == bundle.folder.absolute()) as stage:
+    with stage_bundle(output, force=force or output.absolute() == bundle.folder.absolute()) as stage:
         if read_manifest(bundle.folder) != old:
             raise UsageError(f"{bundle.folder} was replaced meanwhile; calibrate it again")
         for entry in old.files:

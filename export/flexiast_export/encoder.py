@@ -88,12 +88,12 @@ class _Blocks:
 
     def _block(self, block: str, x: str, *, last: bool) -> str:
         """Rows → rows. In the last one only the prefix asks and goes on, since nothing else reaches the head."""
-        normed = self._normed(f"{block}.norm1", x)
+        normed = self._normalize(f"{block}.norm1", x)
         asking = normed
         if last:
             asking, x = self._first_tokens(f"{block}.asking", normed), self._first_tokens(f"{block}.residual", x)
         x = self._sum(x, self._attention(block, normed, asking, self._prefix if last else "tokens"))
-        hidden = self._gelu(block, self._linear(f"{block}.expand", self._normed(f"{block}.norm2", x)))
+        hidden = self._gelu(block, self._linear(f"{block}.expand", self._normalize(f"{block}.norm2", x)))
         return self._sum(x, self._linear(f"{block}.contract", hidden))
 
     def _attention(self, block: str, normed: str, asking: str, askers: int | str) -> str:
@@ -106,7 +106,7 @@ class _Blocks:
         (q, k, v), (q_bias, _, v_bias) = (np.split(weights[f"{block}.qkv.{kind}"], 3) for kind in ("weight", "bias"))
         projection, bias = (weights[f"{block}.projection.{kind}"] for kind in ("weight", "bias"))
         scale = np.float32(self._head_width**-0.5)
-        mixed = self._mixed(
+        mixed = self._attend(
             self._clips(self._product(f"{block}.q", asking, q * scale, q_bias * scale), askers),
             self._clips(self._product(f"{block}.k", normed, k, None), "tokens"),
             self._clips(self._product(f"{block}.v", normed, v, None), "tokens"),
@@ -114,7 +114,7 @@ class _Blocks:
         mixed = self._graph.node("Reshape", mixed, self._rows)
         return self._product(f"{block}.projection", mixed, projection, bias + projection @ v_bias)
 
-    def _mixed(self, q: str, k: str, v: str) -> str:
+    def _attend(self, q: str, k: str, v: str) -> str:
         graph, arithmetic, heads = self._graph, self._arithmetic, self._checkpoint.spec.network.heads
         if self._fused:
             return graph.node("Attention", q, k, v, q_num_heads=heads, kv_num_heads=heads, scale=1.0)
@@ -156,7 +156,7 @@ class _Blocks:
     def _product(self, name: str, x: str, weight: Float, bias: Float | None) -> str:
         return self._arithmetic.linear(self._graph, name, x, weight, bias)
 
-    def _normed(self, name: str, x: str) -> str:
+    def _normalize(self, name: str, x: str) -> str:
         return self._arithmetic.enter(self._graph, self._graph.layer_norm(name, x, self._checkpoint))
 
     def _sum(self, x: str, y: str) -> str:

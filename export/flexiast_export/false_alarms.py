@@ -133,7 +133,7 @@ def hear_background(
     """Smoothed scores of each variant, all of the default precision, over recordings that are streams of their own."""
     spec = bundle.manifest.spec
     engines = load_engines(bundle, precision=bundle.manifest.precision())
-    settings, frontend = Settings.of(spec.frontend), Frontend(spec.frontend)
+    settings, frontend = Settings.for_frontend(spec.frontend), Frontend(spec.frontend)
     step = round(settings.step_s * spec.frontend.sample_rate_hz)
     found: dict[PatchSize, dict[int, tuple[list[int], list[np.float32]]]] = {
         variant.patch_size: defaultdict(lambda: ([], [])) for variant in variants
@@ -168,7 +168,7 @@ def hear_background(
             window_number += 2  # no event goes on from one recording to the next
         waveform = stretches[place]
         gate_start = framer.end
-        gate.hear(gate_start, waveform)
+        gate.update(gate_start, waveform)
         answer(list(framer.push(waveform)))
         before = (stretch.path, stretch.part, stretch.start + stretch.samples)
     answer(list(framer.flush()))

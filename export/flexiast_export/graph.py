@@ -131,7 +131,7 @@ def embedder(
     prefix = [weights[name] for name in ("cls", "distillation")[: network.prefix_tokens]]
 
     graph = Graph(opset)
-    x = (_side_by_side if spec.base_stride is None else _overlapping)(graph, spec, patch, kernel)
+    x = (_side_by_side if spec.base_stride is None else _embed_overlapping)(graph, spec, patch, kernel)
     # Where the prefix stands x is zero, so adding it there makes it.
     added = np.concatenate((prefix, positions))[None].astype(np.float32)
     graph.node("Add", x, graph.weight("positions", added), output="tokens")
@@ -161,7 +161,7 @@ def _side_by_side(graph: Graph, spec: Spec, patch: PatchSize, kernel: NDArray[np
     return _with_room(graph, spec, graph.node("MatMul", x, turned))
 
 
-def _overlapping(graph: Graph, spec: Spec, patch: PatchSize, kernel: NDArray[np.float32]) -> str:
+def _embed_overlapping(graph: Graph, spec: Spec, patch: PatchSize, kernel: NDArray[np.float32]) -> str:
     """The same where patches overlap: a strided convolution, which takes whole patches only."""
     stride = spec.stride(patch)
     x = graph.node("Unsqueeze", "features", graph.weight("channel_axis", np.array([1], np.int64)))

@@ -99,7 +99,7 @@ def features_sha256(features: Float) -> str:
     return sha256(np.ascontiguousarray(features, "<f4").tobytes()).hexdigest()
 
 
-def by_sensitivity(
+def rank_by_sensitivity(
     checkpoint: Checkpoint, features: Float, patches: Sequence[PatchSize], write: Callable[[frozenset[str]], Any]
 ) -> list[str]:
     """Layers, the one that spoils the logits most when it alone is quantised first.

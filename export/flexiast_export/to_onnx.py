@@ -16,20 +16,20 @@ from flexiast.evaluation.evaluate import Classifier
 from flexiast.extras import require
 from flexiast.manifest import MANIFEST, OPSET, Encoder, FileEntry, Manifest, Parity, Precision, Variant
 from flexiast.spec import PatchSize, Spec
-from flexiast_export.bundle import add_file, check_place, staged
+from flexiast_export.bundle import add_file, check_place, stage_bundle
 from flexiast_export.embedding import EMBEDDING, Weights, npz, pack
 from flexiast_export.encoder import encoder
 from flexiast_export.graph import check_opset, embedder
 from flexiast_export.quantize import (
     Ranges,
     arithmetic,
-    by_sensitivity,
     count_quantized,
     features_sha256,
     float_counts,
     input_ranges,
+    rank_by_sensitivity,
 )
-from flexiast_export.verify import MAX_DROP, TOLERANCE, Comparison, Sounds
+from flexiast_export.verify import MAX_DROP, TOLERANCE, Comparison, VerificationData
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.ort import load_engines
 
@@ -51,7 +51,7 @@ def export_onnx(
     *,
     precisions: Sequence[Precision] = ("fp32",),
     opset: int = OPSET,
-    sounds: Sounds | None = None,
+    sounds: VerificationData | None = None,
     calibration: Float | None = None,
     max_drop: float = MAX_DROP,
     force: bool = False,
@@ -67,11 +67,11 @@ def export_onnx(
     calibrated = calibration is not None and len(calibration) > 0
     check_export(checkpoint, patches, output, precisions=precisions, opset=opset, calibrated=calibrated, force=force)
     patches = tuple(dict.fromkeys(patches))
-    comparison = Comparison(source, sounds or Sounds(checkpoint.spec), max_drop)
-    with staged(output, force=force) as stage:
+    comparison = Comparison(source, sounds or VerificationData(checkpoint.spec), max_drop)
+    with stage_bundle(output, force=force) as stage:
         writer = _Encoders(checkpoint, opset, calibration, patches)
         draft = _draft(checkpoint, patches, tuple(dict.fromkeys(precisions)), writer, stage)
-        measured = _measured(stage, draft, draft.variants, comparison, progress)
+        measured = _measure_variants(stage, draft, draft.variants, comparison, progress)
         for precision in draft.precisions:
             try:
                 comparison.check(variant for variant in measured if variant.precision == precision)
@@ -161,7 +161,7 @@ def with_file(manifest: Manifest, entry: FileEntry) -> Manifest:
     return manifest.model_copy(update={"files": tuple(files)})
 
 
-def _measured(
+def _measure_variants(
     stage: Path, draft: Manifest, variants: Sequence[Variant], comparison: Comparison, progress: Progress = iter
 ) -> list[Variant]:
     bundle, patches = Bundle(stage, draft), tuple(dict.fromkeys(variant.patch_size for variant in variants))
@@ -169,14 +169,14 @@ def _measured(
         precision: load_engines(bundle, patches, precision)
         for precision in dict.fromkeys(variant.precision for variant in variants)
     }
-    return [comparison.measured(engines[variant.precision], variant) for variant in progress(variants)]
+    return [comparison.verify_variant(engines[variant.precision], variant) for variant in progress(variants)]
 
 
-def measured_or_refused(
+def verify_variants(
     stage: Path, draft: Manifest, variants: Sequence[Variant], comparison: Comparison, progress: Progress = iter
 ) -> list[Variant]:
     """The variants with their figures; raises VerificationError for one that is too far from the source."""
-    measured = _measured(stage, draft, variants, comparison, progress)
+    measured = _measure_variants(stage, draft, variants, comparison, progress)
     comparison.check(measured)
     return measured
 
@@ -193,7 +193,7 @@ def _with_float_layers(
 
     Raises the last VerificationError when a single quantised layer spoils them still.
     """
-    ranked = by_sensitivity(
+    ranked = rank_by_sensitivity(
         writer.checkpoint, comparison.sounds.features, draft.patches, lambda kept: writer.graph(precision, kept)
     )
     variants = [variant for variant in draft.variants if variant.precision == precision]
@@ -201,7 +201,7 @@ def _with_float_layers(
         described, entry = writer.add(stage, precision, frozenset(ranked[:count]))
         draft = with_file(draft.model_copy(update={"encoders": draft.encoders | {precision: described}}), entry)
         try:
-            return draft, measured_or_refused(stage, draft, variants, comparison)
+            return draft, verify_variants(stage, draft, variants, comparison)
         except VerificationError as worse:
             error = worse
     raise error

@@ -45,7 +45,7 @@ def synthetic_inputs(spec: Spec) -> Float:
     return np.stack([frontend.window(wave.astype(np.float32)) for wave in (noise, np.zeros(samples), sweep)])
 
 
-class Sounds:
+class VerificationData:
     """What engines are compared on: synthetic windows first, then those of real clips, which may have labels."""
 
     def __init__(self, spec: Spec, waveforms: Sequence[Float] = (), targets: Float | None = None) -> None:
@@ -56,7 +56,7 @@ class Sounds:
         self.features: Float = np.concatenate([synthetic_inputs(spec), *real])
         """[windows, window_frames, mels]"""
 
-    def without_labels(self) -> Sounds:
+    def drop_labels(self) -> VerificationData:
         """The same sounds, of which nothing is known."""
         plain = copy(self)
         plain._targets = None
@@ -70,7 +70,7 @@ class Sounds:
     def real(self) -> int:
         return len(self._clips) if self._clips else 0
 
-    def labelled(self, reference: Float, found: Float) -> Labelled | None:
+    def compare_metrics(self, reference: Float, found: Float) -> Labelled | None:
         """The metric of the source's logits [windows, classes] and of an engine's; None without labels."""
         if self._clips is None or self._targets is None:
             return None
@@ -85,14 +85,14 @@ class Comparison:
     """Engines against their source model on the same sounds; the model answers once for all precisions."""
 
     def __init__(
-        self, source: Classifier, sounds: Sounds, max_drop: float = MAX_DROP, against: Precision | None = None
+        self, source: Classifier, sounds: VerificationData, max_drop: float = MAX_DROP, against: Precision | None = None
     ) -> None:
         """``against`` is what the figures say of their source, see ``Parity``."""
         self._source, self._sounds, self._max_drop, self._against = source, sounds, max_drop, against
         self._references: dict[PatchSize, Float] = {}
 
     @property
-    def sounds(self) -> Sounds:
+    def sounds(self) -> VerificationData:
         return self._sounds
 
     def reference(self, patch: PatchSize) -> Float:
@@ -101,7 +101,7 @@ class Comparison:
             self._references[patch] = classify(self._source, self._sounds.features, patch)
         return self._references[patch]
 
-    def measured(self, engines: Engines, variant: Variant) -> Variant:
+    def verify_variant(self, engines: Engines, variant: Variant) -> Variant:
         """The variant with its parity and, for clips with labels, its metric."""
         patch, sounds = variant.patch_size, self._sounds
         reference, found = self.reference(patch), classify(engines, sounds.features, patch)
@@ -109,7 +109,7 @@ class Comparison:
         return variant.model_copy(
             update={
                 "parity": compared.model_copy(update={"against": self._against}),
-                "labelled": sounds.labelled(reference, found),
+                "labelled": sounds.compare_metrics(reference, found),
             }
         )
 

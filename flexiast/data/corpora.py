@@ -38,7 +38,7 @@ def esc50(folder: Path) -> Listing:
     """ESC-50 (karolpiczak/ESC-50): ``meta/esc50.csv`` and ``audio/``; its five folds stay folds. Raises DataError."""
     rows = _table(folder / "meta" / "esc50.csv", ("filename", "fold", "category"), header=True)
     clips = [Clip(folder / "audio" / row["filename"], (row["category"],), row["fold"]) for row in rows]
-    return _listing(clips, folder, "fold")
+    return _make_listing(clips, folder, "fold")
 
 
 def audioset(segments: Sequence[Path], audio: Path) -> Listing:
@@ -99,7 +99,7 @@ def speechcommands(folder: Path) -> Listing:
         except (RuntimeError, OSError, ValueError) as error:
             raise DataError(f"{folder} does not hold SPEECHCOMMANDS as torchaudio unpacks it: {error}") from error
         clips += [Clip(folder / "SpeechCommands" / path, (label,), split) for path, _, label, *_ in items]
-    return _listing(clips, folder)
+    return _make_listing(clips, folder)
 
 
 def voxceleb1(folder: Path) -> Listing:
@@ -113,7 +113,7 @@ def voxceleb1(folder: Path) -> Listing:
         ) from error
     parts = sorted(_voxceleb_part(path, number, line) for number, line in enumerate(lines, start=1))
     clips = [Clip(folder / "wav" / name, (name.split("/")[0],), VOXCELEB_SPLITS[part]) for part, name in parts]
-    return _listing(clips, folder)
+    return _make_listing(clips, folder)
 
 
 def _voxceleb_part(path: Path, number: int, line: str) -> tuple[str, str]:
@@ -139,7 +139,7 @@ def write_listing(listing: Listing, output: Path) -> None:
     for clip in listing.clips:
         path = clip.path.absolute()
         path = path.relative_to(folder) if path.is_relative_to(folder) else path
-        writer.writerow((path.as_posix(), LABEL_SEPARATOR.join(map(_checked, clip.labels)), clip.split))
+        writer.writerow((path.as_posix(), LABEL_SEPARATOR.join(map(_check_label, clip.labels)), clip.split))
     try:
         content = text.getvalue().encode()
     except UnicodeEncodeError as error:
@@ -147,7 +147,7 @@ def write_listing(listing: Listing, output: Path) -> None:
     write_atomically(output, content)
 
 
-def _listing(clips: Sequence[Clip], folder: Path, column: Literal["split", "fold"] = "split") -> Listing:
+def _make_listing(clips: Sequence[Clip], folder: Path, column: Literal["split", "fold"] = "split") -> Listing:
     present = tuple(clip for clip in clips if clip.path.is_file())
     if not present:
         raise DataError(f"none of the {len(clips)} clips that are listed lies in {folder}; unpack the audio there")
@@ -207,7 +207,7 @@ def _table(path: Path, columns: Sequence[str], *, header: bool) -> Iterator[dict
         raise DataError(f"{path} cannot be read as a CSV: {error}") from error
 
 
-def _checked(label: str) -> str:
+def _check_label(label: str) -> str:
     if LABEL_SEPARATOR in label:
         raise DataError(
             f"label {label!r} holds {LABEL_SEPARATOR!r}, which joins labels; rename it in the set's own CSV"

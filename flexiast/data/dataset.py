@@ -140,7 +140,7 @@ def drop_bad_clips(
             good.append(clip)
     check_bad_files(errors, len(dataset.clips), skip_bad=True)
     if dataset.hashed_from is not None:
-        good = _hashed_split(good, dataset.hashed_from)
+        good = _split_by_hash(good, dataset.hashed_from)
     kept = _dataset(good, dataset.split_rule)
     return replace(kept, hashed_from=dataset.hashed_from, left_out=left_out), errors
 
@@ -180,7 +180,7 @@ def load_waveforms(
     return replace(dataset, clips=tuple(clips)), Waveforms(clips, sample_rate_hz, kept), errors
 
 
-def balanced_weights(targets: NDArray[np.float32]) -> NDArray[np.float64]:
+def compute_balanced_weights(targets: NDArray[np.float32]) -> NDArray[np.float64]:
     """[clips, labels] of 0 and 1 → [clips] probabilities: the sum over a clip's labels of 1 / clips with that label.
 
     So rare labels are drawn about as often as common ones, as AST does on AudioSet (YuanGongND/ast,
@@ -224,7 +224,7 @@ def _read_folders(folder: Path) -> Dataset:
         return replace(_dataset(clips, rule), left_out=left_out)
     if layout.split_names:
         rule = f"{rule}, of whose first {HASHED} validates"
-    return replace(_dataset(_hashed_split(clips, folder), rule), hashed_from=folder, left_out=left_out)
+    return replace(_dataset(_split_by_hash(clips, folder), rule), hashed_from=folder, left_out=left_out)
 
 
 def _read_shards(folder: Path, val_fold: str | None) -> Dataset:
@@ -280,7 +280,7 @@ def _read_csv(path: Path, val_fold: str | None) -> Dataset:
     elif "split" in columns:
         splits, rule = _column(path, rows, "split"), "split column"
     else:
-        return replace(_dataset(_hashed_split(clips, path.parent), HASHED), hashed_from=path.parent)
+        return replace(_dataset(_split_by_hash(clips, path.parent), HASHED), hashed_from=path.parent)
     return _dataset([replace(clip, split=split) for clip, split in zip(clips, splits, strict=True)], rule)
 
 
@@ -325,7 +325,7 @@ def _checked(label: str, where: Path) -> str:
         raise DataError(f"{where}: {error}") from None
 
 
-def _hashed_split(clips: list[Clip], root: Path) -> list[Clip]:
+def _split_by_hash(clips: list[Clip], root: Path) -> list[Clip]:
     """All clips but those of a test split, which stay aside, parted into train and val."""
     single = all(len(clip.labels) <= 1 for clip in clips)  # sets of labels may each be unique: those are split as one
     aside = [clip for clip in clips if clip.split == "test"]

@@ -69,7 +69,7 @@ def read_layout(folder: Path) -> Layout:
     if not splits and len(named) < len(folders):
         for path in folders:
             _refuse_splits_inside(path)
-        return Layout(tuple(LabelFolder(path, "") for path in sorted(folders + background)), _beside(files))
+        return Layout(tuple(LabelFolder(path, "") for path in sorted(folders + background)), _render_side(files))
     if named and not splits:
         raise DataError(
             f"{named[0]} is named like a split, but holds no folders named by label; {REMEDY} (a label of that name "
@@ -87,7 +87,7 @@ def read_layout(folder: Path) -> Layout:
 
 def _split_layout(splits: list[Path], files: list[Path]) -> Layout:
     folders: list[LabelFolder] = []
-    left_out = _beside(files)
+    left_out = _render_side(files)
     by_split: dict[str, Path] = {}
     for path in splits:
         split = SPLIT_FOLDERS[path.name.casefold()]
@@ -95,7 +95,7 @@ def _split_layout(splits: list[Path], files: list[Path]) -> Layout:
             raise DataError(f"{by_split[split]} and {path} are both the split {split!r}; merge them, or list a CSV")
         by_split[split] = path
         inside, loose = list_entries(path)
-        left_out += _beside(loose)
+        left_out += _render_side(loose)
         folders += [LabelFolder(label, split) for label in inside]
     labels = {split: {place.label for place in folders if place.split == split} - {BACKGROUND} for split in by_split}
     for split, names in labels.items():
@@ -104,8 +104,8 @@ def _split_layout(splits: list[Path], files: list[Path]) -> Layout:
                 f"{by_split['train']} and {by_split[split]} have no label in common ({_names(sorted(labels['train']))} "
                 f"and {_names(sorted(names))}); {REMEDY}"
             )
-    in_order = sorted(by_split, key=["train", "val", "test"].index)
-    return Layout(tuple(folders), left_out, tuple(by_split[split].name for split in in_order))
+    restore_order = sorted(by_split, key=["train", "val", "test"].index)
+    return Layout(tuple(folders), left_out, tuple(by_split[split].name for split in restore_order))
 
 
 def _refuse_splits_inside(label: Path) -> None:
@@ -121,7 +121,7 @@ def _is_empty(folder: Path) -> bool:
     return os.access(folder, os.R_OK | os.X_OK) and not any(list_entries(folder))
 
 
-def _beside(files: list[Path]) -> LeftOut:
+def _render_side(files: list[Path]) -> LeftOut:
     """Files that stand beside folders of labels, and so have none."""
     suffixes = [path.suffix.lower() or path.name for path in files]
     return LeftOut(

@@ -144,7 +144,7 @@ def write_shards(
             raise DataError(f"split {split!r} cannot begin a file's name; expected letters, digits, - and _")
     columns = {label: column for column, label in enumerate(dataset.labels)}
     errors: list[DataError] = []
-    with _staged(output) as stage:
+    with _stage_folder(output) as stage:
         samples = _samples(progress(clips), root, columns, errors, say, skip_bad=skip_bad)
         groups = itertools.groupby(_shard_names(samples, shard_bytes), key=lambda named: named[0])
         shards = tuple(_write_shard(stage / name, (sample for _, sample in group)) for name, group in groups)
@@ -238,7 +238,7 @@ def _add(tar: tarfile.TarFile, file: BinaryIO, name: str, content: bytes) -> int
 
 
 @contextmanager
-def _staged(output: Path) -> Iterator[Path]:
+def _stage_folder(output: Path) -> Iterator[Path]:
     """A folder to fill beside ``output``, renamed to it when the block ends and removed when it raises."""
     output = output.absolute()
     if output.exists() or output.is_symlink():

@@ -95,9 +95,9 @@ class Windows:
     def __getitem__(self, chosen: slice) -> Float:
         rows = range(len(self))[chosen]
         kept = [self._kept[row] for row in rows if row < len(self._kept)]
-        return np.stack([*kept, *self._computed(rows[len(kept) :])])
+        return np.stack([*kept, *self._compute_features(rows[len(kept) :])])
 
-    def _computed(self, rows: Sequence[int]) -> Iterator[Float]:
+    def _compute_features(self, rows: Sequence[int]) -> Iterator[Float]:
         for clip, group in groupby(rows, lambda row: int(self._clips[row])):
             waveform = self._waveforms[clip]
             for row in group:

@@ -35,7 +35,7 @@ class Aim:
         if self.false_alarms_per_hour is not None and not self.false_alarms_per_hour >= 0:
             raise UsageError(f"{self.false_alarms_per_hour:g} false alarms per hour cannot be aimed at; give 0 or more")
 
-    def met(self, precision: Double, false_alarms_per_hour: Double) -> NDArray[np.bool_]:
+    def is_met(self, precision: Double, false_alarms_per_hour: Double) -> NDArray[np.bool_]:
         """Of operating points: whether each will do."""
         if self.precision is not None:
             return precision >= self.precision
@@ -99,7 +99,7 @@ def _operating_point(
         for chosen in (np.sort(scores[:, group], axis=None) for group in (positive, ~positive))
     )
     precision, per_hour = hits / (hits + alarms), alarms / len(scores) / max(hours, 1e-9)
-    met = np.flatnonzero(aim.met(precision, per_hour))
+    met = np.flatnonzero(aim.is_met(precision, per_hour))
     if not len(met):
         # Left at the default the worst label would be the loudest: it is kept silent above all that is not it.
         silent = (float(scores[:, ~positive].max(initial=0.0)) + 1) / 2

@@ -17,15 +17,15 @@ from pathlib import Path
 from flexiast.checkpoint import Checkpoint
 from flexiast.errors import ModelError, UsageError
 from flexiast.importing.hugging_face import import_folder
-from flexiast.importing.shape import Told
+from flexiast.importing.shape import ImportOptions
 from flexiast.importing.timm import import_ast, import_vit
 from flexiast.importing.weights import read_weights
 from flexiast.spec import check_label
 
-__all__ = ["Told", "import_model", "read_labels"]
+__all__ = ["ImportOptions", "import_model", "read_labels"]
 
 
-def import_model(source: Path, told: Told = Told()) -> Checkpoint:
+def import_model(source: Path, told: ImportOptions = ImportOptions()) -> Checkpoint:
     """A checkpoint of a foreign model; a vision transformer gives one without labels, a start for training.
 
     Raises ModelError for a source that is damaged or of another kind, and UsageError for what must be told and was

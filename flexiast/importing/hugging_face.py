@@ -10,7 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flexiast.checkpoint import Checkpoint
 from flexiast.errors import ModelError, UsageError
-from flexiast.importing.shape import Told, ast_frontend, base_stride_of, checked_spec, checkpoint_of, folded, valid
+from flexiast.importing.shape import (
+    ImportOptions,
+    ast_frontend,
+    base_stride_of,
+    build_spec,
+    checkpoint_of,
+    fold_weights,
+    valid,
+)
 from flexiast.importing.weights import Names, layers, pairs, read_weights
 from flexiast.spec import MLP_RATIO, NetworkSpec, PatchSize, Spec, describe
 
@@ -69,7 +77,7 @@ class _Preprocessor(_Document):
     std: float
 
 
-def import_folder(folder: Path, told: Told) -> Checkpoint:
+def import_folder(folder: Path, told: ImportOptions) -> Checkpoint:
     config = _document(folder / "config.json", _Config)
     preprocessor = _document(folder / "preprocessor_config.json", _Preprocessor)
     told.refuse(folder, "the folder says it itself", "labels", "mean", "std", "frames", "stride")
@@ -88,12 +96,12 @@ def import_folder(folder: Path, told: Told) -> Checkpoint:
     names["positions"] = (f"{body}.embeddings.position_embeddings",)
     absent = {name for name in names if name.endswith("qkv.bias") and not config.qkv_bias}
     file = read_weights(folder / "model.safetensors")
-    raw = file.renamed({name: parts for name, parts in names.items() if name not in absent})
+    raw = file.rename_weights({name: parts for name, parts in names.items() if name not in absent})
     raw |= {name: np.zeros(3 * config.hidden_size, np.float32) for name in absent}
-    return checkpoint_of(file, spec, folded(file.path, raw, spec, told), "transformers")
+    return checkpoint_of(file, spec, fold_weights(file.path, raw, spec, told), "transformers")
 
 
-def _folder_spec(folder: Path, config: _Config, preprocessor: _Preprocessor, told: Told) -> Spec:
+def _folder_spec(folder: Path, config: _Config, preprocessor: _Preprocessor, told: ImportOptions) -> Spec:
     """What the two documents say together; raises ModelError where they cannot be followed."""
     where, count = folder / "config.json", len(config.id2label)
     if config.intermediate_size != MLP_RATIO * config.hidden_size:
@@ -126,7 +134,7 @@ def _folder_spec(folder: Path, config: _Config, preprocessor: _Preprocessor, tol
     )
     patch = PatchSize(config.patch_size, config.patch_size)
     frontend = ast_frontend(where, config.max_length, config.num_mel_bins, mean, std)
-    return checked_spec(
+    return build_spec(
         where,
         told,
         frontend=frontend,

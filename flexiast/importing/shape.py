@@ -25,7 +25,7 @@ MAX_FRAMES = 1 + (MAX_WINDOW_SAMPLES - TAPER_SAMPLES) // HOP_SAMPLES
 
 
 @dataclass(frozen=True)
-class Told:
+class ImportOptions:
     """What a file of weights leaves open and the user says; None where nothing was said."""
 
     labels: tuple[str, ...] | None = None
@@ -64,7 +64,7 @@ def checkpoint_of(file: WeightFile, spec: Spec, weights: dict[str, Float], kind:
     return Checkpoint(spec, weights, {"imported": {"format": kind, "file": name, "sha256": file.sha256}})
 
 
-def folded(path: Path, raw: dict[str, Float], spec: Spec, told: Told) -> dict[str, Float]:
+def fold_weights(path: Path, raw: dict[str, Float], spec: Spec, told: ImportOptions) -> dict[str, Float]:
     """Weights as a checkpoint holds them: kernel of one channel, positions a grid, prefix tokens with theirs."""
     weights = {name: value for name, value in raw.items() if name not in {"positions", "embedding.weight"}}
     kernel, positions, width = raw["embedding.weight"], raw["positions"], spec.network.width
@@ -95,7 +95,7 @@ def base_stride_of(frontend: FrontendSpec, patch: PatchSize, stride: PatchSize) 
     return None if tiled and stride == patch else stride
 
 
-def checked_spec(source: Path, told: Told, **fields: Any) -> Spec:
+def build_spec(source: Path, told: ImportOptions, **fields: Any) -> Spec:
     """The spec; raises ``told.fault`` for one that cannot be."""
     try:
         spec = Spec(**fields)

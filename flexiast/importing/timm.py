@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from flexiast.checkpoint import Checkpoint
 from flexiast.errors import ModelError, UsageError
-from flexiast.importing.shape import Told, ast_frontend, base_stride_of, checked_spec, checkpoint_of, folded, valid
+from flexiast.importing.shape import (
+    ImportOptions,
+    ast_frontend,
+    base_stride_of,
+    build_spec,
+    checkpoint_of,
+    fold_weights,
+    valid,
+)
 from flexiast.importing.weights import Float, Names, WeightFile, layers, pairs
 from flexiast.patching import resize_matrix
 from flexiast.spec import ALL_PATCHES, FrontendSpec, NetworkSpec, PatchSize, ResizeSpec
@@ -34,7 +42,7 @@ TIMM_BLOCK: Names = {
 }
 
 
-def import_ast(file: WeightFile, told: Told, *, flexible: bool) -> Checkpoint:
+def import_ast(file: WeightFile, told: ImportOptions, *, flexible: bool) -> Checkpoint:
     """AST, or FlexiAST, whose file says nothing of its sizes: those of its paper are noted as trained."""
     if told.labels is None or told.task is None:
         raise UsageError(
@@ -48,7 +56,7 @@ def import_ast(file: WeightFile, told: Told, *, flexible: bool) -> Checkpoint:
     names["positions"] = (positions,)
     # What timm's own head would answer, and in FlexiAST what its embedding was copied from, is never asked.
     ignored = ("v.head.", "v.head_dist.", *(("v.patch_embed.", "v.pos_embed") if flexible else ()))
-    raw = file.renamed(names, ignored)
+    raw = file.rename_weights(names, ignored)
     if len(raw["head.weight"]) != len(told.labels):
         raise UsageError(f"{len(told.labels)} labels were given, {file.path} has {len(raw['head.weight'])} classes")
     patch, count = _kernel_size(file, raw), _position_count(file, raw, network)
@@ -59,19 +67,19 @@ def import_ast(file: WeightFile, told: Told, *, flexible: bool) -> Checkpoint:
         frames = count // (MEL_BINS // patch.mels) * patch.frames
     frontend = ast_frontend(file.path, frames or AUDIOSET_FRAMES, MEL_BINS, *_normalisation(told))
     stride = patch if flexible else told.stride or _stride(file, frontend, patch, count)
-    spec = checked_spec(
+    spec = build_spec(
         file.path,
         told,
         frontend=frontend,
         base_patch=patch,
         base_stride=base_stride_of(frontend, patch, stride),
-        trained_patches=_fitting(frontend) if flexible else (patch,),
+        trained_patches=_list_fitting_patches(frontend) if flexible else (patch,),
         resize=ResizeSpec(antialias=not flexible),  # FlexiAST resizes kernels without, and learnt with them
         network=network,
         task=told.task,
         labels=told.labels,
     )
-    weights = folded(file.path, raw, spec, told)
+    weights = fold_weights(file.path, raw, spec, told)
     # The head's norm has an epsilon of its own. Scaling what it normalises by s does to (x − x̄) / √(σ² + ε) what
     # ε / s² in place of ε would do, and the norm before it can carry the scale.
     scale = np.float32(math.sqrt(TIMM_EPSILON / TORCH_EPSILON))
@@ -79,18 +87,18 @@ def import_ast(file: WeightFile, told: Told, *, flexible: bool) -> Checkpoint:
     return checkpoint_of(file, spec, weights, "flexiast" if flexible else "ast")
 
 
-def import_vit(file: WeightFile, told: Told) -> Checkpoint:
+def import_vit(file: WeightFile, told: ImportOptions) -> Checkpoint:
     """Without its head, whose classes are pictures; positions cut or stretched to the audio's grid, as AST does."""
     told.refuse(file.path, "its classes are no sounds, so it is a start for training without any", "labels", "task")
     names, network = _timm(file, "", head_norm=False)
     names |= pairs({"embedding": ("patch_embed.proj",)})
     names["positions"] = ("pos_embed",)
-    raw = file.renamed(names, ("head.", "head_dist.", "pre_logits."))
+    raw = file.rename_weights(names, ("head.", "head_dist.", "pre_logits."))
     patch, count = _kernel_size(file, raw), _position_count(file, raw, network)
     side = math.isqrt(count)
     if side**2 != count:
         raise ModelError(f"{file.path} has {count} positions, which are not those of a square picture")
-    spec = checked_spec(
+    spec = build_spec(
         file.path,
         told,
         frontend=ast_frontend(file.path, told.frames or AUDIOSET_FRAMES, MEL_BINS, *_normalisation(told)),
@@ -105,7 +113,7 @@ def import_vit(file: WeightFile, told: Told) -> Checkpoint:
     mels, frames = (_cut_or_stretched(side, target) for target in spec.base_grid)
     resized = np.einsum("rb,cd,bdw->rcw", mels, frames, grid.reshape(side, side, -1)).reshape(-1, network.width)
     raw["positions"] = np.concatenate((prefix, resized))[None].astype(np.float32)
-    return checkpoint_of(file, spec, folded(file.path, raw, spec, told), "vit")
+    return checkpoint_of(file, spec, fold_weights(file.path, raw, spec, told), "vit")
 
 
 def _timm(file: WeightFile, top: str, *, head_norm: bool) -> tuple[Names, NetworkSpec]:
@@ -166,14 +174,14 @@ def _stride(file: WeightFile, frontend: FrontendSpec, patch: PatchSize, count: i
     return PatchSize(fitting[0], fitting[0])
 
 
-def _normalisation(told: Told) -> tuple[float, float]:
+def _normalisation(told: ImportOptions) -> tuple[float, float]:
     """Mean and standard deviation as told, both or none; AudioSet's, as AST's own, if none."""
     if (told.mean is None) != (told.std is None):
         raise UsageError("--mean and --std belong together; give both or none")
     return (AUDIOSET_MEAN, AUDIOSET_STD) if told.mean is None or told.std is None else (told.mean, told.std)
 
 
-def _fitting(frontend: FrontendSpec) -> tuple[PatchSize, ...]:
+def _list_fitting_patches(frontend: FrontendSpec) -> tuple[PatchSize, ...]:
     return tuple(size for size in ALL_PATCHES if size.frames <= frontend.window_frames)
 
 

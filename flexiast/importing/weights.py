@@ -29,7 +29,7 @@ class WeightFile:
     weights: dict[str, Float]
     sha256: str
 
-    def renamed(self, names: Names, ignored: tuple[str, ...] = ()) -> dict[str, Float]:
+    def rename_weights(self, names: Names, ignored: tuple[str, ...] = ()) -> dict[str, Float]:
         """The weights under our names; raises ModelError for those that are missing or unknown."""
         wanted = {name for parts in names.values() for name in parts}
         found = {name for name in self.weights if not name.startswith(ignored) or name in wanted}

@@ -114,7 +114,7 @@ def equalise(log_mel: Float, limit_db: float, rng: np.random.Generator) -> Float
     return changed(log_mel, (response * NAT_PER_DB).astype(np.float32))
 
 
-def added(log_mel: Float, other: Float) -> Float:
+def mix_log_mel(log_mel: Float, other: Float) -> Float:
     """The log-mel of two unrelated sounds at once [frames, mels], one of which may be −∞; as ``np.logaddexp``.
 
     That one takes nine times as long, half of what a batch took: numpy has vector code for exp and log alone.
@@ -129,7 +129,7 @@ def mix(log_mel: Float, other: Float, share: float) -> Float:
     Energies add: the cross terms of unrelated sounds vanish on average. Nothing sinks below silence.
     """
     quiet = np.float32(2 * math.log(max(1 - share, 1e-6)))
-    return np.maximum(added(log_mel + np.float32(2 * math.log(share)), other + quiet), SILENCE)
+    return np.maximum(mix_log_mel(log_mel + np.float32(2 * math.log(share)), other + quiet), SILENCE)
 
 
 def mask(features: Float, masks: int, widest: float, fill: float, rng: np.random.Generator) -> Float:
@@ -201,6 +201,6 @@ def level(log_mel: Float) -> float:
     return peak + math.log(float(np.exp(log_mel - np.float32(peak)).sum(axis=1).mean()))
 
 
-def at_snr(noise: Float, snr_db: float, sound: Float) -> Float:
+def scale_to_snr(noise: Float, snr_db: float, sound: Float) -> Float:
     """Noise [frames, mels] so far below the mean level of a sound [any frames, mels]; it may sink below silence."""
     return noise + np.float32(level(sound) - level(noise) - snr_db * NAT_PER_DB)

@@ -15,8 +15,6 @@ from flexiast.training.augment import (
     SILENCE,
     Loudness,
     Noise,
-    added,
-    at_snr,
     audible_part,
     echo,
     equalise,
@@ -24,8 +22,10 @@ from flexiast.training.augment import (
     half,
     mask,
     mix,
+    mix_log_mel,
     place,
     place_audible,
+    scale_to_snr,
 )
 from flexiast.training.recipe import Augment, Training
 from flexiast.training.sampling import Order, Step, draw
@@ -149,21 +149,21 @@ class Batches(Sequence[tuple[Float, Float]]):
     def _example(self, place_: int, first: int, count: int, *, mixing: bool) -> tuple[Float, Float]:
         """One clip, maybe mixed with another of the same step, maybe in noise, masked and normalised; its target."""
         augment, rng = self._training.augment, draw(self._training.seed, "mix", place_)
-        log_mel, target, real = self._varied(place_, mixing=mixing)
+        log_mel, target, real = self._augment_clip(place_, mixing=mixing)
         if mixing and rng.random() < augment.mix_share:
             share = float(rng.beta(augment.mix_alpha, augment.mix_alpha))
             share = max(share, 1 - share)
-            other, other_target, other_real = self._varied(first + int(rng.integers(count)), mixing=mixing)
+            other, other_target, other_real = self._augment_clip(first + int(rng.integers(count)), mixing=mixing)
             log_mel, target = mix(log_mel, other, share), share * target + (1 - share) * other_target
             real = slice(min(real.start, other_real.start), max(real.stop, other_real.stop))
         if self._noise is not None:
-            log_mel, target, real = self._in_noise(self._noise, place_, log_mel, target, real)
+            log_mel, target, real = self._add_noise(self._noise, place_, log_mel, target, real)
         if self._backgrounds is not None:
             log_mel, target, real = self._in_background(self._backgrounds, place_, log_mel, target, real, mixing=mixing)
         features = self._frontend.finish(self._frontend.normalise(log_mel), real)
         return mask(features, augment.masks, augment.mask_share, self._frontend.floor, rng), target
 
-    def _varied(self, place_: int, *, mixing: bool) -> tuple[Float, Float, slice]:
+    def _augment_clip(self, place_: int, *, mixing: bool) -> tuple[Float, Float, slice]:
         augment, rng = self._training.augment, draw(self._training.seed, "augment", place_)
         clip, spec = self._order[place_], self._frontend.spec
         log_mel, target = self._log_mels(clip, int(rng.integers(len(self._log_mels.speeds)))), self._targets[clip]
@@ -192,7 +192,7 @@ class Batches(Sequence[tuple[Float, Float]]):
                 log_mel, target = behind, self._nothing
             else:
                 snr_db = float(rng.uniform(*augment.background_snr_db))
-                log_mel = added(log_mel, at_snr(behind, snr_db, log_mel[audible_part(log_mel)]))
+                log_mel = mix_log_mel(log_mel, scale_to_snr(behind, snr_db, log_mel[audible_part(log_mel)]))
             real = slice(0, len(log_mel)) if under else real
         if alone and rng.random() < SILENT_SHARE:
             return np.full_like(log_mel, SILENCE), target, real
@@ -200,7 +200,7 @@ class Batches(Sequence[tuple[Float, Float]]):
             return log_mel, target, real
         return self._loudness.set(log_mel, float(rng.uniform(*augment.level_dbfs))), target, real
 
-    def _in_noise(
+    def _add_noise(
         self, noise: Noise, place_: int, log_mel: Float, target: Float, real: slice
     ) -> tuple[Float, Float, slice]:
         """A window in noise, or noise instead of it, or as it is."""
@@ -208,11 +208,11 @@ class Batches(Sequence[tuple[Float, Float]]):
         if rng.random() >= augment.noise_share:
             return log_mel, target, real
         behind = noise(len(log_mel), augment.filter_db, rng)
-        behind = at_snr(behind, float(rng.uniform(*augment.noise_snr_db)), log_mel[real])
+        behind = scale_to_snr(behind, float(rng.uniform(*augment.noise_snr_db)), log_mel[real])
         if rng.random() < augment.nothing_share:
             log_mel, target = np.maximum(behind, SILENCE), self._nothing
         else:
-            log_mel = added(log_mel, behind)
+            log_mel = mix_log_mel(log_mel, behind)
         return log_mel, target, slice(0, len(log_mel))
 
 

@@ -27,7 +27,7 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """The one that prints and writes."""
         return self.rank == 0
 
@@ -47,7 +47,7 @@ class World:
         dist.all_gather_object(gathered, value)
         return gathered
 
-    def average_gradients(self, model: torch.nn.Module) -> torch.nn.Module:
+    def wrap_model(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model, its gradients averaged over the ranks during backward."""
         if self.ranks == 1:
             return model
@@ -59,11 +59,11 @@ class World:
             dist.barrier()
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
 @contextmanager
-def joined() -> Iterator[World]:
+def init_process_group() -> Iterator[World]:
     """The world of this process: `torchrun`'s where it started us (nccl on GPUs, gloo elsewhere), else alone.
 
     Threads are torch's: all cores for one process, and one for each that torchrun starts unless OMP_NUM_THREADS says
@@ -71,11 +71,11 @@ def joined() -> Iterator[World]:
     """
     _check_restarts()
     if torch.cuda.is_available():
-        device = torch.device("cuda", _told("LOCAL_RANK", 0))
+        device = torch.device("cuda", _read_variable("LOCAL_RANK", 0))
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-    if _told("WORLD_SIZE", 1) == 1:
+    if _read_variable("WORLD_SIZE", 1) == 1:
         yield World(device=device)
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -95,21 +95,21 @@ def launcher() -> int:
     return os.getppid()
 
 
-def restarted(document: Path) -> bool:
+def is_restarted(document: Path) -> bool:
     """Whether `torchrun` started this process again, after one of its ranks died, in a run that it had begun.
 
     ``document`` is the run's run.json, which the leading rank wrote and checks; the others follow it.
     """
     if _attempt() == 0:
         return False
-    if _told("RANK", 0) > 0:
+    if _read_variable("RANK", 0) > 0:
         return True
     return document.is_file() and json.loads(document.read_text("utf-8")).get("launcher") == launcher()
 
 
 def _check_restarts() -> None:
     """The torchrun of each machine counts for itself how often its own ranks died, so that they would never meet."""
-    machines, restarts = _told("GROUP_WORLD_SIZE", 1), _told("TORCHELASTIC_MAX_RESTARTS", 0)
+    machines, restarts = _read_variable("GROUP_WORLD_SIZE", 1), _read_variable("TORCHELASTIC_MAX_RESTARTS", 0)
     if machines > 1 and restarts > 0:
         raise UsageError(
             f"torchrun cannot start the ranks of {machines} machines again (--max-restarts {restarts}); give "
@@ -119,8 +119,8 @@ def _check_restarts() -> None:
 
 def _attempt() -> int:
     """How often `torchrun` has started all ranks again."""
-    return _told("TORCHELASTIC_RESTART_COUNT", 0)
+    return _read_variable("TORCHELASTIC_RESTART_COUNT", 0)
 
 
-def _told(variable: str, default: int) -> int:
+def _read_variable(variable: str, default: int) -> int:
     return int(os.environ.get(variable, default))

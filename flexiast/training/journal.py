@@ -49,14 +49,14 @@ class Journal:
 
     def describe(self, outcome: dict[str, Any]) -> dict[str, Any]:
         """Write run.json: the header, versions and machine, and what is known of the outcome; returns what it wrote."""
-        document = {"schema_version": SCHEMA_VERSION} | self._header | surroundings() | self._spent() | outcome
+        document = {"schema_version": SCHEMA_VERSION} | self._header | surroundings() | self._measure_time() | outcome
         self._write(document)
         return document
 
     def record(self, step: int, values: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl; numbers go to TensorBoard too."""
         self._written = True
-        line = {"step": step} | values | self._spent()
+        line = {"step": step} | values | self._measure_time()
         with (self._run / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(_line(line))
         if self._board is not None:
@@ -67,7 +67,7 @@ class Journal:
     def close(self) -> None:
         """Write into run.json what was spent in all, also after the best measurement; nothing if nothing was done."""
         if self._written:
-            self._write(json.loads((self._run / "run.json").read_text("utf-8")) | self._spent())
+            self._write(json.loads((self._run / "run.json").read_text("utf-8")) | self._measure_time())
         if self._board is not None:
             self._board.close()
 
@@ -75,7 +75,7 @@ class Journal:
         self._written = True
         write_atomically(self._run / "run.json", json.dumps(document, indent=1).encode() + b"\n")
 
-    def _spent(self) -> dict[str, float]:
+    def _measure_time(self) -> dict[str, float]:
         """Wall and CPU seconds of this process, those before a resume included."""
         return {
             "wall_s": round(self._earlier_s + time.monotonic() - self._began, 1),
@@ -143,14 +143,14 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
             record = json.loads(line)
             numbers = [record[name] for name in ("step", "wall_s", "cpu_s")]
         except (ValueError, KeyError, TypeError) as error:
-            raise _damaged(path, number) from error
+            raise _damaged_line_error(path, number) from error
         if not all(isinstance(value, int | float) for value in numbers):
-            raise _damaged(path, number)
+            raise _damaged_line_error(path, number)
         records.append(record)
     return records, len(whole) < len(lines)
 
 
-def _damaged(path: Path, number: int) -> ModelError:
+def _damaged_line_error(path: Path, number: int) -> ModelError:
     return ModelError(f"{path} line {number} is damaged; remove the line, or mend it from a copy, and resume again")
 
 

@@ -133,7 +133,7 @@ class Training(Value):
             )
         return self
 
-    def fitted(self, spec: Spec) -> Training:
+    def fit_to_window(self, spec: Spec) -> Training:
         """Without the default sizes that do not fit a window; sizes that were told stay as they are."""
         if "patches" in self.model_fields_set or self.patch_weights is not None:
             return self
@@ -141,7 +141,7 @@ class Training(Value):
         return self.model_copy(update={"patches": fitting or self.patches})
 
 
-class Shape(Value):
+class ModelConfig(Value):
     """What the model is before its data give labels, task and normalisation."""
 
     size: str | None = None
@@ -180,7 +180,7 @@ class Shape(Value):
                 f"a window of {samples / sample_rate_hz:g} s ({told}{samples} samples) is shorter than one frame of "
                 f"{frame} samples; give a longer window, and clips that fill it"
             )
-        return FrontendSpec.checked(
+        return FrontendSpec.validate_fields(
             sample_rate_hz=sample_rate_hz,
             window_samples=samples,
             remove_bin_means=self.remove_bin_means,
@@ -192,7 +192,7 @@ class Shape(Value):
 class Recipe(Value):
     """A model's shape and how it is trained; ``recipes/`` holds those behind the shipped weights."""
 
-    model: Shape = Shape()
+    model: ModelConfig = ModelConfig()
     training: Training = Training()
 
     @classmethod
@@ -207,15 +207,15 @@ class Recipe(Value):
         except ValidationError as error:
             raise UsageError(f"{path}: {describe(error)}") from None
 
-    def changed(self, *, model: dict[str, object], training: dict[str, object]) -> Recipe:
+    def replace_fields(self, *, model: dict[str, object], training: dict[str, object]) -> Recipe:
         """With other fields where they are not None; raises UsageError for values that cannot be."""
-        return Recipe(model=_changed(self.model, model), training=_changed(self.training, training))
+        return Recipe(model=_replace_fields(self.model, model), training=_replace_fields(self.training, training))
 
 
-def _changed(value: V, fields: dict[str, object]) -> V:
+def _replace_fields(value: V, fields: dict[str, object]) -> V:
     given = {name: field for name, field in fields.items() if field is not None}
     told = {name: getattr(value, name) for name in value.model_fields_set}
-    return type(value).checked(**told | given)
+    return type(value).validate_fields(**told | given)
 
 
 def _fits(spec: Spec, patch: PatchSize) -> bool:

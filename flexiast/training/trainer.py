@@ -28,11 +28,11 @@ from flexiast.frontend import Frontend
 from flexiast.model import FlexiAST
 from flexiast.spec import FrontendSpec, PatchSize, Spec
 from flexiast.training.batches import Backgrounds, Batches, LogMels
-from flexiast.training.distributed import ALONE, World
+from flexiast.training.distributed import SINGLE_PROCESS, World
 from flexiast.training.journal import Journal
 from flexiast.training.recipe import Recipe, Training
 from flexiast.training.sampling import plan
-from flexiast.training.transfer import transferred
+from flexiast.training.transfer import transfer_weights
 
 Float = NDArray[np.float32]
 
@@ -87,7 +87,7 @@ def make_spec(frontend: FrontendSpec, log_mels: LogMels, **fields: Any) -> Spec:
         total, squares, count = total + log_mel.sum(), squares + (log_mel**2).sum(), count + log_mel.size
     mean = float(total / count)
     std = math.sqrt(max(squares / count - mean**2, 1e-6))
-    spec = Spec.checked(frontend=frontend.model_copy(update={"mean": mean, "std": std}), **fields)
+    spec = Spec.validate_fields(frontend=frontend.model_copy(update={"mean": mean, "std": std}), **fields)
     if spec.network.kind == "transformer":
         spec.check_patch(spec.base_patch)
     return spec
@@ -169,7 +169,7 @@ class Teacher:
         return logits[:, :-1] if self._nothing == "drop" else logits
 
 
-class _Carrying:
+class _ErrorsAsItems:
     """Batches whose errors come out of a worker process as they are, where torch would make a traceback of them."""
 
     def __init__(self, batches: Batches) -> None:
@@ -196,7 +196,7 @@ class Trainer:
         log_mels: LogMels,
         targets: Float,
         *,
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
         start: Checkpoint | None = None,
         teachers: Sequence[Model] = (),
         probabilities: NDArray[np.float64] | None = None,
@@ -216,13 +216,13 @@ class Trainer:
         torch.manual_seed(self._training.seed)  # equal weights on every rank
         self.model = build(spec).to(world.device)
         if start is not None:
-            _load(self.model, transferred(start, spec))
+            _load(self.model, transfer_weights(start, spec))
         self.ema = build(spec).to(world.device).requires_grad_(False)
         self.ema.load_state_dict(self.model.state_dict())
         if compiled and isinstance(self.model, FlexiAST):
             for block in self.model.blocks:
                 block.compile(dynamic=True)  # one code for every number of tokens
-        self._averaged = world.average_gradients(self.model)
+        self._averaged = world.wrap_model(self.model)
         known = {weights_sha256(Checkpoint(teacher.spec, weights_of(teacher))): teacher for teacher in teachers}
         if len(known) < len(teachers):
             raise UsageError("two teachers are the same; give each once")
@@ -308,7 +308,7 @@ class Trainer:
             ranks=self.world.ranks,
         )
         return DataLoader(
-            cast(Any, _Carrying(batches)),
+            cast(Any, _ErrorsAsItems(batches)),
             sampler=range(self.step, self.total),
             batch_size=None,
             num_workers=workers,
@@ -330,7 +330,7 @@ class Trainer:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._average()
-        return self._agreed(loss, patch)
+        return self._all_reduce_loss(loss, patch)
 
     def _loss(self, features: Tensor, target: Tensor, patch: PatchSize) -> Tensor:
         """Loss of each clip [batch]."""
@@ -339,16 +339,18 @@ class Trainer:
         loss = label_loss(logits, target, task, training.label_smoothing)
         if self._teachers:  # the mean of their logits: they are wrong at different clips
             answers = torch.stack([teacher(features) for teacher in self._teachers]).mean(dim=0)
-            divergence = answer_loss(logits, answers, task, distill.temperature)
+            divergence = distillation_loss(logits, answers, task, distill.temperature)
             weight = torch.where(asked(target, self.spec, self._teachers), distill.teacher_weight, 0.0)
             loss = torch.lerp(loss, divergence, weight)
         coarsest = min(training.patches, key=self.spec.tokens)
         if distill.in_place_weight and patch != coarsest:
             coarse = self._averaged(features, coarsest, training.max_tokens).float()
-            loss = loss + distill.in_place_weight * answer_loss(coarse, logits.detach(), task, distill.temperature)
+            loss = loss + distill.in_place_weight * distillation_loss(
+                coarse, logits.detach(), task, distill.temperature
+            )
         return loss
 
-    def _agreed(self, loss: Tensor, patch: PatchSize) -> float:
+    def _all_reduce_loss(self, loss: Tensor, patch: PatchSize) -> float:
         """The loss of the whole step; one rank that was told to stop stops all.
 
         Raises ModelError when the loss is not finite, or when the ranks are not at the same step and patch size.
@@ -419,7 +421,7 @@ class Trainer:
         except (safetensors.SafetensorError, OSError) as error:
             raise ModelError(f"{path} cannot be read: {error}; train again into another folder") from error
         try:
-            differing = _differing(json.loads(metadata["run"]), self._identity())
+            differing = _diff_settings(json.loads(metadata["run"]), self._identity())
             if CLIPS in differing:
                 differing = [name for name in differing if name not in FOLLOW_FROM_CLIPS]
             step, best, measured_on = int(metadata["step"]), float(metadata["best"]), metadata["measured_on"]
@@ -435,10 +437,10 @@ class Trainer:
         self.step, self.best, self._measured_on = step, best, measured_on
 
     def _load_state(self, tensors: dict[str, Tensor]) -> None:
-        self.model.load_state_dict(_under("model.", tensors))
-        self.ema.load_state_dict(_under("ema.", tensors))
+        self.model.load_state_dict(_strip_prefix("model.", tensors))
+        self.ema.load_state_dict(_strip_prefix("ema.", tensors))
         adam: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under("adam.", tensors).items():
+        for name, value in _strip_prefix("adam.", tensors).items():
             index, key = name.split(".", 1)
             adam.setdefault(int(index), {})[key] = value
         groups = self._optimizer.state_dict()["param_groups"]
@@ -473,12 +475,12 @@ def _digest(windows: Windows, targets: Float) -> str:
     return digest.hexdigest()
 
 
-def _differing(one: Any, other: Any, name: str = "") -> list[str]:
+def _diff_settings(one: Any, other: Any, name: str = "") -> list[str]:
     """Names of the settings in which two trees of JSON differ."""
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return [] if one == other else [name]
     inner = (
-        _differing(one.get(key), other.get(key), f"{name}.{key}" if name else key) for key in sorted({*one, *other})
+        _diff_settings(one.get(key), other.get(key), f"{name}.{key}" if name else key) for key in sorted({*one, *other})
     )
     return [found for names in inner for found in names]
 
@@ -504,7 +506,7 @@ def label_loss(logits: Tensor, target: Tensor, task: str, smoothing: float) -> T
     return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=1)
 
 
-def answer_loss(logits: Tensor, teacher: Tensor, task: str, temperature: float) -> Tensor:
+def distillation_loss(logits: Tensor, teacher: Tensor, task: str, temperature: float) -> Tensor:
     """Divergence (KL) of the answers from the teacher's [batch, classes], both at the temperature → [batch].
 
     Times the temperature squared, so that its gradients keep their size (Hinton et al., arXiv 1503.02531).
@@ -538,5 +540,5 @@ def _load(model: Model, weights: Mapping[str, Float]) -> None:
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()}, strict=False)
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -17,7 +17,7 @@ Float = NDArray[np.float32]
 SAME_FRONTEND = ("sample_rate_hz", "mel_bins", "taper_samples", "hop_samples", "low_hz", "high_hz", "preemphasis")
 
 
-def transferred(source: Checkpoint, spec: Spec) -> dict[str, Float]:
+def transfer_weights(source: Checkpoint, spec: Spec) -> dict[str, Float]:
     """The weights of ``source`` that ``spec`` can use, in its shapes; what is left out starts anew.
 
     Blocks are taken as they are. The kernel is PI-resized to the new base size and the positions are sampled at its

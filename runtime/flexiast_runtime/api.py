@@ -31,7 +31,14 @@ from flexiast_runtime.audio.source import Block, FileSource, chunks
 from flexiast_runtime.batch.runner import BLOCK_S
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import DEFAULT, find_bundle
-from flexiast_runtime.detection.listener import Conditions, Governed, Listener, Pinned, Settings, options
+from flexiast_runtime.detection.listener import (
+    Conditions,
+    FixedSize,
+    GovernedController,
+    Settings,
+    StreamClassifier,
+    options,
+)
 from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.detection.rules import EventRules
 from flexiast_runtime.governor.presets import POLICIES
@@ -39,9 +46,9 @@ from flexiast_runtime.governor.step import frontier
 from flexiast_runtime.inference.backends import Backend, load_engines
 from flexiast_runtime.inference.engine import Engine, Engines, scores
 from flexiast_runtime.sinks.clips import Clips
-from flexiast_runtime.sinks.outbox import Outbox, opened
+from flexiast_runtime.sinks.outbox import Outbox, open_outboxes
 from flexiast_runtime.sinks.parse import parse_sink
-from flexiast_runtime.sinks.sink import Hearing, Sink
+from flexiast_runtime.sinks.sink import RunContext, Sink
 
 __all__ = [
     "Bundle",
@@ -196,9 +203,9 @@ class Model:
             UsageError: The size is not loaded, or the rules name a label that the model lacks.
 
         """
-        source, controller = FileSource(Path(path), BLOCK_S), Pinned(self._loaded(patch_size))
-        settings = Settings.of(self._frontend.spec, self.rules if rules is None else rules)
-        listener = Listener(
+        source, controller = FileSource(Path(path), BLOCK_S), FixedSize(self._loaded(patch_size))
+        settings = Settings.for_frontend(self._frontend.spec, self.rules if rules is None else rules)
+        listener = StreamClassifier(
             self._engines, controller, settings, source=source.name, conditions=lambda _: Conditions(settings.step_s)
         )
         return tuple(one for one in listener.run(chunks(source, self.rate_hz)) if isinstance(one, Event))
@@ -264,17 +271,19 @@ class Stream:
     ) -> None:
         """Takes and raises what `Model.stream` does."""
         engines = model._engines
-        settings = Settings.of(engines.spec.frontend, model.rules if rules is None else rules)
+        settings = Settings.for_frontend(engines.spec.frontend, model.rules if rules is None else rules)
         if deadline_s is not None and patch_size is not None:
             raise UsageError("patch_size keeps one size, deadline_s picks among them; give one of the two")
         self._deadline_s = settings.step_s
-        controller: Governed | Pinned = Pinned(model._loaded(patch_size))
+        controller: GovernedController | FixedSize = FixedSize(model._loaded(patch_size))
         if deadline_s is not None:
             self.deadline_s = deadline_s
             if len(engines.patches) > 1:
-                controller = Governed(frontier(options(engines)), POLICIES["balanced"], Conditions(deadline_s))
+                controller = GovernedController(
+                    frontier(options(engines)), POLICIES["balanced"], Conditions(deadline_s)
+                )
         self._controller = controller
-        self._listener = Listener(
+        self._listener = StreamClassifier(
             engines,
             controller,
             settings,
@@ -288,7 +297,7 @@ class Stream:
         self._exit = ExitStack()
         self._exit.callback(self._report_losses)  # the last of all: what waits is delivered while the outboxes close
         self._outboxes = self._exit.enter_context(
-            opened([_as_sink(one) for one in sinks], Hearing(model.labels, (name,)), say=_log.warning)
+            open_outboxes([_as_sink(one) for one in sinks], RunContext(model.labels, (name,)), say=_log.warning)
         )
 
     @property

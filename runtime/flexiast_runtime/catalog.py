@@ -13,7 +13,7 @@ CHECKPOINT = "checkpoint.safetensors"
 _SHIPPED = Path(__file__).parent / "models"
 
 
-def shipped() -> tuple[str, ...]:
+def list_shipped() -> tuple[str, ...]:
     """Names of the models inside this install."""
     return tuple(sorted(path.parent.name for path in _SHIPPED.glob("*/MODEL_CARD.md")))
 
@@ -50,18 +50,20 @@ def find_any(model: str) -> Path:
 
 def _find(model: str, part: str) -> Path:
     path = Path(model)
-    if model in shipped() and not _is_model(path):  # a folder of sounds may well be called sounds
+    if model in list_shipped() and not _is_model(path):  # a folder of sounds may well be called sounds
         return _SHIPPED / model / part
     if path.exists():
         return path
-    raise ModelError(f"{model!r} is neither a file or folder nor a shipped model ({', '.join(shipped()) or 'none'})")
+    raise ModelError(
+        f"{model!r} is neither a file or folder nor a shipped model ({', '.join(list_shipped()) or 'none'})"
+    )
 
 
 def looks_like_model(argument: str) -> bool:
     """A shipped name, a bundle, a run folder or a checkpoint, also a damaged one: anything but audio."""
     path = Path(argument)
     return (
-        argument in shipped()
+        argument in list_shipped()
         or path.suffix == ".safetensors"
         or any(path.glob("*.onnx"))
         or (path.is_dir() and _is_model(path))

@@ -89,7 +89,7 @@ def read_events(path: Path, query: Query = Query()) -> Iterator[dict[str, Any]]:
     One at a time: a year of them needs no more memory than a day. Raises DataError for a file that is no such database.
     """
     sql, values = query.select("document, began_at_s, rowid AS place")
-    with _reading(path) as connection:
+    with _open_for_reading(path) as connection:
         for document, *_ in connection.execute(f"{sql} ORDER BY began_at_s, place", values):
             yield json.loads(document)
 
@@ -97,23 +97,23 @@ def read_events(path: Path, query: Query = Query()) -> Iterator[dict[str, Any]]:
 def labels_and_sources(path: Path, query: Query = Query()) -> tuple[set[str], set[str]]:
     """Those of the events that are meant; raises as ``read_events`` does."""
     sql, values = query.select("label, source")
-    with _reading(path) as connection:
+    with _open_for_reading(path) as connection:
         pairs = connection.execute(f"SELECT DISTINCT label, source FROM ({sql})", values).fetchall()
     return {label for label, _ in pairs}, {source for _, source in pairs}
 
 
-def heard_labels(path: Path) -> list[str]:
+def list_labels(path: Path) -> list[str]:
     """Every label that ever occurred, sorted; raises as ``read_events`` does."""
-    with _reading(path) as connection:
+    with _open_for_reading(path) as connection:
         return [label for (label,) in connection.execute("SELECT DISTINCT label FROM events ORDER BY label")]
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+def _open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         if not path.is_file():
             raise DataError(f"{path} does not exist; `flexiast listen --to sqlite:{path}` writes one")
-        with _connected(path.resolve()) as connection:
+        with _on_connect(path.resolve()) as connection:
             if (version := _version(connection)) != VERSION:
                 raise DataError(f"{path} has schema {version}, this flexiast reads {VERSION}; update flexiast")
             yield connection
@@ -122,7 +122,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def _connected(path: Path) -> Iterator[sqlite3.Connection]:
+def _on_connect(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that only reads, also where nothing may be written: on a read-only disk, as another user.
 
     SQLite reads a database with a write-ahead log by an index beside it (-shm), which it makes where there is none.

@@ -33,7 +33,7 @@ class ServiceManager:
     _next_s: float = 0.0
 
     @classmethod
-    def of(
+    def from_environment(
         cls, environment: MutableMapping[str, str], say: Callable[[str], None] = lambda text: None
     ) -> ServiceManager | None:
         """The manager that started this process and wants to hear of it, or None; ``say`` is told if it is not there.
@@ -43,7 +43,7 @@ class ServiceManager:
         address = environment.pop("NOTIFY_SOCKET", "")
         return None if not address else cls(_sender(address, say), watchdog_s(environment) or STATUS_EVERY_S)
 
-    def notifying(self, records: Iterator[Record]) -> Iterator[Record]:
+    def notify_each(self, records: Iterator[Record]) -> Iterator[Record]:
         """The records as they come, each of which shows that the loop goes round."""
         try:
             for record in records:
@@ -54,12 +54,12 @@ class ServiceManager:
                 if not self._ready:  # the first record means an open microphone and engines that answered
                     self._ready = True
                     self.send("READY=1")
-                self._alive(described(record))
+                self._alive(describe_status(record))
                 yield record
         finally:
             self.send("STOPPING=1")
 
-    def watching(self, source: Source) -> Source:
+    def watch_source(self, source: Source) -> Source:
         """The source, whose empty blocks, said while it looks for a lost device, keep the watchdog quiet."""
         self._watched.add(source.name)
         return _Reported(source, self._nothing_came)
@@ -102,7 +102,7 @@ def watchdog_s(environment: Mapping[str, str]) -> float | None:
     return int(microseconds) / 2e6 if microseconds.isdigit() and for_us else None
 
 
-def described(record: Record) -> str:
+def describe_status(record: Record) -> str:
     """One line for `systemctl status`; nothing for records that say little of how things stand."""
     if isinstance(record, Status):
         label, score = record.top[0]

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 
 from flexiast.errors import ExitCode
-from flexiast_runtime.catalog import DEFAULT, shipped
+from flexiast_runtime.catalog import DEFAULT, list_shipped
 from tests.cli.conftest import RATE_HZ, Run, tone, write_sounds
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -61,8 +61,8 @@ def test_the_exit_codes_are_the_ones_in_the_code() -> None:
 
 
 def test_the_shipped_models_are_named() -> None:
-    assert set(shipped()) == {"commands", "sounds"}
-    for name in shipped():
+    assert set(list_shipped()) == {"commands", "sounds"}
+    for name in list_shipped():
         assert f"models/{name}/MODEL_CARD.md" in README
     assert f"`{DEFAULT}` is the one" in README.replace("\n", " ")
 

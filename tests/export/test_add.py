@@ -22,7 +22,7 @@ from flexiast.spec import NetworkSpec, PatchSize, Spec
 from flexiast_export.add import add_sizes
 from flexiast_export.embedding import EMBEDDING, npz, tokens
 from flexiast_export.to_onnx import export_onnx
-from flexiast_export.verify import Sounds
+from flexiast_export.verify import VerificationData
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.ort import load_engines
 from flexiast_runtime.inference.selfcheck import golden_key, verify_bundle
@@ -90,7 +90,7 @@ def test_added_engines_answer_as_the_pytorch_model_does(folder: Path, tiny_sourc
 
 def test_real_sounds_are_compared_too(folder: Path, tmp_path: Path) -> None:
     clips = [np.random.default_rng(0).normal(scale=0.1, size=8_000).astype(np.float32)]
-    sounds = Sounds(read_manifest(folder).spec, clips)
+    sounds = VerificationData(read_manifest(folder).spec, clips)
     variant = add_sizes(Bundle.open(folder), NEW, tmp_path / "other", sounds=sounds).variant(NEW[0])
     assert (variant.parity.inputs, variant.parity.real_inputs) == (3 + sounds.real, sounds.real)
     assert sounds.real > 0

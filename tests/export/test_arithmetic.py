@@ -21,7 +21,7 @@ from flexiast_export.arithmetic import (
     DynamicInt8,
     StaticInt8,
     layer_of,
-    quantized,
+    quantize_weight,
 )
 from flexiast_export.encoder import encoder
 from flexiast_export.graph import Graph
@@ -57,7 +57,7 @@ def layer(seed: int, rows: int = 5, inputs: int = 24, outputs: int = 7) -> tuple
 @given(arrays(np.float32, array_shapes(min_dims=2, max_dims=2), elements=st.floats(-1e3, 1e3, width=32)))
 def test_every_weight_is_within_half_a_step_of_its_integer(weight: Float) -> None:
     for limit in (WEIGHT_LIMIT, 127):
-        integers, steps = quantized(weight, limit)
+        integers, steps = quantize_weight(weight, limit)
         assert np.abs(integers.astype(int)).max() <= limit
         assert (np.abs(integers * steps[:, None] - weight) <= 0.5001 * steps[:, None] + 1e-30).all()
         largest = np.abs(weight).max(axis=1)
@@ -77,7 +77,7 @@ def test_dynamic_int8_is_integer_arithmetic(seed: int) -> None:
     step = np.float32((high - low) / 255)
     zero = np.clip(np.rint(-low / step), 0, 255)
     levels = np.clip(np.rint(x / step) + zero, 0, 255)
-    integers, steps = quantized(weight, WEIGHT_LIMIT)
+    integers, steps = quantize_weight(weight, WEIGHT_LIMIT)
     expected = (levels - zero) @ integers.T.astype(np.float64) * step * steps + bias
     # a value at the edge between two levels may fall to either
     found, one_level = one_linear(DynamicInt8(), x, weight, bias), float(step * WEIGHT_LIMIT * steps.max())
@@ -90,7 +90,7 @@ def test_static_int8_rounds_inputs_to_its_range(seed: int) -> None:
     x, weight, bias = layer(seed)
     step = np.float32(2.0 / 127)
     levels = np.clip(np.rint(x / step), -128, 127)  # what is beyond the range is cut off
-    integers, steps = quantized(weight, 127)
+    integers, steps = quantize_weight(weight, 127)
     expected = levels @ integers.T.astype(np.float64) * step * steps + bias
     found = one_linear(StaticInt8({"layer": 2.0}), x, weight, bias)
     np.testing.assert_allclose(found, expected, rtol=0, atol=float(step * 127 * steps.max()))

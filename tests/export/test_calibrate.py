@@ -17,10 +17,10 @@ from flexiast.frontend import Frontend
 from flexiast.manifest import MANIFEST, read_manifest
 from flexiast.spec import PatchSize, Spec
 from flexiast_export.add import add_sizes
-from flexiast_export.calibrate import Fit, fit_temperatures, heard_peaks, publish
+from flexiast_export.calibrate import Fit, fit_temperatures, peak_scores, publish
 from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.detection.listener import Conditions, Listener, Pinned, Settings
+from flexiast_runtime.detection.listener import Conditions, FixedSize, Settings, StreamClassifier
 from flexiast_runtime.detection.records import Event
 from flexiast_runtime.detection.rules import EventRules
 from flexiast_runtime.inference.engine import scores
@@ -71,14 +71,16 @@ def test_peaks_are_the_scores_of_the_events_that_listening_reports(
     bundle = Bundle.open(tiny_bundle)
     own = [replace(fit, variant=variant) for fit, variant in zip(fits, bundle.manifest.variants, strict=True)]
     waveforms = [make_tone(440, 0.3), make_tone(3_000, 1.1)]
-    peaks = heard_peaks(bundle, own, waveforms)
+    peaks = peak_scores(bundle, own, waveforms)
     engines, labels = load_engines(bundle), bundle.manifest.spec.labels
     assert peaks.shape == (len(own), 2, len(labels))
-    settings = Settings.of(bundle.manifest.spec.frontend, EventRules(1e-6), gate_dbfs=-np.inf)
+    settings = Settings.for_frontend(bundle.manifest.spec.frontend, EventRules(1e-6), gate_dbfs=-np.inf)
     silence = np.zeros(6_400 - round(settings.step_s * 16_000), np.float32)
     for patch, of_patch in zip(engines.patches, peaks, strict=True):
         for waveform, peak in zip(waveforms, of_patch, strict=True):
-            listener = Listener(engines, Pinned(patch), settings, source="", conditions=lambda _: Conditions(1.0))
+            listener = StreamClassifier(
+                engines, FixedSize(patch), settings, source="", conditions=lambda _: Conditions(1.0)
+            )
             stream = np.concatenate((silence, waveform, silence))
             events = [record for record in listener.run([Chunk(0, stream)]) if isinstance(record, Event)]
             best = [max(event.score for event in events if event.label == label) for label in labels]

@@ -24,15 +24,15 @@ from flexiast_export.add import add_sizes
 from flexiast_export.embedding import tokens
 from flexiast_export.quantize import (
     TRIED,
-    by_sensitivity,
     count_quantized,
     float_counts,
     input_ranges,
     layers,
+    rank_by_sensitivity,
     shares,
 )
 from flexiast_export.to_onnx import export_onnx
-from flexiast_export.verify import Sounds
+from flexiast_export.verify import VerificationData
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.ort import load_engines
 from flexiast_runtime.inference.selfcheck import golden_key, verify_bundle
@@ -50,7 +50,7 @@ def clips() -> list[Float]:
 
 @pytest.fixture
 def calibration(tiny_checkpoint: Checkpoint, clips: list[Float]) -> Float:
-    return Sounds(tiny_checkpoint.spec, clips).features
+    return VerificationData(tiny_checkpoint.spec, clips).features
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_one_embedder_serves_all_precisions(export: Callable[..., Manifest], tmp
 def test_each_precision_is_nearer_to_the_model_than_its_coarser_ones(
     export: Callable[..., Manifest], clips: list[Float], tiny_checkpoint: Checkpoint
 ) -> None:
-    manifest = export(sounds=Sounds(tiny_checkpoint.spec, clips))
+    manifest = export(sounds=VerificationData(tiny_checkpoint.spec, clips))
     for patch in PATCHES:
         fine, half, *coarse = (manifest.variant(patch, precision).parity for precision in PRECISIONS)
         for worse in coarse:
@@ -138,7 +138,7 @@ def test_a_bundle_without_float32_does_not_tell_what_an_added_size_loses(
     export: Callable[..., Manifest], clips: list[Float], tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     spec = tiny_checkpoint.spec
-    sounds = Sounds(spec, clips, np.eye(spec.classes, dtype=np.float32)[[0, 1, 2, 0]])
+    sounds = VerificationData(spec, clips, np.eye(spec.classes, dtype=np.float32)[[0, 1, 2, 0]])
     for precisions, told in ((("int8",), False), (("fp32", "int8"), True)):
         export(precisions=precisions, force=True)
         added = add_sizes(
@@ -211,7 +211,7 @@ def test_the_layer_with_the_outlier_is_the_most_sensitive(
     from flexiast_export.encoder import encoder
 
     spoilt = with_outliers(tiny_checkpoint, block)
-    ranked = by_sensitivity(spoilt, calibration, PATCHES, lambda kept: encoder(spoilt, DynamicInt8(kept)))
+    ranked = rank_by_sensitivity(spoilt, calibration, PATCHES, lambda kept: encoder(spoilt, DynamicInt8(kept)))
     assert ranked[0] == f"blocks.{block}.qkv"
     assert sorted(ranked) == sorted(layers(spoilt.spec))
 
@@ -231,7 +231,7 @@ def test_layers_are_tried_on_late_windows_too_and_at_every_size(
     monkeypatch.setattr("flexiast_export.quantize.tokens", note)
     shape = (400, spec.frontend.window_frames, spec.frontend.mel_bins)
     numbered = np.broadcast_to(np.arange(400, dtype=np.float32)[:, None, None], shape)
-    by_sensitivity(tiny_checkpoint, numbered, PATCHES, lambda kept: encoder(tiny_checkpoint, DynamicInt8(kept)))
+    rank_by_sensitivity(tiny_checkpoint, numbered, PATCHES, lambda kept: encoder(tiny_checkpoint, DynamicInt8(kept)))
     for patch in PATCHES:
         numbers = [number for size, number in seen if size == patch]
         assert len(numbers) == len(set(numbers)) == TRIED // len(PATCHES)
@@ -295,7 +295,7 @@ def test_a_network_that_int8_spoils_everywhere_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-class StrictSounds(Sounds):
+class StrictSounds(VerificationData):
     """Labels on which only the model itself is right."""
 
     def labelled(self, reference: Float, found: Float) -> Any:

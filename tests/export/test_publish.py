@@ -21,7 +21,7 @@ from flexiast.errors import UsageError
 from flexiast.evaluation.evaluate import Classifier
 from flexiast.spec import PatchSize
 from flexiast_export import bundle
-from flexiast_export.bundle import add_file, staged
+from flexiast_export.bundle import add_file, stage_bundle
 from flexiast_export.to_onnx import export_onnx
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.selfcheck import verify_bundle
@@ -116,7 +116,7 @@ def test_the_manifest_is_written_last(tmp_path: Path, export: Export, monkeypatc
 
 
 def test_nothing_is_seen_at_the_place_until_all_is_there(tmp_path: Path) -> None:
-    with staged(tmp_path / "bundle", force=False) as stage:
+    with stage_bundle(tmp_path / "bundle", force=False) as stage:
         add_file(stage, "manifest.json", b"{}")
         assert not (tmp_path / "bundle").exists()
         assert stage.parent == tmp_path  # the same file system, so that a rename suffices
@@ -126,7 +126,7 @@ def test_nothing_is_seen_at_the_place_until_all_is_there(tmp_path: Path) -> None
 
 def test_an_old_bundle_is_seen_until_the_new_one_takes_its_place(tmp_path: Path) -> None:
     for content in (b"old", b"new"):
-        with staged(tmp_path / "bundle", force=True) as stage:
+        with stage_bundle(tmp_path / "bundle", force=True) as stage:
             add_file(stage, "manifest.json", content)
             if content == b"new":
                 assert (tmp_path / "bundle" / "manifest.json").read_bytes() == b"old"
@@ -134,10 +134,10 @@ def test_an_old_bundle_is_seen_until_the_new_one_takes_its_place(tmp_path: Path)
 
 
 def test_a_reader_keeps_the_files_it_has_open(tmp_path: Path) -> None:
-    with staged(tmp_path / "bundle", force=True) as stage:
+    with stage_bundle(tmp_path / "bundle", force=True) as stage:
         add_file(stage, "manifest.json", b"old")
     with (tmp_path / "bundle" / "manifest.json").open("rb") as reader:
-        with staged(tmp_path / "bundle", force=True) as stage:
+        with stage_bundle(tmp_path / "bundle", force=True) as stage:
             add_file(stage, "manifest.json", b"new")
         assert reader.read() == b"old"
 
@@ -151,10 +151,10 @@ def test_an_entry_describes_what_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UsageError])
 def test_folders_that_were_made_on_the_way_go_with_a_failed_export(tmp_path: Path, error: type[BaseException]) -> None:
     (tmp_path / "mine").mkdir()
-    with pytest.raises(error), staged(tmp_path / "mine/a/b/bundle", force=False):
+    with pytest.raises(error), stage_bundle(tmp_path / "mine/a/b/bundle", force=False):
         raise error
     assert list((tmp_path / "mine").iterdir()) == []
-    with pytest.raises(error), staged(tmp_path / "mine/a/b/bundle", force=False):
+    with pytest.raises(error), stage_bundle(tmp_path / "mine/a/b/bundle", force=False):
         (tmp_path / "mine/a/notes.txt").write_text("put there meanwhile")
         raise error
     assert [path.name for path in (tmp_path / "mine").rglob("*")] == ["a", "notes.txt"]
@@ -168,7 +168,7 @@ def test_folders_go_also_where_not_all_of_them_were_made(tmp_path: Path, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "mkdir", interrupted)
-    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "a/b/bundle", force=False):
+    with pytest.raises(KeyboardInterrupt), stage_bundle(tmp_path / "a/b/bundle", force=False):
         pytest.fail("the block began without its folder")
     assert list(tmp_path.iterdir()) == []
 
@@ -176,7 +176,7 @@ def test_folders_go_also_where_not_all_of_them_were_made(tmp_path: Path, monkeyp
 def test_what_lies_in_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("years of work")
     output = tmp_path / "notes/a/bundle"
-    with pytest.raises(UsageError, match="is not a folder that you may write"), staged(output, force=True):
+    with pytest.raises(UsageError, match="is not a folder that you may write"), stage_bundle(output, force=True):
         pytest.fail("the block began, though nothing can be published")
 
 
@@ -184,7 +184,7 @@ def test_what_lies_in_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def bundle_of(path: Path, content: bytes) -> None:
-    with staged(path, force=True) as stage:
+    with stage_bundle(path, force=True) as stage:
         add_file(stage, "manifest.json", content)
 
 
@@ -237,7 +237,7 @@ def test_what_a_killed_export_left_is_swept_and_what_it_set_aside_put_back(tmp_p
     bundle_of(tmp_path / ".bundle.tmp-abc-old", b"set aside")
     bundle_of(tmp_path / ".bundle.tmp-abc", b"half")
     bundle_of(tmp_path / ".other.tmp-abc", b"of another place")
-    with pytest.raises(UsageError, match="exists"), staged(tmp_path / "bundle", force=False):
+    with pytest.raises(UsageError, match="exists"), stage_bundle(tmp_path / "bundle", force=False):
         pytest.fail("the block began beside a bundle that was set aside")
     assert contents(tmp_path / "bundle") == {"manifest.json": b"set aside"}
     assert sorted(path.name for path in tmp_path.iterdir()) == [".other.tmp-abc", "bundle"]
@@ -246,7 +246,7 @@ def test_what_a_killed_export_left_is_swept_and_what_it_set_aside_put_back(tmp_p
 def test_two_exports_to_one_place_follow_one_another(tmp_path: Path) -> None:
     output, order = tmp_path / "bundle", []
     waiting = threading.Thread(target=lambda: (bundle_of(output, b"second"), order.append("second")))
-    with staged(output, force=True) as stage:
+    with stage_bundle(output, force=True) as stage:
         waiting.start()
         waiting.join(0.2)
         assert waiting.is_alive()
@@ -350,6 +350,6 @@ def listing(folder: Path) -> set[tuple[str, bool]]:
 def test_what_is_no_bundle_is_never_replaced(tmp_path: Path, make: Callable[[Path], None], force: bool) -> None:
     make(tmp_path / "output")
     before = listing(tmp_path)
-    with pytest.raises(UsageError, match=r"output exists"), staged(tmp_path / "output", force=force):
+    with pytest.raises(UsageError, match=r"output exists"), stage_bundle(tmp_path / "output", force=force):
         pytest.fail("the block began, though nothing can be published")
     assert listing(tmp_path) == before

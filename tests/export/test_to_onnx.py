@@ -17,7 +17,7 @@ from flexiast.evaluation.evaluate import Classifier
 from flexiast.manifest import Manifest, Variant, read_manifest
 from flexiast.spec import PatchSize, Spec
 from flexiast_export.to_onnx import export_onnx
-from flexiast_export.verify import Sounds
+from flexiast_export.verify import VerificationData
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.selfcheck import verify_bundle
 
@@ -75,7 +75,7 @@ def test_the_manifest_describes_the_checkpoint(
 def test_parity_is_measured_on_synthetic_and_on_real_sounds(export: Callable[..., Manifest], tiny_spec: Spec) -> None:
     rng = np.random.default_rng(0)
     clips = [rng.normal(scale=0.1, size=size).astype(np.float32) for size in (3_000, 20_000)]
-    for variant in export(sounds=Sounds(tiny_spec, clips)).variants:
+    for variant in export(sounds=VerificationData(tiny_spec, clips)).variants:
         real = 1 + -(-20_000 // tiny_spec.frontend.window_samples)  # every window of each clip
         assert (variant.parity.inputs, variant.parity.real_inputs) == (3 + real, real)
         assert 0 < variant.parity.max_abs_error < 1e-5  # two implementations never round alike everywhere

@@ -15,7 +15,7 @@ from flexiast.evaluation.evaluate import score
 from flexiast.frontend import Frontend
 from flexiast.manifest import Labelled, Parity, Variant
 from flexiast.spec import PatchSize, Spec
-from flexiast_export.verify import TOLERANCE, Sounds, check, parity, synthetic_inputs, tolerance
+from flexiast_export.verify import TOLERANCE, VerificationData, check, parity, synthetic_inputs, tolerance
 
 Float = NDArray[np.float32]
 
@@ -118,26 +118,26 @@ def test_synthetic_inputs_are_the_same_on_every_call_and_unlike_each_other(tiny_
 def test_real_windows_stand_after_the_synthetic_ones(tiny_spec: Spec) -> None:
     rng, frontend = np.random.default_rng(0), Frontend(tiny_spec.frontend)
     short, long = (rng.normal(scale=0.1, size=size).astype(np.float32) for size in (3_000, 20_000))
-    found = Sounds(tiny_spec, [short, long])
+    found = VerificationData(tiny_spec, [short, long])
     assert (found.synthetic, found.real) == (3, len(found.features) - 3)
     assert np.array_equal(found.features[:3], synthetic_inputs(tiny_spec))
     np.testing.assert_allclose(found.features[3], frontend.window(short), rtol=0, atol=1e-5)
-    assert found.labelled(found.features[:, 0], found.features[:, 0]) is None
+    assert found.compare_metrics(found.features[:, 0], found.features[:, 0]) is None
 
 
 def test_without_real_clips_there_are_none(tiny_spec: Spec) -> None:
-    assert (Sounds(tiny_spec).synthetic, Sounds(tiny_spec).real) == (3, 0)
+    assert (VerificationData(tiny_spec).synthetic, VerificationData(tiny_spec).real) == (3, 0)
 
 
 def test_clips_with_labels_tell_what_an_engine_loses(tiny_spec: Spec) -> None:
     rng = np.random.default_rng(0)
     clips = [rng.normal(scale=0.1, size=3_000).astype(np.float32) for _ in range(4)]
     targets = np.eye(tiny_spec.classes, dtype=np.float32)[[0, 1, 0, 1]]
-    sounds = Sounds(tiny_spec, clips, targets)
+    sounds = VerificationData(tiny_spec, clips, targets)
     right = np.concatenate([np.zeros((3, tiny_spec.classes), np.float32), targets])
     wrong = right.copy()
     wrong[-1] = 1 - wrong[-1]
-    found = sounds.labelled(right, wrong)
+    found = sounds.compare_metrics(right, wrong)
     assert found is not None
     assert (found.clips, found.source_metric) == (4, 1)
     assert found.metric == score(wrong[3:], targets, tiny_spec.task) < 1

@@ -21,7 +21,7 @@ from torch.nn import functional
 from flexiast.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from flexiast.errors import FlexiastError, ModelError, UsageError
 from flexiast.frontend import Frontend
-from flexiast.importing import Told, import_model, read_labels
+from flexiast.importing import ImportOptions, import_model, read_labels
 from flexiast.importing.timm import AUDIOSET_MEAN, AUDIOSET_STD
 from flexiast.model import PatchEmbedding
 from flexiast.patching import patch_matrices
@@ -39,7 +39,7 @@ TOLERANCE = 1e-4
 """Of logits of size 1 to 10: float32 in another order stays near 1e-6, a wrong weight is far above."""
 
 LABELS = ("alarm", "bark", "clap")
-TOLD = Told(labels=LABELS, task="multi")
+TOLD = ImportOptions(labels=LABELS, task="multi")
 WIDTH, DEPTH = 192, 2  # timm's narrowest, so that the number of heads is known
 
 
@@ -261,15 +261,21 @@ def test_a_task_that_nobody_told_is_asked_for(folder: Path) -> None:
     edit(folder / "config.json", problem_type=None)
     with pytest.raises(UsageError, match="has no problem_type; say with --task"):
         import_model(folder)
-    assert import_model(folder, Told(task="single")).spec.task == "single"
+    assert import_model(folder, ImportOptions(task="single")).spec.task == "single"
 
 
 @pytest.mark.parametrize(
     "told",
-    [Told(labels=LABELS), Told(mean=0.0), Told(std=1.0), Told(frames=100), Told(stride=PatchSize(8, 8))],
+    [
+        ImportOptions(labels=LABELS),
+        ImportOptions(mean=0.0),
+        ImportOptions(std=1.0),
+        ImportOptions(frames=100),
+        ImportOptions(stride=PatchSize(8, 8)),
+    ],
     ids=str,
 )
-def test_what_the_folder_says_cannot_be_told(folder: Path, told: Told) -> None:
+def test_what_the_folder_says_cannot_be_told(folder: Path, told: ImportOptions) -> None:
     with pytest.raises(UsageError, match="the folder says it itself; leave it out"):
         import_model(folder, told)
 
@@ -363,7 +369,7 @@ def write(path: Path, tensors: Any, prefix: str = "") -> Path:
 
 AST = random_tensors(timm_shapes("v.", 2, 12 * 12) | HEAD)
 """12 × 12 patches at stride 10: speech commands, 128 frames."""
-COMMANDS = Told(labels=LABELS, task="single", frames=128)
+COMMANDS = ImportOptions(labels=LABELS, task="single", frames=128)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -444,7 +450,7 @@ def test_the_stride_follows_from_the_positions(
 ) -> None:
     tensors = AST | random_tensors({"v.pos_embed": (1, 2 + math.prod(grid), WIDTH)})
     path = write(tmp_path / "ast.pth", tensors)
-    spec = import_model(path, Told(labels=LABELS, task="multi", frames=frames)).spec
+    spec = import_model(path, ImportOptions(labels=LABELS, task="multi", frames=frames)).spec
     assert (spec.base_stride, spec.base_grid) == (stride, grid)
     assert (spec.frontend.mean, spec.frontend.std) == (AUDIOSET_MEAN, AUDIOSET_STD)
 
@@ -454,7 +460,7 @@ def test_a_stride_of_its_own_for_each_axis_is_told(tmp_path: Path) -> None:
     path = write(tmp_path / "ast.pth", tensors)
     with pytest.raises(UsageError, match=r"96 positions, and no strides make .* tell .* --frames, .* --stride"):
         import_model(path, COMMANDS)
-    told = Told(labels=LABELS, task="single", frames=128, stride=PatchSize(10, 16), mean=-6.8, std=5.6)
+    told = ImportOptions(labels=LABELS, task="single", frames=128, stride=PatchSize(10, 16), mean=-6.8, std=5.6)
     checkpoint = import_model(path, told)
     assert (checkpoint.spec.base_grid, checkpoint.spec.frontend.mean) == ((12, 8), -6.8)
     assert_equal(logits_of(checkpoint), by_the_authors(tensors, features_of(checkpoint), (10, 16)))
@@ -463,19 +469,19 @@ def test_a_stride_of_its_own_for_each_axis_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        (Told(task="multi"), r"neither its labels nor its task; .*--labels FILE"),
-        (Told(labels=LABELS), r"--task single or --task multi"),
-        (Told(labels=LABELS[:2], task="multi", frames=128), "2 labels were given, .* has 3 classes"),
-        (Told(labels=LABELS, task="multi", frames=128, mean=-4.0), "--mean and --std belong together"),
+        (ImportOptions(task="multi"), r"neither its labels nor its task; .*--labels FILE"),
+        (ImportOptions(labels=LABELS), r"--task single or --task multi"),
+        (ImportOptions(labels=LABELS[:2], task="multi", frames=128), "2 labels were given, .* has 3 classes"),
+        (ImportOptions(labels=LABELS, task="multi", frames=128, mean=-4.0), "--mean and --std belong together"),
         (
-            Told(labels=LABELS, task="multi"),
+            ImportOptions(labels=LABELS, task="multi"),
             "144 positions, and no strides .* of 128 mel bins x 1024",
         ),
-        (Told(labels=LABELS, task="multi", frames=12), "144 positions, and no strides"),
+        (ImportOptions(labels=LABELS, task="multi", frames=12), "144 positions, and no strides"),
     ],
     ids=["labels", "task", "count", "mean alone", "frames", "too few frames"],
 )
-def test_what_the_file_leaves_open_must_be_told(tmp_path: Path, told: Told, message: str) -> None:
+def test_what_the_file_leaves_open_must_be_told(tmp_path: Path, told: ImportOptions, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         import_model(write(tmp_path / "ast.pth", AST), told)
 
@@ -658,9 +664,9 @@ def test_what_flexiast_left_of_ast_is_not_needed(tmp_path: Path) -> None:
 def test_flexiast_has_no_stride_to_tell(tmp_path: Path) -> None:
     path = write(tmp_path / "flexiast.pth", flexiast_tensors(1))
     with pytest.raises(UsageError, match=r"--stride cannot be used .* patches do not overlap; leave it out"):
-        import_model(path, Told(labels=LABELS, task="multi", stride=PatchSize(10, 10)))
+        import_model(path, ImportOptions(labels=LABELS, task="multi", stride=PatchSize(10, 10)))
     with pytest.raises(UsageError, match="positions of shape"):
-        import_model(path, Told(labels=LABELS, task="multi", frames=512))
+        import_model(path, ImportOptions(labels=LABELS, task="multi", frames=512))
 
 
 @pytest.mark.parametrize(
@@ -675,8 +681,8 @@ def test_flexiast_has_no_stride_to_tell(tmp_path: Path) -> None:
 )
 def test_values_that_no_model_has_are_not_told(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Told(**values)
-    assert Told(frames=71_998).frames == 71_998
+        ImportOptions(**values)
+    assert ImportOptions(frames=71_998).frames == 71_998
 
 
 @pytest.mark.parametrize(
@@ -727,7 +733,7 @@ def test_a_vision_transformer_hears_what_it_would_see(
     tensors = random_tensors(timm_shapes("", prefix, side * side, channels=3))
     path = tmp_path / "vit.safetensors"
     safetensors.torch.save_file(tensors, path)
-    checkpoint = import_model(path, Told(frames=frames))
+    checkpoint = import_model(path, ImportOptions(frames=frames))
     assert (checkpoint.spec.labels, checkpoint.spec.base_grid) == ((), grid)
     assert not {name for name in checkpoint.weights if name.startswith("head")}
 
@@ -750,14 +756,14 @@ def test_a_vision_transformer_hears_what_it_would_see(
 def test_a_start_can_be_saved_and_read_for_training(tmp_path: Path) -> None:
     tensors = random_tensors(timm_shapes("", 1, 196, channels=3) | {"pre_logits.fc.weight": (WIDTH, WIDTH)})
     torch.save({"model": tensors}, tmp_path / "vit.pth")
-    checkpoint = import_model(tmp_path / "vit.pth", Told(frames=98, stride=PatchSize(10, 10)))
+    checkpoint = import_model(tmp_path / "vit.pth", ImportOptions(frames=98, stride=PatchSize(10, 10)))
     assert checkpoint.spec.base_grid == (12, 9)
     save_checkpoint(tmp_path / "start.safetensors", checkpoint)
     assert load_checkpoint(tmp_path / "start.safetensors", start=True).spec == checkpoint.spec
 
 
-@pytest.mark.parametrize("told", [Told(labels=LABELS), Told(task="single")], ids=["labels", "task"])
-def test_a_vision_transformer_knows_no_sounds(tmp_path: Path, told: Told) -> None:
+@pytest.mark.parametrize("told", [ImportOptions(labels=LABELS), ImportOptions(task="single")], ids=["labels", "task"])
+def test_a_vision_transformer_knows_no_sounds(tmp_path: Path, told: ImportOptions) -> None:
     path = write(tmp_path / "vit.pth", random_tensors(timm_shapes("", 1, 196, channels=3)))
     with pytest.raises(UsageError, match="its classes are no sounds"):
         import_model(path, told)
@@ -827,7 +833,7 @@ def test_a_resized_overlapping_model_has_the_exporters_kernel_and_positions(
     with torch.no_grad():
         embedding.kernel.copy_(torch.from_numpy(checkpoint.weights["embedding.kernel"]))
         embedding.positions.copy_(torch.from_numpy(checkpoint.weights["embedding.positions"]))
-        kernel, positions = (tensor.numpy() for tensor in embedding.resized(patch))
+        kernel, positions = (tensor.numpy() for tensor in embedding.resize(patch))
     matrices = patch_matrices(checkpoint.spec, patch)
     np.testing.assert_allclose(kernel, matrices.kernel(checkpoint.weights["embedding.kernel"]), atol=1e-5)
     expected = matrices.positions(checkpoint.weights["embedding.positions"])
@@ -835,7 +841,7 @@ def test_a_resized_overlapping_model_has_the_exporters_kernel_and_positions(
 
 
 def test_errors_of_importing_are_one_line(tmp_path: Path) -> None:
-    for told in (Told(), COMMANDS):
+    for told in (ImportOptions(), COMMANDS):
         with pytest.raises(FlexiastError) as caught:
             import_model(write(tmp_path / "ast.pth", AST | {"x": torch.ones(1)}), told)
         assert "\n" not in str(caught.value)

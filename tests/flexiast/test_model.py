@@ -109,7 +109,7 @@ def test_kernel_and_positions_in_the_graph_are_those_of_the_exporter(
     spec = build_spec(frames)
     embedding = PatchEmbedding(spec)
     for patch in PATCHES:
-        kernel, positions = (tensor.detach().numpy() for tensor in embedding.resized(patch))
+        kernel, positions = (tensor.detach().numpy() for tensor in embedding.resize(patch))
         matrices = patch_matrices(spec, patch)
         # the graph multiplies in float32, numpy in float64; values are of size 1 and sums of at most 32 terms
         np.testing.assert_allclose(kernel, matrices.kernel(embedding.kernel.detach().numpy()), atol=2e-6)
@@ -259,7 +259,7 @@ def test_a_window_costs_the_products_that_torch_counts(
         with FlopCounterMode(display=False) as whole:
             model(features_of(spec, 1), patch)
         with FlopCounterMode(display=False) as resizing:  # done once at export, so no part of a window's cost
-            model.embedding.resized(patch)
+            model.embedding.resize(patch)
     products = (whole.get_total_flops() - resizing.get_total_flops()) / 2
     assert spec.gmac(patch) == pytest.approx(products / 1e9, rel=1e-12)
 

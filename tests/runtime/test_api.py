@@ -27,7 +27,7 @@ from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.detection.records import Status, Summary, Switch
 from flexiast_runtime.inference.engine import scores
 from flexiast_runtime.inference.ort import load_engines
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 
 Float = NDArray[np.float32]
 
@@ -152,10 +152,10 @@ class Collect:
 
     def __init__(self) -> None:
         self.records: list[flexiast.Record] = []
-        self.hearing: Hearing | None = None
+        self.hearing: RunContext | None = None
         self.closed = False
 
-    def open(self, hearing: Hearing) -> None:
+    def open(self, hearing: RunContext) -> None:
         self.hearing = hearing
 
     def wants(self, record: flexiast.Record) -> bool:

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexiast_runtime.catalog import find_bundle
-from flexiast_runtime.checks import Finding, audio, machine, model, software
+from flexiast_runtime.checks import CheckResult, audio, machine, model, software
 from flexiast_runtime.hardware.battery import read_battery
 from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
 
@@ -249,7 +249,7 @@ TONE = {"name": "usbmic", "rate_hz": 48_000, "seconds": 2.0, "rms": 0.1, "peak":
     ],
 )
 def test_a_recording_is_judged_by_the_worst_of_it(answer: dict[str, Any], state: str, said: str) -> None:
-    found = audio.recording(answer)
+    found = audio.judge_recording(answer)
     assert (found.state, said in found.text) == (state, True), found
 
 
@@ -274,7 +274,7 @@ def test_a_machine_without_portaudio_is_told_what_to_install(portaudio: Callable
     portaudio('raise OSError("PortAudio library not found")')
     (found,) = audio.devices(audio.ask("devices"))
     assert (found.state, "apt install libportaudio2" in found.text) == ("failure", True)
-    assert "libportaudio2" in audio.recording(audio.ask("record", "1")).text
+    assert "libportaudio2" in audio.judge_recording(audio.ask("record", "1")).text
 
 
 def test_a_device_that_hangs_portaudio_is_given_up(portaudio: Callable[[str], None]) -> None:
@@ -290,7 +290,7 @@ def test_a_process_that_dies_in_portaudio_is_reported(portaudio: Callable[[str],
 
 
 @pytest.fixture
-def plugged(write_audio: Callable[..., Path], tmp_path: Path) -> Callable[..., list[Finding]]:
+def plugged(write_audio: Callable[..., Path], tmp_path: Path) -> Callable[..., list[CheckResult]]:
     """Findings of the devices and of a recording, on a machine with this microphone and after this fault."""
     rig = RIGS / "virtual_mic.sh"
     if not rig.is_file() or not shutil.which("gcc"):
@@ -299,7 +299,7 @@ def plugged(write_audio: Callable[..., Path], tmp_path: Path) -> Callable[..., l
     if "libportaudio yes" not in checked or "libasound2-dev yes" not in checked:
         pytest.skip("the rig of virtual microphones needs libportaudio2 and libasound2-dev")
 
-    def ask(samples: Any, fault: str, rate_hz: int = 48_000) -> list[Finding]:
+    def ask(samples: Any, fault: str, rate_hz: int = 48_000) -> list[CheckResult]:
         wav = write_audio(tmp_path / "mic.wav", samples, rate_hz)
         code = (
             "import json; from flexiast_runtime.checks import audio; from dataclasses import asdict; "
@@ -309,13 +309,13 @@ def plugged(write_audio: Callable[..., Path], tmp_path: Path) -> Callable[..., l
         command = [rig, "-m", f"usbmic={wav}", "--", "bash", "-c", f'{fault}; exec "$0" -c "$1"', sys.executable, code]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(tmp_path)}
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-        return [Finding(**one) for one in json.loads(done.stdout)]
+        return [CheckResult(**one) for one in json.loads(done.stdout)]
 
     return ask
 
 
 def test_a_microphone_is_found_with_its_rates_and_heard(
-    plugged: Callable[..., list[Finding]], make_tone: Callable[..., Any]
+    plugged: Callable[..., list[CheckResult]], make_tone: Callable[..., Any]
 ) -> None:
     found = plugged(make_tone(440, 1.0, 48_000, amplitude=0.1), ":")
     text = next(one.text for one in found if one.text.startswith("usbmic"))
@@ -333,7 +333,7 @@ def test_a_microphone_is_found_with_its_rates_and_heard(
     ],
 )
 def test_what_is_wrong_with_a_microphone_is_said(
-    plugged: Callable[..., list[Finding]],
+    plugged: Callable[..., list[CheckResult]],
     make_tone: Callable[..., Any],
     amplitude: float,
     fault: str,
@@ -355,6 +355,6 @@ def test_a_microphone_whose_mix_would_lose_its_sound_is_no_ok(
     soundfile.write(tmp_path / "usbmic.wav", np.stack([gain * noise for gain in gains], axis=1), 48_000)
     program = [sys.executable, "-W", "error", "-m", "flexiast_runtime.checks.probe", "record", "0.5", "usbmic"]
     answer = json.loads(virtual_microphone(program, usbmic=tmp_path / "usbmic.wav").read())
-    found = audio.recording(answer)
+    found = audio.judge_recording(answer)
     assert (found.state, said in found.text) == (state, True), found
     assert "level -20 dBFS" in found.text  # what is heard has lost nothing

@@ -9,7 +9,7 @@ import pytest
 
 from flexiast.errors import ModelError
 from flexiast_runtime import catalog as models
-from flexiast_runtime.catalog import find_any, find_bundle, find_checkpoint, shipped
+from flexiast_runtime.catalog import find_any, find_bundle, find_checkpoint, list_shipped
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def run_folder(tmp_path: Path) -> Path:
 
 
 def test_only_models_with_a_card_are_shipped(install: Path) -> None:
-    assert shipped() == ("doorbell",)
+    assert list_shipped() == ("doorbell",)
 
 
 def test_a_shipped_name_is_its_bundle_or_its_checkpoint(install: Path) -> None:

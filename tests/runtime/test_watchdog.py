@@ -75,7 +75,7 @@ def heard(
 
 def manager(clock: Callable[[], float]) -> ServiceManager:
     environment = dict(os.environ)
-    found = ServiceManager.of(environment)
+    found = ServiceManager.from_environment(environment)
     assert "NOTIFY_SOCKET" not in environment  # for programs that are started from here
     assert found is not None
     found.clock = clock
@@ -84,7 +84,7 @@ def manager(clock: Callable[[], float]) -> ServiceManager:
 
 def test_ready_at_the_first_record_alive_at_half_the_time_stopping_at_the_end(heard: Callable[[], list[str]]) -> None:
     clock = Clock()
-    records = manager(clock).notifying(iter([STATUS, SWITCH, STATUS, STATUS]))
+    records = manager(clock).notify_each(iter([STATUS, SWITCH, STATUS, STATUS]))
     assert heard() == []
     alive = "WATCHDOG=1\nSTATUS=8x8, 10 of 500 ms, 0.0 s lost; dog 0.90"
     assert next(records) is STATUS
@@ -102,12 +102,12 @@ def test_a_listener_that_is_ended_or_fails_says_that_it_stops(heard: Callable[[]
         yield STATUS
         raise OSError("gone")
 
-    records = manager(Clock()).notifying(failing())
+    records = manager(Clock()).notify_each(failing())
     next(records)
     with pytest.raises(OSError, match="gone"):
         next(records)
     assert heard()[-1] == "STOPPING=1"
-    records = manager(Clock()).notifying(iter([STATUS, STATUS]))
+    records = manager(Clock()).notify_each(iter([STATUS, STATUS]))
     next(records)
     records.close()
     assert heard()[-1] == "STOPPING=1"
@@ -117,10 +117,10 @@ def test_blocks_alone_never_mean_life(heard: Callable[[], list[str]]) -> None:
     """An engine hangs: audio still comes in, or even stops; the manager must notice."""
     clock = Clock()
     found = manager(clock)
-    records = found.notifying(iter([STATUS]))
+    records = found.notify_each(iter([STATUS]))
     next(records)
     heard()
-    for _ in found.watching(Garden(FULL, EMPTY, FULL, EMPTY)).blocks():
+    for _ in found.watch_source(Garden(FULL, EMPTY, FULL, EMPTY)).blocks():
         clock.now_s += 10
     assert heard() == []
 
@@ -128,12 +128,12 @@ def test_blocks_alone_never_mean_life(heard: Callable[[], list[str]]) -> None:
 def test_a_lost_microphone_that_is_looked_for_is_life(heard: Callable[[], list[str]]) -> None:
     clock = Clock()
     found = manager(clock)
-    records = found.notifying(iter([STATUS, LOST, FOUND]))
+    records = found.notify_each(iter([STATUS, LOST, FOUND]))
     next(records)
     clock.now_s = 10.0
     next(records)
     assert heard()[-1] == "WATCHDOG=1\nSTATUS=garden lost: why"
-    looking = found.watching(Garden(EMPTY, EMPTY, EMPTY, FULL)).blocks()
+    looking = found.watch_source(Garden(EMPTY, EMPTY, EMPTY, FULL)).blocks()
     for expected in ([], [], ["WATCHDOG=1"], []):
         next(looking)
         assert heard() == expected
@@ -141,7 +141,7 @@ def test_a_lost_microphone_that_is_looked_for_is_life(heard: Callable[[], list[s
     next(records)
     heard()
     clock.now_s += 10
-    list(found.watching(Garden(EMPTY)).blocks())
+    list(found.watch_source(Garden(EMPTY)).blocks())
     assert heard() == []  # found again: now the loop has to show that it goes round
 
 
@@ -151,13 +151,13 @@ def test_one_of_two_that_is_lost_does_not_speak_for_the_other(heard: Callable[[]
     for name in ("garden", "roof"):
         source = Garden(EMPTY)
         source.name = name
-        found.watching(source)
-    records = found.notifying(iter([LOST, replace(LOST, source="roof")]))
+        found.watch_source(source)
+    records = found.notify_each(iter([LOST, replace(LOST, source="roof")]))
     for expected in ([], ["WATCHDOG=1"]):
         next(records)
         heard()
         clock.now_s += 10
-        list(found.watching(Garden(EMPTY)).blocks())
+        list(found.watch_source(Garden(EMPTY)).blocks())
         assert heard() == expected
 
 
@@ -166,7 +166,7 @@ def test_pings_are_never_further_apart_than_asked_while_records_come(pauses_s: l
     """At least one in each stretch in which a record came, never two within it."""
     clock, pings = Clock(), []
     sent = ServiceManager(lambda text: pings.append(clock.now_s) if "WATCHDOG" in text else None, every_s, clock)
-    records, times = sent.notifying(STATUS for _ in pauses_s), []
+    records, times = sent.notify_each(STATUS for _ in pauses_s), []
     for pause_s in pauses_s:
         clock.now_s += pause_s
         times.append(clock.now_s)
@@ -185,17 +185,17 @@ def test_a_manager_that_is_gone_is_said_once_and_listening_goes_on(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as closed:
         closed.bind("closed")
     notes: list[str] = []
-    found = ServiceManager.of({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000"}, notes.append)
+    found = ServiceManager.from_environment({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000"}, notes.append)
     assert found is not None
     found.clock = itertools.count().__next__
-    assert list(found.notifying(iter([STATUS, SWITCH, STATUS]))) == [STATUS, SWITCH, STATUS]
+    assert list(found.notify_each(iter([STATUS, SWITCH, STATUS]))) == [STATUS, SWITCH, STATUS]
     assert len(notes) == 1
     assert f"NOTIFY_SOCKET={address} does not answer" in notes[0]
 
 
 def test_without_a_manager_nobody_is_told() -> None:
-    assert ServiceManager.of({}) is None
-    assert ServiceManager.of({"NOTIFY_SOCKET": ""}) is None
+    assert ServiceManager.from_environment({}) is None
+    assert ServiceManager.from_environment({"NOTIFY_SOCKET": ""}) is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexiast_cli.settings.configurable import catalogue, checked, command_at, commands, is_configurable, settable
+from flexiast_cli.settings.configurable import catalogue, check_setting, command_at, commands, is_configurable, settable
 from flexiast_cli.settings.layers import PROJECT_FILE, Value, files, from_environment, gather, read
 from flexiast_cli.settings.schema import schema_of
 
@@ -104,7 +104,7 @@ def _faults(settings: Iterable[Setting], context: Any) -> Iterator[str]:
     for one in settings:
         command = command_at(root, one.command)
         try:
-            checked(one, settable(command)[one.key], type(context)(command, info_name=one.command[-1]))
+            check_setting(one, settable(command)[one.key], type(context)(command, info_name=one.command[-1]))
         except typer.BadParameter as error:
             yield error.format_message()
 

@@ -45,7 +45,7 @@ def manifest(
     from flexiast.errors import UsageError
     from flexiast.files import check_output
     from flexiast_cli.dataset import print_left_out
-    from flexiast_cli.terminal.console import counted, stderr
+    from flexiast_cli.terminal.console import count_noun, stderr
 
     check_output(output)
     if output.exists() and not force:
@@ -53,7 +53,7 @@ def manifest(
     listing = _listing(kind, source, audio)
     write_listing(listing, output)
     lacking = f"; {listing.missing:,} more are listed, but not on this disk" if listing.missing else ""
-    stderr().print(f"{counted(len(listing.clips), 'clip')}{lacking}", markup=False)
+    stderr().print(f"{count_noun(len(listing.clips), 'clip')}{lacking}", markup=False)
     print_left_out(audio or source[0].parent, listing.left_out, stderr())
 
 
@@ -94,7 +94,7 @@ def shard(
     """
     from flexiast.data.shards import write_shards
     from flexiast_cli.dataset import print_skipped, read_data
-    from flexiast_cli.terminal.console import counted, say, stderr, tracked
+    from flexiast_cli.terminal.console import count_noun, say, stderr, track
 
     index, errors = write_shards(
         read_data(data, val_fold, stderr(), skip_bad=skip_bad),
@@ -102,13 +102,13 @@ def shard(
         output,
         shard_bytes=shard_size * 1_000_000,
         skip_bad=skip_bad,
-        progress=lambda clips: tracked(clips, "Packing clips"),
+        progress=lambda clips: track(clips, "Packing clips"),
         say=say,
     )
     print_skipped(errors, stderr())
     clips = sum(len(shard.clips) for shard in index.shards)
     stderr().print(
-        f"{counted(clips, 'clip')} in {counted(len(index.shards), 'shard')}, "
+        f"{count_noun(clips, 'clip')} in {count_noun(len(index.shards), 'shard')}, "
         f"{sum(shard.size for shard in index.shards) / 1e6:,.1f} MB ({index.split_rule})",
         markup=False,
     )

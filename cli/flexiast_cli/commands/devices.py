@@ -26,14 +26,14 @@ def devices(
     found = input_devices()
     chosen = choose(found, device) if found or device is not None else None
     if as_json:
-        print_json({"devices": [_described(one) | {"chosen": one == chosen} for one in found]})
+        print_json({"devices": [_describe_device(one) | {"chosen": one == chosen} for one in found]})
     elif found:
         _print_table(found, chosen)
     if not found:
         say(nothing_found())
 
 
-def _described(device: InputDevice) -> dict[str, object]:
+def _describe_device(device: InputDevice) -> dict[str, object]:
     return {name: getattr(device, name) for name in ("name", "host_api", "channels", "rate_hz", "usb_id")}
 
 

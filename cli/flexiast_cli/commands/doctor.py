@@ -12,7 +12,7 @@ import typer
 from flexiast_cli.options.common import PowerSourceOption
 
 if TYPE_CHECKING:
-    from flexiast_runtime.checks import Finding
+    from flexiast_runtime.checks import CheckResult
 
 STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "failure": "bold red"}
 
@@ -39,7 +39,7 @@ def doctor(
     from flexiast_cli.terminal.console import print_json
     from flexiast_runtime.catalog import DEFAULT
 
-    findings: list[Finding] = []
+    findings: list[CheckResult] = []
     for finding in examine(context, model or DEFAULT, record, device, config, power_source):
         findings.append(finding)
         if not as_json:
@@ -58,9 +58,9 @@ def examine(
     device: str | None,
     config: Path | None,
     power_source: str | None,
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """All checks, one after the other."""
-    from flexiast_runtime.checks import Finding, audio, machine, software
+    from flexiast_runtime.checks import CheckResult, audio, machine, software
     from flexiast_runtime.checks import model as models
     from flexiast_runtime.hardware import platform as here
     from flexiast_runtime.hardware.nvml import Gpu
@@ -77,9 +77,9 @@ def examine(
     yield machine.sound_rights()
     if record_s:
         question = ("record", str(record_s), *([device] if device else []))
-        yield audio.recording(audio.ask(*question, patience_s=record_s + audio.PATIENCE_S))
+        yield audio.judge_recording(audio.ask(*question, patience_s=record_s + audio.PATIENCE_S))
     else:
-        yield Finding("recording", "note", "none was made", "flexiast doctor --record 2")
+        yield CheckResult("recording", "note", "none was made", "flexiast doctor --record 2")
     yield machine.battery(here.battery())
     if power_source is not None:
         yield machine.source(parse_power_source(power_source))
@@ -91,25 +91,25 @@ def examine(
     yield from settings(context, config)
 
 
-def settings(context: typer.Context, config: Path | None) -> Iterator[Finding]:
+def settings(context: typer.Context, config: Path | None) -> Iterator[CheckResult]:
     """Each file of settings in use here."""
     from flexiast.errors import UsageError
     from flexiast_cli.commands.config import check
     from flexiast_cli.settings.layers import files
-    from flexiast_runtime.checks import Finding
+    from flexiast_runtime.checks import CheckResult
 
     try:
         paths = files(config, os.environ, Path())
         for path in paths:
-            yield Finding("settings", "ok", f"{path}: {len(check(path, context))} settings, all can be used")
+            yield CheckResult("settings", "ok", f"{path}: {len(check(path, context))} settings, all can be used")
     except UsageError as error:
-        yield Finding("settings", "failure", str(error), "flexiast config validate, once it is mended")
+        yield CheckResult("settings", "failure", str(error), "flexiast config validate, once it is mended")
         return
     if not paths:
-        yield Finding("settings", "note", "no file: all options are at their defaults", "flexiast config init")
+        yield CheckResult("settings", "note", "no file: all options are at their defaults", "flexiast config init")
 
 
-def _print(finding: Finding) -> None:
+def _print(finding: CheckResult) -> None:
     from rich.text import Text
 
     from flexiast_cli.terminal.console import stdout

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.inference.tensorrt.plan_store import Flavour, PlanEntry, PlanStore
-    from flexiast_runtime.inference.tensorrt.plans import Obtained
+    from flexiast_runtime.inference.tensorrt.plans import PlanResult
 
 ALL = "all"
 
@@ -34,7 +34,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print the plans 
     """Show the plans in the cache."""
     from rich.table import Table
 
-    from flexiast_cli.terminal.console import counted, print_json, stderr, stdout
+    from flexiast_cli.terminal.console import count_noun, print_json, stderr, stdout
     from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
 
     store = PlanStore.default()
@@ -55,7 +55,9 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print the plans 
     if entries:
         console.print(table)
     total = sum(entry.size for entry in entries) / 1e6
-    console.print(f"{counted(len(entries), 'plan')}, {total:.1f} MB, in {store.folder}", markup=False, soft_wrap=True)
+    console.print(
+        f"{count_noun(len(entries), 'plan')}, {total:.1f} MB, in {store.folder}", markup=False, soft_wrap=True
+    )
     if unsound := len(store.digests()) - len(entries):
         stderr().print(f"{unsound} more cannot be read; see `flexiast engines verify`", style="yellow")
 
@@ -107,15 +109,15 @@ def build(
     from flexiast_runtime.catalog import find_bundle
     from flexiast_runtime.inference.tensorrt.build import CURRENT, find_tensorrt
     from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
-    from flexiast_runtime.inference.tensorrt.plans import Place, obtain, plan_precision, wanted_plans
+    from flexiast_runtime.inference.tensorrt.plans import Target, get_or_build, list_plan_requests, plan_precision
 
     bundle = Bundle.open(find_bundle(model))
     chosen = plan_precision(bundle.manifest, precision)
     patches = bundle.manifest.patches if patch_sizes is None else parse_patches(patch_sizes)
-    place = Place.of(find_tensorrt(_flavour(flavour)), target or CURRENT, memory_limit)
+    place = Target.for_target(find_tensorrt(_flavour(flavour)), target or CURRENT, memory_limit)
     store = PlanStore.default()
-    plans = list(wanted_plans(bundle, patches, chosen, place))  # a size that it lacks is refused before a build
-    found = [obtain(store, wanted, place, rebuild=rebuild, say=say) for wanted in plans]
+    plans = list(list_plan_requests(bundle, patches, chosen, place))  # a size that it lacks is refused before a build
+    found = [get_or_build(store, wanted, place, rebuild=rebuild, say=say) for wanted in plans]
     if as_json:
         print_json({"place": str(place), "precision": chosen, "plans": [_described(one) for one in found]})
         return
@@ -125,7 +127,7 @@ def build(
         stdout().print(line, markup=False, soft_wrap=True)
 
 
-def _described(found: Obtained) -> dict[str, Any]:
+def _described(found: PlanResult) -> dict[str, Any]:
     entry = found.entry
     facts = {"name": entry.name, "size": entry.size, "sha256": entry.sha256, "build_s": entry.build_s}
     return {"digest": entry.key.digest} | facts | {"built_now": found.fresh}
@@ -144,7 +146,7 @@ def verify(
 ) -> None:
     """Check each plan's sha256 and who may write to it; of a BUNDLE on a GPU, also its answers."""
     from flexiast.errors import VerificationError
-    from flexiast_cli.terminal.console import counted, say, stdout
+    from flexiast_cli.terminal.console import count_noun, say, stdout
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.catalog import find_bundle
     from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
@@ -166,7 +168,7 @@ def verify(
     if bad:
         raise VerificationError(bad[0])
     verb = "is as it was" if checked == 1 else "are as they were"
-    stdout().print(f"{counted(checked, 'plan')} {verb} built", markup=False)
+    stdout().print(f"{count_noun(checked, 'plan')} {verb} built", markup=False)
     if bundle is not None:
         _verify_answers(bundle, store, _flavour(flavour), say)
 
@@ -178,14 +180,14 @@ def _verify_answers(bundle: Bundle, store: PlanStore, flavour: Flavour | None, s
     from flexiast_runtime.inference.selfcheck import golden_errors
     from flexiast_runtime.inference.tensorrt.build import find_tensorrt
     from flexiast_runtime.inference.tensorrt.engines import load_engines
-    from flexiast_runtime.inference.tensorrt.plans import Place, planned
+    from flexiast_runtime.inference.tensorrt.plans import Target, list_cached_plans
 
     try:
-        place = Place.of(find_tensorrt(flavour))
+        place = Target.for_target(find_tensorrt(flavour))
     except (GpuError, MissingExtraError) as error:
         say(f"the plans were not run: {error}")
         return
-    ready = planned(bundle, store, place)
+    ready = list_cached_plans(bundle, store, place)
     if not ready:
         say(f"no plan of {bundle.folder} was built for {place}; build them with: flexiast engines build")
     for one in ready:
@@ -211,7 +213,7 @@ def prune(
 ) -> None:
     """Remove plans that cannot be used any more: of another TensorRT, driver or GPU than this machine's, or damaged."""
     from flexiast.errors import UsageError
-    from flexiast_cli.terminal.console import counted, stdout
+    from flexiast_cli.terminal.console import count_noun, stdout
     from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
 
     if everything and older_than is not None:
@@ -227,16 +229,16 @@ def prune(
                 store.remove(digest)
         for path in () if dry_run else leftovers:
             path.unlink(missing_ok=True)
-    more = f" and {counted(len(leftovers), 'file')} that no plan needs" if leftovers else ""
+    more = f" and {count_noun(len(leftovers), 'file')} that no plan needs" if leftovers else ""
     console.print(
-        f"{counted(len(chosen), 'plan')}{more}, {freed / 1e6:.1f} MB, {'would be ' * dry_run}removed", markup=False
+        f"{count_noun(len(chosen), 'plan')}{more}, {freed / 1e6:.1f} MB, {'would be ' * dry_run}removed", markup=False
     )
 
 
 def _to_prune(store: PlanStore, older_than: float | None, *, everything: bool) -> Iterable[tuple[str, str]]:
     """Digest and reason of each plan to remove."""
     from flexiast.errors import VerificationError
-    from flexiast_runtime.inference.tensorrt.plans import unusable
+    from flexiast_runtime.inference.tensorrt.plans import check_usable
 
     for digest in store.digests():
         try:
@@ -250,5 +252,5 @@ def _to_prune(store: PlanStore, older_than: float | None, *, everything: bool) -
         elif older_than is not None:
             if entry.age_days >= older_than:
                 yield digest, f"{entry.name}, built {entry.built}"
-        elif reason := unusable(entry.key):
+        elif reason := check_usable(entry.key):
             yield digest, f"{entry.name}: {reason}"

@@ -48,7 +48,7 @@ def import_(
     from flexiast.checkpoint import save_checkpoint
     from flexiast.errors import UsageError
     from flexiast.files import check_output
-    from flexiast.importing import Told, import_model, read_labels
+    from flexiast.importing import ImportOptions, import_model, read_labels
     from flexiast.spec import PatchSize
 
     check_output(output)
@@ -56,7 +56,7 @@ def import_(
         raise UsageError(f"{output} exists; choose another name, or replace it with --force")
     if output.exists() and any(output.samefile(path) for path in (source, source / output.name) if path.exists()):
         raise UsageError(f"{output} is what is imported; choose another name")
-    told = Told(
+    told = ImportOptions(
         labels=None if labels is None else read_labels(labels),
         task=task,
         mean=mean,

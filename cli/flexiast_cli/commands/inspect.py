@@ -47,19 +47,22 @@ def inspect(
 def facts(spec: Spec) -> str:
     """Network, window, patch sizes and labels, in two lines."""
     from flexiast.data.dataset import preview
-    from flexiast_cli.terminal.console import counted
+    from flexiast_cli.terminal.console import count_noun
 
     network, window = spec.network, f"window {spec.frontend.window_s:g} s at {spec.frontend.sample_rate_hz:,} Hz"
     if network.kind == "convolutional":
-        what = f"convnet, {network.width} wide, {counted(network.depth, 'stage')}; {window}; a teacher, no patch sizes"
+        what = (
+            f"convnet, {network.width} wide, {count_noun(network.depth, 'stage')}; {window}; a teacher, no patch sizes"
+        )
     else:
         overlap = "" if spec.base_stride is None else f" at stride {spec.base_stride}"
         what = (
-            f"{network.width} wide, {counted(network.depth, 'block')}, {counted(network.heads, 'head')}; {window}; "
+            f"{network.width} wide, {count_noun(network.depth, 'block')}, {count_noun(network.heads, 'head')}; "
+            f"{window}; "
             f"trained at {', '.join(map(str, spec.trained_patches))}{overlap}"
         )
     nothing = "; and a class for nothing, learnt from background" * spec.nothing_class
-    labels = f"{counted(len(spec.labels), 'label')}: {preview(spec.labels)}{nothing}"
+    labels = f"{count_noun(len(spec.labels), 'label')}: {preview(spec.labels)}{nothing}"
     return f"{what}\n{labels if spec.labels else 'no labels: a start for training'}"
 
 
@@ -89,7 +92,7 @@ def show(bundle: Bundle) -> None:
     """The bundle as a table on stdout."""
     from rich.table import Table
 
-    from flexiast_cli.terminal.console import counted, stdout
+    from flexiast_cli.terminal.console import count_noun, stdout
 
     manifest = bundle.manifest
     spec = manifest.spec
@@ -117,9 +120,9 @@ def show(bundle: Bundle) -> None:
     console.print()
     for precision, encoder in manifest.encoders.items():
         size = manifest.entry(encoder.file).size / 1e6
-        console.print(f"One {precision} encoder of {size:.1f} MB serves all sizes{_quantized(encoder)}.")
+        console.print(f"One {precision} encoder of {size:.1f} MB serves all sizes{_describe_quantization(encoder)}.")
     console.print(
-        f"{sum(entry.size for entry in manifest.files) / 1e6:.1f} MB in {counted(len(manifest.files), 'file')}."
+        f"{sum(entry.size for entry in manifest.files) / 1e6:.1f} MB in {count_noun(len(manifest.files), 'file')}."
     )
     for text, patches in (comparisons := _comparisons(manifest)).items():
         which = f" ({', '.join(map(str, patches))})" * (len(comparisons) > 1)
@@ -129,7 +132,7 @@ def show(bundle: Bundle) -> None:
     if by_size or manifest.thresholds or set(temperatures) != {1.0}:
         console.print(
             f"Calibrated: temperatures {min(temperatures):.3f} to {max(temperatures):.3f}, "
-            f"thresholds of {counted(len(by_size | set(manifest.thresholds)), 'label')}"
+            f"thresholds of {count_noun(len(by_size | set(manifest.thresholds)), 'label')}"
             f"{' at each size' * bool(by_size)}."
         )
     if labelled:
@@ -145,21 +148,21 @@ def _metric(variant: Variant) -> float | None:
 
 def _comparisons(manifest: Manifest) -> dict[str, list[PatchSize]]:
     """With what and on how many windows → patch sizes: those added later may differ."""
-    from flexiast_cli.terminal.console import counted
+    from flexiast_cli.terminal.console import count_noun
 
     found: dict[str, list[PatchSize]] = {}
     for patch in manifest.patches:
         parity = manifest.variant(patch).parity
         source = "the model" if parity.against is None else f"numpy under the bundle's own {parity.against} encoder"
         real = f"{parity.real_inputs:,} of them real sound"
-        found.setdefault(f"{source} on {counted(parity.inputs, 'window')}, {real}", []).append(patch)
+        found.setdefault(f"{source} on {count_noun(parity.inputs, 'window')}, {real}", []).append(patch)
     return found
 
 
-def _quantized(encoder: Encoder) -> str:
-    from flexiast_cli.terminal.console import counted
+def _describe_quantization(encoder: Encoder) -> str:
+    from flexiast_cli.terminal.console import count_noun
 
     if not encoder.quantized_layers:
         return ""
     kept = f", {', '.join(encoder.float_layers)} in float" if encoder.float_layers else ""
-    return f"; {counted(encoder.quantized_layers, 'layer')} in int8{kept}"
+    return f"; {count_noun(encoder.quantized_layers, 'layer')} in int8{kept}"

@@ -12,7 +12,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Check every file's sha256 and run every engine against the stored answers."""
-    from flexiast_cli.terminal.console import counted, print_json, stdout
+    from flexiast_cli.terminal.console import count_noun, print_json, stdout
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.catalog import find_bundle
     from flexiast_runtime.inference.selfcheck import verify_bundle
@@ -33,7 +33,7 @@ def verify(
         print_json({"files": files, "engines": engines})
         return
     console = stdout()
-    checked = f"{counted(files, 'file')} and {counted(len(found), 'engine')}"
+    checked = f"{count_noun(files, 'file')} and {count_noun(len(found), 'engine')}"
     text = f"{bundle.folder}: {checked} are as exported; largest logit errors:"
     console.print(text, markup=False, soft_wrap=True)
     for precision in bundle.manifest.precisions:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flexiast_cli.options.validators import checked_by, not_negative, power_source_line, public_urls, web_address
+from flexiast_cli.options.validators import not_negative, power_source_line, public_urls, validate_with, web_address
 from flexiast_runtime.inference.backends import Backend
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flexiast.manifest import Manifest
     from flexiast.spec import PatchSize
     from flexiast_runtime.detection.listener import Settings
-    from flexiast_runtime.hardware.power_source import Told
+    from flexiast_runtime.hardware.power_source import ReportedOnce
 
 PrecisionOption = Annotated[
     str | None, typer.Option("--precision", help="Precision of the engines (default: the bundle's first).")
@@ -81,7 +81,7 @@ LabelThresholdOption = Annotated[
     typer.Option(
         "--label-threshold",
         metavar="LABEL=SCORE",
-        callback=checked_by(_label_thresholds),
+        callback=validate_with(_label_thresholds),
         help="The same for one label; may be repeated.",
     ),
 ]
@@ -116,18 +116,18 @@ GateOption = Annotated[
     typer.Option(
         "--gate",
         metavar="DBFS|off",
-        callback=checked_by(_level),
+        callback=validate_with(_level),
         help="A window whose peak is below this level is silence: nothing begins, no engine runs.",
     ),
 ]
 
 
-def power_source_of(text: str | None) -> Told | None:
+def power_source_of(text: str | None) -> ReportedOnce | None:
     """The source, which says its trouble on stderr; raises UsageError."""
     from flexiast_cli.terminal.console import say
-    from flexiast_runtime.hardware.power_source import Told, parse_power_source
+    from flexiast_runtime.hardware.power_source import ReportedOnce, parse_power_source
 
-    return None if text is None else Told(parse_power_source(text), say)
+    return None if text is None else ReportedOnce(parse_power_source(text), say)
 
 
 def event_settings(
@@ -159,7 +159,7 @@ def event_settings(
         deny=_labels(deny or (), labels),
     )
     rules.thresholds(labels)  # a label that the model lacks is told before anything is opened
-    return Settings.of(manifest.spec.frontend, rules, smoothing_s=smoothing, gate_dbfs=_level(gate))
+    return Settings.for_frontend(manifest.spec.frontend, rules, smoothing_s=smoothing, gate_dbfs=_level(gate))
 
 
 def _without(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flexiast.manifest import Manifest, Variant
     from flexiast.spec import PatchSize
     from flexiast_runtime.bundle import Bundle
-    from flexiast_runtime.detection.listener import Conditions, Governed, Pinned
+    from flexiast_runtime.detection.listener import Conditions, FixedSize, GovernedController
     from flexiast_runtime.governor.step import Decision, Observation, Option, Policy
     from flexiast_runtime.inference.backends import Backend
     from flexiast_runtime.inference.engine import Engines
@@ -83,7 +83,7 @@ RecordOption = Annotated[
 
 
 @dataclass(frozen=True)
-class Wishes:
+class PolicyOptions:
     """What was asked for; figures are as they were given."""
 
     policy: Preset | None = None
@@ -101,7 +101,10 @@ class Wishes:
         from flexiast.spec import PatchSize, parse_patches
 
         if self.pin is not None:
-            if refused := [*_given({"--patch-sizes": patch_sizes, "--min-metric": self.min_metric}), *self._choosing]:
+            if refused := [
+                *_list_given({"--patch-sizes": patch_sizes, "--min-metric": self.min_metric}),
+                *self._choosing,
+            ]:
                 raise UsageError(f"--pin keeps one size whatever happens, {refused[0]} chooses; give one of them")
             return (PatchSize.parse(self.pin),)
         wanted = None if patch_sizes is None else parse_patches(patch_sizes)
@@ -137,7 +140,7 @@ class Wishes:
     @property
     def _choosing(self) -> list[str]:
         """Options given that need two sizes to choose between."""
-        return _given(
+        return _list_given(
             {
                 "--policy": self.policy,
                 "--until": self.until,
@@ -175,7 +178,7 @@ class Wishes:
         return replace(POLICIES[self.policy or "balanced"], goal=Goal(until_s, kept, self.max_watts))
 
 
-def _given(options: Mapping[str, object]) -> list[str]:
+def _list_given(options: Mapping[str, object]) -> list[str]:
     return [name for name, value in options.items() if value is not None]
 
 
@@ -227,17 +230,21 @@ def options_of(engines: Engines, profile: Profile | None, precision: str) -> tup
     return tuple(replace(option, watts=watts.get(option.patch)) for option in found)
 
 
-def chooser(options: Sequence[Option], policy: Policy, conditions: Conditions) -> Governed | Pinned:
+def build_controller(
+    options: Sequence[Option], policy: Policy, conditions: Conditions
+) -> GovernedController | FixedSize:
     """The governor over the options that are worth their cost, or the only one there is."""
-    from flexiast_runtime.detection.listener import Governed, Pinned
+    from flexiast_runtime.detection.listener import FixedSize, GovernedController
     from flexiast_runtime.governor.step import frontier
 
-    return Pinned(options[0].patch) if len(options) == 1 else Governed(frontier(options), policy, conditions)
+    return (
+        FixedSize(options[0].patch) if len(options) == 1 else GovernedController(frontier(options), policy, conditions)
+    )
 
 
 @contextmanager
-def recorded(
-    chosen: Governed | Pinned, path: Path | None, bundle: Bundle, name: str, step_s: float, sources: int
+def record_trace(
+    chosen: GovernedController | FixedSize, path: Path | None, bundle: Bundle, name: str, step_s: float, sources: int
 ) -> Iterator[None]:
     """Write what is seen and decided to the path, if there is one, as long as there is room.
 
@@ -245,14 +252,14 @@ def recorded(
     """
     from flexiast.errors import DataError, UsageError
     from flexiast_cli.terminal.console import say
-    from flexiast_runtime.detection.listener import Pinned
+    from flexiast_runtime.detection.listener import FixedSize
     from flexiast_runtime.governor.trace import Header, Recorder
     from flexiast_runtime.profiling.profiler import manifest_sha256, versions
 
     if path is None:
         yield
         return
-    if isinstance(chosen, Pinned):
+    if isinstance(chosen, FixedSize):
         raise UsageError("--record writes down what the governor decides; with one patch size it decides nothing")
     header = Header(
         made_at=datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -15,7 +15,7 @@ MOST_WORKERS = 16
 """Processes, where there are not more cores than that."""
 
 
-def checked_by(check: Callable[[T], object]) -> Callable[[typer.CallbackParam, T | None], T | None]:
+def validate_with(check: Callable[[T], object]) -> Callable[[typer.CallbackParam, T | None], T | None]:
     """An option's callback: what was given, if ``check`` raises no UsageError for it."""
 
     def callback(parameter: typer.CallbackParam, value: T | None) -> T | None:
@@ -101,20 +101,20 @@ def _power_source(text: str) -> None:
     parse_power_source(text)
 
 
-def _until(text: str) -> None:
+def _check_until(text: str) -> None:
     from flexiast_cli.options.policy import seconds_until
 
     seconds_until(text, datetime.now())
 
 
-positive = checked_by(_positive)
-not_negative = checked_by(_not_negative)
-share = checked_by(_share)
-percent = checked_by(_percent)
-worker_count = checked_by(_workers)
-named_sizes = checked_by(_sizes)
-known_sinks = checked_by(_sinks)
-web_address = checked_by(_address)
-public_urls = checked_by(_public_urls)
-power_source_line = checked_by(_power_source)
-time_to_last = checked_by(_until)
+positive = validate_with(_positive)
+not_negative = validate_with(_not_negative)
+share = validate_with(_share)
+percent = validate_with(_percent)
+worker_count = validate_with(_workers)
+named_sizes = validate_with(_sizes)
+known_sinks = validate_with(_sinks)
+web_address = validate_with(_address)
+public_urls = validate_with(_public_urls)
+power_source_line = validate_with(_power_source)
+time_to_last = validate_with(_check_until)

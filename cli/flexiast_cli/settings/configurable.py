@@ -54,7 +54,7 @@ def _use(context: typer.Context, named: str | None) -> tuple[str, ...]:
     except UsageError as error:
         raise typer.BadParameter(str(error)) from None
     own = [setting for setting in found.values() if setting.command == command_words(context)]
-    context.default_map = {known[one.key].name: checked(one, known[one.key], context) for one in own}
+    context.default_map = {known[one.key].name: check_setting(one, known[one.key], context) for one in own}
     return tuple(dict.fromkeys(setting.origin for setting in own))
 
 
@@ -70,7 +70,7 @@ ConfigOption = Annotated[
 ]
 
 
-def checked(setting: Setting, parameter: Any, context: Any) -> Any:
+def check_setting(setting: Setting, parameter: Any, context: Any) -> Any:
     """The value, if the option would take it; raises BadParameter that says where it comes from."""
     value = list(setting.value) if isinstance(setting.value, tuple) else setting.value
     try:

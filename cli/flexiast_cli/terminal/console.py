@@ -55,7 +55,7 @@ def json_line(document: dict[str, Any]) -> str:
     return json.dumps(document, ensure_ascii=not shows_unicode(sys.stdout))
 
 
-def tracked(items: Sequence[T] | Iterable[T], description: str) -> Iterable[T]:
+def track(items: Sequence[T] | Iterable[T], description: str) -> Iterable[T]:
     """The items, with a progress bar on a terminal and nothing elsewhere."""
     from rich.progress import track
 
@@ -63,6 +63,6 @@ def tracked(items: Sequence[T] | Iterable[T], description: str) -> Iterable[T]:
     return track(items, description, console=console, transient=True, disable=not console.is_terminal)
 
 
-def counted(number: int, noun: str, plural: str | None = None) -> str:
+def count_noun(number: int, noun: str, plural: str | None = None) -> str:
     """``1 plan``, ``2 plans``, ``1,000 plans``; nouns whose plural is not formed by an s give it."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -24,7 +24,7 @@ ASCII = "flexiast-ascii"
 
 def adapt_streams() -> None:
     """Make stdout and stderr write whatever they are given, as well as their encoding can."""
-    codecs.register_error(ESCAPED, _handler(_escape))
+    codecs.register_error(ESCAPED, _handler(_fail_over))
     codecs.register_error(SAME_WIDTH, _handler(_blot))
     codecs.register(_ascii)
     for stream in (sys.stdout, sys.stderr):
@@ -63,7 +63,7 @@ def _handler(write: Callable[[str], str]) -> Callable[[UnicodeError], tuple[str,
     return handle
 
 
-def _escape(missing: str) -> str:
+def _fail_over(missing: str) -> str:
     return "".join(
         character if (code := ord(character)) < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
         for character in missing

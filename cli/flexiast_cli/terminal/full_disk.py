@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from flexiast_cli.terminal.console import counted
+from flexiast_cli.terminal.console import count_noun
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 BUFFER_BYTES = 1 << 20
@@ -78,4 +78,4 @@ def surviving_full_disk(say: Callable[[str], None]) -> Iterator[None]:
             sys.stdout.close()
         sys.stdout = before
         if file.left_out:
-            say(f"stdout had no room for {counted(file.left_out, 'line')}")
+            say(f"stdout had no room for {count_noun(file.left_out, 'line')}")

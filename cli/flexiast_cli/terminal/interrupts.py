@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from flexiast.errors import ExitCode, FlexiastError
-from flexiast_cli.terminal.console import counted, say
+from flexiast_cli.terminal.console import count_noun, say
 
 if TYPE_CHECKING:
     from flexiast_runtime.detection.records import Record
@@ -27,7 +27,7 @@ LOOK_S = 0.1
 
 
 @dataclass
-class Asked:
+class StopRequest:
     """Whether a signal has asked the command to end."""
 
     by: int | None = None
@@ -41,9 +41,9 @@ class Asked:
 
 
 @contextmanager
-def ending_gently(stop: Callable[[], None], terminated: ExitCode) -> Iterator[Asked]:
+def graceful_shutdown(stop: Callable[[], None], terminated: ExitCode) -> Iterator[StopRequest]:
     """Call ``stop`` at the first signal; when the block has ended, exit with 130 for Ctrl-C or as told for SIGTERM."""
-    asked = Asked()
+    asked = StopRequest()
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, _: object) -> None:
@@ -63,7 +63,7 @@ def ending_gently(stop: Callable[[], None], terminated: ExitCode) -> Iterator[As
         raise typer.Exit(ExitCode.INTERRUPTED if asked.by == signal.SIGINT else terminated)
 
 
-def while_read(records: Iterable[Record], asked: Asked, *, live: bool) -> Iterator[Record]:
+def until_reader_stalls(records: Iterable[Record], asked: StopRequest, *, live: bool) -> Iterator[Record]:
     """What is to be printed, one at a time when stdout takes it: a write that blocks could not be ended by a signal.
 
     A recording waits for whoever reads. Sound that is ``live`` does not: while nobody reads, as many records wait as
@@ -78,7 +78,7 @@ def while_read(records: Iterable[Record], asked: Asked, *, live: bool) -> Iterat
     try:
         for record in records:
             held.append(record)
-            while held and _taken(asked, wait=not live):
+            while held and _has_room(asked, wait=not live):
                 yield held.popleft()
             if held and live and isinstance(record, Status):
                 held.pop()
@@ -87,15 +87,15 @@ def while_read(records: Iterable[Record], asked: Asked, *, live: bool) -> Iterat
                 unread += 1
     except FlexiastError as error:  # what came before is printed first
         failure = error
-    while held and _taken(asked, wait=True):
+    while held and _has_room(asked, wait=True):
         yield held.popleft()
     if unread := unread + len(held):
-        say(f"stdout was not read; {counted(unread, 'record')} not printed")
+        say(f"stdout was not read; {count_noun(unread, 'record')} not printed")
     if failure is not None:
         raise failure
 
 
-def _taken(asked: Asked, *, wait: bool) -> bool:
+def _has_room(asked: StopRequest, *, wait: bool) -> bool:
     """Whether stdout has room; may be waited for, as long as there is time."""
     if sys.stdout is None or not hasattr(select, "poll"):  # a shell may close it; Windows cannot ask
         return True

@@ -59,7 +59,7 @@ class Pane:
             grid = Table.grid(padding=(0, 2, 0, 0))
             grid.add_column(width=width - beside - 2)
             grid.add_column(width=beside)
-            grid.add_row(self._spectrogram.at(rest), self._beside(beside, rest))
+            grid.add_row(self._spectrogram.with_height(rest), self._render_side(beside, rest))
             parts.append(grid)
         return Group(*parts)
 
@@ -84,7 +84,7 @@ class Pane:
     def _level(self, signal: Signal, width: int) -> Text:
         held = max(peak for _, peak in self._peaks)
         style = "red" if held >= -0.1 else "yellow" if held > -6 else "green"
-        meter = bar(_over_floor(signal.level_dbfs), width, style, mark=_over_floor(held))
+        meter = bar(_level_share(signal.level_dbfs), width, style, mark=_level_share(held))
         return Text.assemble(meter, f" {signal.level_dbfs:4.0f} dBFS")
 
     def size(self) -> Text:
@@ -99,14 +99,14 @@ class Pane:
             ("patch ", "dim"), (f"{patch}", "bold cyan"), (f" {why}", "dim"), no_wrap=True, overflow="ellipsis"
         )
 
-    def _beside(self, width: int, height: int) -> RenderableType:
+    def _render_side(self, width: int, height: int) -> RenderableType:
         """The best labels from the top, losses, faults and latency at the bottom; the best label whatever is wrong."""
         if self.status is None:
             return Text()
         longest = max((cell_len(printable(label)) for label, _ in self.status.top), default=0)
         self._name_width = max(self._name_width, min(2 + longest, width - SHORTEST_BAR))
         name_width = min(max(self._name_width, width // 2), width - SHORTEST_BAR)
-        wrong = [*_lost(self.status), *_faults(self.status)]
+        wrong = [*_render_losses(self.status), *_faults(self.status)]
         facts = [_latency(self.status, width, name_width), *wrong] if height > 1 + len(wrong) else wrong
         facts = facts[: height - 1]
         shown = self.status.top[: height - len(facts)]
@@ -123,7 +123,7 @@ def _score(status: Status, label: str, score: float, width: int, name_width: int
     return Text.assemble(name, " ", bar(score, width - name_width - 6, style), (f" {score:.2f}", style), no_wrap=True)
 
 
-def _over_floor(dbfs: float) -> float:
+def _level_share(dbfs: float) -> float:
     return min(max(1 - dbfs / FLOOR_DBFS, 0.0), 1.0)
 
 
@@ -141,7 +141,7 @@ def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.1f}" if seconds < 0.1 else f"{1000 * seconds:.0f}"
 
 
-def _lost(status: Status) -> list[Text]:
+def _render_losses(status: Status) -> list[Text]:
     if not status.dropped_s:
         return []
     return [Text(f"lost {status.dropped_s:.1f} s of audio", "yellow", no_wrap=True, overflow="ellipsis")]

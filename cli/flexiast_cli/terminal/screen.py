@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flexiast.errors import printable
-from flexiast_cli.terminal.console import counted, stderr
+from flexiast_cli.terminal.console import count_noun, stderr
 from flexiast_cli.terminal.encoding import keeping_widths
 from flexiast_cli.terminal.notes import Notes
 from flexiast_cli.terminal.panes import Pane
@@ -113,7 +113,7 @@ class Screen:
         lines = min(max(height // (7 if several else 5), 2), KEPT_LINES)
         around = 2 + several + lines + below + (1 + max(len(panes), 1)) * len(gap)
         each = (height - around) // max(len(panes), 1)
-        parts = [self._heading()]
+        parts = [self._render_heading()]
         if several:  # they share their engines: what one asks for, all get
             parts.append(next((pane for pane in panes if pane.status is not None), panes[0]).size())
         parts += gap
@@ -121,11 +121,11 @@ class Screen:
             parts += [Text("waiting for the first window …", "dim"), *gap]
         for pane in panes:
             parts += [pane.draw(width, min(each, HIGHEST), alone=not several), *gap]
-        parts += [self._happened(width, lines)]
+        parts += [self._render_recent(width, lines)]
         parts += [*gap, note] if below else []
         return Padding(Group(*parts), (0, 1))
 
-    def _heading(self) -> RenderableType:
+    def _render_heading(self) -> RenderableType:
         grid = Table.grid(expand=True, padding=(0, 1, 0, 0))
         grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         grid.add_column(no_wrap=True)
@@ -133,7 +133,7 @@ class Screen:
         grid.add_row(Text(self._title, "bold green"), _machine(statuses[0]) if statuses else Text())
         return grid
 
-    def _happened(self, width: int, lines: int) -> RenderableType:
+    def _render_recent(self, width: int, lines: int) -> RenderableType:
         """The last events and, where there is room beside them, the last switches."""
         several = len(self._panes) > 1
         rows = [_event(event, several=several) for event in list(self._events)[-lines:]]
@@ -142,7 +142,7 @@ class Screen:
         beside = min(max(needed, 36), most) + 2
         if width - beside < SWITCH:
             beside = width
-        events = _lines("events", [_fitted(row, rows, beside - 2 * (beside < width)) for row in rows], lines)
+        events = _lines("events", [_fit_to_window(row, rows, beside - 2 * (beside < width)) for row in rows], lines)
         if beside == width:
             return Group(*events)
         switches = [_switch(switch, width - beside) for switch in self._switches]
@@ -165,7 +165,7 @@ def _event(event: Event, *, several: bool) -> list[Text]:
     return [Text(when, "dim"), *long, Text(printable(event.label)), Text(f"{event.score:.2f}", "green"), *source]
 
 
-def _fitted(row: list[Text], rows: list[list[Text]], width: int) -> Text:
+def _fit_to_window(row: list[Text], rows: list[list[Text]], width: int) -> Text:
     """One event in columns as wide as the rows need; where that is too much, first the source, then the label give."""
     widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
     label = next(place for place, cell in enumerate(row) if not cell.style)
@@ -286,9 +286,9 @@ def print_summary(summary: Summary, console: Console | None = None, *, several: 
     source = f"{printable(summary.source)}: " if several else ""
     share = summary.cpu_s / summary.audio_s if summary.audio_s else 0.0
     console.print(
-        f"\n{source}{summary.audio_s:.1f} s of audio, {counted(summary.windows, 'window')} "
-        f"({summary.skipped:,} not run), {counted(summary.events, 'event')}, "
-        f"{counted(summary.switches, 'switch', 'switches')}; deadline missed {counted(summary.misses, 'time')} "
+        f"\n{source}{summary.audio_s:.1f} s of audio, {count_noun(summary.windows, 'window')} "
+        f"({summary.skipped:,} not run), {count_noun(summary.events, 'event')}, "
+        f"{count_noun(summary.switches, 'switch', 'switches')}; deadline missed {count_noun(summary.misses, 'time')} "
         f"({summary.miss_rate:.1%}), {summary.dropped_s:.1f} s lost; "
         f"{summary.cpu_s:.2f} s of CPU in all, {share:.1%} of real time\n",
         markup=False,
@@ -296,4 +296,4 @@ def print_summary(summary: Summary, console: Console | None = None, *, several: 
     )
     console.print(table)
     if summary.overloads:
-        console.print(f"\nEven the cheapest patch size was too slow {counted(summary.overloads, 'time')}.")
+        console.print(f"\nEven the cheapest patch size was too slow {count_noun(summary.overloads, 'time')}.")

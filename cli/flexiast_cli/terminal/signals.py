@@ -19,7 +19,7 @@ LOOK_S = 0.02
 
 
 @contextmanager
-def unwinding() -> Iterator[None]:
+def signals_as_exceptions() -> Iterator[None]:
     """While the block runs, signals end it: KeyboardInterrupt for Ctrl-C, SystemExit for SIGTERM."""
     signals = _Signals()
     try:
@@ -52,7 +52,7 @@ class _Signals:
         self._look(number, frame)
 
     def _look(self, _: int, frame: FrameType | None) -> None:
-        self._waits = _importing(frame)
+        self._waits = _is_importing(frame)
         if not self._waits:
             self._end()
         signal.setitimer(signal.ITIMER_REAL, LOOK_S)
@@ -67,7 +67,7 @@ class _Signals:
         raise KeyboardInterrupt
 
 
-def _importing(frame: FrameType | None) -> bool:
+def _is_importing(frame: FrameType | None) -> bool:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

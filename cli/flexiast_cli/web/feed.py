@@ -33,7 +33,7 @@ class Message:
         self.text = json.dumps(self.document)
 
     @classmethod
-    def of(cls, record: Record) -> Message:
+    def from_record(cls, record: Record) -> Message:
         if not isinstance(record, Status):
             return cls(record.document())
         faults = () if record.signal is None else record.signal.faults()
@@ -98,7 +98,7 @@ class Feed:
         self._kept[kind].append(message)
         self._to_all(message)
 
-    def without_clip(self) -> list[Message]:
+    def list_missing_clips(self) -> list[Message]:
         """The last events whose clip is not there yet."""
         return [message for message in list(self._kept.get("event", ()))[-AWAITED:] if "clip" not in message.document]
 

@@ -105,7 +105,7 @@ class Guard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_encoded(extra)]
+                message["headers"] = [*message.get("headers", ()), *_encode_headers(extra)]
             await send(message)
 
         path = self._path(scope["path"])
@@ -206,7 +206,7 @@ def _same(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode(), expected.encode())
 
 
-def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+def _encode_headers(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
 
 
@@ -219,5 +219,5 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, reaso
 
 
 async def _answer(send: Send, status: int, text: str, headers: dict[str, str]) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": _encoded(headers)})
+    await send({"type": "http.response.start", "status": status, "headers": _encode_headers(headers)})
     await send({"type": "http.response.body", "body": text.encode()})

@@ -87,7 +87,7 @@ class WebPage:
         """
         for module in ("starlette", "uvicorn", "websockets"):
             require(module, "service")
-        self._socket = _bound(host, port)
+        self._socket = _bind_socket(host, port)
         self._host, self._port = host, self._socket.getsockname()[1]
         self._public, private = tuple(public), is_loopback(host) and not public
         self._token = os.environ.get(TOKEN_VARIABLE) or (None if private else secrets.token_urlsafe(18))
@@ -108,7 +108,7 @@ class WebPage:
     def publish(self, record: Record) -> None:
         """Show a record to every browser; never waits for one."""
         assert self._loop is not None, "publish within `with`"
-        self._loop.call_soon_threadsafe(self._feed.send, Message.of(record))
+        self._loop.call_soon_threadsafe(self._feed.send, Message.from_record(record))
 
     def __enter__(self) -> WebPage:
         import uvicorn
@@ -199,13 +199,13 @@ class WebPage:
 
     async def _look_for_clips(self) -> None:
         while self._clips is not None:
-            for message in self._feed.without_clip():
+            for message in self._feed.list_missing_clips():
                 if self._clip_of(message.document["id"]) is not None:
                     self._feed.add_clip(message, f"clips/{message.document['id']}")
             await asyncio.sleep(CLIPS_EVERY_S)
 
 
-def served(records: Iterator[Record], page: WebPage) -> Iterator[Record]:
+def tee_to_web(records: Iterator[Record], page: WebPage) -> Iterator[Record]:
     """The records, each shown on the page as it passes; the page is served while they last."""
     with page:
         for record in records:
@@ -240,7 +240,7 @@ def _hello(title: str, frontend: FrontendSpec) -> Message:
     )
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bind_socket(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)

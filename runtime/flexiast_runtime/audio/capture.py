@@ -49,7 +49,7 @@ class Capture:
         self._thread = threading.Thread(target=self._capture, name="flexiast-capture", daemon=True)
 
     def __iter__(self) -> Iterator[Chunk]:
-        return (chunk for _, chunk in merged([self]))
+        return (chunk for _, chunk in merge_captures([self]))
 
     def unix_s(self, sample: int) -> float | None:
         """When a sample of a live source sounded, however late it is read: reckoned from those that came last.
@@ -74,7 +74,7 @@ class Capture:
     def _capture(self) -> None:
         end = 0
         try:
-            for chunk in limited(chunks(self._source, self._rate_hz), self._end):
+            for chunk in limit_chunks(chunks(self._source, self._rate_hz), self._end):
                 if self.ring.ended:
                     return
                 if len(chunk.samples):
@@ -87,7 +87,7 @@ class Capture:
             self.ring.end(error)
 
 
-def merged(captures: Sequence[Capture], on_loss: OnSourceLoss = "exit") -> Iterator[tuple[int, Chunk]]:
+def merge_captures(captures: Sequence[Capture], on_loss: OnSourceLoss = "exit") -> Iterator[tuple[int, Chunk]]:
     """Chunks of several captures as they come, each with its capture's place; all must share one ``changed``.
 
     A failure of one ends all, or with ``on_loss="continue"`` only its own: a notice says so, the others go on, and the
@@ -134,7 +134,7 @@ def stop(captures: Sequence[Capture]) -> None:
         capture.stop()
 
 
-def limited(chunks: Iterable[Chunk], end: int | None) -> Iterator[Chunk]:
+def limit_chunks(chunks: Iterable[Chunk], end: int | None) -> Iterator[Chunk]:
     """Chunks up to a sample number of the stream; all of them for None."""
     for chunk in chunks:
         if end is None or chunk.start + len(chunk.samples) < end:

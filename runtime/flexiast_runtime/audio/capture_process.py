@@ -30,7 +30,7 @@ from flexiast_runtime.audio.devices import (
     find_again,
     import_portaudio,
     input_devices,
-    unusable,
+    missing_device_hint,
 )
 
 BLOCK_S = 0.032
@@ -70,7 +70,7 @@ def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int)
     there = input_devices()
     device = choose(there, known.name) if known.number == NOT_THERE_YET else find_again(there, known)
     if device is None:
-        raise DeviceError("it is not there" + unusable())
+        raise DeviceError("it is not there" + missing_device_hint())
     if channel is not None and channel > device.channels:
         raise DeviceError(f"channel {channel} was wanted of {device.channels}")
     channels = min(device.channels, max(FIRST_CHANNELS, channel or 0))
@@ -116,9 +116,9 @@ def _tell(pipe: int, document: object) -> None:
 def _reason(error: Exception) -> str:
     code = error.args[1] if len(error.args) > 1 else None
     if code == DEVICE_UNAVAILABLE:
-        return "another program is using it" + unusable()
+        return "another program is using it" + missing_device_hint()
     if code == BAD_IO_DEVICE_COMBINATION:
-        return "it is gone, or may not be used" + unusable()
+        return "it is gone, or may not be used" + missing_device_hint()
     return str(error)
 
 

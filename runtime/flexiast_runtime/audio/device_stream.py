@@ -54,7 +54,7 @@ class DeviceStream:
     """A stream of one device, at the rate given even if the device has changed; leaving the context kills it."""
 
     def __init__(self, device: InputDevice, channel: int | None) -> None:
-        self._memory_fd = _shared_memory()
+        self._memory_fd = _create_shared_memory()
         self._process = _start({"device": device, "channel": channel, "memory": self._memory_fd}, self._memory_fd)
         self._pipe = self._process.stdout.fileno()  # type: ignore[union-attr]
         self._poll = select.poll()
@@ -62,7 +62,7 @@ class DeviceStream:
         self._device, self._channel = device, channel
         self._unread = b""
         self._taken = self._overflows = 0
-        self._resample: Callable[[Float], Float] = _unchanged
+        self._resample: Callable[[Float], Float] = _identity
 
     def __enter__(self) -> Self:
         return self
@@ -140,11 +140,11 @@ def _start(wanted: dict[str, Any], memory_fd: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _unchanged(samples: Float) -> Float:
+def _identity(samples: Float) -> Float:
     return samples
 
 
-def _shared_memory() -> int:
+def _create_shared_memory() -> int:
     """A file without a name: it is gone with the last process that has it open, however that ends."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("flexiast-capture")

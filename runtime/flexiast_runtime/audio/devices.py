@@ -44,7 +44,7 @@ def input_devices() -> tuple[InputDevice, ...]:
     microphones = [
         (index, found) for index, found in enumerate(portaudio.query_devices()) if found["max_input_channels"]
     ]
-    names = told_apart(found["name"] for _, found in microphones)
+    names = disambiguate(found["name"] for _, found in microphones)
     return tuple(
         InputDevice(
             index,
@@ -59,7 +59,7 @@ def input_devices() -> tuple[InputDevice, ...]:
     )
 
 
-def told_apart(names: Iterable[str]) -> Iterator[str]:
+def disambiguate(names: Iterable[str]) -> Iterator[str]:
     """Each name; from the second of the same on with a number, in the order of the list."""
     seen: Counter[str] = Counter()
     for name in names:
@@ -78,7 +78,9 @@ def choose(devices: Sequence[InputDevice], wanted: str | None) -> InputDevice:
         return next((device for device in devices if device.is_default), devices[0])
     fitting = _fitting(devices, wanted)
     if not fitting:
-        raise DeviceError(f"no microphone is called {wanted!r}; found: {_names(devices) or 'none'}{unusable()}")
+        raise DeviceError(
+            f"no microphone is called {wanted!r}; found: {_names(devices) or 'none'}{missing_device_hint()}"
+        )
     if len(fitting) > 1:
         raise DeviceError(f"{wanted!r} fits several microphones: {_names(fitting)}; give more of the name")
     return fitting[0]
@@ -100,7 +102,7 @@ def _fitting(devices: Sequence[InputDevice], wanted: str) -> list[InputDevice]:
 
 def nothing_found() -> str:
     """What to do on a machine without a microphone."""
-    return f"no microphone was found; plug one in, or give a file with --input FILE{unusable()}"
+    return f"no microphone was found; plug one in, or give a file with --input FILE{missing_device_hint()}"
 
 
 def find_again(devices: Iterable[InputDevice], known: InputDevice) -> InputDevice | None:
@@ -125,7 +127,7 @@ def usb_id(name: str, sys: Path = Path("/sys")) -> str | None:
         return None
 
 
-def unusable(dev: Path = Path("/dev/snd"), proc: Path = Path("/proc/asound")) -> str:
+def missing_device_hint(dev: Path = Path("/dev/snd"), proc: Path = Path("/proc/asound")) -> str:
     """Why PortAudio does not list a microphone that Linux has: it may not be read, or is in use. Else nothing."""
     nodes = sorted(dev.glob("pcmC*D*c"))
     if any(not os.access(node, os.R_OK) for node in nodes):

@@ -78,7 +78,7 @@ class Signal:
         }
 
 
-class Watched:
+class Monitored:
     """A source whose every block is looked at and mixed to mono; what is no number never reaches the model."""
 
     def __init__(self, source: Source) -> None:

@@ -178,7 +178,7 @@ class PcmSource:
         return 2 * round(BLOCK_S * self.rate_hz)
 
 
-class Paced:
+class RealTime:
     """A source slowed to real time, so that a file behaves like a microphone."""
 
     def __init__(

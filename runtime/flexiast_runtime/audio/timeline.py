@@ -61,18 +61,18 @@ class Timeline:
         self._window_frames += frames
         self._punctual_s = min(self._punctual_s, late_s)
         if broken and self._frames > frames:  # before the first ones nothing is missing
-            return self._lose(max(frames, self._missing(late_s)), now_s)
+            return self._lose(max(frames, self._count_missing(late_s)), now_s)
         window_s = self._window_frames / self._rate_hz
         if min(window_s, now_s - self._window_begun_s) < WINDOW_S:
             return 0
-        missing = self._missing(self._punctual_s)
+        missing = self._count_missing(self._punctual_s)
         if missing > TOLERATED_S * self._rate_hz:
             return self._lose(missing, now_s)
         self._follow(window_s)
         self._open_window(now_s)
         return 0
 
-    def _missing(self, late_s: float) -> int:
+    def _count_missing(self, late_s: float) -> int:
         return round((late_s - (self._usual_s or 0.0)) * self._rate_hz)
 
     def _lose(self, frames: int, now_s: float) -> int:

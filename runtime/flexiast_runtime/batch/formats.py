@@ -133,7 +133,7 @@ def _csv_lines(rows: Iterable[Sequence[str]]) -> str:
 def _raven(results: Iterable[Result], _: str) -> Iterator[str]:
     yield "\t".join(RAVEN_COLUMNS) + "\n"
     for result in results:
-        for number, event in enumerate(_by_time(result.events), 1):
+        for number, event in enumerate(_sort_by_start(result.events), 1):
             begin, end = _times(event, 6)
             high_hz = min(event.sample_rate_hz, result.rate_hz) // 2  # what the model heard of what was recorded
             place = (printable_line(result.path.name), printable_line(str(result.path.absolute())), begin)
@@ -153,13 +153,13 @@ def _raven(results: Iterable[Result], _: str) -> Iterator[str]:
 
 def _audacity(results: Iterable[Result], _: str) -> Iterator[str]:
     for result in results:
-        for event in _by_time(result.events):
+        for event in _sort_by_start(result.events):
             yield "\t".join((*_times(event, 6), printable_line(event.label))) + "\n"
 
 
 def _srt(results: Iterable[Result], _: str) -> Iterator[str]:
     for result in results:
-        for number, event in enumerate(_by_time(result.events), 1):
+        for number, event in enumerate(_sort_by_start(result.events), 1):
             begin, end = map(_clock, _times(event, 3))
             yield f"{number}\n{begin} --> {end}\n{printable_line(event.label)} {event.score:.2f}\n\n"
 
@@ -193,7 +193,7 @@ def _cells(text: str) -> int:
     )
 
 
-def _by_time(events: Iterable[Event]) -> list[Event]:
+def _sort_by_start(events: Iterable[Event]) -> list[Event]:
     """In the order in which they begin; detectors give the order in which they end."""
     return sorted(events, key=lambda event: (event.start_sample, event.end_sample, event.label))
 

@@ -23,7 +23,7 @@ ANOTHER = "give each folder of recordings its own --output-dir"
 
 
 @dataclass(frozen=True)
-class Made:
+class ResultEntry:
     """A result and what it is made of."""
 
     output: str
@@ -37,17 +37,17 @@ class Made:
 class OutputFolder:
     """Results of one kind; made by ``open_outputs``."""
 
-    def __init__(self, folder: Path, output_format: Format, journal: BinaryIO, done: Sequence[Made]) -> None:
+    def __init__(self, folder: Path, output_format: Format, journal: BinaryIO, done: Sequence[ResultEntry]) -> None:
         self._folder, self._format, self._journal = folder, output_format, journal
         self._done = {made.output: made for made in done}
 
-    def missing(self, recordings: Mapping[Path, Path]) -> dict[Path, Made]:
+    def list_missing(self, recordings: Mapping[Path, Path]) -> dict[Path, ResultEntry]:
         """The results still to be made of recordings, each given with its name here.
 
         A name keeps its suffix: ``a.wav`` and ``a.flac`` do not meet. Raises UsageError where two results would, or
         where one of another recording is. Asked before anything is read, so that a later change of a recording shows.
         """
-        planned: dict[str, Made] = {}
+        planned: dict[str, ResultEntry] = {}
         missing = {}
         for path, name in recordings.items():
             made = self._plan(path, name)
@@ -58,13 +58,13 @@ class OutputFolder:
                 missing[path] = made
         return missing
 
-    def _plan(self, recording: Path, name: Path) -> Made:
+    def _plan(self, recording: Path, name: Path) -> ResultEntry:
         status = recording.stat()
         ending = f".flexiast.{self._format.suffix}"
         output = str(name.with_name(shorten_name(name.name, ending, self._folder)))
-        return Made(output, str(recording.absolute()), status.st_size, status.st_mtime_ns)
+        return ResultEntry(output, str(recording.absolute()), status.st_size, status.st_mtime_ns)
 
-    def _holds(self, planned: Made) -> bool:
+    def _holds(self, planned: ResultEntry) -> bool:
         made, place = self._done.get(planned.output), self._folder / planned.output
         if made is None or not place.is_file():
             return False
@@ -73,7 +73,7 @@ class OutputFolder:
             raise UsageError(f"{place} was made of {made.input}, not of {planned.input}; {ANOTHER}")
         return unchanged
 
-    def write(self, made: Made, result: Result, model: str) -> None:
+    def write(self, made: ResultEntry, result: Result, model: str) -> None:
         """The result appears whole, then the journal knows it."""
         with atomic(self._folder / made.output) as file:
             for text in render(self._format, [result], model):
@@ -102,7 +102,7 @@ def open_outputs(folder: Path, output_format: Format, made_by: Mapping[str, str]
         yield OutputFolder(folder, output_format, journal, done)
 
 
-def _read(journal: BinaryIO, made_by: Mapping[str, str]) -> list[Made]:
+def _read(journal: BinaryIO, made_by: Mapping[str, str]) -> list[ResultEntry]:
     """What the journal says was made; a new one gets its first line."""
     journal.seek(0)
     content = journal.read()
@@ -118,7 +118,7 @@ def _read(journal: BinaryIO, made_by: Mapping[str, str]) -> list[Made]:
             for key in {**before, **made_by}
             if before.get(key) != made_by.get(key)
         ]
-        done = [Made(**line) for line in lines]
+        done = [ResultEntry(**line) for line in lines]
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{journal.name} is damaged: {error}; remove it, and all results are made anew") from error
     if changes:

@@ -16,9 +16,9 @@ from flexiast.manifest import MANIFEST
 from flexiast.spec import PatchSize
 from flexiast_runtime.audio.source import chunks, open_recording
 from flexiast_runtime.batch.formats import Result
-from flexiast_runtime.batch.workers import Lost, share
+from flexiast_runtime.batch.workers import WorkerDied, map_tasks
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.detection.listener import Conditions, Listener, Pinned, Settings
+from flexiast_runtime.detection.listener import Conditions, FixedSize, Settings, StreamClassifier
 from flexiast_runtime.detection.records import Event, Summary
 from flexiast_runtime.inference.backends import Backend, load_engines
 from flexiast_runtime.inference.engine import Engines
@@ -61,7 +61,7 @@ def classify_files(
     asked for; with several ``say`` must be picklable.
     """
     if workers > 1:
-        return _shared(job, paths, workers, say, stopped)
+        return _classify_in_workers(job, paths, workers, say, stopped)
     return _alone(_engines(job, say), job, paths, stopped)
 
 
@@ -75,11 +75,11 @@ def _alone(
         yield number, result
 
 
-def _shared(
+def _classify_in_workers(
     job: Job, paths: Sequence[Path], workers: int, say: Callable[[str], None], stopped: Callable[[], bool]
 ) -> Iterator[tuple[int, Result]]:
-    for number, answer in share(paths, partial(_load, job, say), workers, stopped):
-        yield number, _given_up(paths[number], answer) if isinstance(answer, Lost) else answer
+    for number, answer in map_tasks(paths, partial(_load, job, say), workers, stopped):
+        yield number, _worker_died_result(paths[number], answer) if isinstance(answer, WorkerDied) else answer
 
 
 def _load(job: Job, say: Callable[[str], None]) -> Callable[[Path], Result]:
@@ -104,23 +104,25 @@ def _classify(engines: Engines, job: Job, path: Path, stopped: Callable[[], bool
             elif isinstance(record, Summary):
                 audio_s = record.audio_s
     except DataError as error:
-        return _failed(path, str(error))
+        return _error_result(path, str(error))
     except MemoryError:
-        return _failed(path, f"{path} needs more memory than there is; cut it into parts")
+        return _error_result(path, f"{path} needs more memory than there is; cut it into parts")
     said = tuple(map(printable, notices))
     return Result(path, audio.name, audio.rate_hz, audio_s, tuple(events), channel=job.channel, notices=said)
 
 
-def _listener(engines: Engines, job: Job, source: str) -> Listener:
+def _listener(engines: Engines, job: Job, source: str) -> StreamClassifier:
     settings = job.settings
-    return Listener(
-        engines, Pinned(job.patch), settings, source=source, conditions=lambda _: Conditions(settings.step_s)
+    return StreamClassifier(
+        engines, FixedSize(job.patch), settings, source=source, conditions=lambda _: Conditions(settings.step_s)
     )
 
 
-def _given_up(path: Path, lost: Lost) -> Result:
-    return _failed(path, printable(f"{path} was given up: the worker that read it {lost.reason}; classify it alone"))
+def _worker_died_result(path: Path, lost: WorkerDied) -> Result:
+    return _error_result(
+        path, printable(f"{path} was given up: the worker that read it {lost.reason}; classify it alone")
+    )
 
 
-def _failed(path: Path, error: str) -> Result:
+def _error_result(path: Path, error: str) -> Result:
     return Result(path, printable_line(str(path)), error=error)

@@ -23,15 +23,15 @@ LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
-class Lost:
+class WorkerDied:
     """A worker died over a task."""
 
     reason: str
 
 
-def share(
+def map_tasks(
     tasks: Sequence[Task], load: Callable[[], Callable[[Task], Answer]], workers: int, stopped: Callable[[], bool]
-) -> Iterator[tuple[int, Answer | Lost]]:
+) -> Iterator[tuple[int, Answer | WorkerDied]]:
     """Each task's number and its answer, as they come; all end early when ``stopped()``.
 
     ``load`` is called once in each worker, what it returns with each task. It must be picklable. A FlexiastError there
@@ -46,10 +46,10 @@ def share(
                 answer = worker.answer()
                 if worker.number is not None:
                     yield worker.number, answer
-                if isinstance(answer, Lost):
+                if isinstance(answer, WorkerDied):
                     crew.append(_Worker(load))
                 elif (following := next(todo, None)) is not None:
-                    worker.give(*following)
+                    worker.submit(*following)
                     continue
                 crew.remove(worker)
                 worker.end()
@@ -58,7 +58,7 @@ def share(
             worker.end()
 
 
-def in_order(numbered: Iterable[tuple[int, Answer]]) -> Iterator[Answer]:
+def restore_order(numbered: Iterable[tuple[int, Answer]]) -> Iterator[Answer]:
     """Answers by their numbers from 0; one that comes early waits for its turn."""
     waiting: dict[int, Answer] = {}
     turn = 0
@@ -88,7 +88,7 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()  # so that its death is the end of the stream
 
-    def give(self, number: int, task: object) -> None:
+    def submit(self, number: int, task: object) -> None:
         self.number = number
         with contextlib.suppress(BrokenPipeError):  # it has just died, which its next answer tells
             self.connection.send(task)
@@ -97,7 +97,7 @@ class _Worker:
         try:
             answer = self.connection.recv()
         except (EOFError, OSError):
-            answer = Lost(self._ending())
+            answer = WorkerDied(self._describe_exit())
             if self.number is None:
                 raise FlexiastError(f"a worker {answer.reason} while it loaded the model; try fewer workers") from None
         if isinstance(answer, FlexiastError):
@@ -109,7 +109,7 @@ class _Worker:
         self._process.join()
         self.connection.close()
 
-    def _ending(self) -> str:
+    def _describe_exit(self) -> str:
         self._process.join()
         code = self._process.exitcode or 0
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

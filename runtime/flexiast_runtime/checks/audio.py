@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from flexiast_runtime.checks.finding import Finding, State
+from flexiast_runtime.checks.finding import CheckResult, State
 
 PATIENCE_S = 15.0
 """What opening devices may take; a Raspberry Pi starts the process in two."""
@@ -44,27 +44,27 @@ def ask(*question: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
     return answer
 
 
-def devices(answer: dict[str, Any]) -> Iterator[Finding]:
+def devices(answer: dict[str, Any]) -> Iterator[CheckResult]:
     """What PortAudio is and which microphones it has, from the answer to ``devices``."""
     if "error" in answer:
-        yield Finding("PortAudio", "failure", answer["error"], answer.get("remedy", ""))
+        yield CheckResult("PortAudio", "failure", answer["error"], answer.get("remedy", ""))
         return
-    yield Finding("PortAudio", "ok", answer["portaudio"])
+    yield CheckResult("PortAudio", "ok", answer["portaudio"])
     for device in answer["devices"]:
         rates = ", ".join(f"{rate_hz:,}" for rate_hz in device["rates_hz"]) or "none of the usual rates"
         text = f"{device['name']}: {device['channels']} channel{'s' * (device['channels'] > 1)} at {rates} Hz"
         if device["rates_hz"]:
-            yield Finding("microphone", "ok", text)
+            yield CheckResult("microphone", "ok", text)
         else:
-            yield Finding("microphone", "warning", text, "another program may be using it: fuser -v /dev/snd/*")
+            yield CheckResult("microphone", "warning", text, "another program may be using it: fuser -v /dev/snd/*")
     if not answer["devices"]:
-        yield Finding("microphone", "warning", "PortAudio finds none", "plug one in; files and pipes work: --input")
+        yield CheckResult("microphone", "warning", "PortAudio finds none", "plug one in; files and pipes work: --input")
 
 
-def recording(answer: dict[str, Any]) -> Finding:
+def judge_recording(answer: dict[str, Any]) -> CheckResult:
     """How a test recording was, from the answer to ``record``: the worst that can be said of it."""
     if "error" in answer:
-        return Finding("recording", "failure", answer["error"], answer.get("remedy", ""))
+        return CheckResult("recording", "failure", answer["error"], answer.get("remedy", ""))
     said = (
         f"{answer['name']}: {answer['seconds']:.1f} s at {answer['rate_hz']:,} Hz, "
         f"level {decibels(answer['rms'])}, peak {decibels(answer['peak'])}"
@@ -80,8 +80,8 @@ def recording(answer: dict[str, Any]) -> Finding:
     ]
     for found, state, what, remedy in faults:
         if found:
-            return Finding("recording", state, f"{said}; {what}", remedy)
-    return Finding("recording", "ok", said)
+            return CheckResult("recording", state, f"{said}; {what}", remedy)
+    return CheckResult("recording", "ok", said)
 
 
 def decibels(amplitude: float) -> str:

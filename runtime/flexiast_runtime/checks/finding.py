@@ -10,7 +10,7 @@ State = Literal["ok", "note", "warning", "failure"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """What was found, and what to do about it."""
 
     check: str

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flexiast.errors import DataError
-from flexiast_runtime.checks.finding import Finding
+from flexiast_runtime.checks.finding import CheckResult
 from flexiast_runtime.hardware import desktop
 from flexiast_runtime.hardware import platform as here
 from flexiast_runtime.hardware.battery import Battery
@@ -31,49 +31,51 @@ THROTTLED = {0: "voltage is too low", 1: "clocks are capped", 2: "clocks are thr
 COOL_IT = "give it air or a heat sink"
 
 
-def battery(found: Battery | None) -> Finding:
+def battery(found: Battery | None) -> CheckResult:
     """What the governor will save for."""
     if found is None and not here.LINUX and desktop.psutil() is None:
-        return Finding("battery", "note", "cannot be read without psutil", "pip install 'flexiast[power]'")
+        return CheckResult("battery", "note", "cannot be read without psutil", "pip install 'flexiast[power]'")
     if found is None:
-        return Finding(
+        return CheckResult(
             "battery", "note", "none: the governor goes by the deadline alone", "docs/power.md, for a UPS HAT"
         )
     said = _charge(found)
     if found.discharging and found.fraction < LOW_BATTERY:
-        return Finding("battery", "warning", said, "plug it in; until then coarser patch sizes run")
-    return Finding("battery", "ok", said)
+        return CheckResult("battery", "warning", said, "plug it in; until then coarser patch sizes run")
+    return CheckResult("battery", "ok", said)
 
 
-def source(named: PowerSource) -> Finding:
+def source(named: PowerSource) -> CheckResult:
     """A power source of the user's own, asked once."""
     try:
         supply = named.read()
     except DataError as error:
-        return Finding("power source", "failure", str(error), "docs/power.md says what it may give")
+        return CheckResult("power source", "failure", str(error), "docs/power.md says what it may give")
     said = [] if supply.battery is None else [_charge(supply.battery)]
     said += [] if supply.watts is None else [f"{supply.watts:g} W"]
-    return Finding("power source", "ok", f"{named.name}: {', '.join(said)}")
+    return CheckResult("power source", "ok", f"{named.name}: {', '.join(said)}")
 
 
 def _charge(battery: Battery) -> str:
     return f"{battery.fraction:.0%}, {'draining' if battery.discharging else 'not draining'}"
 
 
-def gpu(found: Gpu | None) -> Finding:
+def gpu(found: Gpu | None) -> CheckResult:
     """What a discrete GPU says of its power and heat."""
     if found is None:
-        return Finding("GPU", "note", f"no discrete NVIDIA GPU answers ({LIBRARY}): its power and heat are not known")
+        return CheckResult(
+            "GPU", "note", f"no discrete NVIDIA GPU answers ({LIBRARY}): its power and heat are not known"
+        )
     now = found.read()
     power = "no power" if now.watts is None else f"{now.watts:.0f} W"
     heat = "no temperature" if now.temperature_c is None else f"{now.temperature_c:.0f} °C"
     said = f"{found.name}: {power}, {heat}"
     if now.hot:
-        return Finding("GPU", "warning", f"{said}; held back: {', '.join(now.limits or ())}", COOL_IT)
-    return Finding("GPU", "ok", said)
+        return CheckResult("GPU", "warning", f"{said}; held back: {', '.join(now.limits or ())}", COOL_IT)
+    return CheckResult("GPU", "ok", said)
 
 
-def temperature(root: Path = ROOT) -> Finding:
+def temperature(root: Path = ROOT) -> CheckResult:
     """The zone that is nearest to where it slows the clocks down."""
     zones = [
         (degrees - _limit(zone), text(zone / "type"), degrees)
@@ -81,21 +83,21 @@ def temperature(root: Path = ROOT) -> Finding:
         if (degrees := _celsius(zone / "temp")) is not None  # zones without power do not read
     ]
     if not zones:
-        return Finding("temperature", "note", "no sensor can be read")
+        return CheckResult("temperature", "note", "no sensor can be read")
     over, name, degrees = max(zones)
     said = f"{name} is at {degrees:.0f} °C, clocks go down at {degrees - over:.0f}"
     if read_climate(root).throttled:
-        return Finding("temperature", "warning", f"{said}; the processor is held back now", COOL_IT)
-    return Finding("temperature", "warning", said, COOL_IT) if over >= 0 else Finding("temperature", "ok", said)
+        return CheckResult("temperature", "warning", f"{said}; the processor is held back now", COOL_IT)
+    return CheckResult("temperature", "warning", said, COOL_IT) if over >= 0 else CheckResult("temperature", "ok", said)
 
 
-def clocks(root: Path = ROOT) -> Iterator[Finding]:
+def clocks(root: Path = ROOT) -> Iterator[CheckResult]:
     """The frequency governor, and the power mode of boards and laptops that have one."""
     settings = read_settings(root)
     if settings.power_mode:
-        yield Finding("power mode", "ok", settings.power_mode)
+        yield CheckResult("power mode", "ok", settings.power_mode)
     if not settings.governor:
-        yield Finding("clocks", "note", "this kernel does not say how it sets them")
+        yield CheckResult("clocks", "note", "this kernel does not say how it sets them")
         return
     policies = folders(root / "sys/devices/system/cpu", "cpu[0-9]*/cpufreq")
     pinned = [
@@ -106,12 +108,12 @@ def clocks(root: Path = ROOT) -> Iterator[Finding]:
     ]
     if pinned:
         remedy = f"echo schedutil | sudo tee {pinned[0].parent.parent}/cpu*/cpufreq/scaling_governor"
-        yield Finding("clocks", "warning", f"{settings.governor}: stays at the lowest frequency", remedy)
+        yield CheckResult("clocks", "warning", f"{settings.governor}: stays at the lowest frequency", remedy)
     else:
-        yield Finding("clocks", "ok", settings.governor)
+        yield CheckResult("clocks", "ok", settings.governor)
 
 
-def supply(root: Path = ROOT) -> Iterator[Finding]:
+def supply(root: Path = ROOT) -> Iterator[CheckResult]:
     """What a Raspberry Pi says of its power supply; nothing on other machines."""
     for path in folders(root / "sys/devices/platform/soc", "soc:firmware/get_throttled"):
         flags = int(text(path) or "0", 16)
@@ -119,23 +121,23 @@ def supply(root: Path = ROOT) -> Iterator[Finding]:
         before = [said for bit, said in THROTTLED.items() if flags >> bit + 16 & 1]
         said = ", ".join(now) or f"since it started: {', '.join(before) or 'never too weak, never too hot'}"
         remedy = "use the board's own power supply, and cool it"
-        yield Finding("supply", "warning", said, remedy) if now or before else Finding("supply", "ok", said)
+        yield CheckResult("supply", "warning", said, remedy) if now or before else CheckResult("supply", "ok", said)
 
 
 def sound_rights(
     folder: Path = Path("/dev/snd"), may_read: Callable[[Path], bool] = lambda path: os.access(path, os.R_OK)
-) -> Finding:
+) -> CheckResult:
     """Whether this user may open the sound cards that record."""
     nodes = sorted(folder.glob("pcmC*D*c"))
     if not nodes:
-        return Finding("sound rights", "note", f"{folder} has no card that records", "plug a microphone in")
+        return CheckResult("sound rights", "note", f"{folder} has no card that records", "plug a microphone in")
     if denied := [node for node in nodes if not may_read(node)]:
         remedy = "sudo usermod -aG audio $USER, then log in again (in a container: --device /dev/snd --group-add audio)"
-        return Finding("sound rights", "failure", f"this user may not read {denied[0]}", remedy)
-    return Finding("sound rights", "ok", f"{len(nodes)} that record, all readable")
+        return CheckResult("sound rights", "failure", f"this user may not read {denied[0]}", remedy)
+    return CheckResult("sound rights", "ok", f"{len(nodes)} that record, all readable")
 
 
-def room(folder: Path) -> Finding:
+def room(folder: Path) -> CheckResult:
     """Space where the folder is or would be made."""
     there = folder
     while not there.exists():
@@ -143,13 +145,13 @@ def room(folder: Path) -> Finding:
     free = shutil.disk_usage(there).free
     said = f"{free / 1e9:.1f} GB free for {folder}"
     if free < LITTLE_ROOM_BYTES:
-        return Finding("disk", "warning", said, "remove what is old; `flexiast engines prune` frees unusable plans")
+        return CheckResult("disk", "warning", said, "remove what is old; `flexiast engines prune` frees unusable plans")
     if not os.access(there, os.W_OK):
         # The folder itself is to be the user's, never what it would lie in: that may be the whole system.
         path = shlex.quote(str(folder))
         remedy = f"sudo chown $USER {path}" if there == folder else f"sudo install -d -o $USER {path}"
-        return Finding("disk", "warning", f"{there} may not be written to", f"{remedy}, or set XDG_DATA_HOME")
-    return Finding("disk", "ok", said)
+        return CheckResult("disk", "warning", f"{there} may not be written to", f"{remedy}, or set XDG_DATA_HOME")
+    return CheckResult("disk", "ok", said)
 
 
 def _limit(zone: Path) -> float:

@@ -7,35 +7,35 @@ from pathlib import Path
 
 from flexiast.errors import DataError, FlexiastError, GpuError, MissingExtraError
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.catalog import find_bundle, shipped
-from flexiast_runtime.checks.finding import Finding
+from flexiast_runtime.catalog import find_bundle, list_shipped
+from flexiast_runtime.checks.finding import CheckResult
 from flexiast_runtime.inference.backends import Backend
 from flexiast_runtime.inference.ort import PROVIDERS, Provider, load_engines
 from flexiast_runtime.inference.selfcheck import golden_errors
 from flexiast_runtime.inference.tensorrt.build import find_tensorrt
 from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
-from flexiast_runtime.inference.tensorrt.plans import Place, planned, unusable
+from flexiast_runtime.inference.tensorrt.plans import Target, check_usable, list_cached_plans
 from flexiast_runtime.profiling.profiler import profile_key
 from flexiast_runtime.profiling.profiles import find
 
 NVIDIA = Path("/proc/driver/nvidia")
 
 
-def checksums(model: str) -> Iterator[Finding]:
+def checksums(model: str) -> Iterator[CheckResult]:
     """Every file of the model in question and of all shipped ones."""
-    for name in dict.fromkeys((model, *shipped())):
+    for name in dict.fromkeys((model, *list_shipped())):
         try:
             bundle = Bundle.open(find_bundle(name))
             for entry in bundle.manifest.files:
                 bundle.read(entry.name)
         except FlexiastError as error:
-            remedy = "pip install --force-reinstall flexiast" if name in shipped() else "copy or export it again"
-            yield Finding("model", "failure", str(error), remedy)
+            remedy = "pip install --force-reinstall flexiast" if name in list_shipped() else "copy or export it again"
+            yield CheckResult("model", "failure", str(error), remedy)
         else:
-            yield Finding("model", "ok", f"{name}: {len(bundle.manifest.files)} files are as exported")
+            yield CheckResult("model", "ok", f"{name}: {len(bundle.manifest.files)} files are as exported")
 
 
-def providers(model: str, nvidia: Path = NVIDIA) -> Iterator[Finding]:
+def providers(model: str, nvidia: Path = NVIDIA) -> Iterator[CheckResult]:
     """Each ONNX Runtime provider of ours that is here, by running it: what it says and what it does may differ."""
     import onnxruntime
 
@@ -45,10 +45,10 @@ def providers(model: str, nvidia: Path = NVIDIA) -> Iterator[Finding]:
         yield provider(model, "cuda")
     elif nvidia.exists():
         text = f"this ONNX Runtime has {', '.join(available)}, and there is an NVIDIA GPU"
-        yield Finding("engines", "note", text, "TensorRT uses it, or onnxruntime-gpu in place of onnxruntime")
+        yield CheckResult("engines", "note", text, "TensorRT uses it, or onnxruntime-gpu in place of onnxruntime")
 
 
-def provider(model: str, name: Provider) -> Finding:
+def provider(model: str, name: Provider) -> CheckResult:
     """The model's stored answers against this provider's."""
     try:
         bundle = Bundle.open(find_bundle(model))
@@ -56,46 +56,50 @@ def provider(model: str, name: Provider) -> Finding:
         errors = golden_errors(bundle, engines)
     except FlexiastError as error:
         remedy = "flexiast verify names every engine" if name == "cpu" else "--backend cpu works without it"
-        return Finding("engines", "failure", f"{model} on {name}: {error}", remedy)
+        return CheckResult("engines", "failure", f"{model} on {name}: {error}", remedy)
     worst = max(errors, key=lambda found: found[1] / found[0].parity.tolerance)
     text = f"{PROVIDERS[name][0]} runs {model} at {', '.join(map(str, engines.patches))}"
-    return Finding(
+    return CheckResult(
         "engines", "ok", f"{text}; largest logit error {worst[1]:.1e} of {worst[0].parity.tolerance:.1e} allowed"
     )
 
 
-def profile(model: str) -> Finding:
+def profile(model: str) -> CheckResult:
     """Whether the governor knows this machine."""
     try:
         found = find(profile_key(Bundle.open(find_bundle(model)), Backend.CPU))
     except DataError as error:  # as good as none
-        return Finding("profile", "warning", str(error), f"flexiast profile {model}")
+        return CheckResult("profile", "warning", str(error), f"flexiast profile {model}")
     except FlexiastError as error:
-        return Finding("profile", "failure", str(error), f"flexiast profile {model}")
+        return CheckResult("profile", "failure", str(error), f"flexiast profile {model}")
     if found is None:
         said = f"none of {model} for this machine as it is set; times are taken at each start"
-        return Finding("profile", "note", said, f"flexiast profile {model}")
-    return Finding("profile", "ok", f"{model} was measured at {found.made_at}")
+        return CheckResult("profile", "note", said, f"flexiast profile {model}")
+    return CheckResult("profile", "ok", f"{model} was measured at {found.made_at}")
 
 
-def plans(model: str, store: PlanStore) -> Iterator[Finding]:
+def plans(model: str, store: PlanStore) -> Iterator[CheckResult]:
     """Whether what TensorRT built can be used here."""
     entries = store.entries()
     if damaged := len(store.digests()) - len(entries):
-        yield Finding("plans", "warning", f"{damaged} in {store.folder} cannot be read", "flexiast engines prune")
-    useless = {entry.name: reason for entry in entries if (reason := unusable(entry.key))}
+        yield CheckResult("plans", "warning", f"{damaged} in {store.folder} cannot be read", "flexiast engines prune")
+    useless = {entry.name: reason for entry in entries if (reason := check_usable(entry.key))}
     for name, reason in useless.items():
-        yield Finding("plans", "warning", f"{name}: {reason}", "flexiast engines prune")
+        yield CheckResult("plans", "warning", f"{name}: {reason}", "flexiast engines prune")
     try:
-        place = Place.of(find_tensorrt(None))
-        ready = planned(Bundle.open(find_bundle(model)), store, place)
+        place = Target.for_target(find_tensorrt(None))
+        ready = list_cached_plans(Bundle.open(find_bundle(model)), store, place)
     except (MissingExtraError, GpuError):  # that is no fault: most machines have neither
         if entries:
-            yield Finding("plans", "note", f"{len(entries)} in {store.folder}, and no TensorRT or no GPU to run them")
+            yield CheckResult(
+                "plans", "note", f"{len(entries)} in {store.folder}, and no TensorRT or no GPU to run them"
+            )
         return
     except FlexiastError:
         return  # the model itself was found at fault above
     for one in ready:
-        yield Finding("plans", "ok", f"{model} in {one.precision} at {', '.join(map(str, one.patches))} for {place}")
+        yield CheckResult(
+            "plans", "ok", f"{model} in {one.precision} at {', '.join(map(str, one.patches))} for {place}"
+        )
     if not ready:
-        yield Finding("plans", "note", f"none of {model} for {place}", f"flexiast engines build {model}")
+        yield CheckResult("plans", "note", f"none of {model} for {place}", f"flexiast engines build {model}")

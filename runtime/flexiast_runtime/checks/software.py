@@ -7,21 +7,21 @@ from collections.abc import Iterator
 
 from flexiast import __version__
 from flexiast.errors import MissingExtraError
-from flexiast_runtime.checks.finding import Finding
+from flexiast_runtime.checks.finding import CheckResult
 from flexiast_runtime.inference.tensorrt.build import FLAVOURS, find_tensorrt
 
 
-def versions() -> Iterator[Finding]:
+def versions() -> Iterator[CheckResult]:
     """Of what the answers depend on."""
     import numpy
     import onnxruntime
 
     python = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     text = f"flexiast {__version__}, {python}, numpy {numpy.__version__}, ONNX Runtime {onnxruntime.__version__}"
-    yield Finding("versions", "ok", text)
+    yield CheckResult("versions", "ok", text)
     for flavour in FLAVOURS:
         try:
             found = find_tensorrt(flavour)
         except MissingExtraError:
             continue
-        yield Finding("versions", "ok", f"{flavour} {found.version}")
+        yield CheckResult("versions", "ok", f"{flavour} {found.version}")

@@ -31,7 +31,7 @@ LISTEN_AGAIN_S = 10.0
 """Seconds of background after which the cheapest size listens to it."""
 
 
-def maybe_from(thresholds: Float, spec: Spec) -> Float:
+def candidate_threshold(thresholds: Float, spec: Spec) -> Float:
     """Scores [classes] from which on something may be an event."""
     nothing = np.float32(1 / len(thresholds) if spec.task == "single" and not spec.nothing_class else 0.0)
     return nothing + np.float32(MAYBE) * (thresholds - nothing)
@@ -39,7 +39,7 @@ def maybe_from(thresholds: Float, spec: Spec) -> Float:
 
 def spares_nothing(thresholds: Float, spec: Spec) -> bool:
     """Whether anything heard may be an event: scores that sum to 1 are not all below bounds that sum to no more."""
-    return spec.task == "single" and not spec.nothing_class and float(maybe_from(thresholds, spec).sum()) <= 1
+    return spec.task == "single" and not spec.nothing_class and float(candidate_threshold(thresholds, spec).sum()) <= 1
 
 
 class Cascade:
@@ -48,7 +48,7 @@ class Cascade:
     def __init__(self, cheap: PatchSize, thresholds: Float, spec: Spec, step_s: float) -> None:
         """``thresholds`` [classes] are those at which events begin."""
         self.cheap = cheap
-        self._maybe = maybe_from(thresholds, spec)
+        self._maybe = candidate_threshold(thresholds, spec)
         self._frontend, self._step_s = spec.frontend, step_s
         self._window_steps = math.ceil(spec.frontend.window_s / step_s)
         self._rest_steps = round(LISTEN_AGAIN_S / step_s)
@@ -59,7 +59,7 @@ class Cascade:
         self.reset()
 
     @property
-    def kept_busy_by(self) -> int | None:
+    def busiest_label(self) -> int | None:
         """The class that may have been an event most often, where therefore no window was spared."""
         return int(self._maybe_windows.argmax()) if self._maybe_windows.any() and not self.spared else None
 
@@ -83,11 +83,11 @@ class Cascade:
             return "cheap"
         return "skip"
 
-    def failed(self) -> None:
+    def record_failure(self) -> None:
         """The cheapest size gave no answer: for a while the chosen one listens to everything."""
         self._failed_steps = round(RETRY_S / self._step_s)
 
-    def heard(self, scores: Float) -> bool:
+    def is_candidate(self, scores: Float) -> bool:
         """What an engine made of the window [classes]; whether it may be an event."""
         maybe = scores >= self._maybe
         self._maybe_windows += maybe

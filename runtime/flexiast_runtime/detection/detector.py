@@ -98,7 +98,7 @@ class Detector:
         for index, track in list(self._tracks.items()):
             self._end_if_below(track, scores[index], slot)
             if track.run is None:
-                yield from self._settled(track, slot)
+                yield from self._emit_settled(track, slot)
             self._rise(track, float(scores[index]), slot, patch)
             if track.run is None and track.past is None:
                 del self._tracks[index]
@@ -107,7 +107,7 @@ class Detector:
         """The stream ends or breaks off at sample ``end``: so does every event, and none is merged with a later one."""
         for track in self._tracks.values():
             self._end_if_below(track, -math.inf, end)
-            yield from self._settled(track, math.inf)
+            yield from self._emit_settled(track, math.inf)
         self._tracks.clear()
 
     def _end_if_below(self, track: _Track, score: float, slot: int) -> None:
@@ -139,7 +139,7 @@ class Detector:
             if past.score >= run.score:
                 run.score, run.patch = past.score, past.patch
 
-    def _settled(self, track: _Track, slot: float) -> Iterator[Detection]:
+    def _emit_settled(self, track: _Track, slot: float) -> Iterator[Detection]:
         """The past event, once no run that begins at ``slot`` or later can be merged with it."""
         past = track.past
         if past is not None and slot - past.end >= self._merge:

@@ -27,7 +27,7 @@ class Gate:
         self._last = np.empty(0, np.float32)
         """The sample before the newest block, where there is one"""
 
-    def hear(self, start: int, samples: Float) -> None:
+    def update(self, start: int, samples: Float) -> None:
         """A block whose first sample has the number ``start``."""
         before = self._last if len(self._last) else samples[:1]
         moves = ~(np.abs(np.diff(samples, prepend=before)) <= STILL)  # NaN is not silence

@@ -41,7 +41,7 @@ from flexiast_runtime.governor import step as governor
 from flexiast_runtime.governor.step import Decision, Observation, Option, Policy
 from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.inference.engine import Engines
-from flexiast_runtime.profiling.measure import paced_s
+from flexiast_runtime.profiling.measure import measure_paced_s
 from flexiast_runtime.profiling.percentiles import percentile
 
 Float = NDArray[np.float32]
@@ -63,7 +63,7 @@ class Settings:
     """A window whose samples are all below this peak is not run; −inf runs all but digital silence."""
 
     @classmethod
-    def of(
+    def for_frontend(
         cls,
         frontend: FrontendSpec,
         rules: EventRules = EventRules(),
@@ -100,7 +100,7 @@ class Conditions:
         )
 
 
-class Governed:
+class GovernedController:
     """The governor with its state: asked before the first window and after each."""
 
     def __init__(self, options: tuple[Option, ...], policy: Policy, conditions: Conditions) -> None:
@@ -134,7 +134,7 @@ class Governed:
         return self._state.overloaded
 
 
-class Pinned:
+class FixedSize:
     """One patch size, whatever happens."""
 
     degraded = overloaded = False
@@ -147,13 +147,15 @@ class Pinned:
 
 
 @dataclass
-class _Use:
+class VariantStats:
+    """What one variant did: windows, missed deadlines, latencies."""
+
     windows: int = 0
     misses: int = 0
     cpu_s: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
 
-    def add(self, spent: _Spent, deadline_s: float) -> None:
+    def add(self, spent: Timing, deadline_s: float) -> None:
         self.windows += 1
         self.misses += spent.latency_s > deadline_s
         self.cpu_s += spent.cpu_s
@@ -165,7 +167,7 @@ class _Use:
         return VariantUse(patch, self.windows, self.misses, self.cpu_s, p50_s, p95_s)
 
 
-class _Answer(NamedTuple):
+class WindowResult(NamedTuple):
     """To one window."""
 
     patch: PatchSize
@@ -181,20 +183,20 @@ class _Answer(NamedTuple):
     """What the cheapest size took beforehand: once for an event, so no part of what a window must hold"""
 
 
-class _Spent(NamedTuple):
+class Timing(NamedTuple):
     """On one window, from its last audio to its smoothed scores."""
 
     latency_s: float
     cpu_s: float
 
 
-class Listener:
+class StreamClassifier:
     """Turns chunks into records with the engines of one bundle."""
 
     def __init__(
         self,
         engines: Engines,
-        chooser: Governed | Pinned,
+        chooser: GovernedController | FixedSize,
         settings: Settings,
         *,
         source: str,
@@ -227,7 +229,7 @@ class Listener:
         self._gate = Gate(settings.gate_dbfs)
         self._cascade, self._run_id = cascade, run
         self._nothing = np.zeros(len(engines.spec.labels), np.float32)
-        self._used: dict[PatchSize, _Use] = defaultdict(_Use)
+        self._used: dict[PatchSize, VariantStats] = defaultdict(VariantStats)
         self._events = self._switches = self._overloads = self._discontinuities = self._lost = self._skipped = 0
         self._is_broken = False  # since the audio broke off
         self._unspent_cpu_s = 0.0
@@ -235,7 +237,7 @@ class Listener:
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[Record]:
         """Records while the chunks last; what the last ones began is finished, then comes the summary."""
-        return hear(((self, chunk) for chunk in chunks), [self])
+        return process_streams(((self, chunk) for chunk in chunks), [self])
 
     def push(self, chunk: Chunk) -> Iterator[Record]:
         """What one chunk brings to an end."""
@@ -247,7 +249,7 @@ class Listener:
             return
         if self._is_broken or chunk.start != self._framer.end:
             yield from self._begin_again(chunk.start)
-        self._gate.hear(chunk.start, chunk.samples)
+        self._gate.update(chunk.start, chunk.samples)
         yield from self._windows(self._framer.push(chunk.samples))
 
     def finish(self) -> Iterator[Record]:
@@ -258,7 +260,7 @@ class Listener:
     @property
     def kept_busy_by(self) -> str | None:
         """The label that may have been an event most often, where therefore the cascade spared no window."""
-        busy = None if self._cascade is None else self._cascade.kept_busy_by
+        busy = None if self._cascade is None else self._cascade.busiest_label
         return None if busy is None else self._engines.spec.labels[busy]
 
     def _break_off(self) -> Iterator[Record]:
@@ -283,8 +285,8 @@ class Listener:
         """Classify windows as they are cut; CPU time of chunks that complete none goes to the next window."""
         begun_s, begun_cpu_s = self._clock(), time.process_time()
         for window in windows:
-            answers: list[_Answer] = []
-            yield from self._answered(window, answers)
+            answers: list[WindowResult] = []
+            yield from self._record_window(window, answers)
             if not answers:
                 yield from self._ended(self._detector.flush(window.end))
                 self._smoother.reset()
@@ -292,67 +294,67 @@ class Listener:
             (answer,) = answers
             smoothed = self._smoother.push(answer.scores)
             cpu_s = time.process_time() - begun_cpu_s + self._unspent_cpu_s
-            spent = _Spent(self._clock() - begun_s, cpu_s)
+            spent = Timing(self._clock() - begun_s, cpu_s)
             self._unspent_cpu_s = 0.0
             yield from self._ended(self._detector.push(window, smoothed, answer.patch))
             yield from self._account(window, answer, smoothed, spent)
             begun_s, begun_cpu_s = self._clock(), time.process_time()
         self._unspent_cpu_s += time.process_time() - begun_cpu_s
 
-    def _answered(self, window: Window, answers: list[_Answer]) -> Iterator[Record]:
+    def _record_window(self, window: Window, answers: list[WindowResult]) -> Iterator[Record]:
         """Add the answer to a window, from the first engine that gives one; none while all of them fail."""
         if self._gate.silent(window.start, window.end):
-            answers.append(_Answer(self._chooser.patch, self._nothing, 0.0, ran=False))
+            answers.append(WindowResult(self._chooser.patch, self._nothing, 0.0, ran=False))
             self._smoother.reset()  # what sounded before it sounds no longer: no label lingers
             return
         glanced_s = self._clock()
         if self._cascade is not None and (level := self._cascade.level(window)) != "sharp":
-            yield from self._at_first_glance(window, answers, self._cascade, skip=level == "skip")
+            yield from self._cheap_pass(window, answers, self._cascade, skip=level == "skip")
             self._cascade.spared += len(answers)
         if not answers:
             glanced_s = self._clock() - glanced_s
-            yield from self._from_chosen(window, answers)
+            yield from self._run_selected(window, answers)
             answers[:] = [answer._replace(glance_s=glanced_s) for answer in answers]
             if answers and self._cascade is not None:
-                self._cascade.heard(answers[0].scores)
+                self._cascade.is_candidate(answers[0].scores)
 
-    def _at_first_glance(
-        self, window: Window, answers: list[_Answer], cascade: Cascade, *, skip: bool
+    def _cheap_pass(
+        self, window: Window, answers: list[WindowResult], cascade: Cascade, *, skip: bool
     ) -> Iterator[Record]:
         """Add what was said before, or what the cheapest size says unless it may be an event."""
         if skip and cascade.quiet is not None:
-            answers.append(_Answer(cascade.cheap, cascade.quiet, 0.0, ran=False))
+            answers.append(WindowResult(cascade.cheap, cascade.quiet, 0.0, ran=False))
         elif cascade.cheap != self._chooser.patch:
             try:
                 answer = self._run(window, cascade.cheap)
             except Exception as error:  # noqa: BLE001 (said, and the chosen size answers instead)
                 yield EngineFailure(self._source, window.end / self._rate, cascade.cheap, str(error))
-                cascade.failed()
+                cascade.record_failure()
             else:
-                if not cascade.heard(answer.scores):
+                if not cascade.is_candidate(answer.scores):
                     answers.append(answer._replace(option=0))
 
-    def _from_chosen(self, window: Window, answers: list[_Answer]) -> Iterator[Record]:
+    def _run_selected(self, window: Window, answers: list[WindowResult]) -> Iterator[Record]:
         """Add what the size says that was chosen, or, where its engine fails, the next one chosen."""
         seen = self._conditions(window.end / self._rate).at(window.end / self._rate)
         if self._chooser.degraded:
-            yield from self._switched(seen)
+            yield from self._apply_decision(seen)
         while not answers and not self._chooser.degraded:
             patch = self._chooser.patch
             try:
                 answers.append(self._run(window, patch))
             except Exception as error:
-                if isinstance(self._chooser, Pinned):  # there is nothing to go on with
+                if isinstance(self._chooser, FixedSize):  # there is nothing to go on with
                     raise
                 yield EngineFailure(self._source, seen.time_s, patch, str(error))
-                yield from self._switched(replace(seen, failed=True))
+                yield from self._apply_decision(replace(seen, failed=True))
 
-    def _run(self, window: Window, patch: PatchSize) -> _Answer:
+    def _run(self, window: Window, patch: PatchSize) -> WindowResult:
         begun_s = self._clock()
         scores = self._engines.scores(window.features[None], patch)[0]
-        return _Answer(patch, scores, self._clock() - begun_s)
+        return WindowResult(patch, scores, self._clock() - begun_s)
 
-    def _switched(self, seen: Observation) -> Iterator[Record]:
+    def _apply_decision(self, seen: Observation) -> Iterator[Record]:
         """Ask what runs next, and get it ready; say so when nothing is fast enough any more."""
         before, was_overloaded = self._chooser.patch, self._chooser.overloaded
         reason = self._chooser.observe(seen)
@@ -365,7 +367,7 @@ class Listener:
             self._engines.prepare(self._chooser.patch)
             yield Switch(self._source, seen.time_s, before, self._chooser.patch, reason)
 
-    def _account(self, window: Window, answer: _Answer, smoothed: Float, spent: _Spent) -> Iterator[Record]:
+    def _account(self, window: Window, answer: WindowResult, smoothed: Float, spent: Timing) -> Iterator[Record]:
         """Count the window, report it, and ask the governor what runs next."""
         time_s = window.end / self._rate
         conditions, backlog = self._conditions(time_s), self._backlog()
@@ -381,7 +383,7 @@ class Listener:
             overhead_s=spent.latency_s - answer.engine_s - answer.glance_s,
             backlog_steps=backlog / self._step,
         )
-        yield from self._switched(seen)
+        yield from self._apply_decision(seen)
 
     def _status(
         self, window: Window, patch: PatchSize, smoothed: Float, latency_s: float, conditions: Conditions, backlog: int
@@ -439,7 +441,9 @@ class Listener:
         )
 
 
-def hear(stream: Iterable[tuple[Listener, Chunk]], listeners: Sequence[Listener]) -> Iterator[Record]:
+def process_streams(
+    stream: Iterable[tuple[StreamClassifier, Chunk]], listeners: Sequence[StreamClassifier]
+) -> Iterator[Record]:
     """Chunks, each with the listener that it is for → their records; at the end each listener's last ones."""
     failure = None
     try:
@@ -471,6 +475,6 @@ def options(
     for patch in engines.patches:
         engine = engines[patch]
         engine.run(features)
-        latency_s = profiled_s[patch] if patch in profiled_s else paced_s(engine, features, repeats, clock)
+        latency_s = profiled_s[patch] if patch in profiled_s else measure_paced_s(engine, features, repeats, clock)
         found.append(Option(patch, latency_s, engine.variant.metric))
     return tuple(found)

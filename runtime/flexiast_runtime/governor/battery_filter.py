@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 JUMP = 0.26
 """Of charge between two readings: more than a gauge in quarters shows"""
-GRAIN = 0.02
+STEP = 0.02
 """Of charge: no machine runs with less, and what has jumped must fall by so much before it is followed"""
 
 
-class Belief(NamedTuple):
+class BatteryEstimate(NamedTuple):
     """All that is remembered of the readings."""
 
     battery: Battery | None = None
@@ -35,36 +35,36 @@ class Belief(NamedTuple):
     """What it jumped to, until it is followed"""
 
 
-def believe(policy: Policy, belief: Belief, seen: Observation) -> Belief:
+def update_estimate(policy: Policy, belief: BatteryEstimate, seen: Observation) -> BatteryEstimate:
     """One more look at the sensor."""
     now, elapsed_s = seen.battery, max(seen.time_s - belief.read_at_s, 0.0)
     if now is None or not math.isfinite(now.fraction):
-        return belief if elapsed_s <= policy.remembered_s else Belief()
+        return belief if elapsed_s <= policy.remembered_s else BatteryEstimate()
     reach, doubted_from = policy.fastest_change * elapsed_s / 60, None
     if belief.battery is None or not now.discharging:  # nothing is spared while it charges
         battery = now
-    elif (doubted_from := _doubted_from(belief, belief.battery, now, reach)) is not None:
+    elif (doubted_from := _find_suspect_charge(belief, belief.battery, now, reach)) is not None:
         battery = replace(belief.battery, discharging=True)
     else:
-        battery = _followed(belief.battery, now, reach)
+        battery = _limit_change(belief.battery, now, reach)
     began = belief.drains_from or (seen.time_s, battery.fraction)
-    return Belief(battery, began if now.discharging else None, seen.time_s, now.fraction, doubted_from)
+    return BatteryEstimate(battery, began if now.discharging else None, seen.time_s, now.fraction, doubted_from)
 
 
-def _doubted_from(belief: Belief, known: Battery, now: Battery, reach: float) -> float | None:
+def _find_suspect_charge(belief: BatteryEstimate, known: Battery, now: Battery, reach: float) -> float | None:
     """What the readings jumped to, if they are in doubt."""
-    reach += GRAIN if now.fraction < GRAIN else JUMP
+    reach += STEP if now.fraction < STEP else JUMP
     since, change = belief.doubted_from, now.fraction - belief.read
     if abs(now.fraction - known.fraction) <= reach:
         return None
     if change > reach or (since is None and change < -reach):
         return now.fraction
-    return None if since is None or since - now.fraction >= GRAIN else since
+    return None if since is None or since - now.fraction >= STEP else since
 
 
-def _followed(known: Battery, now: Battery, reach: float) -> Battery:
+def _limit_change(known: Battery, now: Battery, reach: float) -> Battery:
     """Towards the reading as far as a battery can have come; its energy is that of the charge believed."""
     fraction = min(max(now.fraction, known.fraction - reach), known.fraction + reach)
-    of = now if now.fraction >= GRAIN else known  # next to nothing, charge and energy are too coarse to divide
+    of = now if now.fraction >= STEP else known  # next to nothing, charge and energy are too coarse to divide
     share = fraction / of.fraction if of.fraction else 1.0
     return replace(now, fraction=fraction, energy_j=None if of.energy_j is None else of.energy_j * share)

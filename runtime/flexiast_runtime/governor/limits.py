@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from flexiast_runtime.governor.battery_filter import GRAIN
+from flexiast_runtime.governor.battery_filter import STEP
 
 if TYPE_CHECKING:
     from flexiast_runtime.governor.step import Observation, Option, State
@@ -54,32 +54,33 @@ def _limits(goal: Goal, options: Sequence[Option], state: State, seen: Observati
     if state.heat_limit is not None:
         yield Limit(state.heat_limit, "heat" if seen.heat_room_k is None else f"{seen.heat_room_k:.0f} K to throttling")
     if goal.max_watts is not None:
-        yield Limit(_within_watts(options, goal.max_watts), f"limit of {goal.max_watts:g} W")
+        yield Limit(_allow_by_watts(options, goal.max_watts), f"limit of {goal.max_watts:g} W")
     battery = state.belief.battery
     if battery is not None and battery.discharging:
         yield _battery(goal, options, battery, state, seen)
 
 
 def _battery(goal: Goal, options: Sequence[Option], battery: Battery, state: State, seen: Observation) -> Limit:
-    doubted = abs(state.belief.read - battery.fraction) >= GRAIN
+    doubted = abs(state.belief.read - battery.fraction) >= STEP
     read = f"reads {state.belief.read:.0%}, taken as " if doubted else ""
     reason = f"battery {read}{battery.fraction:.0%} and discharging"
     spare = battery.fraction - goal.min_battery
     left_s = None if goal.until_s is None else goal.until_s - seen.time_s
     if left_s is None or left_s <= 0:
         taper_from = max(TAPER_FROM, goal.min_battery + BAND)
-        return Limit(_by_share(options, spare / (taper_from - goal.min_battery)), reason)
+        return Limit(_allow_by_share(options, spare / (taper_from - goal.min_battery)), reason)
     if spare <= 0:
         return Limit(0, f"{reason}, {goal.min_battery:.0%} to be kept")
     if battery.energy_j is not None and all(option.watts is not None for option in options):
         allowed_w = SLACK * spare / max(battery.fraction, 1e-9) * battery.energy_j / left_s
-        return Limit(_within_watts(options, allowed_w), f"{reason}: {allowed_w:.1f} W for {left_s / 3600:.1f} h")
+        return Limit(_allow_by_watts(options, allowed_w), f"{reason}: {allowed_w:.1f} W for {left_s / 3600:.1f} h")
     return Limit(
-        _by_share(options, 0.5 + _ahead(goal, battery, state, seen) / BAND), f"{reason}: {left_s / 3600:.1f} h"
+        _allow_by_share(options, 0.5 + _charge_margin(goal, battery, state, seen) / BAND),
+        f"{reason}: {left_s / 3600:.1f} h",
     )
 
 
-def _ahead(goal: Goal, battery: Battery, state: State, seen: Observation) -> float:
+def _charge_margin(goal: Goal, battery: Battery, state: State, seen: Observation) -> float:
     """Charge above the straight line from where it began to drain to the goal."""
     assert goal.until_s is not None
     began_s, began = state.belief.drains_from or (seen.time_s, battery.fraction)
@@ -87,7 +88,7 @@ def _ahead(goal: Goal, battery: Battery, state: State, seen: Observation) -> flo
     return battery.fraction - (began + gone * (goal.min_battery - began))
 
 
-def _by_share(options: Sequence[Option], share: float) -> int:
+def _allow_by_share(options: Sequence[Option], share: float) -> int:
     """Costs allowed fall geometrically from the dearest option's at share 1 to the cheapest's at 0."""
     cheapest, dearest = options[0].latency_s, options[-1].latency_s
     if share >= 1:
@@ -96,7 +97,7 @@ def _by_share(options: Sequence[Option], share: float) -> int:
     return max((index for index, option in enumerate(options) if option.latency_s <= allowed), default=0)
 
 
-def _within_watts(options: Sequence[Option], watts: float) -> int:
+def _allow_by_watts(options: Sequence[Option], watts: float) -> int:
     """The dearest option under which the machine draws no more; all of them where that is not known."""
     fitting = [index for index, option in enumerate(options) if option.watts is None or option.watts <= watts]
     return max(fitting, default=0)

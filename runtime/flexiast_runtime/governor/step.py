@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flexiast.spec import Patch
-from flexiast_runtime.governor.battery_filter import Belief, believe
+from flexiast_runtime.governor.battery_filter import BatteryEstimate, update_estimate
 from flexiast_runtime.governor.limits import Goal, limit
 from flexiast_runtime.hardware.battery import Battery
 
@@ -103,7 +103,7 @@ class Observation:
         return self.deadline_s - self.overhead_s
 
 
-class Rest(NamedTuple):
+class Cooldown(NamedTuple):
     """An engine that failed."""
 
     option: int
@@ -133,12 +133,12 @@ class State(NamedTuple):
     """When it last climbed"""
     dwell_s: float | None = None
     """Current dwell; None is the policy's own"""
-    belief: Belief = Belief()
+    belief: BatteryEstimate = BatteryEstimate()
     """Of the battery"""
     heat_limit: int | None = None
     heat_at_s: float = -math.inf
     """When heat last changed its limit"""
-    resting: tuple[Rest, ...] = ()
+    resting: tuple[Cooldown, ...] = ()
     """Engines that failed"""
 
     @property
@@ -181,16 +181,16 @@ def frontier(options: Sequence[Option]) -> tuple[Option, ...]:
 
 def start(policy: Policy, options: Sequence[Option], observation: Observation) -> State:
     """Begin with the best option that fits the deadline and the limits as they are."""
-    state = _feel(policy, State(0), observation)
+    state = _update_estimates(policy, State(0), observation)
     fitting = _best_fitting(policy, options, state, observation)
     return state._replace(index=min(fitting, limit(policy.goal, options, state, observation).option))
 
 
 def step(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> tuple[State, Decision]:
     """One observation → the new state and what to run next."""
-    state = _feel(policy, _rest(policy, state, seen), seen)
+    state = _update_estimates(policy, _back_off(policy, state, seen), seen)
     if seen.failed or state.degraded:
-        return _escape(policy, options, state, seen)
+        return _fail_over(policy, options, state, seen)
     state = _learn(options, state, seen)
     allowed = limit(policy.goal, options, state, seen)
     if state.index > allowed.option:
@@ -202,24 +202,24 @@ def step(policy: Policy, options: Sequence[Option], state: State, seen: Observat
     if reason and state.index > 0:
         target = min(_best_fitting(policy, options, state, seen), state.index - 1)
         return _lower(policy, state, seen, target, reason)
-    return _perhaps_raise(policy, options, state, seen)
+    return _maybe_upshift(policy, options, state, seen)
 
 
-def _allowed_for_long(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> int:
+def _sustainable_option(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> int:
     """The dearest option that would still be allowed with a little less charge: what goes up must stay."""
     battery = state.belief.battery
     less = battery and replace(battery, fraction=max(battery.fraction - policy.charge_margin, 0.0))
     return limit(policy.goal, options, state._replace(belief=state.belief._replace(battery=less)), seen).option
 
 
-def predicted_p95(option: Option, state: State) -> float:
+def predict_p95(option: Option, state: State) -> float:
     """Seconds that 95 of 100 windows stay under, at the present slow-down."""
     return option.latency_s * (state.slowdown + P95 * math.sqrt(state.variance))
 
 
-def _feel(policy: Policy, state: State, seen: Observation) -> State:
+def _update_estimates(policy: Policy, state: State, seen: Observation) -> State:
     """Battery and heat, as far as they can be believed."""
-    return _heat(policy, state._replace(belief=believe(policy, state.belief, seen)), seen)
+    return _heat(policy, state._replace(belief=update_estimate(policy, state.belief, seen)), seen)
 
 
 def _heat(policy: Policy, state: State, seen: Observation) -> State:
@@ -234,7 +234,7 @@ def _heat(policy: Policy, state: State, seen: Observation) -> State:
     return state
 
 
-def _rest(policy: Policy, state: State, seen: Observation) -> State:
+def _back_off(policy: Policy, state: State, seen: Observation) -> State:
     """Engines that failed rest, and are tried again after a time that doubles with each failure."""
     if not state.resting and not seen.failed:
         return state
@@ -242,13 +242,13 @@ def _rest(policy: Policy, state: State, seen: Observation) -> State:
     if seen.failed:
         before = resting.get(state.index)
         seconds = policy.retry_s if before is None else min(2 * before.seconds, LONGEST_REST_S)
-        resting[state.index] = Rest(state.index, seen.time_s + seconds, seconds)
+        resting[state.index] = Cooldown(state.index, seen.time_s + seconds, seconds)
     return state._replace(resting=tuple(resting.values()))
 
 
-def _escape(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> tuple[State, Decision]:
+def _fail_over(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> tuple[State, Decision]:
     """Away from an engine that failed: to the best cheaper one, else to any; nowhere while all rest."""
-    healthy = [index for index in range(len(options)) if index not in _resting(state)]
+    healthy = [index for index in range(len(options)) if index not in _list_cooling_down(state)]
     if not healthy:
         return state, Decision(state.index)
     best = min(_best_fitting(policy, options, state, seen), limit(policy.goal, options, state, seen).option)
@@ -259,7 +259,7 @@ def _escape(policy: Policy, options: Sequence[Option], state: State, seen: Obser
     return state._replace(index=target, misses=0.0, fits_since_s=None, raised_at_s=None), Decision(target, reason)
 
 
-def _resting(state: State) -> set[int]:
+def _list_cooling_down(state: State) -> set[int]:
     return {rest.option for rest in state.resting if rest.holds}
 
 
@@ -286,11 +286,11 @@ def _learn(options: Sequence[Option], state: State, seen: Observation) -> State:
 
 def _is_cheapest(state: State) -> bool:
     """Whether no cheaper engine can run."""
-    return _resting(state).issuperset(range(state.index))
+    return _list_cooling_down(state).issuperset(range(state.index))
 
 
 def _too_slow(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> str | None:
-    predicted = predicted_p95(options[state.index], state)
+    predicted = predict_p95(options[state.index], state)
     if predicted > policy.limit * seen.budget_s:
         return f"p95 {1000 * predicted:.1f} ms, deadline {1000 * seen.deadline_s:.1f} ms"
     if state.misses > MANY_MISSES:
@@ -302,12 +302,12 @@ def _too_slow(policy: Policy, options: Sequence[Option], state: State, seen: Obs
 
 def _lower(policy: Policy, state: State, seen: Observation, target: int, reason: str) -> tuple[State, Decision]:
     """Down to the target, or below it where that rests; it stays where all cheaper ones do."""
-    healthy = [index for index in range(target + 1) if index not in _resting(state)]
+    healthy = [index for index in range(target + 1) if index not in _list_cooling_down(state)]
     if not healthy:
         return state, Decision(state.index)
     target = healthy[-1]
     relapse = state.raised_at_s is not None and seen.time_s - state.raised_at_s < policy.relapse_s
-    dwell = policy.dwell_s if _quiet(policy, state, seen) else state.dwell_s or policy.dwell_s
+    dwell = policy.dwell_s if _is_settled(policy, state, seen) else state.dwell_s or policy.dwell_s
     state = state._replace(
         index=target,
         misses=0.0,
@@ -318,27 +318,29 @@ def _lower(policy: Policy, state: State, seen: Observation, target: int, reason:
     return state, Decision(target, reason)
 
 
-def _perhaps_raise(
+def _maybe_upshift(
     policy: Policy, options: Sequence[Option], state: State, seen: Observation
 ) -> tuple[State, Decision]:
     """Straight to the dearest that fits and is allowed, once any dearer one has been that for a dwell."""
-    best = min(_best_fitting(policy, options, state, seen), _allowed_for_long(policy, options, state, seen))
-    target = max((index for index in range(state.index + 1, best + 1) if index not in _resting(state)), default=None)
+    best = min(_best_fitting(policy, options, state, seen), _sustainable_option(policy, options, state, seen))
+    target = max(
+        (index for index in range(state.index + 1, best + 1) if index not in _list_cooling_down(state)), default=None
+    )
     if target is None:
         return state._replace(fits_since_s=None), Decision(state.index)
     since = seen.time_s if state.fits_since_s is None else state.fits_since_s
     dwell = state.dwell_s or policy.dwell_s
     if seen.time_s - since < dwell:
         return state._replace(fits_since_s=since), Decision(state.index)
-    forgiven = None if _quiet(policy, state, seen) else state.dwell_s
+    forgiven = None if _is_settled(policy, state, seen) else state.dwell_s
     state = state._replace(index=target, fits_since_s=None, raised_at_s=seen.time_s, dwell_s=forgiven)
-    predicted = predicted_p95(options[target], state)
+    predicted = predict_p95(options[target], state)
     return state, Decision(
         target, f"p95 {1000 * predicted:.1f} ms fits deadline {1000 * seen.deadline_s:.1f} ms after {dwell:g} s"
     )
 
 
-def _quiet(policy: Policy, state: State, seen: Observation) -> bool:
+def _is_settled(policy: Policy, state: State, seen: Observation) -> bool:
     """The last climb has lasted: what went wrong before it is forgiven."""
     return state.raised_at_s is not None and seen.time_s - state.raised_at_s > policy.max_dwell_s
 
@@ -346,6 +348,6 @@ def _quiet(policy: Policy, state: State, seen: Observation) -> bool:
 def _best_fitting(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> int:
     """The dearest option with room to spare, else the cheapest."""
     fitting = [
-        index for index, option in enumerate(options) if predicted_p95(option, state) <= policy.headroom * seen.budget_s
+        index for index, option in enumerate(options) if predict_p95(option, state) <= policy.headroom * seen.budget_s
     ]
     return max(fitting, default=0)

@@ -55,11 +55,11 @@ class Gpu:
 
     def watts(self) -> float | None:
         """Power now, of newer cards the mean of a second."""
-        return self._scaled("nvmlDeviceGetPowerUsage", ctypes.c_uint(), 1e-3)
+        return self._read_scaled("nvmlDeviceGetPowerUsage", ctypes.c_uint(), 1e-3)
 
     def joules(self) -> float | None:
         """Energy since the driver was loaded; older cards do not count it."""
-        return self._scaled("nvmlDeviceGetTotalEnergyConsumption", ctypes.c_ulonglong(), 1e-3)
+        return self._read_scaled("nvmlDeviceGetTotalEnergyConsumption", ctypes.c_ulonglong(), 1e-3)
 
     def read(self) -> GpuReading:
         """All that it says now."""
@@ -77,7 +77,7 @@ class Gpu:
             hot=None if reasons is None else any(reasons & bit for bit in HEAT),
         )
 
-    def _scaled(self, function: str, value: Any, unit: float) -> float | None:
+    def _read_scaled(self, function: str, value: Any, unit: float) -> float | None:
         number = self._number(function, value)
         return None if number is None else number * unit
 

@@ -17,7 +17,7 @@ VALID_S = 30.0
 """What was seen so long ago is no longer true: a sensor hangs, or a program that cannot be ended."""
 
 
-class Lookout(Generic[T]):
+class Poller(Generic[T]):
     """Looks once when it is made, and again and again between its begin and end as a context.
 
     ``unknown`` stands for what was seen too long ago.
@@ -55,9 +55,9 @@ class Lookout(Generic[T]):
 
     def _watch(self) -> None:
         while not self._done.wait(self._every_s):
-            self._seen = (self._looked(), self._clock())
+            self._seen = (self._poll_once(), self._clock())
 
-    def _looked(self) -> T:
+    def _poll_once(self) -> T:
         try:
             return self._look()
         except Exception as error:  # noqa: BLE001 (a sensor must not end all others for the rest of the run)

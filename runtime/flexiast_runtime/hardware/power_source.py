@@ -25,7 +25,7 @@ from typing_extensions import Self
 from flexiast.errors import DataError, UsageError
 from flexiast.spec import Value, describe
 from flexiast_runtime.hardware.battery import Battery
-from flexiast_runtime.hardware.poller import Lookout
+from flexiast_runtime.hardware.poller import Poller
 from flexiast_runtime.subprocesses import MAX_BYTES, output_of
 
 TIMEOUT_S = 3.0
@@ -145,14 +145,14 @@ class SourceMeter:
     """The watts of a source that a lookout reads."""
 
     name: str
-    lookout: Lookout[Supply | None]
+    lookout: Poller[Supply | None]
 
     def watts(self) -> float | None:
         supply = self.lookout.latest
         return None if supply is None else supply.watts
 
 
-class Told:
+class ReportedOnce:
     """A source whose first trouble is said, once; while there is any, nothing is known."""
 
     def __init__(self, source: PowerSource, say: Callable[[str], None]) -> None:

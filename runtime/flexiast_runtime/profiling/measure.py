@@ -77,7 +77,7 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Runs]:
     """Run every engine on the same features [1, window_frames, mels]; ``progress`` is told of each turn."""
-    runs = {name: _started(engine, features, warmup_s, clock) for name, engine in engines.items()}
+    runs = {name: _warm_up(engine, features, warmup_s, clock) for name, engine in engines.items()}
     for name, engine in engines.items():
         if isinstance(engine, StagedEngine):
             runs[name].stages = [engine.stages(features) for _ in range(STAGED_RUNS)]
@@ -86,7 +86,7 @@ def measure(
         for name in unfinished:
             _turn(engines[name], features, runs[name], clock)
             progress()
-        unfinished = [name for name in unfinished if not _finished(runs[name], duration_s)]
+        unfinished = [name for name in unfinished if not _is_finished(runs[name], duration_s)]
     return runs
 
 
@@ -97,10 +97,10 @@ def measure_paced(
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, float]:
     """Median seconds of each engine that has just rested, as it has while it listens."""
-    return {name: paced_s(engine, features, PACED_RUNS, clock, sleep) for name, engine in engines.items()}
+    return {name: measure_paced_s(engine, features, PACED_RUNS, clock, sleep) for name, engine in engines.items()}
 
 
-def paced_s(
+def measure_paced_s(
     engine: Engine,
     features: Float,
     runs: int,
@@ -129,7 +129,7 @@ def measure_power(
     idle = _watts(meter, lambda: sleep(POWER_S))
     found: dict[str, Power | None] = {}
     for name, engine in engines.items():
-        watts, count, seconds = _loaded(engine, features, meter, clock)
+        watts, count, seconds = _run_under_load(engine, features, meter, clock)
         found[name] = None if watts is None or idle is None else Power(watts, idle, count / seconds)
     return found
 
@@ -140,7 +140,7 @@ def _prepare(engine: Engine) -> None:
         engine.prepare()
 
 
-def _started(engine: Engine, features: Float, warmup_s: float, clock: Callable[[], float]) -> Runs:
+def _warm_up(engine: Engine, features: Float, warmup_s: float, clock: Callable[[], float]) -> Runs:
     """The first inference, and the warm-up that does not count."""
     begun = clock()
     engine.run(features)
@@ -164,14 +164,14 @@ def _turn(engine: Engine, features: Float, runs: Runs, clock: Callable[[], float
     runs.cpu_s += time.process_time() - begun_cpu_s
 
 
-def _finished(runs: Runs, duration_s: float) -> bool:
+def _is_finished(runs: Runs, duration_s: float) -> bool:
     if runs.wall_s < duration_s:
         return False
     runs.stable = is_stable(runs.latencies_s, STABLE_PERCENT, STABLE_WITHIN)
     return runs.stable or runs.wall_s >= PATIENCE * duration_s
 
 
-def _loaded(
+def _run_under_load(
     engine: Engine, features: Float, meter: Meter, clock: Callable[[], float]
 ) -> tuple[float | None, int, float]:
     """Watts, inferences and seconds of a variant that runs without a pause."""
@@ -189,13 +189,13 @@ def _loaded(
 
 def _watts(meter: Meter, work: Callable[[], None]) -> float | None:
     """Mean power while the work is done, looked at by a thread beside it."""
-    with _metered(meter) as samples:
+    with _sample_power(meter) as samples:
         work()
     return statistics.fmean(samples) if samples else None
 
 
 @contextmanager
-def _metered(meter: Meter) -> Iterator[list[float]]:
+def _sample_power(meter: Meter) -> Iterator[list[float]]:
     samples: list[float] = []
     done = threading.Event()
 

@@ -16,8 +16,8 @@ from flexiast_runtime.hardware import platform as here
 from flexiast_runtime.hardware.machine import read_settings
 from flexiast_runtime.hardware.meters import Meter, find_meter
 from flexiast_runtime.hardware.nvml import Gpu
-from flexiast_runtime.hardware.poller import Lookout
-from flexiast_runtime.hardware.power_source import SourceMeter, Told
+from flexiast_runtime.hardware.poller import Poller
+from flexiast_runtime.hardware.power_source import ReportedOnce, SourceMeter
 from flexiast_runtime.inference.backends import Backend
 from flexiast_runtime.inference.engine import Engine, StagedEngine
 from flexiast_runtime.inference.tensorrt.build import find_tensorrt
@@ -77,7 +77,7 @@ def profile_bundle(
     warmup_s: float,
     metrics: Mapping[str, float],
     power: bool,
-    source: Told | None = None,
+    source: ReportedOnce | None = None,
 ) -> tuple[Profile, dict[str, Runs]]:
     """Measure every engine: its profile, and each single latency by the variant's name.
 
@@ -92,7 +92,7 @@ def profile_bundle(
     paced = measure_paced(named, features)
     with _meter(source, gpu) if power else nullcontext() as meter:
         powers = {} if meter is None else measure_power(named, features, meter)
-    step_s = Settings.of(bundle.manifest.spec.frontend).step_s
+    step_s = Settings.for_frontend(bundle.manifest.spec.frontend).step_s
     after = _reading(gpu)
     found = Profile(
         made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -146,12 +146,12 @@ def _measurement(
 
 
 @contextmanager
-def _meter(source: Told | None, gpu: Gpu | None) -> Iterator[Meter | None]:
+def _meter(source: ReportedOnce | None, gpu: Gpu | None) -> Iterator[Meter | None]:
     """The user's own source, looked at once a second, or what the machine has."""
     if source is None:
         yield find_meter(gpu=gpu)
         return
-    with Lookout(source.read, unknown=None, every_s=SOURCE_EVERY_S) as lookout:
+    with Poller(source.read, unknown=None, every_s=SOURCE_EVERY_S) as lookout:
         yield SourceMeter(source.name, lookout)
 
 

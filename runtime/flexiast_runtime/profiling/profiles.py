@@ -171,7 +171,7 @@ class Profile(Value):
             if m.precision == precision and m.mj_above_idle is not None
         }
 
-    def expected_ms(self, gmac: float, precision: str) -> float | None:
+    def estimate_ms(self, gmac: float, precision: str) -> float | None:
         """Median latency of a size that was not measured, between its neighbours in cost, both on logarithmic axes.
 
         Sizes of equal cost, such as 16x32 and 32x16, count as one, their geometric mean. None without two costs of that
@@ -213,7 +213,7 @@ def times(runs: Runs, step_s: float) -> dict[str, object]:
     }
 
 
-def changed(old: Measurement, new: Measurement) -> str:
+def describe_change(old: Measurement, new: Measurement) -> str:
     """What became of a variant's median since an older profile: faster, slower, or within noise.
 
     Runs one after the other are not independent, so bounds that part are not enough: the change must be worth a word.

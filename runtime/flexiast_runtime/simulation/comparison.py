@@ -12,7 +12,7 @@ import numpy as np
 from flexiast.errors import DataError
 from flexiast_runtime.governor.step import Policy
 from flexiast_runtime.governor.trace import Trace
-from flexiast_runtime.simulation.simulator import Outcome, Scenario, World, always, follow, oracle, simulate
+from flexiast_runtime.simulation.simulator import Outcome, Scenario, World, always, oracle, replay, simulate
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class Comparison:
 
 def compare(policy: Policy, world: World) -> Comparison:
     """A policy in a world, beside the oracle and each static size."""
-    return beside(simulate(policy, world), world)
+    return compare_to_baselines(simulate(policy, world), world)
 
 
-def beside(governed: Outcome, world: World) -> Comparison:
+def compare_to_baselines(governed: Outcome, world: World) -> Comparison:
     """An outcome beside what could have been had in its world."""
     statics = tuple(always(index, world) for index in range(len(world.options)))
     return Comparison(governed, oracle(world), statics)
@@ -96,7 +96,7 @@ class Means:
     best_static_score: float
 
     @classmethod
-    def of(cls, comparisons: Sequence[Comparison]) -> Means:
+    def average(cls, comparisons: Sequence[Comparison]) -> Means:
         governed, ideal = [c.governed for c in comparisons], [c.ideal for c in comparisons]
         options = governed[0].options
         statics = [_mean([c.statics[index].score for c in comparisons]) for index in range(len(options))]
@@ -113,7 +113,7 @@ class Means:
         )
 
 
-def recorded(trace: Trace) -> tuple[World, Outcome]:
+def replay_trace(trace: Trace) -> tuple[World, Outcome]:
     """What a recorded run did, and the world that it was in: as slow as it was then, with no battery and no heat.
 
     Windows for which no engine ran, silence and failures, are left out. Raises DataError where none is left.
@@ -130,10 +130,10 @@ def recorded(trace: Trace) -> tuple[World, Outcome]:
     slowdown = latencies_s / np.array([options[option].latency_s for _, option in windows])
     deadline_s = np.array([seen.budget_s for seen, _ in windows])
     world = World(Scenario("recorded", slowdown, deadline_s, trace.header.step_s), options)
-    return world, follow(world, (option for _, option in windows))
+    return world, replay(world, (option for _, option in windows))
 
 
-def named(outcome: Outcome, name: str) -> Outcome:
+def rename_outcome(outcome: Outcome, name: str) -> Outcome:
     """The outcome under another name."""
     return replace(outcome, scenario=replace(outcome.scenario, name=name))
 

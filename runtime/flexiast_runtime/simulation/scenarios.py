@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from flexiast_runtime.governor.step import Option
-from flexiast_runtime.simulation.simulator import Boolean, Cell, Double, Heat, Scenario
+from flexiast_runtime.simulation.simulator import BatteryModel, Boolean, Double, Heat, Scenario
 
 STEP_S = 0.5
 JITTER = 0.05
@@ -101,7 +101,7 @@ def scenarios(options: Sequence[Option], hours: float, seed: int, step_s: float 
     }
     calm = made["quiet"]
     span_w = calm.busy_w * min(options[-1].latency_s / step_s, 1.0)
-    battery = Cell(hours * 3_600 * (calm.idle_w + 0.5 * span_w) / (1 - calm.keep))
+    battery = BatteryModel(hours * 3_600 * (calm.idle_w + 0.5 * span_w) / (1 - calm.keep))
     lasting = replace(calm, cell=battery, goal_s=hours * 3_600)
     made["battery"] = replace(lasting, name="battery")
     made["battery in percent"] = replace(lasting, name="battery in percent", cell=replace(battery, says_joules=False))

@@ -44,7 +44,7 @@ class Heat:
 
 
 @dataclass(frozen=True)
-class Cell:
+class BatteryModel:
     """A battery and its sensor."""
 
     capacity_j: float
@@ -70,7 +70,7 @@ class Scenario:
     idle_w: float = 3.0
     busy_w: float = 6.0
     """Above idle, while an engine runs"""
-    cell: Cell | None = None
+    cell: BatteryModel | None = None
     heat: Heat | None = None
     failing: Boolean | None = None
     """[ticks, options] whether an option's engine gives an error"""
@@ -252,7 +252,7 @@ class Run:
         )
 
 
-class Senses:
+class SimulatedSensors:
     """What a governor sees of a run."""
 
     def __init__(self, run: Run) -> None:
@@ -297,7 +297,7 @@ class Senses:
 def simulate(policy: Policy, world: World) -> Outcome:
     """The governor through a scenario, with the scenario's goal."""
     scenario, run, reasons = world.scenario, Run(world), []
-    senses = Senses(run)
+    senses = SimulatedSensors(run)
     policy = replace(policy, goal=replace(policy.goal, until_s=scenario.goal_s, min_battery=scenario.keep))
     state = governor.start(policy, world.options, senses.before())
     for _ in range(scenario.ticks):
@@ -308,7 +308,7 @@ def simulate(policy: Policy, world: World) -> Outcome:
     return run.outcome(reasons)
 
 
-def follow(world: World, chosen: Iterable[int]) -> Outcome:
+def replay(world: World, chosen: Iterable[int]) -> Outcome:
     """What comes of choices that are known beforehand, one for each tick."""
     run = Run(world)
     for index in chosen:
@@ -318,7 +318,7 @@ def follow(world: World, chosen: Iterable[int]) -> Outcome:
 
 def always(index: int, world: World) -> Outcome:
     """One option through a scenario, whatever happens."""
-    return follow(world, repeat(index, world.scenario.ticks))
+    return replay(world, repeat(index, world.scenario.ticks))
 
 
 def oracle(world: World) -> Outcome:
@@ -329,18 +329,18 @@ def oracle(world: World) -> Outcome:
     """
     scenario = world.scenario
     if scenario.cell is None or scenario.goal_s is None:
-        return _clairvoyant(world, 0.0)
+        return solve_with_price(world, 0.0)
     low, high = 0.0, 1.0
     for _ in range(BISECTIONS):
         price = (low + high) / 2
-        if _clairvoyant(world, price).charges[-1] < scenario.keep:
+        if solve_with_price(world, price).charges[-1] < scenario.keep:
             low = price
         else:
             high = price
-    return _clairvoyant(world, high)
+    return solve_with_price(world, high)
 
 
-def _clairvoyant(world: World, price: float) -> Outcome:
+def solve_with_price(world: World, price: float) -> Outcome:
     """The best at each tick, given a metric's worth of a watt; 0 where no option answers in time."""
     scenario = world.scenario
     answered = (world.latencies_s <= scenario.deadline_s[:, None]) & ~world.failing

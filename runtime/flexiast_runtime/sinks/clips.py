@@ -13,7 +13,7 @@ from flexiast.errors import DataError, SinkDownError, SinkError, SinkUnavailable
 from flexiast.files import write_atomically
 from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.sinks.retention import KEEP_ALL, NAME, Keeper, Retention, clock_is_synchronised
-from flexiast_runtime.sinks.sink import PASSING, Hearing, unusable
+from flexiast_runtime.sinks.sink import PASSING, RunContext, unusable
 
 POST_ROLL_WAIT_S = 5.0
 """Seconds beyond the post-roll that its audio may come late."""
@@ -39,7 +39,7 @@ class Clips:
         self.folder, self._pre_s, self._post_s = folder, pre_s, post_s
         self._retention, self._wall, self._synchronised = retention, wall, synchronised
 
-    def open(self, hearing: Hearing) -> None:
+    def open(self, hearing: RunContext) -> None:
         self._histories = hearing.histories
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

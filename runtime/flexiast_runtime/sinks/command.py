@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from flexiast.errors import SinkError, UsageError
 from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.sinks.credentials import MQTT, WEBHOOK
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 from flexiast_runtime.sinks.template import check_template, fields
 from flexiast_runtime.subprocesses import end_group
 
@@ -32,7 +32,7 @@ class Command:
         self._program, self._timeout_s = argv[0], timeout_s
         self._arguments = [check_template(argument, f"argument {argument!r}") for argument in argv[1:]]
 
-    def open(self, hearing: Hearing) -> None:
+    def open(self, hearing: RunContext) -> None:
         if shutil.which(self._program) is None:
             raise UsageError(f"{self._program!r} is no program that can be run; give its path, and chmod +x it")
 

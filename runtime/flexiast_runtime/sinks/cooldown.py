@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flexiast_runtime.detection.records import Event, Record
-from flexiast_runtime.sinks.sink import Hearing, Sink
+from flexiast_runtime.sinks.sink import RunContext, Sink
 
 
 class Cooldown:
@@ -22,7 +22,7 @@ class Cooldown:
     def name(self) -> str:
         return self.sink.name
 
-    def open(self, hearing: Hearing) -> None:
+    def open(self, hearing: RunContext) -> None:
         self.sink.open(hearing)
 
     def wants(self, record: Record) -> bool:

@@ -11,7 +11,7 @@ from flexiast.errors import SinkError
 from flexiast.extras import require
 from flexiast_runtime.audio.signal import Signal
 from flexiast_runtime.detection.records import Event, Record, SourceNotice, Status, Switch
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -27,7 +27,7 @@ class Metrics:
         self.name = f"metrics://{host}:{port}"
         self._host, self._port = host, port
 
-    def open(self, hearing: Hearing) -> None:
+    def open(self, hearing: RunContext) -> None:
         prometheus = require("prometheus_client", "service")
         registry = prometheus.CollectorRegistry()
         self._meters = _Meters(prometheus, registry, hearing)
@@ -57,7 +57,7 @@ class Metrics:
 class _Meters:
     """What records say, as Prometheus's counters, gauges and histograms."""
 
-    def __init__(self, prometheus: Any, registry: Any, hearing: Hearing) -> None:
+    def __init__(self, prometheus: Any, registry: Any, hearing: RunContext) -> None:
         def meter(kind: Any, name: str, text: str, *labels: str, **more: Any) -> Any:
             return kind(f"flexiast_{name}", text, labels, registry=registry, **more)
 
@@ -86,7 +86,7 @@ class _Meters:
             self._signal.labels(source).set(1)
             self._begin_at_zero(source, hearing)
 
-    def _begin_at_zero(self, source: str, hearing: Hearing) -> None:
+    def _begin_at_zero(self, source: str, hearing: RunContext) -> None:
         """A counter that appears with its first event hides that one from Prometheus's `increase()`."""
         for counter in (self._switches, self._lost, self._clipped, self._invalid, self._gaps):
             counter.labels(source)
@@ -137,7 +137,7 @@ class _Meters:
 class _SinkMeters:
     """How the sinks of the run do, asked at every scrape."""
 
-    def __init__(self, hearing: Hearing) -> None:
+    def __init__(self, hearing: RunContext) -> None:
         self._counts = hearing.counts
 
     def collect(self) -> Iterator[Metric]:

@@ -26,7 +26,7 @@ from flexiast.errors import SinkDownError, SinkError, SinkUnavailableError, Usag
 from flexiast.extras import require
 from flexiast_runtime.detection.records import Event, Record, SourceNotice, Status
 from flexiast_runtime.sinks.home_assistant import discovery, discovery_topic, slugs, tombstones
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessageInfo
@@ -99,13 +99,13 @@ class Mqtt:
         self._sent: dict[int, _Sent] = {}  # by the record's identity: not yet acknowledged
         self._newest: dict[str, Message] = {}  # of each topic whose newest value counts
         self._publishing = threading.Lock()  # held from a newest value's change until it is published
-        self._refused: dict[int, tuple[float, Any]] = {}  # when and why, by message number
+        self._explain_refusal: dict[int, tuple[float, Any]] = {}  # when and why, by message number
         self._stated: dict[int, str] = {}  # topic by message number, of newest values said to a new connection
         self._largest: int | None = None  # bytes of a message that the broker takes
-        self._ending = threading.Event()
+        self._describe_exit = threading.Event()
         self._refusal = "it does not answer" + tls * ", or its certificate is not trusted"
 
-    def open(self, hearing: Hearing) -> None:
+    def open(self, hearing: RunContext) -> None:
         """Begin to connect, and go on trying: a broker may start later than this."""
         self._say = hearing.say
         self._sounds, self._sources = self._topics(hearing.labels), slugs(hearing.sources)
@@ -148,9 +148,9 @@ class Mqtt:
 
     def close(self) -> None:
         """Say that nothing sounds any more and offline, which a clean goodbye would keep the broker from saying."""
-        self._ending.set()
+        self._describe_exit.set()
         if self._client.is_connected():
-            silence = [Message(self._sound(label), "OFF", retain=True) for label in sorted(self._sounding())]
+            silence = [Message(self._sound(label), "OFF", retain=True) for label in sorted(self._list_active_labels())]
             for message in [*silence, Message(f"{self._topic}/status", "offline", retain=True)]:
                 last = self._publish(message)
             last.wait_for_publish(GOODBYE_S)
@@ -165,7 +165,7 @@ class Mqtt:
 
     def _refusal_of(self, sent: _Sent) -> Any:
         """The broker's reason code, if it refused a message of it; numbers of messages are used again and again."""
-        answers = [self._refused.pop(info.mid, None) for info in sent.infos or ()]
+        answers = [self._explain_refusal.pop(info.mid, None) for info in sent.infos or ()]
         return next((reason for at_s, reason in filter(None, answers) if at_s >= sent.published_s), None)
 
     def _start(self, protocol: int) -> None:
@@ -174,7 +174,7 @@ class Mqtt:
         client: Client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=protocol)
         client.will_set(f"{self._topic}/status", "offline", qos=1, retain=True)
         client.reconnect_delay_set(*RECONNECT_S)
-        client.on_connect, client.on_disconnect = self._connected, self._disconnected
+        client.on_connect, client.on_disconnect = self._on_connect, self._disconnected
         client.on_publish, client.on_message = self._acknowledged, self._received
         if self._user is not None:
             password = None if self._password is None else self._password.get_secret_value()
@@ -184,12 +184,12 @@ class Mqtt:
                 client.tls_set(ca_certs=None if self._ca is None else str(self._ca))
             except OSError as error:
                 raise UsageError(f"the certificates in {self._ca} cannot be read: {error}") from error
-        self._client, self._protocol, self._drops, self._answered = client, protocol, 0, False
+        self._client, self._protocol, self._drops, self._record_window = client, protocol, 0, False
         self._sent.clear()
         client.connect_async(self._host, self._port)
         client.loop_start()
 
-    def _sounding(self) -> set[str]:
+    def _list_active_labels(self) -> set[str]:
         """Labels with a topic that sound at any source."""
         return set().union(*self._on.values()) & self._sounds.keys()
 
@@ -225,9 +225,9 @@ class Mqtt:
             problem = record.state in {"lost", "no signal"}
             topic = f"{self._topic}/source/{self._sources[record.source]}"
             return [_state(topic, on=problem)]
-        before = self._sounding()
+        before = self._list_active_labels()
         self._on[record.source] = frozenset(record.active)
-        now = self._sounding()
+        now = self._list_active_labels()
         return [_state(self._sound(label), on=label in now) for label in sorted(before ^ now)]
 
     def _publish(self, message: Message) -> MQTTMessageInfo:
@@ -249,7 +249,7 @@ class Mqtt:
 
     def _repeat(self) -> None:
         """In a thread of its own: whoever connects while a sound lasts learns of it, though ON is not retained."""
-        while not self._ending.wait(REPEAT_S):
+        while not self._describe_exit.wait(REPEAT_S):
             if self._client.is_connected():
                 with self._publishing:
                     for message in self._newest.values():
@@ -258,9 +258,9 @@ class Mqtt:
 
     # -------------------------------------------------------------------------- called by the client, in its own thread
 
-    def _connected(self, client: Client, _: Any, __: Any, reason: Any, properties: Any) -> None:
+    def _on_connect(self, client: Client, _: Any, __: Any, reason: Any, properties: Any) -> None:
         """A broker that was restarted may have forgotten all that was retained."""
-        self._answered = True
+        self._record_window = True
         if reason.is_failure:
             self._refusal = f"it answers {reason}"
             if reason.value == UNSUPPORTED_VERSION and self._protocol == self._mqtt.MQTTv5:
@@ -280,8 +280,8 @@ class Mqtt:
 
     def _disconnected(self, client: Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
         """Brokers that know no MQTT 5 should say so; some end the connection without a word."""
-        answered, self._answered = self._answered, False
-        if client is not self._client or self._ending.is_set():
+        answered, self._record_window = self._record_window, False
+        if client is not self._client or self._describe_exit.is_set():
             return
         if answered:
             if reason.is_failure and self._drops < 0 and reason.getName() != "Unspecified error":
@@ -300,13 +300,13 @@ class Mqtt:
     def _restart(self, client: Client, protocol: int, pause_s: float = 0.0) -> None:
         client.disconnect()
         client.loop_stop()  # ends with the callback that this is called from
-        if not self._ending.wait(pause_s):
+        if not self._describe_exit.wait(pause_s):
             self._start(protocol)
 
     def _acknowledged(self, _: Client, __: Any, number: int, reason: Any, ___: Any) -> None:
         topic = self._stated.pop(number, None)
         if reason.is_failure and topic is None:
-            self._refused[number] = time.monotonic(), reason
+            self._explain_refusal[number] = time.monotonic(), reason
         elif reason.is_failure:
             self._say(f"{self.name}: the broker refuses {topic}: {reason}")
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 from flexiast.errors import SinkDownError, SinkError, SinkUnavailableError
 from flexiast_runtime.detection.records import Record
-from flexiast_runtime.sinks.sink import Counts, Hearing, Sink
+from flexiast_runtime.sinks.sink import Counts, RunContext, Sink
 
 CAPACITY = 1000
 """Records that may wait for one sink."""
@@ -84,7 +84,7 @@ class Outbox:
         self._say, self._failing = say, False
         self._logged: dict[str, float] = {}  # failures, and when they were last logged
         self._sink, self._capacity, self._back_off = sink, capacity, back_off
-        self._unopened: Hearing | None = None
+        self._unopened: RunContext | None = None
         self._queue: deque[_Waiting] = deque()  # not yet tried, or the sink was down
         self._aside: list[_Waiting] = []  # tried and not taken, each due at a time of its own
         self._in_hand: _Waiting | None = None
@@ -96,7 +96,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"flexiast-sink {sink.name}", daemon=True)
 
-    def open(self, hearing: Hearing) -> None:
+    def open(self, hearing: RunContext) -> None:
         """Open the sink, in the caller's thread: what the user must mend is raised here.
 
         One that is down for now is opened later, before its first record.
@@ -105,7 +105,7 @@ class Outbox:
             self._sink.open(hearing)
         except SinkUnavailableError as error:
             self._unopened = hearing
-            self._failed(error)
+            self._record_failure(error)
         self._thread.start()
 
     def put(self, record: Record) -> None:
@@ -158,7 +158,7 @@ class Outbox:
         try:
             self._sink.close()
         except Exception as error:  # noqa: BLE001 (a sink's defect stays its own)
-            self._failed(error)
+            self._record_failure(error)
 
     def _next(self) -> _Waiting | None:
         """The next record once it may be tried; None at the end."""
@@ -198,7 +198,7 @@ class Outbox:
         except SinkUnavailableError as error:
             self._postpone(waiting, error)
         except Exception as error:  # noqa: BLE001 (a sink's defect stays its own)
-            self._failed(error)
+            self._record_failure(error)
             self._settle("refused")
         else:
             self._settle("delivered")
@@ -240,14 +240,14 @@ class Outbox:
                 else:
                     waiting.due_s = now_s + self._limited(self._back_off.wait_s(waiting.tries))
                     self._aside.append(waiting)
-        self._failed(error, alone=self._failures == 1 and not down and not hopeless)
+        self._record_failure(error, alone=self._failures == 1 and not down and not hopeless)
         if hopeless or full:
             self._settle("refused" if hopeless else "dropped")
 
     def _limited(self, pause_s: float) -> float:
         return pause_s if self._until is None else min(pause_s, ENDING_PAUSE_S)
 
-    def _failed(self, error: Exception, *, alone: bool = False) -> None:
+    def _record_failure(self, error: Exception, *, alone: bool = False) -> None:
         """Keep the error, and log it where the sink begins to fail: once, for it may go on for weeks.
 
         One that concerns a record ``alone`` is not logged yet.
@@ -296,9 +296,9 @@ def _defect(error: Exception) -> str:
 
 
 @contextmanager
-def opened(
+def open_outboxes(
     sinks: Iterable[Sink],
-    hearing: Hearing,
+    hearing: RunContext,
     *,
     closing_s: float = CLOSING_S,
     say: Callable[[str], None] = lambda text: None,

@@ -46,7 +46,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Hearing:
+class RunContext:
     """What the sinks are told of a run before its first record."""
 
     labels: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class Sink(Protocol):
     @property
     def name(self) -> str: ...
 
-    def open(self, hearing: Hearing) -> None:
+    def open(self, hearing: RunContext) -> None:
         """Get ready; raises FlexiastError where the user must act. What may come back by itself is not waited for.
 
         After SinkDownError it is called again, in another thread, until it succeeds.

@@ -10,7 +10,7 @@ from pathlib import Path
 from flexiast.errors import SinkDownError, SinkError
 from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.history import default_database, prepare
-from flexiast_runtime.sinks.sink import Hearing, unusable
+from flexiast_runtime.sinks.sink import RunContext, unusable
 
 PASSING = {5, 6, 13}
 """SQLITE_BUSY, SQLITE_LOCKED and SQLITE_FULL"""
@@ -26,7 +26,7 @@ class SqliteHistory:
         self._path = path or default_database()
         self.name = f"sqlite:{self._path}"
 
-    def open(self, hearing: Hearing) -> None:
+    def open(self, hearing: RunContext) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Opened here and used by the outbox's thread, one after the other.

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from flexiast.errors import SinkDownError, SinkError, SinkUnavailableError
 from flexiast_runtime.detection.records import Event, Record
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 from flexiast_runtime.sinks.template import BodyTemplate
 
 TIMEOUT_S = 10.0
@@ -57,7 +57,7 @@ class Webhook:
         self._timeout_s, self._wall = timeout_s, wall
         self._opener = urllib.request.build_opener(_NoRedirect)
 
-    def open(self, hearing: Hearing) -> None:
+    def open(self, hearing: RunContext) -> None:
         """Nothing is sent before the first event."""
 
     def wants(self, record: Record) -> bool:

@@ -18,7 +18,7 @@ from flexiast.errors import UsageError
 from flexiast_cli.commands.history.chart import SHOWN, SLOTS, Day
 from flexiast_cli.commands.history.command import Format, _when, history
 from flexiast_runtime.detection.records import Event
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 from flexiast_runtime.sinks.sqlite import SqliteHistory
 from tests.cli.conftest import Run
 from tests.runtime.sinks.conftest import RATE_HZ, event
@@ -41,7 +41,7 @@ EVENTS = (at(1, "rain"), at(9.4), at(9.6, source="yard"), at(30, "=SUM(A1)"), at
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("history") / "history.db"
     sink = SqliteHistory(path)
-    sink.open(Hearing())
+    sink.open(RunContext())
     for one in EVENTS:
         sink.deliver(one)
     sink.close()
@@ -101,7 +101,7 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("berlin")
 def test_years_and_the_hour_that_comes_twice_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sink = SqliteHistory(tmp_path / "h.db")
-    sink.open(Hearing())
+    sink.open(RunContext())
     first = datetime.datetime(2026, 10, 25, 0, 30, tzinfo=datetime.timezone.utc)
     for number, moment in enumerate((first - datetime.timedelta(days=364), first, first + datetime.timedelta(hours=1))):
         sink.deliver(event(began_at_s=moment.timestamp(), start_sample=number * RATE_HZ))
@@ -169,7 +169,7 @@ def test_what_cannot_be_shown_is_said(run: Run, tmp_path: Path, show: Show) -> N
 
 def test_a_chart_of_many_labels_fits_80_columns_and_says_what_it_leaves_out() -> None:
     heard = [(f"a very long label number {number}", DAY) for number in range(SHOWN + 3) for _ in range(number + 1)]
-    day = Day.of(heard)
+    day = Day.from_events(heard)
     console = Console(width=80, file=io.StringIO(), color_system=None)
     with console.capture() as captured:
         console.print(day.chart())

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from flexiast.errors import ExitCode
 from flexiast_cli.app import app
-from flexiast_cli.commands.service.unit import MARK, Scope, Service, quoted, unreachable
+from flexiast_cli.commands.service.unit import MARK, Scope, Service, quote_word, unreachable
 
 SCOPES: tuple[Scope, ...] = ("system", "user")
 
@@ -77,7 +77,7 @@ def test_what_no_restart_mends_is_not_restarted(scope: Scope) -> None:
 @given(st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1))
 def test_a_word_of_the_command_is_what_it_was(word: str) -> None:
     """Read as systemd reads it: quotes and backslashes undone, then %% and $$ halved, nothing else special left."""
-    text = quoted(word)
+    text = quote_word(word)
     if text != word:
         assert text[0] == text[-1] == '"'
         assert re.fullmatch(r'(?:[^"\\]|\\["\\])*', text[1:-1])

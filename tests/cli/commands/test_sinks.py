@@ -17,7 +17,7 @@ import pytest
 import typer
 
 from flexiast.errors import ExitCode, SinkError
-from flexiast_cli.commands.listen.sinks import clip_folder, histories_for, opened_sinks, published, remembered
+from flexiast_cli.commands.listen.sinks import clip_folder, histories_for, open_sinks, tee_to_history, tee_to_sinks
 from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.detection.records import Record
 from flexiast_runtime.history import read_events
@@ -25,7 +25,7 @@ from flexiast_runtime.sinks.clips import Clips
 from flexiast_runtime.sinks.cooldown import Cooldown
 from flexiast_runtime.sinks.jsonl import JsonlFile
 from flexiast_runtime.sinks.retention import NAME
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 from tests.cli.conftest import RATE_HZ, Run, tone
 from tests.runtime.sinks.conftest import event, status
 
@@ -78,8 +78,8 @@ def test_a_sink_that_loses_something_says_so_and_the_others_do_not(
 ) -> None:
     sinks = [Refusing(tmp_path / "a"), JsonlFile(tmp_path / "b")]
     records = [event(0), status(), event(1)]
-    with pytest.raises(typer.Exit) as ended, opened_sinks(sinks, Hearing()) as publish:
-        assert list(published(records, publish)) == records
+    with pytest.raises(typer.Exit) as ended, open_sinks(sinks, RunContext()) as publish:
+        assert list(tee_to_sinks(records, publish)) == records
     assert ended.value.exit_code == ExitCode.LOST
     name = re.escape(f"jsonl:{tmp_path}/a")
     when = r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d"
@@ -97,7 +97,7 @@ def test_a_recording_that_outruns_its_sinks_waits_for_them(tmp_path: Path, monke
             super().deliver(record)
 
     monkeypatch.setattr("flexiast_runtime.sinks.outbox.CLOSING_S", 0.0)
-    with opened_sinks([Slow(tmp_path / "a")], Hearing(), lambda: False) as publish:
+    with open_sinks([Slow(tmp_path / "a")], RunContext(), lambda: False) as publish:
         for number in range(1500):
             publish(event(number))
     lines = (tmp_path / "a").read_text().splitlines()
@@ -146,6 +146,6 @@ def test_audio_is_remembered_by_source_where_clips_are_cut(tmp_path: Path) -> No
     assert histories_for([JsonlFile(tmp_path / "a")], devices, RATE_HZ, live=True) == {}  # type: ignore[arg-type]
     histories = histories_for([Cooldown(Clips(tmp_path), 1.0)], devices, RATE_HZ, live=True)  # type: ignore[arg-type]
     assert clip_folder([Cooldown(Clips(tmp_path), 1.0)]) == tmp_path
-    assert list(remembered(stream, sources, histories)) == stream
-    assert list(remembered(stream, sources, {})) == stream
+    assert list(tee_to_history(stream, sources, histories)) == stream
+    assert list(tee_to_history(stream, sources, {})) == stream
     assert [histories[name].read(0, 100).samples.tolist() for name in sources] == [[0.5] * 10, [0.25] * 20]

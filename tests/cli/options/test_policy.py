@@ -22,9 +22,9 @@ from flexiast.errors import UsageError
 from flexiast.manifest import Labelled, Manifest
 from flexiast.spec import PatchSize
 from flexiast_cli.options import validators as checks
-from flexiast_cli.options.policy import Preset, Wishes, profile_of, recorded, seconds_until
+from flexiast_cli.options.policy import PolicyOptions, Preset, profile_of, record_trace, seconds_until
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.detection.listener import Conditions, Governed
+from flexiast_runtime.detection.listener import Conditions, GovernedController
 from flexiast_runtime.governor.limits import Goal
 from flexiast_runtime.governor.presets import POLICIES
 from flexiast_runtime.governor.step import Option, Policy
@@ -93,34 +93,34 @@ def test_a_profile_that_cannot_be_read_is_said_and_done_without(
 
 
 def test_a_goal_is_on_the_streams_time_line(capsys: pytest.CaptureFixture[str]) -> None:
-    found = Wishes("greedy", until="18:00", min_battery=35, max_watts=7.0).resolved(POWERED, ON_BATTERY, NOW)
+    found = PolicyOptions("greedy", until="18:00", min_battery=35, max_watts=7.0).resolved(POWERED, ON_BATTERY, NOW)
     assert found.goal == Goal(1_785, 0.35, 7.0)
     assert found.dwell_s == POLICIES["greedy"].dwell_s
     assert capsys.readouterr() == ("", "")
 
 
 def test_what_cannot_be_had_as_asked_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    Wishes(until="2h").resolved(UNKNOWN, ON_BATTERY, NOW)
+    PolicyOptions(until="2h").resolved(UNKNOWN, ON_BATTERY, NOW)
     assert "charge alone is led along a line" in " ".join(capsys.readouterr().err.split())
-    Wishes(until="2h").resolved(POWERED, Conditions(0.25), NOW)
+    PolicyOptions(until="2h").resolved(POWERED, Conditions(0.25), NOW)
     assert "no battery" in capsys.readouterr().err
-    Wishes(min_battery=30.0).resolved(POWERED, Conditions(0.25), NOW)
+    PolicyOptions(min_battery=30.0).resolved(POWERED, Conditions(0.25), NOW)
     assert "no battery" in capsys.readouterr().err
-    Wishes().resolved(POWERED, Conditions(0.25), NOW)
+    PolicyOptions().resolved(POWERED, Conditions(0.25), NOW)
     assert not capsys.readouterr().err
-    Wishes(max_watts=2.0).resolved(POWERED, ON_BATTERY, NOW)
+    PolicyOptions(max_watts=2.0).resolved(POWERED, ON_BATTERY, NOW)
     assert "draws 4.0 W" in capsys.readouterr().err
     for options in (UNKNOWN, (UNKNOWN[0], POWERED[1])):
         with pytest.raises(UsageError, match="flexiast profile --power"):
-            Wishes(max_watts=7.0).resolved(options, ON_BATTERY, NOW)
+            PolicyOptions(max_watts=7.0).resolved(options, ON_BATTERY, NOW)
 
 
 def test_what_cannot_act_on_one_size_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    Wishes("greedy", until="2h", min_battery=30.0, max_watts=2.0).resolved(POWERED[:1], ON_BATTERY, NOW)
+    PolicyOptions("greedy", until="2h", min_battery=30.0, max_watts=2.0).resolved(POWERED[:1], ON_BATTERY, NOW)
     said = " ".join(capsys.readouterr().err.split())
     assert "32x32 is the only size" in said
     assert said.endswith("no effect of --policy, --until, --min-battery, --max-watts")
-    Wishes().resolved(POWERED[:1], ON_BATTERY, NOW)
+    PolicyOptions().resolved(POWERED[:1], ON_BATTERY, NOW)
     assert not capsys.readouterr().err
 
 
@@ -136,13 +136,13 @@ def measured(tiny_manifest: Manifest) -> Manifest:
 
 def test_sizes_below_the_metric_are_not_loaded(measured: Manifest) -> None:
     sizes = measured.patches
-    assert Wishes().sizes(None, measured, None, None) is None
-    assert Wishes(min_metric=0.8).sizes(None, measured, None, None) == sizes[:2]
-    assert Wishes(min_metric=0.8).sizes(f"{sizes[1]},{sizes[2]}", measured, None, None) == (sizes[1],)
+    assert PolicyOptions().sizes(None, measured, None, None) is None
+    assert PolicyOptions(min_metric=0.8).sizes(None, measured, None, None) == sizes[:2]
+    assert PolicyOptions(min_metric=0.8).sizes(f"{sizes[1]},{sizes[2]}", measured, None, None) == (sizes[1],)
     with pytest.raises(UsageError, match=r"8x8 0\.900.*20x10 –"):
-        Wishes(min_metric=0.95).sizes(None, measured, None, None)
+        PolicyOptions(min_metric=0.95).sizes(None, measured, None, None)
     with pytest.raises(UsageError, match="no patch size"):
-        Wishes(min_metric=0.1).sizes(str(sizes[3]), measured, None, None)  # it was never measured
+        PolicyOptions(min_metric=0.1).sizes(str(sizes[3]), measured, None, None)  # it was never measured
 
 
 def profiled(patch: PatchSize, precision: str, metric: float, *, own: bool) -> Profile:
@@ -154,7 +154,7 @@ def profiled(patch: PatchSize, precision: str, metric: float, *, own: bool) -> P
 def test_what_an_engine_reached_itself_counts_before_what_float32_did(
     measured: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sizes, asked = measured.patches, Wishes(min_metric=0.8)
+    sizes, asked = measured.patches, PolicyOptions(min_metric=0.8)
     encoders = {"int8": measured.encoders["fp32"]}
     variants = tuple(v.model_copy(update={"precision": "int8"}) for v in measured.variants)
     quantised = measured.model_copy(update={"variants": variants, "encoders": encoders})
@@ -180,14 +180,14 @@ def test_what_an_engine_reached_itself_counts_before_what_float32_did(
 
 
 def test_a_pinned_size_excludes_all_that_would_choose(measured: Manifest) -> None:
-    assert Wishes(pin="8").sizes(None, measured, None, None) == (PatchSize(8, 8),)
+    assert PolicyOptions(pin="8").sizes(None, measured, None, None) == (PatchSize(8, 8),)
     for wishes, sizes in (
-        (Wishes(pin="8"), "8,16"),
-        (Wishes(pin="8", until="2h"), None),
-        (Wishes("greedy", pin="8"), None),
-        (Wishes(pin="8", max_watts=5.0), None),
-        (Wishes(pin="8", min_battery=0.0), None),
-        (Wishes(pin="8", min_metric=0.5), None),
+        (PolicyOptions(pin="8"), "8,16"),
+        (PolicyOptions(pin="8", until="2h"), None),
+        (PolicyOptions("greedy", pin="8"), None),
+        (PolicyOptions(pin="8", max_watts=5.0), None),
+        (PolicyOptions(pin="8", min_battery=0.0), None),
+        (PolicyOptions(pin="8", min_metric=0.5), None),
     ):
         with pytest.raises(UsageError, match="--pin keeps one size"):
             wishes.sizes(sizes, measured, None, None)
@@ -248,9 +248,9 @@ def test_a_cascade_that_saves_nothing_says_why_once(
 def test_a_full_disk_ends_the_recording_and_not_the_listening(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen, path = Governed(UNKNOWN, POLICIES["balanced"], Conditions(1.0)), tmp_path / "trace.jsonl"
+    chosen, path = GovernedController(UNKNOWN, POLICIES["balanced"], Conditions(1.0)), tmp_path / "trace.jsonl"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with recorded(chosen, path, Bundle.open(tiny_bundle), "tiny", 0.5, sources=1):
+    with record_trace(chosen, path, Bundle.open(tiny_bundle), "tiny", 0.5, sources=1):
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 150, limits[1]))  # a step and a half
         try:
             for tick in range(1, 5):

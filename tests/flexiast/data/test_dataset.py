@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from flexiast.data.dataset import Dataset, balanced_weights, load_waveforms, read_dataset
+from flexiast.data.dataset import Dataset, compute_balanced_weights, load_waveforms, read_dataset
 from flexiast.errors import DataError
 
 Float = NDArray[np.float32]
@@ -293,7 +293,7 @@ def test_balanced_weights_are_those_of_ast_without_its_constants(targets: Float)
     """AST's loops over clips and labels, with counts that need no guard."""
     counts: Counter[int] = Counter(int(label) for clip in targets for label in np.flatnonzero(clip))
     weights = [sum(1 / counts[int(label)] for label in np.flatnonzero(clip)) for clip in targets]
-    found = balanced_weights(targets)
+    found = compute_balanced_weights(targets)
     np.testing.assert_allclose(found, np.array(weights) / sum(weights), rtol=1e-12)
     assert found.dtype == np.float64
     assert found.sum() == pytest.approx(1, abs=1e-12)  # as numpy's choice asks
@@ -302,7 +302,7 @@ def test_balanced_weights_are_those_of_ast_without_its_constants(targets: Float)
 @given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=6))
 def test_where_clips_have_one_label_each_label_is_drawn_equally_often(counts: list[int]) -> None:
     targets = np.repeat(np.eye(len(counts), dtype=np.float32), counts, axis=0)
-    np.testing.assert_allclose(balanced_weights(targets) @ targets, 1 / len(counts), rtol=1e-12)
+    np.testing.assert_allclose(compute_balanced_weights(targets) @ targets, 1 / len(counts), rtol=1e-12)
 
 
 # ----- waveforms

@@ -21,8 +21,6 @@ from flexiast.training.augment import (
     SILENCE,
     Loudness,
     Noise,
-    added,
-    at_snr,
     audible_part,
     echo,
     equalise,
@@ -31,8 +29,10 @@ from flexiast.training.augment import (
     level,
     mask,
     mix,
+    mix_log_mel,
     place,
     place_audible,
+    scale_to_snr,
 )
 
 Float = NDArray[np.float32]
@@ -220,8 +220,8 @@ def test_energies_of_two_sounds_are_added(seed: int, apart: float) -> None:
     one = sound(5, seed)
     other = sound(5, seed + 1) - np.float32(apart)  # down to nothing, which an empty filter holds
     expected = np.logaddexp(one.astype(np.float64), other.astype(np.float64))
-    np.testing.assert_allclose(added(one, other), expected, rtol=0, atol=4e-6)  # float32 of values up to 20
-    assert np.array_equal(added(one, other), added(other, one))
+    np.testing.assert_allclose(mix_log_mel(one, other), expected, rtol=0, atol=4e-6)  # float32 of values up to 20
+    assert np.array_equal(mix_log_mel(one, other), mix_log_mel(other, one))
 
 
 # ----- masks
@@ -320,7 +320,7 @@ def test_no_two_noises_are_alike_but_those_of_one_generator(frontend: Frontend) 
 def test_noise_stands_at_its_distance_from_the_sound(seed: int, snr_db: float) -> None:
     loud, hiss = 8 + sound(30, seed), sound(98, seed + 1)  # so loud that nothing reaches the floor
     energies = [
-        float(np.exp(each.astype(np.float64)).sum(axis=1).mean()) for each in (loud, at_snr(hiss, snr_db, loud))
+        float(np.exp(each.astype(np.float64)).sum(axis=1).mean()) for each in (loud, scale_to_snr(hiss, snr_db, loud))
     ]
     assert 10 * math.log10(energies[0] / energies[1]) == pytest.approx(snr_db, abs=1e-3)  # float32
     assert level(loud) == pytest.approx(math.log(energies[0]), abs=1e-4)

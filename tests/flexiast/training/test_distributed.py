@@ -25,7 +25,7 @@ from flexiast.checkpoint import Checkpoint, save_checkpoint, weight_shapes
 from flexiast.errors import ModelError, UsageError
 from flexiast.spec import FrontendSpec, NetworkSpec, PatchSize, Spec
 from flexiast.training.batches import LogMels
-from flexiast.training.distributed import ALONE, World, joined, launcher, restarted
+from flexiast.training.distributed import SINGLE_PROCESS, World, init_process_group, is_restarted, launcher
 from flexiast.training.recipe import Recipe, Training
 from flexiast.training.trainer import Trainer
 from tests.cli.conftest import write_sounds
@@ -221,16 +221,16 @@ def test_torchrun_continues_a_run_that_it_began_and_no_other(monkeypatch: pytest
     monkeypatch.delenv("RANK", raising=False)
     document = tmp_path / "run.json"
     document.write_text(json.dumps({"launcher": launcher()}), encoding="utf-8")
-    assert not restarted(document)
+    assert not is_restarted(document)
     for count, again in (("0", False), ("1", True), ("12", True)):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
-        assert restarted(document) is again
+        assert is_restarted(document) is again
     document.write_text(json.dumps({"launcher": launcher() + 1}), encoding="utf-8")
-    assert not restarted(document)
+    assert not is_restarted(document)
     document.unlink()
-    assert not restarted(document)
+    assert not is_restarted(document)
     monkeypatch.setenv("RANK", "1")
-    assert restarted(document)
+    assert is_restarted(document)
 
 
 @pytest.mark.usefixtures("by_itself")
@@ -238,13 +238,16 @@ def test_ranks_of_several_machines_are_not_started_again(monkeypatch: pytest.Mon
     """Each machine's torchrun counts restarts for itself."""
     monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
-    with pytest.raises(UsageError, match=r"the ranks of 2 machines again .*give --max-restarts 0"), joined():
+    with (
+        pytest.raises(UsageError, match=r"the ranks of 2 machines again .*give --max-restarts 0"),
+        init_process_group(),
+    ):
         pass
     for machines, restarts in (("1", "3"), ("2", "0")):
         monkeypatch.setenv("GROUP_WORLD_SIZE", machines)
         monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
-        with joined() as world:
-            assert world.leads
+        with init_process_group() as world:
+            assert world.is_main
 
 
 # ----- ranks that do not agree
@@ -277,7 +280,7 @@ def trainer(build_spec: Callable[..., Spec], tmp_path: Path) -> Trainer:
 def agreed(trainer: Trainer, loss: float, added: tuple[float, ...]) -> float:
     """The loss of the whole step, where the other rank says something else by so much."""
     trainer.world = Beside(added=added)
-    return trainer._agreed(torch.tensor(loss), PatchSize(16, 24))
+    return trainer._all_reduce_loss(torch.tensor(loss), PatchSize(16, 24))
 
 
 @pytest.mark.parametrize(
@@ -320,13 +323,13 @@ def by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("by_itself")
 def test_a_process_by_itself_is_a_world_of_one_that_leads() -> None:
-    with joined() as world:
-        assert world == ALONE == World(rank=0, ranks=1, device=torch.device("cpu"))
-        assert world.leads
-        assert not World(rank=1, ranks=2).leads
+    with init_process_group() as world:
+        assert world == SINGLE_PROCESS == World(rank=0, ranks=1, device=torch.device("cpu"))
+        assert world.is_main
+        assert not World(rank=1, ranks=2).is_main
         assert not dist.is_initialized()
         assert world.gather(torch.arange(3)).tolist() == [[0, 1, 2]]
         assert world.gather_objects({"loss": 1}) == [{"loss": 1}]
         model = torch.nn.Linear(1, 1)
-        assert world.average_gradients(model) is model
+        assert world.wrap_model(model) is model
         world.wait()  # for nobody

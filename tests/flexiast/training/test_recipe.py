@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from flexiast.errors import UsageError
 from flexiast.spec import ALL_PATCHES, MAX_TOKENS, PRESETS, NetworkSpec, PatchSize, ResizeSpec, Spec
-from flexiast.training.recipe import Augment, Distill, Recipe, Shape, Training, parse_weighted_patches
+from flexiast.training.recipe import Augment, Distill, ModelConfig, Recipe, Training, parse_weighted_patches
 from tests.conftest import REPOSITORY
 
 WHOLE = """
@@ -56,7 +56,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
 
 def test_what_a_recipe_says_is_read_and_all_else_is_the_default(write: Callable[[str], Path]) -> None:
     recipe = Recipe.read(write(WHOLE))
-    assert recipe.model == Shape(
+    assert recipe.model == ModelConfig(
         size="tiny",
         base_patch=PatchSize(16, 8),
         window_s=2.0,
@@ -99,7 +99,7 @@ TRAININGS = st.builds(
     augment=AUGMENTS,
     distill=DISTILLS,
 )
-SHAPES = st.builds(Shape, size=st.none() | st.sampled_from(sorted(PRESETS)), base_patch=st.none() | PATCHES)
+SHAPES = st.builds(ModelConfig, size=st.none() | st.sampled_from(sorted(PRESETS)), base_patch=st.none() | PATCHES)
 
 
 @given(st.builds(Recipe, model=SHAPES, training=TRAININGS))
@@ -167,11 +167,11 @@ def test_a_recipe_is_read_without_torch(write: Callable[[str], Path]) -> None:
 
 
 def test_only_what_is_given_changes() -> None:
-    recipe = Recipe(training=Training(epochs=3, seed=5), model=Shape(size="tiny"))
+    recipe = Recipe(training=Training(epochs=3, seed=5), model=ModelConfig(size="tiny"))
     same: dict[str, Any] = {"epochs": None, "seed": None}
-    assert recipe.changed(model={"size": None}, training=same) == recipe
-    changed = recipe.changed(model={"size": "small"}, training=same | {"epochs": 9})
-    assert changed == Recipe(training=Training(epochs=9, seed=5), model=Shape(size="small"))
+    assert recipe.replace_fields(model={"size": None}, training=same) == recipe
+    changed = recipe.replace_fields(model={"size": "small"}, training=same | {"epochs": 9})
+    assert changed == Recipe(training=Training(epochs=9, seed=5), model=ModelConfig(size="small"))
     assert recipe.training.epochs == 3
 
 
@@ -187,7 +187,7 @@ def test_only_what_is_given_changes() -> None:
 )
 def test_a_change_to_what_cannot_be_is_refused(model: dict[str, Any], training: dict[str, Any], word: str) -> None:
     with pytest.raises(UsageError, match=word):
-        Recipe().changed(model=model, training=training)
+        Recipe().replace_fields(model=model, training=training)
 
 
 def test_a_recipe_is_frozen() -> None:
@@ -201,7 +201,7 @@ def test_a_recipe_is_frozen() -> None:
 @given(st.integers(1, 6_000))
 def test_default_sizes_are_those_that_fit_the_window(build_spec: Callable[..., Spec], frames: int) -> None:
     spec = build_spec(frames)
-    fitted = Recipe().changed(model={"size": "pico"}, training={"epochs": 3}).training.fitted(spec)
+    fitted = Recipe().replace_fields(model={"size": "pico"}, training={"epochs": 3}).training.fit_to_window(spec)
     fitting = tuple(patch for patch in ALL_PATCHES if patch.frames <= frames and spec.tokens(patch) <= MAX_TOKENS)
     assert fitted.patches == (fitting or ALL_PATCHES)  # where none fits, all are refused
     assert fitted.model_copy(update={"patches": ALL_PATCHES}) == Training(epochs=3)
@@ -209,8 +209,8 @@ def test_default_sizes_are_those_that_fit_the_window(build_spec: Callable[..., S
 
 def test_sizes_that_were_told_stay_though_they_do_not_fit(build_spec: Callable[..., Spec]) -> None:
     for told in ({"patches": ALL_PATCHES}, {"patch_weights": tuple(range(1, 11))}):
-        training = Recipe().changed(model={}, training=told | {"epochs": 3}).training
-        assert training.fitted(build_spec(30)).patches == ALL_PATCHES
+        training = Recipe().replace_fields(model={}, training=told | {"epochs": 3}).training
+        assert training.fit_to_window(build_spec(30)).patches == ALL_PATCHES
 
 
 # ----- the model's shape
@@ -218,9 +218,9 @@ def test_sizes_that_were_told_stay_though_they_do_not_fit(build_spec: Callable[.
 
 def test_a_shape_that_says_nothing_is_that_of_the_start(build_spec: Callable[..., Spec]) -> None:
     start = build_spec(base_patch=PatchSize(16, 8), resize=ResizeSpec(kernel="cubic"))
-    fields = Shape().fields(start)
+    fields = ModelConfig().fields(start)
     assert fields == {"network": start.network, "base_patch": PatchSize(16, 8), "resize": ResizeSpec(kernel="cubic")}
-    assert Shape().fields(None) == {
+    assert ModelConfig().fields(None) == {
         "network": PRESETS["nano"],
         "base_patch": PatchSize(16, 16),
         "resize": ResizeSpec(),
@@ -230,28 +230,28 @@ def test_a_shape_that_says_nothing_is_that_of_the_start(build_spec: Callable[...
 def test_what_a_shape_says_goes_before_the_start(build_spec: Callable[..., Spec]) -> None:
     start = build_spec(network=NetworkSpec(width=32, depth=2, heads=2), resize=ResizeSpec(antialias=False))
     said = {"network": PRESETS["small"], "base_patch": PatchSize(8, 8), "resize": ResizeSpec()}
-    shape = Shape(size="small", base_patch=PatchSize(8, 8), resize=ResizeSpec())
+    shape = ModelConfig(size="small", base_patch=PatchSize(8, 8), resize=ResizeSpec())
     assert shape.fields(start) == shape.fields(None) == said
 
 
 @given(st.integers(400, 10**6))
 def test_the_window_is_the_median_clip_unless_told(samples: int) -> None:
-    assert Shape().frontend(16_000, float(samples)).window_samples == samples
-    told = Shape(window_s=samples / 16_000, remove_bin_means=True).frontend(16_000, 1.0)
+    assert ModelConfig().frontend(16_000, float(samples)).window_samples == samples
+    told = ModelConfig(window_s=samples / 16_000, remove_bin_means=True).frontend(16_000, 1.0)
     assert (told.window_samples, told.remove_bin_means) == (samples, True)
 
 
 def test_a_window_shorter_than_a_frame_is_refused() -> None:
     with pytest.raises(UsageError, match=r"0\.001 s \(16 samples\) is shorter than one frame of 400 samples"):
-        Shape(window_s=0.001).frontend(16_000, 16_000.0)
+        ModelConfig(window_s=0.001).frontend(16_000, 16_000.0)
     with pytest.raises(UsageError, match="the median clip, 399 samples"):
-        Shape().frontend(16_000, 399.0)
-    assert Shape().frontend(16_000, 400.0).window_frames == 1
+        ModelConfig().frontend(16_000, 399.0)
+    assert ModelConfig().frontend(16_000, 400.0).window_frames == 1
 
 
 def test_an_unknown_model_is_answered_with_those_there_are() -> None:
     with pytest.raises(UsageError) as refused:
-        Recipe().changed(model={"size": "foo"}, training={})
+        Recipe().replace_fields(model={"size": "foo"}, training={})
     assert str(refused.value).startswith("size 'foo' is unknown; choose one of pico, nano,")
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from flexiast.data.dataset import balanced_weights
+from flexiast.data.dataset import compute_balanced_weights
 from flexiast.spec import ALL_PATCHES, PatchSize, Spec, parse_patches
 from flexiast.training.recipe import Training
 from flexiast.training.sampling import Order, active_patches, draw, draw_patch, plan, step_clips
@@ -218,7 +218,7 @@ def test_clips_are_drawn_by_their_probabilities() -> None:
 
 def test_a_balanced_order_sees_rare_labels_as_often_as_common_ones() -> None:
     targets = np.repeat(np.eye(3, dtype=np.float32), (1, 9, 90), axis=0)
-    order = Order(0, 100, balanced_weights(targets))
+    order = Order(0, 100, compute_balanced_weights(targets))
     seen = targets[[order[place] for place in range(6_000)]].sum(axis=0)
     assert stats.chisquare(seen, [2_000] * 3).pvalue > LEAST_P
-    assert math.isclose(balanced_weights(targets).sum(), 1.0)
+    assert math.isclose(compute_balanced_weights(targets).sum(), 1.0)

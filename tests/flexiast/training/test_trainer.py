@@ -39,8 +39,8 @@ from flexiast.training.trainer import (
     Teacher,
     TorchClassifier,
     Trainer,
-    answer_loss,
     build_model,
+    distillation_loss,
     epochs_of,
     label_loss,
     load_model,
@@ -191,7 +191,7 @@ def test_the_divergence_of_one_label_is_kls(one: list[list[float]], other: list[
     (logits, ours), (teacher, theirs) = doubles(one[:rows]), doubles(other[:rows])
     wanted = softmax(theirs / heat, axis=1)
     expected = heat**2 * (wanted * (np.log(wanted) - log_softmax(ours / heat, axis=1))).sum(axis=1)
-    found = answer_loss(logits, teacher, "single", heat)
+    found = distillation_loss(logits, teacher, "single", heat)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)  # float64; a difference of numbers up to 500
     assert (found >= -1e-9).all()
 
@@ -204,7 +204,7 @@ def test_the_divergence_of_several_labels_is_the_mean_of_binary_kls(
     (logits, ours), (teacher, theirs) = doubles(one[:rows]), doubles(other[:rows])
     p, yes, no = expit(theirs / heat), log_expit(ours / heat), log_expit(-ours / heat)
     divergence = p * (log_expit(theirs / heat) - yes) + (1 - p) * (log_expit(-theirs / heat) - no)
-    found = answer_loss(logits, teacher, "multi", heat)
+    found = distillation_loss(logits, teacher, "multi", heat)
     np.testing.assert_allclose(found, heat**2 * divergence.mean(axis=1), rtol=1e-9, atol=1e-9)  # as above
     assert (found >= -1e-9).all()
 
@@ -212,7 +212,7 @@ def test_the_divergence_of_several_labels_is_the_mean_of_binary_kls(
 @given(LOGITS, st.sampled_from(["single", "multi"]), TEMPERATURES)
 def test_equal_answers_do_not_diverge_and_pull_nowhere(values: list[list[float]], task: str, heat: float) -> None:
     logits = torch.tensor(values, dtype=torch.float64, requires_grad=True)
-    loss = answer_loss(logits, logits.detach(), task, heat)
+    loss = distillation_loss(logits, logits.detach(), task, heat)
     torch.testing.assert_close(loss, torch.zeros_like(loss), rtol=0, atol=1e-9)
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-9)
@@ -225,7 +225,7 @@ def test_the_temperature_keeps_the_size_of_gradients(task: str) -> None:
     teacher = torch.tensor([[0.0, 1.0, -1.0]], dtype=torch.float64)
     sizes = []
     for heat in (50.0, 500.0):
-        (gradient,) = torch.autograd.grad(answer_loss(logits, teacher, task, heat).sum(), logits)
+        (gradient,) = torch.autograd.grad(distillation_loss(logits, teacher, task, heat).sum(), logits)
         sizes.append(float(gradient.norm()))
     assert sizes[0] == pytest.approx(sizes[1], rel=0.05)  # the next term of the series is a fiftieth
     assert sizes[0] > 0.1
@@ -626,7 +626,7 @@ def test_in_place_distillation_teaches_the_coarsest_size(toy: Toy, tmp_path: Pat
     logits = model(features, fine)
     with torch.no_grad():
         fixed = logits.clone()  # what teaches is not taught
-    divergence = answer_loss(model(features, coarsest), fixed, "single", 2.0)
+    divergence = distillation_loss(model(features, coarsest), fixed, "single", 2.0)
     expected = label_loss(logits, target, "single", 0.0) + weight * divergence
     torch.testing.assert_close(found, expected)
     ours, theirs = (
@@ -720,7 +720,7 @@ def test_the_teacher_takes_its_share_of_the_loss(toy: Toy, tmp_path: Path, weigh
     patch = PatchSize(20, 30)
     logits, answers = trainer.model.train()(features, patch), model(features, PatchSize(16, 8))
     expected = (1 - weight) * label_loss(logits, target, "single", 0.1)
-    expected = expected + weight * answer_loss(logits, answers, "single", 3.0)
+    expected = expected + weight * distillation_loss(logits, answers, "single", 3.0)
     torch.testing.assert_close(trainer._loss(features, target, patch), expected)
 
 
@@ -731,7 +731,7 @@ def test_several_teachers_answer_with_the_mean_of_their_logits(toy: Toy, tmp_pat
     features, target = features_of(toy.spec), torch.from_numpy(np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 0, 1]])
     patch, base = PatchSize(20, 30), toy.spec.base_patch
     answers = (models[0](features, base) + models[1](features, base)) / 2
-    expected = answer_loss(trainer.model.train()(features, patch), answers, "single", 1.0)
+    expected = distillation_loss(trainer.model.train()(features, patch), answers, "single", 1.0)
     torch.testing.assert_close(trainer._loss(features, target, patch), expected)
     assert (answers - models[0](features, base)).abs().max() > 0.1  # the second has its say
 
@@ -1045,7 +1045,7 @@ def test_a_teacher_without_a_class_for_nothing_is_asked_of_labelled_clips_only(
     if not knows:  # sure that one of its labels sounds
         answers = torch.cat((answers, torch.full((6, 1), -1e3)), dim=1)
     by_labels = label_loss(logits, target, "single", 0.1)
-    taught = 0.3 * by_labels + 0.7 * answer_loss(logits, answers, "single", 1.0)
+    taught = 0.3 * by_labels + 0.7 * distillation_loss(logits, answers, "single", 1.0)
     expected = torch.where(target[:, 2] > 0, by_labels, taught) if not knows else taught
     torch.testing.assert_close(trainer._loss(features, target, patch), expected)
 

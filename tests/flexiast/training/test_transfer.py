@@ -19,7 +19,7 @@ from flexiast.errors import ModelError
 from flexiast.patching import patch_matrices
 from flexiast.spec import NetworkSpec, PatchSize, ResizeSpec, Spec
 from flexiast.training.trainer import TorchClassifier, build_model, load_model
-from flexiast.training.transfer import changes, check_transfer, transferred
+from flexiast.training.transfer import changes, check_transfer, transfer_weights
 
 Float = NDArray[np.float32]
 MakeSpec = Callable[..., Spec]
@@ -41,7 +41,7 @@ def carried(source: Checkpoint, spec: Spec) -> Checkpoint:
     """The spec's freshly built model with what was transferred, as a run starts."""
     model = build_model(spec)
     fresh = {name: value.numpy() for name, value in model.state_dict().items() if value.is_floating_point()}
-    found = transferred(source, spec)
+    found = transfer_weights(source, spec)
     assert {name: value.shape for name, value in found.items()} == {name: fresh[name].shape for name in found}
     return Checkpoint(spec, fresh | found)
 
@@ -66,7 +66,7 @@ def logits(checkpoint: Checkpoint, features: Float, patch: PatchSize) -> Float:
 )
 def test_a_model_carried_to_its_own_spec_answers_the_same(build_spec: MakeSpec, fields: dict[str, Any]) -> None:
     source = random_checkpoint(build_spec(**fields))
-    found = transferred(source, source.spec)
+    found = transfer_weights(source, source.spec)
     assert found.keys() == source.weights.keys()
     for name, value in found.items():
         # a matrix of the identity that went through an SVD in float64, then float32
@@ -82,7 +82,7 @@ def test_a_model_carried_to_its_own_spec_answers_the_same(build_spec: MakeSpec, 
 @given(st.sampled_from([("high", "low", "mid"), ("low", "high"), ("a", "b")]))
 def test_other_labels_begin_with_a_head_anew_and_all_else_kept(build_spec: MakeSpec, labels: tuple[str, ...]) -> None:
     source = random_checkpoint(build_spec())
-    found = transferred(source, build_spec(labels=labels))
+    found = transfer_weights(source, build_spec(labels=labels))
     assert source.weights.keys() - found.keys() == {"head.weight", "head.bias"}
     assert all(np.allclose(found[name], source.weights[name], rtol=0, atol=1e-6) for name in found)
 
@@ -90,14 +90,14 @@ def test_other_labels_begin_with_a_head_anew_and_all_else_kept(build_spec: MakeS
 def test_the_head_stays_for_the_same_labels_whatever_else_differs(build_spec: MakeSpec) -> None:
     source = random_checkpoint(build_spec())
     spec = build_spec(60, base_patch=PatchSize(8, 8), trained_patches=PATCHES[:1])
-    found = transferred(source, spec)
+    found = transfer_weights(source, spec)
     assert np.array_equal(found["head.weight"], source.weights["head.weight"])
 
 
 def test_the_source_is_not_touched(build_spec: MakeSpec) -> None:
     source = random_checkpoint(build_spec())
     before = {name: value.copy() for name, value in source.weights.items()}
-    transferred(source, build_spec(60, base_patch=PatchSize(8, 8), labels=("a",)))
+    transfer_weights(source, build_spec(60, base_patch=PatchSize(8, 8), labels=("a",)))
     assert source.weights.keys() == before.keys()
     assert all(np.array_equal(source.weights[name], value) for name, value in before.items())
 
@@ -105,7 +105,7 @@ def test_the_source_is_not_touched(build_spec: MakeSpec) -> None:
 def test_a_norm_of_the_head_is_part_of_the_body(build_spec: MakeSpec) -> None:
     network = NetworkSpec(width=16, depth=1, heads=2, prefix_tokens=2, head_norm=True)
     source = random_checkpoint(build_spec(network=network))
-    found = transferred(source, build_spec(network=network, labels=("a", "b", "c")))
+    found = transfer_weights(source, build_spec(network=network, labels=("a", "b", "c")))
     assert {"distillation", "head_norm.weight", "head_norm.bias"} <= found.keys()
     assert not {"head.weight", "head.bias"} & found.keys()
 
@@ -117,13 +117,13 @@ def test_a_start_without_labels_lends_its_body(build_spec: MakeSpec, tmp_path: P
     spec = build_spec(labels=("a", "b", "c"))
     answers = logits(carried(source, spec), features_of(spec), PATCHES[1])
     assert (answers == 0).all()  # a head of zeros says nothing yet
-    assert transferred(source, spec).keys() == source.weights.keys()
+    assert transfer_weights(source, spec).keys() == source.weights.keys()
 
 
 def test_a_convolutional_network_keeps_its_statistics(build_spec: MakeSpec) -> None:
     network = NetworkSpec(kind="convolutional", width=16, depth=1, heads=1)
     source = random_checkpoint(build_spec(network=network))
-    found = transferred(source, build_spec(60, network=network, labels=("a", "b", "c")))
+    found = transfer_weights(source, build_spec(60, network=network, labels=("a", "b", "c")))
     assert source.weights.keys() - found.keys() == {"head.weight", "head.bias"}
     assert all(np.array_equal(found[name], source.weights[name]) for name in found)
 
@@ -138,7 +138,7 @@ def test_the_kernel_of_another_base_size_is_pi_resized(
     build_spec: MakeSpec, old: PatchSize, new: PatchSize, resize: ResizeSpec
 ) -> None:
     source = random_checkpoint(build_spec(base_patch=old, resize=resize))
-    found = transferred(source, build_spec(base_patch=new, resize=resize))["embedding.kernel"]
+    found = transfer_weights(source, build_spec(base_patch=new, resize=resize))["embedding.kernel"]
     # what the source itself would use at that size: the model at patch size `new`
     expected = patch_matrices(source.spec, new).kernel(source.weights["embedding.kernel"])
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)  # float32 products of float64 matrices
@@ -147,7 +147,7 @@ def test_the_kernel_of_another_base_size_is_pi_resized(
 def test_a_larger_kernel_answers_resized_sounds_as_the_smaller_one_did(build_spec: MakeSpec) -> None:
     """What PI-resize is for, with torch's own resize: ⟨resized patch, resized kernel⟩ = ⟨patch, kernel⟩."""
     source = random_checkpoint(build_spec(base_patch=PatchSize(8, 8)))
-    found = transferred(source, build_spec(base_patch=PatchSize(16, 12)))["embedding.kernel"]
+    found = transfer_weights(source, build_spec(base_patch=PatchSize(16, 12)))["embedding.kernel"]
     patch = torch.from_numpy(np.random.default_rng(3).normal(size=(1, 1, 8, 8)))
     larger = F.interpolate(patch, (16, 12), mode="bilinear", antialias=True).numpy()[0, 0]
     expected = (source.weights["embedding.kernel"] * patch.numpy()[0, 0]).sum(axis=(1, 2))
@@ -160,7 +160,7 @@ def test_a_larger_kernel_answers_resized_sounds_as_the_smaller_one_did(build_spe
 
 
 def positions(source: Checkpoint, spec: Spec) -> Float:
-    found: Float = transferred(source, spec)["embedding.positions"]
+    found: Float = transfer_weights(source, spec)["embedding.positions"]
     return found
 
 
@@ -241,7 +241,7 @@ def test_what_is_not_taken_over_as_it_is_is_told(build_spec: MakeSpec) -> None:
 def test_another_network_is_refused(build_spec: MakeSpec, network: NetworkSpec, difference: str) -> None:
     source = random_checkpoint(build_spec())
     with pytest.raises(ModelError, match=f"the start is a network of {difference}"):
-        transferred(source, build_spec(network=network))
+        transfer_weights(source, build_spec(network=network))
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_what_a_run_measures_or_chooses_anew_may_differ(build_spec: MakeSpec, fi
     values = {"mean": 3.0, "std": 2.0, "window_samples": 8_000, "remove_bin_means": True}
     frontend = source.spec.frontend.model_copy(update={field: values[field]})
     spec = source.spec.model_copy(update={"frontend": frontend})
-    assert transferred(source, spec).keys() == source.weights.keys()
+    assert transfer_weights(source, spec).keys() == source.weights.keys()
 
 
 # ----- a class for nothing
@@ -287,10 +287,10 @@ def test_a_class_for_nothing_is_added_without_touching_the_labels(build_spec: Ma
 
 def test_a_class_for_nothing_is_kept_or_dropped(build_spec: MakeSpec) -> None:
     source = random_checkpoint(build_spec(nothing_class=True))
-    kept = transferred(source, source.spec)
+    kept = transfer_weights(source, source.spec)
     np.testing.assert_array_equal(kept["head.weight"], source.weights["head.weight"])
     assert changes(source.spec, source.spec) == []
-    dropped = transferred(source, build_spec())
+    dropped = transfer_weights(source, build_spec())
     np.testing.assert_array_equal(dropped["head.weight"], source.weights["head.weight"][:2])
     np.testing.assert_array_equal(dropped["head.bias"], source.weights["head.bias"][:2])
     assert changes(source.spec, build_spec()) == ["its class for nothing dropped"]

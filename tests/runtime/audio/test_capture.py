@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexiast.errors import DataError
-from flexiast_runtime.audio.capture import Capture, limited, merged
+from flexiast_runtime.audio.capture import Capture, limit_chunks, merge_captures
 from flexiast_runtime.audio.source import Block, Chunk, Notice, chunks
 
 RATE, STEP = 16_000, 5
@@ -55,7 +55,7 @@ def test_an_error_of_the_source_is_raised_where_the_chunks_are_read() -> None:
 @pytest.mark.parametrize("live", [True, False], ids=["live", "lossless"])
 def test_a_reader_that_leaves_releases_the_source(live: bool) -> None:
     source = Script(1_000_000)
-    stream = merged([Capture(source, RATE, STEP, live=live)])
+    stream = merge_captures([Capture(source, RATE, STEP, live=live)])
     next(stream)
     stream.close()
     assert source.released.is_set()
@@ -160,7 +160,7 @@ def test_several_sources_are_read_together_each_in_its_order() -> None:
     changed = threading.Condition()
     captures = [Capture(Script(blocks), RATE, STEP, live=False, changed=changed) for blocks in (30, 0, 50)]
     heard: list[list[float]] = [[], [], []]
-    for place, chunk in merged(captures):
+    for place, chunk in merge_captures(captures):
         heard[place] += list(chunk.samples)
     assert [len(samples) for samples in heard] == [3_000, 0, 5_000]
     assert all(samples == sorted(samples) for samples in heard)
@@ -173,7 +173,7 @@ def test_one_that_waits_does_not_hold_up_the_other() -> None:
         Capture(Script(10), RATE, STEP, live=False, changed=changed),
     ]
     heard = 0
-    for _, chunk in merged(captures):
+    for _, chunk in merge_captures(captures):
         heard += len(chunk.samples)
         if heard == 1_000:
             release.set()
@@ -187,7 +187,7 @@ def test_one_that_fails_ends_and_releases_all() -> None:
         Capture(Script(1, DataError("broken")), RATE, STEP, live=False, changed=changed),
     ]
     with pytest.raises(DataError, match="broken"):
-        list(merged(captures))
+        list(merge_captures(captures))
     assert endless.released.is_set()
 
 
@@ -201,7 +201,7 @@ def test_one_that_fails_ends_no_other_if_so_asked_and_is_raised_in_the_end(error
     ]
     heard, notices = [0, 0, 0], []
     with pytest.raises((DataError, OSError)) as raised:  # whichever comes first
-        for place, chunk in merged(captures, "continue"):
+        for place, chunk in merge_captures(captures, "continue"):
             assert chunk.start == heard[place]
             heard[place] += len(chunk.samples)
             notices += [(place, *notice) for notice in chunk.notices]
@@ -212,7 +212,7 @@ def test_one_that_fails_ends_no_other_if_so_asked_and_is_raised_in_the_end(error
 
 def test_captures_that_cannot_be_waited_for_together_are_refused() -> None:
     with pytest.raises(ValueError, match="share one condition"):
-        next(merged([Capture(Script(1), RATE, STEP, live=False) for _ in range(2)]))
+        next(merge_captures([Capture(Script(1), RATE, STEP, live=False) for _ in range(2)]))
 
 
 # ----- limits
@@ -221,10 +221,10 @@ def test_captures_that_cannot_be_waited_for_together_are_refused() -> None:
 @pytest.mark.parametrize("end", [0, 1, 99, 100, 101, 250, 300, 1_000])
 def test_a_limit_is_met_to_the_sample(end: int) -> None:
     stream = [Chunk(100 * index, np.zeros(100, np.float32)) for index in range(3)]
-    assert sum(len(chunk.samples) for chunk in limited(stream, end)) == min(end, 300)
+    assert sum(len(chunk.samples) for chunk in limit_chunks(stream, end)) == min(end, 300)
 
 
 def test_a_limit_counts_audio_of_the_stream_with_its_gaps() -> None:
     stream = [Chunk(0, np.zeros(100, np.float32)), Chunk(500, np.zeros(100, np.float32), (Notice("found", "again"),))]
-    assert [chunk.start for chunk in limited(stream, 400)] == [0]
+    assert [chunk.start for chunk in limit_chunks(stream, 400)] == [0]
     assert sum(len(chunk.samples) for chunk in Capture(Script(9), RATE, STEP, live=False, duration_s=0.01)) == 160

@@ -15,7 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexiast.errors import DeviceError
-from flexiast_runtime.audio.devices import InputDevice, choose, find_again, input_devices, told_apart, unusable, usb_id
+from flexiast_runtime.audio.devices import (
+    InputDevice,
+    choose,
+    disambiguate,
+    find_again,
+    input_devices,
+    missing_device_hint,
+    usb_id,
+)
 
 WEBCAM = InputDevice(1, "C270 HD WEBCAM: USB Audio (hw:1,0)", "ALSA", 1, 44_100, "046d:0825")
 ARRAY = InputDevice(2, "ReSpeaker 4 Mic Array: USB Audio (hw:2,0)", "ALSA", 6, 16_000, "2886:0018")
@@ -60,7 +68,7 @@ def test_a_part_that_fits_several_names_them() -> None:
 
 @given(st.lists(st.sampled_from(("mic", "webcam", "pulse"))))
 def test_two_of_the_same_name_are_told_apart_by_a_number(names: list[str]) -> None:
-    found = list(told_apart(names))
+    found = list(disambiguate(names))
     assert len(set(found)) == len(found)
     assert [name.partition(" #")[0] for name in found] == names
     devices = [InputDevice(index, name, "ALSA", 1, 48_000) for index, name in enumerate(found)]
@@ -154,17 +162,17 @@ def proc(tmp_path: Path) -> Callable[[str], Path]:
 
 def test_a_microphone_that_another_program_holds_is_told(tmp_path: Path, proc: Callable[[str], Path]) -> None:
     held = proc("state: RUNNING\nowner_pid   : 1234\ntrigger_time: 1.5\n")
-    assert unusable(tmp_path / "snd", held) == "; card1 is in use by process 1234"
+    assert missing_device_hint(tmp_path / "snd", held) == "; card1 is in use by process 1234"
 
 
 def test_nothing_is_told_of_a_microphone_that_is_free(tmp_path: Path, proc: Callable[[str], Path]) -> None:
-    assert unusable(tmp_path / "snd", proc("closed\n")) == ""
+    assert missing_device_hint(tmp_path / "snd", proc("closed\n")) == ""
 
 
 def test_a_microphone_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pcmC1D0c").touch(mode=0)
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may read everything
-    assert "add it to the group audio" in unusable(tmp_path, tmp_path)
+    assert "add it to the group audio" in missing_device_hint(tmp_path, tmp_path)
 
 
 def test_a_machine_without_portaudio_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flexiast_runtime.audio.signal import FLOOR_DBFS, NO_SIGNAL_S, Watched
+from flexiast_runtime.audio.signal import FLOOR_DBFS, NO_SIGNAL_S, Monitored
 from flexiast_runtime.audio.source import Block, Notice, chunks
 
 Float = NDArray[np.float32]
@@ -37,8 +37,8 @@ def cut(samples: Float, size: int = 100) -> list[Block]:
     return [Block(samples[start : start + size]) for start in range(0, len(samples), size)]
 
 
-def watched(blocks: Iterable[Block]) -> tuple[Watched, list[Block]]:
-    source = Watched(Blocks(blocks))
+def watched(blocks: Iterable[Block]) -> tuple[Monitored, list[Block]]:
+    source = Monitored(Blocks(blocks))
     return source, list(source.blocks())
 
 
@@ -141,5 +141,5 @@ def test_a_block_of_no_numbers_is_a_discontinuity_of_its_length() -> None:
         (100, 207, None),
     ]
     assert (source.signal.invalid, source.signal.gaps) == (200, 1)
-    starts = [chunk.start for chunk in chunks(Watched(Blocks(blocks)), RATE)]
+    starts = [chunk.start for chunk in chunks(Monitored(Blocks(blocks)), RATE)]
     assert starts == [0, 100, 307]

@@ -17,7 +17,7 @@ from scipy.signal import resample_poly
 
 from flexiast.data.audio import read_audio
 from flexiast.errors import DataError
-from flexiast_runtime.audio.source import Block, Chunk, FileSource, Notice, Paced, PcmSource, chunks
+from flexiast_runtime.audio.source import Block, Chunk, FileSource, Notice, PcmSource, RealTime, chunks
 
 Float = NDArray[np.float32]
 WriteAudio = Callable[..., Path]
@@ -254,13 +254,13 @@ class Clock:
 
 def test_each_block_comes_when_a_microphone_would_have_it() -> None:
     clock, source = Clock(), Script([Block(noise(size, 1)) for size in (160, 1_600, 3_200)], 16_000)
-    times = [clock.now for _ in Paced(source, clock, clock.sleep).blocks()]
+    times = [clock.now for _ in RealTime(source, clock, clock.sleep).blocks()]
     assert times == pytest.approx([100.01, 100.11, 100.31])  # sums of floats
 
 
 def test_a_late_reader_is_not_made_later() -> None:
     clock, source = Clock(), Script([Block(noise(1_600, 1))] * 10, 16_000)
-    for _ in Paced(source, clock, clock.sleep).blocks():
+    for _ in RealTime(source, clock, clock.sleep).blocks():
         clock.now += 0.25
     assert clock.slept == pytest.approx(0.1)  # before the first block only
     assert clock.now == pytest.approx(100.1 + 10 * 0.25)
@@ -268,7 +268,7 @@ def test_a_late_reader_is_not_made_later() -> None:
 
 def test_pacing_changes_no_audio(tmp_path: Path, write_audio: WriteAudio) -> None:
     clock, path = Clock(), write_audio(tmp_path / "clip.wav", noise(20_000, 2), 44_100)
-    paced = list(chunks(Paced(FileSource(path), clock, clock.sleep), 16_000))
+    paced = list(chunks(RealTime(FileSource(path), clock, clock.sleep), 16_000))
     plain = list(chunks(FileSource(path), 16_000))
     assert np.array_equal(joined(paced), joined(plain))
     assert clock.slept == pytest.approx(20_000 / 44_100)

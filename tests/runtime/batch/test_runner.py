@@ -14,7 +14,7 @@ from flexiast_runtime.audio.source import FileSource, chunks
 from flexiast_runtime.batch.formats import Result
 from flexiast_runtime.batch.runner import Job, classify_files
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.detection.listener import Conditions, Listener, Pinned, Settings
+from flexiast_runtime.detection.listener import Conditions, FixedSize, Settings, StreamClassifier
 from flexiast_runtime.detection.records import Event, Summary
 from flexiast_runtime.detection.rules import EventRules
 from flexiast_runtime.inference.backends import Backend
@@ -57,8 +57,8 @@ def test_a_file_gives_what_a_listener_hears_of_it(job: Job, recordings: list[Pat
     assert list(found) == [0, 1, 2, 3]
     for number in (0, 2, 3):
         source = FileSource(recordings[number])
-        listener = Listener(
-            engines, Pinned(PATCH), SETTINGS, source=source.name, conditions=lambda _: Conditions(deadline_s=1e9)
+        listener = StreamClassifier(
+            engines, FixedSize(PATCH), SETTINGS, source=source.name, conditions=lambda _: Conditions(deadline_s=1e9)
         )
         *records, summary = listener.run(chunks(source, RATE))
         events = [record for record in records if isinstance(record, Event)]

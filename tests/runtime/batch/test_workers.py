@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexiast.errors import FlexiastError, ModelError
-from flexiast_runtime.batch.workers import Lost, in_order, share
+from flexiast_runtime.batch.workers import WorkerDied, restore_order, share
 
 
 def never() -> bool:
@@ -48,7 +48,7 @@ def test_every_task_is_answered_once() -> None:
 
 def test_a_worker_that_dies_costs_its_task_alone() -> None:
     answers = dict(share(range(6), load_one_that_dies, 2, never))
-    assert answers == {task: task * task for task in range(6)} | {3: Lost("was ended by SIGKILL")}
+    assert answers == {task: task * task for task in range(6)} | {3: WorkerDied("was ended by SIGKILL")}
     assert not active_children()
 
 
@@ -70,4 +70,4 @@ def test_the_work_stops_when_told() -> None:
 
 @given(st.permutations(range(12)))
 def test_answers_come_in_the_order_of_their_tasks(numbers: list[int]) -> None:
-    assert list(in_order((number, -number) for number in numbers)) == [-number for number in range(12)]
+    assert list(restore_order((number, -number) for number in numbers)) == [-number for number in range(12)]

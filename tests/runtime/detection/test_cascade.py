@@ -24,11 +24,11 @@ from flexiast_runtime.detection.cascade import (
     STANDS_OUT,
     Background,
     Cascade,
-    maybe_from,
+    candidate_threshold,
     spares_nothing,
 )
 from flexiast_runtime.detection.framer import Framer, Window
-from flexiast_runtime.detection.listener import Conditions, Governed, Listener, Pinned, Settings
+from flexiast_runtime.detection.listener import Conditions, FixedSize, GovernedController, Settings, StreamClassifier
 from flexiast_runtime.detection.records import EngineFailure, Event, Record, Status, Summary
 from flexiast_runtime.detection.rules import EventRules
 from flexiast_runtime.governor.step import Observation, Option, Policy
@@ -169,7 +169,7 @@ def test_a_cascade_spares_nothing_just_where_any_scores_make_it_curious(
     tiny_manifest: Manifest, thresholds: list[float], seed: int
 ) -> None:
     single, multi = (tiny_manifest.spec.model_copy(update={"task": task}) for task in ("single", "multi"))
-    bounds = maybe_from(np.array(thresholds, np.float32), single)
+    bounds = candidate_threshold(np.array(thresholds, np.float32), single)
     scores = np.random.default_rng(seed).dirichlet(np.ones(3), 50)
     if spares_nothing(np.array(thresholds, np.float32), single):
         assert (scores >= bounds - 1e-6).any(axis=1).all()  # rounding of float32
@@ -212,19 +212,19 @@ class Loudness:
 
 def station(
     manifest: Manifest, *, cascade: bool, fails: bool = False
-) -> tuple[Listener, dict[PatchSize, Loudness], list[Observation]]:
+) -> tuple[StreamClassifier, dict[PatchSize, Loudness], list[Observation]]:
     clock = Clock()
     engines = {
         CHEAP: Loudness(manifest.variant(CHEAP), clock, 0.001, fails=fails),
         SHARP: Loudness(manifest.variant(SHARP), clock, 0.004),
     }
     conditions, seen = Conditions(1.0), []
-    chooser = Governed((Option(CHEAP, 0.001, 0.5), Option(SHARP, 0.004, 0.9)), Policy(), conditions)
+    chooser = GovernedController((Option(CHEAP, 0.001, 0.5), Option(SHARP, 0.004, 0.9)), Policy(), conditions)
     chooser.record = lambda observation, _: seen.append(observation)
     thresholds = EventRules().thresholds(manifest.spec.labels)
-    listener = Listener(
+    listener = StreamClassifier(
         Engines(manifest, dict(engines)),
-        chooser if cascade else Pinned(SHARP),
+        chooser if cascade else FixedSize(SHARP),
         Settings(STEP_S, 0.0),
         source="",
         conditions=lambda _: conditions,
@@ -305,7 +305,7 @@ def test_a_cheap_engine_that_failed_is_asked_again_after_a_while(tiny_manifest: 
     for number, window in enumerate(windows(spec, coloured(RETRY_S + 5, -3, 0.01))):
         levels.append(cascade.level(window))
         if number == 0:
-            cascade.failed()
+            cascade.record_failure()
     assert levels.index("cheap", 1) == round(RETRY_S / STEP_S)
     assert set(levels[1 : round(RETRY_S / STEP_S)]) == {"sharp"}
 
@@ -321,5 +321,5 @@ def test_a_cascade_that_spared_nothing_names_what_kept_it_busy(tiny_manifest: Ma
 def test_where_nothing_has_a_class_a_score_that_says_nothing_is_zero(tiny_spec: Spec) -> None:
     spec = tiny_spec.model_copy(update={"task": "single", "nothing_class": True})
     thresholds = np.array([0.3, 0.3, 0.3], np.float32)
-    np.testing.assert_allclose(maybe_from(thresholds, spec), MAYBE * thresholds)
+    np.testing.assert_allclose(candidate_threshold(thresholds, spec), MAYBE * thresholds)
     assert not spares_nothing(thresholds, spec)  # its scores may all be low at once

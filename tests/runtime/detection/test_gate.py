@@ -30,7 +30,7 @@ def test_a_window_is_silent_if_no_sample_of_it_moves_and_reaches_the_level(
     framer.restart(start)
     cuts = np.cumsum(blocks)
     for offset, block in zip((0, *cuts), np.split(samples, cuts), strict=True):
-        gate.hear(start + int(offset), block)
+        gate.update(start + int(offset), block)
         found += [(window, gate.silent(window.start, window.end)) for window in framer.push(block)]
     found += [(window, gate.silent(window.start, window.end)) for window in framer.flush()]
     assert len(found) == 16
@@ -48,7 +48,7 @@ def sounds(samples: NDArray[np.float32], number: int) -> bool:
 @pytest.mark.parametrize(("level", "silent"), [(-60.1, False), (-59.9, True), (-math.inf, False)])
 def test_the_level_is_that_of_a_peak_in_dbfs(level: float, silent: bool) -> None:
     gate = Gate(level)
-    gate.hear(0, np.tile([1e-3, -1e-3], 500).astype(np.float32))
+    gate.update(0, np.tile([1e-3, -1e-3], 500).astype(np.float32))
     assert gate.silent(0, 1_000) is silent
 
 
@@ -61,12 +61,12 @@ def test_samples_that_stand_still_are_silence_at_any_level_and_offset(
     gate, constant = Gate(level), np.full(3 * rate_hz, offset, np.float32)
     samples = constant if rate_hz == 16_000 else soxr.resample(constant, rate_hz, 16_000)
     for start in range(0, 48_000, 512):
-        gate.hear(start, samples[start : start + 512])
+        gate.update(start, samples[start : start + 512])
     assert gate.silent(16_000, 32_000)  # a filter begins and ends with a ripple
 
 
 @pytest.mark.parametrize("hertz", [20, 50, 440])
 def test_a_tone_is_no_silence_however_low(hertz: float) -> None:
     gate, times = Gate(-80.0), np.arange(16_000) / 16_000
-    gate.hear(0, (2e-4 * np.sin(2 * np.pi * hertz * times)).astype(np.float32))
+    gate.update(0, (2e-4 * np.sin(2 * np.pi * hertz * times)).astype(np.float32))
     assert not gate.silent(0, 16_000)

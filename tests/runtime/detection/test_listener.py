@@ -25,7 +25,14 @@ from flexiast_runtime.audio.ring import Ring
 from flexiast_runtime.audio.source import Block, Chunk, FileSource, Notice, chunks
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.detection.framer import Framer
-from flexiast_runtime.detection.listener import Conditions, Governed, Listener, Pinned, Settings, options
+from flexiast_runtime.detection.listener import (
+    Conditions,
+    FixedSize,
+    GovernedController,
+    Settings,
+    StreamClassifier,
+    options,
+)
 from flexiast_runtime.detection.records import (
     EngineFailure,
     Event,
@@ -91,8 +98,8 @@ def listen(tiny_manifest: Manifest) -> Callable[..., list[Record]]:
         clock = Clock()
         engines = fake_engines(tiny_manifest, clock, p8=0.001)
         conditions = options.pop("conditions", lambda time_s: Conditions(deadline_s=0.1))
-        listener = Listener(
-            engines, Pinned(PATCH), settings, source="test", conditions=conditions, clock=clock, **options
+        listener = StreamClassifier(
+            engines, FixedSize(PATCH), settings, source="test", conditions=conditions, clock=clock, **options
         )
         return list(listener.run(stream))
 
@@ -140,7 +147,9 @@ def heard(bundle: Path, stream: Iterable[Chunk], patch: PatchSize = PATCH, **opt
     conditions = Conditions(deadline_s=1e9)  # nothing is missed, however busy the machine that tests
     engines = load_engines(Bundle.open(bundle))
     return list(
-        Listener(engines, Pinned(patch), settings, source="sounds", conditions=lambda _: conditions).run(stream)
+        StreamClassifier(engines, FixedSize(patch), settings, source="sounds", conditions=lambda _: conditions).run(
+            stream
+        )
     )
 
 
@@ -276,7 +285,9 @@ class CertainEngine(LoudnessEngine):
 def certain(manifest: Manifest, sound: Iterable[Chunk], settings: Settings = SETTINGS) -> list[Record]:
     engines = Engines(manifest, {PATCH: CertainEngine(manifest.variant(PATCH))})
     conditions = Conditions(deadline_s=0.1)
-    return list(Listener(engines, Pinned(PATCH), settings, source="", conditions=lambda _: conditions).run(sound))
+    return list(
+        StreamClassifier(engines, FixedSize(PATCH), settings, source="", conditions=lambda _: conditions).run(sound)
+    )
 
 
 @pytest.mark.parametrize("gate_dbfs", [-80.0, -math.inf])
@@ -312,10 +323,10 @@ def test_a_skipped_window_teaches_the_governor_nothing(tiny_manifest: Manifest) 
     clock = Clock()
     engines = fake_engines(tiny_manifest, clock, p8=9.0)
     seen: list[Observation] = []
-    chooser = Pinned(PATCH)
+    chooser = FixedSize(PATCH)
     chooser.observe = seen.append  # type: ignore[method-assign, assignment]
     conditions = Conditions(0.1, Battery(0.5, discharging=True))
-    listener = Listener(engines, chooser, SETTINGS, source="", conditions=lambda _: conditions, clock=clock)
+    listener = StreamClassifier(engines, chooser, SETTINGS, source="", conditions=lambda _: conditions, clock=clock)
     summary = list(listener.run(stream(silence(2))))[-1]
     assert {(observation.latency_s, observation.overhead_s) for observation in seen} == {(None, 0.0)}
     assert {observation.battery for observation in seen} == {conditions.battery}
@@ -358,7 +369,9 @@ def test_time_is_kept_whatever_is_lost(tiny_manifest: Manifest, pieces: list[tup
         parts.append(Chunk(start + gap, np.zeros(length, np.float32)))
         start += gap + length
     engines = fake_engines(tiny_manifest, clock, p8=0.001)
-    listener = Listener(engines, Pinned(PATCH), SETTINGS, source="", conditions=lambda _: Conditions(0.1), clock=clock)
+    listener = StreamClassifier(
+        engines, FixedSize(PATCH), SETTINGS, source="", conditions=lambda _: Conditions(0.1), clock=clock
+    )
     summary = list(listener.run(parts))[-1]
     assert summary.dropped_s * RATE == pytest.approx(sum(gap for _, gap in pieces))
     assert summary.audio_s * RATE == pytest.approx(sum(length for length, _ in pieces))
@@ -403,11 +416,11 @@ def governed(
     """A governor over two sizes of 20 and 5 ms, the dearer one with these latencies in turn."""
     clock = Clock()
     engines = fake_engines(manifest, clock, p8=0.02, p16=0.005)
-    chooser = Governed(
+    chooser = GovernedController(
         (Option(COARSE, 0.005), Option(PATCH, 0.02)), Policy(dwell_s=2.0, fastest_change=math.inf), conditions(0.0)
     )
     engines[PATCH].latencies_s = list(latencies_s)
-    listener = Listener(engines, chooser, SETTINGS, source="test", conditions=conditions, clock=clock)
+    listener = StreamClassifier(engines, chooser, SETTINGS, source="test", conditions=conditions, clock=clock)
     return list(listener.run(stream(noise(seconds))))
 
 
@@ -464,8 +477,8 @@ def test_audio_that_waits_switches_down(tiny_manifest: Manifest) -> None:
     clock = Clock()
     engines = fake_engines(tiny_manifest, clock, p8=0.02, p16=0.005)
     conditions = Conditions(0.1)
-    chooser = Governed((Option(COARSE, 0.005), Option(PATCH, 0.02)), Policy(), conditions)
-    listener = Listener(
+    chooser = GovernedController((Option(COARSE, 0.005), Option(PATCH, 0.02)), Policy(), conditions)
+    listener = StreamClassifier(
         engines, chooser, SETTINGS, source="", conditions=lambda _: conditions, backlog=lambda: 4_000, clock=clock
     )
     records = list(listener.run(stream(noise(1))))
@@ -490,8 +503,14 @@ def test_a_pinned_size_stays_whatever_happens(tiny_manifest: Manifest) -> None:
     clock = Clock()
     engines = fake_engines(tiny_manifest, clock, p8=5.0, p16=0.005)
     conditions = Conditions(0.001, Battery(0.0, discharging=True))
-    listener = Listener(
-        engines, Pinned(PATCH), SETTINGS, source="", conditions=lambda _: conditions, backlog=lambda: 10**6, clock=clock
+    listener = StreamClassifier(
+        engines,
+        FixedSize(PATCH),
+        SETTINGS,
+        source="",
+        conditions=lambda _: conditions,
+        backlog=lambda: 10**6,
+        clock=clock,
     )
     records = list(listener.run(stream(noise(3))))
     assert not of(Switch, records)
@@ -512,7 +531,9 @@ def test_each_window_is_timed_by_itself_and_without_its_reader(tiny_manifest: Ma
     clock = Clock()
     engines = fake_engines(tiny_manifest, clock, p8=0.02)
     conditions = Conditions(0.1)
-    listener = Listener(engines, Pinned(PATCH), SETTINGS, source="", conditions=lambda _: conditions, clock=clock)
+    listener = StreamClassifier(
+        engines, FixedSize(PATCH), SETTINGS, source="", conditions=lambda _: conditions, clock=clock
+    )
     latencies = []
     for record in listener.run([Chunk(0, noise(2))]):  # seventeen windows at once
         clock.now += 100
@@ -527,7 +548,7 @@ def test_each_window_is_timed_by_itself_and_without_its_reader(tiny_manifest: Ma
 def test_default_settings_suit_every_window_and_hop(tiny_manifest: Manifest, hundredths: int, hop: int) -> None:
     window = round(hundredths / 100 * RATE)
     frontend = tiny_manifest.spec.frontend.model_copy(update={"window_samples": window, "hop_samples": hop})
-    settings = Settings.of(frontend)
+    settings = Settings.for_frontend(frontend)
     Framer(Frontend(frontend), round(settings.step_s * RATE))  # refuses a step that is no hop or too long
     assert settings.step_s <= 0.5 + hop / RATE / 2  # half a second, to the nearest hop
     assert settings.smoothing_s == pytest.approx(1.5 * settings.step_s)
@@ -646,8 +667,8 @@ def failing(manifest: Manifest, **to_run: int) -> tuple[list[Record], list[Event
     sound = stream(quiet * noise(60), noise(10), quiet * noise(30))
 
     def heard(engines: Engines) -> list[Record]:
-        chooser = Governed((Option(COARSE, 0.001), Option(PATCH, 0.001)), Policy(), Conditions(0.1))
-        listener = Listener(
+        chooser = GovernedController((Option(COARSE, 0.001), Option(PATCH, 0.001)), Policy(), Conditions(0.1))
+        listener = StreamClassifier(
             engines, chooser, SETTINGS, source="test", conditions=lambda _: Conditions(0.1), clock=clock
         )
         return list(listener.run(sound))
@@ -680,6 +701,6 @@ def test_when_all_engines_fail_audio_goes_on_and_so_does_the_first_that_has_rest
 
 def test_the_only_engine_that_fails_ends_the_stream(tiny_manifest: Manifest) -> None:
     engines = Engines(tiny_manifest, {PATCH: FailingEngine(tiny_manifest.variant(PATCH), Clock())})
-    listener = Listener(engines, Pinned(PATCH), SETTINGS, source="", conditions=lambda _: Conditions(0.1))
+    listener = StreamClassifier(engines, FixedSize(PATCH), SETTINGS, source="", conditions=lambda _: Conditions(0.1))
     with pytest.raises(RuntimeError, match="out of memory"):
         list(listener.run(stream(noise(2))))

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from flexiast.spec import PatchSize
 from flexiast_runtime.governor import step as governor
-from flexiast_runtime.governor.battery_filter import Belief, believe
+from flexiast_runtime.governor.battery_filter import BatteryEstimate, update_estimate
 from flexiast_runtime.governor.limits import BAND, TAPER_FROM, Goal, limit
-from flexiast_runtime.governor.step import Decision, Observation, Option, Policy, State, frontier, predicted_p95
+from flexiast_runtime.governor.step import Decision, Observation, Option, Policy, State, frontier, predict_p95
 from flexiast_runtime.hardware.battery import Battery
 
 POLICY = Policy()
@@ -118,7 +118,7 @@ def test_it_goes_up_no_sooner_than_after_a_dwell(options: Sequence[Option], trac
 @given(MENUS, TRACES)
 def test_what_it_goes_up_to_fits_with_room_to_spare(options: Sequence[Option], trace: list[Observation]) -> None:
     for moment in played(options, trace):
-        predicted = predicted_p95(options[moment.decision.index], moment.state)
+        predicted = predict_p95(options[moment.decision.index], moment.state)
         assert moment.rise <= 0 or predicted <= POLICY.headroom * moment.seen.budget_s
 
 
@@ -300,7 +300,7 @@ def test_a_window_that_was_fast_never_raises_the_prediction(
         option = options[state.index]
         fast = Observation(1e6, math.inf, share * option.latency_s * state.slowdown)
         learned, _ = governor.step(POLICY, options, state, fast)
-        assert predicted_p95(option, learned) <= predicted_p95(option, state) * (1 + 1e-9)  # rounding
+        assert predict_p95(option, learned) <= predict_p95(option, state) * (1 + 1e-9)  # rounding
         state, _ = governor.step(POLICY, options, state, seen)
 
 
@@ -322,7 +322,7 @@ def test_it_is_overloaded_from_two_misses_of_the_cheapest_until_it_is_long_in_ti
 
 
 def test_a_resting_engine_is_no_cheaper_one() -> None:
-    state = watched(1)._replace(resting=(governor.Rest(0, 1e6, 30.0),))
+    state = watched(1)._replace(resting=(governor.Cooldown(0, 1e6, 30.0),))
     for tick in (1, 2):
         state, _ = governor.step(POLICY, OPTIONS, state, Observation(tick * STEP_S, DEADLINE_S, 2 * DEADLINE_S))
     assert (state.index, state.overloaded) == (1, True)
@@ -336,9 +336,9 @@ def test_good_constant_latency_never_switches(options: Sequence[Option], deadlin
     begin = state = governor.start(POLICY, options, Observation(0.0, deadline_s))
     sure = begin._replace(variance=1e-4)  # what constant latency leaves of the initial doubt
     above = options[begin.index + 1 :][:1]
-    if any(predicted_p95(option, sure) <= POLICY.headroom * deadline_s for option in above):
+    if any(predict_p95(option, sure) <= POLICY.headroom * deadline_s for option in above):
         return  # the doubt alone kept the dearer one away; it comes after a dwell
-    if predicted_p95(options[begin.index], begin) > POLICY.limit * deadline_s:
+    if predict_p95(options[begin.index], begin) > POLICY.limit * deadline_s:
         return  # nothing fits
     for tick in range(1, 1_000):
         seen = Observation(tick * STEP_S, deadline_s, options[state.index].latency_s)
@@ -423,7 +423,7 @@ def test_what_failed_is_forgiven_after_a_quiet_time() -> None:
 @given(MENUS, st.floats(0.005, 2))
 def test_it_starts_with_the_dearest_that_leaves_room(options: Sequence[Option], deadline_s: float) -> None:
     index = governor.start(POLICY, options, Observation(0.0, deadline_s)).index
-    fits = [predicted_p95(option, State(0)) <= POLICY.headroom * deadline_s for option in options]
+    fits = [predict_p95(option, State(0)) <= POLICY.headroom * deadline_s for option in options]
     assert all(fits[: index + 1]) or index == 0  # the cheapest, where none fits
     assert not any(fits[index + 1 :])
 
@@ -434,7 +434,7 @@ def test_the_prediction_is_the_95th_percentile_of_what_it_learnt_from() -> None:
     state, moments = play(1_000, lambda time_s, _: float(noise[round(time_s / STEP_S)]))
     expected = OPTIONS[state.index].latency_s * np.quantile(noise, 0.95)
     # mean and variance forget within some ten windows, and rises count more than falls: it errs upwards
-    assert expected * 0.95 <= predicted_p95(OPTIONS[state.index], state) <= expected * 1.25
+    assert expected * 0.95 <= predict_p95(OPTIONS[state.index], state) <= expected * 1.25
     assert switches(moments) == 0
 
 
@@ -527,13 +527,13 @@ def test_the_line_begins_where_the_cable_was_pulled(pulled_h: float, goal_h: flo
     policy = Policy(goal=Goal(until_s, keep))
     menu = tuple(Option(PatchSize(64 - index, 64), 0.001 * 1.1**index) for index in range(60))
 
-    def allowed(time_s: float, fraction: float, belief: Belief) -> int:
+    def allowed(time_s: float, fraction: float, belief: BatteryEstimate) -> int:
         seen = Observation(time_s, DEADLINE_S, battery=Battery(fraction, discharging=True))
-        return limit(policy.goal, menu, State(0, belief=believe(policy, belief, seen)), seen).option
+        return limit(policy.goal, menu, State(0, belief=update_estimate(policy, belief, seen)), seen).option
 
     mains = Observation(pulled_s - 1, DEADLINE_S, battery=Battery(1.0, discharging=False))
-    pulled = believe(policy, Belief(), mains)
-    begun = believe(policy, pulled, Observation(pulled_s, DEADLINE_S, battery=Battery(1.0, discharging=True)))
+    pulled = update_estimate(policy, BatteryEstimate(), mains)
+    begun = update_estimate(policy, pulled, Observation(pulled_s, DEADLINE_S, battery=Battery(1.0, discharging=True)))
     time_s, line = pulled_s + gone * (until_s - pulled_s), 1.0 - gone * (1.0 - keep)
     fraction = min(line + ahead, 1.0)
     found = allowed(time_s, fraction, begun._replace(battery=Battery(fraction, discharging=True), read_at_s=time_s - 1))
@@ -594,12 +594,12 @@ def test_a_machine_that_says_nothing_of_heat_or_saving_is_as_before(
 # ----- batteries that are not to be believed
 
 
-def believed(readings: Sequence[float | None], every_s: float = 5.0, joules: float | None = None) -> Belief:
+def believed(readings: Sequence[float | None], every_s: float = 5.0, joules: float | None = None) -> BatteryEstimate:
     """After readings of a battery that drains, the first at zero."""
-    belief = Belief()
+    belief = BatteryEstimate()
     for look, charge in enumerate(readings):
         battery = None if charge is None else Battery(charge, True, None if joules is None else charge * joules)
-        belief = believe(POLICY, belief, Observation(look * every_s, DEADLINE_S, battery=battery))
+        belief = update_estimate(POLICY, belief, Observation(look * every_s, DEADLINE_S, battery=battery))
     return belief
 
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from flexiast.errors import DataError
 from flexiast.spec import PatchSize
-from flexiast_runtime.detection.listener import Conditions, Governed
+from flexiast_runtime.detection.listener import Conditions, GovernedController
 from flexiast_runtime.governor import trace as traces
 from flexiast_runtime.governor.limits import Goal
 from flexiast_runtime.governor.step import Observation, Option, Policy
 from flexiast_runtime.governor.trace import Header, Recorder, read_trace, replay
 from flexiast_runtime.hardware.battery import Battery
-from flexiast_runtime.simulation.comparison import recorded
+from flexiast_runtime.simulation.comparison import replay_trace
 
 OPTIONS = (
     Option(PatchSize(32, 32), 0.01, 0.7, 4.0),
@@ -51,7 +51,7 @@ POLICY = st.builds(
 )
 
 
-def header(chosen: Governed) -> Header:
+def header(chosen: GovernedController) -> Header:
     return Header(
         made_at="2026-01-01T00:00:00+00:00",
         bundle="tiny",
@@ -65,13 +65,13 @@ def header(chosen: Governed) -> Header:
     )
 
 
-def begun(path: Path, policy: Policy) -> tuple[Governed, Recorder]:
-    chosen = Governed(OPTIONS, policy, Conditions(0.25))
+def begun(path: Path, policy: Policy) -> tuple[GovernedController, Recorder]:
+    chosen = GovernedController(OPTIONS, policy, Conditions(0.25))
     chosen.record = recorder = Recorder(path, header(chosen))
     return chosen, recorder
 
 
-def record(path: Path, policy: Policy, seen: Sequence[Observation]) -> Governed:
+def record(path: Path, policy: Policy, seen: Sequence[Observation]) -> GovernedController:
     chosen, recorder = begun(path, policy)
     for each in seen:
         chosen.observe(each)
@@ -111,7 +111,7 @@ def test_what_is_read_is_what_was_written_and_decides_the_same(
 ) -> None:
     chosen = record(path, policy, seen)
     found = read_trace(path)
-    assert same(found.header, header(Governed(OPTIONS, policy, Conditions(0.25))))
+    assert same(found.header, header(GovernedController(OPTIONS, policy, Conditions(0.25))))
     assert same([step.seen for step in found.steps], seen)
     assert replay(found) == (len(seen), None)
     assert not found.torn
@@ -142,7 +142,7 @@ def test_another_beginning_is_another_decision(written: Path) -> None:
 
 def test_a_recorded_run_is_the_run(written: Path) -> None:
     found = read_trace(written)
-    world, outcome = recorded(found)
+    world, outcome = replay_trace(found)
     np.testing.assert_allclose(outcome.latencies_s, [step.seen.latency_s for step in found.steps], rtol=1e-12)
     assert outcome.chosen.tolist() == list(found.ran)
     late = [step.seen.latency_s for step in found.steps if (step.seen.latency_s or 0) > step.seen.budget_s]
@@ -153,7 +153,7 @@ def test_a_recorded_run_is_the_run(written: Path) -> None:
 def test_windows_that_no_engine_ran_are_no_part_of_it(path: Path) -> None:
     record(path, Policy(), [Observation(1.0, 0.25), Observation(2.0, 0.25, failed=True)])
     with pytest.raises(DataError, match="no window"):
-        recorded(read_trace(path))
+        replay_trace(read_trace(path))
 
 
 # ----- strict, but for the end

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flexiast_runtime.hardware.poller import VALID_S, Lookout
+from flexiast_runtime.hardware.poller import VALID_S, Poller
 
 PATIENCE_S = 30.0
 """Far more than a thread needs to run on a busy machine."""
@@ -34,7 +34,7 @@ def test_it_looks_once_before_and_again_while_it_runs(numbers: Iterator[int]) ->
             third.set()
         return number
 
-    lookout = Lookout(look, unknown=-1, every_s=0.001)
+    lookout = Poller(look, unknown=-1, every_s=0.001)
     assert lookout.latest == 0
     with lookout:
         assert third.wait(PATIENCE_S)
@@ -53,7 +53,7 @@ def test_an_error_that_nobody_foresaw_is_said_once_and_looking_goes_on(numbers: 
             seen_again.set()
         return "seen"
 
-    lookout = Lookout(look, unknown="unknown", every_s=0.001, say=said.append)
+    lookout = Poller(look, unknown="unknown", every_s=0.001, say=said.append)
     with lookout:
         assert seen_again.wait(PATIENCE_S)
         assert lookout.latest == "seen"
@@ -69,7 +69,7 @@ def test_a_sensor_that_hangs_delays_nobody_and_is_no_longer_believed(numbers: It
             free.wait(PATIENCE_S)
         return "seen"
 
-    lookout = Lookout(look, unknown="unknown", every_s=0.001, clock=clock)
+    lookout = Poller(look, unknown="unknown", every_s=0.001, clock=clock)
     with lookout:
         assert hung.wait(PATIENCE_S)
         clock.now = VALID_S

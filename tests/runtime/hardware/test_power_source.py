@@ -17,7 +17,7 @@ from flexiast_runtime.hardware.power_source import (
     MAX_AGE_S,
     PowerCommand,
     PowerFile,
-    Told,
+    ReportedOnce,
     parse_power_source,
     parse_supply,
 )
@@ -119,7 +119,7 @@ def test_what_names_no_source_is_refused(text: str) -> None:
 def test_trouble_is_said_once_and_ends_when_it_is_over(tmp_path: Path) -> None:
     said: list[str] = []
     path = tmp_path / "ups"
-    told = Told(PowerFile(path), said.append)
+    told = ReportedOnce(PowerFile(path), said.append)
     assert [told.read(), told.read()] == [None, None]
     path.write_text("watts=2")
     supply = told.read()

@@ -23,7 +23,7 @@ from flexiast_runtime.inference.ort import load_engines
 from flexiast_runtime.profiling import footprint
 from flexiast_runtime.profiling.measure import PATIENCE, POWER_S, measure, measure_paced, measure_power
 from flexiast_runtime.profiling.profiler import profile_bundle, profile_key, warnings
-from flexiast_runtime.profiling.profiles import Profile, changed, find, keep, newest, read_profile
+from flexiast_runtime.profiling.profiles import Profile, describe_change, find, keep, newest, read_profile
 
 Float = NDArray[np.float32]
 FEATURES = np.zeros((1, 98, 128), np.float32)
@@ -248,7 +248,7 @@ def test_a_change_is_one_beyond_noise(profile: Profile) -> None:
     now = profile.measurements[0].model_copy(update={"p50_ms": 10.0, "p50_bounds_ms": (9.9, 10.1)})
 
     def was(p50: float, low: float, high: float) -> str:
-        return changed(now.model_copy(update={"p50_ms": p50, "p50_bounds_ms": (low, high)}), now)
+        return describe_change(now.model_copy(update={"p50_ms": p50, "p50_bounds_ms": (low, high)}), now)
 
     assert was(8.0, 7.9, 8.1) == "slower"
     assert was(12.0, 11.9, 12.1) == "faster"
@@ -270,7 +270,7 @@ def test_a_size_between_two_is_expected_between_them(profile: Profile, exponent:
     """A power law is met exactly, inside and outside of what was measured."""
     known = priced(profile, *((cost, 3 * cost**exponent) for cost in (0.1, 8.0, 1.0)))
     for cost in (0.01, 0.1, 0.5, 1.0, 5.0, 8.0, 20.0):
-        assert known.expected_ms(cost, "fp32") == pytest.approx(3 * cost**exponent)
+        assert known.estimate_ms(cost, "fp32") == pytest.approx(3 * cost**exponent)
 
 
 @given(
@@ -279,21 +279,21 @@ def test_a_size_between_two_is_expected_between_them(profile: Profile, exponent:
 )
 def test_sizes_of_equal_cost_are_one(profile: Profile, pairs: list[tuple[float, float]], cost: float) -> None:
     """As 16x32 and 32x16 are: between them there is no slope. Whatever their order, and what is known is kept."""
-    expected = priced(profile, *pairs).expected_ms(cost, "fp32")
+    expected = priced(profile, *pairs).estimate_ms(cost, "fp32")
     costs = {gmac for gmac, _ in pairs}
     if len(costs) == 1:
         assert expected is None
         return
     assert expected is not None and 0 < expected < math.inf
-    assert priced(profile, *reversed(pairs)).expected_ms(cost, "fp32") == pytest.approx(expected)
+    assert priced(profile, *reversed(pairs)).estimate_ms(cost, "fp32") == pytest.approx(expected)
     for known in costs:
         times = [ms for gmac, ms in pairs if gmac == known]
-        assert min(times) * 0.999 <= (priced(profile, *pairs).expected_ms(known, "fp32") or 0) <= max(times) * 1.001
+        assert min(times) * 0.999 <= (priced(profile, *pairs).estimate_ms(known, "fp32") or 0) <= max(times) * 1.001
 
 
 def test_nothing_is_expected_from_one_size_or_another_precision(profile: Profile) -> None:
-    assert priced(profile, (1.0, 2.0)).expected_ms(1.0, "fp32") is None
-    assert priced(profile, (1.0, 2.0), (2.0, 3.0)).expected_ms(1.0, "int8") is None
+    assert priced(profile, (1.0, 2.0)).estimate_ms(1.0, "fp32") is None
+    assert priced(profile, (1.0, 2.0), (2.0, 3.0)).estimate_ms(1.0, "int8") is None
 
 
 def test_the_newest_profile_of_these_weights_on_this_machine_counts(profile: Profile, tmp_path: Path) -> None:

@@ -18,14 +18,14 @@ from flexiast_runtime.governor.step import Option, Policy
 from flexiast_runtime.simulation.comparison import compare
 from flexiast_runtime.simulation.scenarios import STEP_S, scenarios
 from flexiast_runtime.simulation.simulator import (
-    Cell,
+    BatteryModel,
     Heat,
     Outcome,
     Scenario,
     World,
     always,
-    follow,
     oracle,
+    replay,
     simulate,
     wilson,
 )
@@ -74,7 +74,7 @@ def test_the_oracle_ends_where_the_charge_is_to_be_and_no_lower_if_it_can(share:
     calm = made(np.ones(240))
     cheapest, dearest = (calm.idle_w + calm.busy_w * o.latency_s / STEP_S for o in (OPTIONS[0], OPTIONS[-1]))
     capacity_j = (cheapest + share * (dearest - cheapest)) * calm.seconds / (1 - keep)
-    world = World(replace(calm, cell=Cell(capacity_j), goal_s=calm.seconds, keep=keep), OPTIONS)
+    world = World(replace(calm, cell=BatteryModel(capacity_j), goal_s=calm.seconds, keep=keep), OPTIONS)
     if always(0, world).charges[-1] < keep:
         return  # jitter: the cheapest itself does not last
     ideal, a_tick = oracle(world), dearest * STEP_S / capacity_j
@@ -89,7 +89,7 @@ def test_the_oracle_ends_where_the_charge_is_to_be_and_no_lower_if_it_can(share:
 @given(SLOWDOWNS, st.floats(10, 5_000), st.floats(0.1, 1), st.floats(0, 1))
 def test_charge_lost_is_energy_drawn(slowdown: np.ndarray, capacity_j: float, charge: float, plugs_at: float) -> None:
     scenario = made(slowdown)
-    cell = Cell(capacity_j, charge, plugged=lambda time_s: time_s > plugs_at * scenario.seconds)
+    cell = BatteryModel(capacity_j, charge, plugged=lambda time_s: time_s > plugs_at * scenario.seconds)
     for outcome in outcomes(replace(scenario, cell=cell)):
         drawn_j = np.cumsum(outcome.watts * STEP_S * (scenario.times_s <= plugs_at * scenario.seconds))
         np.testing.assert_allclose(outcome.charges, np.maximum(charge - drawn_j / capacity_j, 0), atol=1e-9)
@@ -146,7 +146,7 @@ def test_every_scenario_gives_numbers_and_the_same_ones_again(name: str) -> None
             assert np.isfinite(values).all()
         np.testing.assert_array_equal(outcome.chosen, again.chosen)
         assert outcome.reasons == again.reasons
-        followed = follow(World(scenarios(OPTIONS, 0.1, 7)[name], OPTIONS), outcome.chosen.tolist())
+        followed = replay(World(scenarios(OPTIONS, 0.1, 7)[name], OPTIONS), outcome.chosen.tolist())
         np.testing.assert_array_equal(followed.charges, outcome.charges)
 
 

@@ -23,7 +23,7 @@ from flexiast_runtime.sinks import retention as retention_module
 from flexiast_runtime.sinks.audio_history import AudioHistory, RecordingAudio
 from flexiast_runtime.sinks.clips import Clips, clip_name
 from flexiast_runtime.sinks.retention import CLOCK, NAME, Keeper, Retention
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 from tests.runtime.sinks.conftest import event
 from tests.runtime.sinks.test_jsonl import full_disk
 
@@ -82,7 +82,7 @@ def heard(start_s: float, end_s: float, **fields: Any) -> Event:
 
 def clips(folder: Path, history: AudioHistory, **options: Any) -> Clips:
     sink = Clips(folder, **options)
-    sink.open(Hearing(histories={"kitchen": history}))
+    sink.open(RunContext(histories={"kitchen": history}))
     return sink
 
 
@@ -308,6 +308,6 @@ def test_only_its_own_files_go(tmp_path: Path) -> None:
     for path in (half, tmp_path / ".notes.tmp-abc"):
         path.write_bytes(b"half")
     sink.deliver(heard(9.0, 10.0))
-    sink.open(Hearing(histories={"kitchen": history}))
+    sink.open(RunContext(histories={"kitchen": history}))
     expected = {clip_name(heard(2.0, 3.0)), clip_name(heard(9.0, 10.0)), mine.name, ".notes.tmp-abc", CLOCK}
     assert {path.name for path in tmp_path.iterdir()} == expected

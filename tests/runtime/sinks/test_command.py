@@ -13,7 +13,7 @@ import pytest
 
 from flexiast.errors import SinkError, SinkUnavailableError, UsageError
 from flexiast_runtime.sinks.command import Command
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 from tests.runtime.sinks.conftest import event
 
 
@@ -37,7 +37,7 @@ def test_the_event_comes_as_json_as_variables_and_in_arguments(
         Command([str(hook), "heard $label", "$score", "$$HOME", "; rm -rf *"]),
         event(label="$(touch owned) 'x'"),
     )
-    command.open(Hearing())
+    command.open(RunContext())
     command.deliver(one)
     assert json.loads((tmp_path / "stdin").read_text()) == one.document()
     assert (tmp_path / "argv").read_text().splitlines() == ["heard $(touch owned) 'x'", "0.75", "$HOME", "; rm -rf *"]
@@ -86,7 +86,7 @@ def test_a_program_that_is_none_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("no program")
     for name in ("no-such-program", str(tmp_path / "plain")):
         with pytest.raises(UsageError, match="is no program that can be run"):
-            Command([name]).open(Hearing())
+            Command([name]).open(RunContext())
     with pytest.raises(UsageError, match="cannot be used as a template: 'lable'"):
         Command(["true", "$lable"])
     vanished = Command([str(tmp_path / "vanished")])

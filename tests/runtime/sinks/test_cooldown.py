@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from flexiast_runtime.detection.records import Record
 from flexiast_runtime.sinks.cooldown import Cooldown
 from flexiast_runtime.sinks.parse import parse_sink
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 from tests.runtime.sinks.conftest import event, status
 
 
@@ -19,10 +19,10 @@ class Everything:
 
     def __init__(self) -> None:
         self.got: list[Record] = []
-        self.open_for: Hearing | None = None
+        self.open_for: RunContext | None = None
         self.closed = False
 
-    def open(self, hearing: Hearing) -> None:
+    def open(self, hearing: RunContext) -> None:
         self.open_for = hearing
 
     def wants(self, record: Record) -> bool:
@@ -53,7 +53,7 @@ def test_events_that_pass_are_apart_and_none_is_held_back_without_one_before_it(
 
 def test_the_rest_is_the_sinks_own() -> None:
     inner = Everything()
-    sink, hearing = Cooldown(inner, 5.0), Hearing()
+    sink, hearing = Cooldown(inner, 5.0), RunContext()
     sink.open(hearing)
     sink.deliver(event())
     sink.close()

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from flexiast.errors import SinkError, SinkUnavailableError
 from flexiast_runtime.sinks.jsonl import JsonlFile
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 from tests.runtime.sinks.conftest import event, status
 
 
 @contextmanager
 def opened(path: Path, **options: int) -> Iterator[JsonlFile]:
     sink = JsonlFile(path, **options)
-    sink.open(Hearing())
+    sink.open(RunContext())
     yield sink
     sink.close()
 
@@ -70,7 +70,7 @@ def test_half_a_line_of_a_crash_is_cut_off(tmp_path: Path, cut: int, label: str)
 def test_a_file_that_is_none_of_ours_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     (path := tmp_path / "notes").write_bytes(content)
     with pytest.raises(SinkError, match="name another file"):
-        JsonlFile(path).open(Hearing())
+        JsonlFile(path).open(RunContext())
     assert path.read_bytes() == content
 
 
@@ -131,6 +131,6 @@ def test_rotation_keeps_the_newest_lines_in_order(
 def test_a_place_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SinkError, match=r"cannot be written.*name another"):
-        JsonlFile(tmp_path / "file" / "events.jsonl").open(Hearing())
+        JsonlFile(tmp_path / "file" / "events.jsonl").open(RunContext())
     with pytest.raises(SinkError, match="Is a directory"):
-        JsonlFile(tmp_path).open(Hearing())
+        JsonlFile(tmp_path).open(RunContext())

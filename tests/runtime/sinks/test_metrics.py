@@ -15,7 +15,7 @@ from flexiast_runtime.audio.signal import Signal
 from flexiast_runtime.detection.records import EngineFailure, Overload, SourceNotice, Switch
 from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.sinks.metrics import Metrics
-from flexiast_runtime.sinks.sink import Counts, Hearing
+from flexiast_runtime.sinks.sink import Counts, RunContext
 from tests.runtime.sinks.conftest import event, status
 
 parser = pytest.importorskip("prometheus_client.parser", reason="prometheus-client is not installed")
@@ -26,7 +26,7 @@ COUNTS = [Counts("sqlite:a.db", waiting=2, delivered=7, dropped=1), Counts("http
 def metrics() -> Iterator[Metrics]:
     metrics = Metrics(port=0)
     metrics.open(
-        Hearing(("dog", "cat"), ("kitchen", "yard"), counts=lambda: COUNTS, patch_sizes=("16x16", "32x32")),
+        RunContext(("dog", "cat"), ("kitchen", "yard"), counts=lambda: COUNTS, patch_sizes=("16x16", "32x32")),
     )
     yield metrics
     metrics.close()
@@ -95,7 +95,7 @@ def test_it_serves_this_machine_only_and_says_when_the_port_is_taken(metrics: Me
     assert metrics._server.server_address[0] == "127.0.0.1"
     said = "cannot be served: Address already in use; name another port"
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SinkError, match=said):
-        Metrics(port=taken.getsockname()[1]).open(Hearing())
+        Metrics(port=taken.getsockname()[1]).open(RunContext())
 
 
 def test_every_counter_is_there_before_the_first_event(metrics: Metrics) -> None:

@@ -28,13 +28,13 @@ from flexiast_runtime.sinks import mqtt
 from flexiast_runtime.sinks.home_assistant import discovery, slugs
 from flexiast_runtime.sinks.mqtt import Mqtt
 from flexiast_runtime.sinks.outbox import BackOff, Outbox
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 from tests.runtime.sinks.conftest import event, status
 
 client = pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
 Eventually = Callable[[Callable[[], Any]], Any]
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-HEARING = Hearing(labels=("Dog bark", "rain"), sources=("kitchen",))
+HEARING = RunContext(labels=("Dog bark", "rain"), sources=("kitchen",))
 needs_broker = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
 
 
@@ -420,7 +420,7 @@ def test_components_that_left_the_label_set_are_taken_away(broker: Broker, event
     def run(labels: tuple[str, ...]) -> dict[str, Any]:
         """What a Home Assistant that starts after this run finds: the components, and nothing of other topics."""
         box = Outbox(Mqtt("127.0.0.1", broker.port, "home/ears", discovery="ha/x"), back_off=BackOff(0.05, 0.05))
-        box.open(Hearing(labels=labels, sources=("kitchen",)))
+        box.open(RunContext(labels=labels, sources=("kitchen",)))
         box.put(event(0))
         eventually(lambda: box.counts.delivered == 1)
         expected = {f"sound_{slug}" for slug in slugs(labels).values()} | ({"sound_rain"} if first else set())

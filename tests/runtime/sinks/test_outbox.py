@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from flexiast.errors import SinkDownError, SinkError, SinkUnavailableError
 from flexiast_runtime.detection.records import Event, Record
-from flexiast_runtime.sinks.outbox import TRIES, BackOff, Outbox, opened
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.outbox import TRIES, BackOff, Outbox, open_outboxes
+from flexiast_runtime.sinks.sink import RunContext
 from tests.runtime.sinks.conftest import event, status
 
 FAST = BackOff(0.001, 0.01)
@@ -31,7 +31,7 @@ class Listed:
         self.got: list[Record] = []
         self.opened = self.closed = 0
 
-    def open(self, hearing: Hearing) -> None:
+    def open(self, hearing: RunContext) -> None:
         self.opened += 1
 
     def wants(self, record: Record) -> bool:
@@ -62,7 +62,7 @@ class Hanging(Listed):
 @contextmanager
 def outbox(sink: Listed, **options: Any) -> Iterator[Outbox]:
     box = Outbox(sink, back_off=FAST, **options)
-    box.open(Hearing())
+    box.open(RunContext())
     try:
         yield box
     finally:
@@ -211,7 +211,7 @@ def test_a_receiver_that_asks_for_a_pause_gets_it_even_at_the_end() -> None:
 def test_a_pause_longer_than_the_end_ends_at_once(eventually: Eventually) -> None:
     sink = Choosy(EVENTS[0], error=SinkUnavailableError("it answered 429", retry_after_s=3600.0))
     box = Outbox(sink)
-    box.open(Hearing())
+    box.open(RunContext())
     box.put(EVENTS[0])
     eventually(lambda: box.counts.last_error)
     box.end(1000.0)
@@ -228,7 +228,7 @@ def test_a_recording_waits_for_a_slow_sink_and_loses_nothing() -> None:
 
     sink, events = Slow(), [event(number) for number in range(100)]
     box = Outbox(sink, capacity=3, back_off=FAST)
-    box.open(Hearing())
+    box.open(RunContext())
     for one in events:
         box.wait_for_room(lambda: False)
         box.put(one)
@@ -255,7 +255,7 @@ def test_a_recording_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_sink_that_is_down_at_the_start_is_opened_later(eventually: Eventually) -> None:
     class Late(Listed):
-        def open(self, hearing: Hearing) -> None:
+        def open(self, hearing: RunContext) -> None:
             super().open(hearing)
             if self.opened < 3:
                 raise SinkDownError("the disk is full")
@@ -292,7 +292,7 @@ def test_a_sink_that_cannot_say_goodbye_is_told_of() -> None:
 
 def test_one_that_hangs_stops_no_other_and_the_end_says_what_it_kept() -> None:
     hanging, other = Hanging(), Listed()
-    with opened([hanging, other], Hearing(), closing_s=0.2) as boxes:
+    with open_outboxes([hanging, other], RunContext(), closing_s=0.2) as boxes:
         for one in EVENTS:
             for box in boxes:
                 box.put(one)
@@ -305,7 +305,7 @@ def test_one_that_hangs_stops_no_other_and_the_end_says_what_it_kept() -> None:
 def test_the_end_ends_a_long_pause_and_tries_once_more(eventually: Eventually) -> None:
     sink = Listed(SinkUnavailableError("down"))
     box = Outbox(sink, back_off=BackOff(3600.0, 3600.0))
-    box.open(Hearing())
+    box.open(RunContext())
     box.put(EVENTS[0])
     eventually(lambda: box.counts.last_error)
     box.end(10.0)
@@ -315,7 +315,7 @@ def test_the_end_ends_a_long_pause_and_tries_once_more(eventually: Eventually) -
 def test_the_end_gives_up_on_one_that_stays_down(eventually: Eventually) -> None:
     sink = Listed(*[SinkUnavailableError("down")] * 10_000)
     box = Outbox(sink, back_off=FAST)
-    box.open(Hearing())
+    box.open(RunContext())
     for one in EVENTS:
         box.put(one)
     eventually(lambda: box.counts.retried)
@@ -327,23 +327,23 @@ def test_the_end_gives_up_on_one_that_stays_down(eventually: Eventually) -> None
 
 def test_one_that_does_not_open_leaves_none_open() -> None:
     class Broken(Listed):
-        def open(self, hearing: Hearing) -> None:
+        def open(self, hearing: RunContext) -> None:
             raise SinkError("no such broker")
 
     first, last = Listed(), Listed()
-    with pytest.raises(SinkError, match="no such broker"), opened([first, Broken(), last], Hearing()):
+    with pytest.raises(SinkError, match="no such broker"), open_outboxes([first, Broken(), last], RunContext()):
         pytest.fail("not reached")
     assert (first.closed, last.opened) == (1, 0)
 
 
 def test_sinks_see_the_counts_of_all() -> None:
-    asked: list[Hearing] = []
+    asked: list[RunContext] = []
 
     class Asking(Listed):
-        def open(self, hearing: Hearing) -> None:
+        def open(self, hearing: RunContext) -> None:
             asked.append(hearing)
 
-    with opened([Asking(name="a"), Listed(name="b")], Hearing(labels=("dog",))) as boxes:
+    with open_outboxes([Asking(name="a"), Listed(name="b")], RunContext(labels=("dog",))) as boxes:
         boxes[1].put(EVENTS[0])
     assert [(counts.name, counts.delivered) for counts in asked[0].counts()] == [("a", 0), ("b", 1)]
     assert asked[0].labels == ("dog",)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from flexiast.errors import MissingExtraError, UsageError
 from flexiast_runtime.sinks.credentials import MQTT, WEBHOOK, read_credentials
 from flexiast_runtime.sinks.parse import KINDS, parse_sink, parse_sinks
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 from flexiast_runtime.units import duration, size
 
 
@@ -204,4 +204,4 @@ def test_a_sink_whose_library_is_missing_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=r"pip install 'flexiast\[service\]'"):
-        parse_sink(text).open(Hearing())
+        parse_sink(text).open(RunContext())

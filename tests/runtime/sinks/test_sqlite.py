@@ -21,7 +21,7 @@ from flexiast_runtime import history
 from flexiast_runtime.detection.records import Event
 from flexiast_runtime.history import Query, read_events
 from flexiast_runtime.sinks import sqlite
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 from flexiast_runtime.sinks.sqlite import SqliteHistory
 from tests.runtime.sinks.conftest import BEGAN_AT_S, event
 from tests.runtime.sinks.test_jsonl import full_disk
@@ -33,7 +33,7 @@ def stored(path: Path, query: Query | None = None) -> list[str]:
 
 def open_sink(path: Path) -> SqliteHistory:
     sink = SqliteHistory(path)
-    sink.open(Hearing())
+    sink.open(RunContext())
     return sink
 
 

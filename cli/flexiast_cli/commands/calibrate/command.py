@@ -88,7 +88,7 @@ def calibrate(
     if as_json:
         told = {"data": str(data), "split": split, "clips": clips} if data else {}
         told |= {"aim": str(aim)} if aim else {"false_alarms_per_hour": false_alarms}
-        figures = {"variants": list(map(_described, fits)), "labels": list(map(_documented, points))}
+        figures = {"variants": list(map(_describe_fit, fits)), "labels": list(map(_document_point, points))}
         sizes = {"sizes": [json.loads(budget.model_dump_json()) for budget in budgets]}
         print_json({"model": model} | told | figures | sizes)
         return
@@ -150,8 +150,8 @@ def _from_clips(
     from flexiast.evaluation.evaluate import Windows
     from flexiast.evaluation.operating_points import operating_points
     from flexiast.frontend import Frontend
-    from flexiast_cli.terminal.console import tracked
-    from flexiast_export.calibrate import fit_temperatures, heard_peaks
+    from flexiast_cli.terminal.console import track
+    from flexiast_export.calibrate import fit_temperatures, peak_scores
 
     spec = bundle.manifest.spec
     if data is None:
@@ -159,10 +159,10 @@ def _from_clips(
     waveforms, targets = _clips(data, spec, split, val_fold, skip_bad=skip_bad)
     windows = Windows(waveforms, Frontend(spec.frontend))
     by_class = np.pad(targets, ((0, 0), (0, spec.classes - len(spec.labels))))  # each has a label: none is of nothing
-    fits = fit_temperatures(bundle, windows, by_class, lambda variants: tracked(list(variants), "Fitting"))
+    fits = fit_temperatures(bundle, windows, by_class, lambda variants: track(list(variants), "Fitting"))
     points: list[OperatingPoint] = []
     if aim is not None:
-        peaks = heard_peaks(bundle, fits, waveforms, lambda variants: tracked(list(variants), "Listening"))
+        peaks = peak_scores(bundle, fits, waveforms, lambda variants: track(list(variants), "Listening"))
         durations_s = [len(waveform) / spec.frontend.sample_rate_hz for waveform in waveforms]
         points = operating_points(peaks, targets, durations_s, spec.labels, aim)
     return fits, points, [fit.variant for fit in fits], len(targets)
@@ -173,7 +173,7 @@ def _from_background(
 ) -> list[SizeBudget]:
     """Thresholds of each size by hours of background; none without a budget."""
     from flexiast.data.background import background_clips, stretches_of
-    from flexiast_cli.terminal.console import say, tracked
+    from flexiast_cli.terminal.console import say, track
     from flexiast_export.false_alarms import keep_budget
 
     if per_hour is None:
@@ -185,7 +185,7 @@ def _from_background(
         for error in errors:
             say(f"skipped: {error}")
         sources.append(stretches)
-    return keep_budget(bundle, variants, sources, per_hour, lambda items: tracked(list(items), "Listening"))
+    return keep_budget(bundle, variants, sources, per_hour, lambda items: track(list(items), "Listening"))
 
 
 def _clips(data: Path, spec: Any, split: str, val_fold: str | None, *, skip_bad: bool) -> tuple[Any, Any]:
@@ -200,7 +200,7 @@ def _clips(data: Path, spec: Any, split: str, val_fold: str | None, *, skip_bad:
     return waveforms, readable.targets(spec.labels)
 
 
-def _described(fit: Fit) -> dict[str, Any]:
+def _describe_fit(fit: Fit) -> dict[str, Any]:
     return {
         "patch_size": str(fit.variant.patch_size),
         "precision": fit.variant.precision,
@@ -213,7 +213,7 @@ def _described(fit: Fit) -> dict[str, Any]:
     }
 
 
-def _documented(point: OperatingPoint) -> dict[str, Any]:
+def _document_point(point: OperatingPoint) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(point.model_dump_json())
     return document
 

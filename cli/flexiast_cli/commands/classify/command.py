@@ -134,9 +134,9 @@ class _Run:
         """All results as one text; a file appears at the end."""
         from flexiast.files import atomic
         from flexiast_runtime.batch.formats import render
-        from flexiast_runtime.batch.workers import in_order
+        from flexiast_runtime.batch.workers import restore_order
 
-        results: Iterable[Result] = chain(self.unusable, in_order(self._classify(list(self.files))))
+        results: Iterable[Result] = chain(self.unusable, restore_order(self._classify(list(self.files))))
         alone = output is not None or self.output_format is Format.TABLE or not sys.stdout.isatty()
         results = self.tally.watch(results, self._total, shown=alone)
         target = contextlib.nullcontext(sys.stdout.buffer) if output is None else atomic(output)
@@ -150,7 +150,7 @@ class _Run:
         from flexiast_runtime.batch.outputs import open_outputs
 
         with open_outputs(output_dir, self.output_format, self.job.identity()) as folder:
-            missing = folder.missing(self.files)
+            missing = folder.list_missing(self.files)
             results: Iterable[Result] = chain(self.unusable, (result for _, result in self._classify(list(missing))))
             with self._ending_gently(already=len(self.files) - len(missing)):
                 for result in self.tally.watch(results, len(self.unusable) + len(missing), shown=True):
@@ -171,9 +171,9 @@ class _Run:
     def _ending_gently(self, already: int = 0) -> Iterator[None]:
         """Ctrl-C ends the run with what it has; either way it is told what that is."""
         from flexiast.errors import ExitCode
-        from flexiast_cli.terminal.interrupts import ending_gently
+        from flexiast_cli.terminal.interrupts import graceful_shutdown
 
-        with ending_gently(self.tally.stop.set, terminated=ExitCode.TERMINATED):
+        with graceful_shutdown(self.tally.stop.set, terminated=ExitCode.TERMINATED):
             yield
             self.tally.report(self._total, already, f"{self.model} at {self.job.patch}")
 
@@ -181,10 +181,10 @@ class _Run:
 def _split(arguments: list[str]) -> tuple[str, list[Path]]:
     """The model, if the first argument is one, and the rest."""
     from flexiast.errors import UsageError
-    from flexiast_runtime.catalog import DEFAULT, looks_like_model, shipped
+    from flexiast_runtime.catalog import DEFAULT, list_shipped, looks_like_model
 
     first, *rest = arguments
-    sounds_by_that_name = first in shipped() and not rest and Path(first).is_dir()
+    sounds_by_that_name = first in list_shipped() and not rest and Path(first).is_dir()
     if not looks_like_model(first) or sounds_by_that_name:
         return DEFAULT, [Path(name) for name in arguments]
     if not rest:
@@ -204,7 +204,7 @@ def _files(paths: list[Path]) -> tuple[dict[Path, Path], list[Result]]:
 
     files: dict[Path, Path] = {}
     unusable = {}
-    for path in _listed(paths):
+    for path in _expand_stdin(paths):
         try:
             path.stat()
             found = search_sounds(path, stderr()).files if path.is_dir() else (path,)
@@ -225,7 +225,7 @@ def _why_not(failure: OSError | ValueError) -> str:
     return f"cannot be read: {reason}"
 
 
-def _listed(paths: list[Path]) -> Iterator[Path]:
+def _expand_stdin(paths: list[Path]) -> Iterator[Path]:
     """The paths, those listed on stdin in the place of ``-``."""
     for path in paths:
         if path == Path("-"):

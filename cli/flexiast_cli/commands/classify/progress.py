@@ -61,11 +61,11 @@ class Tally:
 
     def report(self, total: int, already: int, made_by: str) -> None:
         """One line for people, and one for whatever is wrong with a file."""
-        from flexiast_cli.terminal.console import counted, say, stderr
+        from flexiast_cli.terminal.console import count_noun, say, stderr
 
         heard = self._files - len(self.failures)
         passed = f" ({already:,} there already)" if already else ""
-        note = f"{counted(self._events, 'event')} in {heard:,} of {counted(total, 'file')}{passed}, {made_by}"
+        note = f"{count_noun(self._events, 'event')} in {heard:,} of {count_noun(total, 'file')}{passed}, {made_by}"
         stderr().print(note, style="dim", markup=False, soft_wrap=True)
         for notice in self._notices:
             say(f"note: {notice}")

@@ -42,15 +42,15 @@ def demo(
 ) -> None:
     """Stream a synthesised soundscape through the real pipeline, squeeze the deadline, drain a simulated battery."""
     from flexiast.errors import ExitCode
-    from flexiast_cli.options.policy import chooser
+    from flexiast_cli.options.policy import build_controller
     from flexiast_cli.terminal.console import say
-    from flexiast_cli.terminal.interrupts import ending_gently, while_read
-    from flexiast_cli.web.server import WebPage, parse_address, served
+    from flexiast_cli.terminal.interrupts import graceful_shutdown, until_reader_stalls
+    from flexiast_cli.web.server import WebPage, parse_address, tee_to_web
     from flexiast_runtime.audio.capture import Capture
-    from flexiast_runtime.audio.signal import Watched
+    from flexiast_runtime.audio.signal import Monitored
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.catalog import DEFAULT, find_bundle
-    from flexiast_runtime.detection.listener import Listener, Settings, options
+    from flexiast_runtime.detection.listener import Settings, StreamClassifier, options
     from flexiast_runtime.detection.rules import EventRules
     from flexiast_runtime.governor.step import Policy
     from flexiast_runtime.inference.ort import load_engines
@@ -60,14 +60,14 @@ def demo(
     frontend = engines.spec.frontend
     manifest = engines.manifest
     rules = EventRules(label_thresholds=manifest.thresholds, size_thresholds=manifest.size_thresholds)
-    settings = Settings.of(frontend, rules)
+    settings = Settings.for_frontend(frontend, rules)
     with tempfile.TemporaryDirectory(prefix="flexiast-demo-") as folder:
         opened, what = _source(source, Path(folder))
-        audio = Watched(opened)
+        audio = Monitored(opened)
         conditions = _Scenario(Path(folder), settings.step_s)
-        chosen = chooser(options(engines), Policy(dwell_s=DWELL_S, fastest_change=math.inf), conditions(0.0))
+        chosen = build_controller(options(engines), Policy(dwell_s=DWELL_S, fastest_change=math.inf), conditions(0.0))
         capture = Capture(audio, frontend.sample_rate_hz, round(settings.step_s * frontend.sample_rate_hz), live=True)
-        listener = Listener(
+        listener = StreamClassifier(
             engines,
             chosen,
             settings,
@@ -76,13 +76,13 @@ def demo(
             backlog=capture.ring.backlog,
             signal=lambda: audio.signal,
         )
-        with ending_gently(capture.stop, terminated=ExitCode.OK) as asked:
+        with graceful_shutdown(capture.stop, terminated=ExitCode.OK) as asked:
             shown = conditions.watch(listener.run(capture))
             page = None if web is None else WebPage(*parse_address(web), f"demo · {name}", frontend)
             if page is not None:
                 say(f"the page is at {page.url}")
-                shown = served(shown, page)
-            _printer(f"flexiast demo · {name}")(while_read(shown, asked, live=True))
+                shown = tee_to_web(shown, page)
+            _printer(f"flexiast demo · {name}")(until_reader_stalls(shown, asked, live=True))
 
 
 class _Scenario:
@@ -117,14 +117,14 @@ class _Scenario:
 
 
 def _source(wanted: str | None, folder: Path) -> tuple[Any, str]:
-    from flexiast_runtime.audio.source import FileSource, Paced
+    from flexiast_runtime.audio.source import FileSource, RealTime
 
     if wanted == "mic":
         from flexiast_runtime.audio.microphone import Microphone
 
         return Microphone(), "the microphone"
     if wanted is not None:
-        return Paced(FileSource(Path(wanted))), wanted
+        return RealTime(FileSource(Path(wanted))), wanted
 
     import soundfile
 
@@ -132,7 +132,7 @@ def _source(wanted: str | None, folder: Path) -> tuple[Any, str]:
 
     path = folder / "synthesised soundscape.wav"
     soundfile.write(path, soundscape(), RATE_HZ, subtype="FLOAT")
-    return Paced(FileSource(path)), "synthesised soundscape, nothing recorded"
+    return RealTime(FileSource(path)), "synthesised soundscape, nothing recorded"
 
 
 NOTE = (

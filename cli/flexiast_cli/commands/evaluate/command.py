@@ -62,7 +62,7 @@ def evaluate(
     from flexiast.spec import parse_patches
     from flexiast_cli.commands.evaluate import label_report
     from flexiast_cli.dataset import load_clips, print_skipped, read_data
-    from flexiast_cli.terminal.console import counted, print_json, stderr, tracked
+    from flexiast_cli.terminal.console import count_noun, print_json, stderr, track
 
     for picture in (plot, confusion):
         if picture is not None:
@@ -87,13 +87,13 @@ def evaluate(
             Windows(Chain((waveforms, background)), Frontend(spec.frontend)),
             targets,
             patches,
-            progress=lambda items: tracked(items, "Measuring"),
+            progress=lambda items: track(items, "Measuring"),
         )
     )
     results = [summarize(spec, patch, found, targets) for patch, found in logits.items()]
     logits, targets = {patch: found[:clips] for patch, found in logits.items()}, targets[:clips]
-    quiet = f", {counted(len(background), 'window')} of background" * bool(background)
-    title = f"{model} on {data.name}, {split or 'every clip'} ({counted(clips, 'clip')}{quiet})"
+    quiet = f", {count_noun(len(background), 'window')} of background" * bool(background)
+    title = f"{model} on {data.name}, {split or 'every clip'} ({count_noun(clips, 'clip')}{quiet})"
     if as_json:
         documents = [
             result.document() | (label_report.document(spec, found, targets) if per_label else {})
@@ -120,14 +120,14 @@ def _classifier(
     from flexiast.errors import UsageError
     from flexiast_cli.terminal.console import say, stderr
     from flexiast_runtime.bundle import Bundle
-    from flexiast_runtime.catalog import find_any, find_checkpoint, shipped
+    from flexiast_runtime.catalog import find_any, find_checkpoint, list_shipped
     from flexiast_runtime.inference.backends import load_engines
 
     path = find_any(model)
     if path.is_dir():
         bundle = Bundle.open(path)
         missing = [str(patch) for patch in patches or () if patch not in bundle.manifest.patches]
-        if not missing or model not in shipped():
+        if not missing or model not in list_shipped():
             engines = load_engines(bundle, patches, precision, backend, say)
             return engines, engines.patches
         path = find_checkpoint(model)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from flexiast.data.dataset import Dataset
     from flexiast.data.waveforms import Waveforms
     from flexiast.spec import Spec
-    from flexiast_export.verify import Sounds
+    from flexiast_export.verify import VerificationData
 
 T = TypeVar("T")
 
@@ -31,12 +31,12 @@ class Clips:
     """Their labels are the model's."""
     skip_bad: bool = False
 
-    def sounds(self, spec: Spec) -> Sounds:
+    def sounds(self, spec: Spec) -> VerificationData:
         """All windows of each clip."""
-        from flexiast_export.verify import Sounds
+        from flexiast_export.verify import VerificationData
 
         readable, waveforms = self._load(spec)
-        return Sounds(spec, waveforms, readable.targets(spec.labels) if self.labelled else None)
+        return VerificationData(spec, waveforms, readable.targets(spec.labels) if self.labelled else None)
 
     def first_windows(self, spec: Spec) -> NDArray[np.float32]:
         """Of each clip [clips, window_frames, mels]."""

@@ -71,8 +71,8 @@ def export(
     from flexiast.spec import parse_patches
     from flexiast_cli.commands.export.clips import has_folds, to_calibrate, to_compare
     from flexiast_cli.commands.inspect import show
-    from flexiast_cli.terminal.console import print_json, tracked
-    from flexiast_export.verify import MAX_DROP, Sounds
+    from flexiast_cli.terminal.console import print_json, track
+    from flexiast_export.verify import MAX_DROP, VerificationData
     from flexiast_runtime.bundle import Bundle
 
     patches, precisions = parse_patches(patch_sizes), _precisions("fp32" if precision is None else precision)
@@ -117,14 +117,14 @@ def export(
         }
     )
     if dry_run:
-        _foretell(job, as_json=as_json)
+        _dry_run(job, as_json=as_json)
         return
     _say_what_is_not_compared(model, job, heard)
     manifest = job.publish(
-        sounds=Sounds(job.spec) if heard is None else heard.sounds(job.spec),
+        sounds=VerificationData(job.spec) if heard is None else heard.sounds(job.spec),
         max_drop=MAX_DROP if max_drop is None else max_drop,
         force=force,
-        progress=lambda variants: tracked(list(variants), "Verifying"),
+        progress=lambda variants: track(list(variants), "Verifying"),
         **({} if calibration is None else {"calibration": calibration.first_windows(job.spec)}),
     )
     if as_json:
@@ -221,7 +221,7 @@ def _from_checkpoint(
 
 
 def _from_bundle(model: str, patches: Sequence[PatchSize], place: Path, *, force: bool) -> _Job:
-    from flexiast_export.add import add_sizes, check_addition, finest
+    from flexiast_export.add import add_sizes, check_addition, highest_precision
     from flexiast_runtime.bundle import Bundle
 
     bundle = Bundle.open(Path(model))
@@ -234,13 +234,13 @@ def _from_bundle(model: str, patches: Sequence[PatchSize], place: Path, *, force
         manifest.precisions,
         new,
         manifest.opset,
-        finest(manifest),
+        highest_precision(manifest),
         dict,
         partial(add_sizes, bundle, new, place),
     )
 
 
-def _foretell(job: _Job, *, as_json: bool) -> None:
+def _dry_run(job: _Job, *, as_json: bool) -> None:
     """Sizes, operations and bytes of the graphs, built in memory."""
     from rich.table import Table
 
@@ -251,7 +251,7 @@ def _foretell(job: _Job, *, as_json: bool) -> None:
     encoders = {name: graph.ByteSize() for name, graph in job.encoders().items()}
     sizes = {patch: embedder(spec, job.weights, patch, opset).ByteSize() for patch in job.patches}
     total = sum(encoders.values()) + sum(sizes.values())
-    expected = _expected_ms(job)
+    expected = _estimate_ms(job)
     if as_json:
         graphs = [
             {
@@ -287,7 +287,7 @@ def _foretell(job: _Job, *, as_json: bool) -> None:
     console.print(f"{total / 1e6:.1f} MB in all; nothing was written.")
 
 
-def _expected_ms(job: _Job) -> dict[PatchSize, dict[str, float]]:
+def _estimate_ms(job: _Job) -> dict[PatchSize, dict[str, float]]:
     """By size and precision, from the last profile of these weights on this machine; nothing where there is none."""
     from flexiast.errors import DataError
     from flexiast_cli.terminal.console import say
@@ -304,7 +304,7 @@ def _expected_ms(job: _Job) -> dict[PatchSize, dict[str, float]]:
         patch: {
             name: ms
             for name in job.precisions
-            if profile is not None and (ms := profile.expected_ms(job.spec.gmac(patch), name)) is not None
+            if profile is not None and (ms := profile.estimate_ms(job.spec.gmac(patch), name)) is not None
         }
         for patch in job.patches
     }

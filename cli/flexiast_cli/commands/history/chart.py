@@ -33,7 +33,7 @@ class Day:
     """Label and its count in each half hour, the most frequent label first"""
 
     @classmethod
-    def of(cls, heard: Iterable[tuple[str, datetime.datetime]]) -> Day:
+    def from_events(cls, heard: Iterable[tuple[str, datetime.datetime]]) -> Day:
         """Labels with the local times at which they began."""
         counts: dict[str, Counter[int]] = {}
         dates: set[datetime.date] = set()

@@ -57,7 +57,7 @@ def history(
     """Show what was heard, the oldest first; times are local."""
     from flexiast.extras import require
     from flexiast.files import check_output
-    from flexiast_runtime.history import Query, default_database, heard_labels, read_events
+    from flexiast_runtime.history import Query, default_database, list_labels, read_events
 
     if plot is not None:
         require("matplotlib", "train")
@@ -71,7 +71,7 @@ def history(
         limit,
     )
     database = database or default_database()
-    _hint(query.labels, heard_labels(database) if query.labels else ())
+    _hint(query.labels, list_labels(database) if query.labels else ())
     events = read_events(database, query)
     if plot is not None or form is Format.CHART:
         _show_day(events, plot)
@@ -150,7 +150,7 @@ def _print_table(events: Iterable[dict[str, Any]], database: Path, query: Query)
     from rich.cells import cell_len, set_cell_size
     from rich.text import Text
 
-    from flexiast_cli.terminal.console import counted, say, stdout
+    from flexiast_cli.terminal.console import count_noun, say, stdout
     from flexiast_runtime.history import labels_and_sources
 
     labels, sources = labels_and_sources(database, query)
@@ -177,7 +177,7 @@ def _print_table(events: Iterable[dict[str, Any]], database: Path, query: Query)
         number += 1
         seconds, score = f"{event['end_s'] - event['start_s']:.1f}", f"{event['score']:.2f}"
         line(_when(event), seconds, event["label"], score, event["patch_size"], event["source"])
-    say(f"{counted(number, 'event')} in {database}")
+    say(f"{count_noun(number, 'event')} in {database}")
 
 
 def _when(event: dict[str, Any]) -> str:
@@ -205,7 +205,7 @@ def _show_day(events: Iterable[dict[str, Any]], plot: Path | None) -> None:
             else:
                 yield event["label"], datetime.datetime.fromisoformat(event["began_at"]).astimezone()
 
-    day = Day.of(dated())
+    day = Day.from_events(dated())
     if undated:
         say(f"recordings have no time of day: {undated:,} left out")
     if not day.rows:

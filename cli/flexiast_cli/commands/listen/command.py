@@ -37,22 +37,22 @@ from flexiast_cli.options.policy import (
     MinMetricOption,
     PinOption,
     PolicyOption,
+    PolicyOptions,
     RecordOption,
     UntilOption,
-    Wishes,
-    chooser,
+    build_controller,
     options_of,
     profile_of,
-    recorded,
+    record_trace,
 )
 from flexiast_cli.options.validators import known_sinks, named_sizes, positive
 from flexiast_runtime.inference.backends import Backend
 
 if TYPE_CHECKING:
-    from flexiast_cli.terminal.interrupts import Asked
+    from flexiast_cli.terminal.interrupts import StopRequest
     from flexiast_cli.web.server import WebPage
     from flexiast_runtime.audio.capture import Capture
-    from flexiast_runtime.detection.listener import Listener
+    from flexiast_runtime.detection.listener import StreamClassifier
     from flexiast_runtime.detection.records import Record
 
 STATUS_EVERY_S = 1.0
@@ -165,7 +165,7 @@ def listen(
     ends the stream, finishes what was heard, and exits with 130.
     """
     from flexiast.errors import ExitCode
-    from flexiast_cli.commands.listen.sinks import clip_folder, histories_for, opened_sinks, published, remembered
+    from flexiast_cli.commands.listen.sinks import clip_folder, histories_for, open_sinks, tee_to_history, tee_to_sinks
     from flexiast_cli.commands.listen.stations import (
         machine_conditions,
         microphones,
@@ -174,20 +174,20 @@ def listen(
     )
     from flexiast_cli.terminal.console import say
     from flexiast_cli.terminal.full_disk import surviving_full_disk
-    from flexiast_cli.terminal.interrupts import ending_gently
-    from flexiast_cli.web.server import WebPage, parse_address, public_urls, served
-    from flexiast_runtime.audio.capture import merged, stop
+    from flexiast_cli.terminal.interrupts import graceful_shutdown
+    from flexiast_cli.web.server import WebPage, parse_address, public_urls, tee_to_web
+    from flexiast_runtime.audio.capture import merge_captures, stop
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.catalog import DEFAULT, find_bundle
-    from flexiast_runtime.detection.listener import hear
+    from flexiast_runtime.detection.listener import process_streams
     from flexiast_runtime.inference.backends import load_engines
     from flexiast_runtime.sinks.parse import parse_sinks
-    from flexiast_runtime.sinks.sink import Hearing
+    from flexiast_runtime.sinks.sink import RunContext
     from flexiast_runtime.systemd import ServiceManager
 
     names = inputs or []
     _check_sources(names, devices, channel, realtime=realtime)
-    wishes = Wishes(policy, pin, until, min_battery, max_watts, min_metric)
+    wishes = PolicyOptions(policy, pin, until, min_battery, max_watts, min_metric)
     sinks, supply = parse_sinks(to or ()), power_source_of(power_source)
     address, public = None if web is None else parse_address(web), public_urls(web, web_url)
     bundle = Bundle.open(find_bundle(model or DEFAULT))
@@ -207,7 +207,11 @@ def listen(
     engines = load_engines(
         bundle, wishes.sizes(patch_sizes, bundle.manifest, precision, profile), precision, backend, say
     )
-    frontend, live, manager = engines.spec.frontend, not names or realtime, ServiceManager.of(os.environ, say)
+    frontend, live, manager = (
+        engines.spec.frontend,
+        not names or realtime,
+        ServiceManager.from_environment(os.environ, say),
+    )
     if names:
         sources = recordings(names, frontend.sample_rate_hz, channel=channel, realtime=realtime, manager=manager)
     else:
@@ -215,7 +219,7 @@ def listen(
     share_s = settings.step_s / len(sources)  # one thread runs the engines for all of them
     machine = machine_conditions(min(latency / 1000, share_s) if latency else share_s, backend, supply)
     options = options_of(engines, profile, precision)
-    chosen = chooser(options, wishes.resolved(options, machine.latest, datetime.now()), machine.latest)
+    chosen = build_controller(options, wishes.resolved(options, machine.latest, datetime.now()), machine.latest)
     stations = open_stations(
         sources,
         engines,
@@ -229,7 +233,7 @@ def listen(
     captures, listeners = [capture for capture, _ in stations], [listener for _, listener in stations]
     heard = tuple(source.name for source in sources)
     histories = histories_for(sinks, sources, frontend.sample_rate_hz, live=live)
-    hearing = Hearing(engines.spec.labels, heard, histories, patch_sizes=tuple(map(str, engines.patches)))
+    hearing = RunContext(engines.spec.labels, heard, histories, patch_sizes=tuple(map(str, engines.patches)))
     title = f"{model or DEFAULT} · {', '.join(heard)}"
     page = None if address is None else WebPage(*address, title, frontend, clips=clip_folder(sinks), public=public)
     show = _printer(
@@ -241,18 +245,20 @@ def listen(
     )
     with (
         closing(engines),
-        ending_gently(partial(stop, captures), terminated=ExitCode.OK) as asked,
-        opened_sinks(sinks, hearing, lambda: live or asked.by is not None) as publish,
-        recorded(chosen, record, bundle, model or DEFAULT, settings.step_s, len(sources)),
+        graceful_shutdown(partial(stop, captures), terminated=ExitCode.OK) as asked,
+        open_sinks(sinks, hearing, lambda: live or asked.by is not None) as publish,
+        record_trace(chosen, record, bundle, model or DEFAULT, settings.step_s, len(sources)),
         machine,
         surviving_full_disk(say),
     ):
         _announce(None if as_json else f"{model or DEFAULT} listens to {', '.join(heard)}; Ctrl-C ends", page)
         on_loss = on_source_loss or ("exit" if on_device_loss == "exit" else "continue")
-        stream = remembered(merged(captures, on_loss if len(sources) > 1 else "exit"), heard, histories)
-        records = published(hear(((listeners[place], chunk) for place, chunk in stream), listeners), publish)
-        records = manager.notifying(records) if manager else records
-        _show(records if page is None else served(records, page), show, captures, asked, live=live)
+        stream = tee_to_history(merge_captures(captures, on_loss if len(sources) > 1 else "exit"), heard, histories)
+        records = tee_to_sinks(
+            process_streams(((listeners[place], chunk) for place, chunk in stream), listeners), publish
+        )
+        records = manager.notify_each(records) if manager else records
+        _show(records if page is None else tee_to_web(records, page), show, captures, asked, live=live)
         _say_unspared(listeners)
 
 
@@ -270,16 +276,16 @@ def _show(
     records: Iterator[Record],
     show: Callable[[Iterator[Record]], None],
     captures: Sequence[Capture],
-    asked: Asked,
+    asked: StopRequest,
     *,
     live: bool,
 ) -> None:
     """Print as fast as stdout is read; when its reader goes, the sinks still get the end of what was heard."""
-    from flexiast_cli.terminal.interrupts import while_read
+    from flexiast_cli.terminal.interrupts import until_reader_stalls
     from flexiast_runtime.audio.capture import stop
 
     try:
-        show(while_read(records, asked, live=live))
+        show(until_reader_stalls(records, asked, live=live))
     except BrokenPipeError:
         stop(captures)
         for _ in records:
@@ -287,7 +293,7 @@ def _show(
         raise
 
 
-def _say_unspared(listeners: Sequence[Listener]) -> None:
+def _say_unspared(listeners: Sequence[StreamClassifier]) -> None:
     """Why a cascade was of no use, once for all sources."""
     from flexiast_cli.terminal.console import say
 

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from flexiast_runtime.sinks.audio_history import Audio
     from flexiast_runtime.sinks.clips import Clips
     from flexiast_runtime.sinks.outbox import Outbox
-    from flexiast_runtime.sinks.sink import Counts, Hearing, Sink
+    from flexiast_runtime.sinks.sink import Counts, RunContext, Sink
 
 HISTORY_S = 120.0
 """Seconds of audio that are held for clips; a longer sound loses its beginning."""
 
 
 @contextmanager
-def opened_sinks(
-    sinks: Sequence[Sink], hearing: Hearing, hurried: Callable[[], bool] = lambda: True
+def open_sinks(
+    sinks: Sequence[Sink], hearing: RunContext, hurried: Callable[[], bool] = lambda: True
 ) -> Iterator[Callable[[Record], None]]:
     """What publishes a record to all sinks; stderr hears when one begins to fail, and in the end what each lost.
 
@@ -31,7 +31,7 @@ def opened_sinks(
     import typer
 
     from flexiast.errors import ExitCode
-    from flexiast_runtime.sinks.outbox import opened
+    from flexiast_runtime.sinks.outbox import open_outboxes
 
     outboxes: Sequence[Outbox] = ()
 
@@ -41,7 +41,7 @@ def opened_sinks(
             outbox.put(record)
 
     try:
-        with opened(sinks, hearing, say=say_when, hurried=hurried) as outboxes:
+        with open_outboxes(sinks, hearing, say=say_when, hurried=hurried) as outboxes:
             yield publish
     finally:
         lost = report_losses(outbox.counts for outbox in outboxes)
@@ -49,7 +49,7 @@ def opened_sinks(
         raise typer.Exit(ExitCode.LOST)
 
 
-def published(records: Iterable[Record], publish: Callable[[Record], None]) -> Iterator[Record]:
+def tee_to_sinks(records: Iterable[Record], publish: Callable[[Record], None]) -> Iterator[Record]:
     """The records, each published as it passes."""
     for record in records:
         publish(record)
@@ -85,7 +85,7 @@ def _clips(sinks: Sequence[Sink]) -> list[Clips]:
     return [sink for sink in inner if isinstance(sink, Clips)]
 
 
-def remembered(
+def tee_to_history(
     stream: Iterable[tuple[int, Chunk]], sources: Sequence[str], histories: Mapping[str, Audio]
 ) -> Iterator[tuple[int, Chunk]]:
     """Chunks with their source's place, each pushed into that source's history, if it has one, as it passes."""

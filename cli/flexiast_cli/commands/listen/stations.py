@@ -14,10 +14,10 @@ from flexiast_runtime.inference.backends import Backend
 if TYPE_CHECKING:
     from flexiast_runtime.audio.capture import Capture
     from flexiast_runtime.audio.source import Source
-    from flexiast_runtime.detection.listener import Conditions, Listener, Settings
+    from flexiast_runtime.detection.listener import Conditions, Settings, StreamClassifier
     from flexiast_runtime.hardware.battery import Battery
-    from flexiast_runtime.hardware.poller import Lookout
-    from flexiast_runtime.hardware.power_source import Told
+    from flexiast_runtime.hardware.poller import Poller
+    from flexiast_runtime.hardware.power_source import ReportedOnce
     from flexiast_runtime.inference.engine import Engines
     from flexiast_runtime.systemd import ServiceManager
 
@@ -35,7 +35,7 @@ def microphones(
     """
     from flexiast.errors import UsageError
     from flexiast_runtime.audio.microphone import Microphone
-    from flexiast_runtime.audio.signal import Watched
+    from flexiast_runtime.audio.signal import Monitored
 
     may_come = len(devices) > 1 and on_loss == "retry"
     found = [Microphone(device, channel=channel, on_loss=on_loss, may_come=may_come) for device in devices]
@@ -47,7 +47,7 @@ def microphones(
             f"--device {device}" for device, name in zip(devices, names, strict=True) if name == twice
         )
         raise UsageError(f"{wanted} are the same microphone, {twice}; each is heard once")
-    return [Watched(manager.watching(one) if manager else one) for one in found]
+    return [Monitored(manager.watch_source(one) if manager else one) for one in found]
 
 
 def recordings(
@@ -59,25 +59,25 @@ def recordings(
     manager: ServiceManager | None = None,
 ) -> list[Source]:
     """Files, at the pace of a microphone if so asked; - and pipes that have a name are raw PCM, watched like one."""
-    return [_recording(name, rate_hz, channel, realtime=realtime, manager=manager) for name in names]
+    return [_open_recording(name, rate_hz, channel, realtime=realtime, manager=manager) for name in names]
 
 
-def _recording(
+def _open_recording(
     name: str, rate_hz: int, channel: int | None, *, realtime: bool, manager: ServiceManager | None
 ) -> Source:
     """A file, at the pace of a microphone if so asked, or what a pipe brings."""
     from flexiast_cli.terminal.console import say
-    from flexiast_runtime.audio.signal import Watched
-    from flexiast_runtime.audio.source import Paced, PcmSource, open_recording
+    from flexiast_runtime.audio.signal import Monitored
+    from flexiast_runtime.audio.source import PcmSource, RealTime, open_recording
 
     if name == "-":
         # Unbuffered and a handle of our own: a thread that waits in sys.stdin would abort the interpreter's exit.
         pipe = PcmSource(open(0, "rb", buffering=0, closefd=False), rate_hz)  # noqa: SIM115 (read to the end)
-        return Watched(manager.watching(pipe) if manager else pipe)
+        return Monitored(manager.watch_source(pipe) if manager else pipe)
     source = open_recording(Path(name), rate_hz, channel=channel, say=say)
     if isinstance(source, PcmSource):
-        return Watched(manager.watching(source) if manager else source)
-    return Watched(Paced(source)) if realtime else source
+        return Monitored(manager.watch_source(source) if manager else source)
+    return Monitored(RealTime(source)) if realtime else source
 
 
 def open_stations(
@@ -90,7 +90,7 @@ def open_stations(
     cascade: bool,
     live: bool,
     duration_s: float | None,
-) -> list[tuple[Capture, Listener]]:
+) -> list[tuple[Capture, StreamClassifier]]:
     """Each source's capture and listener; the engines and what chooses among them are shared.
 
     Raises UsageError for a cascade of one size; one that cannot save anything is left off, which is said.
@@ -98,11 +98,11 @@ def open_stations(
     from flexiast.errors import UsageError
     from flexiast_cli.terminal.console import say
     from flexiast_runtime.audio.capture import Capture
-    from flexiast_runtime.audio.signal import Watched
+    from flexiast_runtime.audio.signal import Monitored
     from flexiast_runtime.detection.cascade import Cascade, spares_nothing
-    from flexiast_runtime.detection.listener import Listener, Pinned
+    from flexiast_runtime.detection.listener import FixedSize, StreamClassifier
 
-    if cascade and isinstance(chosen, Pinned):
+    if cascade and isinstance(chosen, FixedSize):
         raise UsageError("--cascade listens with a cheap size and asks a better one; with one size there is no other")
     frontend, changed, stations = engines.spec.frontend, threading.Condition(), []
     run = secrets.token_hex(8)
@@ -114,7 +114,7 @@ def open_stations(
         capture = Capture(
             source, rate_hz, round(settings.step_s * rate_hz), live=live, duration_s=duration_s, changed=changed
         )
-        listener = Listener(
+        listener = StreamClassifier(
             engines,
             chosen,
             settings,
@@ -122,7 +122,7 @@ def open_stations(
             conditions=conditions,
             backlog=capture.ring.backlog if live else lambda: 0,
             signal=partial(getattr, source, "signal", None),
-            unix_s=capture.unix_s if isinstance(source, Watched) else lambda _: None,  # which a file is not
+            unix_s=capture.unix_s if isinstance(source, Monitored) else lambda _: None,  # which a file is not
             run=run,
             cascade=Cascade(chosen.options[0].patch, thresholds, engines.spec, settings.step_s) if cascade else None,
         )
@@ -130,7 +130,7 @@ def open_stations(
     return stations
 
 
-def machine_conditions(deadline_s: float, backend: Backend, source: Told | None) -> Lookout[Conditions]:
+def machine_conditions(deadline_s: float, backend: Backend, source: ReportedOnce | None) -> Poller[Conditions]:
     """The deadline, and this machine's battery and heat, looked at every few seconds.
 
     A power source of the user's own stands for the battery that the system knows.
@@ -139,7 +139,7 @@ def machine_conditions(deadline_s: float, backend: Backend, source: Told | None)
     from flexiast_runtime.detection.listener import Conditions
     from flexiast_runtime.hardware import platform as here
     from flexiast_runtime.hardware.nvml import Gpu
-    from flexiast_runtime.hardware.poller import Lookout
+    from flexiast_runtime.hardware.poller import Poller
     from flexiast_runtime.hardware.power_profiles import PowerProfiles
 
     gpu, profiles = None if backend is Backend.CPU else Gpu.open(), PowerProfiles()
@@ -154,4 +154,4 @@ def machine_conditions(deadline_s: float, backend: Backend, source: Told | None)
         climate = here.climate(gpu, profiles.saver)
         return Conditions(deadline_s, battery(), climate.heat_room_k, climate.throttled, climate.power_saver)
 
-    return Lookout(look, unknown=Conditions(deadline_s), say=say)
+    return Poller(look, unknown=Conditions(deadline_s), say=say)

@@ -262,7 +262,7 @@ def _compare(old: Profile, new: Profile) -> None:
     from rich.table import Table
 
     from flexiast_cli.terminal.console import say, stderr
-    from flexiast_runtime.profiling.profiles import changed
+    from flexiast_runtime.profiling.profiles import describe_change
 
     if old.key.machine != new.key.machine or old.key.settings != new.key.settings:
         say(f"the older profile is of another machine or power mode: {old.key.machine.model}, {old.key.settings}")
@@ -273,5 +273,7 @@ def _compare(old: Profile, new: Profile) -> None:
         was = old.measurement(m.patch_size, m.precision)
         if was is None:
             continue
-        table.add_row(m.name, f"{m.p50_ms:.2f}", f"{was.p50_ms:.2f}", f"{m.p50_ms / was.p50_ms:.2f}", changed(was, m))
+        table.add_row(
+            m.name, f"{m.p50_ms:.2f}", f"{was.p50_ms:.2f}", f"{m.p50_ms / was.p50_ms:.2f}", describe_change(was, m)
+        )
     stderr().print(table)

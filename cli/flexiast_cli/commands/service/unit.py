@@ -15,7 +15,7 @@ Scope = Literal["system", "user"]
 NAME = "flexiast.service"
 MARK = "# Written by `flexiast service install`; change it with a drop-in: systemctl edit flexiast"
 
-HOPELESS = (ExitCode.USAGE, ExitCode.MODEL, ExitCode.VERIFICATION, ExitCode.EXTRA)
+NO_RESTART_CODES = (ExitCode.USAGE, ExitCode.MODEL, ExitCode.VERIFICATION, ExitCode.EXTRA)
 """Exits that no restart mends."""
 
 COMMON = """\
@@ -90,19 +90,19 @@ class Service:
         """The unit file. A user's manager may not confine as the system's does, so that unit says less."""
         command = [str(self.python), "-m", "flexiast_cli.main", "listen", "--config", str(self.config)]
         secrets = "/etc/flexiast/environment" if self.scope == "system" else "%E/flexiast/environment"
-        hopeless = " ".join(str(code.value) for code in HOPELESS)
+        hopeless = " ".join(str(code.value) for code in NO_RESTART_CODES)
         parts = (
             MARK,
             "[Unit]\nDescription=flexiast, sound recognition\nAfter=sound.target" + self._time_sync(),
             "# A microphone may be plugged in next week.\nStartLimitIntervalSec=0\n",
-            f"[Service]\nExecStart={' '.join(map(quoted, command))}",
+            f"[Service]\nExecStart={' '.join(map(quote_word, command))}",
             COMMON.format(secrets=secrets, hopeless=hopeless) + (SYSTEM if self.scope == "system" else ""),
             f"[Install]\nWantedBy={'multi-user' if self.scope == 'system' else 'default'}.target\n",
         )
         return "\n".join(parts)
 
 
-def quoted(word: str) -> str:
+def quote_word(word: str) -> str:
     """A word of ExecStart as it is: in it, quotes, % and $ mean something."""
     if re.fullmatch(r"[\w./:=@,+-]+", word):
         return word

@@ -62,7 +62,7 @@ def simulate(
     from flexiast.errors import ExitCode, UsageError
     from flexiast.extras import require
     from flexiast.files import check_output
-    from flexiast_cli.terminal.console import print_json, say, stdout, tracked
+    from flexiast_cli.terminal.console import print_json, say, stdout, track
     from flexiast_runtime.governor.presets import POLICIES
     from flexiast_runtime.governor.trace import read_trace, replay
     from flexiast_runtime.simulation.comparison import Means, compare
@@ -79,15 +79,15 @@ def simulate(
         check_output(plot)
     if trace is None:
         options, step_s = _options(model, patch_sizes, precision, backend)
-        made = _chosen(scenarios(options, 2.0 if hours is None else hours, seed or 0, step_s), scenario)
+        made = _select_scenarios(scenarios(options, 2.0 if hours is None else hours, seed or 0, step_s), scenario)
         preset = POLICIES[policy or "balanced"]
-        found, played = [compare(preset, World(one, options)) for one in tracked(made, "Simulating")], None
+        found, played = [compare(preset, World(one, options)) for one in track(made, "Simulating")], None
     else:
         recording = read_trace(trace)
-        found, played = _recorded(recording, policy), replay(recording)
+        found, played = _replay_trace(recording, policy), replay(recording)
         _say_replay(recording, played)
     say(f"energy is modelled: {found[0].governed.scenario.power}")
-    means = Means.of(found) if trace is None and len(found) > 1 else None
+    means = Means.average(found) if trace is None and len(found) > 1 else None
     if as_json:
         print_json(
             {
@@ -127,10 +127,10 @@ def _options(
     options = frontier(options_of(engines, profile, precision))
     origin = "measured just now" if profile is None else f"of the profile of {profile.made_at}"
     say(f"latencies {origin}: {', '.join(f'{o.patch} {1000 * o.latency_s:.2f} ms' for o in options)}")
-    return options, Settings.of(engines.spec.frontend).step_s
+    return options, Settings.for_frontend(engines.spec.frontend).step_s
 
 
-def _chosen(made: dict[str, Scenario], wanted: str) -> list[Scenario]:
+def _select_scenarios(made: dict[str, Scenario], wanted: str) -> list[Scenario]:
     from flexiast.errors import UsageError
 
     if wanted not in {ALL, *made}:
@@ -138,33 +138,33 @@ def _chosen(made: dict[str, Scenario], wanted: str) -> list[Scenario]:
     return list(made.values()) if wanted == ALL else [made[wanted]]
 
 
-def _recorded(trace: Trace, policy: Preset | None) -> list[Comparison]:
+def _replay_trace(trace: Trace, policy: Preset | None) -> list[Comparison]:
     """The run as it was, and with a preset if there is one."""
     from flexiast_cli.terminal.console import say
     from flexiast_runtime.governor.presets import POLICIES
-    from flexiast_runtime.simulation.comparison import beside, compare, named, recorded
+    from flexiast_runtime.simulation.comparison import compare, compare_to_baselines, rename_outcome, replay_trace
 
-    world, outcome = recorded(trace)
+    world, outcome = replay_trace(trace)
     if policy is None:
-        return [beside(outcome, world)]
+        return [compare_to_baselines(outcome, world)]
     say(f"{policy} is simulated on the recorded slow-downs alone, with no battery and no heat")
     again = compare(POLICIES[policy], world)
-    return [replace(again, governed=outcome), replace(again, governed=named(again.governed, policy))]
+    return [replace(again, governed=outcome), replace(again, governed=rename_outcome(again.governed, policy))]
 
 
 def _say_replay(trace: Trace, played: Replay) -> None:
     """Whether the governor decides today what it decided then."""
-    from flexiast_cli.terminal.console import counted, say
+    from flexiast_cli.terminal.console import count_noun, say
 
     if trace.torn:
         say("the last line is torn, as a killed process leaves it; it is left out")
     if played.differs is None:
-        say(f"{counted(played.agreed, 'decision')} played again: every one is the same")
+        say(f"{count_noun(played.agreed, 'decision')} played again: every one is the same")
         return
     then, now = played.differs
     options = trace.header.options
     say(
-        f"{counted(played.agreed, 'decision')} are the same; at {then.seen.time_s:g} s it decided "
+        f"{count_noun(played.agreed, 'decision')} are the same; at {then.seen.time_s:g} s it decided "
         f"{options[then.index].patch} ({then.reason or 'as before'}), "
         f"today {options[now.index].patch} ({now.reason or 'as before'})"
     )

@@ -126,7 +126,7 @@ def train(
     patches, weights = parse_weighted_patches(patch_sizes) if patch_sizes else (None, None)
     if patches is not None:  # the weights of a recipe belong to its own sizes
         recipe = Recipe(model=recipe.model, training=recipe.training.model_copy(update={"patch_weights": None}))
-    recipe = recipe.changed(
+    recipe = recipe.replace_fields(
         model={
             "size": model,
             "base_patch": None if base_patch is None else PatchSize.parse(base_patch),
@@ -145,16 +145,16 @@ def train(
     if tensorboard:
         require("tensorboard", "tensorboard")
 
-    from flexiast.training.distributed import joined, restarted
+    from flexiast.training.distributed import init_process_group, is_restarted
 
-    again = restarted(output / "run.json") and (output / "last.safetensors").exists()  # torchrun replaces dead ranks
+    again = is_restarted(output / "run.json") and (output / "last.safetensors").exists()  # torchrun replaces dead ranks
     held = [name for name in ("last.safetensors", "checkpoint.safetensors") if (output / name).exists()]
     if held and not (resume or again):
         remedy = "continue it with --resume, or " if "last.safetensors" in held else ""
         raise UsageError(f"{output} already holds a run; {remedy}choose another folder")
     check_output(output / "checkpoint.safetensors")
     sources = _Sources(data, val_fold, init, tuple(teachers or ()), tuple(background or ()), skip_bad)
-    with joined() as world:
+    with init_process_group() as world:
         _run(world, sources, output, recipe, _How(workers, compiled, bf16, resume or again, tensorboard))
 
 
@@ -205,18 +205,18 @@ def _run(
     how: _How,
 ) -> None:
     from flexiast.checkpoint import weights_sha256
-    from flexiast.data.dataset import balanced_weights
+    from flexiast.data.dataset import compute_balanced_weights
     from flexiast.errors import ExitCode
     from flexiast.training.distributed import launcher
     from flexiast.training.journal import Journal
     from flexiast.training.recipe import Distill
     from flexiast.training.trainer import Trainer, load_model
     from flexiast.training.transfer import changes
-    from flexiast_cli.terminal.console import counted, stderr
-    from flexiast_cli.terminal.interrupts import ending_gently
+    from flexiast_cli.terminal.console import count_noun, stderr
+    from flexiast_cli.terminal.interrupts import graceful_shutdown
 
     console = stderr()
-    console.quiet = not world.leads
+    console.quiet = not world.is_main
     start = None if sources.init is None else _checkpoint(sources.init, start=True)
     teachers = [_checkpoint(path) for path in sources.teachers]
     ready = _prepare(sources, recipe, start, console)
@@ -230,7 +230,7 @@ def _run(
         world=world,
         start=start,
         teachers=[load_model(teacher) for teacher in teachers],
-        probabilities=balanced_weights(ready.targets) if recipe.training.balanced else None,
+        probabilities=compute_balanced_weights(ready.targets) if recipe.training.balanced else None,
         backgrounds=ready.backgrounds,
         compiled=how.compiled,
         bf16=how.bf16,
@@ -240,7 +240,7 @@ def _run(
     clips = ready.header["clips"]
     console.print(
         f"{clips['train']} clips train, {clips['val']} validate ({ready.header['split']}); "
-        f"{counted(len(ready.spec.labels), 'label')}, window {ready.spec.frontend.window_s:g} s, "
+        f"{count_noun(len(ready.spec.labels), 'label')}, window {ready.spec.frontend.window_s:g} s, "
         f"{sum(parameter.numel() for parameter in trainer.model.parameters()) / 1e6:.2f} M parameters",
         markup=False,
         soft_wrap=True,
@@ -250,8 +250,8 @@ def _run(
     else:
         heard = ready.header["background"]
         console.print(
-            f"Background: {heard['train_hours']:.2f} h train in {counted(heard['sources'], 'source')}, "
-            f"{counted(heard['val_windows'], 'window')} validate",
+            f"Background: {heard['train_hours']:.2f} h train in {count_noun(heard['sources'], 'source')}, "
+            f"{count_noun(heard['val_windows'], 'window')} validate",
             markup=False,
             soft_wrap=True,
         )
@@ -278,11 +278,11 @@ def _run(
     told, usual = recipe.training.distill.teacher_weight, Distill().teacher_weight
     if told != usual and not teachers:
         console.print(f"The recipe gives a teacher {told:g} of the loss, but there is no --teacher", style="yellow")
-    journal = Journal(output, header, step=trainer.step, tensorboard=how.tensorboard) if world.leads else None
+    journal = Journal(output, header, step=trainer.step, tensorboard=how.tensorboard) if world.is_main else None
     if journal is not None and journal.torn:
         console.print("The last line of metrics.jsonl was cut off and is dropped", style="yellow")
     steps = trainer.steps(ready.validation, ready.validation_targets, journal, workers=how.workers)
-    with ending_gently(trainer.stop, terminated=ExitCode.TERMINATED):
+    with graceful_shutdown(trainer.stop, terminated=ExitCode.TERMINATED):
         _follow(trainer, steps, clips["val"], console)
         if trainer.step < trainer.total:
             console.print(f"Stopped at step {trainer.step} of {trainer.total}; --resume continues to the same weights")
@@ -348,7 +348,7 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
         labels=training.labels,
         nothing_class=bool(stretches) and training.task == "single",
     )
-    recipe, spec = _fitted(recipe, spec, console)
+    recipe, spec = _fit_to_window(recipe, spec, console)
     header = {
         "data": sources.data.name,
         "split": dataset.split_rule,
@@ -408,9 +408,9 @@ def _transformed(sources: Sequence[Stretches], frontend: FrontendSpec, recipe: R
     return Backgrounds(log_mels, [source.seconds for source in sources])
 
 
-def _fitted(recipe: Recipe, spec: Spec, console: Console) -> tuple[Recipe, Spec]:
+def _fit_to_window(recipe: Recipe, spec: Spec, console: Console) -> tuple[Recipe, Spec]:
     """Both without the default sizes that do not fit a window."""
-    training = recipe.training.fitted(spec)
+    training = recipe.training.fit_to_window(spec)
     if left_out := [patch.short for patch in recipe.training.patches if patch not in training.patches]:
         console.print(
             f"Patch sizes {', '.join(left_out)} do not fit a window of {spec.frontend.window_s:g} s and are left out",
@@ -468,9 +468,9 @@ def _report(console: Console, step: Progress, losses: str, spec: Spec, clips: in
 def _mean(value: float, spec: Spec, clips: int) -> str:
     """A mean over sizes, with what so few clips leave open: ``0.93 (8 clips: 0.57 to 0.99)``."""
     from flexiast.evaluation.per_label import wilson_interval
-    from flexiast_cli.terminal.console import counted
+    from flexiast_cli.terminal.console import count_noun
 
-    of = counted(clips, "clip")
+    of = count_noun(clips, "clip")
     if spec.task == "multi":
         return f"{value:.4f} ({of})"
     low, high = wilson_interval(value, clips)

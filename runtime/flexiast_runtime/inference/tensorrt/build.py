@@ -79,7 +79,7 @@ class Log:
         self.logger, self._lines, self._signals = Logger(), lines, signals
 
     @contextmanager
-    def collecting(self) -> Iterator[None]:
+    def collect(self) -> Iterator[None]:
         """Forget what was said before, so that what is said in the block explains what fails in it."""
         self._lines.clear()
         self._signals.clear()
@@ -189,7 +189,7 @@ def build_plan(
     needed and none is there, and PlanError, with TensorRT's own words, for everything else.
     """
     target = check_target(tensorrt, target)
-    with tensorrt.log.collecting():
+    with tensorrt.log.collect():
         try:
             return _build(tensorrt, onnx, profiles, target, memory_limit_mb, timing)
         except (RuntimeError, TypeError, ValueError, MemoryError) as error:  # as pybind11 turns C++ exceptions into
@@ -222,7 +222,7 @@ def _build(
         raise PlanError(f"{tensorrt} does not take the target {target}: {log.trouble()}")
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        raise _refused(tensorrt, target, memory_limit_mb)
+        raise _explain_refusal(tensorrt, target, memory_limit_mb)
     measured = bytes(memoryview(config.get_timing_cache().serialize())) if measures else b""
     return Built(bytes(memoryview(serialized)), measured)
 
@@ -277,7 +277,7 @@ def _set_target(trt: Any, config: Any, target: str) -> bool:
     return bool(config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0))
 
 
-def _refused(tensorrt: TensorRt, target: str, memory_limit_mb: int | None) -> GpuError | PlanError:
+def _explain_refusal(tensorrt: TensorRt, target: str, memory_limit_mb: int | None) -> GpuError | PlanError:
     """Why the builder returned nothing, with what to do where that is known."""
     trouble = tensorrt.log.trouble()
     if target == CURRENT and "cudaError" in trouble:

@@ -60,7 +60,7 @@ class Cuda:
         driver = _first_library(("libcuda.so.1", "libcuda.so"))
         if driver is None:
             raise GpuError("there is no NVIDIA driver on this machine (libcuda.so.1 is not found)")
-        runtime = _first_library((*RUNTIME_LIBRARIES, *_in_wheels()))
+        runtime = _first_library((*RUNTIME_LIBRARIES, *_list_wheel_libraries()))
         if runtime is None:
             raise GpuError(
                 "CUDA's runtime library (libcudart.so.12 or .13) is not found; install it with: "
@@ -205,7 +205,7 @@ def _first_library(names: Sequence[str]) -> ctypes.CDLL | None:
     return None
 
 
-def _in_wheels() -> Iterator[str]:
+def _list_wheel_libraries() -> Iterator[str]:
     for path in sys.path:
         for folder in WHEEL_FOLDERS:
             yield from sorted(map(str, Path(path or ".", folder).glob("libcudart.so.*")), reverse=True)

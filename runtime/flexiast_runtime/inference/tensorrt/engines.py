@@ -28,15 +28,15 @@ from flexiast_runtime.inference.tensorrt.build import CURRENT, Profile, TensorRt
 from flexiast_runtime.inference.tensorrt.cuda import Cuda
 from flexiast_runtime.inference.tensorrt.plan_store import Flavour, PlanStore
 from flexiast_runtime.inference.tensorrt.plans import (
-    Place,
-    Say,
+    Log,
+    Target,
     embedder_profile,
     encoder_profile,
     encoder_profiles,
-    obtain,
+    get_or_build,
+    list_plan_requests,
     plan_precision,
     say_nothing,
-    wanted_plans,
 )
 
 Float = NDArray[np.float32]
@@ -51,7 +51,7 @@ def load_engines(
     store: PlanStore | None = None,
     memory_limit_mb: int | None = None,
     graphs: bool = False,
-    say: Say = say_nothing,
+    say: Log = say_nothing,
 ) -> TrtEngines:
     """Engines for some or all patch sizes on this machine's GPU; plans that it lacks are built now.
 
@@ -63,10 +63,11 @@ def load_engines(
     chosen = plan_precision(manifest, precision)
     variants = [manifest.variant(patch, chosen) for patch in (manifest.patches if patches is None else patches)]
     cuda = Cuda.open()
-    place, store = Place(tensorrt, CURRENT, cuda.device(), memory_limit_mb), store or PlanStore.default()
+    place, store = Target(tensorrt, CURRENT, cuda.device(), memory_limit_mb), store or PlanStore.default()
     patches = [variant.patch_size for variant in variants]
     plans = [
-        obtain(store, wanted, place, say=say).plan for wanted in list(wanted_plans(bundle, patches, chosen, place))
+        get_or_build(store, wanted, place, say=say).plan
+        for wanted in list(list_plan_requests(bundle, patches, chosen, place))
     ]
     return engines_of(tensorrt, cuda, manifest, variants, plans, graphs=graphs)
 
@@ -83,7 +84,7 @@ def engines_of(
     """Engines of plans in the order of ``wanted_plans``: the encoder's, then each patch size's embedder."""
     patches = tuple(dict.fromkeys(variant.patch_size for variant in variants))
     runtime = tensorrt.module.Runtime(tensorrt.log.logger)
-    encoder, *embedders = (_deserialized(tensorrt, runtime, plan) for plan in plans)
+    encoder, *embedders = (_deserialize(tensorrt, runtime, plan) for plan in plans)
     profiles = encoder_profiles(manifest, patches)
     _check_profiles(tensorrt, encoder, profiles)
     for embedder in embedders:
@@ -183,22 +184,22 @@ class _Pipeline:
         """A context without memory of its own."""
         strategy = self._tensorrt.module.ExecutionContextAllocationStrategy.USER_MANAGED
         context = engine.create_execution_context(strategy)
-        self._accepted(context is not None, "a context")
+        self._check_accepted(context is not None, "a context")
         context.set_device_memory(self._scratch, self._scratch_bytes)
         return context
 
     def _embedder(self, engine: Any) -> Any:
         context, profile = self._context(engine), embedder_profile(self._manifest)
-        self._accepted(context.set_input_shape(profile.tensor, profile.shape), f"the shape {profile}")
+        self._check_accepted(context.set_input_shape(profile.tensor, profile.shape), f"the shape {profile}")
         self._address(context, features=self._device_features, tokens=self._tokens)
         return context
 
     def _address(self, context: Any, **addresses: int) -> None:
         for tensor, address in addresses.items():
-            self._accepted(context.set_tensor_address(tensor, address), f"the address of {tensor}")
+            self._check_accepted(context.set_tensor_address(tensor, address), f"the address of {tensor}")
 
     def prepare(self, patch: PatchSize) -> None:
-        with self._lasting():
+        with self._poison_on_error():
             if patch != self._prepared:
                 self._switch(patch)
 
@@ -210,7 +211,7 @@ class _Pipeline:
             )
         self.prepare(patch)
         logits = np.empty((len(features), self._logits.shape[1]), np.float32)
-        with self._lasting():
+        with self._poison_on_error():
             for index, window in enumerate(features):
                 self._features[0] = window
                 self._launch(patch)
@@ -222,7 +223,7 @@ class _Pipeline:
         """A window as it is run, for the enqueueing, then one with events between the stages, never as a graph."""
         self.prepare(patch)
         cuda, stream = self._cuda, self._stream
-        with self._lasting(), ExitStack() as owned:
+        with self._poison_on_error(), ExitStack() as owned:
             events = [cuda.create_event() for _ in range(4)]
             for event in events:
                 owned.callback(_release, cuda.destroy_event, event)
@@ -248,9 +249,9 @@ class _Pipeline:
         self._drop_graph()
         profile = encoder_profile(self._manifest, self._manifest.spec.tokens(patch))
         context, index = self._encoder, self._profiles.index(profile)
-        self._accepted(context.set_optimization_profile_async(index, self._stream), f"the profile {profile}")
+        self._check_accepted(context.set_optimization_profile_async(index, self._stream), f"the profile {profile}")
         context.set_device_memory(self._scratch, self._scratch_bytes)
-        self._accepted(context.set_input_shape(profile.tensor, profile.shape), f"the shape {profile}")
+        self._check_accepted(context.set_input_shape(profile.tensor, profile.shape), f"the shape {profile}")
         self._cuda.synchronize(self._stream)
         if self.graphs:
             self._capture(patch)
@@ -281,23 +282,23 @@ class _Pipeline:
         self._cuda.copy_to_device(self._device_features, self._features, self._stream)
         mark()
         for name, context in (("embedder", self._embedders[patch]), ("encoder", self._encoder)):
-            self._accepted(context.execute_async_v3(self._stream), f"a run of the {name} at patch size {patch}")
+            self._check_accepted(context.execute_async_v3(self._stream), f"a run of the {name} at patch size {patch}")
         mark()
         self._cuda.copy_to_host(self._logits, self._device_logits, self._stream)
         mark()
 
-    def _accepted(self, accepted: bool, what: str) -> None:
+    def _check_accepted(self, accepted: bool, what: str) -> None:
         """TensorRT returns False, or nothing, and says why in its log."""
         if not accepted:
             raise GpuError(f"{self._tensorrt} refused {what}: {self._tensorrt.log.trouble()}")
 
     @contextmanager
-    def _lasting(self) -> Iterator[None]:
+    def _poison_on_error(self) -> Iterator[None]:
         """An error of the GPU outlasts the call: what comes after it could be anything, so nothing does."""
         if self._failure is not None:
             raise GpuError(f"these engines cannot be used any more ({self._failure}); load them again in a new process")
         try:
-            with self._tensorrt.log.collecting():
+            with self._tensorrt.log.collect():
                 yield
         except FlexiastError as error:
             self._failure = str(error)
@@ -310,9 +311,9 @@ def _release(free: Callable[[Any], None], made: Any) -> None:
         free(made)
 
 
-def _deserialized(tensorrt: TensorRt, runtime: Any, plan: bytes) -> Any:
+def _deserialize(tensorrt: TensorRt, runtime: Any, plan: bytes) -> Any:
     """No other check goes before: ``get_engine_validity`` was seen to refuse plans that run."""
-    with tensorrt.log.collecting():
+    with tensorrt.log.collect():
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise PlanError(

@@ -197,7 +197,7 @@ class PlanStore:
         self._write(self.entry_path(key.digest), entry.model_dump_json(indent=1).encode())
         return entry
 
-    def timing(self, key: PlanKey) -> bytes:
+    def read_timing_cache(self, key: PlanKey) -> bytes:
         """What the builder measured here before, or nothing; it speeds a build up and decides nothing else."""
         path = self.folder / f"{key.timing_digest}.timing"
         try:

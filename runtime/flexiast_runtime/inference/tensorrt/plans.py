@@ -21,7 +21,7 @@ from flexiast_runtime.inference.tensorrt.build import (
 from flexiast_runtime.inference.tensorrt.cuda import Cuda, Device
 from flexiast_runtime.inference.tensorrt.plan_store import PlanEntry, PlanKey, PlanStore
 
-Say = Callable[[str], object]
+Log = Callable[[str], object]
 """Takes a line for people."""
 
 NO_DEVICE = Device("", "", "")
@@ -34,7 +34,7 @@ def say_nothing(_: str) -> None: ...
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """What plans are built by and for: the GPU of this machine, or a target where there is none."""
 
     tensorrt: TensorRt
@@ -44,7 +44,7 @@ class Place:
     memory_limit_mb: int | None = None
 
     @classmethod
-    def of(cls, tensorrt: TensorRt, target: str = CURRENT, memory_limit_mb: int | None = None) -> Place:
+    def for_target(cls, tensorrt: TensorRt, target: str = CURRENT, memory_limit_mb: int | None = None) -> Target:
         """For this machine, or for a target; raises UsageError for an unknown one, GpuError where no GPU is."""
         target = check_target(tensorrt, target)
         try:
@@ -73,7 +73,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PlanRequest:
     """One plan that a bundle needs."""
 
     bundle: Bundle
@@ -117,13 +117,15 @@ def embedder_profile(manifest: Manifest) -> Profile:
     return Profile("features", (1, frontend.window_frames, frontend.mel_bins))
 
 
-def wanted_plans(bundle: Bundle, patches: Sequence[PatchSize], precision: Precision, place: Place) -> Iterator[Wanted]:
+def list_plan_requests(
+    bundle: Bundle, patches: Sequence[PatchSize], precision: Precision, place: Target
+) -> Iterator[PlanRequest]:
     """The encoder's plan with a profile for each size, then an embedder's for each; raises UsageError."""
     manifest = bundle.manifest
     embedders = [manifest.variant(patch, precision).embedder for patch in dict.fromkeys(patches)]
 
-    def wanted(file: str, precision: Precision, profiles: tuple[Profile, ...]) -> Wanted:
-        return Wanted(bundle, file, profiles, place.key(manifest.entry(file).sha256, precision, profiles))
+    def wanted(file: str, precision: Precision, profiles: tuple[Profile, ...]) -> PlanRequest:
+        return PlanRequest(bundle, file, profiles, place.key(manifest.entry(file).sha256, precision, profiles))
 
     yield wanted(manifest.encoders[precision].file, precision, encoder_profiles(manifest, patches))
     for file in embedders:
@@ -131,7 +133,7 @@ def wanted_plans(bundle: Bundle, patches: Sequence[PatchSize], precision: Precis
 
 
 @dataclass(frozen=True)
-class Obtained:
+class PlanResult:
     """A plan that was checked or built just now."""
 
     entry: PlanEntry
@@ -139,16 +141,16 @@ class Obtained:
     fresh: bool
 
 
-def obtain(
-    store: PlanStore, wanted: Wanted, place: Place, *, rebuild: bool = False, say: Say = say_nothing
-) -> Obtained:
+def get_or_build(
+    store: PlanStore, wanted: PlanRequest, place: Target, *, rebuild: bool = False, say: Log = say_nothing
+) -> PlanResult:
     """The plan of exactly this key, built if need be. One of any other key is left alone, and ``say`` is told why.
 
     Raises VerificationError for a damaged plan, and what ``build_plan`` raises.
     """
     with store.alone():
         if not rebuild and (entry := store.find(wanted.key)):
-            return Obtained(entry, store.load(wanted.key), fresh=False)
+            return PlanResult(entry, store.load(wanted.key), fresh=False)
         for other in store.others(wanted.key):
             say(
                 f"{wanted.file}: the plan {other.key.digest[:SHOWN]}… is not used, {wanted.key.digest[:SHOWN]}… is "
@@ -162,16 +164,16 @@ def obtain(
             wanted.profiles,
             target=place.target,
             memory_limit_mb=place.memory_limit_mb,
-            timing=store.timing(wanted.key),
+            timing=store.read_timing_cache(wanted.key),
         )
         if built.timing:
             store.save_timing(wanted.key, built.timing)
         entry = store.save(wanted.file, wanted.key, built.plan, time.perf_counter() - begun)
-        return Obtained(entry, built.plan, fresh=True)
+        return PlanResult(entry, built.plan, fresh=True)
 
 
 @dataclass(frozen=True)
-class Planned:
+class CachedPlan:
     """What ``load_engines`` needs no build for."""
 
     precision: Precision
@@ -179,12 +181,12 @@ class Planned:
     memory_limit_mb: int | None
 
 
-def planned(bundle: Bundle, store: PlanStore, place: Place) -> list[Planned]:
+def list_cached_plans(bundle: Bundle, store: PlanStore, place: Target) -> list[CachedPlan]:
     """The sets of engines that lie ready for this place, whatever its memory limit."""
     digests, blank = set(store.digests()), place.key("0" * 64, "fp32", ())
     here = [entry.key for entry in store.entries() if entry.key.place == blank.place]
     found = [
-        (key, Planned(precision, _with_plans(bundle, key, place, digests), key.memory_limit_mb))
+        (key, CachedPlan(precision, _with_plans(bundle, key, place, digests), key.memory_limit_mb))
         for precision, encoder in bundle.manifest.encoders.items()
         for key in here
         if (key.onnx_sha256, key.precision) == (bundle.manifest.entry(encoder.file).sha256, precision)
@@ -192,7 +194,7 @@ def planned(bundle: Bundle, store: PlanStore, place: Place) -> list[Planned]:
     return [ready for key, ready in found if _encoder_key(bundle, ready, place) == key]
 
 
-def _with_plans(bundle: Bundle, key: PlanKey, place: Place, digests: Collection[str]) -> tuple[PatchSize, ...]:
+def _with_plans(bundle: Bundle, key: PlanKey, place: Target, digests: Collection[str]) -> tuple[PatchSize, ...]:
     """Sizes that an encoder's plan has a profile for and whose embedder's plan is there."""
     manifest, place = bundle.manifest, replace(place, memory_limit_mb=key.memory_limit_mb)
     profiled = [
@@ -200,17 +202,17 @@ def _with_plans(bundle: Bundle, key: PlanKey, place: Place, digests: Collection[
         for patch in manifest.patches
         if str(encoder_profile(manifest, manifest.spec.tokens(patch))) in key.profiles
     ]
-    embedders = {patch: list(wanted_plans(bundle, [patch], key.precision, place))[-1] for patch in profiled}
+    embedders = {patch: list(list_plan_requests(bundle, [patch], key.precision, place))[-1] for patch in profiled}
     return tuple(patch for patch, wanted in embedders.items() if wanted.key.digest in digests)
 
 
-def _encoder_key(bundle: Bundle, ready: Planned, place: Place) -> PlanKey:
+def _encoder_key(bundle: Bundle, ready: CachedPlan, place: Target) -> PlanKey:
     """What ``load_engines`` will look for: sizes that share a profile need not all be there, but one of each."""
     place = replace(place, memory_limit_mb=ready.memory_limit_mb)
-    return next(wanted_plans(bundle, ready.patches, ready.precision, place)).key
+    return next(list_plan_requests(bundle, ready.patches, ready.precision, place)).key
 
 
-def unusable(key: PlanKey) -> str | None:
+def check_usable(key: PlanKey) -> str | None:
     """Why nothing on this machine can use a plan, if so; what is not installed, or has no GPU here, is not judged."""
     try:
         tensorrt = find_tensorrt(key.flavour)

@@ -44,13 +44,13 @@ from flexiast_runtime.inference.tensorrt.build import Log, Profile, TensorRt, bu
 from flexiast_runtime.inference.tensorrt.cuda import Cuda
 from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
 from flexiast_runtime.inference.tensorrt.plans import (
-    Place,
+    Target,
+    check_usable,
     encoder_profiles,
-    obtain,
+    get_or_build,
+    list_cached_plans,
+    list_plan_requests,
     plan_precision,
-    planned,
-    unusable,
-    wanted_plans,
 )
 from flexiast_runtime.profiling.measure import STAGED_RUNS, measure
 from flexiast_runtime.profiling.profiler import profile_bundle, profile_key, warnings
@@ -143,23 +143,24 @@ def test_every_precision_is_built_for_every_gpu(
 
 
 def test_the_plans_of_a_bundle_are_built_once(rtx: TensorRt, tiny_bundle: Path, store: PlanStore) -> None:
-    bundle, place, said = Bundle.open(tiny_bundle), Place.of(rtx, "sm86"), []
-    wanted = list(wanted_plans(bundle, TINY_PATCHES[:2], "fp32", place))
+    bundle, place, said = Bundle.open(tiny_bundle), Target.for_target(rtx, "sm86"), []
+    wanted = list(list_plan_requests(bundle, TINY_PATCHES[:2], "fp32", place))
     assert [one.file for one in wanted] == ["encoder.onnx", "embed-8x8.onnx", "embed-12x12.onnx"]
-    first = [obtain(store, one, place, say=said.append) for one in wanted]
-    second = [obtain(store, one, place, say=said.append) for one in wanted]
+    first = [get_or_build(store, one, place, say=said.append) for one in wanted]
+    second = [get_or_build(store, one, place, say=said.append) for one in wanted]
     assert [one.fresh for one in first + second] == [True] * 3 + [False] * 3
     assert [(one.entry, one.plan) for one in first] == [(one.entry, one.plan) for one in second]
     assert len(said) == 3
     assert said[0] == f"encoder.onnx: building for sm86 by {rtx}, tuned for tokens=1x21x16, tokens=1x13x16"
-    rebuilt = obtain(store, wanted[0], place, rebuild=True)
+    rebuilt = get_or_build(store, wanted[0], place, rebuild=True)
     assert (rebuilt.fresh, rebuilt.plan) == (True, first[0].plan)
 
 
 def test_all_precisions_share_the_plans_of_the_embedders(rtx: TensorRt, precise_bundle: Bundle) -> None:
-    place, patches = Place.of(rtx, "sm86"), precise_bundle.manifest.patches
+    place, patches = Target.for_target(rtx, "sm86"), precise_bundle.manifest.patches
     plain, half = (
-        [one.key for one in wanted_plans(precise_bundle, patches, precision, place)] for precision in ("fp32", "fp16")
+        [one.key for one in list_plan_requests(precise_bundle, patches, precision, place)]
+        for precision in ("fp32", "fp16")
     )
     assert plain[0].digest != half[0].digest
     assert plain[1:] == half[1:]
@@ -168,8 +169,8 @@ def test_all_precisions_share_the_plans_of_the_embedders(rtx: TensorRt, precise_
 def test_no_machine_takes_a_plan_that_was_built_for_a_target(rtx: TensorRt, tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
     (target, *_), (here, *_) = (
-        wanted_plans(bundle, TINY_PATCHES, "fp32", place)
-        for place in (Place.of(rtx, "sm86"), Place(rtx, device=cuda.Device("RTX A2000", "8.6", "CUDA 12.9")))
+        list_plan_requests(bundle, TINY_PATCHES, "fp32", place)
+        for place in (Target.for_target(rtx, "sm86"), Target(rtx, device=cuda.Device("RTX A2000", "8.6", "CUDA 12.9")))
     )
     assert target.key.slot == here.key.slot
     assert target.key.digest != here.key.digest
@@ -242,7 +243,7 @@ def test_the_gpu_of_a_machine_without_one_is_a_gpu_error(rtx: TensorRt, tiny_bun
     onnx = encoder_of(Bundle.open(tiny_bundle))
     refused(rtx, GpuError, r"finds no GPU .*cudaError .*name a target \(.*sm86", onnx, [PROFILE], target="current")
     with pytest.raises(GpuError, match=r"plans are built on the GPU that runs them; without one .*sm86"):
-        Place.of(rtx)
+        Target.for_target(rtx)
 
 
 def test_a_plan_that_cannot_be_loaded_is_a_plan_error(
@@ -299,7 +300,7 @@ def test_the_flavour_asked_for_is_the_one_given(rtx: TensorRt, monkeypatch: pyte
     FakeGpu("11.4.1").install(monkeypatch)
     assert (str(find_tensorrt("tensorrt-rtx")), find_tensorrt().version) == (str(rtx), "11.4.1")
     with pytest.raises(UsageError, match=r"tensorrt 11\.4\.1 builds for the GPU of this machine only, not for sm86"):
-        Place.of(find_tensorrt(), "sm86")
+        Target.for_target(find_tensorrt(), "sm86")
 
 
 @pytest.fixture
@@ -651,9 +652,9 @@ def test_a_damaged_plan_is_refused_and_can_be_built_again(
     with pytest.raises(VerificationError, match="engines build --rebuild"):
         load(TINY_PATCHES[:1])
     assert b"poison" not in gpu.loaded
-    place = Place.of(find_tensorrt("tensorrt"))
-    for wanted in wanted_plans(Bundle.open(tiny_bundle), TINY_PATCHES[:1], "fp32", place):
-        obtain(store, wanted, place, rebuild=True)
+    place = Target.for_target(find_tensorrt("tensorrt"))
+    for wanted in list_plan_requests(Bundle.open(tiny_bundle), TINY_PATCHES[:1], "fp32", place):
+        get_or_build(store, wanted, place, rebuild=True)
     load(TINY_PATCHES[:1])
 
 
@@ -691,17 +692,17 @@ def test_of_sizes_that_share_a_profile_those_that_were_built_are_found(
     fine, twins = PatchSize(8, 8), (PatchSize(16, 16), PatchSize(16, 18))
     assert len({tiny_checkpoint.spec.tokens(patch) for patch in twins}) == 1
     export_onnx(tiny_checkpoint, tiny_source, (fine, *twins), tmp_path / "bundle")
-    bundle, here = Bundle.open(tmp_path / "bundle"), Place.of(find_tensorrt("tensorrt"))
+    bundle, here = Bundle.open(tmp_path / "bundle"), Target.for_target(find_tensorrt("tensorrt"))
     for patches in ([twins[1]], [fine, twins[0]]):
         trt.load_engines(bundle, patches, store=store).close()
         builds = len(gpu.builds)
-        for one in planned(bundle, store, here):
+        for one in list_cached_plans(bundle, store, here):
             assert len(golden_errors(bundle, trt.load_engines(bundle, one.patches, store=store))) == len(one.patches)
         assert len(gpu.builds) == builds
-    assert {one.patches for one in planned(bundle, store, here)} == {twins, (fine, *twins)}
+    assert {one.patches for one in list_cached_plans(bundle, store, here)} == {twins, (fine, *twins)}
     (embedder,) = [entry.key for entry in store.entries() if entry.name == f"embed-{twins[0]}.onnx"]
     store.remove(embedder.digest)
-    assert {one.patches for one in planned(bundle, store, here)} == {twins[1:], (fine, twins[1])}
+    assert {one.patches for one in list_cached_plans(bundle, store, here)} == {twins[1:], (fine, twins[1])}
 
 
 def test_what_was_planned_here_is_found_by_size(
@@ -710,9 +711,9 @@ def test_what_was_planned_here_is_found_by_size(
     bundle = Bundle.open(tiny_bundle)
     load(TINY_PATCHES[1:2])
     load(TINY_PATCHES[1:3])
-    here = Place.of(find_tensorrt("tensorrt"))
+    here = Target.for_target(find_tensorrt("tensorrt"))
     load(TINY_PATCHES[:2], memory_limit_mb=64)
-    ready = {(one.precision, one.patches, one.memory_limit_mb) for one in planned(bundle, store, here)}
+    ready = {(one.precision, one.patches, one.memory_limit_mb) for one in list_cached_plans(bundle, store, here)}
     assert ready == {
         ("fp32", TINY_PATCHES[1:2], None),
         ("fp32", TINY_PATCHES[1:3], None),
@@ -722,15 +723,15 @@ def test_what_was_planned_here_is_found_by_size(
         entry.key for entry in store.entries() if (entry.name, entry.key.memory_limit_mb) == ("embed-8x8.onnx", 64)
     ]
     store.remove(embedder.digest)
-    assert len(planned(bundle, store, here)) == 2  # what an embedder is missing from is not ready
-    assert {unusable(entry.key) for entry in store.entries()} == {None}
+    assert len(list_cached_plans(bundle, store, here)) == 2  # what an embedder is missing from is not ready
+    assert {check_usable(entry.key) for entry in store.entries()} == {None}
     gpu.cuda.gpu = b"Orin NX"
-    assert planned(bundle, store, Place.of(find_tensorrt("tensorrt"))) == []
-    assert all("built for Orin with" in (unusable(entry.key) or "") for entry in store.entries())
+    assert list_cached_plans(bundle, store, Target.for_target(find_tensorrt("tensorrt"))) == []
+    assert all("built for Orin with" in (check_usable(entry.key) or "") for entry in store.entries())
     FakeGpu("11.4.1").install(monkeypatch)
-    assert {unusable(entry.key) for entry in store.entries()} == {"built by tensorrt 10.3.0, installed is 11.4.1"}
+    assert {check_usable(entry.key) for entry in store.entries()} == {"built by tensorrt 10.3.0, installed is 11.4.1"}
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    assert {unusable(entry.key) for entry in store.entries()} == {None}  # it may only be this environment
+    assert {check_usable(entry.key) for entry in store.entries()} == {None}  # it may only be this environment
 
 
 # ----------------------------------------------------------------------------------------------------------------- CUDA
@@ -760,7 +761,7 @@ def test_the_real_runtime_library_is_called_rightly_and_its_error_told() -> None
     """As torch brings it; without a driver it answers every call with an error."""
     if has_gpu():
         pytest.skip("this machine has a GPU")
-    runtime = cuda._first_library([*cuda.RUNTIME_LIBRARIES, *cuda._in_wheels()])
+    runtime = cuda._first_library([*cuda.RUNTIME_LIBRARIES, *cuda._list_wheel_libraries()])
     if runtime is None:
         pytest.skip("no wheel of this environment brings libcudart")
     with pytest.raises(GpuError, match=r"cudaGetDeviceCount with error \d+: \w+"):
@@ -782,7 +783,7 @@ def test_the_runtime_library_of_a_wheel_is_found(monkeypatch: pytest.MonkeyPatch
     folder.mkdir(parents=True)
     (folder / "libcudart.so.13").touch()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    assert list(cuda._in_wheels()) == [str(folder / "libcudart.so.13")]
+    assert list(cuda._list_wheel_libraries()) == [str(folder / "libcudart.so.13")]
 
 
 def test_a_driver_that_refuses_is_named(gpu: FakeGpu) -> None:
@@ -883,9 +884,9 @@ def test_a_signal_that_meets_the_log_is_raised_when_the_build_ends() -> None:
 
     log = Log(SimpleNamespace(ILogger=type("ILogger", (), {"__init__": lambda self: None})))
     built = []
-    with pytest.raises(KeyboardInterrupt), log.collecting():
+    with pytest.raises(KeyboardInterrupt), log.collect():
         log.logger.log(SimpleNamespace(name="INFO"), Interrupting())
         built.append("went on")
     assert built == ["went on"]
-    with log.collecting():  # it is raised once
+    with log.collect():  # it is raised once
         pass
