@@ -243,7 +243,8 @@ def test_a_client_that_dies_is_called_offline_by_the_broker(
     broker: Broker, subscriber: Subscriber, eventually: Eventually
 ) -> None:
     code = (
-        "import os, sys; from flexiast_runtime.sinks.mqtt import Mqtt; from flexiast_runtime.sinks.sink import RunContext;"
+        "import os, sys; from flexiast_runtime.sinks.mqtt import Mqtt;"
+        "from flexiast_runtime.sinks.sink import RunContext;"
         "s = Mqtt('127.0.0.1', int(sys.argv[1]), 'home/ears'); s.open(RunContext()); sys.stdin.read(1); os._exit(1)"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(broker.port)], stdin=subprocess.PIPE)
