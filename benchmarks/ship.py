@@ -41,7 +41,7 @@ def main() -> None:
         save_checkpoint(rounded, load_checkpoint(find_checkpoint(given.run)), half=True)
         checkpoint = load_checkpoint(rounded)  # as it ships: the bundle and the card are of these weights
     spec = checkpoint.spec
-    dataset = read_dataset(given.data, given.val_fold).split("val")
+    dataset = read_dataset(given.data, given.val_fold).labelled.split("val")
     clips, waveforms, _ = load_waveforms(dataset, spec.frontend.sample_rate_hz)
     source = TorchClassifier(load_model(checkpoint))
     windows = Windows(waveforms, Frontend(spec.frontend))

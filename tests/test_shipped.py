@@ -21,7 +21,7 @@ from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle, find_checkpoint, list_shipped
 from flexiast_runtime.inference.ort import load_engines
 
-DATA = {"commands": "commands", "sounds": "esc50"}
+DATA = {"commands": "english", "commands-ar": "commands", "sounds": "esc50"}
 
 ROW = re.compile(r"^\| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) % \|$", re.MULTILINE)
 
@@ -70,7 +70,7 @@ def test_cards_tabulate_the_trained_sizes_and_their_cost(name: str) -> None:
 def test_cards_say_what_the_models_reach(name: str, size: int, real_metadata: Callable[[str], Path]) -> None:
     checkpoint, patch = load_checkpoint(find_checkpoint(name)), PatchSize(size, size)
     engines = load_engines(Bundle.open(find_bundle(name)), [patch])
-    dataset = read_dataset(real_metadata(DATA[name]), "4" if name == "sounds" else None).split("val")
+    dataset = read_dataset(real_metadata(DATA[name]), "4" if name == "sounds" else None).labelled.split("val")
     clips, waveforms, _ = load_waveforms(dataset, checkpoint.spec.frontend.sample_rate_hz)
     windows, targets = Windows(waveforms, Frontend(checkpoint.spec.frontend)), clips.targets(checkpoint.spec.labels)
     for classifier in (engines, TorchClassifier(load_model(checkpoint))):
