@@ -40,7 +40,7 @@ from flexiast_runtime.detection.listener import Settings
 from flexiast_runtime.detection.smoothing import Smoother
 from flexiast_runtime.inference.ort import load_engines
 
-MODEL, PATCH, WORDS, DEVICE_HZ = "commands", "24", 16, 48_000
+MODEL, PATCH, WORDS, DEVICE_HZ = "commands-ar", "24", 16, 48_000
 ALLOWED_S = 0.150
 """Beyond one step and the engine's latency, at the 99th percentile"""
 STARTED = "FLEXIAST_BENCHMARK_STARTED"

@@ -112,7 +112,7 @@ class Ears:
         self._into = os.open(f"/proc/self/fd/{into}", os.O_WRONLY | os.O_NONBLOCK)  # the same pipe, our own flags
         self._out = out
         to = (f"jsonl:{self._disk}/events.jsonl", f"sqlite:{self._disk}/history.db", f"clips:{self._disk}/clips")
-        program = [sys.executable, "-m", "flexiast_cli.main", "listen", "commands", "--patch-sizes", "24", "--json"]
+        program = [sys.executable, "-m", "flexiast_cli.main", "listen", "commands-ar", "--patch-sizes", "24", "--json"]
         program += ["--device", "usbmic"]
         program += [word for sink in (*to, f"mqtt://127.0.0.1:{self.broker.port}") for word in ("--to", sink)]
         own = {"TMPDIR": str(folder), "VMIC_QUIET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -63,7 +63,7 @@ class Task(NamedTuple):
 
 TASKS = {
     "sounds": Task("esc50/metadata.csv", "4", lambda clip: clip.path.name.split("-")[1]),  # fold-recording-take-class
-    "commands": Task("commands/metadata.csv", None, lambda clip: clip.path.name.split("_")[0]),  # speaker
+    "commands-ar": Task("commands/metadata.csv", None, lambda clip: clip.path.name.split("_")[0]),  # speaker
 }
 
 

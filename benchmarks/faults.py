@@ -291,7 +291,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of commands/")
     parser.add_argument("--case", help="only those whose name holds this")
     given = parser.parse_args()
-    engines = load_engines(Bundle.open(find_bundle("commands")), parse_patches("24"))
+    engines = load_engines(Bundle.open(find_bundle("commands-ar")), parse_patches("24"))
     stream = spoken(given.data, engines, WORDS)
     heading(f"Faults; {WORDS} words in {TURN_S:g} s, again and again; `commands` at 24x24")
     with tempfile.TemporaryDirectory() as name:

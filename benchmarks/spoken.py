@@ -37,7 +37,7 @@ def spoken(data: Path, engines: Engines, words: int) -> Stream:
 
 
 def _words(data: Path, engines: Engines) -> Iterator[Word]:
-    task, rate_hz = TASKS["commands"], _rate_hz(engines)
+    task, rate_hz = TASKS["commands-ar"], _rate_hz(engines)
     dataset = read_dataset(data / task.metadata, task.val_fold).split("val")
     clips, waveforms, _ = load_waveforms(dataset, rate_hz)
     for index in np.random.default_rng(0).permutation(len(waveforms)):

@@ -36,7 +36,7 @@ EXAMPLES: dict[Words, tuple[str, ...]] = {
     ("evaluate",): (
         "flexiast evaluate runs/first sounds --split val --plot accuracy.png",
         "flexiast evaluate runs/first sounds --split test --per-label --confusion confusion.png",
-        "flexiast evaluate commands commands/metadata.csv --json",
+        "flexiast evaluate commands-ar commands/metadata.csv --json",
     ),
     ("export",): (
         "flexiast export runs/first --patch-sizes 8,16,32,48 -o home.bundle --verify-data sounds",

@@ -61,7 +61,7 @@ def test_the_exit_codes_are_the_ones_in_the_code() -> None:
 
 
 def test_the_shipped_models_are_named() -> None:
-    assert set(list_shipped()) == {"commands", "sounds"}
+    assert set(list_shipped()) == {"commands", "commands-ar", "sounds"}
     for name in list_shipped():
         assert f"models/{name}/MODEL_CARD.md" in README
     assert f"`{DEFAULT}` is the one" in README.replace("\n", " ")
