@@ -303,7 +303,8 @@ def plugged(write_audio: Callable[..., Path], tmp_path: Path) -> Callable[..., l
         wav = write_audio(tmp_path / "mic.wav", samples, rate_hz)
         code = (
             "import json; from flexiast_runtime.checks import audio; from dataclasses import asdict; "
-            "found = [*audio.devices(audio.ask('devices')), audio.judge_recording(audio.ask('record', '0.5', 'usbmic'))]; "
+            "recording = audio.judge_recording(audio.ask('record', '0.5', 'usbmic')); "
+            "found = [*audio.devices(audio.ask('devices')), recording]; "
             "print(json.dumps([asdict(one) for one in found]))"
         )
         command = [rig, "-m", f"usbmic={wav}", "--", "bash", "-c", f'{fault}; exec "$0" -c "$1"', sys.executable, code]
