@@ -75,7 +75,7 @@ def _recipe(task: Task, **training: object) -> Recipe:
         "augment": Augment(speed=task.speed, mix_share=0.5, mix_from=0.1),
         "distill": Distill(teacher_weight=TEACHER_WEIGHT),
     }
-    return Recipe(model=shape).changed(model={}, training=alike | training)
+    return Recipe(model=shape).replace_fields(model={}, training=alike | training)
 
 
 def _experiments() -> dict[str, Experiment]:
@@ -89,7 +89,7 @@ def _experiments() -> dict[str, Experiment]:
             Experiment(name, "flexible", flexible),
             *(Experiment(name, f"fixed-{size}", _recipe(task, patches=parse_patches(str(size)))) for size in FIXED),
             *(Experiment(name, variant, flexible, variant) for variant in ("bilinear", "stretched", "cropped")),
-            Experiment(name, "base-32", flexible.changed(model={"base_patch": PatchSize(32, 32)}, training={})),
+            Experiment(name, "base-32", flexible.replace_fields(model={"base_patch": PatchSize(32, 32)}, training={})),
             Experiment(name, "all-at-once", _recipe(task, base_first=0.0)),
             Experiment(name, "constant-tokens", _recipe(task, batch_growth=1.0)),
             Experiment(name, "finer-often", _recipe(task, patch_weights=finer)),
@@ -101,11 +101,11 @@ def _experiments() -> dict[str, Experiment]:
             Experiment(
                 name,
                 "masked-in-place",
-                in_place.changed(model={}, training={"base_first": BASE_FIRST}),
+                in_place.replace_fields(model={}, training={"base_first": BASE_FIRST}),
                 masked_start=True,
             ),
             Experiment(name, "twice-as-long", _recipe(task, epochs=2 * task.epochs)),
-            Experiment(name, "twice-in-place", in_place.changed(model={}, training={"epochs": 2 * task.epochs})),
+            Experiment(name, "twice-in-place", in_place.replace_fields(model={}, training={"epochs": 2 * task.epochs})),
         ]
     found += _rectangular(TASKS["speakers"])
     return {experiment.key: experiment for experiment in found}
