@@ -165,7 +165,7 @@ def print_faults() -> None:
         hearing.until_time(told_s + CYCLE_S)
     ended_s = hearing.until(lambda block: len(block.samples) > 0)
     counted_s = (hearing.frames - first) / RATE_HZ
-    print(f"counted {counted_s:.3f} s of audio and loss, by the clock {ended_s - begun_s:.3f} s")
+    print(f"count_noun {counted_s:.3f} s of audio and loss, by the clock {ended_s - begun_s:.3f} s")
 
 
 if __name__ == "__main__":

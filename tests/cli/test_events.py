@@ -175,7 +175,7 @@ def test_a_budget_is_kept_where_it_was_not_chosen_and_listening_keeps_it(
         kept = ("classify", made, "--patch-size", patch, "--format", "jsonl")
         held_back = [room / "1.wav", room / "3.wav"]
         events = [run(*kept, recording).stdout.splitlines() for recording in held_back]
-        assert sum(map(len, events)) == size["after"]  # counted by the same rules as listening
+        assert sum(map(len, events)) == size["after"]  # count_noun by the same rules as listening
     assert any(size["before"] > size["after"] for size in document["sizes"])
     assert "at each size" in run("inspect", made).stdout
 

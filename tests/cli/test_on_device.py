@@ -104,7 +104,7 @@ print(len(list(__import__("pathlib").Path("/proc/self/task").iterdir())))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are count_noun in /proc")
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core has one thread anyway")
 def test_products_of_numpy_run_in_one_thread_unless_the_user_says_otherwise(tmp_path: Path) -> None:
     def count(**variables: str) -> int:

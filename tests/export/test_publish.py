@@ -82,7 +82,7 @@ def operations(run: Callable[[], None]) -> int:
 
 @pytest.mark.parametrize("force", [False, True], ids=["first export", "replacement"])
 def test_a_failure_at_any_operation_leaves_a_whole_bundle_or_none(tmp_path: Path, export: Export, force: bool) -> None:
-    count = operations(lambda: export(tmp_path / "counted" / "bundle", NEW))
+    count = operations(lambda: export(tmp_path / "count_noun" / "bundle", NEW))
     assert count > 10, "the operations of an export are no longer those that are made to fail here"
     for failing in range(1, count + 1):
         folder = tmp_path / str(failing)

@@ -243,7 +243,7 @@ def test_an_engine_that_answers_in_another_shape_is_refused(tiny_bundle: Path) -
 
 
 def test_lost_frames_break_events_off(model: flexiast.Model, make_tone: Callable[..., Float]) -> None:
-    """The samples after a gap are counted from the stream's start, the missing ones included."""
+    """The samples after a gap are count_noun from the stream's start, the missing ones included."""
     tone, gap = make_tone(440, 1.5), 16_000 * 7
     with api.Stream(model, 16_000, rules=RULES) as stream:
         before = stream.push(tone)

@@ -114,7 +114,7 @@ def test_a_wav_cut_short_is_named_whether_decoded_or_not(tmp_path: Path, options
 @given(
     st.one_of(
         st.sampled_from([0, 2**32 - 1, 2**32 - 37, 2**31 - 1, 2**31, 0x7FFFF000]),  # recorders cut off or into pipes
-        st.integers(8_000, 8_000 + SLACK_BYTES),  # the header counted too
+        st.integers(8_000, 8_000 + SLACK_BYTES),  # the header count_noun too
     ),
     st.sampled_from([0, 36, 8_036, 2**32 - 1]),
 )

@@ -178,7 +178,7 @@ def test_the_table_counts_every_clip_once(write_set: WriteSet) -> None:
         LabelCount("cow", 0, 0, 0, 2),
         LabelCount("dog", 6, 2, 0, 2),
     ]
-    # Skipped while it is loaded, where the data set has a split of its own: counted all the same.
+    # Skipped while it is loaded, where the data set has a split of its own: count_noun all the same.
     fixed = Dataset(tuple(Clip(Path(f"{n}.wav"), ("a",), split) for n, split in enumerate(("train", "val", "test"))),
                     ("a",), "single", "split column")  # fmt: skip
     lost = warn_lost_labels(fixed, Dataset((), ("a",), "single", ""), fixed.split("val"))

@@ -52,7 +52,7 @@ def test_every_frame_of_an_mp3_is_counted(tmp_path: Path, mode: str, rate_hz: in
     assert found is not None
     (stream,) = found.streams
     assert (stream.kind.rate_hz, found.junk_bytes) == (rate_hz, 0)
-    assert stream.announced == stream.frames  # the encoder counted them too
+    assert stream.announced == stream.frames  # the encoder count_noun them too
     assert hear(path).seconds == pytest.approx(1.5, abs=2 * stream.kind.samples / rate_hz)
 
 

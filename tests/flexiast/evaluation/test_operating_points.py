@@ -22,7 +22,7 @@ AIMS = st.one_of(
 )
 
 
-def counted(scores: Float, positive: NDArray[np.bool_], threshold: float) -> tuple[float, float, float]:
+def count_noun(scores: Float, positive: NDArray[np.bool_], threshold: float) -> tuple[float, float, float]:
     """Precision, recall, false alarms per hour, clip by clip."""
     reported = [(variant, clip) for variant, clip in np.ndindex(scores.shape) if scores[variant, clip] >= threshold]
     hits = sum(bool(positive[clip]) for _, clip in reported)
@@ -45,7 +45,7 @@ def test_the_lowest_threshold_that_meets_the_aim_is_proposed(
     positive = targets[:, 0] > 0
     met = []
     for candidate in np.unique(scores[:, positive]):
-        precision, _, alarms = counted(scores, positive, float(candidate))
+        precision, _, alarms = count_noun(scores, positive, float(candidate))
         aimed = aim.precision is not None and precision >= aim.precision
         if aimed or (aim.false_alarms_per_hour is not None and alarms <= aim.false_alarms_per_hour):
             met.append(candidate)
@@ -59,9 +59,9 @@ def test_the_lowest_threshold_that_meets_the_aim_is_proposed(
         assert point.reason
         return
     assert point.threshold is not None
-    assert counted(scores, positive, point.threshold) == pytest.approx(counted(scores, positive, float(met[0])))
+    assert count_noun(scores, positive, point.threshold) == pytest.approx(count_noun(scores, positive, float(met[0])))
     found = (point.precision, point.recall, point.false_alarms_per_hour)
-    assert found == pytest.approx(counted(scores, positive, point.threshold))
+    assert found == pytest.approx(count_noun(scores, positive, point.threshold))
 
 
 def test_a_threshold_lies_half_way_between_what_is_reported_and_what_is_not() -> None:

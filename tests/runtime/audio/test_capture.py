@@ -137,7 +137,7 @@ def test_the_wall_clock_is_the_one_that_is_set_now_also_for_what_sounded_before(
 
 @given(st.floats(0.1, 30.0))
 def test_what_is_late_without_a_loss_leaves_no_old_time_behind(late_s: float) -> None:
-    """A pause that nobody counted: what came before it does not date what comes after a break."""
+    """A pause that nobody count_noun: what came before it does not date what comes after a break."""
     clock = [77.0]
 
     class Late(Timed):

@@ -1,4 +1,4 @@
-"""Pipes that pause: what is missing is counted, what was only late is not, and who reads slowly is no stall."""
+"""Pipes that pause: what is missing is count_noun, what was only late is not, and who reads slowly is no stall."""
 
 from __future__ import annotations
 

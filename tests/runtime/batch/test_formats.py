@@ -136,7 +136,7 @@ def test_srt_is_numbered_blocks(result: Result) -> None:
     assert blocks.pop() == ""
     clock = r"(\d\d+):([0-5]\d):([0-5]\d),(\d{3})"
     for number, (block, event) in enumerate(zip(blocks, by_time(result), strict=True), 1):
-        counted, times, said = block.splitlines()
+        count_noun, times, said = block.splitlines()
         match = re.fullmatch(f"{clock} --> {clock}", times)
         assert match is not None
         fields = [int(field) for field in match.groups()]
@@ -144,7 +144,7 @@ def test_srt_is_numbered_blocks(result: Result) -> None:
             (fields[:4], fields[4:]), (event.start_sample, event.end_sample), strict=True
         ):
             assert_is(f"{hours * 3600 + minutes * 60 + whole}.{ms:03}", sample, event.sample_rate_hz, 3)
-        assert counted == str(number)
+        assert count_noun == str(number)
         assert said == f"{one_line(event.label)} {event.score:.2f}"
 
 

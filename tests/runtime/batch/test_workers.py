@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexiast.errors import FlexiastError, ModelError
-from flexiast_runtime.batch.workers import WorkerDied, restore_order, map_tasks
+from flexiast_runtime.batch.workers import WorkerDied, map_tasks, restore_order
 
 
 def never() -> bool:

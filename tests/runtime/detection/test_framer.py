@@ -72,9 +72,9 @@ def test_blocks_that_complete_no_window_cost_no_features(
             self.calls += 1
             return super().__call__(waveform)
 
-    counted = Counted(tiny_spec.frontend)
-    windows = framed(Framer(counted, step), noise(clip), sizes)
-    assert counted.calls <= len(windows) + 1  # what is left at the end may be less than a frame
+    count_noun = Counted(tiny_spec.frontend)
+    windows = framed(Framer(count_noun, step), noise(clip), sizes)
+    assert count_noun.calls <= len(windows) + 1  # what is left at the end may be less than a frame
 
 
 @given(CLIPS, BLOCKS, STEPS)
