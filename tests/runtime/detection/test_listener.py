@@ -195,7 +195,7 @@ def test_patch_sizes_hear_differently_but_see_the_same_windows(tiny_bundle: Path
 def test_profile_is_each_engines_median_on_this_machine(tiny_manifest: Manifest) -> None:
     clock = Clock()
     engines = fake_engines(tiny_manifest, clock, p8=0.5, p16=0.25)
-    engines[PATCH].latencies_s = [0.0, 1.0, 70.0, 2.0, 6.0, 3.0, 5.0, 4.0]  # the first run warms up and is not count_noun
+    engines[PATCH].latencies_s = [0.0, 1.0, 70.0, 2.0, 6.0, 3.0, 5.0, 4.0]  # the first run warms up and is not counted
     found = options(engines, clock=clock)
     assert [(option.patch, option.latency_s) for option in found] == [(PATCH, 4.0), (COARSE, 0.25)]
 

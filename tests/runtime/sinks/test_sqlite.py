@@ -54,11 +54,11 @@ def test_an_event_is_stored_once_however_often_it_comes(tmp_path: Path) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 from flexiast_runtime.sinks.sqlite import SqliteHistory
 from tests.runtime.sinks.conftest import event
 sink = SqliteHistory(Path(sys.argv[1]))
-sink.open(Hearing())
+sink.open(RunContext())
 for number in range(int(sys.argv[2]), 10**9):
     sink.deliver(event(number))
     sys.stdout.write(event(number).id + "\\n")
