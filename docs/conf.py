@@ -18,11 +18,10 @@ author = "The flexiast developers"
 html_title = "flexiast"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["results/*"]
+exclude_patterns = ["benchmarks/results/*"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_block"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header"]  # some pages go from a title straight to its third level
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

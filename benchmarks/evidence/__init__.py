@@ -6,6 +6,6 @@
     python -m benchmarks.evidence latency
     python -m benchmarks.evidence report
 
-Each run leaves one JSON file in ``docs/results``; the report writes ``docs/results.md`` and its plots from them. What
-has its file is not run again; what was interrupted goes on from its state in ``runs/evidence``.
+Each run leaves one JSON file in ``docs/benchmarks/results``; the report writes ``docs/benchmarks/results.md`` and its
+plots from them. What has its file is not run again; what was interrupted goes on from its state in ``runs/evidence``.
 """

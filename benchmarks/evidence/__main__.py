@@ -18,7 +18,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="names of the experiments")
     commands.add_parser("latency", help="time every size in an engine; on a quiet machine")
-    commands.add_parser("report", help="write docs/results.md and its plots")
+    commands.add_parser("report", help="write docs/benchmarks/results.md and its plots")
     run = commands.add_parser("run", help="train and measure, one after the other")
     run.add_argument("names", nargs="+", type=matching, metavar="NAME", help="a name, or a pattern such as 'esc50/*'")
     ensemble = commands.add_parser("ensemble", help="fixed models together against flexible ones; after their runs")

@@ -1,4 +1,4 @@
-"""``docs/results/*.json`` → ``docs/results.md`` and its plots."""
+"""``docs/benchmarks/results/*.json`` → ``docs/benchmarks/results.md`` and its plots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.evidence.tables import table
 from flexiast.spec import ALL_PATCHES, PatchSize
 from flexiast_cli.terminal.console import count_noun
 
-DOCS = ROOT / "docs"
+DOCS = ROOT / "docs" / "benchmarks"
 
 
 def report(docs: Path = DOCS, results: Path = RESULTS) -> None:
@@ -48,8 +48,8 @@ names the command that made it: `python -m benchmarks.evidence run NAME --data F
 `--seed`; `list` names them. {dates}; {machine}.
 
 All runs down to the last section are pico (0.2 M parameters), from scratch, without outside data. A convolutional
-teacher, trained on the same clips by a recipe in [`recipes/`](../recipes) (for esc50 `sounds-teacher-small.toml`), has
-nine tenths of the loss. Model and budgets are small, so that dozens of runs fit on a laptop: compare runs with one
+teacher, trained on the same clips by a recipe in [`recipes/`](../../recipes) (for esc50 `sounds-teacher-small.toml`),
+has nine tenths of the loss. Model and budgets are small, so that dozens of runs fit on a laptop: compare runs with one
 another, not with the shipped models or with papers. Within a task all runs see the same clips equally often, unless a
 row says otherwise. The last step is measured, on the validation split, which chose nothing but the teacher's best
 measurement.

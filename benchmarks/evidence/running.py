@@ -25,7 +25,7 @@ from flexiast.training.trainer import TorchClassifier, Trainer, build_model, loa
 from flexiast_runtime.catalog import find_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "results"
+RESULTS = ROOT / "docs" / "benchmarks" / "results"
 RUNS = ROOT / "runs" / "evidence"
 """Not kept in the repository: states to go on from, and the checkpoints that an ensemble is made of."""
 

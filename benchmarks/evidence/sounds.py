@@ -1,4 +1,4 @@
-"""Runs of ``flexiast train`` → ``docs/results/sounds/*.json`` → how far they get on folds that they did not see."""
+"""Runs of ``flexiast train`` → ``docs/benchmarks/results/sounds/*.json`` → how far they get on unseen folds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ before its noise, each of the folds 1 to 4 validating in turn, every run measure
 {machine}, all runs of a stage side by side:
 
 ```sh
-flexiast train esc50/metadata.csv -o runs/sounds-teacher-S --config recipes/sounds-teacher.toml --val-fold FOLD --seed S
+flexiast train esc50/metadata.csv -o runs/sounds-teacher-0 --config recipes/sounds-teacher.toml --val-fold FOLD  # and 1
 flexiast train esc50/metadata.csv -o runs/sounds --config recipes/sounds.toml --val-fold FOLD \\
     --teacher runs/sounds-teacher-0 --teacher runs/sounds-teacher-1    # nano, seed 1; tiny: --model tiny --epochs 110
 python -m benchmarks.evidence sounds runs/sounds NAME --data DATA --fold FOLD    # measures it and writes a result

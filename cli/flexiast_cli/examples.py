@@ -1,4 +1,4 @@
-"""How each command is called: at the end of its help, in docs/commands.md, and tested to be understood."""
+"""How each command is called: at the end of its help, in docs/reference/commands.md, and tested to be understood."""
 
 from __future__ import annotations
 

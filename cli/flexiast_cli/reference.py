@@ -1,6 +1,6 @@
-"""docs/commands.md: every command with its arguments, options and examples, from the commands themselves.
+"""docs/reference/commands.md: every command with its arguments, options and examples, from the commands themselves.
 
-python -m flexiast_cli.reference > docs/commands.md
+python -m flexiast_cli.reference > docs/reference/commands.md
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HEAD = """\
 # Commands
 
 Made by `python -m flexiast_cli.reference`; `flexiast COMMAND --help` says the same. Options marked ⚙ can also stand in
-a file of settings or in the environment: [Living with flexiast](living-with-it.md).
+a file of settings or in the environment: [Settings](settings.md).
 """
 
 

@@ -1,4 +1,4 @@
-"""What the README says is true: its commands run, its tables are the code's."""
+"""What the README and the page of records say is true: commands run, tables are the code's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from flexiast.errors import ExitCode
 from flexiast_runtime.catalog import DEFAULT, list_shipped
 from tests.cli.conftest import RATE_HZ, Run, tone, write_sounds
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+RECORDS = (ROOT / "docs/reference/records.md").read_text()
 
 # The training is shortened, and a test machine has no microphone; nothing else is changed.
 ADDED = {"train": ("--epochs", "2", "--batch-size", "4", "--patch-sizes", "16,32,48")}
@@ -56,19 +58,25 @@ def test_the_path_from_sounds_to_device_runs_as_written(run: Run, tmp_path: Path
 
 
 def test_the_exit_codes_are_the_ones_in_the_code() -> None:
-    rows = re.findall(r"^\| (\d+) \| (\w+) \|", README, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| (\w+) \|", RECORDS, re.MULTILINE)
     assert [(int(code), name) for code, name in rows] == [(code.value, code.name.lower()) for code in ExitCode]
 
 
 def test_the_shipped_models_are_named() -> None:
-    assert set(list_shipped()) == {"commands", "commands-ar", "sounds"}
-    for name in list_shipped():
-        assert f"models/{name}/MODEL_CARD.md" in README
-    assert f"`{DEFAULT}` is the one" in README.replace("\n", " ")
+    rows = re.findall(r"^\| \[`(\w+)`\]\((\S+)\) \|.*\| ([^|]+) \|$", README, re.MULTILINE)
+    assert {name for name, _, _ in rows} == set(list_shipped())
+    for name, card, licence in rows:
+        assert card.endswith(f"models/{name}/MODEL_CARD.md")
+        assert licence.split(",")[0] in (ROOT / card).read_text()
+    assert f"`{DEFAULT}` is the default" in README
 
 
 def test_pictures_and_links_of_the_readme_exist() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", README)
     assert links
     for link in links:
-        assert (Path(__file__).parents[2] / link).exists(), link
+        assert (ROOT / link).exists(), link
+
+
+def test_the_readme_is_read_in_minutes() -> None:
+    assert len(README.split()) < 800

@@ -31,7 +31,7 @@ PowerSourceOption = Annotated[
         metavar="SOURCE",
         callback=power_source_line,
         help="A battery or meter that the system does not know, a UPS HAT say: file:FILE or exec:COMMAND; "
-        "see docs/power.md.",
+        "see docs/how-to/power.md.",
         show_default=False,
     ),
 ]
@@ -195,7 +195,7 @@ WebUrlOption = Annotated[
         metavar="URL",
         callback=public_urls,
         help="Where a proxy shows the page of --web, such as https://sounds.example.org/kitchen/; may be repeated; see "
-        "docs/web.md.",
+        "docs/how-to/web.md.",
         show_default=False,
     ),
 ]

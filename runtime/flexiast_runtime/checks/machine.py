@@ -37,7 +37,7 @@ def battery(found: Battery | None) -> CheckResult:
         return CheckResult("battery", "note", "cannot be read without psutil", "pip install 'flexiast[power]'")
     if found is None:
         return CheckResult(
-            "battery", "note", "none: the governor goes by the deadline alone", "docs/power.md, for a UPS HAT"
+            "battery", "note", "none: the governor goes by the deadline alone", "docs/how-to/power.md, for a UPS HAT"
         )
     said = _charge(found)
     if found.discharging and found.fraction < LOW_BATTERY:
@@ -50,7 +50,7 @@ def source(named: PowerSource) -> CheckResult:
     try:
         supply = named.read()
     except DataError as error:
-        return CheckResult("power source", "failure", str(error), "docs/power.md says what it may give")
+        return CheckResult("power source", "failure", str(error), "docs/how-to/power.md says what it may give")
     said = [] if supply.battery is None else [_charge(supply.battery)]
     said += [] if supply.watts is None else [f"{supply.watts:g} W"]
     return CheckResult("power source", "ok", f"{named.name}: {', '.join(said)}")

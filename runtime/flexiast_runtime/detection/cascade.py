@@ -3,7 +3,7 @@
 While nothing stands out from the background, no engine runs and the last scores hold. When something does, the
 cheapest size listens; when it finds that this may be an event, the size that the governor chose says whether it is, and
 goes on for as long as it may be. Every few seconds the cheapest size listens anyway: a background may begin to mean
-something. What this saves and what it loses stands in docs/governor.md.
+something. What this saves and what it loses stands in docs/benchmarks/governor.md.
 """
 
 from __future__ import annotations

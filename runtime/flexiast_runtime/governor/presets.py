@@ -1,4 +1,4 @@
-"""Policies by name: points on the measured line from few switches to little regret, see docs/governor.md."""
+"""Policies by name: points on the measured line from few switches to little regret, see docs/benchmarks/governor.md."""
 
 from __future__ import annotations
 

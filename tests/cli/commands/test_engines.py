@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
 from flexiast_cli.app import app
@@ -196,34 +194,15 @@ def test_a_machine_without_a_gpu_still_checks_what_it_can(
     assert "plans are built on the GPU that runs them" in refused.output
 
 
-# ------------------------------------------------------------------------------------------------------------ the pages
+# ------------------------------------------------------------------------------------------------------------ the page
 
-PAGES = [ROOT / "docs/jetson.md", ROOT / "scripts/README.md"]
-
-
-def lines_of(page: Path) -> list[list[str]]:
-    """The commands of a page's shell blocks."""
-    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
-    return [shlex.split(line, comments=True) for block in blocks for line in block.replace("\\\n", "").splitlines()]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_of_a_page_exists_with_its_options(page: Path) -> None:
-    given = [line[1:] for line in lines_of(page) if line[:1] == ["flexiast"]]
-    assert given
-    for line in given:
-        command: Any = typer.main.get_command(app)
-        rest, context = list(line), command.make_context("flexiast", list(line))
-        while hasattr(command, "commands"):
-            name = rest.pop(0)
-            command = command.commands[name]
-            context = command.make_context(name, list(rest), parent=context)  # parses, and runs nothing
+JETSON = ROOT / "docs/how-to/jetson.md"
 
 
 def test_the_python_of_the_page_runs(
     gpu: FakeGpu, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", JETSON.read_text(), re.DOTALL)
     (tmp_path / "home.bundle").symlink_to(tiny_bundle)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

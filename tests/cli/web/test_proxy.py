@@ -1,4 +1,4 @@
-"""The page behind a reverse proxy: the recipes of docs/web.md and the usual others, by the real nginx."""
+"""The page behind a reverse proxy: the recipes of docs/how-to/web.md and the usual others, by the real nginx."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ from flexiast_cli.web.guard import PublicUrl
 from flexiast_cli.web.hosts import own_names
 from flexiast_cli.web.server import TOKEN_VARIABLE, WebPage, public_urls
 from tests.cli.conftest import Run
-from tests.cli.test_reference import understood
 from tests.cli.web.test_web import documents, get, port_of
 
 pytest.importorskip("starlette", reason="the page needs the extra `service`")
 client = pytest.importorskip("websockets.sync.client", reason="the page needs the extra `service`")
 
-DOCS = (Path(__file__).parents[3] / "docs" / "web.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[3] / "docs" / "how-to" / "web.md").read_text(encoding="utf-8")
 TOKEN = "open-sesame"
 PAUSE_S = 20.0
 
@@ -316,16 +315,9 @@ def test_the_page_answers_to_the_names_that_the_machine_has(
         assert get(page, f"/?token={TOKEN}", Host="kitchen").status == 421
 
 
-def test_the_commands_of_the_page_are_understood() -> None:
-    lines = [line for text in re.findall(r"```sh\n(.*?)```", DOCS, re.DOTALL) for line in text.splitlines()]
-    for line in lines:
-        if line.startswith("flexiast"):
-            understood(line)
-
-
 def test_what_the_page_says_is_in_its_table() -> None:
     sources = Path(hosts.__file__).parent
-    said = "".join((sources / name).read_text(encoding="utf-8") for name in ("guard.py", "web.py", "page/page.js"))
+    said = "".join((sources / name).read_text(encoding="utf-8") for name in ("guard.py", "server.py", "page/page.js"))
     rows = [row.split("|")[1] for row in DOCS.split("|---|---|\n")[1].splitlines()]
     for part in (part.strip() for row in rows for part in re.split("…|502", row)):
         assert part in said

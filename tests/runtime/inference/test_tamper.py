@@ -1,4 +1,4 @@
-"""What a damaged bundle answers: each corruption, the error and the exit code, as docs/export.md tells."""
+"""What a damaged bundle answers: each corruption, error and exit code, as in docs/reference/bundle-format.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flexiast.manifest import MANIFEST
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.selfcheck import verify_bundle
 
-DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "export.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "reference" / "bundle-format.md"
 
 
 @dataclass(frozen=True)

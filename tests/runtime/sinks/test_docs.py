@@ -1,4 +1,4 @@
-"""docs/sinks.md is true: every sink in it can be made, its programs run."""
+"""docs/how-to/sinks.md is true: every sink in it can be made, its programs run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flexiast_runtime.sinks.webhook import Webhook
 from tests.conftest import REPOSITORY
 from tests.runtime.sinks.conftest import event
 
-TEXT = (REPOSITORY / "docs/sinks.md").read_text()
+TEXT = (REPOSITORY / "docs/how-to/sinks.md").read_text()
 
 
 def block(language: str, holds: str) -> str:

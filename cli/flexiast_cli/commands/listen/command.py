@@ -148,7 +148,7 @@ def listen(
             metavar="SINK",
             callback=known_sinks,
             help="Where events go besides the screen, e.g. sqlite, jsonl:FILE, mqtt://HOST, clips:FOLDER; may be "
-            "repeated; see docs/sinks.md.",
+            "repeated; see docs/how-to/sinks.md.",
             show_default=False,
         ),
     ] = None,

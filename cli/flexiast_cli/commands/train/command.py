@@ -36,7 +36,7 @@ NO_BACKGROUND = (
 )
 
 FEW_CLIPS = 100
-"""A label: with 24, convnets reach 79 to 85 % on ESC-50, and a transformer that they teach 74 (docs/results.md)."""
+"""A label: with 24, convnets reach 79 to 85 % on ESC-50, a transformer that they teach 74 (docs/benchmarks)."""
 
 
 def train(
