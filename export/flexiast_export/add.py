@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-from numpy.typing import NDArray
-
+from flexiast.arrays import Float
 from flexiast.errors import UsageError
 from flexiast.manifest import PRECISIONS, Manifest, Precision, read_manifest
 from flexiast.spec import PatchSize, Spec
@@ -20,8 +18,6 @@ from flexiast_export.verify import MAX_DROP, Comparison, VerificationData
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.ort import OrtEngine, load_engines
 from flexiast_runtime.inference.selfcheck import verify_bundle
-
-Float = NDArray[np.float32]
 
 
 def highest_precision(manifest: Manifest) -> Precision:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.errors import UsageError
 from flexiast.evaluation.calibration import best_temperature, calibration_error, negative_log_likelihood
 from flexiast.evaluation.evaluate import Windows, classify
@@ -23,7 +23,6 @@ from flexiast_runtime.inference.engine import label_scores, scores
 from flexiast_runtime.inference.ort import load_engines
 from flexiast_runtime.inference.selfcheck import verify_bundle
 
-Float = NDArray[np.float32]
 Progress = Callable[[Iterable[Variant]], Iterable[Variant]]
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flexiast.data.background import Stretch, Stretches
 from flexiast.errors import DataError, UsageError
@@ -25,8 +24,6 @@ from flexiast_runtime.detection.rules import EventRules
 from flexiast_runtime.detection.smoothing import Smoother
 from flexiast_runtime.inference.engine import label_scores
 from flexiast_runtime.inference.ort import load_engines
-
-Float = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

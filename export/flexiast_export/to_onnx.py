@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 import flexiast
+from flexiast.arrays import Float
 from flexiast.checkpoint import Checkpoint, weights_sha256
 from flexiast.errors import ModelError, UsageError, VerificationError
 from flexiast.evaluation.evaluate import Classifier
@@ -33,7 +31,6 @@ from flexiast_export.verify import MAX_DROP, TOLERANCE, Comparison, Verification
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.ort import load_engines
 
-Float = NDArray[np.float32]
 Progress = Callable[[Iterable[Variant]], Iterable[Variant]]
 
 GOLDEN = "golden.npz"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.data.decoder import AudioFile
 from flexiast.data.spliced import splice
 from flexiast.errors import DataError
@@ -77,9 +77,7 @@ def check_audio(path: Path, say: Callable[[str], None] = unreported) -> None:
         next(audio.blocks(BLOCK_FRAMES))
 
 
-def decode_audio(
-    path: Path, part: Part | None = None, say: Callable[[str], None] = unreported
-) -> tuple[NDArray[np.float32], int]:
+def decode_audio(path: Path, part: Part | None = None, say: Callable[[str], None] = unreported) -> tuple[Float, int]:
     """The whole file as mono [samples] in [-1, 1] and its rate in Hz; raises DataError. Channels are averaged."""
     with open_audio(path, part, say=say) as audio:
         blocks = [samples.mean(axis=1, dtype=np.float32) for samples in audio.blocks(BLOCK_FRAMES)]
@@ -88,7 +86,7 @@ def decode_audio(
 
 def read_audio(
     path: Path, sample_rate_hz: int, part: Part | None = None, say: Callable[[str], None] = unreported
-) -> NDArray[np.float32]:
+) -> Float:
     """The whole file as mono [samples] in [-1, 1] at ``sample_rate_hz``; raises DataError.
 
     Other rates are resampled by soxr at its high quality.
@@ -97,7 +95,7 @@ def read_audio(
 
     try:
         mono, rate = decode_audio(path, part, say)
-        waveform: NDArray[np.float32] = mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz)
+        waveform: Float = mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz)
     except MemoryError as error:
         raise DataError(f"{path} is too long for this machine's memory; cut it into parts") from error
     if not len(waveform):

@@ -12,13 +12,11 @@ from typing import NamedTuple, overload
 
 import numpy as np
 import soxr
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.data.audio import BLOCK_FRAMES, Part, check_bad_files, find_audio, open_audio
 from flexiast.data.dataset import VALIDATION_SHARE, Clip
 from flexiast.errors import DataError
-
-Float = NDArray[np.float32]
 
 STRETCH_S = 20.0
 """Seconds read at once, up to twice as many: little enough to be cut anywhere soon, enough to make seeking cheap."""

@@ -9,14 +9,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.data.audio import open_audio
 from flexiast.data.dataset import Clip, Dataset, preview
 from flexiast.data.search import LeftOut
 from flexiast.errors import DataError
-
-Float = NDArray[np.float32]
 
 SILENT = 2 / 32768
 """Peak to peak: two steps of 16 bits hold no sound."""

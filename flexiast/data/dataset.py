@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Double, Float
 from flexiast.data.audio import Part, check_audio, check_bad_files, decode_audio, read_audio, unreported
 from flexiast.data.layout import BACKGROUND, read_layout
 from flexiast.data.search import LeftOut, search_folder
@@ -78,7 +78,7 @@ class Dataset:
         """The clips that have no label."""
         return tuple(clip for clip in self.clips if not clip.labels)
 
-    def targets(self, labels: tuple[str, ...], *, nothing: bool = False) -> NDArray[np.float32]:
+    def targets(self, labels: tuple[str, ...], *, nothing: bool = False) -> Float:
         """[clips, labels], 1 where a clip has a label; raises DataError for a label that ``labels`` lacks.
 
         With ``nothing``, for a model that answers so, one more column is 1 where a clip has none.
@@ -162,7 +162,7 @@ def load_waveforms(
     """
     budget = memory_budget() if budget_bytes is None else budget_bytes
     clips: list[Clip] = []
-    kept: list[NDArray[np.float32]] = []
+    kept: list[Float] = []
     errors: list[DataError] = []
     held = 0
     for clip in progress(dataset.clips):
@@ -180,7 +180,7 @@ def load_waveforms(
     return replace(dataset, clips=tuple(clips)), Waveforms(clips, sample_rate_hz, kept), errors
 
 
-def compute_balanced_weights(targets: NDArray[np.float32]) -> NDArray[np.float64]:
+def compute_balanced_weights(targets: Float) -> Double:
     """[clips, labels] of 0 and 1 → [clips] probabilities: the sum over a clip's labels of 1 / clips with that label.
 
     So rare labels are drawn about as often as common ones, as AST does on AudioSet (YuanGongND/ast,
@@ -192,7 +192,7 @@ def compute_balanced_weights(targets: NDArray[np.float32]) -> NDArray[np.float64
     return weights / weights.sum()
 
 
-def with_nothing(targets: NDArray[np.float32]) -> NDArray[np.float32]:
+def with_nothing(targets: Float) -> Float:
     """[clips, labels] → [clips, labels + 1]: the last is 1 where a clip has no label."""
     return np.concatenate((targets, targets.max(axis=1, initial=0.0, keepdims=True) == 0), axis=1, dtype=np.float32)
 

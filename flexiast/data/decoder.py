@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.data.levels import Levels
 from flexiast.data.media import extra_hint, open_media
 from flexiast.data.spliced import splice
 from flexiast.data.structure import Layout, examine
 from flexiast.errors import DataError, FlexiastError
-
-Float = NDArray[np.float32]
 
 RATES_HZ = (1_000, 768_000)
 """Sample rates of audio; a file that claims another is damaged, and resampling it could fill the memory."""

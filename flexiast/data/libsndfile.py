@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
+
+from flexiast.arrays import Float
 
 UNKNOWN_FRAMES = 2**62
 """More than any file holds: libsndfile promises 2⁶³ − 1 frames where it cannot know."""
@@ -32,7 +33,7 @@ class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]  # python-sound
     def seekable(self) -> bool:
         return False
 
-    def read_block(self, frames: int) -> NDArray[np.float32]:
+    def read_block(self, frames: int) -> Float:
         """[frames, channels], fewer at the end of the file, none after it."""
         block = np.empty((frames, self.channels), np.float32)
         if self.format != "MP3":

@@ -9,14 +9,13 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.errors import DataError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-Float = NDArray[np.float32]
 
 MEDIA_SUFFIXES = frozenset(
     {".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".aac", ".wma", ".asf", ".webm", ".weba", ".mka", ".mkv"}

@@ -7,15 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
+from flexiast.arrays import Float
 from flexiast.data.audio import read_audio
 
 if TYPE_CHECKING:
     from flexiast.data.dataset import Clip
-
-Float = NDArray[np.float32]
 
 
 class Waveforms(Sequence[Float]):

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.errors import UsageError
-
-Float = NDArray[np.float32]
 
 CONFIDENCE = 0.9
 

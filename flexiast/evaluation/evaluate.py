@@ -7,15 +7,13 @@ from itertools import groupby
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.data.waveforms import memory_budget
 from flexiast.errors import DataError
 from flexiast.evaluation.per_label import confusion_matrix, repeated_answer, wilson_interval
 from flexiast.frontend import Frontend
 from flexiast.spec import Patch, PatchSize, Spec, Value
-
-Float = NDArray[np.float32]
 
 BATCH_TOKENS = 8192
 """Tokens classified at once: batches grow as patches grow."""

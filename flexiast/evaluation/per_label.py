@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float32]
+from flexiast.arrays import Float
+
 Counts = NDArray[np.int64]
 
 Z_95 = 1.959964

@@ -6,8 +6,8 @@ import math
 import re
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Double, Float
 from flexiast.checkpoint import Checkpoint
 from flexiast.errors import ModelError, UsageError
 from flexiast.importing.shape import (
@@ -19,7 +19,7 @@ from flexiast.importing.shape import (
     fold_weights,
     valid,
 )
-from flexiast.importing.weights import Float, Names, WeightFile, layers, pairs
+from flexiast.importing.weights import Names, WeightFile, layers, pairs
 from flexiast.patching import resize_matrix
 from flexiast.spec import ALL_PATCHES, FrontendSpec, NetworkSpec, PatchSize, ResizeSpec
 
@@ -185,7 +185,7 @@ def _list_fitting_patches(frontend: FrontendSpec) -> tuple[PatchSize, ...]:
     return tuple(size for size in ALL_PATCHES if size.frames <= frontend.window_frames)
 
 
-def _cut_or_stretched(source: int, target: int) -> NDArray[np.float64]:
+def _cut_or_stretched(source: int, target: int) -> Double:
     """[target, source]: the middle of a longer axis, linear interpolation of a shorter one, without antialias."""
     start = source // 2 - target // 2
     if target <= source:

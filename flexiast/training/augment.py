@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.frontend import Frontend, mel_centres_hz
 from flexiast.spec import LOG_FLOOR
-
-Float = NDArray[np.float32]
 
 SILENCE = np.float32(math.log(LOG_FLOOR))
 """Log-mel of digital silence."""

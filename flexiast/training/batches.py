@@ -8,6 +8,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from flexiast.arrays import Double, Float
 from flexiast.data.waveforms import memory_budget
 from flexiast.frontend import Frontend
 from flexiast.spec import FrontendSpec, Spec
@@ -29,8 +30,6 @@ from flexiast.training.augment import (
 )
 from flexiast.training.recipe import Augment, Training
 from flexiast.training.sampling import Order, Step, draw
-
-Float = NDArray[np.float32]
 
 SILENT_SHARE = 0.02
 """Of the examples of a background alone: a muted microphone is nothing too."""
@@ -118,7 +117,7 @@ class Batches(Sequence[tuple[Float, Float]]):
         training: Training,
         steps: Sequence[Step],
         *,
-        probabilities: NDArray[np.float64] | None = None,
+        probabilities: Double | None = None,
         backgrounds: Backgrounds | None = None,
         rank: int = 0,
         ranks: int = 1,

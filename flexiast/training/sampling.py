@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from flexiast.arrays import Double
 from flexiast.errors import UsageError
 from flexiast.spec import PatchSize, Spec
 from flexiast.training.recipe import Training
@@ -99,7 +100,7 @@ class Order:
     An epoch sees each clip once, or, with probabilities [clips], draws as many clips by them.
     """
 
-    def __init__(self, seed: int, clips: int, probabilities: NDArray[np.float64] | None = None) -> None:
+    def __init__(self, seed: int, clips: int, probabilities: Double | None = None) -> None:
         self._seed, self._clips, self._probabilities = seed, clips, probabilities
         self._epochs: dict[int, NDArray[np.int64]] = {}
 

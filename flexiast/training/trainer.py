@@ -14,10 +14,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from flexiast.arrays import Double, Float
 from flexiast.checkpoint import Checkpoint, save_checkpoint, weights_sha256
 from flexiast.convnet import ConvNet
 from flexiast.data.dataset import preview
@@ -33,8 +33,6 @@ from flexiast.training.journal import Journal
 from flexiast.training.recipe import Recipe, Training
 from flexiast.training.sampling import plan
 from flexiast.training.transfer import transfer_weights
-
-Float = NDArray[np.float32]
 
 SAVE_EVERY = 250
 """Steps between two saves of the state that --resume continues from."""
@@ -199,7 +197,7 @@ class Trainer:
         world: World = SINGLE_PROCESS,
         start: Checkpoint | None = None,
         teachers: Sequence[Model] = (),
-        probabilities: NDArray[np.float64] | None = None,
+        probabilities: Double | None = None,
         backgrounds: Backgrounds | None = None,
         compiled: bool = False,
         bf16: bool = False,

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.checkpoint import Checkpoint
 from flexiast.errors import ModelError
 from flexiast.patching import axes, pi_resize_matrix, resize_matrix, sampling_matrix
 from flexiast.spec import NetworkSpec, ResizeSpec, Spec, Value
-
-Float = NDArray[np.float32]
 
 SAME_FRONTEND = ("sample_rate_hz", "mel_bins", "taper_samples", "hop_samples", "low_hz", "high_hz", "preemphasis")
 
