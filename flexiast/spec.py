@@ -24,7 +24,8 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from flexiast.errors import UsageError, has_controls
+from flexiast.errors import UsageError
+from flexiast.text import has_controls
 
 MAX_TOKENS = 8192
 """Patches of 4 × 4 on ten seconds make 8,000; attention over more would take gigabytes."""

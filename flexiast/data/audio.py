@@ -103,13 +103,6 @@ def read_audio(
     return waveform
 
 
-def find_audio(folder: Path) -> list[Path]:
-    """Audio files anywhere under a folder, sorted, as ``search.search_folder`` finds them."""
-    from flexiast.data.search import search_folder  # which imports this module
-
-    return list(search_folder(folder).files)
-
-
 def check_bad_files(errors: Sequence[DataError], files: int, *, skip_bad: bool | None) -> None:
     """Raise one DataError that lists the bad ones of so many files, unless they are to be skipped and some remain.
 

@@ -14,8 +14,10 @@ import numpy as np
 import soxr
 
 from flexiast.arrays import Float
-from flexiast.data.audio import BLOCK_FRAMES, Part, check_bad_files, find_audio, open_audio
-from flexiast.data.dataset import VALIDATION_SHARE, Clip
+from flexiast.data.audio import BLOCK_FRAMES, Part, check_bad_files, open_audio
+from flexiast.data.clips import Clip
+from flexiast.data.dataset import VALIDATION_SHARE
+from flexiast.data.search import find_audio
 from flexiast.errors import DataError
 
 STRETCH_S = 20.0

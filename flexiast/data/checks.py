@@ -12,9 +12,10 @@ import numpy as np
 
 from flexiast.arrays import Float
 from flexiast.data.audio import open_audio
-from flexiast.data.dataset import Clip, Dataset, preview
+from flexiast.data.clips import Clip, Dataset
 from flexiast.data.search import LeftOut
 from flexiast.errors import DataError
+from flexiast.text import preview
 
 SILENT = 2 / 32768
 """Peak to peak: two steps of 16 bits hold no sound."""

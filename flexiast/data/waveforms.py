@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 from flexiast.arrays import Float
 from flexiast.data.audio import read_audio
-
-if TYPE_CHECKING:
-    from flexiast.data.dataset import Clip
+from flexiast.data.clips import Clip
 
 
 class Waveforms(Sequence[Float]):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flexiast.arrays import Double, Float
 from flexiast.data.waveforms import memory_budget
+from flexiast.errors import FlexiastError
 from flexiast.frontend import Frontend
 from flexiast.spec import FrontendSpec, Spec
 from flexiast.training.augment import (
@@ -213,6 +214,25 @@ class Batches(Sequence[tuple[Float, Float]]):
         else:
             log_mel = mix_log_mel(log_mel, behind)
         return log_mel, target, slice(0, len(log_mel))
+
+
+class ErrorsAsItems:
+    """Batches that return a FlexiastError as an item, so that it leaves a worker process unchanged.
+
+    PyTorch would raise an error of its own that holds the traceback as text.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, step: int) -> tuple[Float, Float] | FlexiastError:
+        try:
+            return self._batches[step]
+        except FlexiastError as error:
+            return error
 
 
 def _within(real: slice, log_mel: Float) -> Float:

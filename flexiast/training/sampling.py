@@ -26,6 +26,9 @@ MOST_STEPS = 10_000_000
 """A plan is made whole before the first step; AudioSet for 100 epochs has six million."""
 
 
+MEASURED_CLIPS = 10_000
+"""Normalisation and median length are known to a thousandth from so many; more might have to be decoded again."""
+
 Purpose = Literal["patch", "order", "augment", "mix", "noise", "background"]
 
 
@@ -92,6 +95,11 @@ def draw_patch(spec: Spec, training: Training, step: int, progress: float, *, st
     weights = dict(zip(training.patches, training.patch_weights or [1.0] * len(training.patches), strict=True))
     shares = np.cumsum([weights[patch] for patch in active])
     return active[int(np.searchsorted(shares, draw(training.seed, "patch", step).random() * shares[-1], side="right"))]
+
+
+def sample_evenly(count: int, most: int = MEASURED_CLIPS) -> list[int]:
+    """Indices of ``most`` of so many clips, evenly spaced; of all where there are no more."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
 class Order:

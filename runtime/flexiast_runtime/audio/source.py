@@ -19,7 +19,8 @@ import soxr
 from numpy.typing import NDArray
 
 from flexiast.data.audio import open_audio, unreported
-from flexiast.errors import DataError, printable_line
+from flexiast.errors import DataError
+from flexiast.text import printable_line
 from flexiast_runtime.audio.mixing import Mixer
 from flexiast_runtime.audio.stall import LATE_S, STALL_S, PipeClock
 from flexiast_runtime.audio.timeline import uptime_s

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from flexiast.data.audio import read_audio
 from flexiast.data.background import STRETCH_S, Chain, background_clips, divided, stretches_of
-from flexiast.data.dataset import Clip, read_dataset
+from flexiast.data.clips import Clip
+from flexiast.data.dataset import read_dataset
 from flexiast.data.shards import write_shards
 from flexiast.errors import DataError
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from flexiast.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weight_shapes
 from flexiast.errors import ModelError
+from flexiast.networks import TorchClassifier, build_model, load_model
 from flexiast.patching import patch_matrices
 from flexiast.spec import NetworkSpec, PatchSize, ResizeSpec, Spec
-from flexiast.training.trainer import TorchClassifier, build_model, load_model
 from flexiast.training.transfer import changes, check_transfer, transfer_weights
 
 Float = NDArray[np.float32]
