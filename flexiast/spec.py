@@ -265,7 +265,7 @@ class Spec(Value):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_the_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _omit_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = serialize(self)
         if not self.nothing_class:  # specs from before have no such field, and stay the same to the byte
             del document["nothing_class"]

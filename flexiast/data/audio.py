@@ -35,7 +35,7 @@ class Part(NamedTuple):
     size: int
 
 
-def unreported(text: str) -> None:
+def ignore_message(text: str) -> None:
     """For a caller that has no place for what is wrong with a file."""
 
 
@@ -46,7 +46,7 @@ def open_audio(
     *,
     channel: int | None = None,
     keep_cut: bool = False,
-    say: Callable[[str], None] = unreported,
+    say: Callable[[str], None] = ignore_message,
 ) -> Iterator[AudioFile]:
     """The open file, or the one that lies at ``part`` of it; raises DataError, also for one that was cut short.
 
@@ -71,13 +71,15 @@ def open_audio(
             audio.close()
 
 
-def check_audio(path: Path, say: Callable[[str], None] = unreported) -> None:
+def check_audio(path: Path, say: Callable[[str], None] = ignore_message) -> None:
     """Raise DataError for a file that is no audio, was cut short or holds no samples; a block of it is decoded."""
     with open_audio(path, say=say) as audio:
         next(audio.blocks(BLOCK_FRAMES))
 
 
-def decode_audio(path: Path, part: Part | None = None, say: Callable[[str], None] = unreported) -> tuple[Float, int]:
+def decode_audio(
+    path: Path, part: Part | None = None, say: Callable[[str], None] = ignore_message
+) -> tuple[Float, int]:
     """The whole file as mono [samples] in [-1, 1] and its rate in Hz; raises DataError. Channels are averaged."""
     with open_audio(path, part, say=say) as audio:
         blocks = [samples.mean(axis=1, dtype=np.float32) for samples in audio.blocks(BLOCK_FRAMES)]
@@ -85,7 +87,7 @@ def decode_audio(path: Path, part: Part | None = None, say: Callable[[str], None
 
 
 def read_audio(
-    path: Path, sample_rate_hz: int, part: Part | None = None, say: Callable[[str], None] = unreported
+    path: Path, sample_rate_hz: int, part: Part | None = None, say: Callable[[str], None] = ignore_message
 ) -> Float:
     """The whole file as mono [samples] in [-1, 1] at ``sample_rate_hz``; raises DataError.
 

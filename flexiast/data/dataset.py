@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from flexiast.arrays import Double, Float
-from flexiast.data.audio import Part, check_audio, check_bad_files, decode_audio, read_audio, unreported
+from flexiast.data.audio import Part, check_audio, check_bad_files, decode_audio, ignore_message, read_audio
 from flexiast.data.clips import LABEL_SEPARATOR, Clip, Dataset
 from flexiast.data.layout import BACKGROUND, read_layout
 from flexiast.data.search import LeftOut, search_folder
@@ -89,7 +89,7 @@ def load_waveforms(
     skip_bad: bool | None = None,
     budget_bytes: int | None = None,
     progress: Callable[[Iterable[Clip]], Iterable[Clip]] = iter,
-    say: Callable[[str], None] = unreported,
+    say: Callable[[str], None] = ignore_message,
 ) -> tuple[Dataset, Waveforms, list[DataError]]:
     """The clips that can be read, their waveforms, and what was skipped and why; ``say`` is told of what is odd.
 
@@ -135,7 +135,7 @@ def _read_folders(folder: Path) -> Dataset:
     left_out = defaultdict(LeftOut, {"": layout.left_out})
     for place in layout.folders:
         background = place.label == BACKGROUND
-        label = "" if background else _checked(place.label, place.path)
+        label = "" if background else _validate_label(place.label, place.path)
         found = search_folder(place.path)
         clips += [Clip(path, () if background else (label,), place.split) for path in found.files]
         left_out[label] += found.left_out if found else LeftOut(empty=(place.path,))
@@ -241,10 +241,10 @@ def _clip(csv_path: Path, number: int, row: dict[str, str | None]) -> Clip:
         )
     if labels == (BACKGROUND,):
         labels = ()
-    return Clip(csv_path.parent / name, tuple(_checked(label, csv_path) for label in labels), "")
+    return Clip(csv_path.parent / name, tuple(_validate_label(label, csv_path) for label in labels), "")
 
 
-def _checked(label: str, where: Path) -> str:
+def _validate_label(label: str, where: Path) -> str:
     try:
         return check_label(label)
     except ValueError as error:

@@ -24,7 +24,7 @@ from typing import Annotated, BinaryIO, Literal, NamedTuple
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from typing_extensions import Self
 
-from flexiast.data.audio import AUDIO_SUFFIXES, check_bad_files, decode_audio, unreported
+from flexiast.data.audio import AUDIO_SUFFIXES, check_bad_files, decode_audio, ignore_message
 from flexiast.data.clips import Clip, Dataset
 from flexiast.data.media import MEDIA_SUFFIXES
 from flexiast.errors import DataError, UsageError
@@ -126,7 +126,7 @@ def write_shards(
     shard_bytes: int,
     skip_bad: bool = False,
     progress: Callable[[list[tuple[int, Clip]]], Iterable[tuple[int, Clip]]] = iter,
-    say: Callable[[str], None] = unreported,
+    say: Callable[[str], None] = ignore_message,
 ) -> tuple[ShardIndex, list[DataError]]:
     """Write a folder of shards of about ``shard_bytes`` at most; return its index, and what was skipped and why.
 

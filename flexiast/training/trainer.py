@@ -143,7 +143,7 @@ class Trainer:
         clips before it was resumed, because its best so far could not be compared.
         """
         self._check_validation(validation, targets)
-        measured = self._measured_steps()
+        measured = self._choose_measured_steps()
         losses: dict[str, list[float]] = {}
         for features, target in self._batches(workers):
             patch = self.plan[self.step].patch
@@ -178,7 +178,7 @@ class Trainer:
             )
         self._measured_on = measured_on
 
-    def _measured_steps(self) -> set[int]:
+    def _choose_measured_steps(self) -> set[int]:
         """Steps after which the validation split is measured, evenly spaced; the last is one of them."""
         count = self._training.evaluations
         return {round(self.total * (number + 1) / count) for number in range(count)}

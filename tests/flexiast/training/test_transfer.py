@@ -219,7 +219,7 @@ def test_what_is_not_taken_over_as_it_is_is_told(build_spec: MakeSpec) -> None:
         "kernel PI-resized from 16x16 to 16x32",
         "positions interpolated at the centres of the new patches",
         "positions stretched along time for a longer window",
-        "head begun anew for other labels",
+        "head started anew for other labels",
     ]
     overlapping = build_spec(base_stride=PatchSize(10, 10))
     assert changes(overlapping, spec) == ["positions interpolated at the centres of the new patches"]

@@ -376,7 +376,7 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
 
 def _background(dataset: Dataset, sources: _Sources, console: Console) -> tuple[list[Stretches], Stretches]:
     """Stretches of each source that train, and all that validate: the data's own, split with its clips, and others."""
-    from flexiast.data.background import background_clips, divided, stretches_of
+    from flexiast.data.background import background_clips, split_stretches, stretches_of
     from flexiast_cli.dataset import print_skipped
 
     def read(clips: Sequence[Clip]) -> Stretches:
@@ -385,8 +385,8 @@ def _background(dataset: Dataset, sources: _Sources, console: Console) -> tuple[
         return stretches
 
     own = [read([clip for clip in dataset.background if clip.split == split]) for split in ("train", "val")]
-    pairs = [(own[0], own[1]) if len(own[1]) else divided(own[0])]
-    pairs += [divided(read(background_clips([path]))) for path in sources.background]
+    pairs = [(own[0], own[1]) if len(own[1]) else split_stretches(own[0])]
+    pairs += [split_stretches(read(background_clips([path]))) for path in sources.background]
     training, held_back = zip(*pairs, strict=True)
     return [source for source in training if len(source)], sum(held_back[1:], held_back[0])
 
