@@ -17,8 +17,8 @@ import torch
 from benchmarks.measure import cpu_ms, heading
 from flexiast.checkpoint import Checkpoint, load_checkpoint
 from flexiast.evaluation.evaluate import Classifier
+from flexiast.networks import TorchClassifier, load_model
 from flexiast.spec import PatchSize, parse_patches
-from flexiast.training.trainer import TorchClassifier, load_model
 from flexiast_export.to_onnx import export_onnx
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_checkpoint

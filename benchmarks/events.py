@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import heading
-from flexiast.data.dataset import Clip, Dataset, load_waveforms, read_dataset
+from flexiast.data.clips import Clip, Dataset
+from flexiast.data.dataset import load_waveforms, read_dataset
 from flexiast.evaluation.evaluate import Windows
 from flexiast.evaluation.operating_points import MIN_POSITIVES, Aim, operating_points
 from flexiast.frontend import Frontend

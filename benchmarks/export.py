@@ -36,8 +36,8 @@ from flexiast.checkpoint import Checkpoint, load_checkpoint
 from flexiast.importing import import_model
 from flexiast.manifest import OPSET, Precision
 from flexiast.model import FlexiAST
+from flexiast.networks import TorchClassifier, load_model
 from flexiast.spec import PatchSize, Spec, parse_patches
-from flexiast.training.trainer import TorchClassifier, load_model
 from flexiast_export.encoder import ATTENTION
 from flexiast_export.to_onnx import export_onnx
 from flexiast_runtime.bundle import Bundle

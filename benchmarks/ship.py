@@ -15,8 +15,8 @@ from flexiast.checkpoint import load_checkpoint, save_checkpoint
 from flexiast.data.dataset import load_waveforms, read_dataset
 from flexiast.evaluation.evaluate import PatchResult, Windows, evaluate
 from flexiast.frontend import Frontend
+from flexiast.networks import TorchClassifier, load_model
 from flexiast.spec import parse_patches
-from flexiast.training.trainer import TorchClassifier, load_model
 from flexiast_export.to_onnx import export_onnx
 from flexiast_export.verify import VerificationData
 from flexiast_runtime.catalog import CHECKPOINT, find_checkpoint

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from flexiast.arrays import Float
 from flexiast.errors import ModelError
 from flexiast.extras import require
 from flexiast.files import write_atomically
@@ -29,7 +30,7 @@ class Checkpoint:
     """A spec, the weights it describes, and what is known of their making (data, seed, metrics, versions)."""
 
     spec: Spec
-    weights: dict[str, NDArray[np.float32]]
+    weights: dict[str, Float]
     info: dict[str, Any] = field(default_factory=dict)
 
 
@@ -144,7 +145,7 @@ def weights_sha256(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _half(path: Path, name: str, value: NDArray[np.float32]) -> NDArray[np.float16]:
+def _half(path: Path, name: str, value: Float) -> NDArray[np.float16]:
     if np.abs(value).max() > np.finfo(np.float16).max:
         raise ModelError(f"{path}: {name} holds values beyond float16's 65,504; save it in float32")
     return value.astype(np.float16)

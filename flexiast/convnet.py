@@ -1,6 +1,6 @@
 """A convolutional teacher: it learns from two dozen clips a label, where a transformer needs hundreds.
 
-It is trained like any model (``size = "convnet"``), is as dear at every patch size, and exists to be a ``--teacher``.
+It is trained like any model (``size = "convnet"``), costs the same at every patch size, and serves as a ``--teacher``.
 VGG-like, after PANNs (arXiv 1912.10211): pairs of 3 × 3 convolutions between halvings, then the mean over mel bins and
 the mean plus maximum over time. Importing this module needs torch.
 """

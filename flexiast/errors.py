@@ -6,9 +6,10 @@ with, so a script can tell a bad file from a missing microphone without reading 
 
 from __future__ import annotations
 
-import unicodedata
 from enum import IntEnum
 from typing import ClassVar
+
+from flexiast.text import printable
 
 
 class ExitCode(IntEnum):
@@ -37,45 +38,6 @@ class ExitCode(IntEnum):
     """Ended by Ctrl-C, after everything was flushed."""
     TERMINATED = 143
     """Ended by SIGTERM before its end; `listen`, which has none of its own, ends with 0 once it has begun."""
-
-
-CONTROLS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode categories of what steers a terminal or reader, or cannot be shown."""
-JOINERS = frozenset("\u200c\u200d")
-"""ZWNJ and ZWJ: between two characters they belong to how these are written, in Persian, Hindi and emoji."""
-
-
-def has_controls(text: str) -> bool:
-    """Whether it holds characters that `printable` would write out, or line ends."""
-    return "\n" in text or printable(text) != text
-
-
-def printable(text: str) -> str:
-    """The text with control characters written out, so that a path or label cannot steer a terminal; line ends stay.
-
-    A joiner inside a word stays too. Alone, doubled, at an end or in plain ASCII it only makes two texts look the same.
-    """
-    return "".join(
-        character
-        if character == "\n" or unicodedata.category(character) not in CONTROLS or _joins(text, place)
-        else repr(character)[1:-1]
-        for place, character in enumerate(text)
-    )
-
-
-def _joins(text: str, place: int) -> bool:
-    beside = text[place - 1 : place] + text[place + 1 : place + 2]  # empty before the first
-    return text[place] in JOINERS and len(beside) == 2 and not beside.isascii() and all(map(_is_written, beside))
-
-
-def _is_written(character: str) -> bool:
-    """A letter, mark, digit or symbol."""
-    return unicodedata.category(character)[0] in "LMNS"
-
-
-def printable_line(text: str) -> str:
-    """Printable text whose line ends are written out too."""
-    return printable(text).replace("\n", "\\n")
 
 
 class FlexiastError(Exception):

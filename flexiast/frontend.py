@@ -10,11 +10,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Double, Float
 from flexiast.spec import LOG_FLOOR, FrontendSpec
-
-Float = NDArray[np.float32]
 
 CHUNK_FRAMES = 64
 """Frames transformed at once: 64 × 512 float32 stay in a second-level cache."""
@@ -131,15 +129,15 @@ def mel_filters(spec: FrontendSpec) -> Float:
     return filters
 
 
-def mel_centres_hz(spec: FrontendSpec) -> NDArray[np.float64]:
+def mel_centres_hz(spec: FrontendSpec) -> Double:
     """Where each filter peaks [mels]."""
     return 700.0 * np.expm1(_mel_edges(spec)[1:-1] / 1127.0)
 
 
-def _mel_edges(spec: FrontendSpec) -> NDArray[np.float64]:
+def _mel_edges(spec: FrontendSpec) -> Double:
     """Where the filters begin, peak and end, in mel [mels + 2]."""
     return np.linspace(_mel(spec.low_hz), _mel(spec.high_hz), spec.mel_bins + 2)
 
 
-def _mel(hz: float | NDArray[np.float64]) -> NDArray[np.float64]:
+def _mel(hz: float | Double) -> Double:
     return 1127.0 * np.log1p(np.asarray(hz) / 700.0)

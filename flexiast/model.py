@@ -48,7 +48,7 @@ class FlexiAST(nn.Module):
         tokens = torch.cat((prefix.expand(len(tokens), -1, -1), tokens), dim=1)
         for block in self.blocks[:-1]:
             tokens = block(tokens)
-        pooled = self.norm(self.blocks[-1](tokens, asking=len(prefix))).mean(dim=1)
+        pooled = self.norm(self.blocks[-1](tokens, queries=len(prefix))).mean(dim=1)
         if self.spec.network.head_norm:
             pooled = self.head_norm(pooled)
         logits: Tensor = self.head(pooled)
@@ -105,12 +105,12 @@ def sinusoids(rows: int, columns: int, width: int) -> Tensor:
     count = -(-width // 4)
     rates = 64 ** (-torch.arange(count) / count)
 
-    def along(length: int) -> Tensor:
+    def encode_axis(length: int) -> Tensor:
         angles = torch.arange(length)[:, None] * rates
         return 2**0.5 * torch.cat((angles.sin(), angles.cos()), dim=1)
 
     shape = (rows, columns, 2 * count)
-    both = torch.cat((along(rows)[:, None].expand(shape), along(columns)[None].expand(shape)), dim=2)
+    both = torch.cat((encode_axis(rows)[:, None].expand(shape), encode_axis(columns)[None].expand(shape)), dim=2)
     return both[..., :width]
 
 
@@ -157,8 +157,8 @@ class Block(nn.Module):
         for linear in (self.projection, self.contract):  # the residual stream keeps its variance at any depth
             linear.weight.data *= (linear.in_features / width * 2 * spec.network.depth) ** -0.5
 
-    def forward(self, tokens: Tensor, asking: int | None = None) -> Tensor:
-        """Tokens [batch, tokens, width] → the first ``asking`` of them [batch, asking, width], all by default.
+    def forward(self, tokens: Tensor, queries: int | None = None) -> Tensor:
+        """Tokens [batch, tokens, width] → the first ``queries`` of them [batch, queries, width], all by default.
 
         All of them answer with keys and values, so those that ask become what they would among all.
         """
@@ -166,10 +166,10 @@ class Block(nn.Module):
         heads = self.heads, width // self.heads  # no -1: a rank's share of a step may have no clips
         normed = self.norm1(tokens)
         weights, biases = (torch.tensor_split(part, (width,)) for part in (self.qkv.weight, self.qkv.bias))
-        q = F.linear(normed[:, :asking], weights[0], biases[0])
+        q = F.linear(normed[:, :queries], weights[0], biases[0])
         q = q.reshape(*q.shape[:2], *heads)
         k, v = F.linear(normed, weights[1], biases[1]).reshape(*normed.shape[:2], 2, *heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k, v).transpose(1, 2).flatten(2)
-        tokens = tokens[:, :asking] + self.projection(mixed)
+        tokens = tokens[:, :queries] + self.projection(mixed)
         hidden: Tensor = self.contract(F.gelu(self.expand(self.norm2(tokens))))
         return tokens + hidden

@@ -16,11 +16,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Double, Float
 from flexiast.spec import PatchSize, ResizeSpec, Spec
-
-Matrix = NDArray[np.float64]
 
 
 class Axis(NamedTuple):
@@ -31,7 +29,7 @@ class Axis(NamedTuple):
     patches: int
 
     @property
-    def centres(self) -> Matrix:
+    def centres(self) -> Double:
         """[patches], in bins or frames."""
         return np.arange(self.patches, dtype=np.float64) * self.stride + self.size / 2
 
@@ -39,20 +37,20 @@ class Axis(NamedTuple):
 class PatchMatrices(NamedTuple):
     """What a patch size is: base sizes stand in the second dimension."""
 
-    kernel_mels: Matrix
+    kernel_mels: Double
     """P_f [patch mels, base mels]"""
-    kernel_frames: Matrix
+    kernel_frames: Double
     """P_t [patch frames, base frames]"""
-    position_mels: Matrix
+    position_mels: Double
     """R_f [rows, base rows]"""
-    position_frames: Matrix
+    position_frames: Double
     """R_t [columns, base columns]"""
 
-    def kernel(self, kernel: NDArray[np.float32]) -> NDArray[np.float32]:
+    def kernel(self, kernel: Float) -> Float:
         """Kernel [width, base mels, base frames] → [width, patch mels, patch frames]."""
         return (self.kernel_mels @ kernel @ self.kernel_frames.T).astype(np.float32)
 
-    def positions(self, positions: NDArray[np.float32]) -> NDArray[np.float32]:
+    def positions(self, positions: Float) -> Float:
         """Positions [base rows, base columns, width] → [rows · columns, width], rows first."""
         grid = np.einsum("rb,cd,bdw->rcw", self.position_mels, self.position_frames, positions)
         return grid.reshape(-1, grid.shape[-1]).astype(np.float32)
@@ -75,12 +73,12 @@ def patch_matrices(spec: Spec, patch: PatchSize) -> PatchMatrices:
     return matrices
 
 
-def pi_resize_matrix(base: int, patch: int, resize: ResizeSpec) -> Matrix:
+def pi_resize_matrix(base: int, patch: int, resize: ResizeSpec) -> Double:
     """P = (Bᵀ)⁺ [patch, base] for one axis of the kernel."""
     return np.linalg.pinv(resize_matrix(base, patch, resize).T)
 
 
-def resize_matrix(source: int, target: int, resize: ResizeSpec) -> Matrix:
+def resize_matrix(source: int, target: int, resize: ResizeSpec) -> Double:
     """B [target, source]: resizing one axis, pixel centres aligned at the edges (``align_corners=False``).
 
     Equals ``torch.nn.functional.interpolate`` of mode bilinear or bicubic along that axis, with or without antialias.
@@ -102,7 +100,7 @@ def resize_matrix(source: int, target: int, resize: ResizeSpec) -> Matrix:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def position_matrix(base: Axis, patches: Axis) -> Matrix:
+def position_matrix(base: Axis, patches: Axis) -> Double:
     """R [patches, base patches]: the base grid sampled at the true centre of each patch, antialiased.
 
     Centres are in bins or frames, never stretched to fit, though the last patches of the two grids may end at
@@ -111,7 +109,7 @@ def position_matrix(base: Axis, patches: Axis) -> Matrix:
     return sampling_matrix(base, patches.centres, patches.stride)
 
 
-def sampling_matrix(base: Axis, centres: Matrix, stride: int) -> Matrix:
+def sampling_matrix(base: Axis, centres: Double, stride: int) -> Double:
     """[centres, base patches]: the base grid sampled at any centres, antialiased for patches of this stride.
 
     Linear interpolation where the stride is the base grid's or less. A centre beyond the reach of all patches, at an
@@ -130,11 +128,11 @@ def axes(spec: Spec, patch: PatchSize) -> tuple[Axis, Axis]:
     return Axis(patch.mels, stride.mels, rows), Axis(patch.frames, stride.frames, columns)
 
 
-def _triangle(x: Matrix) -> Matrix:
+def _triangle(x: Double) -> Double:
     return np.maximum(1 - np.abs(x), 0)
 
 
-def _keys(x: Matrix, a: float) -> Matrix:
+def _keys(x: Double, a: float) -> Double:
     """Cubic convolution kernel (Keys 1981) with slope ``a`` at 1."""
     x = np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
@@ -142,9 +140,9 @@ def _keys(x: Matrix, a: float) -> Matrix:
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
-def _keys_half(x: Matrix) -> Matrix:
+def _keys_half(x: Double) -> Double:
     return _keys(x, -0.5)  # torch and PIL with antialias
 
 
-def _keys_three_quarters(x: Matrix) -> Matrix:
+def _keys_three_quarters(x: Double) -> Double:
     return _keys(x, -0.75)  # torch without

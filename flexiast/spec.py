@@ -24,7 +24,8 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from flexiast.errors import UsageError, has_controls
+from flexiast.errors import UsageError
+from flexiast.text import has_controls
 
 MAX_TOKENS = 8192
 """Patches of 4 × 4 on ten seconds make 8,000; attention over more would take gigabytes."""
@@ -264,7 +265,7 @@ class Spec(Value):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_the_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _omit_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = serialize(self)
         if not self.nothing_class:  # specs from before have no such field, and stay the same to the byte
             del document["nothing_class"]

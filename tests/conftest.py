@@ -159,7 +159,7 @@ def tiny_checkpoint(tiny_spec: Spec) -> Checkpoint:
 def tiny_source(tiny_checkpoint: Checkpoint) -> Classifier:
     """The PyTorch model of the tiny checkpoint: the second implementation of every engine."""
     torch = pytest.importorskip("torch", reason="engines are compared with the PyTorch model")
-    from flexiast.training.trainer import TorchClassifier, load_model
+    from flexiast.networks import TorchClassifier, load_model
 
     torch.set_num_threads(1)
     return TorchClassifier(load_model(tiny_checkpoint))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from benchmarks.events import NOISE_RMS, SHARE, Counts, Sound, audible, count, fit, halves, mix, pairs
-from flexiast.data.dataset import Clip, Dataset
+from flexiast.data.clips import Clip, Dataset
 
 Float = NDArray[np.float32]
 SOUNDS = st.lists(

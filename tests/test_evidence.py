@@ -21,10 +21,10 @@ from benchmarks.evidence.report import ABOUT, DOCS, RESULTS, report
 from benchmarks.evidence.sounds import measure
 from benchmarks.evidence.variants import VARIANTS
 from flexiast.model import FlexiAST
+from flexiast.networks import build_model
 from flexiast.spec import ALL_PATCHES, PatchSize, Spec
 from flexiast.training.batches import LogMels
 from flexiast.training.recipe import Augment, Recipe, Training
-from flexiast.training.trainer import build_model
 from flexiast.training.transfer import transfer_weights
 from flexiast_cli.app import app
 

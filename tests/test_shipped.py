@@ -14,8 +14,8 @@ from flexiast.checkpoint import load_checkpoint
 from flexiast.data.dataset import load_waveforms, read_dataset
 from flexiast.evaluation.evaluate import Windows, evaluate
 from flexiast.frontend import Frontend
+from flexiast.networks import TorchClassifier, load_model
 from flexiast.spec import PatchSize
-from flexiast.training.trainer import TorchClassifier, load_model
 from flexiast_cli.commands.demo.soundscape import RATE_HZ, SCENES, soundscape
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle, find_checkpoint, list_shipped

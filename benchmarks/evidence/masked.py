@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from flexiast.checkpoint import Checkpoint
 from flexiast.model import FlexiAST, patchify
+from flexiast.networks import weights_of
 from flexiast.patching import resize_matrix
 from flexiast.spec import PatchSize, Spec
 from flexiast.training.batches import Batches, LogMels
 from flexiast.training.recipe import Training
 from flexiast.training.sampling import plan
-from flexiast.training.trainer import schedule, weights_of
+from flexiast.training.trainer import schedule
 
 HIDDEN = 0.6
 """Share of the patches that are hidden."""

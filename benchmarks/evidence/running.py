@@ -14,14 +14,16 @@ from benchmarks.evidence.experiments import TASKS, Experiment
 from benchmarks.evidence.masked import masked_start
 from benchmarks.evidence.variants import VARIANTS
 from flexiast.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_sha256
-from flexiast.data.dataset import Dataset, load_waveforms, read_dataset
+from flexiast.data.clips import Dataset
+from flexiast.data.dataset import load_waveforms, read_dataset
 from flexiast.evaluation.evaluate import Windows, evaluate
 from flexiast.files import write_atomically
 from flexiast.frontend import Frontend
+from flexiast.networks import TorchClassifier, build_model, load_model, weights_of
 from flexiast.spec import PatchSize, Spec
 from flexiast.training.batches import LogMels
 from flexiast.training.journal import Journal
-from flexiast.training.trainer import TorchClassifier, Trainer, build_model, load_model, make_spec, weights_of
+from flexiast.training.trainer import Trainer, make_spec
 from flexiast_runtime.catalog import find_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]

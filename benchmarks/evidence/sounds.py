@@ -14,8 +14,8 @@ from flexiast.checkpoint import load_checkpoint
 from flexiast.data.dataset import read_dataset
 from flexiast.evaluation.evaluate import evaluate
 from flexiast.files import write_atomically
+from flexiast.networks import TorchClassifier, load_model
 from flexiast.spec import PatchSize, parse_patches
-from flexiast.training.trainer import TorchClassifier, load_model
 
 SIZES = parse_patches("8,12,16,20,24,30,32,40,48,56")
 

@@ -19,9 +19,9 @@ from flexiast.checkpoint import Checkpoint, load_checkpoint
 from flexiast.data.dataset import read_dataset
 from flexiast.evaluation.evaluate import classify, score
 from flexiast.files import write_atomically
+from flexiast.networks import TorchClassifier, build_model, load_model, weights_of
 from flexiast.spec import FrontendSpec, PatchSize, Spec
 from flexiast.training.journal import surroundings
-from flexiast.training.trainer import TorchClassifier, build_model, load_model, weights_of
 from flexiast_export.to_onnx import export_onnx
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.ort import load_engines

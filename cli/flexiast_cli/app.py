@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from flexiast import __version__
-from flexiast.errors import ExitCode, FlexiastError, printable
+from flexiast.errors import ExitCode, FlexiastError
+from flexiast.text import printable
 from flexiast_cli.commands import config, engines
 from flexiast_cli.commands.calibrate.command import calibrate
 from flexiast_cli.commands.classify.command import classify

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from flexiast.data.dataset import Dataset
+    from flexiast.data.clips import Dataset
     from flexiast.data.search import LeftOut, Search
     from flexiast.data.waveforms import Waveforms
     from flexiast.errors import DataError
@@ -68,7 +68,7 @@ def track(items: Iterable[T], action: str, console: Console) -> Iterable[T]:
 
 def print_left_out(folder: Path, left_out: LeftOut, console: Console) -> None:
     """One line, where something was left out."""
-    from flexiast.errors import printable
+    from flexiast.text import printable
 
     if reasons := str(left_out):
         console.print(printable(f"Left out of {folder}: {reasons}"), style="yellow", markup=False, soft_wrap=True)

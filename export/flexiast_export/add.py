@@ -6,22 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-from numpy.typing import NDArray
-
+from flexiast.arrays import Float
 from flexiast.errors import UsageError
 from flexiast.manifest import PRECISIONS, Manifest, Precision, read_manifest
 from flexiast.spec import PatchSize, Spec
-from flexiast_export.bundle import add_file, check_place, stage_bundle
 from flexiast_export.embedding import Weights, tokens, unpack
 from flexiast_export.graph import check_opset
-from flexiast_export.to_onnx import Progress, add_embedder, draft_variant, finish, verify_variants
+from flexiast_export.publish import check_place, stage_bundle
 from flexiast_export.verify import MAX_DROP, Comparison, VerificationData
+from flexiast_export.writer import BundleWriter, Progress
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.ort import OrtEngine, load_engines
 from flexiast_runtime.inference.selfcheck import verify_bundle
-
-Float = NDArray[np.float32]
 
 
 def highest_precision(manifest: Manifest) -> Precision:
@@ -104,18 +100,11 @@ def add_sizes(
     against = None if best == "fp32" else best
     comparison = Comparison(Reference(bundle, weights), sounds or VerificationData(spec), max_drop, against)
     place, force = _place(bundle, output, force=force)
-    with stage_bundle(place, force=force) as stage:
+    with stage_bundle(place, force=force) as folder:
         if read_manifest(bundle.folder) != old:
             raise UsageError(f"{bundle.folder} was replaced meanwhile; add the sizes again")
-        kept = [add_file(stage, entry.name, bundle.read(entry.name)) for entry in old.files if entry.name != old.golden]
-        added = {patch: add_embedder(stage, spec, weights, patch, old.opset) for patch in new}
-        files = (*kept, *added.values(), add_file(stage, old.golden, b""))
-        drafts = [
-            draft_variant(spec, patch, precision, entry.name, old.measured.get(str(patch)))
-            for precision in old.precisions
-            for patch, entry in added.items()
-        ]
-        draft = old.model_copy(update={"variants": (*old.variants, *drafts), "files": files})
-        measured = verify_variants(stage, draft, drafts, comparison, progress)
-        golden = bundle.arrays(old.golden) | comparison.golden(new)
-        return finish(stage, draft, (*old.variants, *measured), golden)
+        writer = BundleWriter(folder, old)
+        writer.copy_files(bundle)
+        comparison.check(writer.measure(writer.add_patches(weights, new), comparison, progress))
+        writer.add_golden(bundle.arrays(old.golden) | comparison.golden(new))
+        return writer.finish()

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.manifest import Precision
 
 if TYPE_CHECKING:
     from flexiast_export.graph import Graph
-
-Float = NDArray[np.float32]
 
 
 class Arithmetic(Protocol):

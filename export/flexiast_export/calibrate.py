@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.errors import UsageError
 from flexiast.evaluation.calibration import best_temperature, calibration_error, negative_log_likelihood
 from flexiast.evaluation.evaluate import Windows, classify
 from flexiast.frontend import Frontend
-from flexiast.manifest import MANIFEST, Manifest, Variant, read_manifest
-from flexiast_export.bundle import add_file, stage_bundle
+from flexiast.manifest import Manifest, Variant, read_manifest
+from flexiast_export.publish import stage_bundle
+from flexiast_export.writer import BundleWriter, Progress
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.detection.framer import Framer
 from flexiast_runtime.detection.listener import Settings
@@ -22,9 +23,6 @@ from flexiast_runtime.detection.smoothing import Smoother
 from flexiast_runtime.inference.engine import label_scores, scores
 from flexiast_runtime.inference.ort import load_engines
 from flexiast_runtime.inference.selfcheck import verify_bundle
-
-Float = NDArray[np.float32]
-Progress = Callable[[Iterable[Variant]], Iterable[Variant]]
 
 
 @dataclass(frozen=True)
@@ -110,11 +108,9 @@ def publish(
     old = bundle.manifest
     verify_bundle(bundle)
     draft = old.model_copy(update={"variants": tuple(variants), "thresholds": dict(thresholds)})
-    manifest = Manifest.model_validate_json(draft.model_dump_json())  # what a reader would refuse is not published
-    with stage_bundle(output, force=force or output.absolute() == bundle.folder.absolute()) as stage:
+    with stage_bundle(output, force=force or output.absolute() == bundle.folder.absolute()) as folder:
         if read_manifest(bundle.folder) != old:
             raise UsageError(f"{bundle.folder} was replaced meanwhile; calibrate it again")
-        for entry in old.files:
-            add_file(stage, entry.name, bundle.read(entry.name))
-        add_file(stage, MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True).encode())
-    return manifest
+        writer = BundleWriter(folder, draft)
+        writer.copy_files(bundle)
+        return writer.finish()

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.checkpoint import weight_shapes
 from flexiast.errors import ModelError, VerificationError
 from flexiast.frontend import Frontend
@@ -16,7 +16,6 @@ from flexiast.patching import patch_matrices
 from flexiast.spec import PatchSize, Spec
 from flexiast_runtime.bundle import Bundle
 
-Float = NDArray[np.float32]
 Weights = Mapping[str, Float]
 
 EMBEDDING = "embedding.npz"

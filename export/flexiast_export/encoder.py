@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.checkpoint import Checkpoint
 from flexiast.manifest import OPSET
 from flexiast_export.arithmetic import FLOAT32, Arithmetic
@@ -21,7 +21,6 @@ from flexiast_export.graph import Graph
 if TYPE_CHECKING:
     import onnx
 
-Float = NDArray[np.float32]
 
 GELU = 20
 """The opset that has it as one operator."""

@@ -1,4 +1,4 @@
-"""What the engines of a bundle make of hours of background, as listening would hear it; at every size in one pass."""
+"""False alarms of a bundle's engines in hours of background, as in listening; every size is scored in one pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flexiast.data.background import Stretch, Stretches
 from flexiast.errors import DataError, UsageError
@@ -26,12 +25,10 @@ from flexiast_runtime.detection.smoothing import Smoother
 from flexiast_runtime.inference.engine import label_scores
 from flexiast_runtime.inference.ort import load_engines
 
-Float = NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class Background:
-    """Hours of background, heard at every size."""
+    """Scores of hours of background at every size."""
 
     hours: float
     traces: dict[PatchSize, list[Trace]]
@@ -53,7 +50,7 @@ class SizeBudget(Value):
     """False alarms of all labels together, with the bundle's own thresholds"""
     after: int
     at_most_per_hour: float
-    """What the rate is below, with 90 % confidence"""
+    """Upper bound of the rate, with 90 % confidence."""
     kept: bool
     """Whether that is within the budget"""
 
@@ -77,9 +74,9 @@ def keep_budget(
     chosen_on, held_back = halves(sources)
     if not len(chosen_on) or not len(held_back):
         raise DataError("the background is too short to be halved; give several recordings, or one of a minute or more")
-    first, second = (hear_background(bundle, variants, half, progress) for half in (chosen_on, held_back))
+    first, second = (score_background(bundle, variants, half, progress) for half in (chosen_on, held_back))
     own = [variant for variant in manifest.variants if variant.precision == default]
-    began = second if own == variants else hear_background(bundle, own, held_back, progress)
+    baseline = second if own == variants else score_background(bundle, own, held_back, progress)
     rules = EventRules(label_thresholds=manifest.thresholds, size_thresholds=manifest.size_thresholds)
     labels = manifest.spec.labels
     found = []
@@ -87,7 +84,7 @@ def keep_budget(
         patch = variant.patch_size
         most = most_events(first.hours, per_hour) or 0
         thresholds = thresholds_for(first.traces[patch], most, EventRules.release)
-        before = sum(began.events(patch, rules.thresholds(labels, patch).tolist()))
+        before = sum(baseline.events(patch, rules.thresholds(labels, patch).tolist()))
         after = sum(second.events(patch, thresholds))
         if after > max(before, per_hour * second.hours):
             raise UsageError(
@@ -124,7 +121,7 @@ def halves(sources: Iterable[Stretches]) -> tuple[Stretches, Stretches]:
     return Stretches(tuple(first), rate_hz), Stretches(tuple(second), rate_hz)
 
 
-def hear_background(
+def score_background(
     bundle: Bundle,
     variants: Sequence[Variant],
     stretches: Stretches,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.checkpoint import Checkpoint
 from flexiast.errors import UsageError
 from flexiast.extras import require
@@ -117,9 +118,7 @@ def check_opset(opset: int) -> int:
     return opset
 
 
-def embedder(
-    spec: Spec, weights: Mapping[str, NDArray[np.float32]], patch: PatchSize, opset: int = OPSET
-) -> onnx.ModelProto:
+def embedder(spec: Spec, weights: Mapping[str, Float], patch: PatchSize, opset: int = OPSET) -> onnx.ModelProto:
     """Features [batch, window_frames, mels] → tokens [batch, tokens, width], prefix first, positions added.
 
     Its metadata names no versions, so that one made on a device equals one made from the checkpoint, to the byte.
@@ -143,7 +142,7 @@ def embedder(
     )
 
 
-def _side_by_side(graph: Graph, spec: Spec, patch: PatchSize, kernel: NDArray[np.float32]) -> str:
+def _side_by_side(graph: Graph, spec: Spec, patch: PatchSize, kernel: Float) -> str:
     """Patches cut by reshaping, times the kernel [width, patch mels, patch frames]; zeros where the prefix stands."""
     frontend, (rows, columns) = spec.frontend, spec.grid(patch)
     padding = [0, 0, 0, 0, columns * patch.frames - frontend.window_frames, rows * patch.mels - frontend.mel_bins]
@@ -161,7 +160,7 @@ def _side_by_side(graph: Graph, spec: Spec, patch: PatchSize, kernel: NDArray[np
     return _with_room(graph, spec, graph.node("MatMul", x, turned))
 
 
-def _embed_overlapping(graph: Graph, spec: Spec, patch: PatchSize, kernel: NDArray[np.float32]) -> str:
+def _embed_overlapping(graph: Graph, spec: Spec, patch: PatchSize, kernel: Float) -> str:
     """The same where patches overlap: a strided convolution, which takes whole patches only."""
     stride = spec.stride(patch)
     x = graph.node("Unsqueeze", "features", graph.weight("channel_axis", np.array([1], np.int64)))

@@ -7,8 +7,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.checkpoint import Checkpoint
 from flexiast.errors import VerificationError
 from flexiast.extras import require
@@ -22,7 +22,6 @@ from flexiast_export.graph import Graph
 if TYPE_CHECKING:
     import onnxruntime
 
-Float = NDArray[np.float32]
 Ranges = dict[str, float]
 
 BATCH = 16

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 import flexiast
+from flexiast.arrays import Float
 from flexiast.checkpoint import Checkpoint, weights_sha256
 from flexiast.errors import ModelError, UsageError, VerificationError
 from flexiast.evaluation.evaluate import Classifier
 from flexiast.extras import require
-from flexiast.manifest import MANIFEST, OPSET, Encoder, FileEntry, Manifest, Parity, Precision, Variant
-from flexiast.spec import PatchSize, Spec
-from flexiast_export.bundle import add_file, check_place, stage_bundle
-from flexiast_export.embedding import EMBEDDING, Weights, npz, pack
+from flexiast.manifest import OPSET, Encoder, Manifest, Precision
+from flexiast.spec import PatchSize
+from flexiast_export.embedding import EMBEDDING, pack
 from flexiast_export.encoder import encoder
-from flexiast_export.graph import check_opset, embedder
+from flexiast_export.graph import check_opset
+from flexiast_export.publish import check_place, stage_bundle
 from flexiast_export.quantize import (
     Ranges,
     arithmetic,
@@ -29,12 +27,8 @@ from flexiast_export.quantize import (
     input_ranges,
     rank_by_sensitivity,
 )
-from flexiast_export.verify import MAX_DROP, TOLERANCE, Comparison, VerificationData
-from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.inference.ort import load_engines
-
-Float = NDArray[np.float32]
-Progress = Callable[[Iterable[Variant]], Iterable[Variant]]
+from flexiast_export.verify import MAX_DROP, Comparison, VerificationData
+from flexiast_export.writer import BundleWriter, Progress
 
 GOLDEN = "golden.npz"
 
@@ -68,19 +62,22 @@ def export_onnx(
     check_export(checkpoint, patches, output, precisions=precisions, opset=opset, calibrated=calibrated, force=force)
     patches = tuple(dict.fromkeys(patches))
     comparison = Comparison(source, sounds or VerificationData(checkpoint.spec), max_drop)
-    with stage_bundle(output, force=force) as stage:
-        writer = _Encoders(checkpoint, opset, calibration, patches)
-        draft = _draft(checkpoint, patches, tuple(dict.fromkeys(precisions)), writer, stage)
-        measured = _measure_variants(stage, draft, draft.variants, comparison, progress)
-        for precision in draft.precisions:
+    with stage_bundle(output, force=force) as folder:
+        writer = BundleWriter(folder, _draft_manifest(checkpoint, opset))
+        encoders = _Encoders(checkpoint, opset, calibration, patches)
+        for precision in dict.fromkeys(precisions):
+            encoders.write(writer, precision)
+        writer.add_file(EMBEDDING, pack(checkpoint.spec, checkpoint.weights))
+        writer.measure(writer.add_patches(checkpoint.weights, patches), comparison, progress)
+        for precision in writer.manifest.precisions:
             try:
-                comparison.check(variant for variant in measured if variant.precision == precision)
+                comparison.check(writer.variants(precision))
             except VerificationError as error:
                 if precision not in {"int8", "int8-static"}:
                     raise
-                draft, better = _with_float_layers(stage, draft, precision, writer, comparison, error)
-                measured = [*(variant for variant in measured if variant.precision != precision), *better]
-        return finish(stage, draft, measured, comparison.golden(patches))
+                _leave_layers_in_float(writer, encoders, precision, comparison, error)
+        writer.add_golden(comparison.golden(patches))
+        return writer.finish()
 
 
 def check_export(
@@ -123,21 +120,18 @@ class _Encoders:
             self._ranges = input_ranges(self.checkpoint, self._calibration, self._patches)
         return encoder(self.checkpoint, arithmetic(precision, self._ranges, keep_float), self.opset, versions())
 
-    def add(
-        self, stage: Path, precision: Precision, keep_float: frozenset[str] = frozenset()
-    ) -> tuple[Encoder, FileEntry]:
-        """Write the file into the stage and describe it."""
+    def write(self, writer: BundleWriter, precision: Precision, keep_float: frozenset[str] = frozenset()) -> None:
+        """Add the encoder to a bundle, with these layers left in float."""
         graph = self.graph(precision, keep_float)
         calibration = self._calibration if precision == "int8-static" else None
-        entry = add_file(stage, encoder_file(precision), graph.SerializeToString())
-        described = Encoder(
-            file=entry.name,
+        encoder = Encoder(
+            file=encoder_file(precision),
             quantized_layers=count_quantized(graph, precision),
             float_layers=tuple(sorted(keep_float)),
             calibration_windows=0 if calibration is None else len(calibration),
             calibration_sha256=None if calibration is None else features_sha256(calibration),
         )
-        return described, entry
+        writer.add_encoder(precision, encoder, graph)
 
 
 def versions() -> dict[str, str]:
@@ -146,119 +140,44 @@ def versions() -> dict[str, str]:
     return tools | {"flexiast": flexiast.__version__}
 
 
-def finish(stage: Path, draft: Manifest, variants: Sequence[Variant], golden: dict[str, Float]) -> Manifest:
-    """Write golden file and manifest; the manifest comes last."""
-    draft = with_file(draft, add_file(stage, draft.golden, npz(golden)))
-    # As given, and validated: what a reader would refuse is not published.
-    manifest = Manifest.model_validate_json(draft.model_copy(update={"variants": tuple(variants)}).model_dump_json())
-    add_file(stage, MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True).encode())
-    return manifest
-
-
-def with_file(manifest: Manifest, entry: FileEntry) -> Manifest:
-    """The manifest with this file, in place of one of that name."""
-    files = [entry if other.name == entry.name else other for other in manifest.files]
-    return manifest.model_copy(update={"files": tuple(files)})
-
-
-def _measure_variants(
-    stage: Path, draft: Manifest, variants: Sequence[Variant], comparison: Comparison, progress: Progress = iter
-) -> list[Variant]:
-    bundle, patches = Bundle(stage, draft), tuple(dict.fromkeys(variant.patch_size for variant in variants))
-    engines = {
-        precision: load_engines(bundle, patches, precision)
-        for precision in dict.fromkeys(variant.precision for variant in variants)
-    }
-    return [comparison.verify_variant(engines[variant.precision], variant) for variant in progress(variants)]
-
-
-def verify_variants(
-    stage: Path, draft: Manifest, variants: Sequence[Variant], comparison: Comparison, progress: Progress = iter
-) -> list[Variant]:
-    """The variants with their figures; raises VerificationError for one that is too far from the source."""
-    measured = _measure_variants(stage, draft, variants, comparison, progress)
-    comparison.check(measured)
-    return measured
-
-
-def _with_float_layers(
-    stage: Path,
-    draft: Manifest,
-    precision: Precision,
-    writer: _Encoders,
-    comparison: Comparison,
-    error: VerificationError,
-) -> tuple[Manifest, list[Variant]]:
+def _leave_layers_in_float(
+    writer: BundleWriter, encoders: _Encoders, precision: Precision, comparison: Comparison, error: VerificationError
+) -> None:
     """Leave 1, 2, 4 … of the most sensitive layers in float until the engines pass.
 
-    Raises the last VerificationError when a single quantised layer spoils them still.
+    Raises the last VerificationError if they still fail with a single quantised layer.
     """
     ranked = rank_by_sensitivity(
-        writer.checkpoint, comparison.sounds.features, draft.patches, lambda kept: writer.graph(precision, kept)
+        encoders.checkpoint,
+        comparison.sounds.features,
+        writer.manifest.patches,
+        lambda kept: encoders.graph(precision, kept),
     )
-    variants = [variant for variant in draft.variants if variant.precision == precision]
     for count in float_counts(len(ranked)):
-        described, entry = writer.add(stage, precision, frozenset(ranked[:count]))
-        draft = with_file(draft.model_copy(update={"encoders": draft.encoders | {precision: described}}), entry)
+        encoders.write(writer, precision, frozenset(ranked[:count]))
+        measured = writer.measure(writer.variants(precision), comparison)
         try:
-            return draft, verify_variants(stage, draft, variants, comparison)
+            return comparison.check(measured)
         except VerificationError as worse:
             error = worse
     raise error
 
 
-def _draft(
-    checkpoint: Checkpoint,
-    patches: Sequence[PatchSize],
-    precisions: Sequence[Precision],
-    writer: _Encoders,
-    stage: Path,
-) -> Manifest:
-    """Write the graphs; the manifest returned names them but is not yet measured and not yet written."""
-    spec, weights = checkpoint.spec, checkpoint.weights
+def _draft_manifest(checkpoint: Checkpoint, opset: int) -> Manifest:
+    """What is known before any file is written; not yet valid, since it lists no engines."""
     validation = checkpoint.info.get("validation", [])
     measured = {
         result["patch_size"]: result.get("accuracy", result.get("mean_average_precision")) for result in validation
     }
-    encoders = {precision: writer.add(stage, precision) for precision in precisions}
-    embedders = {patch: add_embedder(stage, spec, weights, patch, writer.opset) for patch in patches}
-    return Manifest(
-        spec=spec,
-        opset=writer.opset,
-        encoders={precision: described for precision, (described, _) in encoders.items()},
+    return Manifest.model_construct(
+        spec=checkpoint.spec,
+        opset=opset,
+        encoders={},
         golden=GOLDEN,
         embedding=EMBEDDING,
         measured=measured,
-        variants=tuple(
-            draft_variant(spec, patch, precision, entry.name, measured.get(str(patch)))
-            for precision in precisions
-            for patch, entry in embedders.items()
-        ),
-        files=(
-            *(entry for _, entry in encoders.values()),
-            add_file(stage, EMBEDDING, pack(spec, weights)),
-            add_file(stage, GOLDEN, b""),
-            *embedders.values(),
-        ),
+        variants=(),
+        files=(),
         source_sha256=weights_sha256(checkpoint),
         versions=versions(),
-    )
-
-
-def add_embedder(stage: Path, spec: Spec, weights: Weights, patch: PatchSize, opset: int) -> FileEntry:
-    return add_file(stage, f"embed-{patch}.onnx", embedder(spec, weights, patch, opset).SerializeToString())
-
-
-def draft_variant(
-    spec: Spec, patch: PatchSize, precision: Precision, embedder_file: str, metric: float | None
-) -> Variant:
-    """A variant whose parity is not yet measured."""
-    return Variant(
-        patch_size=patch,
-        precision=precision,
-        embedder=embedder_file,
-        tokens=spec.tokens(patch),
-        gmac=spec.gmac(patch),
-        parity=Parity(inputs=1, real_inputs=0, max_abs_error=0.0, tolerance=TOLERANCE, top1_agreement=1.0),
-        metric=metric,
     )

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.errors import VerificationError
 from flexiast.evaluation.evaluate import Classifier, Windows, classify, score
 from flexiast.frontend import Frontend
@@ -15,8 +15,6 @@ from flexiast.manifest import Labelled, Parity, Precision, Variant
 from flexiast.spec import PatchSize, Spec
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.inference.selfcheck import golden_key
-
-Float = NDArray[np.float32]
 
 TOLERANCE = 1e-4
 """Largest difference of a float32 logit. Rounding in another order stays near 1e-6; a wrong weight is far above."""

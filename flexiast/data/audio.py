@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.data.decoder import AudioFile
 from flexiast.data.spliced import splice
 from flexiast.errors import DataError
@@ -35,7 +35,7 @@ class Part(NamedTuple):
     size: int
 
 
-def unreported(text: str) -> None:
+def ignore_message(text: str) -> None:
     """For a caller that has no place for what is wrong with a file."""
 
 
@@ -46,7 +46,7 @@ def open_audio(
     *,
     channel: int | None = None,
     keep_cut: bool = False,
-    say: Callable[[str], None] = unreported,
+    say: Callable[[str], None] = ignore_message,
 ) -> Iterator[AudioFile]:
     """The open file, or the one that lies at ``part`` of it; raises DataError, also for one that was cut short.
 
@@ -71,15 +71,15 @@ def open_audio(
             audio.close()
 
 
-def check_audio(path: Path, say: Callable[[str], None] = unreported) -> None:
+def check_audio(path: Path, say: Callable[[str], None] = ignore_message) -> None:
     """Raise DataError for a file that is no audio, was cut short or holds no samples; a block of it is decoded."""
     with open_audio(path, say=say) as audio:
         next(audio.blocks(BLOCK_FRAMES))
 
 
 def decode_audio(
-    path: Path, part: Part | None = None, say: Callable[[str], None] = unreported
-) -> tuple[NDArray[np.float32], int]:
+    path: Path, part: Part | None = None, say: Callable[[str], None] = ignore_message
+) -> tuple[Float, int]:
     """The whole file as mono [samples] in [-1, 1] and its rate in Hz; raises DataError. Channels are averaged."""
     with open_audio(path, part, say=say) as audio:
         blocks = [samples.mean(axis=1, dtype=np.float32) for samples in audio.blocks(BLOCK_FRAMES)]
@@ -87,8 +87,8 @@ def decode_audio(
 
 
 def read_audio(
-    path: Path, sample_rate_hz: int, part: Part | None = None, say: Callable[[str], None] = unreported
-) -> NDArray[np.float32]:
+    path: Path, sample_rate_hz: int, part: Part | None = None, say: Callable[[str], None] = ignore_message
+) -> Float:
     """The whole file as mono [samples] in [-1, 1] at ``sample_rate_hz``; raises DataError.
 
     Other rates are resampled by soxr at its high quality.
@@ -97,19 +97,12 @@ def read_audio(
 
     try:
         mono, rate = decode_audio(path, part, say)
-        waveform: NDArray[np.float32] = mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz)
+        waveform: Float = mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz)
     except MemoryError as error:
         raise DataError(f"{path} is too long for this machine's memory; cut it into parts") from error
     if not len(waveform):
         raise DataError(f"{path} is shorter than one sample at {sample_rate_hz:,} Hz; remove it")
     return waveform
-
-
-def find_audio(folder: Path) -> list[Path]:
-    """Audio files anywhere under a folder, sorted, as ``search.search_folder`` finds them."""
-    from flexiast.data.search import search_folder  # which imports this module
-
-    return list(search_folder(folder).files)
 
 
 def check_bad_files(errors: Sequence[DataError], files: int, *, skip_bad: bool | None) -> None:

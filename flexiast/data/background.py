@@ -12,20 +12,20 @@ from typing import NamedTuple, overload
 
 import numpy as np
 import soxr
-from numpy.typing import NDArray
 
-from flexiast.data.audio import BLOCK_FRAMES, Part, check_bad_files, find_audio, open_audio
-from flexiast.data.dataset import VALIDATION_SHARE, Clip
+from flexiast.arrays import Float
+from flexiast.data.audio import BLOCK_FRAMES, Part, check_bad_files, open_audio
+from flexiast.data.clips import Clip
+from flexiast.data.dataset import VALIDATION_SHARE
+from flexiast.data.search import find_audio
 from flexiast.errors import DataError
-
-Float = NDArray[np.float32]
 
 STRETCH_S = 20.0
 """Seconds read at once, up to twice as many: little enough to be cut anywhere soon, enough to make seeking cheap."""
 
 
 MOST_WINDOWS = 500
-"""Of background that are measured beside clips: what sounds seldom takes hours, and is calibration's part."""
+"""Windows of background that are measured with the validation clips. Rare sounds need hours: see `calibrate`."""
 
 
 class Stretch(NamedTuple):
@@ -104,8 +104,8 @@ class Chain(Sequence[Float]):
         raise IndexError(index)
 
 
-def divided(stretches: Stretches) -> tuple[Stretches, Stretches]:
-    """All but the last fifth, and that: what trains and what validates. Of one stretch nothing validates."""
+def split_stretches(stretches: Stretches) -> tuple[Stretches, Stretches]:
+    """The first four fifths, to train on, and the last, to validate on. A single stretch only trains."""
     held_back = max(1, round(VALIDATION_SHARE * len(stretches))) if len(stretches) > 1 else 0
     edge = len(stretches) - held_back
     first, last = stretches.stretches[:edge], stretches.stretches[edge:]
@@ -130,7 +130,8 @@ def stretches_of(
 ) -> tuple[Stretches, list[DataError]]:
     """Recordings as stretches of 20 to 40 s, shorter ones whole, and what was skipped and why.
 
-    Only headers are read here. All files are tried before a DataError lists the bad ones.
+    Every file is decoded once, to know its true length: headers may be wrong. All files are tried before a DataError
+    lists the bad ones.
     """
     found: list[Stretch] = []
     errors: list[DataError] = []
@@ -162,7 +163,7 @@ def _windows(stretch: Stretch, seconds: float) -> list[Stretch]:
 
 
 class _Cursor:
-    """A recording that is read from front to back: who asks for stretch after stretch has it decoded once.
+    """A recording that is read from front to back. Reading its stretches in order decodes it once.
 
     A header may lie about a file's length, so nothing seeks in it.
     """

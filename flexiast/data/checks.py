@@ -9,14 +9,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.data.audio import open_audio
-from flexiast.data.dataset import Clip, Dataset, preview
+from flexiast.data.clips import Clip, Dataset
 from flexiast.data.search import LeftOut
 from flexiast.errors import DataError
-
-Float = NDArray[np.float32]
+from flexiast.text import preview
 
 SILENT = 2 / 32768
 """Peak to peak: two steps of 16 bits hold no sound."""
@@ -99,7 +98,7 @@ def warnings_before_reading(dataset: Dataset) -> list[str]:
         notes.append(f"No validation clip of {preview(unknown)}: no figure tells whether it was learnt")
     if missing := [label for label in dataset.labels if val[label] and not train[label]]:
         notes.append(f"No training clip has {preview(missing)}: the model will not know it")
-    if both := _in_both(by_split["train"], by_split["val"]):
+    if both := _find_shared_files(by_split["train"], by_split["val"]):
         notes.append(
             f"{_count(len(both), 'file')} in both train and val, such as {both[0]}: "
             "validation figures are too good; leave each in one"
@@ -238,7 +237,7 @@ def _clips_by_label(clips: Iterable[Clip]) -> Counter[str]:
     return Counter(label for clip in clips for label in clip.labels)
 
 
-def _in_both(training: list[Clip], validation: list[Clip]) -> list[Path]:
+def _find_shared_files(training: list[Clip], validation: list[Clip]) -> list[Path]:
     """Files of validation clips that train too, under whatever name; clips of shards stand once."""
     known = {_identity(clip.path) for clip in training if clip.part is None} - {None}
     return [clip.path for clip in validation if clip.part is None and _identity(clip.path) in known]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from flexiast.data.dataset import LABEL_SEPARATOR, Clip
+from flexiast.data.clips import LABEL_SEPARATOR, Clip
 from flexiast.data.search import LeftOut, search_folder
 from flexiast.errors import DataError
 from flexiast.extras import require

@@ -7,92 +7,29 @@ import csv
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from flexiast.data.audio import Part, check_audio, check_bad_files, decode_audio, read_audio, unreported
+from flexiast.arrays import Double, Float
+from flexiast.data.audio import Part, check_audio, check_bad_files, decode_audio, ignore_message, read_audio
+from flexiast.data.clips import LABEL_SEPARATOR, Clip, Dataset
 from flexiast.data.layout import BACKGROUND, read_layout
 from flexiast.data.search import LeftOut, search_folder
 from flexiast.data.shards import INDEX, read_index
 from flexiast.data.waveforms import Waveforms, memory_budget
 from flexiast.errors import DataError
 from flexiast.spec import check_label
-
-LABEL_SEPARATOR = ";"
-"""Between the labels of one clip in a CSV: ``dog;rain``."""
+from flexiast.text import preview
 
 VALIDATION_SHARE = 0.2
 """Of each label's clips, where a data set has no split of its own."""
 
 HASHED = "a fifth of each label by path hash"
 """The split rule of such a data set."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One file of a data set, or one part of a shard."""
-
-    path: Path
-    labels: tuple[str, ...]
-    """None: background, in which nothing of interest sounds; such a clip may have any length."""
-    split: str
-    part: Part | None = None
-    """Where it lies, if ``path`` is a shard."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Clips and what they are labelled with."""
-
-    clips: tuple[Clip, ...]
-    labels: tuple[str, ...]
-    task: Literal["single", "multi"]
-    split_rule: str
-    """Where the split comes from, in words: it belongs beside every figure."""
-    hashed_from: Path | None = None
-    """Where train and val were parted by a hash of each path: the folder that the paths begin at."""
-    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
-    """By label, or "" for what has none: what the search of a folder did not take."""
-
-    def split(self, name: str) -> Dataset:
-        """The clips of one split; raises DataError when there are none."""
-        chosen = tuple(clip for clip in self.clips if clip.split == name)
-        if not chosen:
-            found = ", ".join(sorted({clip.split for clip in self.clips}))
-            hint = "; name some clips so, or leave the column out: a fifth of each label is then val"
-            raise DataError(f"no clip has split {name!r}; the data set has {found}{hint if name == 'val' else ''}")
-        return replace(self, clips=chosen, hashed_from=None)  # a part of a split is not split again
-
-    @property
-    def labelled(self) -> Dataset:
-        """Without the background."""
-        return replace(self, clips=tuple(clip for clip in self.clips if clip.labels))
-
-    @property
-    def background(self) -> tuple[Clip, ...]:
-        """The clips that have no label."""
-        return tuple(clip for clip in self.clips if not clip.labels)
-
-    def targets(self, labels: tuple[str, ...], *, nothing: bool = False) -> NDArray[np.float32]:
-        """[clips, labels], 1 where a clip has a label; raises DataError for a label that ``labels`` lacks.
-
-        With ``nothing``, for a model that answers so, one more column is 1 where a clip has none.
-        """
-        index = {label: column for column, label in enumerate(labels)}
-        targets = np.zeros((len(self.clips), len(labels)), np.float32)
-        for row, clip in enumerate(self.clips):
-            for label in clip.labels:
-                if label not in index:
-                    raise DataError(
-                        f"{clip.path} is labelled {label!r}, which the model does not know; it knows {preview(labels)}"
-                    )
-                targets[row, index[label]] = 1
-        return with_nothing(targets) if nothing else targets
 
 
 def read_dataset(data: Path, val_fold: str | None = None) -> Dataset:
@@ -152,7 +89,7 @@ def load_waveforms(
     skip_bad: bool | None = None,
     budget_bytes: int | None = None,
     progress: Callable[[Iterable[Clip]], Iterable[Clip]] = iter,
-    say: Callable[[str], None] = unreported,
+    say: Callable[[str], None] = ignore_message,
 ) -> tuple[Dataset, Waveforms, list[DataError]]:
     """The clips that can be read, their waveforms, and what was skipped and why; ``say`` is told of what is odd.
 
@@ -162,7 +99,7 @@ def load_waveforms(
     """
     budget = memory_budget() if budget_bytes is None else budget_bytes
     clips: list[Clip] = []
-    kept: list[NDArray[np.float32]] = []
+    kept: list[Float] = []
     errors: list[DataError] = []
     held = 0
     for clip in progress(dataset.clips):
@@ -180,7 +117,7 @@ def load_waveforms(
     return replace(dataset, clips=tuple(clips)), Waveforms(clips, sample_rate_hz, kept), errors
 
 
-def compute_balanced_weights(targets: NDArray[np.float32]) -> NDArray[np.float64]:
+def compute_balanced_weights(targets: Float) -> Double:
     """[clips, labels] of 0 and 1 → [clips] probabilities: the sum over a clip's labels of 1 / clips with that label.
 
     So rare labels are drawn about as often as common ones, as AST does on AudioSet (YuanGongND/ast,
@@ -192,24 +129,13 @@ def compute_balanced_weights(targets: NDArray[np.float32]) -> NDArray[np.float64
     return weights / weights.sum()
 
 
-def with_nothing(targets: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[clips, labels] → [clips, labels + 1]: the last is 1 where a clip has no label."""
-    return np.concatenate((targets, targets.max(axis=1, initial=0.0, keepdims=True) == 0), axis=1, dtype=np.float32)
-
-
-def preview(labels: Iterable[str], limit: int = 8) -> str:
-    """The first few labels, for messages."""
-    labels = list(labels)
-    return ", ".join(labels[:limit]) + (f" … ({len(labels)} in all)" if len(labels) > limit else "")
-
-
 def _read_folders(folder: Path) -> Dataset:
     layout = read_layout(folder)
     clips: list[Clip] = []
     left_out = defaultdict(LeftOut, {"": layout.left_out})
     for place in layout.folders:
         background = place.label == BACKGROUND
-        label = "" if background else _checked(place.label, place.path)
+        label = "" if background else _validate_label(place.label, place.path)
         found = search_folder(place.path)
         clips += [Clip(path, () if background else (label,), place.split) for path in found.files]
         left_out[label] += found.left_out if found else LeftOut(empty=(place.path,))
@@ -315,10 +241,10 @@ def _clip(csv_path: Path, number: int, row: dict[str, str | None]) -> Clip:
         )
     if labels == (BACKGROUND,):
         labels = ()
-    return Clip(csv_path.parent / name, tuple(_checked(label, csv_path) for label in labels), "")
+    return Clip(csv_path.parent / name, tuple(_validate_label(label, csv_path) for label in labels), "")
 
 
-def _checked(label: str, where: Path) -> str:
+def _validate_label(label: str, where: Path) -> str:
     try:
         return check_label(label)
     except ValueError as error:

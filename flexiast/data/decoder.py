@@ -1,7 +1,7 @@
 """One decoder for every command: an audio file from its first sample to its last, no more and no fewer.
 
-What a header claims is compared with what is there. A file that was cut short raises unless what is left is wanted;
-whatever else differs is reported once, in words.
+The header is compared with the content. A file that was cut short raises an error, unless the caller wants what is
+left of it. Every other difference is reported once.
 """
 
 from __future__ import annotations
@@ -13,25 +13,23 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.data.levels import Levels
 from flexiast.data.media import extra_hint, open_media
 from flexiast.data.spliced import splice
 from flexiast.data.structure import Layout, examine
 from flexiast.errors import DataError, FlexiastError
 
-Float = NDArray[np.float32]
-
 RATES_HZ = (1_000, 768_000)
 """Sample rates of audio; a file that claims another is damaged, and resampling it could fill the memory."""
 KINDS = "expected WAV, FLAC, Ogg, Opus, MP3 or AIFF"
 TOLERANCE_S = 0.05
-"""By so much an MP3's header may be wrong unreported: a frame or two."""
+"""An error of an MP3's header up to this, a frame or two, is not reported."""
 ENCODER_S = 0.3
-"""At most an MP3 encoder adds at both ends, which is not heard: 1,105 and some 1,152 samples, at 8 kHz"""
+"""Most that an MP3 encoder adds at both ends, which decoders remove: 1,105 and about 1,152 samples, at 8 kHz."""
 SALVAGE_FRAMES = 1024
-"""Read at once from a file that may break off"""
+"""Block size for a file that may break off: the block in which it does is lost."""
 
 
 class Decoder(Protocol):
@@ -75,7 +73,7 @@ def choose_decoder(source: bytes | BinaryIO, name: str) -> Decoder:
 class AudioFile:
     """An open audio file, mono or with all its channels; raises DataError however it is damaged.
 
-    ``say`` is given what else is wrong with it, each time with the file's name.
+    ``say`` receives each other fault as a message that begins with the file's name.
     """
 
     def __init__(
@@ -90,7 +88,7 @@ class AudioFile:
     ) -> None:
         """``path`` is what libsndfile may open by itself, if there is no more to it; ``channel`` counts from 1."""
         self._file, self._name, self._path, self._say, self._keep_cut = file, name, path, say, keep_cut
-        with self._named_errors("cannot be read as audio"):
+        with self._translate_errors("cannot be read as audio"):
             self._layout: Layout = examine(file)
         self._decoder = self._open(0)
         self.rate_hz: int = self._decoder.samplerate
@@ -124,7 +122,7 @@ class AudioFile:
 
     def _open(self, number: int) -> Decoder:
         pieces = self._layout.segments[number]
-        with self._named_errors("cannot be read as audio", KINDS + extra_hint(Path(self._name).suffix)):
+        with self._translate_errors("cannot be read as audio", KINDS + extra_hint(Path(self._name).suffix)):
             if pieces is None and self._path is not None:
                 return choose_decoder(self._path, self._name)
             if pieces is None:
@@ -139,33 +137,35 @@ class AudioFile:
                 try:
                     self._decoder = self._open(number)
                 except DataError as error:
-                    self._miss(f"its stream {number + 1} of {len(self._layout.segments)} cannot be read ({error})")
+                    self._refuse_or_report(
+                        f"its stream {number + 1} of {len(self._layout.segments)} cannot be read ({error})"
+                    )
                     continue
-            yield from self._converted(self._decoder, frames)
+            yield from self._convert(self._decoder, frames)
 
-    def _converted(self, decoder: Decoder, frames: int) -> Iterator[Float]:
+    def _convert(self, decoder: Decoder, frames: int) -> Iterator[Float]:
         import soxr
 
         same_rate, same_channels = decoder.samplerate == self.rate_hz, decoder.channels == self._all_channels
         resampler = None
         if not same_rate:
             resampler = soxr.ResampleStream(decoder.samplerate, self.rate_hz, self._all_channels, dtype="float32")
-        for block in self._decoded(decoder, frames):
+        for block in self._decode(decoder, frames):
             mix = block.mean(axis=1, keepdims=True, dtype=np.float32)
             samples = block if same_channels else np.repeat(mix, self._all_channels, axis=1)
             yield samples if resampler is None else resampler.resample_chunk(samples)
         if resampler is not None:
             yield resampler.resample_chunk(np.empty((0, self._all_channels), np.float32), last=True)
 
-    def _decoded(self, decoder: Decoder, frames: int) -> Iterator[Float]:
-        """What one stream holds, as long as it can be decoded."""
+    def _decode(self, decoder: Decoder, frames: int) -> Iterator[Float]:
+        """Blocks of one stream, as far as it can be decoded."""
         from flexiast.data.libsndfile import UNKNOWN_FRAMES
 
         size = min(frames, SALVAGE_FRAMES) if self._keep_cut else frames  # a block that breaks off is lost
         delivered = 0
         while True:
             try:
-                with self._named_errors("broke off while it was read"):
+                with self._translate_errors("broke off while it was read"):
                     block = decoder.read_block(size)
             except DataError as error:
                 if not self._keep_cut:
@@ -180,10 +180,12 @@ class AudioFile:
             self._say(f"{self._name} holds damaged MP3 frames; what is heard in their place may be noise")
         if self._layout.counted_s is None and delivered < decoder.frames < UNKNOWN_FRAMES:
             rate_hz = decoder.samplerate
-            self._miss(f"its header announces {decoder.frames / rate_hz:.2f} s, {delivered / rate_hz:.2f} s are there")
+            self._refuse_or_report(
+                f"its header announces {decoder.frames / rate_hz:.2f} s, {delivered / rate_hz:.2f} s are there"
+            )
 
     def _check_header(self, decoder: Decoder, channel: int | None) -> None:
-        """What can be told before anything is decoded."""
+        """Check what is known before anything is decoded."""
         if not RATES_HZ[0] <= self.rate_hz <= RATES_HZ[1]:
             raise DataError(
                 f"{self._name} claims {self.rate_hz:,} samples a second; expected {RATES_HZ[0]:,} to {RATES_HZ[1]:,}"
@@ -192,13 +194,13 @@ class AudioFile:
             raise DataError(f"{self._name} has no channel {channel}; give one from 1 to {decoder.channels}")
         layout = self._layout
         if not layout.ended:
-            self._miss("its last page is missing, so it was cut off or never finished")
+            self._refuse_or_report("its last page is missing, so it was cut off or never finished")
         if layout.announced_bytes is not None and layout.announced_bytes != layout.found_bytes:
             frames_per_byte = decoder.frames / layout.found_bytes if layout.found_bytes else 0.0
             announced_s = layout.announced_bytes * frames_per_byte / self.rate_hz
             found_s = decoder.frames / self.rate_hz
             if layout.announced_bytes > layout.found_bytes:
-                self._miss(
+                self._refuse_or_report(
                     f"its header announces {announced_s:.2f} s ({layout.announced_bytes:,} bytes of samples), "
                     f"{found_s:.2f} s ({layout.found_bytes:,} bytes) are there"
                 )
@@ -216,13 +218,13 @@ class AudioFile:
             )
 
     def _check_length(self, delivered: int) -> None:
-        """An MP3 whose frames were counted gives as many samples, but for what its encoder added at either end."""
-        counted_s, heard_s = self._layout.counted_s, delivered / self.rate_hz
-        if counted_s is not None and not counted_s - ENCODER_S <= heard_s <= counted_s + TOLERANCE_S:
-            self._say(f"{self._name} holds frames of {counted_s:.2f} s, {heard_s:.2f} s of it can be decoded")
+        """Report an MP3 that decodes to another length than that of its frames, allowing for its encoder's padding."""
+        counted_s, decoded_s = self._layout.counted_s, delivered / self.rate_hz
+        if counted_s is not None and not counted_s - ENCODER_S <= decoded_s <= counted_s + TOLERANCE_S:
+            self._say(f"{self._name} holds frames of {counted_s:.2f} s, {decoded_s:.2f} s of it can be decoded")
 
-    def _miss(self, what: str) -> None:
-        """A recording that is cut short: refused, unless what is left is wanted."""
+    def _refuse_or_report(self, what: str) -> None:
+        """Raise DataError for a recording that was cut short; only report it if the caller keeps what is left."""
         if not self._keep_cut:
             raise DataError(
                 f"{self._name} breaks off: {what}; copy it again, or hear what is there with "
@@ -231,8 +233,8 @@ class AudioFile:
         self._say(f"{self._name} is cut short: {what}")
 
     @contextmanager
-    def _named_errors(self, what: str, expected: str | None = None) -> Iterator[None]:
-        """Whatever a decoder raises, a want of memory included, becomes this file's DataError."""
+    def _translate_errors(self, what: str, expected: str | None = None) -> Iterator[None]:
+        """Turn whatever a decoder raises, MemoryError included, into a DataError that names the file."""
         try:
             yield
         except FlexiastError:

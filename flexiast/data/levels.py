@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.errors import DataError
 
 LOUDEST = 1e6
@@ -25,7 +25,7 @@ class Levels:
         self._powers = np.zeros(channels)
         self._mix_power = 0.0
 
-    def push(self, samples: NDArray[np.float32]) -> None:
+    def push(self, samples: Float) -> None:
         """[frames, channels]; raises DataError for samples that are not numbers, or that no recorder wrote."""
         if not len(samples):
             return

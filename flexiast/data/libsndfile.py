@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
+
+from flexiast.arrays import Float
 
 UNKNOWN_FRAMES = 2**62
 """More than any file holds: libsndfile promises 2⁶³ − 1 frames where it cannot know."""
@@ -24,7 +25,7 @@ class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]  # python-sound
     """
 
     def __init__(self, source: Any) -> None:
-        with _captured_messages():
+        with _capture_messages():
             super().__init__(source)
         self.complaints = 0
         """Blocks in which the MP3 decoder found damage"""
@@ -32,12 +33,12 @@ class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]  # python-sound
     def seekable(self) -> bool:
         return False
 
-    def read_block(self, frames: int) -> NDArray[np.float32]:
+    def read_block(self, frames: int) -> Float:
         """[frames, channels], fewer at the end of the file, none after it."""
         block = np.empty((frames, self.channels), np.float32)
         if self.format != "MP3":
             return block[: self.buffer_read_into(block, "float32")]
-        with _captured_messages() as messages:
+        with _capture_messages() as messages:
             count = self.buffer_read_into(block, "float32")
         self.complaints += bool(messages)
         return block[:count]
@@ -47,7 +48,7 @@ _LOCK = threading.Lock()
 
 
 @contextmanager
-def _captured_messages() -> Iterator[list[str]]:
+def _capture_messages() -> Iterator[list[str]]:
     """What C libraries print on their stderr meanwhile, in a list that is filled at the end.
 
     libmpg123 prints every damaged frame, without the file's name. Only the C library's variable is exchanged: Python's

@@ -9,14 +9,13 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.errors import DataError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-Float = NDArray[np.float32]
 
 MEDIA_SUFFIXES = frozenset(
     {".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".aac", ".wma", ".asf", ".webm", ".weba", ".mka", ".mkv"}
@@ -132,14 +131,14 @@ class MediaFile:
             ) from error
         if not length_s:
             raise DataError(f"{self._name} holds no samples; remove it or record it again")
-        announced_s = self._announced_s()
+        announced_s = self._header_duration_s()
         if announced_s is not None and announced_s > length_s + SLACK_S:
             raise DataError(
                 f"{self._name} breaks off: its header announces {announced_s:.2f} s, {float(length_s):.2f} are there; "
                 "copy it again, or convert it to keep what is there"
             )
 
-    def _announced_s(self) -> float | None:
+    def _header_duration_s(self) -> float | None:
         """Seconds of sound that the header promises, None where it promises none."""
         stream = self._container.streams.audio[0]
         if not self._container.format.name.startswith(LENGTH_KNOWN):

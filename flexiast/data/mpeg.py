@@ -82,7 +82,7 @@ class Stream:
     @property
     def announced(self) -> int | None:
         """Frames that the Xing or VBRI header promises."""
-        return None if self.info is None else _announced_frames(self.info, self.kind)
+        return None if self.info is None else _parse_frame_count(self.info, self.kind)
 
     @property
     def encoder(self) -> bytes:
@@ -255,7 +255,7 @@ def _is_info(content: bytes, kind: Kind) -> bool:
     return kind.layer == 3 and (content[at : at + 4] in {b"Xing", b"Info"} or content[36:40] == b"VBRI")
 
 
-def _announced_frames(info: bytes, kind: Kind) -> int | None:
+def _parse_frame_count(info: bytes, kind: Kind) -> int | None:
     at = kind.info_at
     if info[36:40] == b"VBRI":
         at, flags, value = 36, 1, info[50:54]

@@ -109,6 +109,11 @@ def search_folder(folder: Path) -> Search:
     return Search(tuple(files), LeftOut(media, other, tuple(sorted(found["closed"])), tuple(sorted(found["broken"]))))
 
 
+def find_audio(folder: Path) -> list[Path]:
+    """Audio files anywhere under a folder, sorted; what the search leaves out is not reported."""
+    return list(search_folder(folder).files)
+
+
 def list_entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """Folders and files right inside a folder, sorted, links followed, hidden ones left out; raises DataError."""
     try:

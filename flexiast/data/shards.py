@@ -19,20 +19,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NamedTuple
+from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from typing_extensions import Self
 
-from flexiast.data.audio import AUDIO_SUFFIXES, check_bad_files, decode_audio, unreported
+from flexiast.data.audio import AUDIO_SUFFIXES, check_bad_files, decode_audio, ignore_message
+from flexiast.data.clips import Clip, Dataset
 from flexiast.data.media import MEDIA_SUFFIXES
 from flexiast.errors import DataError, UsageError
 from flexiast.files import write_atomically
 from flexiast.manifest import FileName
 from flexiast.spec import Value, check_label, describe
-
-if TYPE_CHECKING:
-    from flexiast.data.dataset import Clip, Dataset
 
 INDEX = "shards.json"
 
@@ -128,7 +126,7 @@ def write_shards(
     shard_bytes: int,
     skip_bad: bool = False,
     progress: Callable[[list[tuple[int, Clip]]], Iterable[tuple[int, Clip]]] = iter,
-    say: Callable[[str], None] = unreported,
+    say: Callable[[str], None] = ignore_message,
 ) -> tuple[ShardIndex, list[DataError]]:
     """Write a folder of shards of about ``shard_bytes`` at most; return its index, and what was skipped and why.
 

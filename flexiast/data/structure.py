@@ -1,4 +1,4 @@
-"""What an audio file consists of, by its own structure and not by what its header promises."""
+"""The streams in an audio file, found by their structure rather than by what the header promises."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ class Layout(NamedTuple):
     segments: tuple[Sequence[Piece] | None, ...] = (None,)
     """What a decoder is given for each; None is the file as it is"""
     ended: bool = True
-    """Its last page says that it is the last one"""
+    """Whether the last Ogg page is marked as the last one."""
     announced_bytes: int | None = None
-    """Of samples, by the header; None where it does not say or nobody wrote it"""
+    """Bytes of samples by the header; None where it does not say or was never completed."""
     found_bytes: int = 0
     counted_s: float | None = None
     """Seconds of MPEG frames"""
     announced_s: float | None = None
     """By an MP3's header"""
     junk_bytes: int = 0
-    """Neither MPEG frame nor tag"""
+    """Bytes that are neither MPEG frame nor tag."""
 
 
 def examine(file: BinaryIO) -> Layout:
-    """The layout of an audio file; of a kind that is not known here it is a whole."""
+    """The layout of an audio file. A file of a kind that is not known here is one whole stream."""
     file.seek(0)
     magic = file.read(4)
     if magic == ogg.MAGIC:
-        return _of_ogg(ogg.find_links(file))
+        return _examine_ogg(ogg.find_links(file))
     if magic == FLAC_STREAM[:4]:
         return Layout(_parts(_find_flac_streams(file)))
     data = riff.find_data(file)
     if data is not None:
-        return _of_chunks(file, data)
+        return _examine_chunks(file, data)
     scan = mpeg.scan(file)
-    return Layout() if scan is None or not any(stream.frames for stream in scan.streams) else _of_mpeg(scan)
+    return Layout() if scan is None or not any(stream.frames for stream in scan.streams) else _examine_mpeg(scan)
 
 
-def _of_ogg(links: list[ogg.Link]) -> Layout:
+def _examine_ogg(links: list[ogg.Link]) -> Layout:
     if not links:
         return Layout()
     return Layout(_parts([range(link.begin, link.end) for link in links]), ended=links[-1].complete)
@@ -65,8 +65,8 @@ def _find_flac_streams(file: BinaryIO) -> list[range]:
     return [range(begin, end) for begin, end in zip(begins, [*begins[1:], size], strict=True)]
 
 
-def _of_chunks(file: BinaryIO, data: riff.DataChunk) -> Layout:
-    """Of a WAV or one of its relatives; files that were joined by `cat` follow each other."""
+def _examine_chunks(file: BinaryIO, data: riff.DataChunk) -> Layout:
+    """Layout of a WAV or a related container. Files that were joined by `cat` are streams in a row."""
     size, begin, whole = file.seek(0, os.SEEK_END), 0, []
     while data.next_file is not None:
         whole.append([range(begin, begin + data.next_file)])
@@ -77,12 +77,12 @@ def _of_chunks(file: BinaryIO, data: riff.DataChunk) -> Layout:
         data = following
     rest: Sequence[Piece] | None = [range(begin, size)] if begin else None
     if data.unknown or data.goes_on or data.form.kind == b"BW64" or (data.breaks_off and data.form.kind == b"caff"):
-        rest = [piece if isinstance(piece, bytes) else _shifted(piece, begin) for piece in data.pieces()]
+        rest = [piece if isinstance(piece, bytes) else _shift(piece, begin) for piece in data.pieces()]
     compared = data.breaks_off or data.goes_on
     return Layout((*whole, rest), announced_bytes=data.announced if compared else None, found_bytes=data.found)
 
 
-def _of_mpeg(scan: mpeg.Scan) -> Layout:
+def _examine_mpeg(scan: mpeg.Scan) -> Layout:
     streams = [stream for stream in scan.streams if stream.frames]
     counted_s = sum(stream.frames * stream.kind.samples / stream.kind.rate_hz for stream in streams)
     first, announced_s = streams[0], None
@@ -98,5 +98,5 @@ def _parts(parts: list[range]) -> tuple[Sequence[Piece] | None, ...]:
     return (None,) if len(parts) == 1 else tuple([part] for part in parts)
 
 
-def _shifted(piece: range, offset: int) -> range:
+def _shift(piece: range, offset: int) -> range:
     return range(piece.start + offset, piece.stop + offset)

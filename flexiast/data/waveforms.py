@@ -5,17 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
-import numpy as np
-from numpy.typing import NDArray
-
+from flexiast.arrays import Float
 from flexiast.data.audio import read_audio
-
-if TYPE_CHECKING:
-    from flexiast.data.dataset import Clip
-
-Float = NDArray[np.float32]
+from flexiast.data.clips import Clip
 
 
 class Waveforms(Sequence[Float]):

@@ -1,7 +1,7 @@
 """A budget of false alarms: thresholds at which the events in hours of background stay within it, all labels together.
 
-What was not heard in some hours may yet come: a number of events that keeps the budget keeps it with 90 % confidence
-only if a rate as high as the budget would seldom give so few (Poisson).
+A sound that was absent in some hours may still come. So few events keep the budget with 90 % confidence only if a rate
+as high as the budget would give so few in at most a tenth of all cases (Poisson).
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.errors import UsageError
-
-Float = NDArray[np.float32]
 
 CONFIDENCE = 0.9
 
@@ -94,13 +93,13 @@ def thresholds_for(traces: Sequence[Trace], most: int, release: float) -> list[f
         label = min((index for index, own in enumerate(peaks) if len(own)), key=lambda index: float(peaks[index][0]))
         lowest = peaks[label][0]
         higher = peaks[label][peaks[label] > lowest]
-        thresholds[label] = _above(float(lowest), float(higher[0]) if len(higher) else 1.0)
+        thresholds[label] = _raise_above(float(lowest), float(higher[0]) if len(higher) else 1.0)
         peaks[label] = np.sort(traces[label].peaks(thresholds[label], release))
         if thresholds[label] == 1.0:
             peaks[label] = peaks[label][:0]  # a score of 1 cannot be told from another: the label is one to deny
     return thresholds
 
 
-def _above(score: float, higher: float) -> float:
-    """Half-way to the higher one, and above the score also where float32 has nothing between them."""
+def _raise_above(score: float, higher: float) -> float:
+    """Half-way to the higher score, and always above the lower one, even where float32 has no number between them."""
     return min(1.0, max((score + higher) / 2, float(np.nextafter(np.float32(score), np.float32(2)))))

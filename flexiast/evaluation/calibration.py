@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Float = NDArray[np.float32]
-Double = NDArray[np.float64]
+from flexiast.arrays import Double, Float
+
 Task = Literal["single", "multi"]
 
 INVERSE = (1e-3, 1e3)

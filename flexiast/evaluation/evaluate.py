@@ -7,15 +7,13 @@ from itertools import groupby
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.data.waveforms import memory_budget
 from flexiast.errors import DataError
-from flexiast.evaluation.per_label import confusion_matrix, repeated_answer, wilson_interval
+from flexiast.evaluation.per_label import confusion_matrix, find_repeated_answer, wilson_interval
 from flexiast.frontend import Frontend
 from flexiast.spec import Patch, PatchSize, Spec, Value
-
-Float = NDArray[np.float32]
 
 BATCH_TOKENS = 8192
 """Tokens classified at once: batches grow as patches grow."""
@@ -33,7 +31,7 @@ class Classifier(Protocol):
 
 
 class PatchResult(Value):
-    """How good and how dear one patch size is."""
+    """Metrics and cost of one patch size."""
 
     patch_size: Patch
     tokens: int
@@ -43,7 +41,7 @@ class PatchResult(Value):
     accuracy_interval: tuple[float, float] | None = None
     """95 %: so far the accuracy on other clips of the kind may be from that on these."""
     repeated_answer: str | None = None
-    """The label that nearly every clip was answered with, though others were heard."""
+    """The label that nearly every clip was answered with, although the clips have others."""
     mean_average_precision: float | None = None
     """Only where clips have several labels."""
     specificity: float | None = None
@@ -161,7 +159,7 @@ def summarize(spec: Spec, patch: PatchSize, logits: Float, targets: Float) -> Pa
         **cost,
         accuracy=value,
         accuracy_interval=wilson_interval(value, len(targets)),
-        repeated_answer=repeated_answer(confusion_matrix(logits, targets), spec.labels),
+        repeated_answer=find_repeated_answer(confusion_matrix(logits, targets), spec.labels),
     )
 
 

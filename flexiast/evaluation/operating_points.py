@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flexiast.arrays import Double, Float
 from flexiast.errors import UsageError
 from flexiast.spec import Value
-
-Float = NDArray[np.float32]
-Double = NDArray[np.float64]
 
 MIN_POSITIVES = 10
 """Clips of a label without which nothing is proposed for it: one wrong clip in ten is what 0.9 means."""

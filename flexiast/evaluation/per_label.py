@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float32]
+from flexiast.arrays import Float
+
 Counts = NDArray[np.int64]
 
 Z_95 = 1.959964
@@ -92,7 +93,7 @@ def wilson_interval(share: float, trials: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def repeated_answer(confusion: Counts, labels: Sequence[str]) -> str | None:
+def find_repeated_answer(confusion: Counts, labels: Sequence[str]) -> str | None:
     """The label that clips are answered with whatever they hold; None where there is none.
 
     So is called one that all clips get though some have another, or 95 % of them and five points more than have it.

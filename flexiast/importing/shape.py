@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
+from flexiast.arrays import Float
 from flexiast.checkpoint import Checkpoint, check_weights
 from flexiast.errors import FlexiastError, ModelError, UsageError
 from flexiast.importing.weights import WeightFile
 from flexiast.spec import MAX_WINDOW_SAMPLES, FrontendSpec, PatchSize, Spec, describe
 
-Float = NDArray[np.float32]
 M = TypeVar("M", bound=BaseModel)
 
 TAPER_SAMPLES, HOP_SAMPLES = 400, 160

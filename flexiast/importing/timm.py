@@ -6,8 +6,8 @@ import math
 import re
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Double, Float
 from flexiast.checkpoint import Checkpoint
 from flexiast.errors import ModelError, UsageError
 from flexiast.importing.shape import (
@@ -19,7 +19,7 @@ from flexiast.importing.shape import (
     fold_weights,
     valid,
 )
-from flexiast.importing.weights import Float, Names, WeightFile, layers, pairs
+from flexiast.importing.weights import Names, WeightFile, layers, pairs
 from flexiast.patching import resize_matrix
 from flexiast.spec import ALL_PATCHES, FrontendSpec, NetworkSpec, PatchSize, ResizeSpec
 
@@ -110,7 +110,7 @@ def import_vit(file: WeightFile, told: ImportOptions) -> Checkpoint:
         labels=(),
     )
     prefix, grid = np.split(raw["positions"][0], [network.prefix_tokens])
-    mels, frames = (_cut_or_stretched(side, target) for target in spec.base_grid)
+    mels, frames = (_fit_axis(side, target) for target in spec.base_grid)
     resized = np.einsum("rb,cd,bdw->rcw", mels, frames, grid.reshape(side, side, -1)).reshape(-1, network.width)
     raw["positions"] = np.concatenate((prefix, resized))[None].astype(np.float32)
     return checkpoint_of(file, spec, fold_weights(file.path, raw, spec, told), "vit")
@@ -185,7 +185,7 @@ def _list_fitting_patches(frontend: FrontendSpec) -> tuple[PatchSize, ...]:
     return tuple(size for size in ALL_PATCHES if size.frames <= frontend.window_frames)
 
 
-def _cut_or_stretched(source: int, target: int) -> NDArray[np.float64]:
+def _fit_axis(source: int, target: int) -> Double:
     """[target, source]: the middle of a longer axis, linear interpolation of a shorter one, without antialias."""
     start = source // 2 - target // 2
     if target <= source:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.errors import ModelError
 from flexiast.extras import require
 
-Float = NDArray[np.float32]
 Names = dict[str, tuple[str, ...]]
 """Our name of a weight or layer → theirs, whose rows make it up in this order."""
 

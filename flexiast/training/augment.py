@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.frontend import Frontend, mel_centres_hz
 from flexiast.spec import LOG_FLOOR
-
-Float = NDArray[np.float32]
 
 SILENCE = np.float32(math.log(LOG_FLOOR))
 """Log-mel of digital silence."""
@@ -98,11 +96,11 @@ def echo(log_mel: Float, hop_s: float, rng: np.random.Generator) -> Float:
 
 def gain(log_mel: Float, limit_db: float, rng: np.random.Generator) -> Float:
     """Louder or softer by up to the limit; nothing sinks below silence."""
-    return changed(log_mel, np.float32(rng.uniform(-limit_db, limit_db) * NAT_PER_DB))
+    return shift_level(log_mel, np.float32(rng.uniform(-limit_db, limit_db) * NAT_PER_DB))
 
 
-def changed(log_mel: Float, nat: Float | np.float32) -> Float:
-    """Louder by so much, a number or one for each bin; digital silence stays, and nothing sinks below it."""
+def shift_level(log_mel: Float, nat: Float | np.float32) -> Float:
+    """Add a level in nat, one number or one for each bin. Digital silence stays, and nothing falls below it."""
     return np.where(log_mel > SILENCE + FLOOR_NAT, np.maximum(log_mel + nat, SILENCE), SILENCE)
 
 
@@ -111,7 +109,7 @@ def equalise(log_mel: Float, limit_db: float, rng: np.random.Generator) -> Float
     mels = log_mel.shape[1]
     knots = np.sort(np.concatenate(([0, mels - 1], rng.uniform(0, mels - 1, FILTER_KNOTS - 2))))
     response = np.interp(np.arange(mels), knots, rng.uniform(-limit_db, limit_db, FILTER_KNOTS))
-    return changed(log_mel, (response * NAT_PER_DB).astype(np.float32))
+    return shift_level(log_mel, (response * NAT_PER_DB).astype(np.float32))
 
 
 def mix_log_mel(log_mel: Float, other: Float) -> Float:
@@ -192,7 +190,7 @@ class Loudness:
 
     def set(self, log_mel: Float, dbfs: float) -> Float:
         """The same at another mean level."""
-        return changed(log_mel, np.float32((dbfs - self.dbfs(log_mel)) * NAT_PER_DB))
+        return shift_level(log_mel, np.float32((dbfs - self.dbfs(log_mel)) * NAT_PER_DB))
 
 
 def level(log_mel: Float) -> float:

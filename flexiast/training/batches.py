@@ -8,7 +8,9 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from flexiast.arrays import Double, Float
 from flexiast.data.waveforms import memory_budget
+from flexiast.errors import FlexiastError
 from flexiast.frontend import Frontend
 from flexiast.spec import FrontendSpec, Spec
 from flexiast.training.augment import (
@@ -29,8 +31,6 @@ from flexiast.training.augment import (
 )
 from flexiast.training.recipe import Augment, Training
 from flexiast.training.sampling import Order, Step, draw
-
-Float = NDArray[np.float32]
 
 SILENT_SHARE = 0.02
 """Of the examples of a background alone: a muted microphone is nothing too."""
@@ -118,7 +118,7 @@ class Batches(Sequence[tuple[Float, Float]]):
         training: Training,
         steps: Sequence[Step],
         *,
-        probabilities: NDArray[np.float64] | None = None,
+        probabilities: Double | None = None,
         backgrounds: Backgrounds | None = None,
         rank: int = 0,
         ranks: int = 1,
@@ -128,7 +128,7 @@ class Batches(Sequence[tuple[Float, Float]]):
         self._order = Order(training.seed, len(log_mels), probabilities)
         self._noise = Noise(self._frontend, training.seed) if training.augment.noise_share else None
         self._backgrounds, self._loudness = backgrounds, Loudness(self._frontend)
-        self._nothing = _nothing(spec, targets.shape[1])
+        self._nothing = _nothing_target(spec, targets.shape[1])
         self._rank, self._ranks = rank, ranks
 
     def __len__(self) -> int:
@@ -159,7 +159,9 @@ class Batches(Sequence[tuple[Float, Float]]):
         if self._noise is not None:
             log_mel, target, real = self._add_noise(self._noise, place_, log_mel, target, real)
         if self._backgrounds is not None:
-            log_mel, target, real = self._in_background(self._backgrounds, place_, log_mel, target, real, mixing=mixing)
+            log_mel, target, real = self._add_background(
+                self._backgrounds, place_, log_mel, target, real, mixing=mixing
+            )
         features = self._frontend.finish(self._frontend.normalise(log_mel), real)
         return mask(features, augment.masks, augment.mask_share, self._frontend.floor, rng), target
 
@@ -178,7 +180,7 @@ class Batches(Sequence[tuple[Float, Float]]):
             window, real = echo(window, spec.hop_samples / spec.sample_rate_hz, rng), slice(0, len(window))
         return window, target, real
 
-    def _in_background(
+    def _add_background(
         self, backgrounds: Backgrounds, place_: int, log_mel: Float, target: Float, real: slice, *, mixing: bool
     ) -> tuple[Float, Float, slice]:
         """A window over a background, or that alone, or as it is; at a random level. Before mixing only that alone."""
@@ -188,7 +190,7 @@ class Batches(Sequence[tuple[Float, Float]]):
         if alone or under:
             behind = equalise(backgrounds(len(log_mel), rng), augment.filter_db, rng)
             if alone:  # where no background is under it, a clip has silence around it, which must tell nothing
-                behind = behind if under else _within(real, behind)
+                behind = behind if under else _silence_around(real, behind)
                 log_mel, target = behind, self._nothing
             else:
                 snr_db = float(rng.uniform(*augment.background_snr_db))
@@ -216,14 +218,33 @@ class Batches(Sequence[tuple[Float, Float]]):
         return log_mel, target, slice(0, len(log_mel))
 
 
-def _within(real: slice, log_mel: Float) -> Float:
+class ErrorsAsItems:
+    """Batches that return a FlexiastError as an item, so that it leaves a worker process unchanged.
+
+    PyTorch would raise an error of its own that holds the traceback as text.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, step: int) -> tuple[Float, Float] | FlexiastError:
+        try:
+            return self._batches[step]
+        except FlexiastError as error:
+            return error
+
+
+def _silence_around(real: slice, log_mel: Float) -> Float:
     """Frames [frames, mels] where a clip sounded, silence around them."""
     window = np.full_like(log_mel, SILENCE)
     window[real] = log_mel[real]
     return window
 
 
-def _nothing(spec: Spec, columns: int) -> Float:
+def _nothing_target(spec: Spec, columns: int) -> Float:
     """The target of a window in which nothing sounds [columns]: its class, or no label likelier than another."""
     if spec.nothing_class:
         return np.eye(columns, dtype=np.float32)[-1]

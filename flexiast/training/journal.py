@@ -143,14 +143,14 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
             record = json.loads(line)
             numbers = [record[name] for name in ("step", "wall_s", "cpu_s")]
         except (ValueError, KeyError, TypeError) as error:
-            raise _damaged_line_error(path, number) from error
+            raise _line_error(path, number) from error
         if not all(isinstance(value, int | float) for value in numbers):
-            raise _damaged_line_error(path, number)
+            raise _line_error(path, number)
         records.append(record)
     return records, len(whole) < len(lines)
 
 
-def _damaged_line_error(path: Path, number: int) -> ModelError:
+def _line_error(path: Path, number: int) -> ModelError:
     return ModelError(f"{path} line {number} is damaged; remove the line, or mend it from a copy, and resume again")
 
 

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from flexiast.arrays import Double
 from flexiast.errors import UsageError
 from flexiast.spec import PatchSize, Spec
 from flexiast.training.recipe import Training
@@ -24,6 +25,9 @@ gradual spread from the base size gave the same at fine sizes and six points les
 MOST_STEPS = 10_000_000
 """A plan is made whole before the first step; AudioSet for 100 epochs has six million."""
 
+
+MEASURED_CLIPS = 10_000
+"""Normalisation and median length are known to a thousandth from so many; more might have to be decoded again."""
 
 Purpose = Literal["patch", "order", "augment", "mix", "noise", "background"]
 
@@ -93,13 +97,18 @@ def draw_patch(spec: Spec, training: Training, step: int, progress: float, *, st
     return active[int(np.searchsorted(shares, draw(training.seed, "patch", step).random() * shares[-1], side="right"))]
 
 
+def sample_evenly(count: int, most: int = MEASURED_CLIPS) -> list[int]:
+    """Indices of ``most`` of so many clips, evenly spaced; of all where there are no more."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
+
+
 class Order:
     """The clip at each place of the run's endless row of epochs.
 
     An epoch sees each clip once, or, with probabilities [clips], draws as many clips by them.
     """
 
-    def __init__(self, seed: int, clips: int, probabilities: NDArray[np.float64] | None = None) -> None:
+    def __init__(self, seed: int, clips: int, probabilities: Double | None = None) -> None:
         self._seed, self._clips, self._probabilities = seed, clips, probabilities
         self._epochs: dict[int, NDArray[np.int64]] = {}
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flexiast.arrays import Float
 from flexiast.checkpoint import Checkpoint
 from flexiast.errors import ModelError
 from flexiast.patching import axes, pi_resize_matrix, resize_matrix, sampling_matrix
 from flexiast.spec import NetworkSpec, ResizeSpec, Spec, Value
-
-Float = NDArray[np.float32]
 
 SAME_FRONTEND = ("sample_rate_hz", "mel_bins", "taper_samples", "hop_samples", "low_hz", "high_hz", "preemphasis")
 
@@ -22,9 +20,8 @@ def transfer_weights(source: Checkpoint, spec: Spec) -> dict[str, Float]:
 
     Blocks are taken as they are. The kernel is PI-resized to the new base size and the positions are sampled at its
     patches' centres, as ``source`` itself would at that size, so that both answer alike there. Positions are stretched
-    along time for a longer window. The head is kept when the labels are the same, a class for nothing begun anew where
-    the source has none. Raises ModelError for a network or a
-    front end that cannot be carried over.
+    along time for a longer window. The head is kept when the labels are the same; a class for
+    nothing that the source lacks starts anew. Raises ModelError for a network or a front end that cannot be carried over.
     """
     check_transfer(source.spec, spec)
     weights = dict(source.weights)
@@ -39,36 +36,36 @@ def transfer_weights(source: Checkpoint, spec: Spec) -> dict[str, Float]:
 
 
 def changes(source: Spec, spec: Spec) -> list[str]:
-    """What of the weights ``transferred`` does not take over as it is, in words."""
-    told = []
+    """Descriptions of what ``transfer_weights`` changes or starts anew."""
+    notes = []
     if spec.network.kind == "transformer":
         if source.base_patch != spec.base_patch:
-            told.append(f"kernel PI-resized from {source.base_patch} to {spec.base_patch}")
+            notes.append(f"kernel PI-resized from {source.base_patch} to {spec.base_patch}")
         if source.stride(source.base_patch) != spec.stride(spec.base_patch):
-            told.append("positions interpolated at the centres of the new patches")
+            notes.append("positions interpolated at the centres of the new patches")
         if _is_longer(source, spec):
-            told.append("positions stretched along time for a longer window")
+            notes.append("positions stretched along time for a longer window")
     if source.labels != spec.labels:
-        told.append("head begun anew for other labels")
+        notes.append("head started anew for other labels")
     elif source.nothing_class != spec.nothing_class:
-        told.append("a class for nothing added" if spec.nothing_class else "its class for nothing dropped")
-    return told
+        notes.append("a class for nothing added" if spec.nothing_class else "its class for nothing dropped")
+    return notes
 
 
 def check_transfer(source: Spec, spec: Spec) -> None:
     """Raise ModelError where one network or front end cannot continue the other."""
-    for name, theirs, ours in _differing(source.network, spec.network, tuple(NetworkSpec.model_fields)):
+    for name, theirs, ours in _find_differences(source.network, spec.network, tuple(NetworkSpec.model_fields)):
         raise ModelError(
             f"the start is a network of {name} {theirs}, the run's has {ours}; "
             "leave --model, or the recipe's size, out to continue the start's"
         )
-    for name, theirs, ours in _differing(source.frontend, spec.frontend, SAME_FRONTEND):
+    for name, theirs, ours in _find_differences(source.frontend, spec.frontend, SAME_FRONTEND):
         raise ModelError(
-            f"the start was trained with {name} {theirs}, the run has {ours}; its weights would hear something else"
+            f"the start was trained with {name} {theirs}, the run has {ours}; its weights do not fit such features"
         )
 
 
-def _differing(one: Value, other: Value, names: tuple[str, ...]) -> Iterator[tuple[str, object, object]]:
+def _find_differences(one: Value, other: Value, names: tuple[str, ...]) -> Iterator[tuple[str, object, object]]:
     pairs = ((name, getattr(one, name), getattr(other, name)) for name in names)
     return (pair for pair in pairs if pair[1] != pair[2])
 

@@ -140,7 +140,7 @@ def test_neither_torch_nor_a_checkpoint_is_needed(folder: Path) -> None:
 @pytest.mark.parametrize("overlap", [False, True], ids=["side by side", "overlapping"])
 def test_numpys_tokens_are_the_models(build_spec: Callable[..., Spec], text: str, overlap: bool) -> None:
     torch = pytest.importorskip("torch")
-    from flexiast.training.trainer import load_model
+    from flexiast.networks import load_model
 
     stride = {"base_stride": PatchSize(10, 10), "network": NetworkSpec(width=16, depth=1, heads=2, prefix_tokens=2)}
     spec = build_spec(98, 32, **(stride if overlap else {}))

@@ -19,8 +19,8 @@ from flexiast.checkpoint import Checkpoint, weight_shapes
 from flexiast.errors import UsageError
 from flexiast.manifest import OPSET
 from flexiast.model import FlexiAST
+from flexiast.networks import TorchClassifier, load_model
 from flexiast.spec import NetworkSpec, PatchSize
-from flexiast.training.trainer import TorchClassifier, load_model
 from flexiast_export.encoder import encoder
 from flexiast_export.graph import embedder
 

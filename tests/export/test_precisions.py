@@ -18,8 +18,8 @@ from flexiast.checkpoint import Checkpoint
 from flexiast.errors import UsageError, VerificationError
 from flexiast.evaluation.evaluate import Classifier
 from flexiast.manifest import PRECISIONS, Manifest, read_manifest
+from flexiast.networks import TorchClassifier, load_model
 from flexiast.spec import PatchSize
-from flexiast.training.trainer import TorchClassifier, load_model
 from flexiast_export.add import add_sizes
 from flexiast_export.embedding import tokens
 from flexiast_export.quantize import (
@@ -298,7 +298,7 @@ def test_a_network_that_int8_spoils_everywhere_is_refused(
 class StrictSounds(VerificationData):
     """Labels on which only the model itself is right."""
 
-    def labelled(self, reference: Float, found: Float) -> Any:
+    def compare_metrics(self, reference: Float, found: Float) -> Any:
         from flexiast.manifest import Labelled
 
         same = float(np.abs(reference - found).max() < 1e-4)

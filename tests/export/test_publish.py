@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from flexiast.checkpoint import Checkpoint
 from flexiast.errors import UsageError
 from flexiast.evaluation.evaluate import Classifier
 from flexiast.spec import PatchSize
-from flexiast_export import bundle
-from flexiast_export.bundle import add_file, stage_bundle
+from flexiast_export import publish
+from flexiast_export.publish import stage_bundle
 from flexiast_export.to_onnx import export_onnx
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.selfcheck import verify_bundle
@@ -45,7 +44,7 @@ class FullDisk:
             (Path, "chmod"),
             (Path, "replace"),
             (os, "fsync"),
-            (bundle, "_exchange"),
+            (publish, "_exchange"),
         ):
             patch.setattr(owner, name, self._failing(name, getattr(owner, name)))
 
@@ -117,7 +116,7 @@ def test_the_manifest_is_written_last(tmp_path: Path, export: Export, monkeypatc
 
 def test_nothing_is_seen_at_the_place_until_all_is_there(tmp_path: Path) -> None:
     with stage_bundle(tmp_path / "bundle", force=False) as stage:
-        add_file(stage, "manifest.json", b"{}")
+        (stage / "manifest.json").write_bytes(b"{}")
         assert not (tmp_path / "bundle").exists()
         assert stage.parent == tmp_path  # the same file system, so that a rename suffices
     assert (tmp_path / "bundle" / "manifest.json").read_bytes() == b"{}"
@@ -127,7 +126,7 @@ def test_nothing_is_seen_at_the_place_until_all_is_there(tmp_path: Path) -> None
 def test_an_old_bundle_is_seen_until_the_new_one_takes_its_place(tmp_path: Path) -> None:
     for content in (b"old", b"new"):
         with stage_bundle(tmp_path / "bundle", force=True) as stage:
-            add_file(stage, "manifest.json", content)
+            (stage / "manifest.json").write_bytes(content)
             if content == b"new":
                 assert (tmp_path / "bundle" / "manifest.json").read_bytes() == b"old"
     assert contents(tmp_path / "bundle") == {"manifest.json": b"new"}
@@ -135,17 +134,11 @@ def test_an_old_bundle_is_seen_until_the_new_one_takes_its_place(tmp_path: Path)
 
 def test_a_reader_keeps_the_files_it_has_open(tmp_path: Path) -> None:
     with stage_bundle(tmp_path / "bundle", force=True) as stage:
-        add_file(stage, "manifest.json", b"old")
+        (stage / "manifest.json").write_bytes(b"old")
     with (tmp_path / "bundle" / "manifest.json").open("rb") as reader:
         with stage_bundle(tmp_path / "bundle", force=True) as stage:
-            add_file(stage, "manifest.json", b"new")
+            (stage / "manifest.json").write_bytes(b"new")
         assert reader.read() == b"old"
-
-
-def test_an_entry_describes_what_was_written(tmp_path: Path) -> None:
-    entry = add_file(tmp_path, "encoder.onnx", b"weights")
-    assert (entry.name, entry.size, entry.sha256) == ("encoder.onnx", 7, sha256(b"weights").hexdigest())
-    assert (tmp_path / "encoder.onnx").read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UsageError])
@@ -185,7 +178,7 @@ def test_what_lies_in_a_file_is_refused(tmp_path: Path) -> None:
 
 def bundle_of(path: Path, content: bytes) -> None:
     with stage_bundle(path, force=True) as stage:
-        add_file(stage, "manifest.json", content)
+        (stage / "manifest.json").write_bytes(content)
 
 
 def test_a_reader_finds_a_bundle_at_every_moment_of_a_replacement(tmp_path: Path) -> None:
@@ -209,7 +202,7 @@ def test_a_reader_finds_a_bundle_at_every_moment_of_a_replacement(tmp_path: Path
 def test_where_folders_cannot_be_swapped_two_renames_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int | None
 ) -> None:
-    monkeypatch.setattr(bundle.ctypes, "CDLL", lambda *_, **__: object())  # a C library without renameat2
+    monkeypatch.setattr(publish.ctypes, "CDLL", lambda *_, **__: object())  # a C library without renameat2
     bundle_of(tmp_path / "bundle", b"old")
     with monkeypatch.context() as patch:
         if failing is None:
@@ -251,7 +244,7 @@ def test_two_exports_to_one_place_follow_one_another(tmp_path: Path) -> None:
         waiting.join(0.2)
         assert waiting.is_alive()
         bundle_of(tmp_path / "another", b"at once")
-        add_file(stage, "manifest.json", b"first")
+        (stage / "manifest.json").write_bytes(b"first")
         order.append("first")
     waiting.join(10)
     assert order == ["first", "second"]
@@ -294,12 +287,12 @@ def test_an_export_killed_at_any_moment_leaves_the_old_bundle_or_the_new(tmp_pat
 def test_one_at_a_time_and_no_lock_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     locks = tmp_path / "locks"
     locks.mkdir()
-    monkeypatch.setattr(bundle.tempfile, "gettempdir", lambda: str(locks))
+    monkeypatch.setattr(publish.tempfile, "gettempdir", lambda: str(locks))
     inside, most = [], []
 
     def work() -> None:
         for _ in range(20):
-            with bundle._alone(tmp_path / "bundle"):
+            with publish._alone(tmp_path / "bundle"):
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0.001)

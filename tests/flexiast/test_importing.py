@@ -24,9 +24,9 @@ from flexiast.frontend import Frontend
 from flexiast.importing import ImportOptions, import_model, read_labels
 from flexiast.importing.timm import AUDIOSET_MEAN, AUDIOSET_STD
 from flexiast.model import PatchEmbedding
+from flexiast.networks import TorchClassifier, load_model
 from flexiast.patching import patch_matrices
 from flexiast.spec import PatchSize, ResizeSpec
-from flexiast.training.trainer import TorchClassifier, load_model
 from flexiast_export.to_onnx import export_onnx
 from flexiast_export.verify import synthetic_inputs
 

@@ -155,11 +155,11 @@ IMPORTED = NetworkSpec(width=24, depth=2, heads=3, prefix_tokens=2, norm_epsilon
 """Everything that only imported models have."""
 
 
-@pytest.mark.parametrize("asking", [1, 2, 11])
-def test_tokens_that_ask_become_what_they_would_among_all(asking: int, build_spec: Callable[..., Spec]) -> None:
+@pytest.mark.parametrize("queries", [1, 2, 11])
+def test_tokens_that_ask_become_what_they_would_among_all(queries: int, build_spec: Callable[..., Spec]) -> None:
     block = Block(build_spec(network=IMPORTED))
     tokens = torch.randn(2, 11, 24, generator=torch.manual_seed(0))
-    torch.testing.assert_close(block(tokens, asking), block(tokens)[:, :asking], rtol=1e-5, atol=1e-5)  # float32
+    torch.testing.assert_close(block(tokens, queries), block(tokens)[:, :queries], rtol=1e-5, atol=1e-5)  # float32
 
 
 @pytest.mark.parametrize("network", [NetworkSpec(width=24, depth=2, heads=3), IMPORTED], ids=["own", "imported"])

@@ -46,7 +46,7 @@ def inspect(
 
 def facts(spec: Spec) -> str:
     """Network, window, patch sizes and labels, in two lines."""
-    from flexiast.data.dataset import preview
+    from flexiast.text import preview
     from flexiast_cli.terminal.console import count_noun
 
     network, window = spec.network, f"window {spec.frontend.window_s:g} s at {spec.frontend.sample_rate_hz:,} Hz"

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flexiast.errors import printable
+from flexiast.text import printable
 from flexiast_cli.spectrogram import Spectrogram
 from flexiast_runtime.audio.signal import Signal
 from flexiast_runtime.detection.records import Record, SourceNotice, Status, Switch

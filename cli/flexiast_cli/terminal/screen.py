@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from flexiast.errors import printable
+from flexiast.text import printable
 from flexiast_cli.terminal.console import count_noun, stderr
 from flexiast_cli.terminal.encoding import keeping_widths
 from flexiast_cli.terminal.notes import Notes

@@ -17,7 +17,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from flexiast.errors import UsageError, printable
+from flexiast.errors import UsageError
+from flexiast.text import printable
 from flexiast_cli.web.hosts import ResolvedNames, is_address, is_loopback, own_names
 
 Scope = MutableMapping[str, Any]

@@ -18,8 +18,9 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from flexiast.data.audio import open_audio, unreported
-from flexiast.errors import DataError, printable_line
+from flexiast.data.audio import ignore_message, open_audio
+from flexiast.errors import DataError
+from flexiast.text import printable_line
 from flexiast_runtime.audio.mixing import Mixer
 from flexiast_runtime.audio.stall import LATE_S, STALL_S, PipeClock
 from flexiast_runtime.audio.timeline import uptime_s
@@ -88,7 +89,7 @@ class FileSource:
         *,
         channel: int | None = None,
         keep_cut: bool = False,
-        say: Callable[[str], None] = unreported,
+        say: Callable[[str], None] = ignore_message,
     ) -> None:
         """``channel``, ``keep_cut`` and ``say`` as ``open_audio`` takes them; raises DataError for what is no audio."""
         self.name = printable_line(str(path))
@@ -207,7 +208,7 @@ def open_recording(
     *,
     channel: int | None = None,
     keep_cut: bool = False,
-    say: Callable[[str], None] = unreported,
+    say: Callable[[str], None] = ignore_message,
 ) -> FileSource | PcmSource:
     """A file, or a pipe that has a name (a FIFO, or what a shell writes for ``<(…)``), read as stdin is.
 

@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flexiast.errors import printable_line
+from flexiast.text import printable_line
 
 if TYPE_CHECKING:
     from flexiast_runtime.detection.records import Event

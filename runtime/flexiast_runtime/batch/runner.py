@@ -11,9 +11,10 @@ from itertools import takewhile
 from pathlib import Path
 
 from flexiast import __version__
-from flexiast.errors import DataError, printable, printable_line
+from flexiast.errors import DataError
 from flexiast.manifest import MANIFEST
 from flexiast.spec import PatchSize
+from flexiast.text import printable, printable_line
 from flexiast_runtime.audio.source import chunks, open_recording
 from flexiast_runtime.batch.formats import Result
 from flexiast_runtime.batch.workers import WorkerDied, map_tasks

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiast.data.dataset import preview
 from flexiast.errors import UsageError
 from flexiast.spec import PatchSize
+from flexiast.text import preview
 
 Float = NDArray[np.float32]
 

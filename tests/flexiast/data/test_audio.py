@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flexiast.data.audio import Part, check_audio, find_audio, read_audio
+from flexiast.data.audio import Part, check_audio, read_audio
 from flexiast.data.riff import SLACK_BYTES, find_data
+from flexiast.data.search import find_audio
 from flexiast.errors import DataError
 
 Float = NDArray[np.float32]

@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from flexiast.data.audio import read_audio
-from flexiast.data.background import STRETCH_S, Chain, background_clips, divided, stretches_of
-from flexiast.data.dataset import Clip, read_dataset
+from flexiast.data.background import STRETCH_S, Chain, background_clips, split_stretches, stretches_of
+from flexiast.data.clips import Clip
+from flexiast.data.dataset import read_dataset
 from flexiast.data.shards import write_shards
 from flexiast.errors import DataError
 
@@ -48,13 +49,13 @@ def test_stretches_have_the_models_rate(recordings: list[Clip]) -> None:
 
 def test_the_last_fifth_validates(recordings: list[Clip]) -> None:
     stretches, _ = stretches_of(recordings, RATE)
-    training, validation = divided(stretches)
+    training, validation = split_stretches(stretches)
     assert (len(training), len(validation)) == (6, 1)
     assert (training + validation).stretches == stretches.stretches
 
 
 def test_of_one_stretch_nothing_validates(recordings: list[Clip]) -> None:
-    training, validation = divided(stretches_of(recordings[:1], RATE)[0])
+    training, validation = split_stretches(stretches_of(recordings[:1], RATE)[0])
     assert (len(training), len(validation)) == (1, 0)
 
 

@@ -20,7 +20,8 @@ from flexiast.data.checks import (
     warnings_before_reading,
     warnings_on_audio,
 )
-from flexiast.data.dataset import Clip, Dataset, drop_bad_clips, load_waveforms, read_dataset
+from flexiast.data.clips import Clip, Dataset
+from flexiast.data.dataset import drop_bad_clips, load_waveforms, read_dataset
 from flexiast.errors import DataError
 
 Float = NDArray[np.float32]

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flexiast.data.clips import Clip
 from flexiast.data.corpora import Listing, audioset, esc50, speechcommands, vggsound, voxceleb1, write_listing
-from flexiast.data.dataset import Clip, read_dataset
+from flexiast.data.dataset import read_dataset
 from flexiast.errors import DataError
 
 Touch = Callable[..., None]

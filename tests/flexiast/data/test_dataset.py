@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from flexiast.data.dataset import Dataset, compute_balanced_weights, load_waveforms, read_dataset
+from flexiast.data.clips import Dataset
+from flexiast.data.dataset import compute_balanced_weights, load_waveforms, read_dataset
 from flexiast.errors import DataError
 
 Float = NDArray[np.float32]

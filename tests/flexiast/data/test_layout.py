@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flexiast.data.dataset import Clip, Dataset, drop_bad_clips, read_dataset
+from flexiast.data.clips import Clip, Dataset
+from flexiast.data.dataset import drop_bad_clips, read_dataset
 from flexiast.data.layout import SPLIT_FOLDERS
 from flexiast.data.search import LeftOut
 from flexiast.errors import DataError

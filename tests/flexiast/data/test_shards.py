@@ -18,7 +18,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from flexiast.data.audio import Part, read_audio
-from flexiast.data.dataset import Dataset, load_waveforms, read_dataset
+from flexiast.data.clips import Dataset
+from flexiast.data.dataset import load_waveforms, read_dataset
 from flexiast.data.shards import INDEX, read_index, write_shards
 from flexiast.errors import DataError, UsageError
 

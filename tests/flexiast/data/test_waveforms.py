@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flexiast.data.dataset import Dataset, load_waveforms, read_dataset
+from flexiast.data.clips import Dataset
+from flexiast.data.dataset import load_waveforms, read_dataset
 from flexiast.data.waveforms import memory_budget
 from flexiast.errors import DataError
 

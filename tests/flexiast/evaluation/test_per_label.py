@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from flexiast.evaluation.evaluate import average_precision, average_precisions
-from flexiast.evaluation.per_label import confusion_matrix, label_results, repeated_answer, wilson_interval
+from flexiast.evaluation.per_label import confusion_matrix, find_repeated_answer, label_results, wilson_interval
 
 LABELS = ("a", "b", "c", "d")
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40)
@@ -52,7 +52,7 @@ def test_intervals_are_scipys(counts: tuple[int, int]) -> None:
     ],
 )
 def test_an_answer_to_everything_is_found(confusion: list[list[int]], label: str | None) -> None:
-    assert repeated_answer(np.array(confusion), ("a", "b")) == label
+    assert find_repeated_answer(np.array(confusion), ("a", "b")) == label
 
 
 def test_average_precision_of_each_label_is_none_without_clips() -> None:

@@ -22,33 +22,20 @@ from scipy.special import expit, log_expit, log_softmax, softmax
 from torch import Tensor
 
 from flexiast.checkpoint import Checkpoint, load_checkpoint, weights_sha256
-from flexiast.data.dataset import load_waveforms, read_dataset, with_nothing
+from flexiast.data.clips import with_nothing
+from flexiast.data.dataset import load_waveforms, read_dataset
 from flexiast.errors import DataError, ModelError, UsageError
 from flexiast.evaluation.evaluate import Windows, evaluate
 from flexiast.frontend import Frontend
 from flexiast.model import FlexiAST
+from flexiast.networks import Model, TorchClassifier, build_model, load_model, weights_of
 from flexiast.spec import FrontendSpec, NetworkSpec, PatchSize, Spec
 from flexiast.training.batches import Backgrounds, LogMels
+from flexiast.training.distillation import Teacher, distillation_loss
 from flexiast.training.journal import Journal
 from flexiast.training.recipe import ALL_PATCHES, Augment, Distill, Recipe, Training
-from flexiast.training.trainer import (
-    LEAST_STEPS,
-    MEASURED_CLIPS,
-    Model,
-    Progress,
-    Teacher,
-    TorchClassifier,
-    Trainer,
-    build_model,
-    distillation_loss,
-    epochs_of,
-    label_loss,
-    load_model,
-    make_spec,
-    sample,
-    schedule,
-    weights_of,
-)
+from flexiast.training.sampling import MEASURED_CLIPS, sample_evenly
+from flexiast.training.trainer import LEAST_STEPS, Progress, Trainer, epochs_of, label_loss, make_spec, schedule
 
 Float = NDArray[np.float32]
 Double = NDArray[np.float64]
@@ -298,7 +285,7 @@ def test_a_base_patch_larger_than_the_window_is_refused(toy: Toy) -> None:
 
 @given(st.integers(1, 10**7))
 def test_a_large_data_set_is_measured_by_clips_from_end_to_end(clips: int) -> None:
-    measured = sample(clips)
+    measured = sample_evenly(clips)
     assert len(measured) == min(clips, MEASURED_CLIPS)
     assert (measured[0], measured[-1]) == (0, clips - 1)
     assert np.ptp(np.diff(measured, prepend=-1)) <= 1 or clips > MEASURED_CLIPS

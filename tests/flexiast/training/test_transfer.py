@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from flexiast.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weight_shapes
 from flexiast.errors import ModelError
+from flexiast.networks import TorchClassifier, build_model, load_model
 from flexiast.patching import patch_matrices
 from flexiast.spec import NetworkSpec, PatchSize, ResizeSpec, Spec
-from flexiast.training.trainer import TorchClassifier, build_model, load_model
 from flexiast.training.transfer import changes, check_transfer, transfer_weights
 
 Float = NDArray[np.float32]
@@ -219,7 +219,7 @@ def test_what_is_not_taken_over_as_it_is_is_told(build_spec: MakeSpec) -> None:
         "kernel PI-resized from 16x16 to 16x32",
         "positions interpolated at the centres of the new patches",
         "positions stretched along time for a longer window",
-        "head begun anew for other labels",
+        "head started anew for other labels",
     ]
     overlapping = build_spec(base_stride=PatchSize(10, 10))
     assert changes(overlapping, spec) == ["positions interpolated at the centres of the new patches"]

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexiast.errors import printable
 from flexiast.spec import PatchSize
+from flexiast.text import printable
 from flexiast_runtime.batch.formats import CSV_COLUMNS, RAVEN_COLUMNS, Format, Result, render, seconds
 from flexiast_runtime.detection.records import Event
 

@@ -16,8 +16,8 @@ def show_budgets(budgets: Sequence[SizeBudget], per_hour: float) -> None:
     """False alarms of each size on the half held back, before and after, and what more it takes to be sure."""
     from rich.table import Table
 
-    from flexiast.data.dataset import preview
     from flexiast.evaluation.budget import CONFIDENCE, hours_needed
+    from flexiast.text import preview
     from flexiast_cli.terminal.console import say, stdout
 
     hours = budgets[0].hours

@@ -197,7 +197,7 @@ def _files(paths: list[Path]) -> tuple[dict[Path, Path], list[Result]]:
 
     That is a file's place in the folder that was named, or its own path as it was named.
     """
-    from flexiast.errors import printable, printable_line
+    from flexiast.text import printable, printable_line
     from flexiast_cli.dataset import search_sounds
     from flexiast_cli.terminal.console import stderr
     from flexiast_runtime.batch.formats import Result

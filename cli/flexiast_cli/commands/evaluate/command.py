@@ -147,7 +147,7 @@ def _classifier(
     checkpoint = load_checkpoint(path)
     patches = tuple(checkpoint.spec.check_patch(patch) for patch in patches or checkpoint.spec.trained_patches)
 
-    from flexiast.training.trainer import TorchClassifier, load_model
+    from flexiast.networks import TorchClassifier, load_model
 
     return TorchClassifier(load_model(checkpoint)), patches
 

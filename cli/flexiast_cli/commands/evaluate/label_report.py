@@ -48,9 +48,9 @@ def show(spec: Spec, logits: Mapping[PatchSize, Float], targets: Float) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from flexiast.data.dataset import preview
     from flexiast.evaluation.evaluate import average_precisions
     from flexiast.evaluation.per_label import confusion_matrix, label_results
+    from flexiast.text import preview
     from flexiast_cli.terminal.console import stdout
 
     if spec.task == "multi":
@@ -87,7 +87,7 @@ def show(spec: Spec, logits: Mapping[PatchSize, Float], targets: Float) -> None:
 
 def warn_repeated_answers(results: Sequence[PatchResult]) -> None:
     """On stderr: sizes that answer one label whatever they hear."""
-    from flexiast.errors import printable
+    from flexiast.text import printable
     from flexiast_cli.terminal.console import stderr
 
     for label in dict.fromkeys(result.repeated_answer for result in results if result.repeated_answer is not None):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from flexiast.data.dataset import Dataset
+    from flexiast.data.clips import Dataset
     from flexiast.data.waveforms import Waveforms
     from flexiast.spec import Spec
     from flexiast_export.verify import VerificationData
@@ -119,7 +119,7 @@ def _has_labels(data: Path, spec: Spec) -> bool:
 
 def _files(folder: Path, spec: Spec, count: int) -> Dataset:
     """So many of the audio files anywhere under a folder."""
-    from flexiast.data.dataset import Clip, Dataset
+    from flexiast.data.clips import Clip, Dataset
     from flexiast.errors import DataError
     from flexiast_cli.dataset import search_sounds
     from flexiast_cli.terminal.console import stderr

@@ -208,7 +208,7 @@ def _from_checkpoint(
     spec = checkpoint.spec
 
     def publish(**options: Any) -> Manifest:
-        from flexiast.training.trainer import TorchClassifier, load_model
+        from flexiast.networks import TorchClassifier, load_model
 
         source = TorchClassifier(load_model(checkpoint))
         return export_onnx(checkpoint, source, patches, place, precisions=precisions, opset=opset, **options)

@@ -89,7 +89,7 @@ def _hint(labels: Iterable[str], heard: Sequence[str]) -> None:
     """For labels that never occurred, a word on stderr about those that nearly are called so."""
     import difflib
 
-    from flexiast.data.dataset import preview
+    from flexiast.text import preview
     from flexiast_cli.terminal.console import say
 
     for label in labels:

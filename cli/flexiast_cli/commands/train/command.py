@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from flexiast.checkpoint import Checkpoint
     from flexiast.data.background import Stretches
-    from flexiast.data.dataset import Clip, Dataset
+    from flexiast.data.clips import Clip, Dataset
     from flexiast.evaluation.evaluate import Windows
     from flexiast.spec import FrontendSpec, Spec
     from flexiast.training.batches import Backgrounds, LogMels
@@ -207,10 +207,11 @@ def _run(
     from flexiast.checkpoint import weights_sha256
     from flexiast.data.dataset import compute_balanced_weights
     from flexiast.errors import ExitCode
+    from flexiast.networks import load_model
     from flexiast.training.distributed import launcher
     from flexiast.training.journal import Journal
     from flexiast.training.recipe import Distill
-    from flexiast.training.trainer import Trainer, load_model
+    from flexiast.training.trainer import Trainer
     from flexiast.training.transfer import changes
     from flexiast_cli.terminal.console import count_noun, stderr
     from flexiast_cli.terminal.interrupts import graceful_shutdown
@@ -308,11 +309,12 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
 
     from flexiast.data.background import MOST_WINDOWS, Chain
     from flexiast.data.checks import check_trainable, warn_lost_labels, warn_uneven, warnings_before_reading
-    from flexiast.data.dataset import with_nothing
+    from flexiast.data.clips import with_nothing
     from flexiast.evaluation.evaluate import Windows
     from flexiast.frontend import Frontend
     from flexiast.training.batches import LogMels
-    from flexiast.training.trainer import make_spec, sample
+    from flexiast.training.sampling import sample_evenly
+    from flexiast.training.trainer import make_spec
     from flexiast_cli.commands.train.dataset_report import print_audio_warnings, print_counts, print_warnings
     from flexiast_cli.dataset import load_clips, read_data, track
 
@@ -327,7 +329,7 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
     )
     print_counts(dataset, training, validation, console)
     print_warnings(warn_lost_labels(dataset, training, validation), console)
-    lengths = [len(waveforms[clip]) for clip in sample(len(waveforms))]
+    lengths = [len(waveforms[clip]) for clip in sample_evenly(len(waveforms))]
     frontend = recipe.model.frontend(SAMPLE_RATE_HZ, float(np.median(lengths)))
     print_audio_warnings(
         (training, waveforms),
@@ -374,7 +376,7 @@ def _prepare(sources: _Sources, recipe: Recipe, start: Checkpoint | None, consol
 
 def _background(dataset: Dataset, sources: _Sources, console: Console) -> tuple[list[Stretches], Stretches]:
     """Stretches of each source that train, and all that validate: the data's own, split with its clips, and others."""
-    from flexiast.data.background import background_clips, divided, stretches_of
+    from flexiast.data.background import background_clips, split_stretches, stretches_of
     from flexiast_cli.dataset import print_skipped
 
     def read(clips: Sequence[Clip]) -> Stretches:
@@ -383,8 +385,8 @@ def _background(dataset: Dataset, sources: _Sources, console: Console) -> tuple[
         return stretches
 
     own = [read([clip for clip in dataset.background if clip.split == split]) for split in ("train", "val")]
-    pairs = [(own[0], own[1]) if len(own[1]) else divided(own[0])]
-    pairs += [divided(read(background_clips([path]))) for path in sources.background]
+    pairs = [(own[0], own[1]) if len(own[1]) else split_stretches(own[0])]
+    pairs += [split_stretches(read(background_clips([path]))) for path in sources.background]
     training, held_back = zip(*pairs, strict=True)
     return [source for source in training if len(source)], sum(held_back[1:], held_back[0])
 

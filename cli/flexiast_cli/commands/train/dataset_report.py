@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from flexiast.data.checks import LabelCount
-    from flexiast.data.dataset import Dataset
+    from flexiast.data.clips import Dataset
     from flexiast.data.waveforms import Waveforms
     from flexiast.spec import FrontendSpec
 
@@ -18,7 +18,7 @@ ROWS = 60
 
 
 def print_warnings(warnings: Iterable[str], console: Console) -> None:
-    from flexiast.errors import printable
+    from flexiast.text import printable
 
     for warning in warnings:
         console.print(printable(warning), style="yellow", markup=False, soft_wrap=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from flexiast.errors import UsageError
 from flexiast.files import check_beside
-from flexiast.manifest import MANIFEST, FileEntry
+from flexiast.manifest import MANIFEST
 
 
 @contextmanager
@@ -68,12 +68,6 @@ def _folder(path: Path) -> Iterator[None]:
             with suppress(OSError):  # not yet made, or somebody else has put something there
                 folder.rmdir()
         raise
-
-
-def add_file(stage: Path, name: str, content: bytes) -> FileEntry:
-    """Write one file into the stage and describe it for the manifest."""
-    (stage / name).write_bytes(content)
-    return FileEntry(name=name, size=len(content), sha256=sha256(content).hexdigest())
 
 
 def _seal(stage: Path) -> None:

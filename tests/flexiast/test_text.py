@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexiast.errors import printable
 from flexiast.spec import check_label
+from flexiast.text import printable
 
 ZWNJ, ZWJ = "\u200c", "\u200d"
 WORDS = (
