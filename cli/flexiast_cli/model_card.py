@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,8 +62,9 @@ def show_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def _show_measured(checkpoint: Checkpoint, console: Console) -> None:
     """The accuracy (or mAP) at each size that the run measured; nothing where the checkpoint records none."""
     try:
-        results = TypeAdapter(list[PatchResult]).validate_python(checkpoint.info.get("validation", []))
-    except ValidationError:  # of another version, or of another tool: the rest is still shown
+        results = TypeAdapter(list[PatchResult]).validate_json(json.dumps(checkpoint.info.get("validation", [])))
+    except ValidationError:  # of another version: the rest is still shown
+        console.print("what its run measured cannot be read by this version")
         return
     figures = [f"{result.patch_size.short} {result.metric:.3f}" for result in results]
     if not figures:
