@@ -13,13 +13,14 @@ import typer
 from flexiast import __version__
 from flexiast.errors import ExitCode, FlexiastError
 from flexiast.text import printable
-from flexiast_cli.commands import config, engines
+from flexiast_cli.commands import config
 from flexiast_cli.commands.calibrate.command import calibrate
 from flexiast_cli.commands.classify.command import classify
 from flexiast_cli.commands.data import manifest, shard
 from flexiast_cli.commands.demo.command import demo
 from flexiast_cli.commands.devices import devices
 from flexiast_cli.commands.doctor import doctor
+from flexiast_cli.commands.engines import command as engines
 from flexiast_cli.commands.evaluate.command import evaluate
 from flexiast_cli.commands.export.command import export
 from flexiast_cli.commands.history.command import history

@@ -1,30 +1,38 @@
-"""Reading a data set for a command: what was left out or skipped is said on stderr."""
+"""Reading a data set for a command: read it, decode its clips, and report on stderr what was left out or skipped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.data.background import Stretches, stretches_of
+from flexiast.data.clips import Clip, Dataset
+from flexiast.data.dataset import drop_bad_clips, load_waveforms, read_dataset
+from flexiast.data.search import LeftOut, Search, search_folder
+from flexiast.data.waveforms import Waveforms
+from flexiast.errors import DataError
+from flexiast.spec import Spec
+from flexiast.text import printable
+from flexiast_cli.terminal.console import track as track_progress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from flexiast.data.clips import Dataset
-    from flexiast.data.search import LeftOut, Search
-    from flexiast.data.waveforms import Waveforms
-    from flexiast.errors import DataError
-
 T = TypeVar("T")
+
+EVERY_SPLIT = "all"
+"""In the place of a split: every clip."""
 
 
 def read_data(data: Path, val_fold: str | None, console: Console, *, skip_bad: bool | None) -> Dataset:
-    """The data set; raises DataError. Of one without a split of its own bad files are dropped before the split.
+    """Read a data set; raises DataError. If it has no split of its own, bad files are dropped before it is split.
 
     ``skip_bad`` is None where a command has no such option.
     """
-    from flexiast.data.dataset import drop_bad_clips, read_dataset
-    from flexiast.data.search import LeftOut
-
     dataset = read_dataset(data, val_fold)
     print_left_out(data, sum(dataset.left_out.values(), LeftOut()), console)
     if skip_bad and dataset.hashed_from is not None:
@@ -36,9 +44,7 @@ def read_data(data: Path, val_fold: str | None, console: Console, *, skip_bad: b
 def load_clips(
     dataset: Dataset, sample_rate_hz: int, console: Console, *, skip_bad: bool | None, action: str = "Reading clips"
 ) -> tuple[Dataset, Waveforms]:
-    """The clips that can be read and their waveforms; raises DataError."""
-    from flexiast.data.dataset import load_waveforms
-
+    """Decode the clips: those that can be read, and their waveforms; raises DataError."""
     readable, waveforms, errors = load_waveforms(
         dataset,
         sample_rate_hz,
@@ -50,26 +56,37 @@ def load_clips(
     return readable, waveforms
 
 
-def search_sounds(folder: Path, console: Console) -> Search:
-    """Audio anywhere under a folder."""
-    from flexiast.data.search import search_folder
+def load_split(
+    data: Path, split: str, val_fold: str | None, spec: Spec, console: Console, *, skip_bad: bool | None
+) -> tuple[Waveforms, NDArray[np.float32]]:
+    """Read one split and decode its labelled clips: waveforms and targets [clips, labels]; raises DataError."""
+    dataset = read_data(data, val_fold, console, skip_bad=skip_bad).labelled
+    chosen = dataset if split == EVERY_SPLIT else dataset.split(split)
+    readable, waveforms = load_clips(chosen, spec.frontend.sample_rate_hz, console, skip_bad=skip_bad)
+    return waveforms, readable.targets(spec.labels)
 
+
+def load_background(clips: Sequence[Clip], sample_rate_hz: int, console: Console, *, skip_bad: bool) -> Stretches:
+    """Decode background recordings; raises DataError."""
+    stretches, errors = stretches_of(clips, sample_rate_hz, skip_bad=skip_bad)
+    print_skipped(errors, console)
+    return stretches
+
+
+def search_sounds(folder: Path, console: Console) -> Search:
+    """Find audio anywhere under a folder."""
     found = search_folder(folder)
     print_left_out(folder, found.left_out, console)
     return found
 
 
 def track(items: Iterable[T], action: str, console: Console) -> Iterable[T]:
-    """The items, with a progress bar unless the console is quiet."""
-    from flexiast_cli.terminal.console import track
-
-    return items if console.quiet else track(items, action)
+    """Yield the items, with a progress bar unless the console is quiet."""
+    return items if console.quiet else track_progress(items, action)
 
 
 def print_left_out(folder: Path, left_out: LeftOut, console: Console) -> None:
-    """One line, where something was left out."""
-    from flexiast.text import printable
-
+    """Print one line if anything was left out."""
     if reasons := str(left_out):
         console.print(printable(f"Left out of {folder}: {reasons}"), style="yellow", markup=False, soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""Log-mel frames as pictures: shades for any screen, and half blocks for a terminal."""
+"""Log-mel frames as pictures: shades for any screen, half blocks for a terminal."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ COLUMN_FRAMES = 10
 KEPT_COLUMNS = 400
 
 MAGMA = ("#000004", "#1d1147", "#51127c", "#832681", "#b73779", "#e75263", "#fc8961", "#fec488", "#fcfdbf")
-"""Nine even steps of matplotlib's magma: equally perceptible ones, and its lightness alone tells them apart."""
+"""Nine even steps of matplotlib's magma, a perceptually uniform map: its steps differ in lightness alone, too."""
 COLOURS = 32
 BLOCKS = " ░▒▓█"
-"""The shades of a terminal without colours or without half blocks."""
+"""The shades on a terminal that lacks colours or half blocks."""
 
 
 def shades(frames: Float, bins: int = BINS) -> Shades:
@@ -40,7 +40,7 @@ def shades(frames: Float, bins: int = BINS) -> Shades:
 
 
 class Spectrogram:
-    """The last seconds of one source."""
+    """A picture of the last seconds of one source."""
 
     def __init__(self) -> None:
         self._columns: deque[Shades] = deque(maxlen=KEPT_COLUMNS)
@@ -65,7 +65,7 @@ class Spectrogram:
         return picture
 
     def with_height(self, height: int) -> HalfBlocks:
-        """To be drawn so many lines high, as wide as there is room."""
+        """A renderable of that many lines, as wide as there is room."""
         return HalfBlocks(self, height)
 
 

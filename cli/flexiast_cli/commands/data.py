@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flexiast.errors import UsageError
+from flexiast.files import check_output
+from flexiast_cli.terminal.console import count_noun, say, stderr, track
+
 if TYPE_CHECKING:
     from flexiast.data.corpora import Listing
 
@@ -41,41 +45,39 @@ def manifest(
 
     Nothing is downloaded; clips that the disk lacks are counted and left out.
     """
-    from flexiast.data.corpora import write_listing
-    from flexiast.errors import UsageError
-    from flexiast.files import check_output
     from flexiast_cli.dataset import print_left_out
-    from flexiast_cli.terminal.console import count_noun, stderr
 
     check_output(output)
     if output.exists() and not force:
         raise UsageError(f"{output} exists; choose another name, or replace it with --force")
-    listing = _listing(kind, source, audio)
-    write_listing(listing, output)
-    lacking = f"; {listing.missing:,} more are listed, but not on this disk" if listing.missing else ""
-    stderr().print(f"{count_noun(len(listing.clips), 'clip')}{lacking}", markup=False)
+    listing = _write_listing(kind, source, audio, output)
+    missing = f"; {listing.missing:,} more are listed, but not on this disk" if listing.missing else ""
+    stderr().print(f"{count_noun(len(listing.clips), 'clip')}{missing}", markup=False)
     print_left_out(audio or source[0].parent, listing.left_out, stderr())
 
 
-def _listing(kind: Kind, source: list[Path], audio: Path | None) -> Listing:
+def _write_listing(kind: Kind, source: list[Path], audio: Path | None, output: Path) -> Listing:
+    """Find the clips of a published data set, and write their CSV; raises UsageError and DataError."""
     from flexiast.data import corpora
-    from flexiast.errors import UsageError
 
     first, *others = source
     if others and kind is not Kind.AUDIOSET:
         raise UsageError(f"{kind.value} has one source, not {len(source)}: name {first} only")
-    if kind is Kind.AUDIOSET:
-        return corpora.audioset(source, audio or first.parent)
-    if kind is Kind.VGGSOUND:
-        return corpora.vggsound(first, audio or first.parent)
-    if audio is not None:
-        raise UsageError(f"--audio cannot be used with {kind.value}, whose clips lie in its own folder; leave it out")
     folders = {
         Kind.ESC50: corpora.esc50,
         Kind.SPEECHCOMMANDS: corpora.speechcommands,
         Kind.VOXCELEB1: corpora.voxceleb1,
     }
-    return folders[kind](first)
+    if audio is not None and kind in folders:
+        raise UsageError(f"--audio cannot be used with {kind.value}, whose clips lie in its own folder; leave it out")
+    if kind is Kind.AUDIOSET:
+        listing = corpora.audioset(source, audio or first.parent)
+    elif kind is Kind.VGGSOUND:
+        listing = corpora.vggsound(first, audio or first.parent)
+    else:
+        listing = folders[kind](first)
+    corpora.write_listing(listing, output)
+    return listing
 
 
 def shard(
@@ -89,12 +91,11 @@ def shard(
 ) -> None:
     """Pack a data set into WebDataset shards, which `train` and `evaluate` read like a folder.
 
-    A few large files are read faster than a million small ones from network disks. Each clip is decoded once on the
-    way, so bad ones are found here; its bytes stay as they are. The split is fixed here, too.
+    Network disks read a few large files faster than a million small ones. Each clip is decoded once to find bad ones,
+    and stored byte for byte as it is. The split is fixed here, too.
     """
     from flexiast.data.shards import write_shards
     from flexiast_cli.dataset import print_skipped, read_data
-    from flexiast_cli.terminal.console import count_noun, say, stderr, track
 
     index, errors = write_shards(
         read_data(data, val_fold, stderr(), skip_bad=skip_bad),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from flexiast.checkpoint import Checkpoint
+from flexiast.errors import UsageError
+from flexiast.files import check_output
+from flexiast_cli.terminal.console import stderr
 
 
 def import_(
@@ -22,7 +23,7 @@ def import_(
     ] = None,
     task: Annotated[
         Literal["single", "multi"] | None,
-        typer.Option("--task", help="One label a clip or any number, where the source does not say."),
+        typer.Option("--task", help="One label a clip or any number, where the source does not record it."),
     ] = None,
     mean: Annotated[
         float | None, typer.Option("--mean", help="Mean log-mel, for .pth. (default: AudioSet's, −4.2677)")
@@ -40,23 +41,22 @@ def import_(
     half: Annotated[bool, typer.Option("--half", help="Store matrices as float16: half the size.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
-    """Make a checkpoint of an AST, a FlexiAST or a vision transformer that others trained.
+    """Convert an AST, a FlexiAST or a vision transformer that others trained into a checkpoint.
 
-    At its own patch size it answers as the original does; train it on, or export it, at any other. A vision transformer
-    has no head for sounds and becomes a start for `flexiast train --init`.
+    At its own patch size it gives the original's scores. Export it, or train it further, at any other size. A vision
+    transformer has no head for sounds and becomes a start for `flexiast train --init`.
     """
     from flexiast.checkpoint import save_checkpoint
-    from flexiast.errors import UsageError
-    from flexiast.files import check_output
     from flexiast.importing import ImportOptions, import_model, read_labels
     from flexiast.spec import PatchSize
+    from flexiast_cli.model_card import describe_spec
 
     check_output(output)
     if output.exists() and not force:
         raise UsageError(f"{output} exists; choose another name, or replace it with --force")
     if output.exists() and any(output.samefile(path) for path in (source, source / output.name) if path.exists()):
         raise UsageError(f"{output} is what is imported; choose another name")
-    told = ImportOptions(
+    options = ImportOptions(
         labels=None if labels is None else read_labels(labels),
         task=task,
         mean=mean,
@@ -64,18 +64,11 @@ def import_(
         frames=frames,
         stride=None if stride is None else PatchSize.parse(stride),
     )
-    checkpoint = import_model(source, told)
+    checkpoint = import_model(source, options)
     save_checkpoint(output, checkpoint, half=half)
-    _report(source, output, checkpoint)
-
-
-def _report(source: Path, output: Path, checkpoint: Checkpoint) -> None:
-    from flexiast_cli.commands.inspect import facts
-    from flexiast_cli.terminal.console import stderr
-
     console = stderr()
-    kind = checkpoint.info["imported"]["format"]
-    console.print(f"Imported {source} ({kind}) as {output}", markup=False, soft_wrap=True)
-    console.print(facts(checkpoint.spec), markup=False, soft_wrap=True)
+    source_format = checkpoint.info["imported"]["format"]
+    console.print(f"Imported {source} ({source_format}) as {output}", markup=False, soft_wrap=True)
+    console.print(describe_spec(checkpoint.spec), markup=False, soft_wrap=True)
     if not checkpoint.spec.labels:
         console.print(f"A start for training: flexiast train SOUNDS --init {output}", markup=False, soft_wrap=True)

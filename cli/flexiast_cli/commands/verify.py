@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
+from flexiast_cli.terminal.console import count_noun, print_json, stdout
+
 
 def verify(
     model: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle folder, or the name of a shipped model.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Check every file's sha256 and run every engine against the stored answers."""
-    from flexiast_cli.terminal.console import count_noun, print_json, stdout
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.catalog import find_bundle
     from flexiast_runtime.inference.selfcheck import verify_bundle

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flexiast_cli.commands.profile.command import raw, show
 from flexiast_cli.commands.profile.report import render
+from flexiast_cli.commands.profile.table import latencies_csv, show_profile
 from flexiast_runtime.inference.engine import Stages
 from flexiast_runtime.profiling.measure import Runs
 from flexiast_runtime.profiling.profiles import GpuTimes, read_profile
@@ -61,19 +61,19 @@ def test_stages_on_a_gpu_are_shown_in_the_table_the_csv_and_the_report(
     staged = found.model_copy(update={"measurements": (first.model_copy(update={"gpu": times}), *rest)})
     runs = {m.name: Runs(latencies_s=[m.p50_ms / 1000]) for m in staged.measurements}
     runs[first.name].stages = [Stages(11e-6, 22e-6, 333e-6, 44e-6)]
-    show(staged)
+    show_profile(staged)
     shown, page = capsys.readouterr().out, render(staged, runs)
     for text in (shown, page):
         for word in ("enqueue", "H2D", "compute", "D2H", "0.011", "0.022", "0.333", "0.044"):
             assert word in text
         assert "Latencies count both copies; windows are launched without a CUDA graph." in text
-    rows = list(csv.DictReader(io.StringIO(raw(runs))))
+    rows = list(csv.DictReader(io.StringIO(latencies_csv(runs))))
     assert [(row["enqueue_ms"], row["d2h_ms"], bool(row["latency_ms"])) for row in rows] == [
         ("0.0110", "0.0440", False),
         ("", "", True),
         ("", "", True),
     ]
-    show(found)
+    show_profile(found)
     assert "enqueue" not in capsys.readouterr().out
     assert "enqueue" not in render(found, runs)
 

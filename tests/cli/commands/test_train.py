@@ -58,6 +58,25 @@ def test_what_a_start_lends_is_told_in_one_line(
     assert lines == [f"From the start: kernel PI-resized from 16x16 to 24x24, {positions}"]
 
 
+def test_few_clips_are_advised_a_shipped_model_first_and_that_a_convnet_cannot_be_exported(
+    trained_by_default: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    (hint,) = [line for line in trained_by_default[1].stderr.splitlines() if line.startswith("Fewer than 100 clips")]
+    places = [hint.index(text) for text in ("--init sounds", "--model convnet", "cannot be exported")]
+    assert places == sorted(places)
+
+
+def test_inspect_of_a_run_shows_what_it_measured_and_on_how_many_clips(
+    run: Run, trained_by_default: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    output, _ = trained_by_default
+    document = json.loads((output / "run.json").read_text("utf-8"))
+    figures = ", ".join(f"{one['patch_size'].split('x')[0]} {one['accuracy']:.3f}" for one in document["validation"])
+    clips = document["clips"]["val"]
+    noun = "clip" if clips == 1 else "clips"
+    assert f"accuracy on {clips} validation {noun}: {figures}\n" in run("inspect", output).stdout
+
+
 @pytest.mark.parametrize("model", ["convnet", "convnet-wide"])
 def test_a_window_too_short_for_a_convnet_is_refused(run: Run, short_sounds: Path, tmp_path: Path, model: str) -> None:
     for window in (0.1, 0.2):  # the first is shorter than a patch, of which a convnet knows nothing
@@ -155,6 +174,11 @@ def test_a_model_that_always_answers_one_label_is_named(run: Run, tmp_path: Path
     assert result.returncode == 0, result.stderr
     assert "low has 16 training clips, high 2" in result.stderr
     assert "nearly every validation clip" in result.stderr
+    # 1 clip of high and 4 of low validate: always answering low is right for 0.80
+    last = result.stderr.splitlines()[-1]
+    assert "at chance: its mean accuracy is 0.80" in last
+    assert "'low' would be right for 0.80 of the validation clips" in last
+    assert last.endswith(f"Try next: flexiast train {sounds} -o {tmp_path / 'run-sounds'} --init sounds")
     measured = run("evaluate", tmp_path / "run", sounds)
     assert "nearly every clip is answered" in measured.stderr
 

@@ -1,1 +1,1 @@
-"""Classify."""
+"""`flexiast classify`."""

@@ -1,24 +1,24 @@
-"""What came of many files so far: told while they run on a terminal, and at the end."""
+"""Counts of classified files: shown on a terminal while they run, and reported at the end."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
 from threading import Event as Flag
-from typing import TYPE_CHECKING
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:
-    from flexiast_runtime.batch.formats import Result
+from flexiast_cli.terminal.console import count_noun, say, stderr
+from flexiast_runtime.batch.formats import Result
 
 
 class Tally:
-    """Counts results as they pass by."""
+    """Counts results as they pass."""
 
     def __init__(self, *, fail_fast: bool) -> None:
         self.stop = Flag()
-        """Set when the run is to end with what it has"""
+        """Set when the run is to end with the results so far."""
         self.failures: list[str] = []
         self._notices: list[str] = []
         self._fail_fast = fail_fast
@@ -26,13 +26,9 @@ class Tally:
         self._audio_s = 0.0
 
     def watch(self, results: Iterable[Result], total: int, *, shown: bool) -> Iterator[Result]:
-        """The results as they are, counted; on a terminal with a progress bar, if it is to be ``shown``."""
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        from flexiast_cli.terminal.console import stderr
-
-        console, begun_s = stderr(), time.monotonic()
-        columns = (TextColumn("Listening"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        """Yield the results and count them; on a terminal with a progress bar, if it is to be ``shown``."""
+        console, started_s = stderr(), time.monotonic()
+        columns = (TextColumn("Classifying"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
         with Progress(
             *columns,
             TimeRemainingColumn(),
@@ -44,9 +40,9 @@ class Tally:
             task = progress.add_task("", total=total)
             for result in results:
                 self._count(result)
-                speed = self._audio_s / (time.monotonic() - begun_s)
-                heard = f"{self._audio_s / 3600:,.1f} h of audio, {speed:,.0f} × real time"
-                progress.update(task, advance=1, description=heard)
+                speed = self._audio_s / (time.monotonic() - started_s)
+                done = f"{self._audio_s / 3600:,.1f} h of audio, {speed:,.0f} × real time"
+                progress.update(task, advance=1, description=done)
                 yield result
                 if self._fail_fast and self.failures:
                     return
@@ -59,14 +55,12 @@ class Tally:
         if result.error is not None:
             self.failures.append(result.error)
 
-    def report(self, total: int, already: int, made_by: str) -> None:
-        """One line for people, and one for whatever is wrong with a file."""
-        from flexiast_cli.terminal.console import count_noun, say, stderr
-
-        heard = self._files - len(self.failures)
+    def report(self, total: int, already: int, description: str) -> None:
+        """Print one line of totals, and one for each notice and failure."""
+        classified = self._files - len(self.failures)
         passed = f" ({already:,} there already)" if already else ""
-        note = f"{count_noun(self._events, 'event')} in {heard:,} of {count_noun(total, 'file')}{passed}, {made_by}"
-        stderr().print(note, style="dim", markup=False, soft_wrap=True)
+        counts = f"{count_noun(self._events, 'event')} in {classified:,} of {count_noun(total, 'file')}{passed}"
+        stderr().print(f"{counts}, {description}", style="dim", markup=False, soft_wrap=True)
         for notice in self._notices:
             say(f"note: {notice}")
         for failure in self.failures:

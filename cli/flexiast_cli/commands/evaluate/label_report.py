@@ -1,28 +1,28 @@
-"""`flexiast evaluate --per-label` and `--confusion`: which labels are known, and what is taken for what."""
+"""What `flexiast evaluate` reports about labels: how well each is recognised, and which are confused."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
+from rich.markup import escape
+from rich.table import Table
 
-    from flexiast.evaluation.evaluate import PatchResult
-    from flexiast.spec import PatchSize, Spec
+from flexiast.errors import UsageError
+from flexiast.evaluation.evaluate import PatchResult, average_precisions
+from flexiast.evaluation.per_label import confusion_matrix, label_results
+from flexiast.spec import PatchSize, Spec
+from flexiast.text import preview, printable
+from flexiast_cli.terminal.console import stderr, stdout
 
-    Float = NDArray[np.float32]
-
-NUMBERED_LABELS = 20
-"""As many cells of a confusion matrix can be read as numbers on a side; more are shown as colours only."""
+Float = NDArray[np.float32]
 
 
 def check_confusion(spec: Spec, confusion: Path | None) -> None:
-    """Raise UsageError for a confusion matrix of a model that may hear several labels at once."""
-    from flexiast.errors import UsageError
-
+    """Raise UsageError for a confusion matrix of a model that may give several labels at once."""
     if confusion is not None and spec.task == "multi":
         raise UsageError(
             "a confusion matrix needs one label a clip, and this model may answer several; "
@@ -30,11 +30,8 @@ def check_confusion(spec: Spec, confusion: Path | None) -> None:
         )
 
 
-def document(spec: Spec, logits: Float, targets: Float) -> dict[str, Any]:
-    """Per label as JSON; with one label a clip also the confusion matrix [true][answered] in clips."""
-    from flexiast.evaluation.evaluate import average_precisions
-    from flexiast.evaluation.per_label import confusion_matrix, label_results
-
+def describe_labels(spec: Spec, logits: Float, targets: Float) -> dict[str, Any]:
+    """The labels' figures as JSON; with one label a clip also the confusion matrix [true][answered], in clips."""
     if spec.task == "multi":
         return {"labels": average_precisions(logits, targets, spec.labels)}
     # A class for nothing, where the model has one, is the last column.
@@ -43,16 +40,8 @@ def document(spec: Spec, logits: Float, targets: Float) -> dict[str, Any]:
     return {"labels": labels, "confusion": confusion.tolist()}
 
 
-def show(spec: Spec, logits: Mapping[PatchSize, Float], targets: Float) -> None:
-    """A table of each label's recall (average precision where clips have several) at each size, the worst first."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    from flexiast.evaluation.evaluate import average_precisions
-    from flexiast.evaluation.per_label import confusion_matrix, label_results
-    from flexiast.text import preview
-    from flexiast_cli.terminal.console import stdout
-
+def show_labels(spec: Spec, logits: Mapping[PatchSize, Float], targets: Float) -> None:
+    """Print each label's recall (average precision where clips have several) at each size, the worst first."""
     if spec.task == "multi":
         figures = [
             [found["average_precision"] for found in average_precisions(answers, targets, spec.labels)]
@@ -86,56 +75,15 @@ def show(spec: Spec, logits: Mapping[PatchSize, Float], targets: Float) -> None:
 
 
 def warn_repeated_answers(results: Sequence[PatchResult]) -> None:
-    """On stderr: sizes that answer one label whatever they hear."""
-    from flexiast.text import printable
-    from flexiast_cli.terminal.console import stderr
-
+    """Warn on stderr about sizes that give the same label to nearly every clip."""
     for label in dict.fromkeys(result.repeated_answer for result in results if result.repeated_answer is not None):
         sizes = ", ".join(result.patch_size.short for result in results if result.repeated_answer == label)
         stderr().print(
-            printable(f"At {sizes} nearly every clip is answered {label!r}: the accuracy is that of always saying it"),
+            printable(f"At {sizes} nearly every clip is answered {label!r}: the accuracy is that of always giving it"),
             style="yellow",
             markup=False,
             soft_wrap=True,
         )
-
-
-def draw(spec: Spec, logits: Float, targets: Float, title: str, path: Path) -> None:
-    """The confusion matrix, each row as shares of the clips that have its label."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    from flexiast.evaluation.per_label import NOTHING, confusion_matrix
-
-    confusion = confusion_matrix(logits, targets)
-    shares = confusion / confusion.sum(axis=1, keepdims=True).clip(1)
-    labels = [label.replace("$", r"\$") for label in spec.labels]  # matplotlib would set it as mathematics
-    answers = [*labels, NOTHING] if spec.nothing_class else labels
-    side = min(24.0, 3.0 + 0.28 * len(labels))
-    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
-    picture = axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
-    axes.set(xlabel="answered", ylabel="true", xticks=range(len(answers)), yticks=range(len(labels)))
-    axes.set_title(title, fontsize=10)
-    axes.set_xticklabels(answers, rotation=90, fontsize=8)
-    axes.set_yticklabels(labels, fontsize=8)
-    if len(labels) <= NUMBERED_LABELS:
-        for row, column in zip(*confusion.nonzero(), strict=True):
-            dark = shares[row, column] > 0.5
-            axes.text(
-                column,
-                row,
-                f"{confusion[row, column]}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if dark else "black",
-            )
-    figure.colorbar(picture, ax=axes, label="share of the true label's clips", shrink=0.8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, format="png")
-    plt.close(figure)
 
 
 def _share(value: float | None) -> str:

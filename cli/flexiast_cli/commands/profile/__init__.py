@@ -1,1 +1,1 @@
-"""Profile."""
+"""`flexiast profile`."""

@@ -1,18 +1,16 @@
-"""The HTML report of a profile: one file, with its pictures inside, that opens anywhere."""
+"""The HTML report of a profile: one file with its pictures inside. Needs matplotlib."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flexiast_cli.commands.profile.command import GPU_STAGES, gpu_note
-from flexiast_cli.plot_axes import logarithmic, plain
-
-if TYPE_CHECKING:
-    from flexiast_runtime.profiling.measure import Runs
-    from flexiast_runtime.profiling.profiles import Measurement, Profile
+from flexiast_cli.commands.profile.table import GPU_STAGES, gpu_note
+from flexiast_cli.plot_axes import logarithmic, new_figure, plain, viridis
+from flexiast_runtime.profiling.measure import Runs
+from flexiast_runtime.profiling.profiles import Measurement, Profile
 
 GREY = "#8a938f"
 COLOURS = {"fp32": "#2a7f62", "fp16": "#6a4c93", "int8": "#c8641e", "int8-static": "#8a6d1e"}
@@ -95,7 +93,7 @@ def _table(profile: Profile) -> str:
 
 
 def _field(measurement: Measurement, field: str) -> Any:
-    """By its name; one of the GPU's has a dot, and is None without a GPU."""
+    """A field by its name; those of the GPU have a dot, and are None without one."""
     part, dot, rest = field.partition(".")
     value = getattr(measurement, part)
     return getattr(value, rest) if dot and value is not None else value
@@ -115,7 +113,7 @@ def _climate(profile: Profile) -> str:
 
 
 def _front(measurements: Sequence[Measurement]) -> str:
-    """Metric against latency; what no other variant beats in both is joined by a line."""
+    """Metric against latency, with a line through the variants that no other beats in both."""
     measured = sorted((m for m in measurements if m.metric is not None), key=lambda m: m.p50_ms)
     if not measured:
         return "<p>No metric is known of these variants: measure it with --accuracy DATA.</p>"
@@ -147,15 +145,13 @@ def _front(measurements: Sequence[Measurement]) -> str:
 
 
 def _distributions(measurements: Sequence[Measurement], runs: dict[str, Runs]) -> str:
-    """Share of windows that take no longer than so much."""
-    import matplotlib as mpl
-
+    """The share of windows that take at most a given time."""
     figure, axes = _axes("latency, ms", "share of windows", "How latencies are spread")
     sizes = list(dict.fromkeys(m.patch_size for m in measurements))
     for m in measurements:
         values = sorted(1000 * seconds for seconds in runs[m.name].latencies_s)
         shares = [(index + 1) / len(values) for index in range(len(values))]
-        shade = mpl.colormaps["viridis"](0.9 * sizes.index(m.patch_size) / len(sizes))
+        shade = viridis(0.9 * sizes.index(m.patch_size) / len(sizes))
         axes.plot(values, shares, color=shade, linewidth=1.3, label=m.name, linestyle=DASHES[m.precision])
     logarithmic(axes)
     axes.axhline(0.95, color=GREY, linewidth=0.8, linestyle=":")
@@ -189,12 +185,7 @@ def _bars(measurements: Sequence[Measurement], values: Sequence[float], unit: st
 
 
 def _axes(x: str, y: str, title: str, height: float = 3.4) -> tuple[Any, Any]:
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7.2, height), layout="constrained")
+    figure, axes = new_figure(7.2, height)
     axes.set(xlabel=x, ylabel=y)
     axes.set_title(title, fontsize=10, loc="left")
     plain(axes)
@@ -202,10 +193,7 @@ def _axes(x: str, y: str, title: str, height: float = 3.4) -> tuple[Any, Any]:
 
 
 def _svg(figure: Any) -> str:
-    from matplotlib import pyplot as plt
-
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None})
-    plt.close(figure)
     content = stream.getvalue()
     return content[content.index("<svg") :]

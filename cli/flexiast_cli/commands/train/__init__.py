@@ -1,1 +1,1 @@
-"""Train."""
+"""`flexiast train`."""

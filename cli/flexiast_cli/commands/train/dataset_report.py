@@ -1,25 +1,28 @@
-"""What `flexiast train` says of its data before it trains."""
+"""What `flexiast train` reports about its data before it trains."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+from rich.table import Table
+
+from flexiast.data.checks import LabelCount, count_labels, warn_low_rates, warn_window, warnings_on_audio
+from flexiast.data.clips import Dataset
+from flexiast.data.waveforms import Waveforms
+from flexiast.spec import FrontendSpec
+from flexiast.text import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from flexiast.data.checks import LabelCount
-    from flexiast.data.clips import Dataset
-    from flexiast.data.waveforms import Waveforms
-    from flexiast.spec import FrontendSpec
 
 ROWS = 60
 """Labels in the table; of more, those with the fewest training clips."""
 
 
 def print_warnings(warnings: Iterable[str], console: Console) -> None:
-    from flexiast.text import printable
-
     for warning in warnings:
         console.print(printable(warning), style="yellow", markup=False, soft_wrap=True)
 
@@ -31,9 +34,10 @@ def print_audio_warnings(
     lengths_s: Sequence[float],
     console: Console,
 ) -> None:
-    """Raises DataError where all is silent. ``lengths_s`` are those that chose the window, none where it was given."""
-    from flexiast.data.checks import warn_low_rates, warn_window, warnings_on_audio
+    """Warn about silence, low rates and the window; raises DataError where all is silent.
 
+    ``lengths_s`` are the clips' lengths that chose the window, empty where it was given.
+    """
     (clips, waveforms), (validation_clips, validation_waveforms) = training, validation
     notes = warnings_on_audio(
         clips, waveforms.in_memory, validation_clips, validation_waveforms.in_memory, frontend.taper_samples
@@ -44,12 +48,7 @@ def print_audio_warnings(
 
 
 def print_counts(dataset: Dataset, training: Dataset, validation: Dataset, console: Console) -> None:
-    """The clips of each label that train, validate, belong to another split, or were left out."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    from flexiast.data.checks import count_labels
-
+    """Print how many clips of each label train, validate, belong to another split, or were left out."""
     counts = count_labels(dataset, training, validation)
     shown = counts if len(counts) <= ROWS else sorted(counts, key=lambda count: count.train)[:ROWS]
     columns = {"train": _numbers(shown, "train"), "val": _numbers(shown, "val")}

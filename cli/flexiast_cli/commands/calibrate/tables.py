@@ -1,0 +1,113 @@
+"""What a calibration came to, as tables: temperatures, thresholds, and false alarms against their budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from flexiast.evaluation.budget import CONFIDENCE, hours_needed
+from flexiast.evaluation.operating_points import Aim, OperatingPoint
+from flexiast.text import preview
+from flexiast_cli.terminal.console import say, stdout
+from flexiast_export.calibrate import Fit
+from flexiast_export.false_alarms import SizeBudget
+
+DENY_FROM = 0.95
+"""From this threshold on, a label is hardly ever detected."""
+
+
+def describe_fit(fit: Fit) -> dict[str, Any]:
+    return {
+        "patch_size": str(fit.variant.patch_size),
+        "precision": fit.variant.precision,
+        "temperature": fit.variant.temperature,
+        "fitted": fit.fitted,
+        "nll_before": fit.nll[0],
+        "nll_after": fit.nll[1],
+        "ece_before": fit.ece[0],
+        "ece_after": fit.ece[1],
+    }
+
+
+def show_fits(fits: Sequence[Fit], points: Sequence[OperatingPoint], title: str, aim: Aim | None) -> None:
+    """Print temperatures, calibration errors and thresholds; notes on those that were not fitted go to stderr."""
+    console = stdout()
+    console.print(title, style="bold", markup=False, soft_wrap=True)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("patch", "precision", "temperature", "NLL", "after", "ECE", "after"):
+        table.add_column(name, justify="left" if name in {"patch", "precision"} else "right")
+    for fit in fits:
+        variant, figures = fit.variant, (f"{value:.3f}" for value in (fit.variant.temperature, *fit.nll, *fit.ece))
+        table.add_row(str(variant.patch_size), variant.precision, *figures)
+    console.print(table)
+    chosen = [point for point in points if point.threshold is not None and point.reason is None]
+    if chosen:
+        console.print(f"\nThresholds for {aim}, detected in a stream, all sizes together:", markup=False)
+        console.print(_points_table(chosen))
+    for fit in fits:
+        if not fit.fitted:
+            say(f"{fit.variant}: no temperature is best (all clips right, or no better than chance); it keeps its own")
+    for point in points:
+        if point.threshold is None:
+            say(f"{point.label} keeps the default threshold: {point.reason}")
+        elif point.reason is not None:
+            say(f"{point.label} is kept silent: {point.reason}; leave it out with --deny, or train it again")
+
+
+def _points_table(points: Sequence[OperatingPoint]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("label", "threshold", "precision", "recall", "alarms/h", "positives", "negatives", "hours"):
+        table.add_column(name, justify="left" if name == "label" else "right")
+    for point in points:
+        table.add_row(
+            escape(point.label),
+            f"{point.threshold:.3f}",
+            f"{point.precision:.3f}",
+            f"{point.recall:.3f}",
+            f"{point.false_alarms_per_hour:.2f}",
+            f"{point.positives:,}",
+            f"{point.negatives:,}",
+            f"{point.negative_hours:.2f}",
+        )
+    return table
+
+
+def show_budgets(budgets: Sequence[SizeBudget], per_hour: float) -> None:
+    """Print each size's false alarms on the half held back, before and after, and how much background is missing."""
+    hours = budgets[0].hours
+    console = stdout()
+    console.print(
+        f"False alarms in {hours:.2f} h of background held back from the choice; the budget is {per_hour:g} an hour:",
+        markup=False,
+        soft_wrap=True,
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("patch", "before", "after", "after, an hour", f"at most ({CONFIDENCE:.0%})", "kept"):
+        table.add_column(name, justify="left" if name in {"patch", "kept"} else "right")
+    for budget in budgets:
+        table.add_row(
+            str(budget.patch_size),
+            f"{budget.before}",
+            f"{budget.after}",
+            f"{budget.after / hours:.2f}",
+            f"{budget.at_most_per_hour:.2f}",
+            "yes" if budget.kept else "not shown",
+        )
+    console.print(table)
+    if not all(budget.kept for budget in budgets):
+        worst = max(budget.after for budget in budgets)
+        more = hours_needed(worst, per_hour) - hours
+        if more > 0:
+            say(
+                f"It takes {2 * more:.1f} more hours of background, a half of them held back, to show with "
+                f"{CONFIDENCE:.0%} confidence that {per_hour:g} an hour is kept, if they hold no more false alarms"
+            )
+    faulty = sorted({label for budget in budgets for label, value in budget.thresholds.items() if value >= DENY_FROM})
+    if faulty:
+        say(
+            f"Hardly ever detected any more: {preview(faulty)}; leave them out with --deny, or train again with this "
+            "background"
+        )

@@ -1,0 +1,29 @@
+"""What the command line passes to a run, besides its recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a run reads."""
+
+    data: Path
+    val_fold: str | None
+    init: Path | None
+    teachers: tuple[Path, ...]
+    background: tuple[Path, ...]
+    skip_bad: bool
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is computed; none of it changes what the run learns."""
+
+    workers: int
+    compiled: bool
+    bf16: bool
+    resume: bool
+    tensorboard: bool

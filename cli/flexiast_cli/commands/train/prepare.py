@@ -1,0 +1,157 @@
+"""Data ready to train on: read, checked, decoded and transformed to log-mels, with warnings on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.checkpoint import Checkpoint
+from flexiast.data.background import MOST_WINDOWS, Chain, Stretches, background_clips, split_stretches
+from flexiast.data.checks import check_trainable, warn_lost_labels, warn_uneven, warnings_before_reading
+from flexiast.data.clips import Clip, Dataset, with_nothing
+from flexiast.data.waveforms import Waveforms, memory_budget
+from flexiast.evaluation.evaluate import Windows
+from flexiast.frontend import Frontend
+from flexiast.spec import FrontendSpec, Spec
+from flexiast.training.batches import Backgrounds, LogMels
+from flexiast.training.recipe import Recipe
+from flexiast.training.sampling import sample_evenly
+from flexiast.training.trainer import make_spec
+from flexiast_cli.commands.train.dataset_report import print_audio_warnings, print_counts, print_warnings
+from flexiast_cli.commands.train.options import Sources
+from flexiast_cli.dataset import load_background, load_clips, read_data, track
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SAMPLE_RATE_HZ = 16_000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set ready to train on and to validate with."""
+
+    recipe: Recipe
+    """With the patch sizes that fit the window."""
+    spec: Spec
+    log_mels: LogMels
+    targets: NDArray[np.float32]
+    validation: Windows
+    validation_targets: NDArray[np.float32]
+    backgrounds: Backgrounds | None
+    header: dict[str, Any]
+    """What run.json records about the data."""
+
+    @property
+    def validation_clips(self) -> int:
+        """Clips that validate, background not counted."""
+        return int(self.header["clips"]["val"])
+
+
+def prepare(sources: Sources, recipe: Recipe, start: Checkpoint | None, console: Console) -> Prepared:
+    """Raises DataError for data that no model can be trained on."""
+    dataset = read_data(sources.data, sources.val_fold, console, skip_bad=sources.skip_bad)
+    stretches, held_back = _read_background(dataset, sources, console)
+    dataset = dataset.labelled
+    check_trainable(dataset, sources.data, background=bool(stretches))
+    print_warnings(warnings_before_reading(dataset), console)
+    (training, waveforms), (validation, validation_waveforms) = (
+        load_clips(dataset.split(split), SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad, action=action)
+        for split, action in (("train", "Reading training clips"), ("val", "Reading validation clips"))
+    )
+    print_counts(dataset, training, validation, console)
+    print_warnings(warn_lost_labels(dataset, training, validation), console)
+    frontend = _choose_frontend(recipe, (training, waveforms), (validation, validation_waveforms), console)
+    log_mels = LogMels(
+        waveforms, frontend, recipe.training.augment, progress=lambda clips: track(clips, "Transforming", console)
+    )
+    spec = make_spec(
+        frontend,
+        log_mels,
+        **recipe.model.fields(None if start is None else start.spec),
+        trained_patches=recipe.training.patches,
+        task=training.task,
+        labels=training.labels,
+        nothing_class=bool(stretches) and training.task == "single",
+    )
+    recipe, spec = _fit_to_window(recipe, spec, console)
+    header: dict[str, Any] = {
+        "data": sources.data.name,
+        "split": dataset.split_rule,
+        "clips": {"train": len(training.clips), "val": len(validation.clips)},
+    }
+    quiet = held_back.windows(frontend.window_samples, MOST_WINDOWS)
+    windows = Windows(Chain((validation_waveforms, quiet)), Frontend(spec.frontend))
+    targets, validation_targets = training.targets(spec.labels), validation.targets(spec.labels)
+    validation_targets = np.pad(validation_targets, ((0, len(quiet)), (0, 0)))
+    if not recipe.training.balanced:
+        print_warnings(warn_uneven(targets, spec.labels), console)
+    backgrounds = None
+    if stretches:
+        backgrounds = _transform_background(stretches, frontend, recipe, console)
+        header["background"] = {
+            "sources": len(stretches),
+            "train_hours": round(sum(source.hours for source in stretches), 3),
+            "val_windows": len(quiet),
+        }
+    targets = with_nothing(targets) if spec.nothing_class else targets
+    return Prepared(recipe, spec, log_mels, targets, windows, validation_targets, backgrounds, header)
+
+
+def _choose_frontend(
+    recipe: Recipe, training: tuple[Dataset, Waveforms], validation: tuple[Dataset, Waveforms], console: Console
+) -> FrontendSpec:
+    """The recipe's front end; its window is the median training clip unless the recipe gives one."""
+    _, waveforms = training
+    lengths = [len(waveforms[clip]) for clip in sample_evenly(len(waveforms))]
+    frontend = recipe.model.frontend(SAMPLE_RATE_HZ, float(np.median(lengths)))
+    chosen_by = [length / SAMPLE_RATE_HZ for length in lengths] if recipe.model.window_s is None else []
+    print_audio_warnings(training, validation, frontend, chosen_by, console)
+    return frontend
+
+
+def _read_background(dataset: Dataset, sources: Sources, console: Console) -> tuple[list[Stretches], Stretches]:
+    """Each source's stretches that train, and all that validate: the data's own, split as its clips are, and others."""
+
+    def read(clips: Sequence[Clip]) -> Stretches:
+        return load_background(clips, SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad)
+
+    own = [read([clip for clip in dataset.background if clip.split == split]) for split in ("train", "val")]
+    pairs = [(own[0], own[1]) if len(own[1]) else split_stretches(own[0])]
+    pairs += [split_stretches(read(background_clips([path]))) for path in sources.background]
+    training, held_back = zip(*pairs, strict=True)
+    return [source for source in training if len(source)], sum(held_back[1:], held_back[0])
+
+
+def _transform_background(
+    sources: Sequence[Stretches], frontend: FrontendSpec, recipe: Recipe, console: Console
+) -> Backgrounds:
+    augment = recipe.training.augment.model_copy(update={"speed": 0.0})
+    log_mels = [
+        LogMels(
+            source,
+            frontend,
+            augment,
+            memory_bytes=memory_budget() // len(sources),
+            progress=lambda stretches: track(stretches, "Transforming background", console),
+        )
+        for source in sources
+    ]
+    return Backgrounds(log_mels, [source.seconds for source in sources])
+
+
+def _fit_to_window(recipe: Recipe, spec: Spec, console: Console) -> tuple[Recipe, Spec]:
+    """The recipe and the spec without the default sizes that do not fit a window."""
+    training = recipe.training.fit_to_window(spec)
+    if left_out := [patch.short for patch in recipe.training.patches if patch not in training.patches]:
+        console.print(
+            f"Patch sizes {', '.join(left_out)} do not fit a window of {spec.frontend.window_s:g} s and are left out",
+            style="yellow",
+            soft_wrap=True,
+        )
+    fitting = {"trained_patches": training.patches}
+    return recipe.model_copy(update={"training": training}), spec.model_copy(update=fitting)

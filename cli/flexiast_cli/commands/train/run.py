@@ -1,0 +1,195 @@
+"""The work of `flexiast train`: prepare the data, build the trainer, follow it to the end. Needs torch."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flexiast.checkpoint import Checkpoint, load_checkpoint, weights_sha256
+from flexiast.data.dataset import compute_balanced_weights
+from flexiast.errors import ExitCode, UsageError
+from flexiast.evaluation.evaluate import PatchResult
+from flexiast.files import check_output
+from flexiast.networks import load_model
+from flexiast.training.distributed import World, init_process_group, is_restarted, launcher
+from flexiast.training.journal import Journal
+from flexiast.training.recipe import Distill, Recipe
+from flexiast.training.trainer import Trainer
+from flexiast.training.transfer import changes
+from flexiast_cli.commands.train.options import Execution, Sources
+from flexiast_cli.commands.train.prepare import Prepared, prepare
+from flexiast_cli.commands.train.progress import describe_chance, follow, format_mean
+from flexiast_cli.terminal.console import count_noun, stderr
+from flexiast_cli.terminal.interrupts import graceful_shutdown
+from flexiast_runtime.catalog import DEFAULT, find_checkpoint, list_shipped
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NO_BACKGROUND = (
+    "There is no background: in a real room the model will find one of its labels in every voice, song and noise. "
+    "Record an hour there in which none of them sounds, such as by `arecord -f S16_LE -r 16000 -d 3600 room.wav`, "
+    "and give it by --background room.wav"
+)
+
+FEW_CLIPS = 100
+"""A label: with 24, convnets reach 79 to 85 % on ESC-50, and a transformer that they teach 74 (docs/results.md)."""
+
+
+def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) -> None:
+    """Raises UsageError where the output folder holds a run that is not to be resumed."""
+    # torchrun starts dead ranks again with the same command line
+    restarted = is_restarted(output / "run.json") and (output / "last.safetensors").exists()
+    resume = execution.resume or restarted
+    existing = [name for name in ("last.safetensors", "checkpoint.safetensors") if (output / name).exists()]
+    if existing and not resume:
+        remedy = "continue it with --resume, or " if "last.safetensors" in existing else ""
+        raise UsageError(f"{output} already holds a run; {remedy}choose another folder")
+    check_output(output / "checkpoint.safetensors")
+    with init_process_group() as world:
+        console = stderr()
+        console.quiet = not world.is_main
+        start = None if sources.init is None else _load_checkpoint(sources.init, start=True)
+        teachers = [_load_checkpoint(path) for path in sources.teachers]
+        prepared = prepare(sources, recipe, start, console)
+        trainer = _build_trainer(world, output, prepared, start, teachers, execution)
+        if resume:
+            trainer.resume()
+        _print_plan(trainer, prepared, start, teachers, console)
+        header = _describe_run(trainer, prepared, start, teachers)
+        _train(trainer, prepared, header, sources, execution, console)
+
+
+def _load_checkpoint(path: Path, *, start: bool = False) -> Checkpoint:
+    """The checkpoint of a file, a run's folder or a shipped name. A start may be one without labels."""
+    return load_checkpoint(find_checkpoint(str(path)), start=start)
+
+
+def _build_trainer(
+    world: World,
+    output: Path,
+    prepared: Prepared,
+    start: Checkpoint | None,
+    teachers: list[Checkpoint],
+    execution: Execution,
+) -> Trainer:
+    balanced = prepared.recipe.training.balanced
+    return Trainer(
+        output,
+        prepared.spec,
+        prepared.recipe,
+        prepared.log_mels,
+        prepared.targets,
+        world=world,
+        start=start,
+        teachers=[load_model(teacher) for teacher in teachers],
+        probabilities=compute_balanced_weights(prepared.targets) if balanced else None,
+        backgrounds=prepared.backgrounds,
+        compiled=execution.compiled,
+        bf16=execution.bf16,
+    )
+
+
+def _print_plan(
+    trainer: Trainer, prepared: Prepared, start: Checkpoint | None, teachers: list[Checkpoint], console: Console
+) -> None:
+    """Print what is trained on what, and warn about what is missing."""
+    spec, clips = prepared.spec, prepared.header["clips"]
+    console.print(
+        f"{clips['train']} clips train, {clips['val']} validate ({prepared.header['split']}); "
+        f"{count_noun(len(spec.labels), 'label')}, window {spec.frontend.window_s:g} s, "
+        f"{sum(parameter.numel() for parameter in trainer.model.parameters()) / 1e6:.2f} M parameters",
+        markup=False,
+        soft_wrap=True,
+    )
+    if prepared.backgrounds is None:
+        console.print(NO_BACKGROUND, style="yellow", markup=False, soft_wrap=True)
+    else:
+        background = prepared.header["background"]
+        console.print(
+            f"Background: {background['train_hours']:.2f} h train in {count_noun(background['sources'], 'source')}, "
+            f"{count_noun(background['val_windows'], 'window')} validate",
+            markup=False,
+            soft_wrap=True,
+        )
+    if start is not None and (changed := changes(start.spec, spec)):
+        console.print(f"From the start: {', '.join(changed)}", soft_wrap=True)
+    few = clips["train"] < FEW_CLIPS * len(spec.labels)
+    if few and spec.network.kind == "transformer" and start is None and not teachers:
+        console.print(
+            f"Fewer than {FEW_CLIPS} clips a label: start from a shipped model ({_list_starts()}). A teacher "
+            "(--model convnet, then --teacher) helps too, but takes a second run; a convnet itself cannot be exported",
+            style="yellow",
+            soft_wrap=True,
+        )
+    weight = prepared.recipe.training.distill.teacher_weight
+    if weight != Distill().teacher_weight and not teachers:
+        console.print(f"The recipe gives a teacher {weight:g} of the loss, but there is no --teacher", style="yellow")
+
+
+def _list_starts() -> str:
+    return " or ".join(f"--init {name}" for name in list_shipped())
+
+
+def _describe_run(
+    trainer: Trainer, prepared: Prepared, start: Checkpoint | None, teachers: list[Checkpoint]
+) -> dict[str, object]:
+    """The header of run.json."""
+    return prepared.header | {
+        "recipe": json.loads(prepared.recipe.model_dump_json()),
+        "init": None if start is None else weights_sha256(start),
+        "teachers": [weights_sha256(teacher) for teacher in teachers],
+        "precision": str(trainer.precision).removeprefix("torch."),
+        "ranks": trainer.world.ranks,
+        "launcher": launcher(),
+    }
+
+
+def _train(
+    trainer: Trainer,
+    prepared: Prepared,
+    header: dict[str, object],
+    sources: Sources,
+    execution: Execution,
+    console: Console,
+) -> None:
+    """Train to the end or until Ctrl-C, and report what came of it."""
+    journal = None
+    if trainer.world.is_main:
+        journal = Journal(trainer.run, header, step=trainer.step, tensorboard=execution.tensorboard)
+        if journal.torn:
+            console.print("The last line of metrics.jsonl was cut off and is dropped", style="yellow")
+    steps = trainer.steps(prepared.validation, prepared.validation_targets, journal, workers=execution.workers)
+    clips = prepared.validation_clips
+    with graceful_shutdown(trainer.stop, terminated=ExitCode.TERMINATED):
+        results = follow(trainer, steps, clips, console)
+        if trainer.step < trainer.total:
+            console.print(f"Stopped at step {trainer.step} of {trainer.total}; --resume continues to the same weights")
+    measured = "all sizes" if prepared.backgrounds is None else "all sizes and background"
+    console.print(
+        f"Best mean over {measured} {format_mean(trainer.best, prepared.spec, clips)}; "
+        f"kept in {trainer.run / 'checkpoint.safetensors'}",
+        markup=False,
+        soft_wrap=True,
+    )
+    if trainer.step == trainer.total:
+        _suggest_next(results, prepared, sources, trainer.run, console)
+
+
+def _suggest_next(
+    results: list[PatchResult], prepared: Prepared, sources: Sources, run_folder: Path, console: Console
+) -> None:
+    """Where a run ended at chance, print the command to try next."""
+    labels = prepared.validation_targets[: prepared.validation_clips]
+    at_chance = describe_chance(results, prepared.spec, labels)
+    if at_chance is None:
+        return
+    data = shlex.quote(str(sources.data))
+    if sources.init is None:
+        other = shlex.quote(str(run_folder.with_name(f"{run_folder.name}-{DEFAULT}")))
+        command = f"flexiast train {data} -o {other} --init {DEFAULT}"
+    else:
+        command = f"flexiast evaluate {shlex.quote(str(run_folder))} {data} --split val --per-label"
+    console.print(f"{at_chance}. Try next: {command}", style="yellow", markup=False, soft_wrap=True)
