@@ -24,7 +24,7 @@ from flexiast_runtime.catalog import find_bundle
 from flexiast_runtime.detection.cascade import Cascade
 from flexiast_runtime.detection.listener import Conditions, FixedSize, GovernedController, Settings, StreamClassifier
 from flexiast_runtime.detection.records import Event, Summary
-from flexiast_runtime.governor.step import Option, Policy
+from flexiast_runtime.governor.types import Option, Policy
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.inference.ort import load_engines
 

@@ -33,7 +33,7 @@ from flexiast_runtime.catalog import find_bundle
 from flexiast_runtime.detection.listener import Conditions, FixedSize, Settings, StreamClassifier
 from flexiast_runtime.detection.records import Event
 from flexiast_runtime.detection.rules import EventRules
-from flexiast_runtime.governor.step import Observation
+from flexiast_runtime.governor.types import Observation
 from flexiast_runtime.inference.engine import Engine, Engines
 from flexiast_runtime.inference.ort import load_engines
 

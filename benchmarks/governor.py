@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.measure import heading
 from flexiast.spec import PatchSize
 from flexiast_runtime.governor.presets import POLICIES
-from flexiast_runtime.governor.step import Option, Policy
+from flexiast_runtime.governor.types import Option, Policy
 from flexiast_runtime.simulation.comparison import Comparison, Means
 from flexiast_runtime.simulation.scenarios import scenarios
 from flexiast_runtime.simulation.simulator import Outcome, World, always, oracle, simulate

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flexiast.spec import PatchSize
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.detection.listener import Conditions, FixedSize, GovernedController
-    from flexiast_runtime.governor.step import Decision, Observation, Option, Policy
+    from flexiast_runtime.governor.types import Decision, Observation, Option, Policy
     from flexiast_runtime.inference.backends import Backend
     from flexiast_runtime.inference.engine import Engines
     from flexiast_runtime.profiling.profiles import Profile
@@ -153,8 +153,8 @@ class PolicyOptions:
         """The preset with its goal, on a time line that begins now; what cannot be had as asked is said, or raised."""
         from flexiast.errors import UsageError
         from flexiast_cli.terminal.console import say
-        from flexiast_runtime.governor.limits import Goal
         from flexiast_runtime.governor.presets import POLICIES
+        from flexiast_runtime.governor.types import Goal
 
         if len(options) == 1 and self._choosing:
             vain = ", ".join(self._choosing)

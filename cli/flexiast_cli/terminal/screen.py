@@ -31,7 +31,7 @@ from flexiast_runtime.detection.records import (
     Summary,
     Switch,
 )
-from flexiast_runtime.governor.step import Policy
+from flexiast_runtime.governor.types import Policy
 
 if TYPE_CHECKING:
     from flexiast_runtime.hardware.battery import Battery

@@ -38,7 +38,7 @@ from flexiast_runtime.detection.records import (
 from flexiast_runtime.detection.rules import EventRules
 from flexiast_runtime.detection.smoothing import Smoother
 from flexiast_runtime.governor import step as governor
-from flexiast_runtime.governor.step import Decision, Observation, Option, Policy
+from flexiast_runtime.governor.types import Decision, Observation, Option, Policy
 from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.profiling.measure import measure_paced_s

@@ -9,30 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:
-    from flexiast_runtime.governor.step import Observation, Policy
-    from flexiast_runtime.hardware.battery import Battery
+from flexiast_runtime.governor.types import BatteryEstimate, Observation, Policy
+from flexiast_runtime.hardware.battery import Battery
 
 JUMP = 0.26
 """Of charge between two readings: more than a gauge in quarters shows"""
 STEP = 0.02
 """Of charge: no machine runs with less, and what has jumped must fall by so much before it is followed"""
-
-
-class BatteryEstimate(NamedTuple):
-    """All that is remembered of the readings."""
-
-    battery: Battery | None = None
-    """As believed"""
-    drains_from: tuple[float, float] | None = None
-    """When the battery began to drain, and its charge then"""
-    read_at_s: float = 0.0
-    read: float = 0.0
-    """The last reading, believed or not"""
-    doubted_from: float | None = None
-    """What it jumped to, until it is followed"""
 
 
 def update_estimate(policy: Policy, belief: BatteryEstimate, seen: Observation) -> BatteryEstimate:

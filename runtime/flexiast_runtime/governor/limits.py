@@ -7,14 +7,11 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from flexiast_runtime.governor.battery_filter import STEP
-
-if TYPE_CHECKING:
-    from flexiast_runtime.governor.step import Observation, Option, State
-    from flexiast_runtime.hardware.battery import Battery
+from flexiast_runtime.governor.types import Goal, Observation, Option, State
+from flexiast_runtime.hardware.battery import Battery
 
 TAPER_FROM = 0.5
 """Without a time to reach, a battery that drains is spared from here on, down to the charge to be kept."""
@@ -22,17 +19,6 @@ SLACK = 1.02
 """A rate that is exceeded by so little is kept: the next look corrects it."""
 BAND = 0.1
 """Charge above or below the straight line to the goal at which everything, or nothing but the cheapest, is allowed."""
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What the user asked of the battery."""
-
-    until_s: float | None = None
-    """The charge must last to this moment of the stream."""
-    min_battery: float = 0.2
-    """Charge to be kept, 0 … 1"""
-    max_watts: float | None = None
 
 
 class Limit(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexiast_runtime.governor.step import Policy
+from flexiast_runtime.governor.types import Policy
 
 POLICIES: dict[str, Policy] = {
     "steady": Policy(dwell_s=120.0, max_dwell_s=360.0),

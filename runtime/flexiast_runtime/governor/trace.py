@@ -18,7 +18,7 @@ from flexiast.errors import DataError
 from flexiast.manifest import Sha256
 from flexiast.spec import Value, describe
 from flexiast_runtime.governor import step as governor
-from flexiast_runtime.governor.step import Decision, Observation, Option, Policy
+from flexiast_runtime.governor.types import Decision, Observation, Option, Policy
 
 MAX_TRACE_BYTES = 50_000_000
 """A day or two at two windows a second; a recorder stops here, and no longer file is read."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from flexiast.errors import DataError
-from flexiast_runtime.governor.step import Policy
 from flexiast_runtime.governor.trace import Trace
+from flexiast_runtime.governor.types import Policy
 from flexiast_runtime.simulation.simulator import Outcome, Scenario, World, always, oracle, replay, simulate
 
 

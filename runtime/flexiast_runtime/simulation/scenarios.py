@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from flexiast_runtime.governor.step import Option
+from flexiast_runtime.governor.types import Option
 from flexiast_runtime.simulation.simulator import BatteryModel, Boolean, Double, Heat, Scenario
 
 STEP_S = 0.5

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexiast_runtime.governor import step as governor
-from flexiast_runtime.governor.step import Observation, Option, Policy
+from flexiast_runtime.governor.types import Observation, Option, Policy
 from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.profiling.percentiles import percentile
 

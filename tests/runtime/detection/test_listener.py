@@ -44,7 +44,7 @@ from flexiast_runtime.detection.records import (
     Switch,
 )
 from flexiast_runtime.detection.rules import EventRules
-from flexiast_runtime.governor.step import Observation, Option, Policy
+from flexiast_runtime.governor.types import Observation, Option, Policy
 from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.inference.ort import load_engines

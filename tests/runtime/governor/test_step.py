@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from flexiast.spec import PatchSize
 from flexiast_runtime.governor import step as governor
-from flexiast_runtime.governor.battery_filter import BatteryEstimate, update_estimate
-from flexiast_runtime.governor.limits import BAND, TAPER_FROM, Goal, limit
-from flexiast_runtime.governor.step import Decision, Observation, Option, Policy, State, frontier, predict_p95
+from flexiast_runtime.governor.battery_filter import update_estimate
+from flexiast_runtime.governor.limits import BAND, TAPER_FROM, limit
+from flexiast_runtime.governor.step import frontier, predict_p95
+from flexiast_runtime.governor.types import BatteryEstimate, Decision, Goal, Observation, Option, Policy, State
 from flexiast_runtime.hardware.battery import Battery
 
 POLICY = Policy()

@@ -52,7 +52,7 @@ def demo(
     from flexiast_runtime.catalog import DEFAULT, find_bundle
     from flexiast_runtime.detection.listener import Settings, StreamClassifier, options
     from flexiast_runtime.detection.rules import EventRules
-    from flexiast_runtime.governor.step import Policy
+    from flexiast_runtime.governor.types import Policy
     from flexiast_runtime.inference.ort import load_engines
 
     name = model or DEFAULT

@@ -17,8 +17,8 @@ from flexiast_runtime.inference.backends import Backend
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from flexiast_runtime.governor.step import Option
     from flexiast_runtime.governor.trace import Replay, Trace
+    from flexiast_runtime.governor.types import Option
     from flexiast_runtime.simulation.comparison import Comparison, Means
     from flexiast_runtime.simulation.simulator import Scenario
 
