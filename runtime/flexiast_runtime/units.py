@@ -9,12 +9,12 @@ _SIZES = {"kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def size(text: str) -> int:
+def parse_size(text: str) -> int:
     """``10MB`` → bytes; raises ValueError that says what is expected."""
     return round(_with_unit(text, _SIZES, "a size such as 500kB, 10MB or 2GB"))
 
 
-def duration(text: str) -> float:
+def parse_duration(text: str) -> float:
     """``90s``, ``24h`` → seconds; raises ValueError that says what is expected."""
     return _with_unit(text, _SECONDS, "a time such as 1.5s, 10m, 24h or 30d")
 

@@ -185,12 +185,12 @@ def _list_given(options: Mapping[str, object]) -> list[str]:
 def seconds_until(text: str, now: datetime) -> float:
     """``2h`` → 7200; ``18:00`` → to the next time that the clock shows it. Raises UsageError."""
     from flexiast.errors import UsageError
-    from flexiast_runtime.units import duration
+    from flexiast_runtime.units import parse_duration
 
     clock = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text)
     if clock is None:
         try:
-            return duration(text)
+            return parse_duration(text)
         except ValueError:
             raise UsageError(f"--until {text!r} cannot be read; write a time of day as 18:00, or 90m, 2h, 1d") from None
     then = now.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)

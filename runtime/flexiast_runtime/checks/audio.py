@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from flexiast_runtime.checks.finding import CheckResult, State
+from flexiast_runtime.checks.result import CheckResult, State
 
 PATIENCE_S = 15.0
 """What opening devices may take; a Raspberry Pi starts the process in two."""
@@ -23,7 +23,7 @@ LESS_LOAD = "see what else runs; a USB hub may be too slow"
 HUNG = "plug it out and in again; a newer PortAudio (after June 2025) notices a device that is gone"
 
 
-def ask(*question: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
+def run_probe(*question: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
     """The probe's answer; with ``error`` if it has none in time."""
     command = [sys.executable, "-m", "flexiast_runtime.checks.probe", *question]
     try:
@@ -44,7 +44,7 @@ def ask(*question: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
     return answer
 
 
-def devices(answer: dict[str, Any]) -> Iterator[CheckResult]:
+def check_devices(answer: dict[str, Any]) -> Iterator[CheckResult]:
     """What PortAudio is and which microphones it has, from the answer to ``devices``."""
     if "error" in answer:
         yield CheckResult("PortAudio", "failure", answer["error"], answer.get("remedy", ""))
@@ -67,7 +67,7 @@ def judge_recording(answer: dict[str, Any]) -> CheckResult:
         return CheckResult("recording", "failure", answer["error"], answer.get("remedy", ""))
     said = (
         f"{answer['name']}: {answer['seconds']:.1f} s at {answer['rate_hz']:,} Hz, "
-        f"level {decibels(answer['rms'])}, peak {decibels(answer['peak'])}"
+        f"level {format_dbfs(answer['rms'])}, peak {format_dbfs(answer['peak'])}"
     )
     channels = answer.get("channel_fault") or ""
     faults: list[tuple[bool, State, str, str]] = [
@@ -84,6 +84,6 @@ def judge_recording(answer: dict[str, Any]) -> CheckResult:
     return CheckResult("recording", "ok", said)
 
 
-def decibels(amplitude: float) -> str:
+def format_dbfs(amplitude: float) -> str:
     """Relative to full scale."""
     return f"{20 * math.log10(amplitude):.0f} dBFS" if amplitude > 0 else "-∞ dBFS"

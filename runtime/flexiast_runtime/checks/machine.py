@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flexiast.errors import DataError
-from flexiast_runtime.checks.finding import CheckResult
-from flexiast_runtime.hardware import desktop
-from flexiast_runtime.hardware import platform as here
+from flexiast_runtime.checks.result import CheckResult
+from flexiast_runtime.hardware import desktop, platform
 from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.hardware.machine import ROOT, read_climate, read_settings
 from flexiast_runtime.hardware.nvml import LIBRARY, Gpu
@@ -31,9 +30,9 @@ THROTTLED = {0: "voltage is too low", 1: "clocks are capped", 2: "clocks are thr
 COOL_IT = "give it air or a heat sink"
 
 
-def battery(found: Battery | None) -> CheckResult:
+def check_battery(found: Battery | None) -> CheckResult:
     """What the governor will save for."""
-    if found is None and not here.LINUX and desktop.psutil() is None:
+    if found is None and not platform.LINUX and desktop.import_psutil() is None:
         return CheckResult("battery", "note", "cannot be read without psutil", "pip install 'flexiast[power]'")
     if found is None:
         return CheckResult(
@@ -45,7 +44,7 @@ def battery(found: Battery | None) -> CheckResult:
     return CheckResult("battery", "ok", said)
 
 
-def source(named: PowerSource) -> CheckResult:
+def check_power_source(named: PowerSource) -> CheckResult:
     """A power source of the user's own, asked once."""
     try:
         supply = named.read()
@@ -60,7 +59,7 @@ def _charge(battery: Battery) -> str:
     return f"{battery.fraction:.0%}, {'draining' if battery.discharging else 'not draining'}"
 
 
-def gpu(found: Gpu | None) -> CheckResult:
+def check_gpu(found: Gpu | None) -> CheckResult:
     """What a discrete GPU says of its power and heat."""
     if found is None:
         return CheckResult(
@@ -75,7 +74,7 @@ def gpu(found: Gpu | None) -> CheckResult:
     return CheckResult("GPU", "ok", said)
 
 
-def temperature(root: Path = ROOT) -> CheckResult:
+def check_temperature(root: Path = ROOT) -> CheckResult:
     """The zone that is nearest to where it slows the clocks down."""
     zones = [
         (degrees - _limit(zone), text(zone / "type"), degrees)
@@ -91,7 +90,7 @@ def temperature(root: Path = ROOT) -> CheckResult:
     return CheckResult("temperature", "warning", said, COOL_IT) if over >= 0 else CheckResult("temperature", "ok", said)
 
 
-def clocks(root: Path = ROOT) -> Iterator[CheckResult]:
+def check_clocks(root: Path = ROOT) -> Iterator[CheckResult]:
     """The frequency governor, and the power mode of boards and laptops that have one."""
     settings = read_settings(root)
     if settings.power_mode:
@@ -113,7 +112,7 @@ def clocks(root: Path = ROOT) -> Iterator[CheckResult]:
         yield CheckResult("clocks", "ok", settings.governor)
 
 
-def supply(root: Path = ROOT) -> Iterator[CheckResult]:
+def check_supply(root: Path = ROOT) -> Iterator[CheckResult]:
     """What a Raspberry Pi says of its power supply; nothing on other machines."""
     for path in folders(root / "sys/devices/platform/soc", "soc:firmware/get_throttled"):
         flags = int(text(path) or "0", 16)
@@ -124,7 +123,7 @@ def supply(root: Path = ROOT) -> Iterator[CheckResult]:
         yield CheckResult("supply", "warning", said, remedy) if now or before else CheckResult("supply", "ok", said)
 
 
-def sound_rights(
+def check_sound_rights(
     folder: Path = Path("/dev/snd"), may_read: Callable[[Path], bool] = lambda path: os.access(path, os.R_OK)
 ) -> CheckResult:
     """Whether this user may open the sound cards that record."""
@@ -137,7 +136,7 @@ def sound_rights(
     return CheckResult("sound rights", "ok", f"{len(nodes)} that record, all readable")
 
 
-def room(folder: Path) -> CheckResult:
+def check_disk_space(folder: Path) -> CheckResult:
     """Space where the folder is or would be made."""
     there = folder
     while not there.exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 from flexiast.errors import DataError, FlexiastError, GpuError, MissingExtraError
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle, list_shipped
-from flexiast_runtime.checks.finding import CheckResult
+from flexiast_runtime.checks.result import CheckResult
 from flexiast_runtime.inference.backends import Backend
 from flexiast_runtime.inference.ort import PROVIDERS, Provider, load_engines
 from flexiast_runtime.inference.selfcheck import golden_errors
@@ -21,7 +21,7 @@ from flexiast_runtime.profiling.profiles import find
 NVIDIA = Path("/proc/driver/nvidia")
 
 
-def checksums(model: str) -> Iterator[CheckResult]:
+def check_files(model: str) -> Iterator[CheckResult]:
     """Every file of the model in question and of all shipped ones."""
     for name in dict.fromkeys((model, *list_shipped())):
         try:
@@ -35,20 +35,20 @@ def checksums(model: str) -> Iterator[CheckResult]:
             yield CheckResult("model", "ok", f"{name}: {len(bundle.manifest.files)} files are as exported")
 
 
-def providers(model: str, nvidia: Path = NVIDIA) -> Iterator[CheckResult]:
+def check_providers(model: str, nvidia: Path = NVIDIA) -> Iterator[CheckResult]:
     """Each ONNX Runtime provider of ours that is here, by running it: what it says and what it does may differ."""
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
-    yield provider(model, "cpu")
+    yield check_provider(model, "cpu")
     if PROVIDERS["cuda"][0] in available:
-        yield provider(model, "cuda")
+        yield check_provider(model, "cuda")
     elif nvidia.exists():
         text = f"this ONNX Runtime has {', '.join(available)}, and there is an NVIDIA GPU"
         yield CheckResult("engines", "note", text, "TensorRT uses it, or onnxruntime-gpu in place of onnxruntime")
 
 
-def provider(model: str, name: Provider) -> CheckResult:
+def check_provider(model: str, name: Provider) -> CheckResult:
     """The model's stored answers against this provider's."""
     try:
         bundle = Bundle.open(find_bundle(model))
@@ -64,7 +64,7 @@ def provider(model: str, name: Provider) -> CheckResult:
     )
 
 
-def profile(model: str) -> CheckResult:
+def check_profile(model: str) -> CheckResult:
     """Whether the governor knows this machine."""
     try:
         found = find(profile_key(Bundle.open(find_bundle(model)), Backend.CPU))
@@ -78,7 +78,7 @@ def profile(model: str) -> CheckResult:
     return CheckResult("profile", "ok", f"{model} was measured at {found.made_at}")
 
 
-def plans(model: str, store: PlanStore) -> Iterator[CheckResult]:
+def check_plans(model: str, store: PlanStore) -> Iterator[CheckResult]:
     """Whether what TensorRT built can be used here."""
     entries = store.entries()
     if damaged := len(store.digests()) - len(entries):

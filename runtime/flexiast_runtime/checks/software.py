@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from flexiast import __version__
 from flexiast.errors import MissingExtraError
-from flexiast_runtime.checks.finding import CheckResult
+from flexiast_runtime.checks.result import CheckResult
 from flexiast_runtime.inference.tensorrt.build import FLAVOURS, find_tensorrt
 
 
-def versions() -> Iterator[CheckResult]:
+def check_versions() -> Iterator[CheckResult]:
     """Of what the answers depend on."""
     import numpy
     import onnxruntime

@@ -1,4 +1,4 @@
-"""Policies by name: points on the measured line from few switches to little regret, see docs/governor.md."""
+"""Policies by name: points on the measured trade-off between few switches and little regret, see docs/governor.md."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ POLICIES: dict[str, Policy] = {
     "balanced": Policy(),
     "greedy": Policy(dwell_s=5.0, max_dwell_s=15.0, headroom=0.95, limit=1.0),
 }
-"""The longer the dwell, the fewer misses and switches, and the more score is given away."""
+"""A longer dwell means fewer misses and switches, and a lower score."""

@@ -12,79 +12,85 @@ from flexiast_runtime.hardware.battery import Battery
 
 @dataclass(frozen=True)
 class Goal:
-    """What the user asked of the battery."""
+    """What the user asks of the battery."""
 
     until_s: float | None = None
-    """The charge must last to this moment of the stream."""
+    """The charge must last until this time of the stream."""
     min_battery: float = 0.2
-    """Charge to be kept, 0 … 1"""
+    """Reserve, as a fraction of the charge. 20 % is where many devices warn of a low battery."""
     max_watts: float | None = None
+    """Most that the machine may draw"""
 
 
 @dataclass(frozen=True)
 class Option:
-    """A variant as the governor sees it."""
+    """A variant of the model as the governor sees it."""
 
     patch: Patch
     latency_s: float
-    """Profiled on this device, unloaded"""
+    """Measured on this machine without other load"""
     metric: float | None = None
-    """Measured accuracy, where known"""
+    """Accuracy or mean average precision, if measured"""
     watts: float | None = None
-    """What the machine draws while it listens with this variant, where that was profiled"""
+    """Power of the machine while it listens with this variant, if profiled"""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How readily to switch."""
+    """How quickly and how far the governor switches.
+
+    The defaults are the preset `balanced`, chosen by simulation: `python -m benchmarks.governor` and docs/governor.md.
+    """
 
     dwell_s: float = 20.0
+    """How long a costlier option must fit before an upshift"""
     max_dwell_s: float = 60.0
+    """A dwell doubles after each upshift that fails, up to this."""
     relapse_s: float = 10.0
-    """A climb that is taken back within this time was a mistake."""
+    """An upshift that is reversed within this time has failed."""
     headroom: float = 0.8
-    """Share of the deadline that a variant may be predicted to take before it is chosen."""
+    """An upshift needs a predicted latency below this share of the deadline. The gap to `limit` is the hysteresis."""
     limit: float = 0.97
-    """Share of the deadline above which the running variant is left."""
+    """A downshift follows a predicted latency above this share of the deadline. The rest covers timer noise."""
     goal: Goal = Goal()
-    hot_k: float = 3.0
-    """Kelvins to throttling below which it gets cheaper, step by step."""
-    cool_k: float = 8.0
-    """Kelvins to throttling above which it may get dearer again."""
+    hot_headroom_c: float = 3.0
+    """Below this thermal headroom the governor downshifts step by step. Sensors have a resolution of about 1 °C."""
+    cool_headroom_c: float = 8.0
+    """Above this thermal headroom it may upshift again."""
     heat_s: float = 10.0
-    """A step takes so long to be felt in the temperature."""
-    fastest_change: float = 0.05
-    """Of a battery's charge in a minute"""
-    remembered_s: float = 60.0
-    """A battery that cannot be read is taken to be as it was for so long."""
+    """Time between two such steps: what a heat sink needs to show the effect of one"""
+    max_charge_per_min: float = 0.05
+    """Fastest change of a battery's charge that is believed; a machine that drains faster is empty in 20 minutes."""
+    battery_timeout_s: float = 60.0
+    """A battery that cannot be read keeps its last charge for this long."""
     charge_margin: float = 0.02
-    """Charge by which a dearer option must be allowed before it is taken."""
+    """An upshift must still be allowed with this much less charge, so that a gauge in percent does not reverse it."""
     retry_s: float = 30.0
-    """An engine that failed rests so long, twice as long each time, up to an hour."""
+    """Cooldown of an engine after its first failure; it doubles with each further one."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What is known when a window has been classified; what is missing is None and ignored."""
+    """What is known once a window has been classified. What is unknown is None and has no effect."""
 
     time_s: float
     deadline_s: float
     latency_s: float | None = None
     """Of the engine that classified the window"""
     overhead_s: float = 0.0
-    """What the window took besides: features and smoothing, the same whatever the variant"""
+    """Time spent on the window outside the engine: features and smoothing, the same for every variant"""
     backlog_steps: float = 0.0
-    """Audio that waits, in steps."""
+    """Audio that is waiting, in steps"""
     battery: Battery | None = None
-    heat_room_k: float | None = None
-    """Kelvins from the hottest part to where the kernel holds it back"""
+    thermal_headroom_c: float | None = None
+    """Degrees from the hottest part to where the kernel throttles it"""
     throttled: bool | None = None
     power_saver: bool | None = None
-    """The user asked the system to save power"""
+    """Whether the user asked the system to save power"""
     failed: bool = False
-    """The engine gave an error instead of an answer"""
+    """Whether the engine raised an error"""
     option: int | None = None
-    """Whose latency it is, where it is not that of the variant in the state"""
+    """The option that ran, where it is not the one in the state"""
 
     @property
     def budget_s(self) -> float:
@@ -93,66 +99,67 @@ class Observation:
 
 
 class BatteryEstimate(NamedTuple):
-    """All that is remembered of the readings."""
+    """The filtered battery, and what the filter needs of earlier readings."""
 
     battery: Battery | None = None
-    """As believed"""
-    drains_from: tuple[float, float] | None = None
-    """When the battery began to drain, and its charge then"""
+    """The estimate"""
+    discharge_start: tuple[float, float] | None = None
+    """Time in seconds and charge when the battery began to discharge"""
     read_at_s: float = 0.0
-    read: float = 0.0
-    """The last reading, believed or not"""
-    doubted_from: float | None = None
-    """What it jumped to, until it is followed"""
+    reading: float = 0.0
+    """The last charge that was read, accepted or not"""
+    suspect_charge: float | None = None
+    """The charge that the readings jumped to, until it is accepted"""
 
 
 class Cooldown(NamedTuple):
-    """An engine that failed."""
+    """An engine that failed, and how long it is not used."""
 
     option: int
     until_s: float
     seconds: float
-    """How long it rests this time"""
-    holds: bool = True
-    """Whether it still rests; afterwards only the length of its next rest is remembered"""
+    """Length of this cooldown"""
+    active: bool = True
+    """Whether it lasts. Afterwards only its length is needed, for the next one."""
 
 
 class State(NamedTuple):
-    """Everything remembered between two decisions; options are ordered from cheap to dear."""
+    """Everything remembered between two decisions; options are indices, ordered by cost."""
 
-    index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody asks of a state
-    """The option running"""
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a state
+    """The current option"""
     slowdown: float = 1.0
+    """Mean of measured latency ÷ profiled latency"""
     variance: float = 0.02
+    """Of the same ratio. It starts at a standard deviation of 14 %, since nothing is known yet of the load."""
     misses: float = 0.0
     """Leaky count of missed deadlines"""
     overloaded: bool = False
-    """Even the cheapest option that can run misses the deadline again and again"""
+    """Whether even the cheapest engine that works misses the deadline repeatedly"""
     backlog_steps: float = 0.0
-    """As it was at the last window"""
+    """At the last window"""
     fits_since_s: float | None = None
-    """Since when a dearer option would have fitted"""
+    """Since when a costlier option would have fitted"""
     raised_at_s: float | None = None
-    """When it last climbed"""
+    """Time of the last upshift"""
     dwell_s: float | None = None
-    """Current dwell; None is the policy's own"""
-    belief: BatteryEstimate = BatteryEstimate()
-    """Of the battery"""
+    """Current dwell; None: the policy's"""
+    battery: BatteryEstimate = BatteryEstimate()
     heat_limit: int | None = None
+    """Costliest option that heat allows; None: all"""
     heat_at_s: float = -math.inf
-    """When heat last changed its limit"""
-    resting: tuple[Cooldown, ...] = ()
-    """Engines that failed"""
+    """When the heat limit last changed"""
+    cooldowns: tuple[Cooldown, ...] = ()
 
     @property
     def degraded(self) -> bool:
-        """The option named is one that failed, for there is no other."""
-        return any(rest.option == self.index and rest.holds for rest in self.resting)
+        """Whether the current option's engine failed and no other one works."""
+        return any(cooldown.option == self.index and cooldown.active for cooldown in self.cooldowns)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The option to run next, and why it changed; no reason, no change."""
+    """The option to run next. There is a reason if and only if it changes."""
 
     index: int
     reason: str | None = None

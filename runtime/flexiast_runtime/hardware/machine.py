@@ -1,4 +1,4 @@
-"""Which machine this is and how it is set: what a figure measured on it depends on."""
+"""What a measurement depends on: which machine this is, how it is configured, how warm it is."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from flexiast_runtime.hardware.sysfs import folders, number, text
 
 ROOT = Path("/")
 NVPMODEL_S = 3.0
-"""Seconds that nvpmodel may take to answer."""
+"""Timeout of nvpmodel"""
 
 
 class Machine(Value):
-    """What does not change while a program runs; empty where it is not known."""
+    """What does not change while a program runs; empty where unknown."""
 
     model: str
     """Board or product"""
@@ -32,55 +32,58 @@ class Machine(Value):
 
 
 class Settings(Value):
-    """What somebody may change: a profile measured under others does not hold."""
+    """What a user may change. A profile measured under other settings does not apply.
+
+    The names are part of the key that profiles are stored under.
+    """
 
     power_mode: str = ""
     """nvpmodel's, or the platform profile of a laptop"""
     governor: str = ""
-    """Of the processor's frequency"""
+    """Of the processor's frequency (Linux cpufreq), not ours"""
 
 
 @dataclass(frozen=True)
 class Climate:
-    """What changes by itself."""
+    """What changes while a program runs."""
 
     temperatures_c: dict[str, float]
     """By thermal zone"""
     clocks_mhz: dict[str, float]
     """Of each core, and of the GPU on a Jetson"""
     throttled: bool | None
-    """Whether the kernel holds the processor back; None where it does not say"""
-    heat_room_k: float | None
-    """Kelvins until it does, from the zone that is nearest to it"""
+    """Whether the kernel throttles the processor; None: unknown"""
+    thermal_headroom_c: float | None
+    """Degrees until it does, from the zone that is closest to it"""
     power_saver: bool | None
     """Whether the user asked the system to save power"""
 
 
 def read_machine(root: Path = ROOT) -> Machine:
-    """The machine as its own files describe it."""
+    """Read what the machine is from its own files."""
     tree, dmi = root / "proc" / "device-tree", root / "sys" / "class" / "dmi" / "id"
     product = " ".join(filter(None, (text(dmi / "sys_vendor"), text(dmi / "product_name"))))
     memory = re.search(r"MemTotal:\s+(\d+)", text(root / "proc" / "meminfo"))
     return Machine(
         model=text(tree / "model") or product or platform.node(),
-        processor=_processor(root),
+        processor=_read_processor(root),
         cores=len(folders(root / "sys" / "devices" / "system" / "cpu", "cpu[0-9]*")) or 1,
         memory_mb=round(int(memory[1]) / 1024) if memory else 0,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        jetpack=_l4t(root),
+        jetpack=_read_l4t(root),
     )
 
 
 def read_settings(root: Path = ROOT) -> Settings:
-    """Power mode and governor, as they are now."""
+    """Read the current power mode and frequency governor."""
     cpus = folders(root / "sys" / "devices" / "system" / "cpu", "cpu[0-9]*/cpufreq/scaling_governor")
     governors = sorted({text(path) for path in cpus})
     profile = text(root / "sys" / "firmware" / "acpi" / "platform_profile")
-    return Settings(power_mode=_nvpmodel() or profile, governor=", ".join(governors))
+    return Settings(power_mode=_read_nvpmodel() or profile, governor=", ".join(governors))
 
 
 def read_climate(root: Path = ROOT) -> Climate:
-    """Temperatures, clocks and throttling; zones and clocks that do not read are left out."""
+    """Read temperatures, clocks and throttling; what cannot be read is left out."""
     thermal, system = root / "sys" / "class" / "thermal", root / "sys" / "devices" / "system" / "cpu"
     temperatures = {
         text(zone / "type"): celsius / 1000
@@ -102,7 +105,7 @@ def read_climate(root: Path = ROOT) -> Climate:
     ]
     rooms = [room for zone in folders(thermal, "thermal_zone*") if (room := _room(zone)) is not None]
     return Climate(
-        temperatures, clocks, any(cooling) if cooling else None, min(rooms, default=None), _saves_power(root)
+        temperatures, clocks, any(cooling) if cooling else None, min(rooms, default=None), _read_power_saver(root)
     )
 
 
@@ -114,13 +117,13 @@ def _room(zone: Path) -> float | None:
         for kind in folders(zone, "trip_point_*_type")
         if text(kind) in {"passive", "hot", "critical"}
         and (limit := number(kind.with_name(kind.name.replace("_type", "_temp")))) is not None
-        and limit > 0  # a trip that is switched off
+        and limit > 0  # 0 or below: a trip point that is switched off
     ]
     return None if celsius is None or not trips else (min(trips) - celsius) / 1000
 
 
-def _saves_power(root: Path) -> bool | None:
-    """The platform's profile, which power-profiles-daemon sets too, or the processor's energy preference."""
+def _read_power_saver(root: Path) -> bool | None:
+    """From the platform profile, which power-profiles-daemon sets too, or the processor's energy preference."""
     profile = text(root / "sys" / "firmware" / "acpi" / "platform_profile")
     if profile:
         return profile in {"low-power", "quiet"}
@@ -128,19 +131,19 @@ def _saves_power(root: Path) -> bool | None:
     return all(text(path) == "power" for path in cpus) if cpus else None
 
 
-def _processor(root: Path) -> str:
+def _read_processor(root: Path) -> str:
     lines = text(root / "proc" / "cpuinfo").splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
     return next(names, platform.processor() or platform.machine())
 
 
-def _l4t(root: Path) -> str:
+def _read_l4t(root: Path) -> str:
     """``R36 (release), REVISION: 4.3, …`` → ``L4T 36.4.3``."""
     found = re.search(r"R(\d+).*?REVISION: ([\d.]+)", text(root / "etc" / "nv_tegra_release"))
     return f"L4T {found[1]}.{found[2]}" if found else ""
 
 
-def _nvpmodel() -> str:
+def _read_nvpmodel() -> str:
     """The name of a Jetson's power mode; empty on other machines."""
     tool = shutil.which("nvpmodel")
     if tool is None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from flexiast_runtime.hardware.meters import Meter
 from flexiast_runtime.inference.engine import Engine, StagedEngine, Stages
-from flexiast_runtime.profiling.percentiles import is_stable
+from flexiast_runtime.percentiles import is_stable
 
 Float = NDArray[np.float32]
 

@@ -12,10 +12,10 @@ from flexiast import __version__
 from flexiast.manifest import MANIFEST
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.detection.listener import Settings
-from flexiast_runtime.hardware import platform as here
 from flexiast_runtime.hardware.machine import read_settings
 from flexiast_runtime.hardware.meters import Meter, find_meter
 from flexiast_runtime.hardware.nvml import Gpu
+from flexiast_runtime.hardware.platform import describe_machine, read_current_climate
 from flexiast_runtime.hardware.poller import Poller
 from flexiast_runtime.hardware.power_source import ReportedOnce, SourceMeter
 from flexiast_runtime.inference.backends import Backend
@@ -37,7 +37,7 @@ NOISY = 0.25
 def profile_key(bundle: Bundle, backend: Backend, threads: int = 1) -> ProfileKey:
     """What a profile of this bundle made here and now would hold for."""
     return ProfileKey(
-        machine=here.machine(),
+        machine=describe_machine(),
         settings=read_settings(),
         bundle_sha256=manifest_sha256(bundle),
         backend=backend.value,
@@ -151,12 +151,12 @@ def _meter(source: ReportedOnce | None, gpu: Gpu | None) -> Iterator[Meter | Non
     if source is None:
         yield find_meter(gpu=gpu)
         return
-    with Poller(source.read, unknown=None, every_s=SOURCE_EVERY_S) as lookout:
-        yield SourceMeter(source.name, lookout)
+    with Poller(source.read, unknown=None, every_s=SOURCE_EVERY_S) as poller:
+        yield SourceMeter(source.name, poller)
 
 
 def _reading(gpu: Gpu | None) -> Reading:
-    now, limits = here.climate(gpu), None if gpu is None else gpu.read().limits
+    now, limits = read_current_climate(gpu), None if gpu is None else gpu.read().limits
     return Reading(
         temperatures_c=now.temperatures_c,
         clocks_mhz=now.clocks_mhz,

@@ -22,8 +22,8 @@ from flexiast.spec import Patch, PatchSize, Value, describe
 from flexiast_runtime.hardware.machine import Machine, Settings
 from flexiast_runtime.inference.engine import Stages
 from flexiast_runtime.paths import data_folder
+from flexiast_runtime.percentiles import interval, percentile
 from flexiast_runtime.profiling.measure import Power, Runs
-from flexiast_runtime.profiling.percentiles import interval, percentile
 
 SCHEMA_VERSION = "1.0"
 MAX_PROFILE_BYTES = 10_000_000

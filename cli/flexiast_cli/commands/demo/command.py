@@ -65,7 +65,9 @@ def demo(
         opened, what = _source(source, Path(folder))
         audio = Monitored(opened)
         conditions = _Scenario(Path(folder), settings.step_s)
-        chosen = build_controller(options(engines), Policy(dwell_s=DWELL_S, fastest_change=math.inf), conditions(0.0))
+        chosen = build_controller(
+            options(engines), Policy(dwell_s=DWELL_S, max_charge_per_min=math.inf), conditions(0.0)
+        )
         capture = Capture(audio, frontend.sample_rate_hz, round(settings.step_s * frontend.sample_rate_hz), live=True)
         listener = StreamClassifier(
             engines,

@@ -291,12 +291,12 @@ def _estimate_ms(job: _Job) -> dict[PatchSize, dict[str, float]]:
     """By size and precision, from the last profile of these weights on this machine; nothing where there is none."""
     from flexiast.errors import DataError
     from flexiast_cli.terminal.console import say
-    from flexiast_runtime.hardware import platform as here
     from flexiast_runtime.hardware.machine import read_settings
+    from flexiast_runtime.hardware.platform import describe_machine
     from flexiast_runtime.profiling.profiles import newest
 
     try:
-        profile = newest(job.source_sha256, here.machine(), read_settings())
+        profile = newest(job.source_sha256, describe_machine(), read_settings())
     except DataError as error:
         say(str(error))
         profile = None
