@@ -67,19 +67,19 @@ def test_a_machine_that_says_nothing_is_no_fault(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "state", "said"),
     [
-        ({f"{ZONE}0/type": "cpu", f"{ZONE}0/temp": "52000"}, "ok", "cpu is at 52 °C, clocks go down at 80"),
+        ({f"{ZONE}0/type": "cpu", f"{ZONE}0/temp": "52000"}, "ok", "cpu is at 52 °C, its limit is 80 °C"),
         ({f"{ZONE}0/type": "cpu", f"{ZONE}0/temp": "84000"}, "warning", "84 °C"),
         ({f"{ZONE}0/type": "cv", f"{ZONE}0/temp": "", f"{ZONE}1/type": "gpu", f"{ZONE}1/temp": "45000"}, "ok", "gpu"),
         (
             {f"{ZONE}0/type": "cpu", f"{ZONE}0/temp": "71000"}
             | {f"{ZONE}0/trip_point_0_type": "passive", f"{ZONE}0/trip_point_0_temp": "70000"},
             "warning",
-            "clocks go down at 70",
+            "its limit is 70 °C",
         ),
         (
             {f"{ZONE}0/type": "cpu", f"{ZONE}0/temp": "60000", f"{FAN}/type": "cpufreq-cpu0", f"{FAN}/cur_state": "3"},
             "warning",
-            "held back now",
+            "throttled now",
         ),
     ],
 )  # fmt: skip
@@ -105,7 +105,7 @@ def test_powersave_is_a_fault_where_it_never_goes_up(tmp_path: Path, governor: s
 
 @pytest.mark.parametrize(
     ("flags", "state", "said"),
-    [("0", "ok", "never too weak"), ("0x1", "warning", "voltage"), ("50000", "warning", "since it started: voltage")],
+    [("0", "ok", "no low voltage"), ("0x1", "warning", "voltage"), ("50000", "warning", "since boot: voltage")],
 )
 def test_a_pi_that_starves_is_noticed(tmp_path: Path, flags: str, state: str, said: str) -> None:
     (found,) = machine.check_supply(tree(tmp_path, {PI: flags}))
@@ -247,9 +247,9 @@ TONE = {"name": "usbmic", "rate_hz": 48_000, "seconds": 2.0, "rms": 0.1, "peak":
         (TONE, "ok", "level -20 dBFS, peak -10 dBFS"),
         (TONE | {"seconds": 0.0, "rms": 0.0, "peak": 0.0}, "failure", "delivers nothing"),
         (TONE | {"rms": 0.0, "peak": 0.0}, "warning", "digital silence"),
-        (TONE | {"rms": 1e-4, "peak": 4e-4}, "warning", "hardly a sound"),
-        (TONE | {"clipped": 0.02, "peak": 1.0}, "warning", "2.0% of it is clipped"),
-        (TONE | {"lost_s": 0.3}, "warning", "0.30 s were lost"),
+        (TONE | {"rms": 1e-4, "peak": 4e-4}, "warning", "almost silent"),
+        (TONE | {"clipped": 0.02, "peak": 1.0}, "warning", "2.0% of the samples are clipped"),
+        (TONE | {"lost_s": 0.3}, "warning", "0.30 s of sound was lost"),
         (TONE | {"channel_fault": "its channels cancel"}, "warning", "its channels cancel"),
         ({"error": "gone"}, "failure", "gone"),
     ],
@@ -286,7 +286,7 @@ def test_a_machine_without_portaudio_is_told_what_to_install(portaudio: Callable
 def test_a_device_that_hangs_portaudio_is_given_up(portaudio: Callable[[str], None]) -> None:
     portaudio("import time; time.sleep(60)")
     (found,) = audio.check_devices(audio.run_probe("devices", patience_s=0.5))
-    assert (found.state, "no answer within" in found.text) == ("failure", True)
+    assert (found.state, "no response within" in found.text) == ("failure", True)
 
 
 def test_a_process_that_dies_in_portaudio_is_reported(portaudio: Callable[[str], None]) -> None:

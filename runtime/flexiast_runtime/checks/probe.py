@@ -1,6 +1,6 @@
-"""A program that asks PortAudio and prints one JSON object: ``probe devices`` or ``probe record SECONDS [NAME]``.
+"""A program that queries PortAudio and prints a JSON object: ``probe devices`` or ``probe record SECONDS [NAME]``.
 
-Whoever runs it can give up and kill it. It leaves by ``os._exit``, since PortAudio's own way out may hang too.
+Its caller can kill it after a timeout. It ends with ``os._exit``, since PortAudio may hang at exit too.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from flexiast_runtime.audio.mixing import measure_powers
 
 RATES_HZ = (16_000, 22_050, 32_000, 44_100, 48_000, 96_000)
 GRACE_S = 3.0
-"""For a device to begin to deliver."""
+"""Time for a device to start to deliver"""
 FULL_SCALE = 0.999
 
 
 def list_devices() -> dict[str, Any]:
-    """PortAudio's version, and each input device with the rates that it can be opened at."""
+    """PortAudio's version, and each input device with the rates that it supports."""
     portaudio = import_portaudio()
     found = [
         {"name": info["name"], "channels": info["max_input_channels"], "rates_hz": _rates(portaudio, index)}
@@ -47,9 +47,9 @@ def _rates(portaudio: Any, index: int) -> list[int]:
 
 
 def record_sample(seconds: float, name: str | None = None) -> dict[str, Any]:
-    """A recording's level as it would be mixed, clipping, losses and what is wrong with its channels.
+    """Record, and measure level (mixed to mono as while listening), clipping, losses and channel faults.
 
-    Shorter than asked where the device delivers too little.
+    The recording is shorter than requested if the device delivers too little.
     """
     microphone = Microphone(name)
     started_s, frames, blocks, lost = time.monotonic(), 0, [], 0
@@ -75,7 +75,7 @@ def record_sample(seconds: float, name: str | None = None) -> dict[str, Any]:
 
 
 def main(question: str, *details: str) -> dict[str, Any]:
-    """The answer, which may be an error."""
+    """Answer a question; an error is an answer too."""
     try:
         return list_devices() if question == "devices" else record_sample(float(details[0]), *details[1:])
     except DeviceError as error:

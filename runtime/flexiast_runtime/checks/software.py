@@ -1,4 +1,4 @@
-"""What is installed."""
+"""Checks what is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flexiast_runtime.inference.tensorrt.build import FLAVOURS, find_tensorrt
 
 
 def check_versions() -> Iterator[CheckResult]:
-    """Of what the answers depend on."""
+    """Versions of everything that results depend on."""
     import numpy
     import onnxruntime
 

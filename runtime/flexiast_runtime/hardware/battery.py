@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from flexiast_runtime.hardware.sysfs import SYSFS, number, text
+from flexiast_runtime.hardware.sysfs import SYSFS, read_number, read_text
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,22 @@ class _Reading(NamedTuple):
 
 def _convert_to_joules(supply: Path, kind: str, now: float) -> float | None:
     """From microwatt-hours, or from microampere-hours at the current voltage in microvolts."""
-    volts = 1.0 if kind == "energy" else (number(supply / "voltage_now") or 0.0) * 1e-6
+    volts = 1.0 if kind == "energy" else (read_number(supply / "voltage_now") or 0.0) * 1e-6
     return now * 1e-6 * volts * 3_600 if volts else None
 
 
 def _read_supply(supply: Path) -> _Reading | None:
     """One battery; None if it cannot be read, or is something else."""
-    if text(supply / "type") != "Battery" or text(supply / "scope") == "Device" or text(supply / "present") == "0":
+    if (
+        read_text(supply / "type") != "Battery"
+        or read_text(supply / "scope") == "Device"
+        or read_text(supply / "present") == "0"
+    ):
         return None
-    discharging = text(supply / "status") == "Discharging"
+    discharging = read_text(supply / "status") == "Discharging"
     for kind in ("energy", "charge"):
-        now, full = number(supply / f"{kind}_now"), number(supply / f"{kind}_full")
+        now, full = read_number(supply / f"{kind}_now"), read_number(supply / f"{kind}_full")
         if now is not None and full:
             return _Reading(now / full, kind, full, discharging, _convert_to_joules(supply, kind, now))
-    percent = number(supply / "capacity")
+    percent = read_number(supply / "capacity")
     return None if percent is None else _Reading(percent / 100, "percent", 1.0, discharging)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from flexiast_runtime.hardware.nvml import Gpu
-from flexiast_runtime.hardware.sysfs import SYSFS, folders, number, text
+from flexiast_runtime.hardware.sysfs import SYSFS, list_entries, read_number, read_text
 
 WHOLE_MODULE = ("VDD_IN", "POM_5V_IN", "VIN")
 """Rails that feed all others: Orin NX and Nano, Xavier and earlier, Thor."""
@@ -45,7 +45,7 @@ class Rails:
     """Voltage in mV and current in mA"""
 
     def watts(self) -> float | None:
-        powers = [_multiply(number(volts), number(amperes), 1e-6) for volts, amperes in self.channels]
+        powers = [_multiply(read_number(volts), read_number(amperes), 1e-6) for volts, amperes in self.channels]
         return None if None in powers else sum(filter(None, powers))
 
 
@@ -63,13 +63,13 @@ class Gauge:
     def watts(self) -> float | None:
         if not self.is_valid():
             return None
-        microwatts = number(self.power, negative=True)  # some fuel gauges report discharge as negative
+        microwatts = read_number(self.power, negative=True)  # some fuel gauges report discharge as negative
         if microwatts is not None:
             return abs(microwatts) * 1e-6
         if self.volts is None or self.amperes is None:
             return None
-        current = number(self.amperes, negative=True)
-        return _multiply(number(self.volts), None if current is None else abs(current), 1e-12)
+        current = read_number(self.amperes, negative=True)
+        return _multiply(read_number(self.volts), None if current is None else abs(current), 1e-12)
 
 
 @dataclass
@@ -104,10 +104,10 @@ def find_meter(root: Path = SYSFS, gpu: Gpu | None = None) -> Meter | None:
 def _find_rails(root: Path) -> Meter | None:
     found: dict[str, tuple[Path, Path]] = {}
     for driver in ("ina3221", "ina3221x"):
-        for monitor in folders(root / "bus" / "i2c" / "drivers" / driver, "*/hwmon/hwmon*"):
-            for label in folders(monitor, "in*_label"):
+        for monitor in list_entries(root / "bus" / "i2c" / "drivers" / driver, "*/hwmon/hwmon*"):
+            for label in list_entries(monitor, "in*_label"):
                 channel = label.name[2 : -len("_label")]
-                found[text(label)] = (monitor / f"in{channel}_input", monitor / f"curr{channel}_input")
+                found[read_text(label)] = (monitor / f"in{channel}_input", monitor / f"curr{channel}_input")
     for whole in WHOLE_MODULE:
         if whole in found:
             return Rails(f"whole module: {whole} (INA3221)", (found[whole],))
@@ -117,22 +117,22 @@ def _find_rails(root: Path) -> Meter | None:
 
 
 def _find_thor(root: Path) -> Meter | None:
-    for monitor in folders(root / "class" / "hwmon"):
-        if text(monitor / "name") == "ina238" and (monitor / "power1_input").exists():
+    for monitor in list_entries(root / "class" / "hwmon"):
+        if read_text(monitor / "name") == "ina238" and (monitor / "power1_input").exists():
             return Gauge("whole module: VIN (INA238)", monitor / "power1_input")
     return None
 
 
 def _find_battery(root: Path) -> Meter | None:
-    for supply in folders(root / "class" / "power_supply"):
-        if text(supply / "type") != "Battery" or text(supply / "scope") == "Device":
+    for supply in list_entries(root / "class" / "power_supply"):
+        if read_text(supply / "type") != "Battery" or read_text(supply / "scope") == "Device":
             continue
         gauge = Gauge(
             f"battery output ({supply.name})",
             supply / "power_now",
             supply / "voltage_now",
             supply / "current_now",
-            lambda supply=supply: text(supply / "status") == "Discharging",  # type: ignore[misc]
+            lambda supply=supply: read_text(supply / "status") == "Discharging",  # type: ignore[misc]
         )
         if gauge.watts() is not None:
             return gauge
@@ -142,14 +142,14 @@ def _find_battery(root: Path) -> Meter | None:
 def _find_rapl(root: Path) -> Meter | None:
     packages = [
         zone / "energy_uj"
-        for zone in folders(root / "class" / "powercap", "intel-rapl:*")
-        if text(zone / "name").startswith("package") and number(zone / "energy_uj") is not None
+        for zone in list_entries(root / "class" / "powercap", "intel-rapl:*")
+        if read_text(zone / "name").startswith("package") and read_number(zone / "energy_uj") is not None
     ]
     return Counter("processor alone (RAPL)", lambda: [_read_joules(path) for path in packages]) if packages else None
 
 
 def _read_joules(path: Path) -> float | None:
-    microjoules = number(path)
+    microjoules = read_number(path)
     return None if microjoules is None else microjoules * 1e-6
 
 

@@ -28,6 +28,7 @@ from flexiast.errors import UsageError, VerificationError
 from flexiast.files import write_atomically
 from flexiast.manifest import Precision, Sha256
 from flexiast.spec import Value, describe
+from flexiast_runtime.paths import cache_folder
 
 SCHEMA_VERSION = "1.0"
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
@@ -119,10 +120,8 @@ class PlanStore:
 
         Raises UsageError where something else than a folder stands there.
         """
-        if chosen := os.environ.get("FLEXIAST_CACHE"):
-            folder = Path(chosen) / "plans"
-        else:
-            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flexiast" / "plans"
+        chosen = os.environ.get("FLEXIAST_CACHE")
+        folder = (Path(chosen) if chosen else cache_folder()) / "plans"
         there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
         if not there.is_dir():
             raise UsageError(

@@ -499,7 +499,7 @@ def test_a_profile_on_tensorrt_knows_its_stages_and_versions(load: Load, gpu: Fa
         update={"gpu": GpuTimes(enqueue_ms=9, h2d_ms=3, compute_ms=2, d2h_ms=1, transfers=True, cuda_graph=False)}
     )
     warned = " ".join(warnings(found.model_copy(update={"measurements": (late,)}), asked_for_power=False))
-    assert "hand over 8x8 fp32" in warned
+    assert "enqueue 8x8 fp32" in warned
     assert "as long as computing 8x8 fp32" in warned
 
 
