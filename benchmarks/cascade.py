@@ -1,4 +1,4 @@
-"""What a cascade of sizes saves and what it loses: CPU time and event F1 against a fixed size of 16.
+"""A cascade of sizes against a fixed size of 16: CPU time and event F1.
 
 python -m benchmarks.cascade --data ../shared/data [--model commands] [--minutes 10] [--seed 1]
 

@@ -1,4 +1,4 @@
-"""Events in streams whose events are known: precision, recall, F1 at each patch size, calibrated and not.
+"""Event detection on streams with known events: precision, recall and F1 at each patch size, calibrated and not.
 
 python -m benchmarks.events --data ../shared/data [--model sounds] [--minutes 4] [--seed 0]
 

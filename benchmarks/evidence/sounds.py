@@ -1,4 +1,4 @@
-"""Runs of ``flexiast train`` → ``docs/results/sounds/*.json`` → how far they get on folds that they did not see."""
+"""Runs of ``flexiast train`` → ``docs/results/sounds/*.json`` → their accuracy on held-out folds."""
 
 from __future__ import annotations
 

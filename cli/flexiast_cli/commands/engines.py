@@ -114,7 +114,7 @@ def build(
     bundle = Bundle.open(find_bundle(model))
     chosen = plan_precision(bundle.manifest, precision)
     patches = bundle.manifest.patches if patch_sizes is None else parse_patches(patch_sizes)
-    place = Target.for_target(find_tensorrt(_flavour(flavour)), target or CURRENT, memory_limit)
+    place = Target.resolve(find_tensorrt(_flavour(flavour)), target or CURRENT, memory_limit)
     store = PlanStore.default()
     plans = list(list_plan_requests(bundle, patches, chosen, place))  # a size that it lacks is refused before a build
     found = [get_or_build(store, wanted, place, rebuild=rebuild, say=say) for wanted in plans]
@@ -183,7 +183,7 @@ def _verify_answers(bundle: Bundle, store: PlanStore, flavour: Flavour | None, s
     from flexiast_runtime.inference.tensorrt.plans import Target, list_cached_plans
 
     try:
-        place = Target.for_target(find_tensorrt(flavour))
+        place = Target.resolve(find_tensorrt(flavour))
     except (GpuError, MissingExtraError) as error:
         say(f"the plans were not run: {error}")
         return
@@ -219,7 +219,7 @@ def prune(
     if everything and older_than is not None:
         raise UsageError("--all removes also what is younger than --older-than; give one of them")
     store, console = PlanStore.default(), stdout()
-    with store.alone():  # what a build is still writing looks like a leftover
+    with store.lock():  # what a build is still writing looks like a leftover
         chosen = dict(_to_prune(store, older_than, everything=everything))
         leftovers = store.leftovers(chosen)
         freed = sum(store.size(digest) for digest in chosen) + sum(path.lstat().st_size for path in leftovers)

@@ -87,7 +87,7 @@ def check_plans(model: str, store: PlanStore) -> Iterator[CheckResult]:
     for name, reason in unusable.items():
         yield CheckResult("plans", "warning", f"{name}: {reason}", "flexiast engines prune")
     try:
-        target = Target.for_target(find_tensorrt(None))
+        target = Target.resolve(find_tensorrt(None))
         ready = list_cached_plans(Bundle.open(find_bundle(model)), store, target)
     except (MissingExtraError, GpuError):  # not a fault: most machines have neither
         if entries:

@@ -1,4 +1,4 @@
-"""A bundle checks itself on the device that runs it: every file's hash, every engine against stored answers."""
+"""Verifies a bundle on the device that runs it: every file's hash, and every engine against stored results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def golden_key(patch: PatchSize) -> str:
 
 
 def verify_bundle(bundle: Bundle) -> list[tuple[Variant, float]]:
-    """Check every file and run every engine; each variant and its largest logit error.
+    """Verify every file and run every engine. Returns each variant with its largest logit error.
 
     Raises VerificationError that names the file or variant that fails.
     """
@@ -38,14 +38,14 @@ def golden_errors(bundle: Bundle, engines: Engines) -> list[tuple[Variant, float
     for patch in engines.patches:
         if not {"features", golden_key(patch)} <= golden.keys():
             raise VerificationError(
-                f"{bundle.folder / bundle.manifest.golden} has no answers of patch size {patch}; export again"
+                f"{bundle.folder / bundle.manifest.golden} has no results of patch size {patch}; export again"
             )
         variant = engines[patch].variant
         found, expected = engines.logits(golden["features"], patch), golden[golden_key(patch)]
         error = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("nan")
         if not error <= variant.parity.tolerance:  # also catches NaN
             raise VerificationError(
-                f"{bundle.folder}: {variant} answers the golden inputs with an error of {error:.2g} "
+                f"{bundle.folder}: {variant} runs the golden inputs with an error of {error:.2g} "
                 f"(allowed {variant.parity.tolerance:.2g}) on this machine; export again, or report this CPU"
             )
         errors.append((variant, error))
