@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from flexiast_runtime.catalog import find_bundle
 from flexiast_runtime.checks import CheckResult, audio, machine, model, software
 from flexiast_runtime.hardware.battery import read_battery
+from flexiast_runtime.hardware.machine import read_climate
 from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
 
 RIGS = Path(__file__).parents[2].parent / "shared" / "rigs"
@@ -87,6 +88,16 @@ def test_heat_is_judged_by_where_clocks_go_down(tmp_path: Path, files: Files, st
     found = machine.check_temperature(tree(tmp_path, files))
     assert found.state == state
     assert said in found.text
+
+
+@pytest.mark.parametrize("kind", ["active", "passive", "hot", "critical"])
+def test_the_doctor_and_the_governor_know_the_same_limit(tmp_path: Path, kind: str) -> None:
+    files = {f"{ZONE}0/type": "cpu", f"{ZONE}0/temp": "50000"}
+    files |= {f"{ZONE}0/trip_point_0_type": kind, f"{ZONE}0/trip_point_0_temp": "66000"}
+    headroom_c = read_climate(tree(tmp_path, files)).thermal_headroom_c
+    assert headroom_c == (None if kind == "active" else 16.0)  # a fan that starts slows nothing down
+    limit_c = machine.HOT_C if headroom_c is None else 50 + headroom_c
+    assert f"its limit is {limit_c:.0f} °C" in machine.check_temperature(tmp_path).text
 
 
 @pytest.mark.parametrize(

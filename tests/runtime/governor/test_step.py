@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flexiast.spec import PatchSize
@@ -626,6 +626,7 @@ def test_a_battery_that_drains_is_believed(charge: float, drain: float, every_s:
 
 
 @given(st.lists(st.one_of(SENSED, st.none()), min_size=2, max_size=30), st.floats(0.1, 20))
+@example([0.0, 0.001], 1.0)  # from an empty battery no energy can be scaled
 def test_the_charge_believed_never_moves_faster_than_a_battery_drains(
     readings: list[float | None], every_s: float
 ) -> None:
