@@ -2,7 +2,7 @@
 
 The estimate follows the readings no faster than a battery discharges. A reading that jumps, or drops to zero while the
 machine keeps running, is suspect: it is ignored, however long it stays, until it falls further, as the charge of a
-battery in use does. This tells a gauge that corrects itself, or a worn cell, from a broken sensor.
+battery in use does. This distinguishes a broken sensor from a gauge that corrects itself, or a worn cell.
 """
 
 from __future__ import annotations

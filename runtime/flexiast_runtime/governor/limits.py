@@ -1,4 +1,4 @@
-"""What the machine and the user allow, whatever the deadline: energy, heat, a wish to save power.
+"""What the machine and the user allow, whatever the deadline: energy, heat, a power-saving mode.
 
 Each limit is the costliest option that it allows, with a reason. The lowest limit applies. What is unknown limits
 nothing.
@@ -75,7 +75,7 @@ def _limit_by_battery(
         return Limit(
             _allow_by_watts(options, allowed_w), f"{reason}; {allowed_w:.1f} W would last {left_s / 3600:.1f} h"
         )
-    # Without power figures the charge is kept on a straight line; on the line itself, half of the range is allowed.
+    # Without power figures the charge follows a straight line. On the line, half of the range is allowed.
     share = 0.5 + _charge_margin(goal, battery, state, observation) / BAND
     return Limit(_allow_by_share(options, share), f"{reason}; it must last {left_s / 3600:.1f} h")
 

@@ -6,7 +6,7 @@ immediately when that misses the deadline or misses accumulate. It upshifts when
 with headroom, for a whole dwell, and then straight to the costliest that fits. An upshift that must soon be reversed
 doubles the dwell.
 
-Energy, heat and a wish to save power are limits of their own, see `limits`. An engine that fails is left at once and
+Energy, heat and power-saving modes are limits of their own, see `limits`. An engine that fails is left at once and
 tried again after a cooldown, which doubles each time.
 """
 
@@ -37,8 +37,8 @@ for missed windows would have given stands in docs/governor.md."""
 WEIGHT_VARIANCE = 0.1
 """Weight in the variance: about ten windows, so that one outlier does not widen the prediction for long"""
 OUTLIER_SIGMAS = 4.0
-"""A lone slow window counts as at most so many standard deviations: beyond them a latency tells of an interruption
-(a page fault, another process), not of the machine's speed."""
+"""A lone slow window counts as at most so many standard deviations: beyond them the cause is an
+interruption (a page fault, another process), not the machine's speed."""
 FAST_SIGMAS = 3.0
 """A fast window counts as at most so many: beyond them its square would raise the predicted percentile."""
 MAX_DEVIATION = 2.0

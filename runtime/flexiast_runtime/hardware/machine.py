@@ -33,7 +33,7 @@ class Machine(Value):
     """L4T release, on a Jetson"""
 
 
-class Settings(Value):
+class MachineSettings(Value):
     """What a user may change. A profile measured under other settings does not apply.
 
     The names are part of the key that profiles are stored under.
@@ -89,12 +89,12 @@ def read_machine(root: Path = ROOT) -> Machine:
     )
 
 
-def read_settings(root: Path = ROOT) -> Settings:
+def read_settings(root: Path = ROOT) -> MachineSettings:
     """Read the current power mode and frequency governor."""
     cpus = list_entries(root / "sys" / "devices" / "system" / "cpu", "cpu[0-9]*/cpufreq/scaling_governor")
     governors = sorted({read_text(path) for path in cpus})
     profile = read_text(root / "sys" / "firmware" / "acpi" / "platform_profile")
-    return Settings(power_mode=_read_nvpmodel() or profile, governor=", ".join(governors))
+    return MachineSettings(power_mode=_read_nvpmodel() or profile, governor=", ".join(governors))
 
 
 def read_climate(root: Path = ROOT) -> Climate:

@@ -19,7 +19,7 @@ from flexiast.errors import DataError
 from flexiast.files import write_atomically
 from flexiast.manifest import Precision, Sha256
 from flexiast.spec import Patch, PatchSize, Value, describe
-from flexiast_runtime.hardware.machine import Machine, Settings
+from flexiast_runtime.hardware.machine import Machine, MachineSettings
 from flexiast_runtime.inference.engine import Stages
 from flexiast_runtime.paths import data_folder
 from flexiast_runtime.percentiles import interval, percentile
@@ -35,7 +35,7 @@ class ProfileKey(Value):
     """Everything that the measurements depend on."""
 
     machine: Machine
-    settings: Settings
+    settings: MachineSettings
     bundle_sha256: Sha256
     """Of the manifest, which has the hash of every file"""
     backend: str
@@ -172,10 +172,10 @@ class Profile(Value):
         }
 
     def estimate_ms(self, gmac: float, precision: str) -> float | None:
-        """Median latency of a size that was not measured, between its neighbours in cost, both on logarithmic axes.
+        """Median latency of an unmeasured size, interpolated between its neighbours in cost on logarithmic axes.
 
-        Sizes of equal cost, such as 16x32 and 32x16, count as one, their geometric mean. None without two costs of that
-        precision: one says nothing of the slope.
+        Sizes of equal cost, such as 16x32 and 32x16, count as one, with their geometric mean. None if fewer than two
+        costs of that precision were measured.
         """
         logarithms: dict[float, list[float]] = defaultdict(list)
         for m in self.measurements:
@@ -277,7 +277,9 @@ def find(key: ProfileKey, folder: Path | None = None) -> Profile | None:
     return profile
 
 
-def newest(source_sha256: str, machine: Machine, settings: Settings, folder: Path | None = None) -> Profile | None:
+def newest(
+    source_sha256: str, machine: Machine, settings: MachineSettings, folder: Path | None = None
+) -> Profile | None:
     """The latest profile of any bundle of these weights on this machine with these settings, or None."""
     wanted = (source_sha256, machine, settings)
     found = [

@@ -2,7 +2,7 @@
 
 Each is scaled to the options: `edge` is the slowdown at which the costliest option just misses its deadline, so a
 scenario is as hard for a large model as for a small one. No load is more than the cheapest option can meet, even if it
-is hardly faster than the costliest: a load that no option meets says nothing about a governor.
+is hardly faster than the costliest: a load that no option meets does not test a governor.
 """
 
 from __future__ import annotations
