@@ -107,7 +107,8 @@ def _session(
     ):
         if not agrees:
             raise VerificationError(
-                f"{bundle.folder / name} has another {what} than the manifest; copy or export the bundle again"
+                f"{bundle.folder / name} was exported with another {what} than the manifest says; "
+                "copy or export the bundle again"
             )
     return session
 

@@ -38,14 +38,14 @@ def golden_errors(bundle: Bundle, engines: Engines) -> list[tuple[Variant, float
     for patch in engines.patches:
         if not {"features", golden_key(patch)} <= golden.keys():
             raise VerificationError(
-                f"{bundle.folder / bundle.manifest.golden} has no results of patch size {patch}; export again"
+                f"{bundle.folder / bundle.manifest.golden} has no answers of patch size {patch}; export again"
             )
         variant = engines[patch].variant
         found, expected = engines.logits(golden["features"], patch), golden[golden_key(patch)]
         error = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("nan")
         if not error <= variant.parity.tolerance:  # also catches NaN
             raise VerificationError(
-                f"{bundle.folder}: {variant} runs the golden inputs with an error of {error:.2g} "
+                f"{bundle.folder}: {variant} answers the golden inputs with an error of {error:.2g} "
                 f"(allowed {variant.parity.tolerance:.2g}) on this machine; export again, or report this CPU"
             )
         errors.append((variant, error))

@@ -89,7 +89,7 @@ def test_an_engine_that_answers_otherwise_is_named(bundle_copy: Path, patch: Pat
 def test_a_graph_exchanged_for_another_sizes_is_noticed(bundle_copy: Path) -> None:
     """A valid graph under the wrong name, with the right checksum: it says itself which size it is of."""
     bundle = put(bundle_copy, "embed-12x12.onnx", (bundle_copy / "embed-8x8.onnx").read_bytes())
-    with pytest.raises(VerificationError, match=r"embed-12x12\.onnx has another patch_size"):
+    with pytest.raises(VerificationError, match=r"embed-12x12\.onnx was exported with another patch_size"):
         verify_bundle(bundle)
 
 

@@ -306,7 +306,7 @@ class _Pipeline:
     def _poison_on_error(self) -> Iterator[None]:
         """After a GPU error refuse all further calls: CUDA errors persist, and later results would be undefined."""
         if self._failure is not None:
-            raise GpuError(f"these engines can no longer be used ({self._failure}); load them again in a new process")
+            raise GpuError(f"these engines cannot be used any more ({self._failure}); load them again in a new process")
         try:
             with self._tensorrt.log.collect():
                 yield
