@@ -256,7 +256,7 @@ TONE = {"name": "usbmic", "rate_hz": 48_000, "seconds": 2.0, "rms": 0.1, "peak":
     ("answer", "state", "said"),
     [
         (TONE, "ok", "level -20 dBFS, peak -10 dBFS"),
-        (TONE | {"seconds": 0.0, "rms": 0.0, "peak": 0.0}, "failure", "delivers nothing"),
+        (TONE | {"seconds": 0.0, "rms": 0.0, "peak": 0.0}, "failure", "delivers no sound"),
         (TONE | {"rms": 0.0, "peak": 0.0}, "warning", "digital silence"),
         (TONE | {"rms": 1e-4, "peak": 4e-4}, "warning", "almost silent"),
         (TONE | {"clipped": 0.02, "peak": 1.0}, "warning", "2.0% of the samples are clipped"),
@@ -303,7 +303,7 @@ def test_a_device_that_hangs_portaudio_is_given_up(portaudio: Callable[[str], No
 def test_a_process_that_dies_in_portaudio_is_reported(portaudio: Callable[[str], None]) -> None:
     portaudio("import os; os.abort()")
     (found,) = audio.check_devices(audio.run_probe("devices"))
-    assert (found.state, "ended with -6" in found.text) == ("failure", True)
+    assert (found.state, "exited with -6" in found.text) == ("failure", True)
 
 
 @pytest.fixture
@@ -345,7 +345,7 @@ def test_a_microphone_is_found_with_its_rates_and_heard(
 @pytest.mark.parametrize(
     ("amplitude", "fault", "state", "said"),
     [
-        (3.0, ":", "warning", "is clipped"),
+        (3.0, ":", "warning", "are clipped"),
         (0.0, ":", "warning", "digital silence"),
         (0.1, f"{RIGS}/virtual_mic.sh ctl usbmic freeze", "failure", ""),
     ],

@@ -624,7 +624,7 @@ CHANGES: dict[str, tuple[Callable[[FakeGpu], object], str]] = {
 def test_a_plan_of_another_key_is_never_loaded_and_both_keys_are_told(
     load: Load, gpu: FakeGpu, store: PlanStore, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(cuda, "_driver_versions", lambda root: [])
+    monkeypatch.setattr(cuda, "_read_driver_versions", lambda root: [])
     load(TINY_PATCHES[:1])
     old = {entry.key.digest for entry in store.entries()}
     for digest in old:  # whatever it holds, it is not read
