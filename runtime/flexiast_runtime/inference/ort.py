@@ -117,7 +117,7 @@ def _suggest_upgrade(opset: int) -> str:
     """The remedy if a graph is newer than the runtime."""
     if opset == OPSET:
         return ""
-    return f"; it needs opset {opset}: upgrade onnxruntime, or export it again with --opset {OPSET}"
+    return f"; it is written for opset {opset}: upgrade onnxruntime, or export it again with --opset {OPSET}"
 
 
 def _check_provider(provider: Provider, found: Sequence[str], whose: str) -> None:
