@@ -1,4 +1,4 @@
-"""Figures, by command: `make bench`. Process CPU time and ratios within one run, because machines are noisy.
+"""Benchmarks, printed by `make bench`. Process CPU time and ratios within one run, because machines are noisy.
 
 NumPy gets the threads that it has in the program: what users do not set is not set here.
 """

@@ -1,4 +1,4 @@
-"""How old a result is when it reaches a sink: sound → record, over the whole real path.
+"""Age of a result when it reaches a sink: from sound to record, over the whole real path.
 
 python -m benchmarks.age --data ../shared/data [--seconds 150]
 

@@ -1,4 +1,4 @@
-"""What capture costs, how old its blocks are, how soon it notices a fault and is back. `python -m benchmarks.capture`
+"""Capture: CPU time, age of its blocks, time to detect a fault and to recover. `python -m benchmarks.capture`
 
 Runs itself under `../shared/rigs/virtual_mic.sh`: a real PortAudio over a virtual ALSA device whose samples are their
 own number, so that each block tells when it sounded. About two minutes.

@@ -1,4 +1,4 @@
-"""What a cascade of sizes saves and what it loses: CPU time and event F1 against a fixed size of 16.
+"""A cascade of sizes against a fixed size of 16: CPU time and event F1.
 
 python -m benchmarks.cascade --data ../shared/data [--model commands] [--minutes 10] [--seed 1]
 
@@ -24,7 +24,7 @@ from flexiast_runtime.catalog import find_bundle
 from flexiast_runtime.detection.cascade import Cascade
 from flexiast_runtime.detection.listener import Conditions, FixedSize, GovernedController, Settings, StreamClassifier
 from flexiast_runtime.detection.records import Event, Summary
-from flexiast_runtime.governor.step import Option, Policy
+from flexiast_runtime.governor.types import Option, Policy
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.inference.ort import load_engines
 

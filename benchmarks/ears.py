@@ -1,4 +1,4 @@
-"""A `flexiast listen` that hears a virtual microphone and writes to every sink, and what can be done to it."""
+"""Runs `flexiast listen` on a virtual microphone with every kind of sink, and injects faults."""
 
 from __future__ import annotations
 

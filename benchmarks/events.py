@@ -1,4 +1,4 @@
-"""Events in streams whose events are known: precision, recall, F1 at each patch size, calibrated and not.
+"""Event detection on streams with known events: precision, recall and F1 at each patch size, calibrated and not.
 
 python -m benchmarks.events --data ../shared/data [--model sounds] [--minutes 4] [--seed 0]
 
@@ -34,7 +34,7 @@ from flexiast_runtime.catalog import find_bundle
 from flexiast_runtime.detection.listener import Conditions, FixedSize, Settings, StreamClassifier
 from flexiast_runtime.detection.records import Event
 from flexiast_runtime.detection.rules import EventRules
-from flexiast_runtime.governor.step import Observation
+from flexiast_runtime.governor.types import Observation
 from flexiast_runtime.inference.engine import Engine, Engines
 from flexiast_runtime.inference.ort import load_engines
 

@@ -1,4 +1,4 @@
-"""Our graphs in each precision and of two opsets, and against those of `torch.onnx.export` and of Hugging Face optimum.
+"""Our graphs in each precision and two opsets, compared with those of `torch.onnx.export` and Hugging Face optimum.
 
 `python -m benchmarks.export [MODEL ...] [--optimum FOLDER]`
 

@@ -1,4 +1,4 @@
-"""What `flexiast listen` survives: faults of microphone, disk, broker, pipe and process, one run for each.
+"""Faults that `flexiast listen` must survive, of microphone, disk, broker, pipe and process; one run each.
 
 python -m benchmarks.faults --data ../shared/data [--case unplugged]
 

@@ -1,4 +1,4 @@
-"""What broke in the field, tried again: recordings that lie about their length, and MP3s cut and joined at random.
+"""Field failures, reproduced: recordings with a wrong length, and MP3s cut and joined at random.
 
 python -m benchmarks.field ../shared/field [--mp3s 200] [--seed 0]
 

@@ -1,4 +1,4 @@
-"""The governor's presets against an oracle and each size kept for ever.
+"""The governor's presets compared with an oracle and with each size on its own.
 
 `python -m benchmarks.governor [--quick | --plot FILE]`. Tuned on seed 0, reported on seeds that tuning never saw; exits
 with 1 if `balanced` misses a bar. In virtual time, so the figures are the same on every machine.
@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.measure import heading
 from flexiast.spec import PatchSize
 from flexiast_runtime.governor.presets import POLICIES
-from flexiast_runtime.governor.step import Option, Policy
+from flexiast_runtime.governor.types import Option, Policy
 from flexiast_runtime.simulation.comparison import Comparison, Means
 from flexiast_runtime.simulation.scenarios import scenarios
 from flexiast_runtime.simulation.simulator import Outcome, World, always, oracle, simulate

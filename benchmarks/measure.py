@@ -1,4 +1,4 @@
-"""Process CPU time of calls that take turns, so that a machine's drift meets all of them."""
+"""Measures the CPU time of calls that take turns, so that drift of the machine affects all of them."""
 
 from __future__ import annotations
 

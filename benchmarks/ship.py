@@ -1,4 +1,4 @@
-"""Make a run the model that flexiast ships under a name: weights in float16, a bundle, the table of its card.
+"""Prepares a training run for shipping as a model: weights in float16, a bundle, the table of its card.
 
 python -m benchmarks.ship runs/commands commands commands/metadata.csv --patch-sizes 8,12,16,20,24,32,40,48
 """

@@ -1,4 +1,4 @@
-"""A stream of spoken words that are reported wherever a step happens to begin: what faults are measured on."""
+"""A stream of spoken words that are detected at any offset within a step, for measuring faults."""
 
 from __future__ import annotations
 

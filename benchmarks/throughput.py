@@ -1,4 +1,4 @@
-"""Hours of audio that `flexiast classify` gets through in an hour of one core, and where the time goes.
+"""Throughput of `flexiast classify`: hours of audio per hour of one core, and where the time goes.
 
 `python -m benchmarks.throughput [MODEL...]`
 """

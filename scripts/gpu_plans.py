@@ -1,4 +1,4 @@
-"""Build, load, run and time a bundle's plans with TensorRT-RTX on an x86-64 PC that reaches no package registry.
+"""Build, load, run and time a bundle's plans with TensorRT-RTX on an x86-64 PC without access to a package registry.
 
     python scripts/gpu_plans.py pack rtx.tar.xz WHEEL ...        where there is a registry: wheels → one small archive
     python scripts/gpu_plans.py run BUNDLE rtx.tar.xz WHEEL ...  on the PC with the GPU
@@ -159,7 +159,7 @@ def trials(bundle: Bundle, cuda: Cuda, tensorrt: TensorRt, variants: list[Varian
     """Build, load and run for each target, until the caller has one that it likes."""
     from flexiast.errors import FlexiastError
     from flexiast_runtime.inference.tensorrt.build import build_plan
-    from flexiast_runtime.inference.tensorrt.engines import engines_of
+    from flexiast_runtime.inference.tensorrt.engines import build_engines
     from flexiast_runtime.inference.tensorrt.plans import NO_DEVICE, Target, list_plan_requests
 
     patches = [variant.patch_size for variant in variants]
@@ -174,7 +174,7 @@ def trials(bundle: Bundle, cuda: Cuda, tensorrt: TensorRt, variants: list[Varian
                 plans.append(plan)
             report |= {"build_s": round(time.perf_counter() - begun, 2), "plan_bytes": [len(plan) for plan in plans]}
             begun = time.perf_counter()
-            engines = engines_of(tensorrt, cuda, bundle.manifest, variants, plans)
+            engines = build_engines(tensorrt, cuda, bundle.manifest, variants, plans)
             report["load_s"] = round(time.perf_counter() - begun, 2)
             engines.logits(np.zeros((1, *frames_and_mels(bundle.manifest)), np.float32), patches[0])
             engines.close()
@@ -193,12 +193,12 @@ def figures(
 ) -> dict[str, Any]:
     """Errors and times of each size, launched kernel by kernel and as one CUDA graph."""
     from flexiast.errors import FlexiastError
-    from flexiast_runtime.inference.tensorrt.engines import engines_of
+    from flexiast_runtime.inference.tensorrt.engines import build_engines
 
     results: dict[str, Any] = {"runs": runs, "warm_up_runs": WARM_UP_RUNS}
     for name, graphs in (("launched", False), ("graphs", True)):
         try:
-            engines = engines_of(tensorrt, cuda, bundle.manifest, variants, plans, graphs=graphs)
+            engines = build_engines(tensorrt, cuda, bundle.manifest, variants, plans, graphs=graphs)
             results[name] = [timed(bundle, engines, variant, runs) for variant in variants]
             engines.close()
         except FlexiastError as error:  # the other way's figures stand

@@ -1,4 +1,4 @@
-"""What flexible models are held to: fixed ones at their own size, little lost at coarse sizes, no dips in between."""
+"""Acceptance criteria of flexible models: as good as fixed ones, little loss at large patches, no dips between."""
 
 from __future__ import annotations
 

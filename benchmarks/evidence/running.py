@@ -1,4 +1,4 @@
-"""One experiment: train, measure at every size, write what came out."""
+"""Runs one experiment: trains, measures every size, writes the results."""
 
 from __future__ import annotations
 

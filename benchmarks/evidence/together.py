@@ -1,4 +1,4 @@
-"""What is measured over several models: an ensemble of fixed ones, and how long an engine takes at each size."""
+"""Measurements over several models: an ensemble of fixed ones, and the latency of each size."""
 
 from __future__ import annotations
 

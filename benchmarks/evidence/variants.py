@@ -1,4 +1,4 @@
-"""What flexiast does not do, to measure what that is worth: rivals of its patch embedding."""
+"""Alternatives to the patch embedding, to measure what it is worth."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ import flexiast
 from flexiast.errors import ModelError
 from flexiast.extras import require
 from flexiast.files import write_atomically
+from flexiast.processor import read_processor_name
 
 SCHEMA_VERSION = "1.0"
 
@@ -98,7 +99,7 @@ def surroundings() -> dict[str, Any]:
         "git_revision": git_revision(),
         "machine": {
             "system": platform.platform(),
-            "processor": processor(),
+            "processor": read_processor_name(),
             "cores": cores(),
             "threads": torch.get_num_threads(),
             "accelerator": torch.cuda.get_device_name() if cuda else None,
@@ -109,16 +110,6 @@ def surroundings() -> dict[str, Any]:
 def cores() -> int:
     """Those that this process may use, where the system tells; else all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def processor() -> str:
-    """What the processor calls itself, or its architecture where it says nothing."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def git_revision() -> str | None:

@@ -1,4 +1,4 @@
-"""A bundle opened for use: every byte handed on was checked against the manifest."""
+"""Reads bundles. Every byte that it returns was verified against the manifest."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Bundle:
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
-        """Read the manifest; raises ModelError. Files are checked when they are read."""
+        """Read the manifest; raises ModelError. Files are verified when they are read."""
         return cls(folder, read_manifest(folder))
 
     def read(self, name: str) -> bytes:
         """The verified content of a listed file.
 
-        The caller uses these bytes, not the path, so a file that changes later changes nothing. Raises ModelError when
-        the file cannot be read and VerificationError when it is not the file that was exported.
+        The caller uses these bytes, not the path, so later changes of the file have no effect. Raises ModelError if the
+        file cannot be read, VerificationError if it is not the file that was exported.
         """
         entry, path = self.manifest.entry(name), self.folder / name
         try:
@@ -57,7 +57,7 @@ class Bundle:
         return content
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """The arrays of a listed .npz file; raises like ``read``, and VerificationError for one that is none."""
+        """The arrays of a listed .npz file; raises like ``read``, and VerificationError if it is not one."""
         content = self.read(name)
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:

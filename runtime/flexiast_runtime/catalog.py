@@ -1,4 +1,4 @@
-"""MODEL on the command line: a checkpoint, a bundle, or the name of a shipped model."""
+"""Finds a model by its path or name: a checkpoint, a bundle, or a shipped model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from flexiast.manifest import MANIFEST
 
 DEFAULT = "sounds"
 CHECKPOINT = "checkpoint.safetensors"
-"""What `flexiast train` calls its best one."""
+"""File name of the best checkpoint of `flexiast train`"""
 _SHIPPED = Path(__file__).parent / "models"
 
 
 def list_shipped() -> tuple[str, ...]:
-    """Names of the models inside this install."""
+    """Names of the models that are part of this installation."""
     return tuple(sorted(path.parent.name for path in _SHIPPED.glob("*/MODEL_CARD.md")))
 
 
@@ -41,7 +41,7 @@ def find_checkpoint(model: str) -> Path:
 
 
 def find_any(model: str) -> Path:
-    """A bundle folder or a checkpoint file, whichever the model is; shipped names mean their bundle."""
+    """The bundle folder or checkpoint file of a model; for shipped names, the bundle."""
     path = _find(model, "bundle")
     if path.is_dir() and not (path / MANIFEST).is_file():
         return find_checkpoint(model)
@@ -50,7 +50,7 @@ def find_any(model: str) -> Path:
 
 def _find(model: str, part: str) -> Path:
     path = Path(model)
-    if model in list_shipped() and not _is_model(path):  # a folder of sounds may well be called sounds
+    if model in list_shipped() and not _is_model(path):  # a folder of recordings may be called sounds too
         return _SHIPPED / model / part
     if path.exists():
         return path
@@ -60,7 +60,7 @@ def _find(model: str, part: str) -> Path:
 
 
 def looks_like_model(argument: str) -> bool:
-    """A shipped name, a bundle, a run folder or a checkpoint, also a damaged one: anything but audio."""
+    """Whether it is a shipped name, a bundle, a run folder or a checkpoint, possibly damaged: anything but audio."""
     path = Path(argument)
     return (
         argument in list_shipped()

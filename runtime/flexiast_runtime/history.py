@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flexiast.errors import DataError, SinkError
+from flexiast_runtime.paths import data_folder
 
 VERSION = 1
 """Of the schema; a database of a later one is neither read nor written."""
@@ -29,7 +29,7 @@ _TABLES = (
 
 def default_database() -> Path:
     """In the user's data folder."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "flexiast" / "history.db"
+    return data_folder() / "history.db"
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:

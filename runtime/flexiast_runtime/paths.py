@@ -1,4 +1,4 @@
-"""Where flexiast keeps what it learns on a machine (XDG Base Directory Specification)."""
+"""Folders of the user, by the XDG Base Directory Specification."""
 
 from __future__ import annotations
 
@@ -7,5 +7,14 @@ from pathlib import Path
 
 
 def data_folder() -> Path:
-    """``flexiast`` in the user's data folder."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "flexiast"
+    """For what a user would miss: profiles, the history of events."""
+    return _find("XDG_DATA_HOME", ".local/share")
+
+
+def cache_folder() -> Path:
+    """For what can be built again."""
+    return _find("XDG_CACHE_HOME", ".cache")
+
+
+def _find(variable: str, default: str) -> Path:
+    return Path(os.environ.get(variable) or Path.home() / default) / "flexiast"

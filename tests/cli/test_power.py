@@ -52,5 +52,5 @@ def test_the_doctor_asks_the_source(run: Run, tmp_path: Path) -> None:
         assert findings["power source"]["state"] == state
         assert (result.returncode == 1) is (state == "failure")
         if state == "ok":
-            assert "87%, not draining, 4.2 W" in findings["power source"]["text"]
+            assert "87%, not discharging, 4.2 W" in findings["power source"]["text"]
     assert "GPU" in findings

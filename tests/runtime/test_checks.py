@@ -19,9 +19,10 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexiast_runtime.catalog import find_bundle, list_shipped
+from flexiast_runtime.catalog import find_bundle
 from flexiast_runtime.checks import CheckResult, audio, machine, model, software
 from flexiast_runtime.hardware.battery import read_battery
+from flexiast_runtime.hardware.machine import read_climate
 from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
 
 RIGS = Path(__file__).parents[2].parent / "shared" / "rigs"
@@ -55,34 +56,48 @@ PI = "sys/devices/platform/soc/soc:firmware/get_throttled"
 
 
 def test_a_machine_that_says_nothing_is_no_fault(tmp_path: Path) -> None:
-    found = [machine.battery(read_battery(tmp_path / "sys")), machine.temperature(tmp_path), *machine.clocks(tmp_path)]
+    found = [
+        machine.check_battery(read_battery(tmp_path / "sys")),
+        machine.check_temperature(tmp_path),
+        *machine.check_clocks(tmp_path),
+    ]
     assert {finding.state for finding in found} == {"note"}
-    assert list(machine.supply(tmp_path)) == []
+    assert list(machine.check_supply(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
     ("files", "state", "said"),
     [
-        ({f"{ZONE}0/type": "cpu", f"{ZONE}0/temp": "52000"}, "ok", "cpu is at 52 °C, clocks go down at 80"),
+        ({f"{ZONE}0/type": "cpu", f"{ZONE}0/temp": "52000"}, "ok", "cpu is at 52 °C, its limit is 80 °C"),
         ({f"{ZONE}0/type": "cpu", f"{ZONE}0/temp": "84000"}, "warning", "84 °C"),
         ({f"{ZONE}0/type": "cv", f"{ZONE}0/temp": "", f"{ZONE}1/type": "gpu", f"{ZONE}1/temp": "45000"}, "ok", "gpu"),
         (
             {f"{ZONE}0/type": "cpu", f"{ZONE}0/temp": "71000"}
             | {f"{ZONE}0/trip_point_0_type": "passive", f"{ZONE}0/trip_point_0_temp": "70000"},
             "warning",
-            "clocks go down at 70",
+            "its limit is 70 °C",
         ),
         (
             {f"{ZONE}0/type": "cpu", f"{ZONE}0/temp": "60000", f"{FAN}/type": "cpufreq-cpu0", f"{FAN}/cur_state": "3"},
             "warning",
-            "held back now",
+            "throttled now",
         ),
     ],
 )  # fmt: skip
 def test_heat_is_judged_by_where_clocks_go_down(tmp_path: Path, files: Files, state: str, said: str) -> None:
-    found = machine.temperature(tree(tmp_path, files))
+    found = machine.check_temperature(tree(tmp_path, files))
     assert found.state == state
     assert said in found.text
+
+
+@pytest.mark.parametrize("kind", ["active", "passive", "hot", "critical"])
+def test_the_doctor_and_the_governor_know_the_same_limit(tmp_path: Path, kind: str) -> None:
+    files = {f"{ZONE}0/type": "cpu", f"{ZONE}0/temp": "50000"}
+    files |= {f"{ZONE}0/trip_point_0_type": kind, f"{ZONE}0/trip_point_0_temp": "66000"}
+    headroom_c = read_climate(tree(tmp_path, files)).thermal_headroom_c
+    assert headroom_c == (None if kind == "active" else 16.0)  # a fan that starts slows nothing down
+    limit_c = machine.HOT_C if headroom_c is None else 50 + headroom_c
+    assert f"its limit is {limit_c:.0f} °C" in machine.check_temperature(tmp_path).text
 
 
 @pytest.mark.parametrize(
@@ -96,28 +111,28 @@ def test_heat_is_judged_by_where_clocks_go_down(tmp_path: Path, files: Files, st
 )
 def test_powersave_is_a_fault_where_it_never_goes_up(tmp_path: Path, governor: str, driver: str, state: str) -> None:
     tree(tmp_path, {f"{CPU}/scaling_governor": governor, f"{CPU}/scaling_driver": driver})
-    assert ("clocks", state) in states(machine.clocks(tmp_path))
+    assert ("clocks", state) in states(machine.check_clocks(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("flags", "state", "said"),
-    [("0", "ok", "never too weak"), ("0x1", "warning", "voltage"), ("50000", "warning", "since it started: voltage")],
+    [("0", "ok", "no low voltage"), ("0x1", "warning", "voltage"), ("50000", "warning", "since boot: voltage")],
 )
 def test_a_pi_that_starves_is_noticed(tmp_path: Path, flags: str, state: str, said: str) -> None:
-    (found,) = machine.supply(tree(tmp_path, {PI: flags}))
+    (found,) = machine.check_supply(tree(tmp_path, {PI: flags}))
     assert (found.state, said in found.text) == (state, True)
 
 
 def test_sound_cards_that_may_not_be_read_are_a_failure_with_its_remedy(tmp_path: Path) -> None:
-    assert machine.sound_rights(tmp_path).state == "note"
+    assert machine.check_sound_rights(tmp_path).state == "note"
     tree(tmp_path, {"pcmC0D0p": "", "pcmC1D0c": ""})
-    assert machine.sound_rights(tmp_path, lambda path: path.name.endswith("c")).state == "ok"
-    found = machine.sound_rights(tmp_path, lambda path: False)
+    assert machine.check_sound_rights(tmp_path, lambda path: path.name.endswith("c")).state == "ok"
+    found = machine.check_sound_rights(tmp_path, lambda path: False)
     assert (found.state, "usermod -aG audio" in found.remedy) == ("failure", True)
 
 
 def test_room_is_that_of_the_folder_that_would_be_made(tmp_path: Path) -> None:
-    found = machine.room(tmp_path / "not/yet")
+    found = machine.check_disk_space(tmp_path / "not/yet")
     assert str(tmp_path / "not/yet") in found.text
     assert not (tmp_path / "not").exists()
     assert found.text.startswith(f"{shutil.disk_usage(tmp_path).free / 1e9:.0f}"[:1])
@@ -133,7 +148,7 @@ def test_who_may_not_write_is_told_to_own_the_folder_alone(
         folder.mkdir(parents=True)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     for asked in (folder, Path("/nowhere/flexiast")):
-        found = machine.room(asked)
+        found = machine.check_disk_space(asked)
         command, _ = found.remedy.split(", or set")
         assert found.state == "warning"
         assert shlex.split(command)[-1] == str(asked)
@@ -154,8 +169,10 @@ def test_a_made_up_machine_is_read_as_it_is(options: tuple[str, ...], expected: 
     if not rig.is_file():
         pytest.skip(f"{rig} is absent")
     code = (
-        "import json; from flexiast_runtime.hardware import platform; from flexiast_runtime.checks import machine; "
-        "print(json.dumps({f.check: f.state for f in (machine.battery(platform.battery()), machine.temperature())}))"
+        "import json; from flexiast_runtime.checks import machine as checks; "
+        "from flexiast_runtime.hardware.platform import read_current_battery; "
+        "found = checks.check_battery(read_current_battery()), checks.check_temperature(); "
+        "print(json.dumps({one.check: one.state for one in found}))"
     )
     command = [sys.executable, rig, *options, "--", sys.executable, "-c", code]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -168,18 +185,18 @@ def test_a_made_up_machine_is_read_as_it_is(options: tuple[str, ...], expected: 
 
 
 def test_what_ships_is_whole_and_runs_where_it_is() -> None:
-    assert states(model.checksums("sounds")) == [("model", "ok")] * len(list_shipped())
-    found = model.provider("commands", "cpu")
+    assert states(model.check_files("sounds")) == [("model", "ok"), ("model", "ok")]
+    found = model.check_provider("commands", "cpu")
     assert found.state == "ok"
     assert found.text.startswith("CPUExecutionProvider runs commands at 8x8")
 
 
 def test_plans_that_cannot_be_read_or_run_are_said(tmp_path: Path) -> None:
     store = PlanStore(tmp_path / "plans")
-    assert not [finding for finding in model.plans("commands", store) if finding.state == "warning"]
+    assert not [finding for finding in model.check_plans("commands", store) if finding.state == "warning"]
     store.folder.mkdir(mode=0o700)
     (store.folder / f"{'0' * 64}.json").write_text("{")
-    found = next(iter(model.plans("commands", store)))
+    found = next(iter(model.check_plans("commands", store)))
     assert (found.state, found.remedy) == ("warning", "flexiast engines prune")
 
 
@@ -196,22 +213,22 @@ def damaged(tmp_path: Path) -> Path:
 
 
 def test_a_damaged_bundle_is_a_failure_that_names_the_file(damaged: Path) -> None:
-    first, *others = model.checksums(str(damaged))
+    first, *others = model.check_files(str(damaged))
     assert (first.state, "embed" in first.text) == ("failure", True)
     assert {finding.state for finding in others} == {"ok"}
-    assert model.provider(str(damaged), "cpu").state == "failure"
-    assert model.profile(str(damaged)).state == "note"
+    assert model.check_provider(str(damaged), "cpu").state == "failure"
+    assert model.check_profile(str(damaged)).state == "note"
 
 
 def test_a_model_that_is_none_is_a_failure_of_each_that_needs_it() -> None:
-    assert states(model.checksums("nothing"))[0] == ("model", "failure")
-    assert model.provider("nothing", "cpu").state == "failure"
+    assert states(model.check_files("nothing"))[0] == ("model", "failure")
+    assert model.check_provider("nothing", "cpu").state == "failure"
 
 
 def test_a_provider_that_is_not_here_is_said_and_not_replaced() -> None:
     if Path("/proc/driver/nvidia").exists():
         pytest.skip("this machine has a GPU")
-    found = model.provider("commands", "cuda")
+    found = model.check_provider("commands", "cuda")
     assert (found.state, "CUDAExecutionProvider was asked for" in found.text) == ("failure", True)
 
 
@@ -220,12 +237,12 @@ def test_a_gpu_that_this_onnx_runtime_cannot_use_is_worth_knowing(tmp_path: Path
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
-    assert states(model.providers("commands", nvidia=tmp_path)) == [("engines", "ok"), ("engines", "note")]
-    assert states(model.providers("commands", nvidia=tmp_path / "none")) == [("engines", "ok")]
+    assert states(model.check_providers("commands", nvidia=tmp_path)) == [("engines", "ok"), ("engines", "note")]
+    assert states(model.check_providers("commands", nvidia=tmp_path / "none")) == [("engines", "ok")]
 
 
 def test_versions_are_those_that_run() -> None:
-    text = next(software.versions()).text
+    text = next(software.check_versions()).text
     assert f"Python {sys.version_info.major}.{sys.version_info.minor}" in text
     assert f"numpy {np.__version__}" in text
 
@@ -239,11 +256,11 @@ TONE = {"name": "usbmic", "rate_hz": 48_000, "seconds": 2.0, "rms": 0.1, "peak":
     ("answer", "state", "said"),
     [
         (TONE, "ok", "level -20 dBFS, peak -10 dBFS"),
-        (TONE | {"seconds": 0.0, "rms": 0.0, "peak": 0.0}, "failure", "delivers nothing"),
+        (TONE | {"seconds": 0.0, "rms": 0.0, "peak": 0.0}, "failure", "delivers no sound"),
         (TONE | {"rms": 0.0, "peak": 0.0}, "warning", "digital silence"),
-        (TONE | {"rms": 1e-4, "peak": 4e-4}, "warning", "hardly a sound"),
-        (TONE | {"clipped": 0.02, "peak": 1.0}, "warning", "2.0% of it is clipped"),
-        (TONE | {"lost_s": 0.3}, "warning", "0.30 s were lost"),
+        (TONE | {"rms": 1e-4, "peak": 4e-4}, "warning", "almost silent"),
+        (TONE | {"clipped": 0.02, "peak": 1.0}, "warning", "2.0% of the samples are clipped"),
+        (TONE | {"lost_s": 0.3}, "warning", "0.30 s of sound was lost"),
         (TONE | {"channel_fault": "its channels cancel"}, "warning", "its channels cancel"),
         ({"error": "gone"}, "failure", "gone"),
     ],
@@ -255,7 +272,7 @@ def test_a_recording_is_judged_by_the_worst_of_it(answer: dict[str, Any], state:
 
 @given(st.floats(1e-6, 1.0))
 def test_decibels_are_of_full_scale(amplitude: float) -> None:
-    said = float(audio.decibels(amplitude).removesuffix(" dBFS"))
+    said = float(audio.format_dbfs(amplitude).removesuffix(" dBFS"))
     assert 10 ** (said / 20) == pytest.approx(amplitude, rel=0.06)  # half a decibel
 
 
@@ -272,21 +289,21 @@ def portaudio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
 
 def test_a_machine_without_portaudio_is_told_what_to_install(portaudio: Callable[[str], None]) -> None:
     portaudio('raise OSError("PortAudio library not found")')
-    (found,) = audio.devices(audio.ask("devices"))
+    (found,) = audio.check_devices(audio.run_probe("devices"))
     assert (found.state, "apt install libportaudio2" in found.text) == ("failure", True)
-    assert "libportaudio2" in audio.judge_recording(audio.ask("record", "1")).text
+    assert "libportaudio2" in audio.judge_recording(audio.run_probe("record", "1")).text
 
 
 def test_a_device_that_hangs_portaudio_is_given_up(portaudio: Callable[[str], None]) -> None:
     portaudio("import time; time.sleep(60)")
-    (found,) = audio.devices(audio.ask("devices", patience_s=0.5))
-    assert (found.state, "no answer within" in found.text) == ("failure", True)
+    (found,) = audio.check_devices(audio.run_probe("devices", patience_s=0.5))
+    assert (found.state, "no response within" in found.text) == ("failure", True)
 
 
 def test_a_process_that_dies_in_portaudio_is_reported(portaudio: Callable[[str], None]) -> None:
     portaudio("import os; os.abort()")
-    (found,) = audio.devices(audio.ask("devices"))
-    assert (found.state, "ended with -6" in found.text) == ("failure", True)
+    (found,) = audio.check_devices(audio.run_probe("devices"))
+    assert (found.state, "exited with -6" in found.text) == ("failure", True)
 
 
 @pytest.fixture
@@ -303,8 +320,8 @@ def plugged(write_audio: Callable[..., Path], tmp_path: Path) -> Callable[..., l
         wav = write_audio(tmp_path / "mic.wav", samples, rate_hz)
         code = (
             "import json; from flexiast_runtime.checks import audio; from dataclasses import asdict; "
-            "recording = audio.judge_recording(audio.ask('record', '0.5', 'usbmic')); "
-            "found = [*audio.devices(audio.ask('devices')), recording]; "
+            "found = [*audio.check_devices(audio.run_probe('devices'))]; "
+            "found.append(audio.judge_recording(audio.run_probe('record', '0.5', 'usbmic'))); "
             "print(json.dumps([asdict(one) for one in found]))"
         )
         command = [rig, "-m", f"usbmic={wav}", "--", "bash", "-c", f'{fault}; exec "$0" -c "$1"', sys.executable, code]
@@ -328,7 +345,7 @@ def test_a_microphone_is_found_with_its_rates_and_heard(
 @pytest.mark.parametrize(
     ("amplitude", "fault", "state", "said"),
     [
-        (3.0, ":", "warning", "is clipped"),
+        (3.0, ":", "warning", "are clipped"),
         (0.0, ":", "warning", "digital silence"),
         (0.1, f"{RIGS}/virtual_mic.sh ctl usbmic freeze", "failure", ""),
     ],

@@ -62,32 +62,32 @@ def examine(
     """All checks, one after the other."""
     from flexiast_runtime.checks import CheckResult, audio, machine, software
     from flexiast_runtime.checks import model as models
-    from flexiast_runtime.hardware import platform as here
     from flexiast_runtime.hardware.nvml import Gpu
+    from flexiast_runtime.hardware.platform import read_current_battery
     from flexiast_runtime.hardware.power_source import parse_power_source
     from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
     from flexiast_runtime.paths import data_folder
 
-    yield from software.versions()
-    yield from models.checksums(model)
-    yield from models.providers(model)
-    yield from models.plans(model, PlanStore.default())
-    yield models.profile(model)
-    yield from audio.devices(audio.ask("devices"))
-    yield machine.sound_rights()
+    yield from software.check_versions()
+    yield from models.check_files(model)
+    yield from models.check_providers(model)
+    yield from models.check_plans(model, PlanStore.default())
+    yield models.check_profile(model)
+    yield from audio.check_devices(audio.run_probe("devices"))
+    yield machine.check_sound_rights()
     if record_s:
         question = ("record", str(record_s), *([device] if device else []))
-        yield audio.judge_recording(audio.ask(*question, patience_s=record_s + audio.PATIENCE_S))
+        yield audio.judge_recording(audio.run_probe(*question, patience_s=record_s + audio.PATIENCE_S))
     else:
         yield CheckResult("recording", "note", "none was made", "flexiast doctor --record 2")
-    yield machine.battery(here.battery())
+    yield machine.check_battery(read_current_battery())
     if power_source is not None:
-        yield machine.source(parse_power_source(power_source))
-    yield machine.gpu(Gpu.open())
-    yield machine.temperature()
-    yield from machine.clocks()
-    yield from machine.supply()
-    yield machine.room(data_folder())
+        yield machine.check_power_source(parse_power_source(power_source))
+    yield machine.check_gpu(Gpu.open())
+    yield machine.check_temperature()
+    yield from machine.check_clocks()
+    yield from machine.check_supply()
+    yield machine.check_disk_space(data_folder())
     yield from settings(context, config)
 
 

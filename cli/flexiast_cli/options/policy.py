@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flexiast.spec import PatchSize
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.detection.listener import Conditions, FixedSize, GovernedController
-    from flexiast_runtime.governor.step import Decision, Observation, Option, Policy
+    from flexiast_runtime.governor.types import Decision, Observation, Option, Policy
     from flexiast_runtime.inference.backends import Backend
     from flexiast_runtime.inference.engine import Engines
     from flexiast_runtime.profiling.profiles import Profile
@@ -153,8 +153,8 @@ class PolicyOptions:
         """The preset with its goal, on a time line that begins now; what cannot be had as asked is said, or raised."""
         from flexiast.errors import UsageError
         from flexiast_cli.terminal.console import say
-        from flexiast_runtime.governor.limits import Goal
         from flexiast_runtime.governor.presets import POLICIES
+        from flexiast_runtime.governor.types import Goal
 
         if len(options) == 1 and self._choosing:
             vain = ", ".join(self._choosing)
@@ -185,12 +185,12 @@ def _list_given(options: Mapping[str, object]) -> list[str]:
 def seconds_until(text: str, now: datetime) -> float:
     """``2h`` → 7200; ``18:00`` → to the next time that the clock shows it. Raises UsageError."""
     from flexiast.errors import UsageError
-    from flexiast_runtime.units import duration
+    from flexiast_runtime.units import parse_duration
 
     clock = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text)
     if clock is None:
         try:
-            return duration(text)
+            return parse_duration(text)
         except ValueError:
             raise UsageError(f"--until {text!r} cannot be read; write a time of day as 18:00, or 90m, 2h, 1d") from None
     then = now.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)

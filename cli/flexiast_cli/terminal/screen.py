@@ -31,7 +31,7 @@ from flexiast_runtime.detection.records import (
     Summary,
     Switch,
 )
-from flexiast_runtime.governor.step import Policy
+from flexiast_runtime.governor.types import Policy
 
 if TYPE_CHECKING:
     from flexiast_runtime.hardware.battery import Battery
@@ -207,7 +207,7 @@ def _machine(status: Status) -> Text:
     heat = (
         None
         if room is None
-        else Text.assemble((f"{room:.0f} K", "red" if room < Policy.hot_k else ""), (" to throttling", "dim"))
+        else Text.assemble((f"{room:.0f} K", "red" if room < Policy.hot_headroom_c else ""), (" to throttling", "dim"))
     )
     known = (heat, None if status.battery is None else _battery(status.battery))
     return Text("   ").join(text for text in known if text is not None)

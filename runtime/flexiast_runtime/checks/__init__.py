@@ -1,5 +1,5 @@
-"""What `flexiast doctor` looks at: each check is a function that returns findings and prints nothing."""
+"""The checks of `flexiast doctor`. Each is a function that returns results and prints nothing."""
 
-from flexiast_runtime.checks.finding import CheckResult, State
+from flexiast_runtime.checks.result import CheckResult, State
 
 __all__ = ["CheckResult", "State"]

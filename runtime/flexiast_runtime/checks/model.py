@@ -1,4 +1,4 @@
-"""The models, the engines that really run them, and the plans in the cache."""
+"""Checks models, the engines that run them, and cached TensorRT plans."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from flexiast.errors import DataError, FlexiastError, GpuError, MissingExtraError
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle, list_shipped
-from flexiast_runtime.checks.finding import CheckResult
+from flexiast_runtime.checks.result import CheckResult
 from flexiast_runtime.inference.backends import Backend
 from flexiast_runtime.inference.ort import PROVIDERS, Provider, load_engines
 from flexiast_runtime.inference.selfcheck import golden_errors
@@ -21,8 +21,8 @@ from flexiast_runtime.profiling.profiles import find
 NVIDIA = Path("/proc/driver/nvidia")
 
 
-def checksums(model: str) -> Iterator[CheckResult]:
-    """Every file of the model in question and of all shipped ones."""
+def check_files(model: str) -> Iterator[CheckResult]:
+    """Checksums of every file of the model and of all shipped models."""
     for name in dict.fromkeys((model, *list_shipped())):
         try:
             bundle = Bundle.open(find_bundle(name))
@@ -35,21 +35,21 @@ def checksums(model: str) -> Iterator[CheckResult]:
             yield CheckResult("model", "ok", f"{name}: {len(bundle.manifest.files)} files are as exported")
 
 
-def providers(model: str, nvidia: Path = NVIDIA) -> Iterator[CheckResult]:
-    """Each ONNX Runtime provider of ours that is here, by running it: what it says and what it does may differ."""
+def check_providers(model: str, nvidia: Path = NVIDIA) -> Iterator[CheckResult]:
+    """Run each ONNX Runtime provider that is installed: being listed does not mean that it works."""
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
-    yield provider(model, "cpu")
+    yield check_provider(model, "cpu")
     if PROVIDERS["cuda"][0] in available:
-        yield provider(model, "cuda")
+        yield check_provider(model, "cuda")
     elif nvidia.exists():
-        text = f"this ONNX Runtime has {', '.join(available)}, and there is an NVIDIA GPU"
-        yield CheckResult("engines", "note", text, "TensorRT uses it, or onnxruntime-gpu in place of onnxruntime")
+        text = f"this ONNX Runtime has {', '.join(available)} only, and there is an NVIDIA GPU"
+        yield CheckResult("engines", "note", text, "use TensorRT, or install onnxruntime-gpu in place of onnxruntime")
 
 
-def provider(model: str, name: Provider) -> CheckResult:
-    """The model's stored answers against this provider's."""
+def check_provider(model: str, name: Provider) -> CheckResult:
+    """Compare this provider's results with those stored in the model."""
     try:
         bundle = Bundle.open(find_bundle(model))
         engines = load_engines(bundle, provider=name)
@@ -64,42 +64,42 @@ def provider(model: str, name: Provider) -> CheckResult:
     )
 
 
-def profile(model: str) -> CheckResult:
-    """Whether the governor knows this machine."""
+def check_profile(model: str) -> CheckResult:
+    """Whether this machine has a profile of the model, which the governor uses."""
     try:
         found = find(profile_key(Bundle.open(find_bundle(model)), Backend.CPU))
-    except DataError as error:  # as good as none
+    except DataError as error:  # it counts as none
         return CheckResult("profile", "warning", str(error), f"flexiast profile {model}")
     except FlexiastError as error:
         return CheckResult("profile", "failure", str(error), f"flexiast profile {model}")
     if found is None:
-        said = f"none of {model} for this machine as it is set; times are taken at each start"
-        return CheckResult("profile", "note", said, f"flexiast profile {model}")
+        text = f"none of {model} for this machine with its settings; latencies are measured at each start"
+        return CheckResult("profile", "note", text, f"flexiast profile {model}")
     return CheckResult("profile", "ok", f"{model} was measured at {found.made_at}")
 
 
-def plans(model: str, store: PlanStore) -> Iterator[CheckResult]:
-    """Whether what TensorRT built can be used here."""
+def check_plans(model: str, store: PlanStore) -> Iterator[CheckResult]:
+    """Whether the cached TensorRT plans can be used on this machine."""
     entries = store.entries()
     if damaged := len(store.digests()) - len(entries):
         yield CheckResult("plans", "warning", f"{damaged} in {store.folder} cannot be read", "flexiast engines prune")
-    useless = {entry.name: reason for entry in entries if (reason := check_usable(entry.key))}
-    for name, reason in useless.items():
+    unusable = {entry.name: reason for entry in entries if (reason := check_usable(entry.key))}
+    for name, reason in unusable.items():
         yield CheckResult("plans", "warning", f"{name}: {reason}", "flexiast engines prune")
     try:
-        place = Target.for_target(find_tensorrt(None))
-        ready = list_cached_plans(Bundle.open(find_bundle(model)), store, place)
-    except (MissingExtraError, GpuError):  # that is no fault: most machines have neither
+        target = Target.resolve(find_tensorrt(None))
+        ready = list_cached_plans(Bundle.open(find_bundle(model)), store, target)
+    except (MissingExtraError, GpuError):  # not a fault: most machines have neither
         if entries:
             yield CheckResult(
                 "plans", "note", f"{len(entries)} in {store.folder}, and no TensorRT or no GPU to run them"
             )
         return
     except FlexiastError:
-        return  # the model itself was found at fault above
+        return  # the model's own check reports it
     for one in ready:
         yield CheckResult(
-            "plans", "ok", f"{model} in {one.precision} at {', '.join(map(str, one.patches))} for {place}"
+            "plans", "ok", f"{model} in {one.precision} at {', '.join(map(str, one.patches))} for {target}"
         )
     if not ready:
-        yield CheckResult("plans", "note", f"none of {model} for {place}", f"flexiast engines build {model}")
+        yield CheckResult("plans", "note", f"none of {model} for {target}", f"flexiast engines build {model}")

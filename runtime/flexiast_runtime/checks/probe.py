@@ -1,6 +1,6 @@
-"""A program that asks PortAudio and prints one JSON object: ``probe devices`` or ``probe record SECONDS [NAME]``.
+"""A program that queries PortAudio and prints a JSON object: ``probe devices`` or ``probe record SECONDS [NAME]``.
 
-Whoever runs it can give up and kill it. It leaves by ``os._exit``, since PortAudio's own way out may hang too.
+Its caller can kill it after a timeout. It ends with ``os._exit``, since PortAudio may hang at exit too.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from flexiast_runtime.audio.mixing import measure_powers
 
 RATES_HZ = (16_000, 22_050, 32_000, 44_100, 48_000, 96_000)
 GRACE_S = 3.0
-"""For a device to begin to deliver."""
+"""Time for a device to start to deliver"""
 FULL_SCALE = 0.999
 
 
-def devices() -> dict[str, Any]:
-    """PortAudio's version, and each input device with the rates that it can be opened at."""
+def list_devices() -> dict[str, Any]:
+    """PortAudio's version, and each input device with the rates that it supports."""
     portaudio = import_portaudio()
     found = [
         {"name": info["name"], "channels": info["max_input_channels"], "rates_hz": _rates(portaudio, index)}
@@ -46,27 +46,27 @@ def _rates(portaudio: Any, index: int) -> list[int]:
     return accepted
 
 
-def record(seconds: float, name: str | None = None) -> dict[str, Any]:
-    """A recording's level as it would be mixed, clipping, losses and what is wrong with its channels.
+def record_sample(seconds: float, name: str | None = None) -> dict[str, Any]:
+    """Record, and measure level (mixed to mono as while listening), clipping, losses and channel faults.
 
-    Shorter than asked where the device delivers too little.
+    The recording is shorter than requested if the device delivers too little.
     """
     microphone = Microphone(name)
-    begun_s, frames, blocks, lost = time.monotonic(), 0, [], 0
+    started_s, frames, blocks, lost = time.monotonic(), 0, [], 0
     for block in microphone.blocks():
         frames, lost = frames + len(block.samples), lost + block.lost
         blocks.append(block.samples)
-        if frames >= seconds * microphone.rate_hz or time.monotonic() - begun_s > seconds + GRACE_S:
+        if frames >= seconds * microphone.rate_hz or time.monotonic() - started_s > seconds + GRACE_S:
             break
     samples = np.concatenate([part for part in blocks if len(part)] or [np.zeros((1, 1), np.float32)])
     powers = measure_powers(samples)
     fault = powers.fault(powers.loudest)
-    heard = samples.mean(axis=1) if fault is None else samples[:, powers.loudest]
+    mono = samples.mean(axis=1) if fault is None else samples[:, powers.loudest]
     return {
         "name": microphone.name,
         "rate_hz": microphone.rate_hz,
         "seconds": frames / microphone.rate_hz,
-        "rms": float(np.sqrt(np.mean(heard.astype(np.float64) ** 2))),
+        "rms": float(np.sqrt(np.mean(mono.astype(np.float64) ** 2))),
         "peak": float(np.abs(samples).max()),
         "clipped": float(np.mean(np.abs(samples) >= FULL_SCALE)),
         "channel_fault": fault,
@@ -75,9 +75,9 @@ def record(seconds: float, name: str | None = None) -> dict[str, Any]:
 
 
 def main(question: str, *details: str) -> dict[str, Any]:
-    """The answer, which may be an error."""
+    """Answer a question; an error is an answer too."""
     try:
-        return devices() if question == "devices" else record(float(details[0]), *details[1:])
+        return list_devices() if question == "devices" else record_sample(float(details[0]), *details[1:])
     except DeviceError as error:
         return {"error": str(error)}
 

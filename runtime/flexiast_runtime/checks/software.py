@@ -1,4 +1,4 @@
-"""What is installed."""
+"""Checks what is installed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 from flexiast import __version__
 from flexiast.errors import MissingExtraError
-from flexiast_runtime.checks.finding import CheckResult
+from flexiast_runtime.checks.result import CheckResult
 from flexiast_runtime.inference.tensorrt.build import FLAVOURS, find_tensorrt
 
 
-def versions() -> Iterator[CheckResult]:
-    """Of what the answers depend on."""
+def check_versions() -> Iterator[CheckResult]:
+    """Versions of everything that results depend on."""
     import numpy
     import onnxruntime
 

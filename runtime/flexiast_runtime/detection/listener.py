@@ -37,12 +37,12 @@ from flexiast_runtime.detection.records import (
 )
 from flexiast_runtime.detection.rules import EventRules
 from flexiast_runtime.detection.smoothing import Smoother
-from flexiast_runtime.governor import step as governor
-from flexiast_runtime.governor.step import Decision, Observation, Option, Policy
+from flexiast_runtime.governor.step import init_state, step
+from flexiast_runtime.governor.types import Decision, Observation, Option, Policy
 from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.inference.engine import Engines
+from flexiast_runtime.percentiles import percentile
 from flexiast_runtime.profiling.measure import measure_paced_s
-from flexiast_runtime.profiling.percentiles import percentile
 
 Float = NDArray[np.float32]
 
@@ -94,7 +94,7 @@ class Conditions:
             time_s,
             self.deadline_s,
             battery=self.battery,
-            heat_room_k=self.heat_room_k,
+            thermal_headroom_c=self.heat_room_k,
             throttled=self.throttled,
             power_saver=self.power_saver,
         )
@@ -107,7 +107,7 @@ class GovernedController:
         self.options, self.policy, self.first = options, policy, conditions.at(0.0)
         self.record: Callable[[Observation, Decision], None] = lambda seen, decision: None
         """Told of each observation and what was decided"""
-        self._state = governor.start(policy, options, self.first)
+        self._state = init_state(policy, options, self.first)
 
     @property
     def index(self) -> int:
@@ -119,7 +119,7 @@ class GovernedController:
 
     def observe(self, seen: Observation) -> str | None:
         """Learn from one window; the reason if another patch size runs from now on."""
-        self._state, decision = governor.step(self.policy, self.options, self._state, seen)
+        self._state, decision = step(self.policy, self.options, self._state, seen)
         self.record(seen, decision)
         return decision.reason
 

@@ -1,70 +1,58 @@
-"""What is believed of the battery. A sensor may vanish, stick or fall to nothing; a battery can do none of these.
+"""Estimates the charge from readings that may vanish, stick or drop to zero, which a battery cannot do.
 
-The charge believed follows the readings no faster than a battery drains. One that jumps, or falls to nothing while the
-machine runs on, is not followed at all however long it stays, but only once it falls further, as the charge of a
-battery in use does: so a gauge that corrects itself and a worn cell differ from a broken sensor.
+The estimate follows the readings no faster than a battery discharges. A reading that jumps, or drops to zero while the
+machine keeps running, is suspect: it is ignored, however long it stays, until it falls further, as the charge of a
+battery in use does. This distinguishes a broken sensor from a gauge that corrects itself, or a worn cell.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:
-    from flexiast_runtime.governor.step import Observation, Policy
-    from flexiast_runtime.hardware.battery import Battery
+from flexiast_runtime.governor.types import BatteryEstimate, Observation, Policy
+from flexiast_runtime.hardware.battery import Battery
 
 JUMP = 0.26
-"""Of charge between two readings: more than a gauge in quarters shows"""
+"""Change of charge between two readings that makes them suspect: more than one step of a gauge in quarters"""
 STEP = 0.02
-"""Of charge: no machine runs with less, and what has jumped must fall by so much before it is followed"""
+"""A machine does not run on less charge than this, and a suspect reading must fall by this much to be accepted: two
+steps of a gauge in percent, so that rounding alone is not enough."""
 
 
-class BatteryEstimate(NamedTuple):
-    """All that is remembered of the readings."""
-
-    battery: Battery | None = None
-    """As believed"""
-    drains_from: tuple[float, float] | None = None
-    """When the battery began to drain, and its charge then"""
-    read_at_s: float = 0.0
-    read: float = 0.0
-    """The last reading, believed or not"""
-    doubted_from: float | None = None
-    """What it jumped to, until it is followed"""
-
-
-def update_estimate(policy: Policy, belief: BatteryEstimate, seen: Observation) -> BatteryEstimate:
-    """One more look at the sensor."""
-    now, elapsed_s = seen.battery, max(seen.time_s - belief.read_at_s, 0.0)
+def update_estimate(policy: Policy, estimate: BatteryEstimate, observation: Observation) -> BatteryEstimate:
+    """The estimate after one more reading."""
+    now, elapsed_s = observation.battery, max(observation.time_s - estimate.read_at_s, 0.0)
     if now is None or not math.isfinite(now.fraction):
-        return belief if elapsed_s <= policy.remembered_s else BatteryEstimate()
-    reach, doubted_from = policy.fastest_change * elapsed_s / 60, None
-    if belief.battery is None or not now.discharging:  # nothing is spared while it charges
+        return estimate if elapsed_s <= policy.battery_timeout_s else BatteryEstimate()
+    reach, suspect_charge = policy.max_charge_per_min * elapsed_s / 60, None
+    if estimate.battery is None or not now.discharging:  # while it charges nothing is limited, so nothing can go wrong
         battery = now
-    elif (doubted_from := _find_suspect_charge(belief, belief.battery, now, reach)) is not None:
-        battery = replace(belief.battery, discharging=True)
+    elif (suspect_charge := _find_suspect_charge(estimate, estimate.battery, now, reach)) is not None:
+        battery = replace(estimate.battery, discharging=True)
     else:
-        battery = _limit_change(belief.battery, now, reach)
-    began = belief.drains_from or (seen.time_s, battery.fraction)
-    return BatteryEstimate(battery, began if now.discharging else None, seen.time_s, now.fraction, doubted_from)
+        battery = _limit_change(estimate.battery, now, reach)
+    start = estimate.discharge_start or (observation.time_s, battery.fraction)
+    return BatteryEstimate(
+        battery, start if now.discharging else None, observation.time_s, now.fraction, suspect_charge
+    )
 
 
-def _find_suspect_charge(belief: BatteryEstimate, known: Battery, now: Battery, reach: float) -> float | None:
-    """What the readings jumped to, if they are in doubt."""
+def _find_suspect_charge(estimate: BatteryEstimate, known: Battery, now: Battery, reach: float) -> float | None:
+    """The charge that the readings jumped to, while they are suspect."""
     reach += STEP if now.fraction < STEP else JUMP
-    since, change = belief.doubted_from, now.fraction - belief.read
+    suspect, change = estimate.suspect_charge, now.fraction - estimate.reading
     if abs(now.fraction - known.fraction) <= reach:
         return None
-    if change > reach or (since is None and change < -reach):
+    if change > reach or (suspect is None and change < -reach):
         return now.fraction
-    return None if since is None or since - now.fraction >= STEP else since
+    return None if suspect is None or suspect - now.fraction >= STEP else suspect
 
 
 def _limit_change(known: Battery, now: Battery, reach: float) -> Battery:
-    """Towards the reading as far as a battery can have come; its energy is that of the charge believed."""
+    """Move the charge towards the reading, at most by ``reach``; its energy is scaled to the estimated charge."""
     fraction = min(max(now.fraction, known.fraction - reach), known.fraction + reach)
-    of = now if now.fraction >= STEP else known  # next to nothing, charge and energy are too coarse to divide
-    share = fraction / of.fraction if of.fraction else 1.0
-    return replace(now, fraction=fraction, energy_j=None if of.energy_j is None else of.energy_j * share)
+    # Near zero, charge and energy are too coarse to divide.
+    basis = now if now.fraction >= STEP or not known.fraction else known
+    share = fraction / basis.fraction if basis.fraction else 1.0
+    return replace(now, fraction=fraction, energy_j=None if basis.energy_j is None else basis.energy_j * share)

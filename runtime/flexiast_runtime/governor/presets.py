@@ -1,12 +1,12 @@
-"""Policies by name: points on the measured line from few switches to little regret, see docs/benchmarks/governor.md."""
+"""Policies by name: points on the measured trade-off between few switches and little regret, see docs/governor.md."""
 
 from __future__ import annotations
 
-from flexiast_runtime.governor.step import Policy
+from flexiast_runtime.governor.types import Policy
 
 POLICIES: dict[str, Policy] = {
     "steady": Policy(dwell_s=120.0, max_dwell_s=360.0),
     "balanced": Policy(),
     "greedy": Policy(dwell_s=5.0, max_dwell_s=15.0, headroom=0.95, limit=1.0),
 }
-"""The longer the dwell, the fewer misses and switches, and the more score is given away."""
+"""A longer dwell means fewer misses and switches, and a lower score."""

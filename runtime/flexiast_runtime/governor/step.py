@@ -1,166 +1,61 @@
-"""Which patch size to run next: a pure function of what was seen. No clock, no files, so every run can be replayed.
+"""Which patch size runs next: a pure function of observations. No clock and no files, so every run can be replayed.
 
-Latency. One slow-down factor, shared by all variants, tracks measured latency over the profile's: when the machine
-gets slower for one variant, it has become slower for all (ALERT, arXiv 1911.00119). Its mean and variance predict each
-variant's 95th percentile. Down at once, when that misses the deadline or misses pile up; up only after a dearer one
-would have fitted, with room to spare, during a whole dwell, and then straight to the dearest that fits. A climb that
-must be taken back soon doubles the dwell.
+Latency. One slowdown factor, shared by all variants, tracks measured ÷ profiled latency: what slows one variant slows
+all (ALERT, arXiv 1911.00119). Its mean and variance predict each variant's 95th percentile. The governor downshifts
+immediately when that misses the deadline or misses accumulate. It upshifts when a costlier option would have fitted,
+with headroom, for a whole dwell, and then straight to the costliest that fits. An upshift that must soon be reversed
+doubles the dwell.
 
-Energy, heat and a wish to save power are limits of their own, see `limits`. An engine that fails is left at once and
-tried again later, each time after twice the wait.
+Energy, heat and power-saving modes are limits of their own, see `limits`. An engine that fails is left at once and
+tried again after a cooldown, which doubles each time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 
-from flexiast.spec import Patch
-from flexiast_runtime.governor.battery_filter import BatteryEstimate, update_estimate
-from flexiast_runtime.governor.limits import Goal, limit
-from flexiast_runtime.hardware.battery import Battery
+from flexiast_runtime.governor.battery_filter import update_estimate
+from flexiast_runtime.governor.limits import limit
+from flexiast_runtime.governor.types import Cooldown, Decision, Observation, Option, Policy, State
 
 P95 = 1.645
-"""Standard deviations from mean to 95th percentile."""
+"""Standard deviations from the mean to the 95th percentile of a normal distribution"""
+
+MISS_DECAY = 0.8
+"""Per window, of the count of misses: one miss is forgotten (below FEW_MISSES) after eleven windows."""
 MANY_MISSES, FEW_MISSES = 1.5, 0.1
-"""Of the leaky count: two in a row; the last one long ago"""
-LONGEST_REST_S = 3_600.0
-"""Of an engine that fails again and again."""
+"""Of that count. Two misses in a row make 1.8, two with two windows between them 1.51. One alone is never enough."""
 
+WEIGHT_SLOWER, WEIGHT_FASTER = 0.5, 0.2
+"""Weight of a new latency in the mean slowdown. Slower counts more: a missed deadline costs a result, a late upshift
+only some accuracy. A lasting slowdown is half learned in one window, a lasting speed-up in three. What another weight
+for missed windows would have given stands in docs/governor.md."""
+WEIGHT_VARIANCE = 0.1
+"""Weight in the variance: about ten windows, so that one outlier does not widen the prediction for long"""
+OUTLIER_SIGMAS = 4.0
+"""A lone slow window counts as at most so many standard deviations: beyond them the cause is an
+interruption (a page fault, another process), not the machine's speed."""
+FAST_SIGMAS = 3.0
+"""A fast window counts as at most so many: beyond them its square would raise the predicted percentile."""
+MAX_DEVIATION = 2.0
+"""Of a slow window, in profiled latencies: a pause of seconds must not widen the predictions for minutes."""
+MIN_SLOWDOWN, MIN_VARIANCE = 0.05, 1e-4
+"""Bounds that keep predictions positive; the variance's is a jitter of 1 %, the timer's own on a quiet machine."""
 
-@dataclass(frozen=True)
-class Option:
-    """A variant as the governor sees it."""
-
-    patch: Patch
-    latency_s: float
-    """Profiled on this device, unloaded"""
-    metric: float | None = None
-    """Measured accuracy, where known"""
-    watts: float | None = None
-    """What the machine draws while it listens with this variant, where that was profiled"""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How readily to switch."""
-
-    dwell_s: float = 20.0
-    max_dwell_s: float = 60.0
-    relapse_s: float = 10.0
-    """A climb that is taken back within this time was a mistake."""
-    headroom: float = 0.8
-    """Share of the deadline that a variant may be predicted to take before it is chosen."""
-    limit: float = 0.97
-    """Share of the deadline above which the running variant is left."""
-    goal: Goal = Goal()
-    hot_k: float = 3.0
-    """Kelvins to throttling below which it gets cheaper, step by step."""
-    cool_k: float = 8.0
-    """Kelvins to throttling above which it may get dearer again."""
-    heat_s: float = 10.0
-    """A step takes so long to be felt in the temperature."""
-    fastest_change: float = 0.05
-    """Of a battery's charge in a minute"""
-    remembered_s: float = 60.0
-    """A battery that cannot be read is taken to be as it was for so long."""
-    charge_margin: float = 0.02
-    """Charge by which a dearer option must be allowed before it is taken."""
-    retry_s: float = 30.0
-    """An engine that failed rests so long, twice as long each time, up to an hour."""
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What is known when a window has been classified; what is missing is None and ignored."""
-
-    time_s: float
-    deadline_s: float
-    latency_s: float | None = None
-    """Of the engine that classified the window"""
-    overhead_s: float = 0.0
-    """What the window took besides: features and smoothing, the same whatever the variant"""
-    backlog_steps: float = 0.0
-    """Audio that waits, in steps."""
-    battery: Battery | None = None
-    heat_room_k: float | None = None
-    """Kelvins from the hottest part to where the kernel holds it back"""
-    throttled: bool | None = None
-    power_saver: bool | None = None
-    """The user asked the system to save power"""
-    failed: bool = False
-    """The engine gave an error instead of an answer"""
-    option: int | None = None
-    """Whose latency it is, where it is not that of the variant in the state"""
-
-    @property
-    def budget_s(self) -> float:
-        """What the deadline leaves for the engine."""
-        return self.deadline_s - self.overhead_s
-
-
-class Cooldown(NamedTuple):
-    """An engine that failed."""
-
-    option: int
-    until_s: float
-    seconds: float
-    """How long it rests this time"""
-    holds: bool = True
-    """Whether it still rests; afterwards only the length of its next rest is remembered"""
-
-
-class State(NamedTuple):
-    """Everything remembered between two decisions; options are ordered from cheap to dear."""
-
-    index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody asks of a state
-    """The option running"""
-    slowdown: float = 1.0
-    variance: float = 0.02
-    misses: float = 0.0
-    """Leaky count of missed deadlines"""
-    overloaded: bool = False
-    """Even the cheapest option that can run misses the deadline again and again"""
-    backlog_steps: float = 0.0
-    """As it was at the last window"""
-    fits_since_s: float | None = None
-    """Since when a dearer option would have fitted"""
-    raised_at_s: float | None = None
-    """When it last climbed"""
-    dwell_s: float | None = None
-    """Current dwell; None is the policy's own"""
-    belief: BatteryEstimate = BatteryEstimate()
-    """Of the battery"""
-    heat_limit: int | None = None
-    heat_at_s: float = -math.inf
-    """When heat last changed its limit"""
-    resting: tuple[Cooldown, ...] = ()
-    """Engines that failed"""
-
-    @property
-    def degraded(self) -> bool:
-        """The option named is one that failed, for there is no other."""
-        return any(rest.option == self.index and rest.holds for rest in self.resting)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The option to run next, and why it changed; no reason, no change."""
-
-    index: int
-    reason: str | None = None
+MAX_COOLDOWN_S = 3_600.0
+"""Of an engine that keeps failing: it is tried at least once an hour."""
 
 
 def frontier(options: Sequence[Option]) -> tuple[Option, ...]:
-    """Options from cheap to dear, without those that cost more and are no better than a cheaper one.
+    """Options ordered by cost, without those that are no better than a cheaper one.
 
-    An option that was not measured counts as its neighbours in cost do, for between trained sizes a flexible model
-    loses nothing; beyond the dearest measured one it counts as no better, beyond the cheapest as worse than all. Where
-    none was measured, dearer counts as better.
+    The metric of an unmeasured option is interpolated between its neighbours in cost, since a flexible model loses
+    nothing between trained sizes. An option costlier than all measured ones counts as no better, a cheaper one as worse
+    than all. If none was measured, costlier counts as better.
     """
     ordered = sorted(options, key=lambda option: option.latency_s)
     measured = [option for option in ordered if option.metric is not None]
@@ -168,146 +63,163 @@ def frontier(options: Sequence[Option]) -> tuple[Option, ...]:
         return tuple(ordered)
     costs = np.log([option.latency_s for option in measured])
     metrics = [option.metric or 0.0 for option in measured]
-    kept: list[Option] = []
+    best_options: list[Option] = []
     best = -1.0
     for option in ordered:
         known = option.metric
         metric = float(np.interp(math.log(option.latency_s), costs, metrics, left=0.0)) if known is None else known
         if metric > best:
-            kept.append(option)
+            best_options.append(option)
             best = metric
-    return tuple(kept)
+    return tuple(best_options)
 
 
-def start(policy: Policy, options: Sequence[Option], observation: Observation) -> State:
-    """Begin with the best option that fits the deadline and the limits as they are."""
+def init_state(policy: Policy, options: Sequence[Option], observation: Observation) -> State:
+    """The state before the first window: the best option that fits the deadline and the limits."""
     state = _update_estimates(policy, State(0), observation)
     fitting = _best_fitting(policy, options, state, observation)
     return state._replace(index=min(fitting, limit(policy.goal, options, state, observation).option))
 
 
-def step(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> tuple[State, Decision]:
-    """One observation → the new state and what to run next."""
-    state = _update_estimates(policy, _back_off(policy, state, seen), seen)
-    if seen.failed or state.degraded:
-        return _fail_over(policy, options, state, seen)
-    state = _learn(options, state, seen)
-    allowed = limit(policy.goal, options, state, seen)
+def step(policy: Policy, options: Sequence[Option], state: State, observation: Observation) -> tuple[State, Decision]:
+    """One observation → the new state, and the option to run next."""
+    state = _update_estimates(policy, _back_off(policy, state, observation), observation)
+    if observation.failed or state.degraded:
+        return _fail_over(policy, options, state, observation)
+    state = _update_slowdown(options, state, observation)
+    allowed = limit(policy.goal, options, state, observation)
     if state.index > allowed.option:
-        state = state._replace(raised_at_s=None)  # a limit that falls does not make the last climb a mistake
-        target = min(allowed.option, _best_fitting(policy, options, state, seen))  # it may be too slow as well
-        return _lower(policy, state, seen, target, allowed.reason)
-    reason = _too_slow(policy, options, state, seen)
-    state = state._replace(backlog_steps=seen.backlog_steps)
+        state = state._replace(raised_at_s=None)  # the limit, not the last upshift, is to blame
+        target = min(allowed.option, _best_fitting(policy, options, state, observation))  # which may be lower still
+        return _downshift(policy, state, observation, target, allowed.reason)
+    reason = _describe_slowness(policy, options, state, observation)
+    state = state._replace(backlog_steps=observation.backlog_steps)
     if reason and state.index > 0:
-        target = min(_best_fitting(policy, options, state, seen), state.index - 1)
-        return _lower(policy, state, seen, target, reason)
-    return _maybe_upshift(policy, options, state, seen)
+        target = min(_best_fitting(policy, options, state, observation), state.index - 1)
+        return _downshift(policy, state, observation, target, reason)
+    return _maybe_upshift(policy, options, state, observation)
 
 
-def _sustainable_option(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> int:
-    """The dearest option that would still be allowed with a little less charge: what goes up must stay."""
-    battery = state.belief.battery
+def _sustainable_option(policy: Policy, options: Sequence[Option], state: State, observation: Observation) -> int:
+    """The costliest option still allowed with a little less charge, so that an upshift is not reversed at once."""
+    battery = state.battery.battery
     less = battery and replace(battery, fraction=max(battery.fraction - policy.charge_margin, 0.0))
-    return limit(policy.goal, options, state._replace(belief=state.belief._replace(battery=less)), seen).option
+    return limit(policy.goal, options, state._replace(battery=state.battery._replace(battery=less)), observation).option
 
 
 def predict_p95(option: Option, state: State) -> float:
-    """Seconds that 95 of 100 windows stay under, at the present slow-down."""
+    """Seconds that 95 of 100 windows stay below, at the current slowdown."""
     return option.latency_s * (state.slowdown + P95 * math.sqrt(state.variance))
 
 
-def _update_estimates(policy: Policy, state: State, seen: Observation) -> State:
-    """Battery and heat, as far as they can be believed."""
-    return _heat(policy, state._replace(belief=update_estimate(policy, state.belief, seen)), seen)
+def _update_estimates(policy: Policy, state: State, observation: Observation) -> State:
+    """Update the battery estimate and the heat limit."""
+    return _update_heat_limit(
+        policy, state._replace(battery=update_estimate(policy, state.battery, observation)), observation
+    )
 
 
-def _heat(policy: Policy, state: State, seen: Observation) -> State:
-    """One step down for each while that it stays hot, one step up for each dwell that it stays cool."""
-    room = math.inf if seen.heat_room_k is None or math.isnan(seen.heat_room_k) else seen.heat_room_k
-    hot = bool(seen.throttled) or room < policy.hot_k
-    since_s = seen.time_s - state.heat_at_s
+def _update_heat_limit(policy: Policy, state: State, observation: Observation) -> State:
+    """Lower the limit by one option every ``heat_s`` while hot; raise it by one every longest dwell while cool."""
+    headroom_c = observation.thermal_headroom_c
+    if headroom_c is None or math.isnan(headroom_c):
+        headroom_c = math.inf
+    hot = bool(observation.throttled) or headroom_c < policy.hot_headroom_c
+    since_s = observation.time_s - state.heat_at_s
     if hot and since_s >= policy.heat_s:
-        return state._replace(heat_limit=max(state.index - 1, 0), heat_at_s=seen.time_s)
-    if state.heat_limit is not None and not hot and room > policy.cool_k and since_s >= policy.max_dwell_s:
-        return state._replace(heat_limit=state.heat_limit + 1, heat_at_s=seen.time_s)
+        return state._replace(heat_limit=max(state.index - 1, 0), heat_at_s=observation.time_s)
+    if (
+        state.heat_limit is not None
+        and not hot
+        and headroom_c > policy.cool_headroom_c
+        and since_s >= policy.max_dwell_s
+    ):
+        return state._replace(heat_limit=state.heat_limit + 1, heat_at_s=observation.time_s)
     return state
 
 
-def _back_off(policy: Policy, state: State, seen: Observation) -> State:
-    """Engines that failed rest, and are tried again after a time that doubles with each failure."""
-    if not state.resting and not seen.failed:
+def _back_off(policy: Policy, state: State, observation: Observation) -> State:
+    """Start a cooldown for an engine that failed, twice as long as its last one, and end those that are over."""
+    if not state.cooldowns and not observation.failed:
         return state
-    resting = {rest.option: rest._replace(holds=rest.until_s > seen.time_s) for rest in state.resting}
-    if seen.failed:
-        before = resting.get(state.index)
-        seconds = policy.retry_s if before is None else min(2 * before.seconds, LONGEST_REST_S)
-        resting[state.index] = Cooldown(state.index, seen.time_s + seconds, seconds)
-    return state._replace(resting=tuple(resting.values()))
+    cooldowns = {each.option: each._replace(active=each.until_s > observation.time_s) for each in state.cooldowns}
+    if observation.failed:
+        before = cooldowns.get(state.index)
+        seconds = policy.retry_s if before is None else min(2 * before.seconds, MAX_COOLDOWN_S)
+        cooldowns[state.index] = Cooldown(state.index, observation.time_s + seconds, seconds)
+    return state._replace(cooldowns=tuple(cooldowns.values()))
 
 
-def _fail_over(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> tuple[State, Decision]:
-    """Away from an engine that failed: to the best cheaper one, else to any; nowhere while all rest."""
+def _fail_over(
+    policy: Policy, options: Sequence[Option], state: State, observation: Observation
+) -> tuple[State, Decision]:
+    """Leave an engine that failed: for the best cheaper one, else for any; stay while all of them cool down."""
     healthy = [index for index in range(len(options)) if index not in _list_cooling_down(state)]
     if not healthy:
         return state, Decision(state.index)
-    best = min(_best_fitting(policy, options, state, seen), limit(policy.goal, options, state, seen).option)
+    best = min(
+        _best_fitting(policy, options, state, observation), limit(policy.goal, options, state, observation).option
+    )
     target = max((index for index in healthy if index <= min(best, state.index)), default=healthy[0])
     reason = f"the engine of {options[state.index].patch} failed"
-    if target == state.index:  # it has rested
+    if target == state.index:  # its cooldown is over
         return state, Decision(target)
     return state._replace(index=target, misses=0.0, fits_since_s=None, raised_at_s=None), Decision(target, reason)
 
 
 def _list_cooling_down(state: State) -> set[int]:
-    return {rest.option for rest in state.resting if rest.holds}
+    return {cooldown.option for cooldown in state.cooldowns if cooldown.active}
 
 
-def _learn(options: Sequence[Option], state: State, seen: Observation) -> State:
-    """Slow-down and misses after one more latency: fast up, slower down; one lone outlier counts as 4 sigma."""
-    if seen.latency_s is None or not math.isfinite(seen.latency_s):
+def _update_slowdown(options: Sequence[Option], state: State, observation: Observation) -> State:
+    """Slowdown and misses after one more latency."""
+    if observation.latency_s is None or not math.isfinite(observation.latency_s):
         return state
-    ratio = seen.latency_s / options[state.index if seen.option is None else seen.option].latency_s
-    surprise = ratio - state.slowdown
+    option = options[state.index if observation.option is None else observation.option]
+    surprise = observation.latency_s / option.latency_s - state.slowdown
     sigma = math.sqrt(state.variance)
-    missed = seen.latency_s > seen.budget_s
-    if surprise > 4 * sigma and not missed and state.misses < FEW_MISSES:
-        surprise = 4 * sigma
-    weight = 0.5 if surprise > 0 else 0.2
-    deviation = max(-3 * sigma, min(surprise, 2.0))  # beyond -3 sigma a window that was fast would raise the p95
-    misses = 0.8 * state.misses + missed
+    missed = observation.latency_s > observation.budget_s
+    if surprise > OUTLIER_SIGMAS * sigma and not missed and state.misses < FEW_MISSES:
+        surprise = OUTLIER_SIGMAS * sigma
+    weight = WEIGHT_SLOWER if surprise > 0 else WEIGHT_FASTER
+    deviation = max(-FAST_SIGMAS * sigma, min(surprise, MAX_DEVIATION))
+    misses = MISS_DECAY * state.misses + missed
     return state._replace(
-        slowdown=max(state.slowdown + weight * surprise, 0.05),
-        variance=max(0.9 * state.variance + 0.1 * deviation**2, 1e-4),
+        slowdown=max(state.slowdown + weight * surprise, MIN_SLOWDOWN),
+        variance=max((1 - WEIGHT_VARIANCE) * state.variance + WEIGHT_VARIANCE * deviation**2, MIN_VARIANCE),
         misses=misses,
         overloaded=misses > FEW_MISSES if state.overloaded else misses > MANY_MISSES and _is_cheapest(state),
     )
 
 
 def _is_cheapest(state: State) -> bool:
-    """Whether no cheaper engine can run."""
+    """Whether no cheaper engine works."""
     return _list_cooling_down(state).issuperset(range(state.index))
 
 
-def _too_slow(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> str | None:
+def _describe_slowness(policy: Policy, options: Sequence[Option], state: State, observation: Observation) -> str | None:
     predicted = predict_p95(options[state.index], state)
-    if predicted > policy.limit * seen.budget_s:
-        return f"p95 {1000 * predicted:.1f} ms, deadline {1000 * seen.deadline_s:.1f} ms"
+    deadline = f"the deadline of {1000 * observation.deadline_s:.1f} ms"
+    if predicted > policy.limit * observation.budget_s:
+        return f"predicted p95 of {1000 * predicted:.1f} ms does not fit {deadline}"
     if state.misses > MANY_MISSES:
-        return f"deadline {1000 * seen.deadline_s:.1f} ms missed repeatedly"
-    if seen.backlog_steps > 1 and seen.backlog_steps >= state.backlog_steps:  # one that falls is being caught up
-        return f"{seen.backlog_steps:.1f} steps of audio wait"
+        return f"{deadline} was missed repeatedly"
+    # A backlog that shrinks is being caught up.
+    if observation.backlog_steps > 1 and observation.backlog_steps >= state.backlog_steps:
+        return f"{observation.backlog_steps:.1f} steps of audio are waiting"
     return None
 
 
-def _lower(policy: Policy, state: State, seen: Observation, target: int, reason: str) -> tuple[State, Decision]:
-    """Down to the target, or below it where that rests; it stays where all cheaper ones do."""
+def _downshift(
+    policy: Policy, state: State, observation: Observation, target: int, reason: str
+) -> tuple[State, Decision]:
+    """Switch to the target, or below it while that cools down; stay if all of these do."""
     healthy = [index for index in range(target + 1) if index not in _list_cooling_down(state)]
     if not healthy:
         return state, Decision(state.index)
     target = healthy[-1]
-    relapse = state.raised_at_s is not None and seen.time_s - state.raised_at_s < policy.relapse_s
-    dwell = policy.dwell_s if _is_settled(policy, state, seen) else state.dwell_s or policy.dwell_s
+    relapse = state.raised_at_s is not None and observation.time_s - state.raised_at_s < policy.relapse_s
+    dwell = policy.dwell_s if _is_settled(policy, state, observation) else state.dwell_s or policy.dwell_s
     state = state._replace(
         index=target,
         misses=0.0,
@@ -319,35 +231,41 @@ def _lower(policy: Policy, state: State, seen: Observation, target: int, reason:
 
 
 def _maybe_upshift(
-    policy: Policy, options: Sequence[Option], state: State, seen: Observation
+    policy: Policy, options: Sequence[Option], state: State, observation: Observation
 ) -> tuple[State, Decision]:
-    """Straight to the dearest that fits and is allowed, once any dearer one has been that for a dwell."""
-    best = min(_best_fitting(policy, options, state, seen), _sustainable_option(policy, options, state, seen))
+    """Switch to the costliest option that fits and is allowed, once any costlier one has for a whole dwell."""
+    best = min(
+        _best_fitting(policy, options, state, observation), _sustainable_option(policy, options, state, observation)
+    )
     target = max(
         (index for index in range(state.index + 1, best + 1) if index not in _list_cooling_down(state)), default=None
     )
     if target is None:
         return state._replace(fits_since_s=None), Decision(state.index)
-    since = seen.time_s if state.fits_since_s is None else state.fits_since_s
+    since = observation.time_s if state.fits_since_s is None else state.fits_since_s
     dwell = state.dwell_s or policy.dwell_s
-    if seen.time_s - since < dwell:
+    if observation.time_s - since < dwell:
         return state._replace(fits_since_s=since), Decision(state.index)
-    forgiven = None if _is_settled(policy, state, seen) else state.dwell_s
-    state = state._replace(index=target, fits_since_s=None, raised_at_s=seen.time_s, dwell_s=forgiven)
+    next_dwell_s = None if _is_settled(policy, state, observation) else state.dwell_s
+    state = state._replace(index=target, fits_since_s=None, raised_at_s=observation.time_s, dwell_s=next_dwell_s)
     predicted = predict_p95(options[target], state)
-    return state, Decision(
-        target, f"p95 {1000 * predicted:.1f} ms fits deadline {1000 * seen.deadline_s:.1f} ms after {dwell:g} s"
+    reason = (
+        f"predicted p95 of {1000 * predicted:.1f} ms has fit the deadline of {1000 * observation.deadline_s:.1f} ms "
+        f"for {dwell:g} s"
     )
+    return state, Decision(target, reason)
 
 
-def _is_settled(policy: Policy, state: State, seen: Observation) -> bool:
-    """The last climb has lasted: what went wrong before it is forgiven."""
-    return state.raised_at_s is not None and seen.time_s - state.raised_at_s > policy.max_dwell_s
+def _is_settled(policy: Policy, state: State, observation: Observation) -> bool:
+    """Whether the last upshift has held for so long that the dwell returns to the policy's."""
+    return state.raised_at_s is not None and observation.time_s - state.raised_at_s > policy.max_dwell_s
 
 
-def _best_fitting(policy: Policy, options: Sequence[Option], state: State, seen: Observation) -> int:
-    """The dearest option with room to spare, else the cheapest."""
+def _best_fitting(policy: Policy, options: Sequence[Option], state: State, observation: Observation) -> int:
+    """The costliest option that fits with headroom, else the cheapest."""
     fitting = [
-        index for index, option in enumerate(options) if predict_p95(option, state) <= policy.headroom * seen.budget_s
+        index
+        for index, option in enumerate(options)
+        if predict_p95(option, state) <= policy.headroom * observation.budget_s
     ]
     return max(fitting, default=0)

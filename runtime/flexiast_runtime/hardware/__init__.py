@@ -1,1 +1,1 @@
-"""The machine: batteries, meters, heat, processors, power profiles."""
+"""The machine: batteries, power meters, temperatures, processors, power modes."""

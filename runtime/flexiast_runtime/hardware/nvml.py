@@ -1,7 +1,7 @@
-"""Power, energy, heat and clocks of a discrete NVIDIA GPU, from NVML, the library beside the driver.
+"""Power, energy, temperature and clocks of a discrete NVIDIA GPU, from NVML, which comes with the driver.
 
-Through ctypes, as cuda.py does it: eight functions whose names carry their version and do not change, so a package
-(nvidia-ml-py) would only add a dependency. A Jetson's own GPU is not known to NVML by its power; its rails are.
+Through ctypes, as in cuda.py: eight functions whose names carry their version and do not change, so a package
+(nvidia-ml-py) would only add a dependency. NVML does not report the power of a Jetson's GPU; the rails do.
 Source: NVML API reference, nvmlDeviceQueries.
 """
 
@@ -14,27 +14,27 @@ from typing import Any
 LIBRARY = "libnvidia-ml.so.1"
 TEMPERATURE_OF_GPU = 0
 CLOCKS = {"gpu": 1, "gpu memory": 2}
-"""That of the multiprocessors, that of the memory."""
+"""NVML's numbers of the multiprocessors' clock and of the memory's."""
 HEAT = {0x08: "hardware slow-down", 0x20: "heat", 0x40: "heat, by hardware", 0x80: "power brake"}
 LIMITS = {0x04: "power limit"} | HEAT
-"""Bits of the reasons why clocks are lower than they could be. The power limit of a card is no sign of heat."""
+"""Bits of the reasons for reduced clocks. A card at its power limit is not hot."""
 
 
 @dataclass(frozen=True)
 class GpuReading:
-    """What a GPU says now; None or left out where it does not."""
+    """Current readings of a GPU; None, or left out, where it has none."""
 
     watts: float | None
     temperature_c: float | None
     clocks_mhz: dict[str, float]
     limits: tuple[str, ...] | None
-    """What holds its clocks back"""
+    """Reasons for reduced clocks"""
     hot: bool | None
-    """Whether that is heat, or the power brake of a server"""
+    """Whether one of them is heat, or the power brake of a server"""
 
 
 class Gpu:
-    """The first GPU that NVML knows."""
+    """The first GPU of NVML's list."""
 
     def __init__(self, library: Any, handle: ctypes.c_void_p) -> None:
         self._library, self._handle = library, handle
@@ -44,7 +44,7 @@ class Gpu:
 
     @classmethod
     def open(cls, library: str = LIBRARY) -> Gpu | None:
-        """The GPU; None without a driver, or without a GPU that answers."""
+        """The GPU; None if there is no driver or no GPU responds."""
         try:
             nvml, handle = ctypes.CDLL(library), ctypes.c_void_p()
         except OSError:
@@ -54,15 +54,15 @@ class Gpu:
         return cls(nvml, handle)
 
     def watts(self) -> float | None:
-        """Power now, of newer cards the mean of a second."""
+        """Current power; on newer cards the mean over one second."""
         return self._read_scaled("nvmlDeviceGetPowerUsage", ctypes.c_uint(), 1e-3)
 
     def joules(self) -> float | None:
-        """Energy since the driver was loaded; older cards do not count it."""
+        """Energy since the driver was loaded; None on older cards."""
         return self._read_scaled("nvmlDeviceGetTotalEnergyConsumption", ctypes.c_ulonglong(), 1e-3)
 
     def read(self) -> GpuReading:
-        """All that it says now."""
+        """All current readings."""
         temperature = self._number("nvmlDeviceGetTemperature", ctypes.c_uint(), ctypes.c_int(TEMPERATURE_OF_GPU))
         clocks = {
             name: self._number("nvmlDeviceGetClockInfo", ctypes.c_uint(), ctypes.c_int(which))
@@ -73,7 +73,7 @@ class Gpu:
             watts=self.watts(),
             temperature_c=None if temperature is None else float(temperature),
             clocks_mhz={name: float(clock) for name, clock in clocks.items() if clock is not None},
-            limits=None if reasons is None else tuple(said for bit, said in LIMITS.items() if reasons & bit),
+            limits=None if reasons is None else tuple(reason for bit, reason in LIMITS.items() if reasons & bit),
             hot=None if reasons is None else any(reasons & bit for bit in HEAT),
         )
 
@@ -82,7 +82,7 @@ class Gpu:
         return None if number is None else number * unit
 
     def _number(self, function: str, value: Any, *arguments: Any) -> int | None:
-        """Into ``value``; None for what this GPU or this driver does not support."""
+        """Call the function with ``value`` as output; None if this GPU or driver does not support it."""
         call = getattr(self._library, function, None)
         if call is None or call(self._handle, *arguments, ctypes.byref(value)):
             return None

@@ -1,4 +1,4 @@
-"""What the system of this machine tells of it: Linux's own files, psutil elsewhere, NVML for a discrete GPU."""
+"""Readings of this machine on any system: Linux's own files, psutil elsewhere, NVML for a discrete GPU."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from flexiast_runtime.hardware.nvml import Gpu, GpuReading
 LINUX = platform.system() == "Linux"
 
 
-def battery() -> Battery | None:
-    """Its battery, or None where there is none or it cannot be read now."""
+def read_current_battery() -> Battery | None:
+    """The battery, or None if there is none or it cannot be read."""
     if LINUX:
         return read_battery()
-    psutil = desktop.psutil()
-    return None if psutil is None else desktop.battery(psutil.sensors_battery())
+    psutil = desktop.import_psutil()
+    return None if psutil is None else desktop.convert_battery(psutil.sensors_battery())
 
 
-def machine() -> Machine:
-    """What it is."""
-    psutil, described = None if LINUX else desktop.psutil(), read_machine()
+def describe_machine() -> Machine:
+    """What this machine is."""
+    psutil, described = None if LINUX else desktop.import_psutil(), read_machine()
     if psutil is None:
         return described
-    return desktop.machine(described, psutil.cpu_count(), psutil.virtual_memory().total)
+    return desktop.complete_machine(described, psutil.cpu_count(), psutil.virtual_memory().total)
 
 
-def climate(gpu: Gpu | None = None, saver: Callable[[], bool | None] = lambda: None) -> Climate:
-    """Heat and clocks, those of the GPU too; ``saver`` is asked whether to save power where the kernel does not say."""
-    psutil = None if LINUX else desktop.psutil()
-    found = read_climate() if psutil is None else desktop.climate(psutil.cpu_freq())
+def read_current_climate(gpu: Gpu | None = None, saver: Callable[[], bool | None] = lambda: None) -> Climate:
+    """Temperatures and clocks, with the GPU's; ``saver`` is called if the kernel does not say whether to save power."""
+    psutil = None if LINUX else desktop.import_psutil()
+    found = read_climate() if psutil is None else desktop.convert_climate(psutil.cpu_freq())
     if found.power_saver is None:
         found = replace(found, power_saver=saver())
-    return found if gpu is None else with_gpu(found, gpu.read())
+    return found if gpu is None else add_gpu(found, gpu.read())
 
 
-def with_gpu(climate: Climate, gpu: GpuReading) -> Climate:
-    """The climate of a machine that has this GPU."""
+def add_gpu(climate: Climate, gpu: GpuReading) -> Climate:
+    """Add a GPU's temperature, clocks and throttling."""
     heat = {} if gpu.temperature_c is None else {"gpu": gpu.temperature_c}
     known = [throttled for throttled in (climate.throttled, gpu.hot) if throttled is not None]
     return replace(

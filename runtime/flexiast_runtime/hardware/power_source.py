@@ -1,13 +1,13 @@
-"""A power source of the user's own, for what no driver shows: UPS HATs, power stations, meters.
+"""A power source that the user provides, for hardware without a driver: UPS HATs, power stations, meters.
 
-One line names it, as a sink's does: ``file:/run/ups.json`` or ``exec:python3 ups.py``. Either gives a JSON object or
-lines of ``key=value``:
+Its address is like a sink's: ``file:/run/ups.json`` or ``exec:python3 ups.py``. Either returns a JSON object or lines
+of ``key=value``:
 
     percent     0 … 100, or fraction, 0 … 1: the charge
-    charging    false while the machine runs on the charge; belongs to it
-    watts       what the machine draws
+    charging    false while the machine runs on battery; required with a charge
+    watts       power of the machine
 
-Charge or watts may be left out; other keys are not read.
+Either charge or watts may be left out; other keys are ignored.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from flexiast_runtime.hardware.poller import Poller
 from flexiast_runtime.subprocesses import MAX_BYTES, output_of
 
 TIMEOUT_S = 3.0
-"""Seconds that a command may take."""
+"""Timeout of a command: below POLL_EVERY_S, so that a slow one does not delay the next poll."""
 MAX_AGE_S = 300.0
-"""A file that nobody wrote for so long says nothing of now."""
+"""A file that was last written longer ago is stale."""
 EXAMPLES = "file:/run/ups.json or exec:python3 ups.py"
 
 
 class Supply(Value, extra="ignore", strict=False):
-    """What a source said; of lines all values are text, so they are not read strictly."""
+    """A reading of a source. Not strict, since all values in lines of key=value are text."""
 
     percent: float | None = Field(None, ge=0, le=100)
     fraction: float | None = Field(None, ge=0, le=1)
@@ -44,12 +44,12 @@ class Supply(Value, extra="ignore", strict=False):
     watts: float | None = Field(None, ge=0)
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _check_fields(self) -> Self:
         charges = [charge for charge in (self.percent, self.fraction) if charge is not None]
         if len(charges) > 1:
-            raise ValueError("percent and fraction say the same thing; give one")
+            raise ValueError("percent and fraction are the same quantity; give one")
         if bool(charges) != (self.charging is not None):
-            raise ValueError("percent (or fraction) and charging belong together")
+            raise ValueError("percent (or fraction) requires charging, and charging requires either")
         if not charges and self.watts is None:
             raise ValueError("there is no percent, fraction or watts")
         return self
@@ -63,19 +63,19 @@ class Supply(Value, extra="ignore", strict=False):
 
 
 class PowerSource(Protocol):
-    """Something that can be asked."""
+    """Something that can be read."""
 
     @property
     def name(self) -> str: ...
 
     def read(self) -> Supply:
-        """What it says now; raises DataError that says why it is not known."""
+        """The current reading; raises DataError that says why there is none."""
         ...
 
 
 @dataclass(frozen=True)
 class PowerFile:
-    """A file that some other program writes, best beside it and then renamed."""
+    """A file that another program writes; best to a temporary file that is then renamed."""
 
     path: Path
     wall: Callable[[], float] = time.time
@@ -86,21 +86,23 @@ class PowerFile:
 
     def read(self) -> Supply:
         try:
-            if not self.path.is_file():  # a pipe would be waited for
-                raise DataError(f"{self.name} is no file")
+            if not self.path.is_file():  # reading a pipe would block
+                raise DataError(f"{self.name} is not a regular file")
             with self.path.open("rb") as file:
                 content = file.read(MAX_BYTES)
             age_s = self.wall() - self.path.stat().st_mtime
         except OSError as error:
             raise DataError(f"{self.name} cannot be read: {error.strerror}") from error
         if age_s > MAX_AGE_S:
-            raise DataError(f"{self.name} was written {age_s:.0f} s ago; what it says may no longer be true")
+            raise DataError(
+                f"{self.name} was written {age_s:.0f} s ago, which is too old; check the program that writes it"
+            )
         return parse_supply(content.decode(errors="replace"), self.name)
 
 
 @dataclass(frozen=True)
 class PowerCommand:
-    """A program that prints the reading and ends."""
+    """A program that prints a reading and exits."""
 
     argv: tuple[str, ...]
 
@@ -113,57 +115,57 @@ class PowerCommand:
 
 
 def parse_power_source(text: str) -> PowerFile | PowerCommand:
-    """The source that a line names; raises UsageError."""
+    """Parse the address of a source; raises UsageError."""
     kind, _, target = text.partition(":")
     if kind == "file" and target and "\0" not in target:
         try:
             return PowerFile(Path(target).expanduser())
-        except RuntimeError as error:  # a user that does not exist
+        except RuntimeError as error:  # no such user
             raise UsageError(f"--power-source {text}: {error}") from None
     try:
         argv = tuple(shlex.split(target)) if kind == "exec" else ()
     except ValueError as error:
         raise UsageError(f"--power-source exec: the command cannot be read: {error}") from None
     if not argv:
-        raise UsageError(f"--power-source {text!r} names no source; write {EXAMPLES}")
+        raise UsageError(f"--power-source {text!r} is not a source; write {EXAMPLES}")
     return PowerCommand(argv)
 
 
 def parse_supply(text: str, name: str) -> Supply:
-    """A reading from a JSON object or lines of key=value; raises DataError that names the source."""
+    """Parse a JSON object or lines of key=value; raises DataError that names the source."""
     try:
         if text.lstrip().startswith("{"):
             return Supply.model_validate_json(text)
         lines = [line.partition("=") for line in text.splitlines() if "=" in line]
         return Supply.model_validate({key.strip(): value.strip() for key, _, value in lines})
     except ValidationError as error:
-        raise DataError(f"{name} gives no reading: {describe(error)}") from error
+        raise DataError(f"{name} returned no valid reading: {describe(error)}") from error
 
 
 @dataclass(frozen=True)
 class SourceMeter:
-    """The watts of a source that a lookout reads."""
+    """The watts of a source that is polled."""
 
     name: str
-    lookout: Poller[Supply | None]
+    poller: Poller[Supply | None]
 
     def watts(self) -> float | None:
-        supply = self.lookout.latest
+        supply = self.poller.latest
         return None if supply is None else supply.watts
 
 
 class ReportedOnce:
-    """A source whose first trouble is said, once; while there is any, nothing is known."""
+    """A source whose first error is reported, once. While it fails, its reading is None."""
 
     def __init__(self, source: PowerSource, say: Callable[[str], None]) -> None:
         self.name = source.name
-        self._source, self._say, self._said = source, say, False
+        self._source, self._say, self._reported = source, say, False
 
     def read(self) -> Supply | None:
         try:
             return self._source.read()
         except DataError as error:
-            if not self._said:
-                self._said = True
-                self._say(f"{error}; what it would say is unknown until it can be read")
+            if not self._reported:
+                self._reported = True
+                self._say(f"{error}; its readings are unknown until it can be read")
             return None

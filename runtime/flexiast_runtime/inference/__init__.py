@@ -1,1 +1,1 @@
-"""Engines: a bundle's graphs, ready to run."""
+"""Inference: engines that run a bundle's graphs."""

@@ -1,4 +1,4 @@
-"""What runs a bundle's engines: ONNX Runtime on the CPU or on CUDA, or TensorRT."""
+"""Loads engines on a backend: ONNX Runtime on the CPU or CUDA, or TensorRT."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Backend(str, Enum):
-    """Named as on the command line."""
+    """Values of ``--backend``."""
 
     CPU = "cpu"
     CUDA = "cuda"
@@ -22,10 +22,10 @@ class Backend(str, Enum):
 
 
 def precisions_of(manifest: Manifest, backend: Backend) -> tuple[Precision, ...]:
-    """Those of a bundle that the backend runs; all, where it runs none and loading says why."""
-    from flexiast_runtime.inference.tensorrt.plans import readable
+    """The bundle's precisions that the backend can run. If there are none, all, so that loading reports why."""
+    from flexiast_runtime.inference.tensorrt.plans import list_readable_precisions
 
-    return (readable(manifest) if backend is Backend.TENSORRT else ()) or manifest.precisions
+    return (list_readable_precisions(manifest) if backend is Backend.TENSORRT else ()) or manifest.precisions
 
 
 def load_engines(
@@ -36,16 +36,16 @@ def load_engines(
     say: Callable[[str], None],
     threads: int = 1,
 ) -> Engines:
-    """Engines for some or all patch sizes of a bundle on this backend, or an error: none stands in for another.
+    """Load engines for some or all patch sizes of a bundle. No backend or precision replaces another: it is an error.
 
-    ``say`` is told of TensorRT plans that have to be built first, which takes minutes; ``threads`` are those of ONNX
+    ``say`` reports TensorRT plans that must be built first, which takes minutes; ``threads`` are those of ONNX
     Runtime. Raises ModelError, VerificationError, UsageError for what the bundle lacks, GpuError, and for TensorRT
     PlanError and MissingExtraError.
     """
     if backend is Backend.TENSORRT:
-        from flexiast_runtime.inference.tensorrt import engines as trt
+        from flexiast_runtime.inference.tensorrt import engines
 
-        return trt.load_engines(bundle, patches, precision, say=say)
+        return engines.load_engines(bundle, patches, precision, say=say)
 
     from flexiast_runtime.inference import ort
 

@@ -1,4 +1,4 @@
-"""What it takes to run one variant; backends differ, the two names `load_engines` and `run` do not."""
+"""The engine's interface, which every backend implements, and the engines of a bundle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Float = NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """One variant, ready to run."""
+    """Runs one variant."""
 
     @property
     def variant(self) -> Variant: ...
@@ -26,10 +26,10 @@ class Engine(Protocol):
 
 
 class Stages(NamedTuple):
-    """Where the time of one window on a GPU goes, in seconds; called as trtexec calls them."""
+    """Times of one window on a GPU, in seconds, with trtexec's names."""
 
     enqueue_s: float
-    """Of the processor, to hand the work over"""
+    """Time of the processor to enqueue the work"""
     h2d_s: float
     """Features to the GPU"""
     compute_s: float
@@ -39,22 +39,22 @@ class Stages(NamedTuple):
 
 @runtime_checkable
 class StagedEngine(Engine, Protocol):
-    """An engine whose work goes through stages, and that is prepared between windows."""
+    """An engine on a GPU: it runs in stages, and prepares a switch between windows."""
 
     @property
     def cuda_graph(self) -> bool:
-        """Whether a window is launched as one graph."""
+        """Whether a window is launched as one CUDA graph."""
         ...
 
     def prepare(self) -> None: ...
 
     def stages(self, features: Float) -> Stages:
-        """Of one window, features [1, window_frames, mels]."""
+        """Measure the stages of one window, features [1, window_frames, mels]."""
         ...
 
 
 class Engines:
-    """The engines of one bundle; choosing another one is a look-up."""
+    """The loaded engines of a bundle. Switching between them is a look-up."""
 
     def __init__(self, manifest: Manifest, engines: dict[PatchSize, Engine]) -> None:
         self.manifest = manifest
@@ -75,24 +75,24 @@ class Engines:
         return self._engines[patch]
 
     def prepare(self, patch: PatchSize) -> None:
-        """Do now what the next run of this size would have to do first; asked between windows. Here it is nothing."""
+        """Prepare the next run of this size; called between windows. A backend without such work does nothing."""
 
     def close(self) -> None:
-        """Give back what the engines hold; none can be run any more."""
+        """Release the engines' resources. They cannot be run afterwards."""
         self._engines.clear()
 
     def logits(self, features: Float, patch: PatchSize) -> Float:
-        """Features [batch, window_frames, mels] → logits [batch, classes]; makes a bundle a Classifier."""
+        """Features [batch, window_frames, mels] → logits [batch, classes]. Implements Classifier."""
         return self[patch].run(features)
 
     def scores(self, features: Float, patch: PatchSize) -> Float:
-        """Features [batch, window_frames, mels] → scores [batch, labels] in [0, 1], on one scale for all variants."""
+        """Features [batch, window_frames, mels] → scores [batch, labels] in [0, 1], comparable between variants."""
         engine = self[patch]
         return label_scores(engine.run(features) / np.float32(engine.variant.temperature), self.spec)
 
 
 def label_scores(logits: Float, spec: Spec) -> Float:
-    """Logits [..., classes] → scores [..., labels]: what a class for nothing takes of the whole is left out."""
+    """Logits [..., classes] → scores [..., labels], without the background class, if the model has one."""
     return scores(logits, spec.task)[..., : len(spec.labels)]
 
 

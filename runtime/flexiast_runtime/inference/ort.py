@@ -50,11 +50,11 @@ def load_engines(
     threads: int = 1,
     provider: Provider = "cpu",
 ) -> Engines:
-    """Engines for some or all patch sizes of a bundle, all loaded now so that a switch is a look-up.
+    """Load engines for some or all patch sizes of a bundle. All are loaded now, so that a switch is a look-up.
 
-    ``precision`` is the bundle's default unless named. One thread by default: at these sizes a second one burns more
-    CPU than it saves time. ``provider`` is used for every operator, or GpuError is raised; nothing falls back to the
-    CPU. Raises ModelError, VerificationError, and UsageError for what the bundle lacks.
+    ``precision``: default the bundle's. One thread by default: for models of this size a second one costs more CPU
+    time than it saves latency. ``provider`` runs every operator, or GpuError is raised; nothing falls back to the CPU.
+    Raises ModelError, VerificationError, and UsageError for what the bundle lacks.
     """
     manifest = bundle.manifest
     precision = manifest.precision(precision)
@@ -70,14 +70,14 @@ def load_engines(
 def _session(
     bundle: Bundle, name: str, threads: int, provider: Provider, **expected: str
 ) -> onnxruntime.InferenceSession:
-    """A session of a verified graph that says of itself what the manifest says of it."""
+    """A session of a verified graph whose metadata agree with the manifest."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Waiting threads that spin cost a battery more than they save: 196 against 83 ms CPU a tick at one tick a second.
+    # Spinning costs a battery more than it saves: 196 instead of 83 ms of CPU per window at one window a second.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     _check_provider(provider, onnxruntime.get_available_providers(), "this ONNX Runtime has")
@@ -88,15 +88,15 @@ def _session(
             bundle.read(name), options, providers=PROVIDERS[provider], enable_fallback=0
         )
     except Exception as error:  # ONNX Runtime's exceptions share no public base
-        theirs = type(error).__module__.startswith("onnxruntime")
-        if provider != "cpu" and (theirs or isinstance(error, (RuntimeError, ValueError))):
+        from_ort = type(error).__module__.startswith("onnxruntime")
+        if provider != "cpu" and (from_ort or isinstance(error, (RuntimeError, ValueError))):
             raise GpuError(
                 f"{PROVIDERS[provider][0]} was asked for and cannot run all of {bundle.folder / name}: {error}"
             ) from error
-        if theirs:
+        if from_ort:
             raise ModelError(
                 f"{bundle.folder / name} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: "
-                f"{str(error).strip()}{_upgrade(bundle.manifest.opset)}"
+                f"{str(error).strip()}{_suggest_upgrade(bundle.manifest.opset)}"
             ) from error
         raise
     _check_provider(provider, session.get_providers(), "ONNX Runtime took")
@@ -113,25 +113,25 @@ def _session(
     return session
 
 
-def _upgrade(opset: int) -> str:
-    """What helps where a graph is newer than the runtime."""
+def _suggest_upgrade(opset: int) -> str:
+    """The remedy if a graph is newer than the runtime."""
     if opset == OPSET:
         return ""
     return f"; it is written for opset {opset}: upgrade onnxruntime, or export it again with --opset {OPSET}"
 
 
 def _check_provider(provider: Provider, found: Sequence[str], whose: str) -> None:
-    """Raise GpuError where another provider would run than was asked for: ONNX Runtime itself just takes the next."""
+    """Raise GpuError if another provider would run than requested: ONNX Runtime silently takes the next."""
     wanted = PROVIDERS[provider][0]
     if wanted not in found:
         raise GpuError(
-            f"{wanted} was asked for, {whose} {', '.join(found)}; install onnxruntime-gpu in place of onnxruntime on a "
-            "machine with a GPU, CUDA and cuDNN, or use the CPU"
+            f"{wanted} was asked for, {whose} {', '.join(found)}; install onnxruntime-gpu in place of onnxruntime on "
+            "a machine with a GPU, CUDA and cuDNN, or use the CPU"
         )
 
 
 def _is_spec(text: str, spec: Spec) -> bool:
-    """Whether a graph's metadata says this spec; a field that is newer than the graph has its default."""
+    """Whether a graph's metadata contain this spec; fields newer than the graph have their defaults."""
     try:
         return Spec.model_validate_json(text) == spec
     except ValidationError:

@@ -1,4 +1,4 @@
-"""A bundle checks itself on the device that runs it: every file's hash, every engine against stored answers."""
+"""Verifies a bundle on the device that runs it: every file's hash, and every engine against stored results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def golden_key(patch: PatchSize) -> str:
 
 
 def verify_bundle(bundle: Bundle) -> list[tuple[Variant, float]]:
-    """Check every file and run every engine; each variant and its largest logit error.
+    """Verify every file and run every engine. Returns each variant with its largest logit error.
 
     Raises VerificationError that names the file or variant that fails.
     """

@@ -1,6 +1,6 @@
-"""Memory of one variant, measured in a process of its own: ``python -m flexiast_runtime.profiling.footprint BUNDLE …``.
+"""Measures a variant's memory in a process of its own: ``python -m flexiast_runtime.profiling.footprint BUNDLE …``.
 
-In the process that profiles, other variants are loaded too, and freed memory may stay with the allocator.
+The profiling process has other variants loaded, and its allocator may hold freed memory.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from flexiast_runtime.hardware.sysfs import text
+from flexiast_runtime.hardware.sysfs import read_text
 
 
 class Footprint(NamedTuple):
-    """In megabytes; None where the system does not say."""
+    """In megabytes; None if the system does not report it."""
 
     private_mb: float | None
-    """What no other process shares"""
+    """Memory that no other process shares"""
     peak_mb: float | None
 
 
-def footprint(bundle: Path, patch: str, precision: str, backend: str, threads: int) -> Footprint:
-    """Load and run one variant in a new process; nothing is known if that fails."""
+def measure_footprint(bundle: Path, patch: str, precision: str, backend: str, threads: int) -> Footprint:
+    """Load and run one variant in a new process. Both figures are None if that fails."""
     command = [sys.executable, "-m", __name__, str(bundle), patch, precision, backend, str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return Footprint(*json.loads(done.stdout)) if done.returncode == 0 else Footprint(None, None)
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Footprint(*json.loads(result.stdout)) if result.returncode == 0 else Footprint(None, None)
 
 
 def private_mb() -> float | None:
-    """Memory of this process that no other shares; None where the kernel does not say."""
-    lines = text(Path("/proc/self/smaps_rollup")).splitlines()
+    """Unshared memory of this process; None if the kernel does not report it."""
+    lines = read_text(Path("/proc/self/smaps_rollup")).splitlines()
     kilobytes = [int(line.split()[1]) for line in lines if line.startswith(("Private_Clean:", "Private_Dirty:"))]
     return sum(kilobytes) * 1024 / 1e6 if kilobytes else None
 
 
 def peak_mb() -> float | None:
-    """The most of this process that was resident; None on Windows, whose Python has no ``resource``."""
+    """Highest resident memory of this process; None on Windows, whose Python has no ``resource``."""
     if sys.platform == "win32":
         return None
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes in which ru_maxrss counts
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 

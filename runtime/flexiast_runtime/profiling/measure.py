@@ -1,7 +1,7 @@
-"""Measuring a bundle's engines on the machine that will run them.
+"""Measures a bundle's engines on the machine that will run them.
 
-Variants take turns, so that a machine that grows warm or busy does so for all of them; each is run until its 95th
-percentile is known to a tenth of itself, or its time is over and the report says that it is not.
+Variants take turns, so that a machine that gets warm or busy affects all of them alike. Each is run until its 95th
+percentile is known to within 10 %, or its time is up and it is reported as unstable.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ from numpy.typing import NDArray
 
 from flexiast_runtime.hardware.meters import Meter
 from flexiast_runtime.inference.engine import Engine, StagedEngine, Stages
-from flexiast_runtime.profiling.percentiles import is_stable
+from flexiast_runtime.percentiles import is_stable
 
 Float = NDArray[np.float32]
 
 STABLE_PERCENT, STABLE_WITHIN = 95.0, 0.1
 PATIENCE = 5.0
-"""How many times its duration a variant is measured before it is called noisy."""
+"""A variant that is not stable is measured for up to this many times its duration."""
 TURN_S = 0.1
-"""What a variant runs before it is another one's turn."""
+"""Length of a turn: long against a switch between engines, short against a change of temperature"""
 POWER_S = 3.0
-"""Rails are averaged over a second or so: a variant runs this long before its power is believed."""
+"""How long a variant runs while its power is sampled; meters average over about a second."""
 METER_EVERY_S = 0.1
 STAGED_RUNS = 50
 PACED_RUNS, PAUSE_S = 15, 0.02
-"""A processor that rested so long has cold caches; a longer rest costs no more."""
+"""After such a pause the processor's caches are cold; a longer pause changes nothing more."""
 
 
 @dataclass
 class Runs:
-    """What one variant took."""
+    """Measured times of one variant."""
 
     cold_s: float = 0.0
-    """Its first inference"""
+    """The first inference"""
     latencies_s: list[float] = field(default_factory=list)
     cpu_s: float = 0.0
-    """Of the whole process, over all of these"""
+    """CPU time of the whole process, over all these runs"""
     wall_s: float = 0.0
     stable: bool = False
     stages: list[Stages] = field(default_factory=list)
-    """Of other windows than those of the latencies; only on a GPU"""
+    """Measured on other windows than the latencies; only on a GPU"""
 
 
 @dataclass(frozen=True)
 class Power:
-    """Of a variant that runs without a pause."""
+    """Power of a variant that runs without pauses."""
 
     watts: float
     idle_watts: float
@@ -60,7 +60,7 @@ class Power:
 
     @property
     def joules(self) -> float:
-        """For each inference, with what the idle machine draws."""
+        """Per inference, including the idle machine's."""
         return self.watts / self.inferences_per_s
 
     @property
@@ -76,7 +76,7 @@ def measure(
     progress: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Runs]:
-    """Run every engine on the same features [1, window_frames, mels]; ``progress`` is told of each turn."""
+    """Run every engine on the same features [1, window_frames, mels]; ``progress`` is called after each turn."""
     runs = {name: _warm_up(engine, features, warmup_s, clock) for name, engine in engines.items()}
     for name, engine in engines.items():
         if isinstance(engine, StagedEngine):
@@ -84,7 +84,7 @@ def measure(
     unfinished = list(engines)
     while unfinished:
         for name in unfinished:
-            _turn(engines[name], features, runs[name], clock)
+            _run_turn(engines[name], features, runs[name], clock)
             progress()
         unfinished = [name for name in unfinished if not _is_finished(runs[name], duration_s)]
     return runs
@@ -96,7 +96,7 @@ def measure_paced(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, float]:
-    """Median seconds of each engine that has just rested, as it has while it listens."""
+    """Median seconds of each engine after a pause, as while listening."""
     return {name: measure_paced_s(engine, features, PACED_RUNS, clock, sleep) for name, engine in engines.items()}
 
 
@@ -107,14 +107,14 @@ def measure_paced_s(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> float:
-    """Median seconds of so many runs with a pause before each."""
+    """Median seconds of a number of runs with a pause before each."""
     _prepare(engine)
     latencies = []
     for _ in range(runs):
         sleep(PAUSE_S)
-        begun = clock()
+        started = clock()
         engine.run(features)
-        latencies.append(clock() - begun)
+        latencies.append(clock() - started)
     return statistics.median(latencies)
 
 
@@ -125,8 +125,8 @@ def measure_power(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Power | None]:
-    """What each engine draws while it runs; None for those that the meter did not answer for."""
-    idle = _watts(meter, lambda: sleep(POWER_S))
+    """Power of each engine while it runs; None where the meter had no reading."""
+    idle = _mean_watts(meter, lambda: sleep(POWER_S))
     found: dict[str, Power | None] = {}
     for name, engine in engines.items():
         watts, count, seconds = _run_under_load(engine, features, meter, clock)
@@ -135,33 +135,33 @@ def measure_power(
 
 
 def _prepare(engine: Engine) -> None:
-    """What a listener does between windows, so that it is not counted here either."""
+    """Do what happens between windows while listening, so that it is not counted here either."""
     if isinstance(engine, StagedEngine):
         engine.prepare()
 
 
 def _warm_up(engine: Engine, features: Float, warmup_s: float, clock: Callable[[], float]) -> Runs:
-    """The first inference, and the warm-up that does not count."""
-    begun = clock()
+    """Time the first inference, then warm up without counting."""
+    started = clock()
     engine.run(features)
-    runs = Runs(cold_s=clock() - begun)
-    while clock() - begun < runs.cold_s + warmup_s:
+    runs = Runs(cold_s=clock() - started)
+    while clock() - started < runs.cold_s + warmup_s:
         engine.run(features)
     return runs
 
 
-def _turn(engine: Engine, features: Float, runs: Runs, clock: Callable[[], float]) -> None:
-    """Inferences for one turn, at least one."""
+def _run_turn(engine: Engine, features: Float, runs: Runs, clock: Callable[[], float]) -> None:
+    """Run inferences for one turn, at least one."""
     _prepare(engine)
-    begun, begun_cpu_s = clock(), time.process_time()
-    now = begun
-    while now - begun < TURN_S:
+    started, started_cpu_s = clock(), time.process_time()
+    now = started
+    while now - started < TURN_S:
         before = now
         engine.run(features)
         now = clock()
         runs.latencies_s.append(now - before)
-    runs.wall_s += now - begun
-    runs.cpu_s += time.process_time() - begun_cpu_s
+    runs.wall_s += now - started
+    runs.cpu_s += time.process_time() - started_cpu_s
 
 
 def _is_finished(runs: Runs, duration_s: float) -> bool:
@@ -174,21 +174,21 @@ def _is_finished(runs: Runs, duration_s: float) -> bool:
 def _run_under_load(
     engine: Engine, features: Float, meter: Meter, clock: Callable[[], float]
 ) -> tuple[float | None, int, float]:
-    """Watts, inferences and seconds of a variant that runs without a pause."""
-    count, begun = 0, clock()
+    """Watts, inferences and seconds of a variant that runs without pauses."""
+    count, started = 0, clock()
 
     def run() -> None:
         nonlocal count
-        while clock() - begun < POWER_S:
+        while clock() - started < POWER_S:
             engine.run(features)
             count += 1
 
-    watts = _watts(meter, run)
-    return watts, count, clock() - begun
+    watts = _mean_watts(meter, run)
+    return watts, count, clock() - started
 
 
-def _watts(meter: Meter, work: Callable[[], None]) -> float | None:
-    """Mean power while the work is done, looked at by a thread beside it."""
+def _mean_watts(meter: Meter, work: Callable[[], None]) -> float | None:
+    """Mean power during the work, sampled by another thread."""
     with _sample_power(meter) as samples:
         work()
     return statistics.fmean(samples) if samples else None
@@ -199,12 +199,12 @@ def _sample_power(meter: Meter) -> Iterator[list[float]]:
     samples: list[float] = []
     done = threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         while not done.wait(METER_EVERY_S):
             if (watts := meter.watts()) is not None:
                 samples.append(watts)
 
-    thread = threading.Thread(target=look, name="flexiast-meter", daemon=True)
+    thread = threading.Thread(target=sample, name="flexiast-meter", daemon=True)
     thread.start()
     try:
         yield samples

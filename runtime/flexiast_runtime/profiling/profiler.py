@@ -1,4 +1,4 @@
-"""A bundle, its engines and this machine → a profile."""
+"""Profiles a bundle's engines on this machine."""
 
 from __future__ import annotations
 
@@ -12,32 +12,40 @@ from flexiast import __version__
 from flexiast.manifest import MANIFEST
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.detection.listener import Settings
-from flexiast_runtime.hardware import platform as here
 from flexiast_runtime.hardware.machine import read_settings
 from flexiast_runtime.hardware.meters import Meter, find_meter
 from flexiast_runtime.hardware.nvml import Gpu
+from flexiast_runtime.hardware.platform import describe_machine, read_current_climate
 from flexiast_runtime.hardware.poller import Poller
 from flexiast_runtime.hardware.power_source import ReportedOnce, SourceMeter
 from flexiast_runtime.inference.backends import Backend
 from flexiast_runtime.inference.engine import Engine, StagedEngine
 from flexiast_runtime.inference.tensorrt.build import find_tensorrt
 from flexiast_runtime.inference.tensorrt.cuda import Cuda
-from flexiast_runtime.profiling.footprint import footprint
+from flexiast_runtime.profiling.footprint import measure_footprint
 from flexiast_runtime.profiling.measure import Power, Runs, measure, measure_paced, measure_power
-from flexiast_runtime.profiling.profiles import Measurement, Profile, ProfileKey, Reading, energy, gpu_times, times
+from flexiast_runtime.profiling.profiles import (
+    Measurement,
+    Profile,
+    ProfileKey,
+    Reading,
+    summarize_energy,
+    summarize_gpu_times,
+    summarize_latencies,
+)
 
 SOURCE_EVERY_S = 1.0
-"""A power source of the user's own may be a program: it is not asked more often."""
+"""A user's power source may be a program, so it is not polled more often."""
 ENQUEUE_SHARE = 0.8
-"""Of the GPU's time; above it trtexec warns too."""
+"""Of the GPU's compute time. Above it trtexec warns too: the GPU waits for the processor."""
 NOISY = 0.25
 """Standard deviation ÷ mean above which a variant's times are called noisy."""
 
 
 def profile_key(bundle: Bundle, backend: Backend, threads: int = 1) -> ProfileKey:
-    """What a profile of this bundle made here and now would hold for."""
+    """The key of a profile of this bundle on this machine, as it is configured now."""
     return ProfileKey(
-        machine=here.machine(),
+        machine=describe_machine(),
         settings=read_settings(),
         bundle_sha256=manifest_sha256(bundle),
         backend=backend.value,
@@ -47,12 +55,12 @@ def profile_key(bundle: Bundle, backend: Backend, threads: int = 1) -> ProfileKe
 
 
 def manifest_sha256(bundle: Bundle) -> str:
-    """Of the manifest, which names the hash of every file."""
+    """SHA-256 of the manifest, which has the hash of every file."""
     return hashlib.sha256((bundle.folder / MANIFEST).read_bytes()).hexdigest()
 
 
 def versions(backend: Backend = Backend.CPU) -> dict[str, str]:
-    """Of what runs the engines; for TensorRT also its own, the GPU and the driver's CUDA."""
+    """Versions of what runs the engines; for TensorRT also the GPU and the driver's CUDA."""
     import onnxruntime
 
     found = {
@@ -79,21 +87,21 @@ def profile_bundle(
     power: bool,
     source: ReportedOnce | None = None,
 ) -> tuple[Profile, dict[str, Runs]]:
-    """Measure every engine: its profile, and each single latency by the variant's name.
+    """Measure every engine: the profile, and each latency by the variant's name.
 
-    ``metrics`` are those measured just now, by variant; the bundle's own stand in for the rest. ``source`` measures the
-    power in place of what the machine has.
+    ``metrics`` are new measurements by variant; others are the bundle's. ``source`` measures power in place of the
+    machine's own meters.
     """
     features = bundle.arrays(bundle.manifest.golden)["features"][:1]
     named = {f"{engine.variant.patch_size} {engine.variant.precision}": engine for engine in engines}
     gpu = None if key.backend == Backend.CPU.value else Gpu.open()
-    before = _reading(gpu)
+    before = _read_machine_state(gpu)
     runs = measure(named, features, duration_s, warmup_s)
     paced = measure_paced(named, features)
     with _meter(source, gpu) if power else nullcontext() as meter:
         powers = {} if meter is None else measure_power(named, features, meter)
     step_s = Settings.for_frontend(bundle.manifest.spec.frontend).step_s
-    after = _reading(gpu)
+    after = _read_machine_state(gpu)
     found = Profile(
         made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         bundle=name,
@@ -123,7 +131,7 @@ def _measurement(
     step_s: float,
 ) -> Measurement:
     variant = engine.variant
-    memory = footprint(bundle.folder, str(variant.patch_size), variant.precision, key.backend, key.threads)
+    memory = measure_footprint(bundle.folder, str(variant.patch_size), variant.precision, key.backend, key.threads)
     files = (variant.embedder, bundle.manifest.encoders[variant.precision].file)
     known = variant.labelled.metric if variant.labelled else variant.metric
     return Measurement.model_validate(
@@ -138,25 +146,25 @@ def _measurement(
             "peak_mb": memory.peak_mb,
             "size_mb": sum(bundle.manifest.entry(file).size for file in files) / 1e6,
             "paced_ms": 1000 * paced_s,
-            **times(runs, step_s),
-            **energy(power),
-            "gpu": gpu_times(runs.stages, cuda_graph=isinstance(engine, StagedEngine) and engine.cuda_graph),
+            **summarize_latencies(runs, step_s),
+            **summarize_energy(power),
+            "gpu": summarize_gpu_times(runs.stages, cuda_graph=isinstance(engine, StagedEngine) and engine.cuda_graph),
         }
     )
 
 
 @contextmanager
 def _meter(source: ReportedOnce | None, gpu: Gpu | None) -> Iterator[Meter | None]:
-    """The user's own source, looked at once a second, or what the machine has."""
+    """The user's power source, polled once a second, or the machine's meter."""
     if source is None:
         yield find_meter(gpu=gpu)
         return
-    with Poller(source.read, unknown=None, every_s=SOURCE_EVERY_S) as lookout:
-        yield SourceMeter(source.name, lookout)
+    with Poller(source.read, unknown=None, every_s=SOURCE_EVERY_S) as poller:
+        yield SourceMeter(source.name, poller)
 
 
-def _reading(gpu: Gpu | None) -> Reading:
-    now, limits = here.climate(gpu), None if gpu is None else gpu.read().limits
+def _read_machine_state(gpu: Gpu | None) -> Reading:
+    now, limits = read_current_climate(gpu), None if gpu is None else gpu.read().limits
     return Reading(
         temperatures_c=now.temperatures_c,
         clocks_mhz=now.clocks_mhz,
@@ -166,30 +174,31 @@ def _reading(gpu: Gpu | None) -> Reading:
 
 
 def warnings(found: Profile, *, asked_for_power: bool) -> Iterable[str]:
-    """What makes the figures doubtful."""
+    """Reasons to doubt the figures."""
     unstable = [m.name for m in found.measurements if not m.stable]
     if unstable:
-        yield f"the 95th percentile of {', '.join(unstable)} is not known to 10 %; close other programs, or run longer"
+        names = ", ".join(unstable)
+        yield f"the 95th percentile of {names} is not known to within 10 %; close other programs, or measure longer"
     noisy = [m.name for m in found.measurements if m.variation > NOISY]
     if noisy:
-        yield f"the times of {', '.join(noisy)} vary by more than {NOISY:.0%}; something else was running"
+        yield f"the times of {', '.join(noisy)} vary by more than {NOISY:.0%}; another program was running"
     if found.before.throttled or found.after.throttled:
-        yield "the kernel held the processor back for heat; let it cool down and profile again"
+        yield "the kernel throttled the processor for heat; let it cool down and profile again"
     limits = dict.fromkeys((*found.before.gpu_limits, *found.after.gpu_limits))
     if limits:
-        yield f"the GPU's clocks were held back ({', '.join(limits)}); lock them below that, and profile again"
+        yield f"the GPU's clocks were reduced ({', '.join(limits)}); lock them lower and profile again"
     late = [m.name for m in found.measurements if m.gpu and m.gpu.enqueue_ms > ENQUEUE_SHARE * m.gpu.compute_ms]
     if late:
-        yield f"the processor takes about as long to hand over {', '.join(late)} as the GPU to compute them"
+        yield f"the processor takes about as long to enqueue {', '.join(late)} as the GPU takes to compute them"
     copied = [m.name for m in found.measurements if m.gpu and max(m.gpu.h2d_ms, m.gpu.d2h_ms) >= m.gpu.compute_ms]
     if copied:
-        yield f"copies to or from the GPU take as long as computing {', '.join(copied)}"
+        yield f"copies to or from the GPU take at least as long as computing {', '.join(copied)}"
     if found.key.settings.governor not in {"", "performance"}:
         yield f"the processor's clock is not fixed (governor {found.key.settings.governor}); times depend on the load"
     for figure in ("private_mb", "peak_mb"):
         if any(getattr(m, figure) is None for m in found.measurements):
-            yield f"{figure}: not available; this system does not tell it, or the process that measures it failed"
+            yield f"{figure}: not available; this system does not report it, or the process that measures it failed"
     if asked_for_power and found.meter is None:
-        yield "energy: not available, nothing on this machine measures it"
+        yield "energy: not available; this machine has no power meter"
     elif asked_for_power and any(m.mj is None for m in found.measurements):
-        yield f"energy: not available for some variants, {found.meter} did not answer"
+        yield f"energy: not available for some variants; {found.meter} returned no reading"

@@ -1,7 +1,7 @@
-"""What was measured of a bundle on a machine, and where it is kept.
+"""Profiles: what was measured of a bundle on a machine, and where it is stored.
 
-A profile holds for one machine as it was set, one bundle, one backend: its key. It is kept under the hash of the whole
-key, so a profile of another power mode, another ONNX Runtime or another export is never taken for this one.
+A profile is valid for one machine with its settings, one bundle and one backend: its key. It is stored under the hash
+of the whole key, so a profile of another power mode, ONNX Runtime or export is never used in its place.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from flexiast.errors import DataError
 from flexiast.files import write_atomically
 from flexiast.manifest import Precision, Sha256
 from flexiast.spec import Patch, PatchSize, Value, describe
-from flexiast_runtime.hardware.machine import Machine, Settings
+from flexiast_runtime.hardware.machine import Machine, MachineSettings
 from flexiast_runtime.inference.engine import Stages
 from flexiast_runtime.paths import data_folder
+from flexiast_runtime.percentiles import interval, percentile
 from flexiast_runtime.profiling.measure import Power, Runs
-from flexiast_runtime.profiling.percentiles import interval, percentile
 
 SCHEMA_VERSION = "1.0"
 MAX_PROFILE_BYTES = 10_000_000
-WORTH_A_WORD = 0.05
-"""Change of a median, as a share of it, below which nothing is said."""
+MIN_CHANGE = 0.05
+"""Relative change of a median below which it counts as noise: repeated runs on a quiet machine differ by less."""
 
 
 class ProfileKey(Value):
-    """Everything that the figures depend on."""
+    """Everything that the measurements depend on."""
 
     machine: Machine
-    settings: Settings
+    settings: MachineSettings
     bundle_sha256: Sha256
-    """Of the manifest, which names the hash of every file"""
+    """Of the manifest, which has the hash of every file"""
     backend: str
     threads: int = Field(ge=1)
     versions: dict[str, str]
@@ -52,14 +52,14 @@ class GpuTimes(Value):
     """Medians of the stages of one window on a GPU, in milliseconds."""
 
     enqueue_ms: float
-    """Of the processor, to hand the work over"""
+    """Time of the processor to enqueue the work"""
     h2d_ms: float
     """Features to the GPU"""
     compute_ms: float
     d2h_ms: float
     """Logits from it"""
     transfers: bool
-    """Whether the latencies count both copies"""
+    """Whether latencies include both copies"""
     cuda_graph: bool
     """Whether windows were launched as one CUDA graph"""
 
@@ -72,9 +72,9 @@ class Measurement(Value):
     tokens: int
     gmac: float
     metric: float | None = None
-    """Accuracy or mean average precision, where it was measured"""
+    """Accuracy or mean average precision, if measured"""
     metric_is_own: bool = False
-    """Whether `--accuracy` measured it with this engine; else it is the bundle's"""
+    """Whether `--accuracy` measured it with this engine; otherwise it is the bundle's"""
     cold_ms: float
     """The first inference after loading"""
     min_ms: float
@@ -92,25 +92,25 @@ class Measurement(Value):
     """Standard deviation ÷ mean"""
     runs: int
     stable: bool
-    """Whether the 95th percentile is known to a tenth of itself"""
+    """Whether the 95th percentile is known to within 10 %"""
     per_s: float
-    """Windows a second, one after the other"""
+    """Windows per second, back to back"""
     rtf: float
     """Compute time ÷ audio time while listening: the mean over one step"""
     cpu_ms: float
-    """Of all threads, for each window"""
+    """CPU time of all threads per window"""
     paced_ms: float | None = None
-    """Median with a pause before each, as while listening; None in an older profile"""
+    """Median with a pause before each run, as while listening; None in an older profile"""
     private_mb: float | None
-    """Memory of a process that runs this variant alone and that no other process shares"""
+    """Unshared memory of a process that runs only this variant"""
     peak_mb: float | None
     size_mb: float
-    """Of the graphs it runs"""
+    """Size of the graphs it runs"""
     mj: float | None = None
-    """Energy for each window, in millijoules, with what the idle machine draws; None: not measured"""
+    """Energy per window in millijoules, including the idle machine's; None: not measured"""
     mj_above_idle: float | None = None
     gpu: GpuTimes | None = None
-    """None: it was not run by TensorRT"""
+    """None: not run by TensorRT"""
 
     @property
     def name(self) -> str:
@@ -124,37 +124,37 @@ class Reading(Value):
     clocks_mhz: dict[str, float]
     throttled: bool | None
     gpu_limits: tuple[str, ...] = ()
-    """What held the clocks of a discrete GPU back"""
+    """Reasons for reduced clocks of a discrete GPU"""
 
 
 class Profile(Value):
-    """What `flexiast profile` found."""
+    """The result of `flexiast profile`."""
 
     schema_version: str = Field(default=SCHEMA_VERSION, pattern=r"^1\.0$")
     made_at: str
     bundle: str
-    """As it was named"""
+    """As the user named it"""
     source_sha256: Sha256
     """Of the weights it was exported from"""
     key: ProfileKey
     step_s: float
-    """Audio from one window to the next while listening"""
+    """Seconds from one window to the next while listening"""
     meter: str | None
-    """What measured the energy; None: nothing did"""
+    """What measured the energy; None: it was not measured"""
     idle_w: float | None = None
-    """What the machine drew while nothing ran; None: not measured"""
+    """Power of the idle machine; None: not measured"""
     before: Reading
     after: Reading
     measurements: tuple[Measurement, ...] = Field(min_length=1)
     warnings: tuple[str, ...] = ()
 
     def measurement(self, patch: PatchSize, precision: str) -> Measurement | None:
-        """That of one variant, if it was measured."""
+        """The measurement of a variant, or None."""
         found = (m for m in self.measurements if (m.patch_size, m.precision) == (patch, precision))
         return next(found, None)
 
     def latencies_s(self, precision: str) -> dict[PatchSize, float]:
-        """Medians of one precision, for the governor: paced, for back to back an engine is faster than it will be."""
+        """Medians of one precision, for the governor: paced, as an engine runs while listening."""
         return {
             m.patch_size: (m.p50_ms if m.paced_ms is None else m.paced_ms) / 1000
             for m in self.measurements
@@ -162,7 +162,7 @@ class Profile(Value):
         }
 
     def watts(self, precision: str) -> dict[PatchSize, float]:
-        """What the machine draws while it listens with each size of one precision; only those that were metered."""
+        """Power of the machine while it listens with each size of one precision, where it was measured."""
         if self.idle_w is None:
             return {}
         return {
@@ -172,10 +172,10 @@ class Profile(Value):
         }
 
     def estimate_ms(self, gmac: float, precision: str) -> float | None:
-        """Median latency of a size that was not measured, between its neighbours in cost, both on logarithmic axes.
+        """Median latency of an unmeasured size, interpolated between its neighbours in cost on logarithmic axes.
 
-        Sizes of equal cost, such as 16x32 and 32x16, count as one, their geometric mean. None without two costs of that
-        precision: one says nothing of the slope.
+        Sizes of equal cost, such as 16x32 and 32x16, count as one, with their geometric mean. None if fewer than two
+        costs of that precision were measured.
         """
         logarithms: dict[float, list[float]] = defaultdict(list)
         for m in self.measurements:
@@ -189,8 +189,8 @@ class Profile(Value):
         return fast * (gmac / below) ** (math.log(slow / fast) / math.log(above / below))
 
 
-def times(runs: Runs, step_s: float) -> dict[str, object]:
-    """The fields of a measurement that come from its latencies."""
+def summarize_latencies(runs: Runs, step_s: float) -> dict[str, object]:
+    """Fields of a measurement from its latencies."""
     ordered = sorted(runs.latencies_s)
     count = len(ordered)
     mean = sum(ordered) / count
@@ -214,23 +214,23 @@ def times(runs: Runs, step_s: float) -> dict[str, object]:
 
 
 def describe_change(old: Measurement, new: Measurement) -> str:
-    """What became of a variant's median since an older profile: faster, slower, or within noise.
+    """Compare a variant's median with an older profile: faster, slower, or within noise.
 
-    Runs one after the other are not independent, so bounds that part are not enough: the change must be worth a word.
+    Consecutive runs are not independent, so disjoint bounds are not enough: the change must exceed MIN_CHANGE too.
     """
     (old_low, old_high), (new_low, new_high) = old.p50_bounds_ms, new.p50_bounds_ms
-    if (new_low <= old_high and old_low <= new_high) or abs(new.p50_ms / old.p50_ms - 1) < WORTH_A_WORD:
+    if (new_low <= old_high and old_low <= new_high) or abs(new.p50_ms / old.p50_ms - 1) < MIN_CHANGE:
         return "within noise"
     return "slower" if new.p50_ms > old.p50_ms else "faster"
 
 
-def energy(power: Power | None) -> dict[str, float]:
-    """The fields of a measurement that come from a meter; none where it said nothing."""
+def summarize_energy(power: Power | None) -> dict[str, float]:
+    """Fields of a measurement from a power meter; none without a reading."""
     return {} if power is None else {"mj": 1000 * power.joules, "mj_above_idle": 1000 * power.joules_above_idle}
 
 
-def gpu_times(stages: Sequence[Stages], *, cuda_graph: bool) -> GpuTimes | None:
-    """Medians; None where there are no stages. An engine's latency always counts both copies."""
+def summarize_gpu_times(stages: Sequence[Stages], *, cuda_graph: bool) -> GpuTimes | None:
+    """Medians of the stages; None without any. An engine's latency always includes both copies."""
     if not stages:
         return None
     enqueue, h2d, compute, d2h = (1000 * percentile(sorted(values), 50) for values in zip(*stages, strict=True))
@@ -244,19 +244,19 @@ def profile_folder() -> Path:
 
 
 def keep(profile: Profile, folder: Path | None = None) -> Path:
-    """Write a profile where `find` looks for its key; what an older one of that key knows besides is kept."""
+    """Store a profile under its key, merged with an older one of that key. Returns the path."""
     path = (folder or profile_folder()) / f"{profile.key.digest}.json"
     try:
         before = find(profile.key, folder)
-    except DataError:  # a damaged one is replaced
+    except DataError:  # replace a damaged one
         before = None
-    whole = profile if before is None else _with_earlier(profile, before)
-    write_atomically(path, whole.model_dump_json(indent=1).encode())
+    merged = profile if before is None else _merge(profile, before)
+    write_atomically(path, merged.model_dump_json(indent=1).encode())
     return path
 
 
-def _with_earlier(profile: Profile, before: Profile) -> Profile:
-    """With the variants that were measured before and not now, and their energy where it was not measured now."""
+def _merge(profile: Profile, before: Profile) -> Profile:
+    """Add variants, and energy, that were measured before but not now."""
     now = {(m.patch_size, m.precision): m for m in profile.measurements}
     for old in before.measurements:
         new = now.setdefault((old.patch_size, old.precision), old)
@@ -267,7 +267,7 @@ def _with_earlier(profile: Profile, before: Profile) -> Profile:
 
 
 def find(key: ProfileKey, folder: Path | None = None) -> Profile | None:
-    """The profile measured under exactly this key, or None; raises DataError for a damaged one."""
+    """The profile of exactly this key, or None; raises DataError for a damaged one."""
     path = (folder or profile_folder()) / f"{key.digest}.json"
     if not path.exists():
         return None
@@ -277,8 +277,10 @@ def find(key: ProfileKey, folder: Path | None = None) -> Profile | None:
     return profile
 
 
-def newest(source_sha256: str, machine: Machine, settings: Settings, folder: Path | None = None) -> Profile | None:
-    """The last profile, on this machine as it is set, of any bundle of these weights, or None."""
+def newest(
+    source_sha256: str, machine: Machine, settings: MachineSettings, folder: Path | None = None
+) -> Profile | None:
+    """The latest profile of any bundle of these weights on this machine with these settings, or None."""
     wanted = (source_sha256, machine, settings)
     found = [
         profile
@@ -289,7 +291,7 @@ def newest(source_sha256: str, machine: Machine, settings: Settings, folder: Pat
 
 
 def read_profile(path: Path) -> Profile:
-    """A profile from a file; raises DataError that says what is wrong."""
+    """Read a profile; raises DataError that says what is wrong."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_PROFILE_BYTES + 1)

@@ -1,1 +1,1 @@
-"""The governor on loads, batteries and heat that are made up or recorded."""
+"""Simulation: the governor under invented or recorded loads, batteries and heat."""

@@ -1,4 +1,4 @@
-"""A governor beside what could have been had: an oracle that knows all beforehand, and each size kept for ever."""
+"""Compares a governor with an oracle that knows the future, and with each size on its own."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 
 from flexiast.errors import DataError
-from flexiast_runtime.governor.step import Policy
 from flexiast_runtime.governor.trace import Trace
+from flexiast_runtime.governor.types import Policy
 from flexiast_runtime.simulation.simulator import Outcome, Scenario, World, always, oracle, replay, simulate
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Outcomes in one world."""
+    """Outcomes in the same world."""
 
     governed: Outcome
     ideal: Outcome
     statics: tuple[Outcome, ...]
-    """By option, each kept whatever happens"""
+    """By option, each run throughout"""
 
     @property
     def name(self) -> str:
@@ -30,19 +30,19 @@ class Comparison:
 
     @property
     def score_regret(self) -> float:
-        """Share of the oracle's score that was given away."""
+        """Share of the oracle's score that was lost."""
         return 1 - self.governed.score / self.ideal.score if self.ideal.score else 0.0
 
     @property
     def energy_regret(self) -> float:
-        """Share of the oracle's energy that was used above it; below 0: less was used."""
+        """Energy used above the oracle's, as a share of it; negative if less was used."""
         return self.governed.joules / self.ideal.joules - 1
 
     @cached_property
     def best_static(self) -> Outcome:
-        """The best score of those with which the charge lasts, if there are any."""
-        lasting = [outcome for outcome in self.statics if outcome.keeps_its_goal] or self.statics[:1]
-        return max(lasting, key=lambda outcome: outcome.score)
+        """The best score of the sizes whose charge lasts; the cheapest if none does."""
+        candidates = [outcome for outcome in self.statics if outcome.meets_goal] or self.statics[:1]
+        return max(candidates, key=lambda outcome: outcome.score)
 
     def document(self) -> dict[str, Any]:
         governed, static = self.governed, self.best_static
@@ -71,19 +71,19 @@ class Comparison:
 
 
 def compare(policy: Policy, world: World) -> Comparison:
-    """A policy in a world, beside the oracle and each static size."""
+    """Run a policy in a world, and compare it with the oracle and each static size."""
     return compare_to_baselines(simulate(policy, world), world)
 
 
 def compare_to_baselines(governed: Outcome, world: World) -> Comparison:
-    """An outcome beside what could have been had in its world."""
+    """Compare an outcome with the oracle and each static size."""
     statics = tuple(always(index, world) for index in range(len(world.options)))
     return Comparison(governed, oracle(world), statics)
 
 
 @dataclass(frozen=True)
 class Means:
-    """Over several scenarios, each of the same weight."""
+    """Means over several scenarios of equal weight."""
 
     score: float
     score_regret: float
@@ -114,21 +114,21 @@ class Means:
 
 
 def replay_trace(trace: Trace) -> tuple[World, Outcome]:
-    """What a recorded run did, and the world that it was in: as slow as it was then, with no battery and no heat.
+    """The world of a recorded run, with its slowdowns but without battery and heat, and the run's outcome in it.
 
-    Windows for which no engine ran, silence and failures, are left out. Raises DataError where none is left.
+    Windows for which no engine ran (silence, failures) are left out. Raises DataError if none is left.
     """
     options = trace.header.options
     windows = [
-        (step.seen, option)
-        for step, option in zip(trace.steps, trace.ran, strict=True)
-        if step.seen.latency_s is not None
+        (step.observation, option)
+        for step, option in zip(trace.steps, trace.executed_options, strict=True)
+        if step.observation.latency_s is not None
     ]
     if not windows:
-        raise DataError("the trace holds no window that an engine ran; nothing can be simulated from it")
-    latencies_s = np.array([seen.latency_s for seen, _ in windows], np.float64)
+        raise DataError("the trace has no window for which an engine ran, so nothing can be simulated from it")
+    latencies_s = np.array([observation.latency_s for observation, _ in windows], np.float64)
     slowdown = latencies_s / np.array([options[option].latency_s for _, option in windows])
-    deadline_s = np.array([seen.budget_s for seen, _ in windows])
+    deadline_s = np.array([observation.budget_s for observation, _ in windows])
     world = World(Scenario("recorded", slowdown, deadline_s, trace.header.step_s), options)
     return world, replay(world, (option for _, option in windows))
 

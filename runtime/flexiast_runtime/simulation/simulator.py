@@ -1,7 +1,7 @@
-"""The governor in a world of its own: days in seconds, with a clock, a battery and heat that are numbers.
+"""Simulates the governor: days in seconds, with a clock, a battery and a temperature that are numbers.
 
-The world knows what the governor must guess: how slow the machine is at each moment, what each option draws, how warm
-it grows. A clairvoyant oracle that knows it too shows what could have been had.
+The simulated world knows what the governor must estimate: how slow the machine is at each moment, what each option
+draws, how warm it gets. An oracle that knows all this too gives the upper bound.
 """
 
 from __future__ import annotations
@@ -15,32 +15,36 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiast_runtime.governor import step as governor
-from flexiast_runtime.governor.step import Observation, Option, Policy
+from flexiast_runtime.governor.step import init_state, step
+from flexiast_runtime.governor.types import Observation, Option, Policy
 from flexiast_runtime.hardware.battery import Battery
-from flexiast_runtime.profiling.percentiles import percentile
+from flexiast_runtime.percentiles import percentile
 
 Double = NDArray[np.float64]
 Boolean = NDArray[np.bool_]
 
 WILSON = 1.96
-"""Normal quantile of a 95 % interval"""
+"""Quantile of the normal distribution for a 95 % interval"""
 BISECTIONS = 24
-"""Of the oracle's price of energy: to a ten-millionth of the metric"""
-KEPT = 0.98
-"""Share of the charge to be kept with which a goal counts as reached"""
+"""Steps of the search for the oracle's price of energy: to a ten-millionth of the metric"""
+GOAL_TOLERANCE = 0.98
+"""Share of the reserve with which a goal counts as met: 2 % of a reserve is less than a gauge in percent can show"""
 
 
 @dataclass(frozen=True)
 class Heat:
-    """One thermal mass: C dT/dt = P − (T − ambient) / R; the processor is held back above a limit."""
+    """One thermal mass: C dT/dt = P − (T − ambient) / R. Above the limit the processor is throttled.
+
+    The defaults are those of a single-board computer with a small heat sink: 3 to 9 W settle at 40 to 70 °C, with a
+    time constant of 200 s. 85 °C is where a Raspberry Pi throttles.
+    """
 
     ambient_c: float = 25.0
     kelvin_per_watt: float = 5.0
     joules_per_kelvin: float = 40.0
     limit_c: float = 85.0
-    slower: float = 1.7
-    """Factor on every latency while it is held back"""
+    throttled_slowdown: float = 1.7
+    """Factor on every latency while throttled"""
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,12 @@ class BatteryModel:
 
     capacity_j: float
     charge: float = 1.0
-    """When it begins, 0 … 1"""
+    """At the start, 0 … 1"""
     sensor: Callable[[float, float], float | None] = lambda time_s, charge: charge
-    """Seconds and true charge → what is read"""
+    """Time in seconds and true charge → reading"""
     plugged: Callable[[float], bool] = lambda time_s: False
-    """Whether it is neither drained nor charged at that moment"""
-    says_joules: bool = True
+    """Time in seconds → whether mains power feeds the machine; the charge then stays as it is"""
+    reports_energy: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Scenario:
 
     name: str
     slowdown: Double
-    """[ticks] factor on every profiled latency"""
+    """[ticks] Factor on every profiled latency"""
     deadline_s: Double
     """[ticks]"""
     step_s: float = 0.5
@@ -73,9 +77,9 @@ class Scenario:
     cell: BatteryModel | None = None
     heat: Heat | None = None
     failing: Boolean | None = None
-    """[ticks, options] whether an option's engine gives an error"""
+    """[ticks, options] Whether an option's engine raises an error"""
     goal_s: float | None = None
-    """When the charge may have gone down to what is to be kept"""
+    """Until when the charge must stay above the reserve"""
     keep: float = 0.1
 
     @property
@@ -96,13 +100,13 @@ class Scenario:
         return f"{self.idle_w:g} W idle, {self.busy_w:g} W more while an engine runs"
 
     def watts(self, latencies_s: Double) -> Double:
-        """What the machine draws, over one step, with engines that take so long."""
+        """Mean power of the machine over one step, given the engine's latency."""
         return self.idle_w + self.busy_w * np.minimum(latencies_s / self.step_s, 1.0)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it; arrays are [ticks]."""
+    """The result of a run; arrays are [ticks]."""
 
     scenario: Scenario
     options: tuple[Option, ...]
@@ -116,16 +120,16 @@ class Outcome:
     temperatures_c: Double
     failed: Boolean
     reasons: tuple[tuple[float, str], ...] = ()
-    """When it switched, and why"""
+    """Time in seconds and reason of each switch"""
 
     @cached_property
     def on_time(self) -> Boolean:
-        """Windows answered within the deadline, by a machine that still had power."""
+        """Windows with a result within the deadline, while the machine still had power."""
         return (self.latencies_s <= self.scenario.deadline_s) & ~self.failed & (self.charges > 0)
 
     @property
     def score(self) -> float:
-        """Mean of the metric, where a late answer or none counts nothing."""
+        """Mean of the metric; a late or missing result counts as 0."""
         return float((metrics(self.options)[self.chosen] * self.on_time).mean())
 
     @property
@@ -142,7 +146,7 @@ class Outcome:
 
     @property
     def miss_interval(self) -> tuple[float, float]:
-        """95 %, by Wilson's score."""
+        """95 % interval of the miss rate, by Wilson's score."""
         return wilson(self.misses, self.scenario.ticks)
 
     @property
@@ -155,35 +159,35 @@ class Outcome:
         return int(np.diff(edges).max()) - 1
 
     @property
-    def keeps_its_goal(self) -> bool:
-        """Whether as much charge is left as was to be kept."""
+    def meets_goal(self) -> bool:
+        """Whether the reserve is still there at the end."""
         scenario = self.scenario
-        return scenario.cell is None or float(self.charges[-1]) >= KEPT * scenario.keep
+        return scenario.cell is None or float(self.charges[-1]) >= GOAL_TOLERANCE * scenario.keep
 
     def age_s(self, percent: float) -> float:
         return percentile(sorted(map(float, self.ages_s)), percent)
 
 
 class World:
-    """A scenario with options: what each would take, draw and do at each moment."""
+    """A scenario with options: latency, power and failure of each option at each tick."""
 
     def __init__(self, scenario: Scenario, options: Sequence[Option]) -> None:
         watts = scenario.watts(np.array([option.latency_s for option in options]))
         self.scenario = scenario
         self.options = tuple(replace(option, watts=float(w)) for option, w in zip(options, watts, strict=True))
-        """With what each draws on a free machine, as a profile would tell"""
-        slower = scenario.heat.slower if scenario.heat else 1.0
-        factors = scenario.slowdown * np.array([[1.0], [slower]])
+        """With the power of each on an idle machine, as a profile has it"""
+        throttled = scenario.heat.throttled_slowdown if scenario.heat else 1.0
+        factors = scenario.slowdown * np.array([[1.0], [throttled]])
         self.latencies_s: Double = factors[..., None] * np.array([option.latency_s for option in options])
-        """[free or held back, ticks, options]"""
+        """[not throttled or throttled, ticks, options]"""
         self.watts = scenario.watts(self.latencies_s)
         self.failing = np.zeros(self.latencies_s.shape[1:], bool) if scenario.failing is None else scenario.failing
-        self.quick_latencies_s = _quick(self.latencies_s)
-        self.quick_watts = _quick(self.watts)
-        self.quick_drained = _quick(self.watts * self._share_of_charge())
+        self.flat_latencies_s = _flatten(self.latencies_s)
+        self.flat_watts = _flatten(self.watts)
+        self.flat_drain = _flatten(self.watts * self._charge_per_watt())
 
-    def _share_of_charge(self) -> Double:
-        """[ticks, 1] what a watt takes from the battery in one step."""
+    def _charge_per_watt(self) -> Double:
+        """[ticks, 1] Share of the charge that one watt uses in one step."""
         scenario, cell = self.scenario, self.scenario.cell
         if cell is None:
             return np.zeros((scenario.ticks, 1))
@@ -191,13 +195,13 @@ class World:
         return np.where(plugged, 0.0, scenario.step_s / cell.capacity_j)
 
 
-def _quick(table: Double) -> list[list[float]]:
-    """[free or held back][tick · options + option]: single numbers come faster out of lists than out of arrays."""
+def _flatten(table: Double) -> list[list[float]]:
+    """[throttled or not][tick · options + option]. Reading single numbers from a list is faster than from an array."""
     return [part.ravel().tolist() for part in table]
 
 
 class Run:
-    """One way through a world, tick by tick: what has been chosen decides how full and how warm it is."""
+    """One run through a world, tick by tick; earlier choices decide charge and temperature."""
 
     def __init__(self, world: World) -> None:
         cell, heat = world.scenario.cell, world.scenario.heat
@@ -208,36 +212,36 @@ class Run:
         self._options, self._step_s, self._heat = len(world.options), world.scenario.step_s, heat
         self._decay = math.exp(-self._step_s / (heat.kelvin_per_watt * heat.joules_per_kelvin)) if heat else 0.0
         self._chosen: list[int] = []
-        self._held_back: list[bool] = []
+        self._throttled: list[bool] = []
         self._backlogs_s: list[float] = []
         self._charges: list[float] = []
         self._celsius: list[float] = []
 
     @property
-    def held_back(self) -> bool:
-        """Whether it is too warm to run freely."""
+    def throttled(self) -> bool:
+        """Whether heat slows the processor down now."""
         return self._heat is not None and self._heat.limit_c - self.celsius <= 0
 
     def advance(self, index: int) -> None:
-        """One window with an option."""
-        world, held_back, place = self.world, self.held_back, self.tick * self._options + index
-        self.latency_s = world.quick_latencies_s[held_back][place]
+        """Classify one window with an option."""
+        world, throttled, cell = self.world, self.throttled, self.tick * self._options + index
+        self.latency_s = world.flat_latencies_s[throttled][cell]
         self.backlog_s = max(self.backlog_s + self.latency_s - self._step_s, 0.0)
-        self.charge = max(self.charge - world.quick_drained[held_back][place], 0.0)
+        self.charge = max(self.charge - world.flat_drain[throttled][cell], 0.0)
         if heat := self._heat:
-            settled = heat.ambient_c + world.quick_watts[held_back][place] * heat.kelvin_per_watt
-            self.celsius = settled + (self.celsius - settled) * self._decay
+            steady_c = heat.ambient_c + world.flat_watts[throttled][cell] * heat.kelvin_per_watt
+            self.celsius = steady_c + (self.celsius - steady_c) * self._decay
         self._chosen.append(index)
-        self._held_back.append(held_back)
+        self._throttled.append(throttled)
         self._backlogs_s.append(self.backlog_s)
         self._charges.append(self.charge)
         self._celsius.append(self.celsius)
         self.tick += 1
 
     def outcome(self, reasons: Sequence[tuple[float, str]] = ()) -> Outcome:
-        """What came of all that was chosen."""
+        """The result of all choices so far."""
         world, ticks, chosen = self.world, np.arange(self.tick), np.array(self._chosen)
-        latencies_s = world.latencies_s[np.array(self._held_back, int), ticks, chosen]
+        latencies_s = world.latencies_s[np.array(self._throttled, int), ticks, chosen]
         return Outcome(
             world.scenario,
             world.options,
@@ -253,7 +257,7 @@ class Run:
 
 
 class SimulatedSensors:
-    """What a governor sees of a run."""
+    """What a governor can observe of a run."""
 
     def __init__(self, run: Run) -> None:
         scenario = run.world.scenario
@@ -261,13 +265,15 @@ class SimulatedSensors:
         self._times_s, self._deadlines_s = scenario.times_s.tolist(), scenario.deadline_s.tolist()
         self._failing = None if scenario.failing is None else scenario.failing.tolist()
 
-    def before(self) -> Observation:
-        """What sensors say, before any window."""
-        return Observation(0.0, self._deadlines_s[0], battery=self._battery(0.0), heat_room_k=self._room_k())
+    def observe_start(self) -> Observation:
+        """The observation before the first window."""
+        return Observation(
+            0.0, self._deadlines_s[0], battery=self._battery(0.0), thermal_headroom_c=self._thermal_headroom_c()
+        )
 
-    def window(self, index: int) -> Observation:
-        """One window with an option, and what is seen of it."""
-        run, tick, held_back = self._run, self._run.tick, self._run.held_back
+    def observe_window(self, index: int) -> Observation:
+        """Classify one window with an option, and return the observation."""
+        run, tick, throttled = self._run, self._run.tick, self._run.throttled
         time_s, failed = self._times_s[tick], self._failing is not None and self._failing[tick][index]
         run.advance(index)
         return Observation(
@@ -276,8 +282,8 @@ class SimulatedSensors:
             None if failed else run.latency_s,
             backlog_steps=run.backlog_s / self._scenario.step_s,
             battery=self._battery(time_s),
-            heat_room_k=self._room_k(),
-            throttled=held_back if self._scenario.heat else None,
+            thermal_headroom_c=self._thermal_headroom_c(),
+            throttled=throttled if self._scenario.heat else None,
             failed=failed,
         )
 
@@ -286,30 +292,30 @@ class SimulatedSensors:
         read = None if cell is None else cell.sensor(time_s, self._run.charge)
         if cell is None or read is None:
             return None
-        energy_j = read * cell.capacity_j if cell.says_joules else None
+        energy_j = read * cell.capacity_j if cell.reports_energy else None
         return Battery(read, discharging=not cell.plugged(time_s), energy_j=energy_j)
 
-    def _room_k(self) -> float | None:
+    def _thermal_headroom_c(self) -> float | None:
         heat = self._scenario.heat
         return None if heat is None else heat.limit_c - self._run.celsius
 
 
 def simulate(policy: Policy, world: World) -> Outcome:
-    """The governor through a scenario, with the scenario's goal."""
+    """Run the governor through a scenario, with the scenario's goal."""
     scenario, run, reasons = world.scenario, Run(world), []
-    senses = SimulatedSensors(run)
+    sensors = SimulatedSensors(run)
     policy = replace(policy, goal=replace(policy.goal, until_s=scenario.goal_s, min_battery=scenario.keep))
-    state = governor.start(policy, world.options, senses.before())
+    state = init_state(policy, world.options, sensors.observe_start())
     for _ in range(scenario.ticks):
-        seen = senses.window(state.index)
-        state, decision = governor.step(policy, world.options, state, seen)
+        observation = sensors.observe_window(state.index)
+        state, decision = step(policy, world.options, state, observation)
         if decision.reason:
-            reasons.append((seen.time_s, decision.reason))
+            reasons.append((observation.time_s, decision.reason))
     return run.outcome(reasons)
 
 
 def replay(world: World, chosen: Iterable[int]) -> Outcome:
-    """What comes of choices that are known beforehand, one for each tick."""
+    """Run a given sequence of options, one for each tick."""
     run = Run(world)
     for index in chosen:
         run.advance(index)
@@ -317,15 +323,15 @@ def replay(world: World, chosen: Iterable[int]) -> Outcome:
 
 
 def always(index: int, world: World) -> Outcome:
-    """One option through a scenario, whatever happens."""
+    """Run one option through the whole scenario."""
     return replay(world, repeat(index, world.scenario.ticks))
 
 
 def oracle(world: World) -> Outcome:
-    """What somebody who knows each moment's slow-down beforehand would have chosen.
+    """Run with the slowdown of every tick known in advance: the upper bound of any governor's score.
 
-    At each tick the option of the best metric less its price in energy; the price is the lowest at which the charge
-    reaches its goal (a Lagrange multiplier, found by halving). Heat is met as it comes.
+    At each tick it takes the option with the highest metric minus the price of its energy. The price is the lowest with
+    which the charge meets the goal, a Lagrange multiplier found by bisection. It does not plan ahead for heat.
     """
     scenario = world.scenario
     if scenario.cell is None or scenario.goal_s is None:
@@ -341,25 +347,25 @@ def oracle(world: World) -> Outcome:
 
 
 def solve_with_price(world: World, price: float) -> Outcome:
-    """The best at each tick, given a metric's worth of a watt; 0 where no option answers in time."""
+    """Run the best option of each tick, given what a watt costs in units of the metric."""
     scenario = world.scenario
     answered = (world.latencies_s <= scenario.deadline_s[:, None]) & ~world.failing
     value = metrics(world.options) * answered - price * (world.watts - scenario.idle_w)
     best = value.argmax(axis=2).tolist()
     run = Run(world)
     for tick in range(scenario.ticks):
-        run.advance(best[run.held_back][tick])
+        run.advance(best[run.throttled][tick])
     return run.outcome()
 
 
 def metrics(options: Sequence[Option]) -> Double:
-    """What each option is worth; in order of cost where nothing was measured."""
+    """The metric of each option; where it was not measured, its rank by cost."""
     count = len(options)
     return np.array([(i + 1) / count if o.metric is None else o.metric for i, o in enumerate(options)])
 
 
 def wilson(misses: int, count: int) -> tuple[float, float]:
-    """Bounds of a share at 95 % confidence (E. B. Wilson, 1927); never below 0 or above 1."""
+    """Bounds of a share at 95 % confidence (E. B. Wilson, 1927), within 0 and 1."""
     if not count:
         return 0.0, 1.0
     share, z2 = misses / count, WILSON**2

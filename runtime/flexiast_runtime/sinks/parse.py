@@ -28,7 +28,7 @@ from flexiast_runtime.sinks.sink import Sink
 from flexiast_runtime.sinks.sqlite import SqliteHistory
 from flexiast_runtime.sinks.template import BodyTemplate
 from flexiast_runtime.sinks.webhook import Webhook
-from flexiast_runtime.units import duration, size
+from flexiast_runtime.units import parse_duration, parse_size
 
 Options = dict[str, Any]
 
@@ -219,25 +219,27 @@ def _some(options: Options, *same: str, **renamed: str) -> Options:
     return {names[key] or key: value for key, value in options.items() if key in names}
 
 
-ANY_OPTIONS: dict[str, Callable[[str], Any]] = {"cooldown": duration}
+ANY_OPTIONS: dict[str, Callable[[str], Any]] = {"cooldown": parse_duration}
 """Those of every sink"""
 _MQTT_OPTIONS: dict[str, Callable[[str], Any]] = {"discovery": _prefix, "labels": _words, "credentials": _file}
 _WEBHOOK_OPTIONS: dict[str, Callable[[str], Any]] = {
     "name": unquote,
     "template": _file,
-    "timeout": duration,
+    "timeout": parse_duration,
     "credentials": _file,
 }
 KINDS = {
-    "jsonl": _Kind("jsonl:events.jsonl#rotate=10MB&keep=5", _jsonl, {"rotate": size, "keep": _count}),
+    "jsonl": _Kind("jsonl:events.jsonl#rotate=10MB&keep=5", _jsonl, {"rotate": parse_size, "keep": _count}),
     "sqlite": _Kind("sqlite:history.db", _sqlite, {}),
     "mqtt": _Kind("mqtt://host:1883/flexiast#discovery=homeassistant", _mqtt("mqtt"), _MQTT_OPTIONS),
     "mqtts": _Kind("mqtts://host:8883/flexiast", _mqtt("mqtts"), _MQTT_OPTIONS | {"ca": _file}),
     "https": _Kind("https://host/path#template=body.json", _webhook("https"), _WEBHOOK_OPTIONS),
     "http": _Kind("http://host/path", _webhook("http"), _WEBHOOK_OPTIONS),
-    "exec": _Kind("exec:./hook.sh $label#timeout=10s", _exec, {"name": unquote, "timeout": duration}),
+    "exec": _Kind("exec:./hook.sh $label#timeout=10s", _exec, {"name": unquote, "timeout": parse_duration}),
     "clips": _Kind(
-        "clips:folder#keep=30d&total=2GB", _clips, {"pre": duration, "post": duration, "keep": duration, "total": size}
+        "clips:folder#keep=30d&total=2GB",
+        _clips,
+        {"pre": parse_duration, "post": parse_duration, "keep": parse_duration, "total": parse_size},
     ),
     "metrics": _Kind("metrics://127.0.0.1:9464", _metrics, {}),
 }

@@ -86,7 +86,7 @@ def test_a_picture_stays_within_its_terminal(width: int, height: int, sources: i
 
 
 def test_the_picture_says_what_is_heard_at_which_size_and_why() -> None:
-    change = Switch("garden", 5.0, FINE, COARSE, "battery 42% and discharging")
+    change = Switch("garden", 5.0, FINE, COARSE, "battery at 42% and discharging")
     text = plain(drawn([status(dropped_s=1.5), event(), change]))
     for expected in (
         "title",

@@ -31,7 +31,7 @@ from flexiast_runtime.detection.framer import Framer, Window
 from flexiast_runtime.detection.listener import Conditions, FixedSize, GovernedController, Settings, StreamClassifier
 from flexiast_runtime.detection.records import EngineFailure, Event, Record, Status, Summary
 from flexiast_runtime.detection.rules import EventRules
-from flexiast_runtime.governor.step import Observation, Option, Policy
+from flexiast_runtime.governor.types import Observation, Option, Policy
 from flexiast_runtime.inference.engine import Engines
 
 Float = NDArray[np.float32]

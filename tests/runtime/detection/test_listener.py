@@ -44,7 +44,7 @@ from flexiast_runtime.detection.records import (
     Switch,
 )
 from flexiast_runtime.detection.rules import EventRules
-from flexiast_runtime.governor.step import Observation, Option, Policy
+from flexiast_runtime.governor.types import Observation, Option, Policy
 from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.inference.ort import load_engines
@@ -417,7 +417,7 @@ def governed(
     clock = Clock()
     engines = fake_engines(manifest, clock, p8=0.02, p16=0.005)
     chooser = GovernedController(
-        (Option(COARSE, 0.005), Option(PATCH, 0.02)), Policy(dwell_s=2.0, fastest_change=math.inf), conditions(0.0)
+        (Option(COARSE, 0.005), Option(PATCH, 0.02)), Policy(dwell_s=2.0, max_charge_per_min=math.inf), conditions(0.0)
     )
     engines[PATCH].latencies_s = list(latencies_s)
     listener = StreamClassifier(engines, chooser, SETTINGS, source="test", conditions=conditions, clock=clock)
@@ -469,7 +469,7 @@ def test_a_battery_that_runs_low_switches_down(tiny_manifest: Manifest) -> None:
         tiny_manifest, lambda time_s: Conditions(0.1, Battery(0.9 if time_s < 3 else 0.1, discharging=True))
     )
     (switch,) = of(Switch, records)
-    assert switch.reason == "battery 10% and discharging"
+    assert switch.reason == "battery at 10% and discharging"
     assert switch.time_s >= 3
 
 
@@ -482,7 +482,7 @@ def test_audio_that_waits_switches_down(tiny_manifest: Manifest) -> None:
         engines, chooser, SETTINGS, source="", conditions=lambda _: conditions, backlog=lambda: 4_000, clock=clock
     )
     records = list(listener.run(stream(noise(1))))
-    assert of(Switch, records)[0].reason == "2.5 steps of audio wait"
+    assert of(Switch, records)[0].reason == "2.5 steps of audio are waiting"
     assert of(Status, records)[0].backlog_s == 0.25
 
 

@@ -17,9 +17,8 @@ from flexiast.errors import DataError
 from flexiast.spec import PatchSize
 from flexiast_runtime.detection.listener import Conditions, GovernedController
 from flexiast_runtime.governor import trace as traces
-from flexiast_runtime.governor.limits import Goal
-from flexiast_runtime.governor.step import Observation, Option, Policy
 from flexiast_runtime.governor.trace import Header, Recorder, read_trace, replay
+from flexiast_runtime.governor.types import Goal, Observation, Option, Policy
 from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.simulation.comparison import replay_trace
 
@@ -37,7 +36,7 @@ SEEN = st.builds(
     overhead_s=st.floats(0, 1),
     backlog_steps=st.floats(0, 100),
     battery=st.one_of(st.none(), st.builds(Battery, st.floats(0, 1), st.booleans(), JOULES)),
-    heat_room_k=st.one_of(st.none(), st.floats(-100, 100)),
+    thermal_headroom_c=st.one_of(st.none(), st.floats(-100, 100)),
     throttled=st.sampled_from([None, True, False]),
     power_saver=st.sampled_from([None, True, False]),
     failed=st.booleans(),
@@ -46,7 +45,7 @@ POLICY = st.builds(
     Policy,
     dwell_s=st.floats(0, 100),
     headroom=st.floats(0.1, 1),
-    fastest_change=st.sampled_from([0.05, math.inf]),
+    max_charge_per_min=st.sampled_from([0.05, math.inf]),
     goal=st.builds(Goal, st.one_of(st.none(), st.floats(0, 1e6)), st.floats(0, 1), st.one_of(st.none(), st.floats())),
 )
 
@@ -112,16 +111,16 @@ def test_what_is_read_is_what_was_written_and_decides_the_same(
     chosen = record(path, policy, seen)
     found = read_trace(path)
     assert same(found.header, header(GovernedController(OPTIONS, policy, Conditions(0.25))))
-    assert same([step.seen for step in found.steps], seen)
+    assert same([step.observation for step in found.steps], seen)
     assert replay(found) == (len(seen), None)
     assert not found.torn
-    assert len(found.ran) == len(seen)
+    assert len(found.executed_options) == len(seen)
     assert chosen.index == (found.steps[-1].index if seen else found.header.index)
 
 
 def test_another_governor_is_noticed_where_it_decides_otherwise(written: Path) -> None:
     found = read_trace(written)
-    assert replay(found).differs is None
+    assert replay(found).difference is None
     other = found._replace(header=found.header.model_copy(update={"policy": replace(found.header.policy, dwell_s=5.0)}))
     agreed, differs = replay(other)
     assert 0 < agreed < len(found.steps)
@@ -143,9 +142,13 @@ def test_another_beginning_is_another_decision(written: Path) -> None:
 def test_a_recorded_run_is_the_run(written: Path) -> None:
     found = read_trace(written)
     world, outcome = replay_trace(found)
-    np.testing.assert_allclose(outcome.latencies_s, [step.seen.latency_s for step in found.steps], rtol=1e-12)
-    assert outcome.chosen.tolist() == list(found.ran)
-    late = [step.seen.latency_s for step in found.steps if (step.seen.latency_s or 0) > step.seen.budget_s]
+    np.testing.assert_allclose(outcome.latencies_s, [step.observation.latency_s for step in found.steps], rtol=1e-12)
+    assert outcome.chosen.tolist() == list(found.executed_options)
+    late = [
+        step.observation.latency_s
+        for step in found.steps
+        if (step.observation.latency_s or 0) > step.observation.budget_s
+    ]
     assert outcome.misses == len(late) > 0
     assert world.options[0].patch == OPTIONS[0].patch
 
@@ -173,7 +176,7 @@ def test_a_torn_last_line_is_left_out_and_said(written: Path) -> None:
 
 def seen(field: bytes) -> bytes:
     """A step with this field."""
-    return b'{"seen":{"time_s":9,"deadline_s":1,' + field + b'},"index":0}'
+    return b'{"observation":{"time_s":9,"deadline_s":1,' + field + b'},"index":0}'
 
 
 @pytest.mark.parametrize(
@@ -181,24 +184,24 @@ def seen(field: bytes) -> bytes:
     [
         (lambda lines: [], "not a trace"),
         (lambda lines: [b"{}", *lines[1:]], "not a trace"),
-        (lambda lines: [lines[0].replace(b'"1.0"', b'"2.0"'), *lines[1:]], "schema_version"),
+        (lambda lines: [lines[0].replace(b'"2.0"', b'"3.0"'), *lines[1:]], "schema_version"),
         (lambda lines: [lines[0].replace(b'"16x20"', b'"16x"'), *lines[1:]], "16x"),
         (lambda lines: [lines[0].replace(b'"latency_s":0.01', b'"latency_s":0.0'), *lines[1:]], "above 0"),
-        (lambda lines: [lines[0].replace(b'"latency_s":0.01', b'"latency_s":0.2'), *lines[1:]], "cheap to dear"),
+        (lambda lines: [lines[0].replace(b'"latency_s":0.01', b'"latency_s":0.2'), *lines[1:]], "ascending order"),
         (lambda lines: [lines[0].replace(b'"latency_s":0.01', b'"latency_s":NaN'), *lines[1:]], "above 0"),
-        (lambda lines: [lines[0].replace(b'"index":1', b'"index":3'), *lines[1:]], "begins with option 3"),
+        (lambda lines: [lines[0].replace(b'"index":1', b'"index":3'), *lines[1:]], "first option is 3"),
         (lambda lines: [lines[0].replace(b'"step_s":0.25', b'"step_s":Infinity'), *lines[1:]], "step_s"),
         (lambda lines: [*lines[:3], b"", *lines[3:]], "line 4"),
         (lambda lines: [*lines[:3], lines[3][:-9], *lines[4:]], "line 4"),
-        (lambda lines: [*lines[:3], b'{"seen":{"time_s":1,"deadline_s":"1"},"index":0}'], "line 4.*deadline_s"),
-        (lambda lines: [*lines[:3], b'{"seen":{"time_s":1,"deadline_s":1},"index":0,"x":1}'], "line 4.*x"),
-        (lambda lines: [*lines[:3], b'{"seen":{"time_s":1,"deadline_s":1},"index":3}'], "line 4 names option 3"),
+        (lambda lines: [*lines[:3], b'{"observation":{"time_s":1,"deadline_s":"1"},"index":0}'], "line 4.*deadline_s"),
+        (lambda lines: [*lines[:3], b'{"observation":{"time_s":1,"deadline_s":1},"index":0,"x":1}'], "line 4.*x"),
+        (lambda lines: [*lines[:3], b'{"observation":{"time_s":1,"deadline_s":1},"index":3}'], "line 4 names option 3"),
         (lambda lines: [*lines[:3], b"\xff"], "line 4"),
         (lambda lines: [lines[0].replace(b'"deadline_s":0.25', b'"deadline_s":NaN'), *lines[1:]], "line 1: deadline_s"),
         (lambda lines: [*lines[:3], seen(b'"latency_s":-0.1')], "line 4: latency_s is -0.1"),
         (lambda lines: [*lines[:3], seen(b'"latency_s":NaN')], "line 4: latency_s is nan"),
         (lambda lines: [*lines[:3], seen(b'"overhead_s":Infinity')], "line 4: overhead_s is inf"),
-        (lambda lines: [*lines[:3], seen(b'"heat_room_k":NaN')], "line 4: heat_room_k"),
+        (lambda lines: [*lines[:3], seen(b'"thermal_headroom_c":NaN')], "line 4: thermal_headroom_c"),
         (lambda lines: [*lines[:3], seen(b'"battery":{"fraction":7,"discharging":true}')], "line 4: battery.fraction"),
         (lambda lines: [*lines[:3], lines[4], lines[3]], "line 5: time goes back, from 1 s to 0.75 s"),
     ],
@@ -209,10 +212,28 @@ def test_what_is_damaged_elsewhere_is_named(written: Path, damage, message: str)
         read_trace(written)
 
 
+def test_a_trace_of_version_1_is_read_with_its_old_names(written: Path) -> None:
+    today = read_trace(written)
+    old_names = {b"observation": b"seen", b"thermal_headroom_c": b"heat_room_k"}
+    old_names |= {b"hot_headroom_c": b"hot_k", b"cool_headroom_c": b"cool_k"}
+    old_names |= {b"max_charge_per_min": b"fastest_change", b"battery_timeout_s": b"remembered_s"}
+    old = written.read_bytes().replace(b'"schema_version":"2.0"', b'"schema_version":"1.0"')
+    for new_name, old_name in old_names.items():
+        old = old.replace(b'"' + new_name + b'"', b'"' + old_name + b'"')
+    assert old.count(b'"seen"') == len(today.steps)
+    written.write_bytes(old)
+    found = read_trace(written)
+    assert found == today
+    assert replay(found).difference is None
+    written.write_bytes(old.replace(b'"seen":{', b'"seen":{"x":1,', 1))
+    with pytest.raises(DataError, match=r"line 2.*\bx\b"):
+        read_trace(written)
+
+
 def test_each_of_several_sources_has_its_own_time(written: Path) -> None:
     first, second, third, *_ = written.read_bytes().splitlines(keepends=True)
     written.write_bytes(first.replace(b'"sources":1', b'"sources":2') + third + second)
-    assert [step.seen.time_s for step in read_trace(written).steps] == [0.5, 0.25]
+    assert [step.observation.time_s for step in read_trace(written).steps] == [0.5, 0.25]
 
 
 def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
@@ -228,7 +249,7 @@ def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
 def test_a_file_that_is_no_trace_is_left_alone(written: Path, tmp_path: Path) -> None:
     header = read_trace(written).header
     (recording := tmp_path / "a.wav").write_bytes(b"RIFF and much more")
-    with pytest.raises(DataError, match="no trace of flexiast"):
+    with pytest.raises(DataError, match="not a trace of flexiast"):
         Recorder(recording, header)
     assert recording.read_bytes() == b"RIFF and much more"
     Recorder(written, header).close()  # an older trace is replaced
@@ -243,7 +264,7 @@ def test_a_trace_that_is_full_holds_its_beginning(path: Path, monkeypatch: pytes
     found = read_trace(path)
     assert not found.torn
     assert 0 < len(found.steps) < 100
-    assert replay(found).differs is None
+    assert replay(found).difference is None
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from flexiast_runtime.checks import machine
-from flexiast_runtime.hardware import platform as here
 from flexiast_runtime.hardware.meters import Counter, find_meter
 from flexiast_runtime.hardware.nvml import LIBRARY, Gpu
+from flexiast_runtime.hardware.platform import read_current_climate
 
 Build = Callable[..., str]
 
@@ -78,10 +78,10 @@ def test_heat_is_a_reason_of_its_own(build: Build, bit: int) -> None:
     gpu = Gpu.open(build(reasons=bit))
     assert gpu is not None
     assert gpu.read().hot is True
-    climate = here.climate(gpu)
+    climate = read_current_climate(gpu)
     assert climate.throttled is True
     assert (climate.temperatures_c["gpu"], climate.clocks_mhz["gpu"]) == (61.0, 1590.0)
-    assert machine.gpu(gpu).state == "warning"
+    assert machine.check_gpu(gpu).state == "warning"
 
 
 def test_a_gpu_that_counts_its_energy_is_a_meter_that_misses_nothing(build: Build, tmp_path: Path) -> None:
@@ -104,12 +104,12 @@ def test_what_a_gpu_does_not_support_is_absent_not_zero(build: Build, tmp_path: 
     assert gpu is not None
     assert (gpu.watts(), gpu.joules(), gpu.read().watts) == (None, None, None)
     assert find_meter(tmp_path, gpu) is None
-    assert "no power, 61 °C" in machine.gpu(gpu).text
+    assert "no power, 61 °C" in machine.check_gpu(gpu).text
 
 
 def test_without_a_driver_nothing_is_known_and_the_doctor_says_so(build: Build) -> None:
     assert Gpu.open("libno-such-library.so.1") is None
     assert Gpu.open(build(init=9)) is None  # NVML_ERROR_DRIVER_NOT_LOADED
-    finding = machine.gpu(None)
+    finding = machine.check_gpu(None)
     assert finding.state == "note"
     assert LIBRARY in finding.text

@@ -57,7 +57,7 @@ def test_an_error_that_nobody_foresaw_is_said_once_and_looking_goes_on(numbers: 
     with lookout:
         assert seen_again.wait(PATIENCE_S)
         assert lookout.latest == "seen"
-    assert said == ["a sensor cannot be read: PermissionError: not yours; it is asked again"]
+    assert said == ["a sensor cannot be read: PermissionError: not yours; polling continues"]
 
 
 def test_a_sensor_that_hangs_delays_nobody_and_is_no_longer_believed(numbers: Iterator[int]) -> None:

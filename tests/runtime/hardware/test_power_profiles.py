@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flexiast_runtime.hardware import platform as here
-from flexiast_runtime.hardware import power_profiles
-from flexiast_runtime.hardware.power_profiles import ASK_EVERY_S, NAME, PROPERTY, PowerProfiles, saves_power
+from flexiast_runtime.hardware import platform, power_profiles
+from flexiast_runtime.hardware.power_profiles import NAME, PROPERTY, QUERY_EVERY_S, PowerProfiles, query_power_saver
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 CONFIG = """<busconfig><type>system</type><listen>unix:path={socket}</listen><auth>EXTERNAL</auth>
@@ -61,7 +60,7 @@ def daemon(on_bus: None) -> Iterator[None]:
     command = [SYSTEM_PYTHON, "-m", "dbusmock", "--system", "--template", "power_profiles_daemon"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as mock:
         try:
-            waited(lambda: saves_power() is not None)
+            waited(lambda: query_power_saver() is not None)
             yield
         finally:
             mock.terminate()
@@ -82,28 +81,28 @@ def choose(profile: str) -> None:
 @pytest.mark.parametrize(("profile", "saves"), [("power-saver", True), ("balanced", False), ("performance", False)])
 def test_the_mode_that_the_user_chose_is_known(daemon: None, profile: str, saves: bool) -> None:
     choose(profile)
-    assert saves_power() is saves
+    assert query_power_saver() is saves
 
 
 def test_without_a_daemon_nothing_is_known(on_bus: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert saves_power() is None
+    assert query_power_saver() is None
     monkeypatch.setenv("PATH", "/nowhere")
-    assert saves_power() is None
+    assert query_power_saver() is None
 
 
 def test_without_a_bus_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/none")
-    assert saves_power() is None
+    assert query_power_saver() is None
 
 
 def test_the_daemon_is_asked_once_a_minute_and_only_where_the_kernel_does_not_say(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answers, now = iter([True, False]), [0.0]
-    monkeypatch.setattr(power_profiles, "saves_power", lambda: next(answers))
+    monkeypatch.setattr(power_profiles, "query_power_saver", lambda: next(answers))
     profiles = PowerProfiles(clock=lambda: now[0])
     assert [profiles.saver(), profiles.saver()] == [True, True]
-    now[0] = ASK_EVERY_S
+    now[0] = QUERY_EVERY_S
     assert profiles.saver() is False
-    expected = here.read_climate().power_saver
-    assert here.climate(saver=lambda: True).power_saver is (True if expected is None else expected)
+    expected = platform.read_climate().power_saver
+    assert platform.read_current_climate(saver=lambda: True).power_saver is (True if expected is None else expected)

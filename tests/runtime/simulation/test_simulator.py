@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from flexiast.spec import PatchSize
 from flexiast_runtime.governor.presets import POLICIES
-from flexiast_runtime.governor.step import Option, Policy
+from flexiast_runtime.governor.types import Option, Policy
 from flexiast_runtime.simulation.comparison import compare
 from flexiast_runtime.simulation.scenarios import STEP_S, scenarios
 from flexiast_runtime.simulation.simulator import (

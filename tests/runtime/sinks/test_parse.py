@@ -15,7 +15,7 @@ from flexiast.errors import MissingExtraError, UsageError
 from flexiast_runtime.sinks.credentials import MQTT, WEBHOOK, read_credentials
 from flexiast_runtime.sinks.parse import KINDS, parse_sink, parse_sinks
 from flexiast_runtime.sinks.sink import RunContext
-from flexiast_runtime.units import duration, size
+from flexiast_runtime.units import parse_duration, parse_size
 
 
 def made(text: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def test_options_reach_their_sink() -> None:
 
 @pytest.mark.parametrize(("text", "expected"), [("1kB", 10**3), ("1KB", 10**3), ("1MB", 10**6), ("1GB", 10**9)])
 def test_a_size_may_have_any_of_the_usual_units(text: str, expected: int) -> None:
-    assert size(text) == expected
+    assert parse_size(text) == expected
     assert made(f"jsonl:a#rotate={text}")["_rotate_bytes"] == expected
 
 
@@ -184,12 +184,12 @@ def test_lines_that_cannot_be_used_are_named_by_number(tmp_path: Path, text: str
 
 @given(st.integers(1, 10**6), st.sampled_from(("s", "m", "h", "d")))
 def test_times_are_what_they_say(number: int, unit: str) -> None:
-    assert duration(f"{number}{unit}") == number * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
+    assert parse_duration(f"{number}{unit}") == number * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
 
 
 @given(st.text(max_size=12))
 def test_no_text_breaks_a_parser(text: str) -> None:
-    for parse in (size, duration):
+    for parse in (parse_size, parse_duration):
         try:
             assert parse(text) > 0
         except ValueError as error:

@@ -52,7 +52,7 @@ def demo(
     from flexiast_runtime.catalog import DEFAULT, find_bundle
     from flexiast_runtime.detection.listener import Settings, StreamClassifier, options
     from flexiast_runtime.detection.rules import EventRules
-    from flexiast_runtime.governor.step import Policy
+    from flexiast_runtime.governor.types import Policy
     from flexiast_runtime.inference.ort import load_engines
 
     name = model or DEFAULT
@@ -65,7 +65,9 @@ def demo(
         opened, what = _source(source, Path(folder))
         audio = Monitored(opened)
         conditions = _Scenario(Path(folder), settings.step_s)
-        chosen = build_controller(options(engines), Policy(dwell_s=DWELL_S, fastest_change=math.inf), conditions(0.0))
+        chosen = build_controller(
+            options(engines), Policy(dwell_s=DWELL_S, max_charge_per_min=math.inf), conditions(0.0)
+        )
         capture = Capture(audio, frontend.sample_rate_hz, round(settings.step_s * frontend.sample_rate_hz), live=True)
         listener = StreamClassifier(
             engines,

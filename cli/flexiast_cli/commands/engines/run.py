@@ -84,7 +84,7 @@ def build_plans(
     bundle = Bundle.open(find_bundle(model))
     chosen = plan_precision(bundle.manifest, precision)
     patches = bundle.manifest.patches if patch_sizes is None else parse_patches(patch_sizes)
-    place = Target.for_target(find_tensorrt(flavour), target or CURRENT, memory_limit)
+    place = Target.resolve(find_tensorrt(flavour), target or CURRENT, memory_limit)
     store = PlanStore.default()
     plans = list(list_plan_requests(bundle, patches, chosen, place))
     found = [get_or_build(store, request, place, rebuild=rebuild, say=say) for request in plans]
@@ -130,7 +130,7 @@ def verify_plans(model: str | None, flavour: Flavour | None) -> None:
 def _verify_answers(bundle: Bundle, store: PlanStore, flavour: Flavour | None) -> None:
     """Run what was built for this GPU against the stored answers; report where nothing can be run."""
     try:
-        place = Target.for_target(find_tensorrt(flavour))
+        place = Target.resolve(find_tensorrt(flavour))
     except (GpuError, MissingExtraError) as error:
         say(f"the plans were not run: {error}")
         return
@@ -153,7 +153,7 @@ def _verify_answers(bundle: Bundle, store: PlanStore, flavour: Flavour | None) -
 
 def prune_plans(older_than: float | None, *, everything: bool, dry_run: bool) -> None:
     store, console = PlanStore.default(), stdout()
-    with store.alone():  # what a build is still writing looks like a leftover
+    with store.lock():  # what a build is still writing looks like a leftover
         chosen = dict(_to_prune(store, older_than, everything=everything))
         leftovers = store.leftovers(chosen)
         freed = sum(store.size(digest) for digest in chosen) + sum(path.lstat().st_size for path in leftovers)

@@ -59,7 +59,7 @@ def show_plan(job: Job, *, as_json: bool) -> None:
 def _estimate_ms(job: Job) -> dict[PatchSize, dict[str, float]]:
     """Estimates by size and precision, from the newest profile of these weights here; empty where there is none."""
     try:
-        profile = newest(job.source_sha256, platform.machine(), read_settings())
+        profile = newest(job.source_sha256, platform.describe_machine(), read_settings())
     except DataError as error:
         say(str(error))
         profile = None

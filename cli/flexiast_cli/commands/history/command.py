@@ -102,12 +102,12 @@ def _hint(labels: Iterable[str], heard: Sequence[str]) -> None:
 def _moment(text: str | None, option: str, now: datetime.datetime) -> float | None:
     """A time ago, or a local date with or without time → Unix seconds."""
     from flexiast.errors import UsageError
-    from flexiast_runtime.units import duration
+    from flexiast_runtime.units import parse_duration
 
     if text is None:
         return None
     try:
-        return now.timestamp() - duration(text)
+        return now.timestamp() - parse_duration(text)
     except ValueError:
         pass
     try:

@@ -137,8 +137,8 @@ def machine_conditions(deadline_s: float, backend: Backend, source: ReportedOnce
     """
     from flexiast_cli.terminal.console import say
     from flexiast_runtime.detection.listener import Conditions
-    from flexiast_runtime.hardware import platform as here
     from flexiast_runtime.hardware.nvml import Gpu
+    from flexiast_runtime.hardware.platform import read_current_battery, read_current_climate
     from flexiast_runtime.hardware.poller import Poller
     from flexiast_runtime.hardware.power_profiles import PowerProfiles
 
@@ -146,12 +146,12 @@ def machine_conditions(deadline_s: float, backend: Backend, source: ReportedOnce
 
     def battery() -> Battery | None:
         if source is None:
-            return here.battery()
+            return read_current_battery()
         supply = source.read()
         return None if supply is None else supply.battery
 
     def look() -> Conditions:
-        climate = here.climate(gpu, profiles.saver)
-        return Conditions(deadline_s, battery(), climate.heat_room_k, climate.throttled, climate.power_saver)
+        climate = read_current_climate(gpu, profiles.saver)
+        return Conditions(deadline_s, battery(), climate.thermal_headroom_c, climate.throttled, climate.power_saver)
 
     return Poller(look, unknown=Conditions(deadline_s), say=say)

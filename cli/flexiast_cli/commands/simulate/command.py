@@ -17,8 +17,8 @@ from flexiast_runtime.inference.backends import Backend
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from flexiast_runtime.governor.step import Option
     from flexiast_runtime.governor.trace import Replay, Trace
+    from flexiast_runtime.governor.types import Option
     from flexiast_runtime.simulation.comparison import Comparison, Means
     from flexiast_runtime.simulation.simulator import Scenario
 
@@ -93,7 +93,7 @@ def simulate(
             {
                 "results": [one.document() for one in found],
                 "mean": None if means is None else asdict(means),
-                "replay": None if played is None else {"agreed": played.agreed, "same": played.differs is None},
+                "replay": None if played is None else {"agreed": played.same, "same": played.difference is None},
             }
         )
     else:
@@ -102,7 +102,7 @@ def simulate(
         from flexiast_cli.commands.simulate.plot import draw
 
         draw(found, plot)
-    if played is not None and played.differs is not None:
+    if played is not None and played.difference is not None:
         raise typer.Exit(ExitCode.VERIFICATION)
 
 
@@ -158,13 +158,13 @@ def _say_replay(trace: Trace, played: Replay) -> None:
 
     if trace.torn:
         say("the last line is torn, as a killed process leaves it; it is left out")
-    if played.differs is None:
-        say(f"{count_noun(played.agreed, 'decision')} played again: every one is the same")
+    if played.difference is None:
+        say(f"{count_noun(played.same, 'decision')} played again: every one is the same")
         return
-    then, now = played.differs
+    then, now = played.difference
     options = trace.header.options
     say(
-        f"{count_noun(played.agreed, 'decision')} are the same; at {then.seen.time_s:g} s it decided "
+        f"{count_noun(played.same, 'decision')} are the same; at {then.observation.time_s:g} s it decided "
         f"{options[then.index].patch} ({then.reason or 'as before'}), "
         f"today {options[now.index].patch} ({now.reason or 'as before'})"
     )

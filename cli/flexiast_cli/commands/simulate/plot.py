@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 GREEN, ORANGE, PALE, GREY, RED = "#2a7f62", "#c8641e", "#cfe3da", "#8a938f", "#c0392b"
 WHY = {
-    "too slow": (("missed", "steps of audio", "ms, deadline"), RED),
-    "fits": (("fits",), GREEN),
+    "too slow": (("missed", "steps of audio", "does not fit"), RED),
+    "fits": (("has fit",), GREEN),
     "battery": (("battery",), ORANGE),
     "heat": (("heat", "throttling"), "#6a4c93"),
-    "other limit": (("saves power", "limit of"), "#b08900"),
+    "other limit": (("saving power", "power limit"), "#b08900"),
     "engine failed": (("failed",), "#222222"),
 }
 """Kinds of reasons for a switch, each told by words in it, and its colour"""

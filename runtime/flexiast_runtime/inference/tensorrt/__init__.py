@@ -1,1 +1,1 @@
-"""TensorRT: plans are built, kept and run on the device itself."""
+"""TensorRT: plans are built, cached and run on the device itself."""

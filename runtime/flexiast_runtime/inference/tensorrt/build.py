@@ -1,9 +1,9 @@
-"""ONNX → TensorRT plan, with TensorRT 10.3 to 11 or TensorRT-RTX; nothing here runs a plan.
+"""Builds a TensorRT plan from ONNX, with TensorRT 10.3 to 11 or TensorRT-RTX. It does not run plans.
 
-One way for all of them: the network is strongly typed, so each layer computes in the precision that the graph was
-written in. That is the only way in TensorRT 11 and in TensorRT-RTX, and it exists since 10.0.
+Networks are strongly typed: each layer computes in the precision of the graph. It is the only mode of TensorRT 11 and
+TensorRT-RTX, and available since 10.0.
 
-The builder returns None where it fails and says why in its log only, so the log is part of every error.
+The builder returns None when it fails, with the reason in its log only, so the log is part of every error.
 """
 
 from __future__ import annotations
@@ -20,33 +20,36 @@ from flexiast.errors import GpuError, MissingExtraError, ModelError, PlanError, 
 from flexiast_runtime.inference.tensorrt.plan_store import Flavour
 
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
-"""The full TensorRT of a Jetson or a data centre first, since it is installed on purpose."""
+"""The full TensorRT (Jetson, data centre) comes first, since nobody installs it by accident."""
 
 MODULES: dict[Flavour, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),  # the first comes with a meta package only
 }
 INSTALL: dict[Flavour, str] = {
-    "tensorrt": "on a Jetson: sudo apt install python3-libnvinfer, and make the virtual environment with "
+    "tensorrt": "on a Jetson: sudo apt install python3-libnvinfer, and create the virtual environment with "
     "--system-site-packages",
     "tensorrt-rtx": "on a PC with an RTX card: pip install 'flexiast[tensorrt-rtx]'",
 }
 
 OLDEST: dict[Flavour, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 4)}
-"""JetPack 6.1's, and the first release of the other that PyPI has."""
+"""That of JetPack 6.1, and the first TensorRT-RTX on PyPI"""
 
 CURRENT = "current"
-"""The target that is the GPU of this machine."""
+"""Target: the GPU of this machine"""
 ANY = "any"
-"""The target that TensorRT-RTX takes if none is named: every GPU since Ampere."""
+"""Target of TensorRT-RTX by default: every GPU since Ampere"""
 
 LOG_LINES = 200
 TROUBLE = {"WARNING", "ERROR", "INTERNAL_ERROR"}
 
 
 @dataclass(frozen=True)
-class Profile:
-    """One optimization profile: an input and the one shape that it is tuned for (min = opt = max)."""
+class OptimizationProfile:
+    """An input and the one shape that it is tuned for (min = opt = max).
+
+    A fixed shape lets TensorRT choose kernels for exactly that number of tokens, and reserve no memory for others.
+    """
 
     tensor: str
     shape: tuple[int, ...]
@@ -55,32 +58,32 @@ class Profile:
         return f"{self.tensor}={'x'.join(map(str, self.shape))}"
 
 
-class Log:
-    """What TensorRT said; one for each module and process.
+class TrtLog:
+    """Collects TensorRT's log; one instance per module and process.
 
-    TensorRT keeps the first logger that it is given for ever and ignores all later ones, so this one must neither be
-    replaced nor be freed.
+    TensorRT uses the first logger that it gets until the process ends, and ignores all later ones. So this one must not
+    be replaced or freed.
     """
 
     def __init__(self, trt: Any) -> None:
         lines: deque[tuple[str, str]] = deque(maxlen=LOG_LINES)
         signals: list[BaseException] = []
 
-        class Logger(trt.ILogger):  # type: ignore[misc]  # a base that is known at run time only
+        class Logger(trt.ILogger):  # type: ignore[misc]  # a base class that is known at run time only
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
 
             def log(self, severity: Any, msg: str) -> None:
                 try:
                     lines.append((severity.name, " ".join(msg.split())))
-                except BaseException as signal:  # noqa: BLE001  # Ctrl-C meets Python here, and TensorRT would swallow it
+                except BaseException as signal:  # noqa: BLE001  # Ctrl-C may arrive here, and TensorRT would swallow it
                     signals.append(signal)
 
         self.logger, self._lines, self._signals = Logger(), lines, signals
 
     @contextmanager
     def collect(self) -> Iterator[None]:
-        """Forget what was said before, so that what is said in the block explains what fails in it."""
+        """Clear the log, so that after the block it explains what failed in it."""
         self._lines.clear()
         self._signals.clear()
         try:
@@ -90,13 +93,13 @@ class Log:
                 raise self._signals[0]
 
     def trouble(self) -> str:
-        """The errors, or else the warnings, in the order they came; the first one names the cause."""
+        """The errors, or else the warnings, oldest first: the first one usually names the cause."""
         errors = [text for severity, text in self._lines if severity in TROUBLE - {"WARNING"}]
         found = errors or [text for severity, text in self._lines if severity in TROUBLE]
-        return " / ".join(dict.fromkeys(found)) or "it gave no reason"
+        return " / ".join(dict.fromkeys(found)) or "no reason was logged"
 
 
-_log = functools.cache(Log)
+_log = functools.cache(TrtLog)
 
 
 @dataclass(frozen=True)
@@ -117,12 +120,12 @@ class TensorRt:
         return int(major), int(minor)
 
     @property
-    def log(self) -> Log:
+    def log(self) -> TrtLog:
         return _log(self.module)
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """GPUs that plans can be built for without one, such as ``sm86``; empty for the full TensorRT."""
+        """GPUs that plans can be built for without having one, such as ``sm86``; empty for the full TensorRT."""
         known = getattr(self.module, "ComputeCapability", None)
         if known is None:
             return ()
@@ -133,7 +136,7 @@ class TensorRt:
 
 
 def find_tensorrt(flavour: Flavour | None = None) -> TensorRt:
-    """The flavour asked for, or whichever is installed; raises MissingExtraError that says how to install it."""
+    """The requested flavour, or the one that is installed; raises MissingExtraError with how to install it."""
     reasons = []
     for candidate in FLAVOURS if flavour is None else (flavour,):
         for module in MODULES[candidate]:
@@ -141,7 +144,7 @@ def find_tensorrt(flavour: Flavour | None = None) -> TensorRt:
                 found = TensorRt(candidate, import_module(module))
             except ModuleNotFoundError:
                 continue
-            except (ImportError, OSError) as error:  # installed, but a library that it needs is not
+            except (ImportError, OSError) as error:  # installed, but a library that it needs is missing
                 reasons.append(f"{module} is installed but cannot be loaded ({error})")
                 continue
             if found.release >= OLDEST[candidate]:
@@ -153,7 +156,7 @@ def find_tensorrt(flavour: Flavour | None = None) -> TensorRt:
 
 
 def check_target(tensorrt: TensorRt, target: str) -> str:
-    """The target, in lower case; raises UsageError for one that this flavour cannot build for."""
+    """The target in lower case; raises UsageError if this flavour cannot build for it."""
     target = target.lower()
     if target == CURRENT or target in tensorrt.targets:
         return target
@@ -162,12 +165,12 @@ def check_target(tensorrt: TensorRt, target: str) -> str:
             f"{tensorrt} builds for the GPU of this machine only, not for {target}; leave --target out, "
             "or use --flavour tensorrt-rtx"
         )
-    raise UsageError(f"{tensorrt} cannot build for {target!r}; it can for {', '.join(tensorrt.targets)}")
+    raise UsageError(f"{tensorrt} cannot build for {target!r}; supported are {', '.join(tensorrt.targets)}")
 
 
 @dataclass(frozen=True)
-class Built:
-    """A new plan, and what the builder measured on the way."""
+class BuiltPlan:
+    """A new plan, and the kernel timings that the builder measured."""
 
     plan: bytes
     timing: bytes = b""
@@ -176,36 +179,36 @@ class Built:
 def build_plan(
     tensorrt: TensorRt,
     onnx: bytes,
-    profiles: Sequence[Profile],
+    profiles: Sequence[OptimizationProfile],
     *,
     target: str = CURRENT,
     memory_limit_mb: int | None = None,
     timing: bytes = b"",
-) -> Built:
+) -> BuiltPlan:
     """Build a graph for one GPU, tuned for each profile.
 
-    ``timing`` is what an earlier build measured on the same GPU; TensorRT-RTX measures nothing. Raises ModelError for a
-    graph that TensorRT cannot read, UsageError for an input that needs a profile and has none, GpuError where a GPU is
-    needed and none is there, and PlanError, with TensorRT's own words, for everything else.
+    ``timing`` is the timing cache of an earlier build on the same GPU; TensorRT-RTX has none. Raises ModelError for a
+    graph that TensorRT cannot read, UsageError for an input that needs a profile and has none, GpuError if a GPU is
+    needed and missing, and PlanError with TensorRT's message for everything else.
     """
     target = check_target(tensorrt, target)
     with tensorrt.log.collect():
         try:
             return _build(tensorrt, onnx, profiles, target, memory_limit_mb, timing)
-        except (RuntimeError, TypeError, ValueError, MemoryError) as error:  # as pybind11 turns C++ exceptions into
+        except (RuntimeError, TypeError, ValueError, MemoryError) as error:  # what pybind11 makes of C++ exceptions
             if "factory function returned nullptr" in str(error):
                 raise GpuError(f"{tensorrt} finds no GPU to build with: {tensorrt.log.trouble()}") from error
-            raise PlanError(f"{tensorrt} cannot build this plan: {error}; it said: {tensorrt.log.trouble()}") from error
+            raise PlanError(f"{tensorrt} cannot build this plan: {error}; its log: {tensorrt.log.trouble()}") from error
 
 
 def _build(
     tensorrt: TensorRt,
     onnx: bytes,
-    profiles: Sequence[Profile],
+    profiles: Sequence[OptimizationProfile],
     target: str,
     memory_limit_mb: int | None,
     timing: bytes,
-) -> Built:
+) -> BuiltPlan:
     trt, log = tensorrt.module, tensorrt.log
     builder = trt.Builder(log.logger)
     network = builder.create_network(_strongly_typed(trt))
@@ -219,16 +222,16 @@ def _build(
     if measures:
         _use_timing(config, timing)
     elif not _set_target(trt, config, target):
-        raise PlanError(f"{tensorrt} does not take the target {target}: {log.trouble()}")
+        raise PlanError(f"{tensorrt} rejects the target {target}: {log.trouble()}")
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise _explain_refusal(tensorrt, target, memory_limit_mb)
     measured = bytes(memoryview(config.get_timing_cache().serialize())) if measures else b""
-    return Built(bytes(memoryview(serialized)), measured)
+    return BuiltPlan(bytes(memoryview(serialized)), measured)
 
 
 def _strongly_typed(trt: Any) -> int:
-    """The flag of TensorRT 10; where there is no choice any more, none."""
+    """The flag of TensorRT 10; later versions are always strongly typed and have none."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
@@ -243,28 +246,28 @@ def _parse(tensorrt: TensorRt, parser: Any, onnx: bytes) -> None:
 
 
 def _parser_error(error: Any) -> str:
-    """Without the number of the node, so that one operator in many places is one reason."""
+    """Without the node's number, so that one operator in many places is reported once."""
     operator = getattr(error, "node_operator", lambda: "")()
     where = f"{operator}: " if operator else ""
     return f"{where}{error.code().name} {' '.join(error.desc().split())}"
 
 
-def _add_profiles(tensorrt: TensorRt, builder: Any, network: Any, config: Any, profiles: Sequence[Profile]) -> None:
+def _add_profiles(
+    tensorrt: TensorRt, builder: Any, network: Any, config: Any, profiles: Sequence[OptimizationProfile]
+) -> None:
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     for tensor in inputs:
         if -1 in tuple(tensor.shape) and not any(profile.tensor == tensor.name for profile in profiles):
-            raise UsageError(
-                f"the graph's input {tensor.name!r} has axes of any length and no profile says which; give it one"
-            )
+            raise UsageError(f"the graph's input {tensor.name!r} has dynamic axes and no profile; add one")
     for profile in profiles:
         wanted = builder.create_optimization_profile()
         wanted.set_shape(profile.tensor, profile.shape, profile.shape, profile.shape)
         if config.add_optimization_profile(wanted) < 0:
-            raise PlanError(f"{tensorrt} does not take the profile {profile}: {tensorrt.log.trouble()}")
+            raise PlanError(f"{tensorrt} rejects the profile {profile}: {tensorrt.log.trouble()}")
 
 
 def _use_timing(config: Any, timing: bytes) -> None:
-    """What was measured before, unless TensorRT refuses it: then it measures again."""
+    """Use an earlier build's timings; if TensorRT rejects them, it measures again."""
     cache = config.create_timing_cache(timing)
     if cache is None or not config.set_timing_cache(cache, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
@@ -273,12 +276,12 @@ def _use_timing(config: Any, timing: bytes) -> None:
 def _set_target(trt: Any, config: Any, target: str) -> bool:
     if target == ANY:
         return True
-    config.num_compute_capabilities = 1  # first, else the next call returns False and nothing else tells
+    config.num_compute_capabilities = 1  # must come first: without it the next call returns False, with no other sign
     return bool(config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0))
 
 
 def _explain_refusal(tensorrt: TensorRt, target: str, memory_limit_mb: int | None) -> GpuError | PlanError:
-    """Why the builder returned nothing, with what to do where that is known."""
+    """Why the builder returned None, with a remedy if one is known."""
     trouble = tensorrt.log.trouble()
     if target == CURRENT and "cudaError" in trouble:
         return GpuError(

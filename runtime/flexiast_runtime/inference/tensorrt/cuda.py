@@ -1,7 +1,7 @@
-"""The few CUDA calls that running a plan takes, through ctypes on what a driver and TensorRT install anyway.
+"""The few CUDA calls needed to run a plan, through ctypes, on libraries that a driver and TensorRT install anyway.
 
-No torch, no pycuda: a Jetson has ``libcudart`` from apt, a PC has it from the same wheels as TensorRT or torch. Every
-call that does not return 0 raises GpuError.
+No torch, no pycuda: a Jetson has ``libcudart`` from apt, a PC from the same wheels as TensorRT or torch. A call that
+does not return 0 raises GpuError.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ Float = NDArray[np.float32]
 
 RUNTIME_LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 WHEEL_FOLDERS = ("nvidia/cu13/lib", "nvidia/cuda_runtime/lib")
-"""Where pip puts the runtime of CUDA 13 and 12, under site-packages."""
+"""Where pip installs the runtime of CUDA 13 and 12, under site-packages"""
 
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 NON_BLOCKING_STREAM = 1
 CAPTURE_THIS_THREAD = 1
-"""Other threads may go on allocating while this one captures a graph."""
+"""Other threads may allocate memory while this one captures a graph."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU as far as a plan depends on it."""
+    """What a plan depends on of a GPU."""
 
     name: str
     compute_capability: str
     """Such as ``8.7``."""
     driver: str
-    """The newest CUDA that the driver runs, and the driver's own version where it says it."""
+    """The newest CUDA that the driver supports, and the driver's own version if known."""
 
 
 class Cuda:
     """The first GPU of this machine, through CUDA's runtime library."""
 
     def __init__(self, runtime: Any, driver: Any) -> None:
-        """``runtime`` is libcudart and ``driver`` libcuda, opened; raises GpuError when there is no GPU."""
+        """``runtime`` is the opened libcudart, ``driver`` libcuda; raises GpuError without a GPU."""
         self._runtime, self._driver = runtime, driver
         count = ctypes.c_int(0)
         self._call("cudaGetDeviceCount", ctypes.byref(count))
@@ -56,7 +56,7 @@ class Cuda:
 
     @classmethod
     def open(cls) -> Cuda:
-        """The GPU of this machine; raises GpuError that says what is missing."""
+        """The GPU of this machine; raises GpuError that names what is missing."""
         driver = _first_library(("libcuda.so.1", "libcuda.so"))
         if driver is None:
             raise GpuError("there is no NVIDIA driver on this machine (libcuda.so.1 is not found)")
@@ -75,11 +75,11 @@ class Cuda:
             for what in (COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR)
         )
         cuda = self._number("cudaDriverGetVersion")
-        versions = [f"CUDA {cuda // 1000}.{cuda % 1000 // 10}", *_driver_versions(root)]
+        versions = [f"CUDA {cuda // 1000}.{cuda % 1000 // 10}", *_read_driver_versions(root)]
         return Device(self._name(), f"{major}.{minor}", ", ".join(versions))
 
     def allocate(self, size: int) -> int:
-        """Address of so many bytes on the GPU, aligned as TensorRT wants them."""
+        """Address of new memory on the GPU, ``size`` bytes, aligned as TensorRT requires."""
         address = ctypes.c_void_p()
         self._call("cudaMalloc", ctypes.byref(address), ctypes.c_size_t(max(size, 1)))
         return address.value or 0
@@ -88,7 +88,7 @@ class Cuda:
         self._call("cudaFree", ctypes.c_void_p(address))
 
     def host_array(self, shape: Sequence[int]) -> Float:
-        """Zeros in pinned memory, from and to which copies run beside the CPU; ``free_host`` gives it back."""
+        """Zeros in pinned memory, which the GPU copies while the CPU continues; ``free_host`` releases it."""
         count = int(np.prod(shape))
         address = ctypes.c_void_p()
         self._call("cudaMallocHost", ctypes.byref(address), ctypes.c_size_t(4 * count))
@@ -97,7 +97,7 @@ class Cuda:
         return array
 
     def free_host(self, array: Float) -> None:
-        """The array must not be touched any more."""
+        """The array must not be used afterwards."""
         self._call("cudaFreeHost", ctypes.c_void_p(array.ctypes.data))
 
     def create_stream(self) -> int:
@@ -109,15 +109,15 @@ class Cuda:
         self._call("cudaStreamDestroy", ctypes.c_void_p(stream))
 
     def copy_to_device(self, address: int, array: Float, stream: int) -> None:
-        """Enqueue the copy of a pinned array; it must stay as it is until the stream is synchronised."""
+        """Enqueue the copy of a pinned array, which must not change until the stream is synchronised."""
         self._copy(address, array.ctypes.data, array.nbytes, HOST_TO_DEVICE, stream)
 
     def copy_to_host(self, array: Float, address: int, stream: int) -> None:
-        """Enqueue the copy into a pinned array; it is there once the stream is synchronised."""
+        """Enqueue the copy into a pinned array, which is complete once the stream is synchronised."""
         self._copy(array.ctypes.data, address, array.nbytes, DEVICE_TO_HOST, stream)
 
     def synchronize(self, stream: int) -> None:
-        """Wait until everything enqueued is done; an error of any of it is raised here."""
+        """Wait until everything enqueued is done; raises its errors."""
         self._call("cudaStreamSynchronize", ctypes.c_void_p(stream))
 
     def create_event(self) -> int:
@@ -129,11 +129,11 @@ class Cuda:
         self._call("cudaEventDestroy", ctypes.c_void_p(event))
 
     def record(self, event: int, stream: int) -> None:
-        """Enqueue the event: it notes when all before it was done."""
+        """Enqueue the event, which stores the time when everything before it is done."""
         self._call("cudaEventRecord", ctypes.c_void_p(event), ctypes.c_void_p(stream))
 
-    def elapsed_s(self, first: int, last: int) -> float:
-        """Between two events of a synchronised stream."""
+    def measure_elapsed_s(self, first: int, last: int) -> float:
+        """Seconds between two events of a synchronised stream."""
         milliseconds = ctypes.c_float()
         self._call("cudaEventElapsedTime", ctypes.byref(milliseconds), ctypes.c_void_p(first), ctypes.c_void_p(last))
         return milliseconds.value / 1000
@@ -142,10 +142,10 @@ class Cuda:
         self._call("cudaStreamBeginCapture", ctypes.c_void_p(stream), ctypes.c_int(CAPTURE_THIS_THREAD))
 
     def end_capture(self, stream: int) -> int:
-        """The graph of what was enqueued since ``begin_capture``, ready to launch."""
+        """An executable graph of what was enqueued since ``begin_capture``."""
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cudaStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
-        try:  # this name has one signature in CUDA 12 and 13; the shorter one changed
+        try:  # the same signature in CUDA 12 and 13, unlike cudaGraphInstantiate
             self._call("cudaGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
         finally:
             self._call("cudaGraphDestroy", graph)
@@ -173,7 +173,7 @@ class Cuda:
         return number.value
 
     def _name(self) -> str:
-        """From the driver's library: the runtime's struct that holds the name differs from version to version."""
+        """From the driver: the runtime's struct with the name differs between versions."""
         device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
         for function, arguments in (
             ("cuInit", (ctypes.c_uint(0),)),
@@ -211,8 +211,8 @@ def _list_wheel_libraries() -> Iterator[str]:
             yield from sorted(map(str, Path(path or ".", folder).glob("libcudart.so.*")), reverse=True)
 
 
-def _driver_versions(root: Path) -> Iterator[str]:
-    """The kernel module's version, and on a Jetson that of L4T, which its driver comes with."""
+def _read_driver_versions(root: Path) -> Iterator[str]:
+    """The kernel module's version, and on a Jetson the version of L4T, which includes the driver."""
     for name, pattern in (
         ("sys/module/nvidia/version", r"^\s*([\w.-]+)\s*$"),
         ("etc/nv_tegra_release", r"(R\d+ \(release\), REVISION: [\d.]+)"),

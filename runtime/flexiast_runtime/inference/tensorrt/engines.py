@@ -3,8 +3,8 @@
     features → embedder → tokens, which stay on the GPU → encoder → logits
 
 All run on one stream, one after the other, so all contexts share one block of scratch memory. Everything is allocated
-when they are loaded. A switch sets the encoder's profile and shapes; ``prepare`` does it between windows, and ``run``
-then only enqueues. Engines of one bundle are for one thread at a time, as a listener is.
+at load time. A switch sets the encoder's profile and shapes; ``prepare`` does so between windows, and ``run`` then only
+enqueues. Engines of one bundle must be used by one thread at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flexiast.manifest import Manifest, Variant
 from flexiast.spec import PatchSize
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.engine import Engines, Stages
-from flexiast_runtime.inference.tensorrt.build import CURRENT, Profile, TensorRt, find_tensorrt
+from flexiast_runtime.inference.tensorrt.build import CURRENT, OptimizationProfile, TensorRt, find_tensorrt
 from flexiast_runtime.inference.tensorrt.cuda import Cuda
 from flexiast_runtime.inference.tensorrt.plan_store import Flavour, PlanStore
 from flexiast_runtime.inference.tensorrt.plans import (
@@ -35,8 +35,8 @@ from flexiast_runtime.inference.tensorrt.plans import (
     encoder_profiles,
     get_or_build,
     list_plan_requests,
+    log_nothing,
     plan_precision,
-    say_nothing,
 )
 
 Float = NDArray[np.float32]
@@ -51,11 +51,11 @@ def load_engines(
     store: PlanStore | None = None,
     memory_limit_mb: int | None = None,
     graphs: bool = False,
-    say: Log = say_nothing,
+    say: Log = log_nothing,
 ) -> TrtEngines:
-    """Engines for some or all patch sizes on this machine's GPU; plans that it lacks are built now.
+    """Load engines for some or all patch sizes on this machine's GPU; missing plans are built now.
 
-    ``precision`` is fp16 where the bundle has it, unless named; ``graphs`` launches each window as one CUDA graph.
+    ``precision``: default fp16 if the bundle has it; ``graphs`` launches each window as one CUDA graph.
     Raises MissingExtraError, GpuError, PlanError, ModelError, VerificationError, and UsageError for what the bundle
     lacks or TensorRT cannot run.
     """
@@ -63,16 +63,16 @@ def load_engines(
     chosen = plan_precision(manifest, precision)
     variants = [manifest.variant(patch, chosen) for patch in (manifest.patches if patches is None else patches)]
     cuda = Cuda.open()
-    place, store = Target(tensorrt, CURRENT, cuda.device(), memory_limit_mb), store or PlanStore.default()
+    target, store = Target(tensorrt, CURRENT, cuda.device(), memory_limit_mb), store or PlanStore.default()
     patches = [variant.patch_size for variant in variants]
     plans = [
-        get_or_build(store, wanted, place, say=say).plan
-        for wanted in list(list_plan_requests(bundle, patches, chosen, place))
+        get_or_build(store, request, target, say=say).plan
+        for request in list(list_plan_requests(bundle, patches, chosen, target))
     ]
-    return engines_of(tensorrt, cuda, manifest, variants, plans, graphs=graphs)
+    return build_engines(tensorrt, cuda, manifest, variants, plans, graphs=graphs)
 
 
-def engines_of(
+def build_engines(
     tensorrt: TensorRt,
     cuda: Cuda,
     manifest: Manifest,
@@ -81,7 +81,7 @@ def engines_of(
     *,
     graphs: bool = False,
 ) -> TrtEngines:
-    """Engines of plans in the order of ``wanted_plans``: the encoder's, then each patch size's embedder."""
+    """Engines from plans in the order of ``list_plan_requests``: the encoder's, then each patch size's embedder."""
     patches = tuple(dict.fromkeys(variant.patch_size for variant in variants))
     runtime = tensorrt.module.Runtime(tensorrt.log.logger)
     encoder, *embedders = (_deserialize(tensorrt, runtime, plan) for plan in plans)
@@ -101,11 +101,11 @@ class TrtEngines(Engines):
         self._pipeline = pipeline
 
     def prepare(self, patch: PatchSize) -> None:
-        """Make this size the one whose ``run`` only enqueues; raises GpuError. Asked between windows."""
+        """Switch to this size, so that its next ``run`` only enqueues; raises GpuError. Called between windows."""
         self._pipeline.prepare(patch)
 
     def close(self) -> None:
-        """Give the GPU's memory back; the engines must not be run any more."""
+        """Release the GPU's memory. The engines cannot be run afterwards."""
         self._pipeline.close()
 
 
@@ -119,7 +119,7 @@ class TrtEngine:
     def run(self, features: Float) -> Float:
         """Features [batch, window_frames, mels] → logits [batch, classes], one window after the other.
 
-        Prepares its patch size if another one is prepared. Raises GpuError; after that, all engines of the bundle do.
+        Switches to its patch size if necessary. Raises GpuError; after that, all engines of the bundle do.
         """
         return self.pipeline.run(self.variant.patch_size, features)
 
@@ -128,11 +128,11 @@ class TrtEngine:
         return self.pipeline.graphs
 
     def prepare(self) -> None:
-        """Make this size the one whose ``run`` only enqueues."""
+        """Switch to this size, so that its next ``run`` only enqueues."""
         self.pipeline.prepare(self.variant.patch_size)
 
     def stages(self, features: Float) -> Stages:
-        """Of one window, features [1, window_frames, mels]; raises GpuError."""
+        """Measure the stages of one window, features [1, window_frames, mels]; raises GpuError."""
         return self.pipeline.stages(self.variant.patch_size, features)
 
 
@@ -163,12 +163,12 @@ class _Pipeline:
             self._owned = owned.pop_all()
 
     def _allocate(self, owned: ExitStack, engines: Sequence[Any]) -> None:
-        """Everything that any patch size will need, freed with ``owned``."""
+        """Allocate what any patch size needs; ``owned`` frees it."""
         cuda, spec = self._cuda, self._manifest.spec
 
-        def own(made: Any, free: Callable[[Any], None]) -> Any:
-            owned.callback(_release, free, made)
-            return made
+        def own(resource: Any, free: Callable[[Any], None]) -> Any:
+            owned.callback(_release, free, resource)
+            return resource
 
         self._stream: int = own(cuda.create_stream(), cuda.destroy_stream)
         frames, mels = spec.frontend.window_frames, spec.frontend.mel_bins
@@ -176,12 +176,14 @@ class _Pipeline:
         self._logits: Float = own(cuda.host_array((1, spec.classes)), cuda.free_host)
         self._device_features: int = own(cuda.allocate(self._features.nbytes), cuda.free)
         self._device_logits: int = own(cuda.allocate(self._logits.nbytes), cuda.free)
-        self._tokens: int = own(cuda.allocate(4 * int(np.prod(self._profiles[0].shape))), cuda.free)  # the most
+        self._tokens: int = own(
+            cuda.allocate(4 * int(np.prod(self._profiles[0].shape))), cuda.free
+        )  # of the most tokens
         self._scratch_bytes = max(engine.device_memory_size_v2 for engine in engines)
         self._scratch: int = own(cuda.allocate(self._scratch_bytes), cuda.free)
 
     def _context(self, engine: Any) -> Any:
-        """A context without memory of its own."""
+        """A context that uses the shared scratch memory."""
         strategy = self._tensorrt.module.ExecutionContextAllocationStrategy.USER_MANAGED
         context = engine.create_execution_context(strategy)
         self._check_accepted(context is not None, "a context")
@@ -220,7 +222,7 @@ class _Pipeline:
         return logits
 
     def stages(self, patch: PatchSize, features: Float) -> Stages:
-        """A window as it is run, for the enqueueing, then one with events between the stages, never as a graph."""
+        """Run a window as usual to time the enqueueing, then one with events between the stages, never as a graph."""
         self.prepare(patch)
         cuda, stream = self._cuda, self._stream
         with self._poison_on_error(), ExitStack() as owned:
@@ -228,23 +230,28 @@ class _Pipeline:
             for event in events:
                 owned.callback(_release, cuda.destroy_event, event)
             self._features[0] = features[0]
-            begun = time.perf_counter()
+            started = time.perf_counter()
             self._launch(patch)
-            enqueue_s = time.perf_counter() - begun
+            enqueue_s = time.perf_counter() - started
             cuda.synchronize(stream)
             marks = iter(events)
             self._enqueue(patch, lambda: cuda.record(next(marks), stream))
             cuda.synchronize(stream)
-            return Stages(enqueue_s, *(cuda.elapsed_s(*pair) for pair in itertools.pairwise(events)))
+            return Stages(enqueue_s, *(cuda.measure_elapsed_s(*pair) for pair in itertools.pairwise(events)))
 
     def close(self) -> None:
         self._failure = self._failure or "they were closed"
-        self._encoder, self._embedders = None, {}  # contexts go before the memory that they use
+        self._encoder, self._embedders = None, {}  # contexts must be freed before the memory that they use
         self._drop_graph()
         self._owned.close()
 
     def _switch(self, patch: PatchSize) -> None:
-        """Profile, scratch, shape, in this order: a new profile forgets the shape, and may forget the memory."""
+        """Switch the encoder to a patch size.
+
+        The order is TensorRT's: ``set_optimization_profile_async`` invalidates the input shapes, and may need another
+        amount of scratch memory, so memory and shapes are set after it. It returns before the switch is done, so the
+        stream is synchronised: a run must not start with the old profile.
+        """
         self._prepared = None
         self._drop_graph()
         profile = encoder_profile(self._manifest, self._manifest.spec.tokens(patch))
@@ -258,7 +265,10 @@ class _Pipeline:
         self._prepared = patch
 
     def _capture(self, patch: PatchSize) -> None:
-        """The first run after a switch may allocate, which a graph cannot hold, so it goes ahead of it."""
+        """Capture a window as a CUDA graph.
+
+        The first run after a switch may allocate memory, which cannot be captured, so it is done before.
+        """
         self._enqueue(patch)
         self._cuda.synchronize(self._stream)
         self._cuda.begin_capture(self._stream)
@@ -277,7 +287,7 @@ class _Pipeline:
             self._cuda.launch(self._graph, self._stream)
 
     def _enqueue(self, patch: PatchSize, mark: Callable[[], None] = lambda: None) -> None:
-        """One window; ``mark`` is called before, between and after its stages."""
+        """Enqueue one window; ``mark`` is called before, between and after its stages."""
         mark()
         self._cuda.copy_to_device(self._device_features, self._features, self._stream)
         mark()
@@ -288,13 +298,13 @@ class _Pipeline:
         mark()
 
     def _check_accepted(self, accepted: bool, what: str) -> None:
-        """TensorRT returns False, or nothing, and says why in its log."""
+        """Raise GpuError with TensorRT's log, which alone has the reason when a call returns False."""
         if not accepted:
             raise GpuError(f"{self._tensorrt} refused {what}: {self._tensorrt.log.trouble()}")
 
     @contextmanager
     def _poison_on_error(self) -> Iterator[None]:
-        """An error of the GPU outlasts the call: what comes after it could be anything, so nothing does."""
+        """After a GPU error refuse all further calls: CUDA errors persist, and later results would be undefined."""
         if self._failure is not None:
             raise GpuError(f"these engines cannot be used any more ({self._failure}); load them again in a new process")
         try:
@@ -305,14 +315,14 @@ class _Pipeline:
             raise
 
 
-def _release(free: Callable[[Any], None], made: Any) -> None:
-    """A GPU that failed frees nothing any more; the error that tells came before, and the process's end frees all."""
+def _release(free: Callable[[Any], None], resource: Any) -> None:
+    """Free a resource. A GPU that failed cannot: its error was raised before, and exiting frees everything."""
     with suppress(GpuError):
-        free(made)
+        free(resource)
 
 
 def _deserialize(tensorrt: TensorRt, runtime: Any, plan: bytes) -> Any:
-    """No other check goes before: ``get_engine_validity`` was seen to refuse plans that run."""
+    """Without ``get_engine_validity``, which was observed to reject plans that run."""
     with tensorrt.log.collect():
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
@@ -323,10 +333,10 @@ def _deserialize(tensorrt: TensorRt, runtime: Any, plan: bytes) -> Any:
         return engine
 
 
-def _check_profiles(tensorrt: TensorRt, engine: Any, profiles: Sequence[Profile]) -> None:
-    """The engine has the profiles that its key promises."""
+def _check_profiles(tensorrt: TensorRt, engine: Any, profiles: Sequence[OptimizationProfile]) -> None:
+    """Raise PlanError unless the engine has the profiles of its key."""
     found = [
-        Profile(profiles[0].tensor, tuple(engine.get_tensor_profile_shape(profiles[0].tensor, index)[1]))
+        OptimizationProfile(profiles[0].tensor, tuple(engine.get_tensor_profile_shape(profiles[0].tensor, index)[1]))
         for index in range(engine.num_optimization_profiles)
     ]
     if found != list(profiles):

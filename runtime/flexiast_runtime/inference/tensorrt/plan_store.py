@@ -1,11 +1,11 @@
-"""The cache of TensorRT plans: found by the hash of everything a plan depends on, never by a file's name.
+"""The cache of TensorRT plans, keyed by the hash of everything a plan depends on.
 
-A plan is executable code for one GPU, one driver and one exact TensorRT, so it is built where it runs and kept outside
-the bundle, in a folder that nobody else may write to:
+A plan is executable code for one GPU, one driver and one exact TensorRT, so it is built where it runs and stored
+outside the bundle, in a folder that nobody else may write to:
 
     <64 hex>.plan    the plan; the name is the sha256 of its key
-    <64 hex>.json    key, size and sha256 of the plan; written last, so a plan without one was never finished
-    <64 hex>.timing  what the builder measured, so that the next build of the same kind is shorter
+    <64 hex>.json    key, size and sha256 of the plan; written last, so a plan without one is incomplete
+    <64 hex>.timing  the builder's timing cache, which shortens the next build for the same GPU
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from flexiast.errors import UsageError, VerificationError
 from flexiast.files import write_atomically
 from flexiast.manifest import Precision, Sha256
 from flexiast.spec import Value, describe
+from flexiast_runtime.paths import cache_folder
 
 SCHEMA_VERSION = "1.0"
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
@@ -44,12 +45,12 @@ class PlanKey(Value):
 
     onnx_sha256: Sha256
     precision: Precision
-    """Of the graph: TensorRT is never asked for another one than it was written in."""
+    """Of the graph; TensorRT never converts it."""
     profiles: tuple[str, ...]
     """One fixed input shape for each optimization profile, such as ``tokens=1x209x128``."""
     flavour: Flavour
     version: str
-    """Exact: TensorRT refuses, or worse, plans of another one."""
+    """Exact: TensorRT rejects plans of another version, or worse, runs them."""
     target: str
     """``current`` for the GPU of this machine; ``sm86`` and the like for a plan built without one."""
     compute_capability: str
@@ -57,7 +58,7 @@ class PlanKey(Value):
     gpu: str
     driver: str
     memory_limit_mb: int | None = Field(default=None, ge=1)
-    """Scratch memory that the builder may plan with, if it was limited: it decides which kernels were chosen."""
+    """Limit of the builder's scratch memory, if any: it affects which kernels are chosen."""
 
     @property
     def digest(self) -> str:
@@ -66,7 +67,7 @@ class PlanKey(Value):
 
     @property
     def slot(self) -> tuple[object, ...]:
-        """What a plan is for; the other fields say where and by what it was built."""
+        """What the plan computes; the other fields are where and by what it was built."""
         return self.onnx_sha256, self.precision, self.profiles
 
     @property
@@ -76,7 +77,7 @@ class PlanKey(Value):
 
     @property
     def timing_digest(self) -> str:
-        """What the builder measured holds for every graph on the same GPU."""
+        """Timings apply to every graph on the same GPU."""
         return _sha256_of(self.place)
 
     def differences(self, other: PlanKey) -> str:
@@ -90,11 +91,11 @@ class PlanKey(Value):
 
 
 class PlanEntry(Value):
-    """What stands beside a plan."""
+    """Describes a plan; stored next to it."""
 
     schema_version: Literal["1.0"] = "1.0"
     name: str = Field(max_length=200)
-    """For people: the graph that it was built from."""
+    """For people: the graph's file name"""
     key: PlanKey
     size: int = Field(ge=1, le=MAX_PLAN_BYTES)
     sha256: Sha256
@@ -109,7 +110,7 @@ class PlanEntry(Value):
 
 @dataclass(frozen=True)
 class PlanStore:
-    """A folder of plans. What is in it is trusted only while nobody else could have written it."""
+    """A folder of plans. Its files are trusted only if nobody else could have written them."""
 
     folder: Path
 
@@ -117,16 +118,14 @@ class PlanStore:
     def default(cls) -> PlanStore:
         """``$FLEXIAST_CACHE/plans``, else ``flexiast/plans`` in the user's cache folder.
 
-        Raises UsageError where something else than a folder stands there.
+        Raises UsageError if a file is in its place.
         """
-        if chosen := os.environ.get("FLEXIAST_CACHE"):
-            folder = Path(chosen) / "plans"
-        else:
-            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flexiast" / "plans"
-        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-        if not there.is_dir():
+        chosen = os.environ.get("FLEXIAST_CACHE")
+        folder = (Path(chosen) if chosen else cache_folder()) / "plans"
+        existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        if not existing.is_dir():
             raise UsageError(
-                f"{there} is not a folder, so no plans can be kept in {folder}; set FLEXIAST_CACHE to a folder"
+                f"{existing} is not a folder, so no plans can be stored in {folder}; set FLEXIAST_CACHE to a folder"
             )
         return cls(folder)
 
@@ -137,25 +136,25 @@ class PlanStore:
         return self.folder / f"{digest}.json"
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """One build at a time: two would take twice the memory and write over each other.
+    def lock(self) -> Iterator[None]:
+        """Hold the lock of the folder. One build at a time: two would need twice the memory and overwrite each other.
 
-        The lock file stays, as one of a folder that stays too; an export removes its own, as each place has another.
+        The lock file is not removed: another process may be waiting for it.
         """
         self._make_folder()
-        lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(lock)
+            os.close(descriptor)
 
     def find(self, key: PlanKey) -> PlanEntry | None:
         """The entry of exactly this key; raises VerificationError for a damaged one."""
         return self.entry(key.digest) if self.entry_path(key.digest).exists() else None
 
     def entry(self, digest: str) -> PlanEntry:
-        """The entry whose key has this hash; raises VerificationError when it has another."""
+        """The entry whose key has this hash; raises VerificationError if its key has another."""
         path = self.entry_path(digest)
         try:
             entry = PlanEntry.model_validate_json(self._content(path, MAX_ENTRY_BYTES))
@@ -192,13 +191,13 @@ class PlanStore:
             built=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             build_s=round(build_s, 3),
         )
-        self.entry_path(key.digest).unlink(missing_ok=True)  # the old one does not vouch for the new plan
+        self.entry_path(key.digest).unlink(missing_ok=True)  # the old entry must not describe the new plan
         self._write(self.plan_path(key.digest), plan)
         self._write(self.entry_path(key.digest), entry.model_dump_json(indent=1).encode())
         return entry
 
     def read_timing_cache(self, key: PlanKey) -> bytes:
-        """What the builder measured here before, or nothing; it speeds a build up and decides nothing else."""
+        """The timing cache of earlier builds, or nothing. It only makes a build faster."""
         path = self.folder / f"{key.timing_digest}.timing"
         try:
             return self._content(path, MAX_PLAN_BYTES) if path.exists() else b""
@@ -210,20 +209,20 @@ class PlanStore:
         self._write(self.folder / f"{key.timing_digest}.timing", timing)
 
     def digests(self) -> tuple[str, ...]:
-        """Of every entry, sound or not, oldest first."""
+        """Hashes of all entries, damaged ones too, oldest first."""
         paths = [path for path in self._files() if path.suffix == ".json"]
         return tuple(path.stem for path in sorted(paths, key=lambda path: (path.lstat().st_mtime, path.stem)))
 
     def entries(self) -> list[PlanEntry]:
-        """Those that can be read; `verify` names the others."""
+        """All entries that can be read; `verify` names the others."""
         return [entry for digest in self.digests() if (entry := self._entry_or_none(digest))]
 
     def others(self, key: PlanKey) -> list[PlanEntry]:
-        """Plans of the same graph, precision and profiles that were built elsewhere or by something else."""
+        """Plans of the same graph, precision and profiles for other machines or versions."""
         return [entry for entry in self.entries() if entry.key.slot == key.slot and entry.key != key]
 
     def leftovers(self, gone: Collection[str] = ()) -> list[Path]:
-        """Files that no entry needs, once those named are gone: half-written ones, plans never finished, timings."""
+        """Files that no entry needs, not counting entries in ``gone``: partial files, incomplete plans, timings."""
         plans = {f"{digest}.plan" for digest in self.digests()}
         timings = {f"{entry.key.timing_digest}.timing" for entry in self.entries() if entry.key.digest not in gone}
         return [
@@ -233,7 +232,7 @@ class PlanStore:
         ]
 
     def size(self, digest: str) -> int:
-        """Bytes on the disk."""
+        """Bytes on disk."""
         paths = (self.entry_path(digest), self.plan_path(digest))
         return sum(path.lstat().st_size for path in paths if os.path.lexists(path))
 
@@ -242,7 +241,7 @@ class PlanStore:
         self.plan_path(digest).unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
-        """What is no folder: those that somebody else made are none of the store's."""
+        """All but subfolders, which the store never creates."""
         paths = self.folder.iterdir() if self.folder.is_dir() else ()
         return [path for path in paths if path.is_symlink() or not path.is_dir()]
 
@@ -264,16 +263,18 @@ class PlanStore:
         path.chmod(0o600)
 
     def _content(self, path: Path, limit: int) -> bytes:
-        """A file's bytes, if only this user could have written them: checked on what was opened, not on its name."""
+        """A file's bytes, if only this user could have written them. Checked on the open file, not on its name."""
         _check_no_folder(path)
         try:
             _check_owner(self.folder, self.folder.stat())
-            # Without waiting: a pipe in place of a file has nobody at its other end.
+            # Not blocking: a pipe in place of a file may have no writer.
             with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
                 status = os.fstat(file.fileno())
                 _check_owner(path, status)
                 if status.st_size > limit:
-                    raise VerificationError(f"{path} has {status.st_size:,} bytes, at most {limit:,} fit; {REMEDY}")
+                    raise VerificationError(
+                        f"{path} has {status.st_size:,} bytes, at most {limit:,} are allowed; {REMEDY}"
+                    )
                 return file.read()
         except OSError as error:
             raise VerificationError(f"{path} cannot be read: {error.strerror}; {REMEDY}") from error
@@ -283,13 +284,13 @@ REMEDY = "build it again with `flexiast engines build --rebuild`"
 
 
 def _check_no_folder(path: Path) -> None:
-    """Raise VerificationError for what no build writes and none may remove."""
+    """Raise VerificationError for a folder, which no build writes and none may remove."""
     if path.is_dir() and not path.is_symlink():
         raise VerificationError(f"{path} is a folder where a file is expected; move it away")
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
-    """Raise VerificationError where another user could have put code to be run."""
+    """Raise VerificationError if another user could have written code here."""
     if status.st_uid != os.geteuid():
         raise VerificationError(
             f"{path} belongs to user {status.st_uid}, not to you ({os.geteuid()}): a plan is code and is not loaded "
@@ -298,7 +299,7 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
     if status.st_mode & OTHERS_WRITE:
         raise VerificationError(
             f"{path} may be written by others (mode {stat.S_IMODE(status.st_mode):04o}): a plan is code and is not "
-            f"loaded from there; take the right away with: chmod go-w {path}"
+            f"loaded from there; remove that permission with: chmod go-w {path}"
         )
 
 

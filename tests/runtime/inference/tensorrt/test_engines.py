@@ -39,8 +39,8 @@ from flexiast_runtime.inference.backends import Backend, precisions_of
 from flexiast_runtime.inference.engine import StagedEngine
 from flexiast_runtime.inference.selfcheck import golden_errors
 from flexiast_runtime.inference.tensorrt import cuda
-from flexiast_runtime.inference.tensorrt import engines as trt
-from flexiast_runtime.inference.tensorrt.build import Log, Profile, TensorRt, build_plan, find_tensorrt
+from flexiast_runtime.inference.tensorrt import engines as tensorrt_engines
+from flexiast_runtime.inference.tensorrt.build import OptimizationProfile, TensorRt, TrtLog, build_plan, find_tensorrt
 from flexiast_runtime.inference.tensorrt.cuda import Cuda
 from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
 from flexiast_runtime.inference.tensorrt.plans import (
@@ -143,7 +143,7 @@ def test_every_precision_is_built_for_every_gpu(
 
 
 def test_the_plans_of_a_bundle_are_built_once(rtx: TensorRt, tiny_bundle: Path, store: PlanStore) -> None:
-    bundle, place, said = Bundle.open(tiny_bundle), Target.for_target(rtx, "sm86"), []
+    bundle, place, said = Bundle.open(tiny_bundle), Target.resolve(rtx, "sm86"), []
     wanted = list(list_plan_requests(bundle, TINY_PATCHES[:2], "fp32", place))
     assert [one.file for one in wanted] == ["encoder.onnx", "embed-8x8.onnx", "embed-12x12.onnx"]
     first = [get_or_build(store, one, place, say=said.append) for one in wanted]
@@ -157,7 +157,7 @@ def test_the_plans_of_a_bundle_are_built_once(rtx: TensorRt, tiny_bundle: Path, 
 
 
 def test_all_precisions_share_the_plans_of_the_embedders(rtx: TensorRt, precise_bundle: Bundle) -> None:
-    place, patches = Target.for_target(rtx, "sm86"), precise_bundle.manifest.patches
+    place, patches = Target.resolve(rtx, "sm86"), precise_bundle.manifest.patches
     plain, half = (
         [one.key for one in list_plan_requests(precise_bundle, patches, precision, place)]
         for precision in ("fp32", "fp16")
@@ -170,7 +170,7 @@ def test_no_machine_takes_a_plan_that_was_built_for_a_target(rtx: TensorRt, tiny
     bundle = Bundle.open(tiny_bundle)
     (target, *_), (here, *_) = (
         list_plan_requests(bundle, TINY_PATCHES, "fp32", place)
-        for place in (Target.for_target(rtx, "sm86"), Target(rtx, device=cuda.Device("RTX A2000", "8.6", "CUDA 12.9")))
+        for place in (Target.resolve(rtx, "sm86"), Target(rtx, device=cuda.Device("RTX A2000", "8.6", "CUDA 12.9")))
     )
     assert target.key.slot == here.key.slot
     assert target.key.digest != here.key.digest
@@ -186,7 +186,7 @@ def refused(rtx: TensorRt, error: type[FlexiastError], match: str, *arguments: A
     assert caught.type is error
 
 
-PROFILE = Profile("tokens", (1, 21, 16))
+PROFILE = OptimizationProfile("tokens", (1, 21, 16))
 
 
 def test_what_is_no_graph_is_a_model_error(rtx: TensorRt, tiny_bundle: Path) -> None:
@@ -202,8 +202,8 @@ def test_an_operator_that_it_lacks_is_named_once(rtx: TensorRt, precise_bundle: 
 
 def test_a_graph_without_a_profile_is_refused_before_it_is_built(rtx: TensorRt, tiny_bundle: Path) -> None:
     onnx = encoder_of(Bundle.open(tiny_bundle))
-    refused(rtx, UsageError, "input 'tokens' has axes of any length and no profile", onnx, [])
-    refused(rtx, UsageError, "input 'tokens' has axes", onnx, [Profile("features", (1, 21, 16))])
+    refused(rtx, UsageError, "input 'tokens' has dynamic axes and no profile", onnx, [])
+    refused(rtx, UsageError, "input 'tokens' has dynamic axes", onnx, [OptimizationProfile("features", (1, 21, 16))])
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_graph_without_a_profile_is_refused_before_it_is_built(rtx: TensorRt, 
 def test_a_profile_that_does_not_fit_is_a_plan_error(
     rtx: TensorRt, tiny_bundle: Path, shape: tuple[int, ...], match: str
 ) -> None:
-    refused(rtx, PlanError, match, encoder_of(Bundle.open(tiny_bundle)), [Profile("tokens", shape)])
+    refused(rtx, PlanError, match, encoder_of(Bundle.open(tiny_bundle)), [OptimizationProfile("tokens", shape)])
 
 
 def test_a_target_that_lacks_the_arithmetic_is_a_plan_error(rtx: TensorRt, tiny_bundle: Path) -> None:
@@ -226,14 +226,16 @@ def test_a_target_that_lacks_the_arithmetic_is_a_plan_error(rtx: TensorRt, tiny_
 
 
 def test_a_target_that_does_not_exist_is_a_usage_error(rtx: TensorRt) -> None:
-    refused(rtx, UsageError, r"cannot build for 'sm99'; it can for .*sm86, sm89, sm120", b"", [PROFILE], target="sm99")
+    refused(
+        rtx, UsageError, r"cannot build for 'sm99'; supported are .*sm86, sm89, sm120", b"", [PROFILE], target="sm99"
+    )
 
 
 def test_too_little_memory_is_a_plan_error_that_says_what_to_raise(rtx: TensorRt, tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
     profiles = encoder_profiles(bundle.manifest, TINY_PATCHES)
     wanted = "the limit of 1 MB is too low: raise --memory-limit"
-    large = Profile("tokens", (1, 8_000, 16))
+    large = OptimizationProfile("tokens", (1, 8_000, 16))
     refused(rtx, PlanError, wanted, encoder_of(bundle), [*profiles, large], memory_limit_mb=1)
 
 
@@ -243,7 +245,7 @@ def test_the_gpu_of_a_machine_without_one_is_a_gpu_error(rtx: TensorRt, tiny_bun
     onnx = encoder_of(Bundle.open(tiny_bundle))
     refused(rtx, GpuError, r"finds no GPU .*cudaError .*name a target \(.*sm86", onnx, [PROFILE], target="current")
     with pytest.raises(GpuError, match=r"plans are built on the GPU that runs them; without one .*sm86"):
-        Target.for_target(rtx)
+        Target.resolve(rtx)
 
 
 def test_a_plan_that_cannot_be_loaded_is_a_plan_error(
@@ -255,7 +257,7 @@ def test_a_plan_that_cannot_be_loaded_is_a_plan_error(
         if plan is built and has_gpu():
             continue
         with pytest.raises(PlanError, match=f"cannot load a plan on this GPU: .*{reason}.*--rebuild"):
-            trt.engines_of(rtx, Cuda(gpu.cuda, gpu.cuda), tiny_manifest, [], [plan])
+            tensorrt_engines.build_engines(rtx, Cuda(gpu.cuda, gpu.cuda), tiny_manifest, [], [plan])
 
 
 def has_gpu() -> bool:
@@ -300,7 +302,7 @@ def test_the_flavour_asked_for_is_the_one_given(rtx: TensorRt, monkeypatch: pyte
     FakeGpu("11.4.1").install(monkeypatch)
     assert (str(find_tensorrt("tensorrt-rtx")), find_tensorrt().version) == (str(rtx), "11.4.1")
     with pytest.raises(UsageError, match=r"tensorrt 11\.4\.1 builds for the GPU of this machine only, not for sm86"):
-        Target.for_target(find_tensorrt(), "sm86")
+        Target.resolve(find_tensorrt(), "sm86")
 
 
 @pytest.fixture
@@ -332,7 +334,7 @@ def test_a_backend_has_the_precisions_that_it_runs(holding: Callable[..., Manife
 
 def test_sizes_with_equally_many_tokens_share_a_profile(tiny_manifest: Manifest) -> None:
     profiles = encoder_profiles(tiny_manifest, [PatchSize(16, 16), PatchSize(11, 10), PatchSize(12, 12)])
-    assert profiles == (Profile("tokens", (1, 13, 16)), Profile("tokens", (1, 7, 16)))
+    assert profiles == (OptimizationProfile("tokens", (1, 13, 16)), OptimizationProfile("tokens", (1, 7, 16)))
     assert str(profiles[0]) == "tokens=1x13x16"
 
 
@@ -347,11 +349,13 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
 
 
 @pytest.fixture
-def load(gpu: FakeGpu, tiny_bundle: Path, store: PlanStore) -> Callable[..., trt.TrtEngines]:
-    return lambda patches=None, **options: trt.load_engines(Bundle.open(tiny_bundle), patches, store=store, **options)
+def load(gpu: FakeGpu, tiny_bundle: Path, store: PlanStore) -> Callable[..., tensorrt_engines.TrtEngines]:
+    return lambda patches=None, **options: tensorrt_engines.load_engines(
+        Bundle.open(tiny_bundle), patches, store=store, **options
+    )
 
 
-Load = Callable[..., trt.TrtEngines]
+Load = Callable[..., tensorrt_engines.TrtEngines]
 RUN = ["cudaMemcpyAsync", "execute_async_v3", "execute_async_v3", "cudaMemcpyAsync", "cudaStreamSynchronize"]
 
 
@@ -374,7 +378,7 @@ def test_a_tensorrt_that_types_strongly_anyway_has_no_flag_for_it(
     gpu = FakeGpu("11.4.1")
     gpu.always_strong = True
     gpu.install(monkeypatch)
-    assert golden_errors(Bundle.open(tiny_bundle), trt.load_engines(Bundle.open(tiny_bundle), store=store))
+    assert golden_errors(Bundle.open(tiny_bundle), tensorrt_engines.load_engines(Bundle.open(tiny_bundle), store=store))
 
 
 def test_the_golden_answers_are_checked_like_any_engines(load: Load, tiny_bundle: Path) -> None:
@@ -499,7 +503,7 @@ def test_a_profile_on_tensorrt_knows_its_stages_and_versions(load: Load, gpu: Fa
         update={"gpu": GpuTimes(enqueue_ms=9, h2d_ms=3, compute_ms=2, d2h_ms=1, transfers=True, cuda_graph=False)}
     )
     warned = " ".join(warnings(found.model_copy(update={"measurements": (late,)}), asked_for_power=False))
-    assert "hand over 8x8 fp32" in warned
+    assert "enqueue 8x8 fp32" in warned
     assert "as long as computing 8x8 fp32" in warned
 
 
@@ -588,7 +592,7 @@ def test_a_plan_with_other_profiles_is_not_run(load: Load, gpu: FakeGpu, tiny_bu
     variants = [bundle.manifest.variant(patch) for patch in TINY_PATCHES[:1]]
     plans = gpu.loaded[:2]  # the encoder's has four profiles
     with pytest.raises(PlanError, match=r"loaded a plan for tokens=1x21x16, .*, not for tokens=1x21x16;"):
-        trt.engines_of(tensorrt, Cuda.open(), bundle.manifest, variants, plans)
+        tensorrt_engines.build_engines(tensorrt, Cuda.open(), bundle.manifest, variants, plans)
 
 
 def test_a_plan_that_tensorrt_does_not_take_says_why(load: Load, gpu: FakeGpu) -> None:
@@ -620,7 +624,7 @@ CHANGES: dict[str, tuple[Callable[[FakeGpu], object], str]] = {
 def test_a_plan_of_another_key_is_never_loaded_and_both_keys_are_told(
     load: Load, gpu: FakeGpu, store: PlanStore, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(cuda, "_driver_versions", lambda root: [])
+    monkeypatch.setattr(cuda, "_read_driver_versions", lambda root: [])
     load(TINY_PATCHES[:1])
     old = {entry.key.digest for entry in store.entries()}
     for digest in old:  # whatever it holds, it is not read
@@ -652,7 +656,7 @@ def test_a_damaged_plan_is_refused_and_can_be_built_again(
     with pytest.raises(VerificationError, match="engines build --rebuild"):
         load(TINY_PATCHES[:1])
     assert b"poison" not in gpu.loaded
-    place = Target.for_target(find_tensorrt("tensorrt"))
+    place = Target.resolve(find_tensorrt("tensorrt"))
     for wanted in list_plan_requests(Bundle.open(tiny_bundle), TINY_PATCHES[:1], "fp32", place):
         get_or_build(store, wanted, place, rebuild=True)
     load(TINY_PATCHES[:1])
@@ -692,12 +696,14 @@ def test_of_sizes_that_share_a_profile_those_that_were_built_are_found(
     fine, twins = PatchSize(8, 8), (PatchSize(16, 16), PatchSize(16, 18))
     assert len({tiny_checkpoint.spec.tokens(patch) for patch in twins}) == 1
     export_onnx(tiny_checkpoint, tiny_source, (fine, *twins), tmp_path / "bundle")
-    bundle, here = Bundle.open(tmp_path / "bundle"), Target.for_target(find_tensorrt("tensorrt"))
+    bundle, here = Bundle.open(tmp_path / "bundle"), Target.resolve(find_tensorrt("tensorrt"))
     for patches in ([twins[1]], [fine, twins[0]]):
-        trt.load_engines(bundle, patches, store=store).close()
+        tensorrt_engines.load_engines(bundle, patches, store=store).close()
         builds = len(gpu.builds)
         for one in list_cached_plans(bundle, store, here):
-            assert len(golden_errors(bundle, trt.load_engines(bundle, one.patches, store=store))) == len(one.patches)
+            assert len(golden_errors(bundle, tensorrt_engines.load_engines(bundle, one.patches, store=store))) == len(
+                one.patches
+            )
         assert len(gpu.builds) == builds
     assert {one.patches for one in list_cached_plans(bundle, store, here)} == {twins, (fine, *twins)}
     (embedder,) = [entry.key for entry in store.entries() if entry.name == f"embed-{twins[0]}.onnx"]
@@ -711,7 +717,7 @@ def test_what_was_planned_here_is_found_by_size(
     bundle = Bundle.open(tiny_bundle)
     load(TINY_PATCHES[1:2])
     load(TINY_PATCHES[1:3])
-    here = Target.for_target(find_tensorrt("tensorrt"))
+    here = Target.resolve(find_tensorrt("tensorrt"))
     load(TINY_PATCHES[:2], memory_limit_mb=64)
     ready = {(one.precision, one.patches, one.memory_limit_mb) for one in list_cached_plans(bundle, store, here)}
     assert ready == {
@@ -726,7 +732,7 @@ def test_what_was_planned_here_is_found_by_size(
     assert len(list_cached_plans(bundle, store, here)) == 2  # what an embedder is missing from is not ready
     assert {check_usable(entry.key) for entry in store.entries()} == {None}
     gpu.cuda.gpu = b"Orin NX"
-    assert list_cached_plans(bundle, store, Target.for_target(find_tensorrt("tensorrt"))) == []
+    assert list_cached_plans(bundle, store, Target.resolve(find_tensorrt("tensorrt"))) == []
     assert all("built for Orin with" in (check_usable(entry.key) or "") for entry in store.entries())
     FakeGpu("11.4.1").install(monkeypatch)
     assert {check_usable(entry.key) for entry in store.entries()} == {"built by tensorrt 10.3.0, installed is 11.4.1"}
@@ -830,8 +836,8 @@ def test_no_operator_falls_back_to_the_cpu(tiny_bundle: Path, monkeypatch: pytes
 
 
 def test_the_module_of_a_flavour_is_imported_when_it_is_used() -> None:
-    assert isinstance(trt, ModuleType)
-    assert not {"tensorrt", "tensorrt_rtx"} & set(vars(trt))
+    assert isinstance(tensorrt_engines, ModuleType)
+    assert not {"tensorrt", "tensorrt_rtx"} & set(vars(tensorrt_engines))
 
 
 # -------------------------------------------------------------------------------------------------------------- scripts
@@ -882,7 +888,7 @@ def test_a_signal_that_meets_the_log_is_raised_when_the_build_ends() -> None:
         def split(self, *_: Any) -> list[str]:  # type: ignore[override]
             raise KeyboardInterrupt
 
-    log = Log(SimpleNamespace(ILogger=type("ILogger", (), {"__init__": lambda self: None})))
+    log = TrtLog(SimpleNamespace(ILogger=type("ILogger", (), {"__init__": lambda self: None})))
     built = []
     with pytest.raises(KeyboardInterrupt), log.collect():
         log.logger.log(SimpleNamespace(name="INFO"), Interrupting())

@@ -96,7 +96,7 @@ def test_the_same_measurements_serve_every_graph_of_a_place(store: PlanStore) ->
 def test_only_this_user_may_read_what_is_kept(store: PlanStore) -> None:
     store.save("encoder.onnx", KEY, b"a plan", 1.0)
     store.save_timing(KEY, b"measured")
-    with store.alone():
+    with store.lock():
         pass
     assert store.folder.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in store.folder.iterdir()} == {0o600}

@@ -1,4 +1,4 @@
-"""Percentiles by nearest rank, as trtexec takes them: always a value that was measured; and how sure they are."""
+"""Percentiles by nearest rank, as in trtexec: always a measured value. With confidence intervals."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ NORMAL_95 = 1.96
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The smallest measured value that so many percent of the values do not exceed; ``ordered`` rises."""
+    """The smallest value that at least this percentage of the values do not exceed; ``ordered`` is ascending."""
     return ordered[max(math.ceil(percent / 100 * len(ordered)) - 1, 0)]
 
 
 def interval(ordered: Sequence[float], percent: float) -> tuple[float, float]:
-    """Bounds of the percentile at 95 % confidence, whatever the distribution: two of the values themselves.
+    """Bounds of the percentile at 95 % confidence for any distribution: two of the values themselves.
 
-    How many of n values lie below the true percentile is binomial, here by its normal approximation (Conover,
-    Practical Nonparametric Statistics, 3.2).
+    The number of values below the true percentile is binomial, here by its normal approximation (Conover, Practical
+    Nonparametric Statistics, 3.2).
     """
     count, share = len(ordered), percent / 100
     spread = NORMAL_95 * math.sqrt(count * share * (1 - share))
@@ -26,7 +26,7 @@ def interval(ordered: Sequence[float], percent: float) -> tuple[float, float]:
 
 
 def is_stable(values: Sequence[float], percent: float, within: float) -> bool:
-    """Whether the percentile is known to ± ``within`` of itself, and enough values lie above it to say so."""
+    """Whether the percentile is known to ± ``within``, relatively, and at least two values lie above it."""
     if len(values) * (1 - percent / 100) < 2:
         return False
     ordered = sorted(values)

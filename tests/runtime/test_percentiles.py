@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexiast_runtime.profiling.percentiles import interval, is_stable, percentile
+from flexiast_runtime.percentiles import interval, is_stable, percentile
 
 VALUES = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=200).map(sorted)
 PERCENT = st.sampled_from([50, 90, 95, 99])

@@ -1,4 +1,4 @@
-"""One thing that was looked at."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 State = Literal["ok", "note", "warning", "failure"]
-"""Works; worth knowing; works worse than it could; does not work."""
+"""ok: works. note: worth knowing. warning: works, but not well. failure: does not work."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was found, and what to do about it."""
+    """What a check found, and what to do about it."""
 
     check: str
     state: State

@@ -1,0 +1,165 @@
+"""What the governor is given, what it remembers and what it decides."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from flexiast.spec import Patch
+from flexiast_runtime.hardware.battery import Battery
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the user asks of the battery."""
+
+    until_s: float | None = None
+    """The charge must last until this time of the stream."""
+    min_battery: float = 0.2
+    """Reserve, as a fraction of the charge. 20 % is where many devices warn of a low battery."""
+    max_watts: float | None = None
+    """Most that the machine may draw"""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A variant of the model as the governor sees it."""
+
+    patch: Patch
+    latency_s: float
+    """Measured on this machine without other load"""
+    metric: float | None = None
+    """Accuracy or mean average precision, if measured"""
+    watts: float | None = None
+    """Power of the machine while it listens with this variant, if profiled"""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How quickly and how far the governor switches.
+
+    The defaults are the preset `balanced`, chosen by simulation: `python -m benchmarks.governor` and docs/governor.md.
+    """
+
+    dwell_s: float = 20.0
+    """How long a costlier option must fit before an upshift"""
+    max_dwell_s: float = 60.0
+    """A dwell doubles after each upshift that fails, up to this."""
+    relapse_s: float = 10.0
+    """An upshift that is reversed within this time has failed."""
+    headroom: float = 0.8
+    """An upshift needs a predicted latency below this share of the deadline. The gap to `limit` is the hysteresis."""
+    limit: float = 0.97
+    """A downshift follows a predicted latency above this share of the deadline. The rest covers timer noise."""
+    goal: Goal = Goal()
+    hot_headroom_c: float = 3.0
+    """Below this thermal headroom the governor downshifts step by step. Sensors have a resolution of about 1 °C."""
+    cool_headroom_c: float = 8.0
+    """Above this thermal headroom it may upshift again."""
+    heat_s: float = 10.0
+    """Time between two such steps: what a heat sink needs to show the effect of one"""
+    max_charge_per_min: float = 0.05
+    """Fastest change of a battery's charge that is believed; a machine that drains faster is empty in 20 minutes."""
+    battery_timeout_s: float = 60.0
+    """A battery that cannot be read keeps its last charge for this long."""
+    charge_margin: float = 0.02
+    """An upshift must still be allowed with this much less charge, so that a gauge in percent does not reverse it."""
+    retry_s: float = 30.0
+    """Cooldown of an engine after its first failure; it doubles with each further one."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is known once a window has been classified. What is unknown is None and has no effect."""
+
+    time_s: float
+    deadline_s: float
+    latency_s: float | None = None
+    """Of the engine that classified the window"""
+    overhead_s: float = 0.0
+    """Time spent on the window outside the engine: features and smoothing, the same for every variant"""
+    backlog_steps: float = 0.0
+    """Audio that is waiting, in steps"""
+    battery: Battery | None = None
+    thermal_headroom_c: float | None = None
+    """Degrees from the hottest part to where the kernel throttles it"""
+    throttled: bool | None = None
+    power_saver: bool | None = None
+    """Whether the user asked the system to save power"""
+    failed: bool = False
+    """Whether the engine raised an error"""
+    option: int | None = None
+    """The option that ran, where it is not the one in the state"""
+
+    @property
+    def budget_s(self) -> float:
+        """What the deadline leaves for the engine."""
+        return self.deadline_s - self.overhead_s
+
+
+class BatteryEstimate(NamedTuple):
+    """The filtered battery, and what the filter needs of earlier readings."""
+
+    battery: Battery | None = None
+    """The estimate"""
+    discharge_start: tuple[float, float] | None = None
+    """Time in seconds and charge when the battery began to discharge"""
+    read_at_s: float = 0.0
+    reading: float = 0.0
+    """The last charge that was read, accepted or not"""
+    suspect_charge: float | None = None
+    """The charge that the readings jumped to, until it is accepted"""
+
+
+class Cooldown(NamedTuple):
+    """An engine that failed, and how long it is not used."""
+
+    option: int
+    until_s: float
+    seconds: float
+    """Length of this cooldown"""
+    active: bool = True
+    """Whether it lasts. Afterwards only its length is needed, for the next one."""
+
+
+class State(NamedTuple):
+    """Everything remembered between two decisions; options are indices, ordered by cost."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a state
+    """The current option"""
+    slowdown: float = 1.0
+    """Mean of measured latency ÷ profiled latency"""
+    variance: float = 0.02
+    """Of the same ratio. It starts at a standard deviation of 14 %, since nothing is known yet of the load."""
+    misses: float = 0.0
+    """Leaky count of missed deadlines"""
+    overloaded: bool = False
+    """Whether even the cheapest engine that works misses the deadline repeatedly"""
+    backlog_steps: float = 0.0
+    """At the last window"""
+    fits_since_s: float | None = None
+    """Since when a costlier option would have fitted"""
+    raised_at_s: float | None = None
+    """Time of the last upshift"""
+    dwell_s: float | None = None
+    """Current dwell; None: the policy's"""
+    battery: BatteryEstimate = BatteryEstimate()
+    heat_limit: int | None = None
+    """Costliest option that heat allows; None: all"""
+    heat_at_s: float = -math.inf
+    """When the heat limit last changed"""
+    cooldowns: tuple[Cooldown, ...] = ()
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the current option's engine failed and no other one works."""
+        return any(cooldown.option == self.index and cooldown.active for cooldown in self.cooldowns)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The option to run next. There is a reason if and only if it changes."""
+
+    index: int
+    reason: str | None = None

@@ -1,0 +1,28 @@
+"""The processor's name on x86, on ARM boards, and where Linux does not know it."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+
+from flexiast.processor import read_processor_name
+
+
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        ("processor\t: 0\nmodel\t\t: 1\nmodel name\t: AMD EPYC\nprocessor\t: 1\nmodel name\t: other\n", "AMD EPYC"),
+        ("processor\t: 0\nCPU part\t: 0xd0b\n\nHardware\t: BCM2835\nModel\t\t: Raspberry Pi 5\n", "Raspberry Pi 5"),
+    ],
+    ids=["x86", "ARM"],
+)  # fmt: skip
+def test_the_name_is_read_from_cpuinfo(tmp_path: Path, lines: str, name: str) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "cpuinfo").write_text(lines)
+    assert read_processor_name(tmp_path) == name
+
+
+def test_without_cpuinfo_it_is_what_python_knows(tmp_path: Path) -> None:
+    assert read_processor_name(tmp_path) == (platform.processor() or platform.machine())
