@@ -33,7 +33,10 @@ HEAVY = (
     "uvicorn",
     "websockets",
 )
-NEEDS_TORCH = {f"flexiast.{name}" for name in ("model", "convnet", "distributed", "journal", "train")}
+TORCH_CODE = ("model", "convnet", "networks", "training.distillation", "training.distributed", "training.journal")
+NEEDS_TORCH = {f"flexiast.{name}" for name in (*TORCH_CODE, "training.run_state", "training.trainer")}
+DRAWS = {f"flexiast_cli.{name}" for name in ("plot_axes", "commands.evaluate.plot", "commands.profile.report")}
+"""Modules of pictures, imported when one is asked for: they begin with matplotlib."""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def test_the_wheel_brings_the_shipped_models_whole(wheel: Path) -> None:
         names = set(archive.namelist())
     assert {"commands", "sounds"} <= {path.name for path in folder.iterdir()}
     assert expected <= names
-    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 30e6
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 40e6
 
 
 def test_the_files_of_the_repository_stay_under_60_mb() -> None:
@@ -112,7 +115,7 @@ def test_base_install_code_imports_without_any_extra() -> None:
         for package in root.glob("flexiast*")
         for path in sorted(package.rglob("*.py"))
     ]
-    wanted = [module for module in modules if module not in NEEDS_TORCH]
+    wanted = [module for module in modules if module not in NEEDS_TORCH | DRAWS]
     assert len(wanted) > 30
     lines = [
         "import sys, importlib",

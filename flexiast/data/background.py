@@ -180,7 +180,7 @@ class _Cursor:
 
     def read(self, stretch: Stretch) -> Float:
         """Mono samples of the stretch."""
-        while self.position < stretch.start and self._take(stretch.start - self.position):
+        while self.position < stretch.start and len(self._take(stretch.start - self.position)):
             pass
         pieces, missing = [], stretch.samples
         while missing and len(piece := self._take(missing)):

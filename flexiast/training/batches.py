@@ -248,4 +248,4 @@ def _nothing_target(spec: Spec, columns: int) -> Float:
     """The target of a window in which nothing sounds [columns]: its class, or no label likelier than another."""
     if spec.nothing_class:
         return np.eye(columns, dtype=np.float32)[-1]
-    return np.full(columns, 1 / columns if spec.task == "single" else 0.0, np.float32)
+    return np.full(columns, 1 / max(columns, 1) if spec.task == "single" else 0.0, np.float32)

@@ -40,6 +40,10 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+FIGURES = {"patch_size", "tokens", "gmac", "accuracy", "accuracy_interval"}
+"""What each patch size is measured by, as JSON names it."""
+
+
 def records(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
 
@@ -54,7 +58,7 @@ def test_evaluate_gives_the_same_figures_for_checkpoint_and_bundle(
     for document in documents:
         assert document["schema_version"] == "1.0"
         assert [result["patch_size"] for result in document["results"]] == ["24x24", "32x16"]
-        assert all(result.keys() == {"patch_size", "tokens", "gmac", "accuracy"} for result in document["results"])
+        assert all(result.keys() == FIGURES for result in document["results"])
     assert documents[0]["results"] == documents[1]["results"]
 
 

@@ -79,7 +79,7 @@ def test_folders_of_which_some_are_labels_are_not_taken_for_mere_sounds(
 ) -> None:
     mixed = shutil.copytree(sounds, tmp_path / "mixed")
     (mixed / ".git").mkdir()
-    (mixed / "garden").mkdir()
+    shutil.copytree(next(path for path in sounds.iterdir() if path.is_dir()), mixed / "garden")
     result = run("export", trained, "--patch-sizes", "16", "-o", tmp_path / "b", "--verify-data", mixed)
     assert_refused(result, 8, "'garden' is none that the model knows")
 

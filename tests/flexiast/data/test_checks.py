@@ -58,7 +58,7 @@ def on_audio(dataset: Dataset) -> list[str]:
 
 def test_a_good_data_set_is_met_with_silence(write_set: WriteSet) -> None:
     dataset = read_dataset(write_set(dog=10, cat=12))
-    check_trainable(dataset, Path("set"))
+    check_trainable(dataset, Path("set"), background=False)
     assert warnings_before_reading(dataset) == []
     assert on_audio(dataset) == []
     assert warn_low_rates(dataset.clips, 16_000) == []
@@ -81,7 +81,7 @@ def test_what_cannot_be_learnt_is_refused_before_a_file_is_decoded(
     for path in folder.rglob("*.wav"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match=message):
-        check_trainable(read_dataset(folder), folder)
+        check_trainable(read_dataset(folder), folder, background=False)
 
 
 def test_one_clip_labels_and_labels_that_nothing_validates_are_named(tmp_path: Path) -> None:
