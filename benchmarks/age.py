@@ -36,7 +36,7 @@ from flexiast_runtime.audio import microphone as mic
 from flexiast_runtime.audio.device_stream import DeviceStream
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
-from flexiast_runtime.detection.listener import Settings
+from flexiast_runtime.detection.settings import DetectionSettings
 from flexiast_runtime.detection.smoothing import Smoother
 from flexiast_runtime.inference.ort import load_engines
 
@@ -119,7 +119,7 @@ def listened(stream: Stream, rate_hz: int, folder: Path, seconds: float) -> tupl
 
 
 def report(stream: Stream, frontend: FrontendSpec, started_s: float, events: Received, lines: Received) -> None:
-    rate_hz, settings = frontend.sample_rate_hz, Settings.for_frontend(frontend)
+    rate_hz, settings = frontend.sample_rate_hz, DetectionSettings.from_frontend(frontend)
     summary = lines[-1][0]
     engine_s = summary["variants"][0]["latency_p50_ms"] / 1000
     events = [(event, at_s) for event, at_s in events if event["end_s"] < summary["audio_s"] - frontend.window_s]
@@ -142,7 +142,7 @@ def report(stream: Stream, frontend: FrontendSpec, started_s: float, events: Rec
         sys.exit("over the limit")
 
 
-def decided_after(frontend: FrontendSpec, settings: Settings) -> int:
+def decided_after(frontend: FrontendSpec, settings: DetectionSettings) -> int:
     """Samples from an event's end to that of the first window whose score was below: as `Detector` has it."""
     step = round(settings.step_s * frontend.sample_rate_hz)
     delay = round(Smoother(settings.smoothing_s, settings.step_s).delay_steps * step)

@@ -31,20 +31,16 @@ from flexiast_runtime.audio.source import Block, FileSource, chunks
 from flexiast_runtime.batch.runner import BLOCK_S
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import DEFAULT, find_bundle
-from flexiast_runtime.detection.listener import (
-    Conditions,
-    FixedSize,
-    GovernedController,
-    Settings,
-    StreamClassifier,
-    options,
-)
+from flexiast_runtime.detection.listener import StreamClassifier
 from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.detection.settings import DetectionSettings
+from flexiast_runtime.governor.live import Conditions, FixedSize, GovernedController
 from flexiast_runtime.governor.presets import POLICIES
 from flexiast_runtime.governor.step import frontier
 from flexiast_runtime.inference.backends import Backend, load_engines
 from flexiast_runtime.inference.engine import Engine, Engines, scores
+from flexiast_runtime.profiling.options import measure_options
 from flexiast_runtime.sinks.clips import Clips
 from flexiast_runtime.sinks.outbox import Outbox, open_outboxes
 from flexiast_runtime.sinks.parse import parse_sink
@@ -204,7 +200,7 @@ class Model:
 
         """
         source, controller = FileSource(Path(path), BLOCK_S), FixedSize(self._loaded(patch_size))
-        settings = Settings.for_frontend(self._frontend.spec, self.rules if rules is None else rules)
+        settings = DetectionSettings.from_frontend(self._frontend.spec, self.rules if rules is None else rules)
         listener = StreamClassifier(
             self._engines, controller, settings, source=source.name, conditions=lambda _: Conditions(settings.step_s)
         )
@@ -271,7 +267,7 @@ class Stream:
     ) -> None:
         """Takes and raises what `Model.stream` does."""
         engines = model._engines
-        settings = Settings.for_frontend(engines.spec.frontend, model.rules if rules is None else rules)
+        settings = DetectionSettings.from_frontend(engines.spec.frontend, model.rules if rules is None else rules)
         if deadline_s is not None and patch_size is not None:
             raise UsageError("patch_size keeps one size, deadline_s picks among them; give one of the two")
         self._deadline_s = settings.step_s
@@ -280,7 +276,7 @@ class Stream:
             self.deadline_s = deadline_s
             if len(engines.patches) > 1:
                 controller = GovernedController(
-                    frontier(options(engines)), POLICIES["balanced"], Conditions(deadline_s)
+                    frontier(measure_options(engines)), POLICIES["balanced"], Conditions(deadline_s)
                 )
         self._controller = controller
         self._listener = StreamClassifier(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flexiast.manifest import Manifest, Variant
     from flexiast.spec import PatchSize
     from flexiast_runtime.bundle import Bundle
-    from flexiast_runtime.detection.listener import Conditions, FixedSize, GovernedController
+    from flexiast_runtime.governor.live import Conditions, FixedSize, GovernedController
     from flexiast_runtime.governor.step import Decision, Observation, Option, Policy
     from flexiast_runtime.inference.backends import Backend
     from flexiast_runtime.inference.engine import Engines
@@ -221,12 +221,12 @@ def profile_of(bundle: Bundle, backend: Backend) -> Profile | None:
 
 def options_of(engines: Engines, profile: Profile | None, precision: str) -> tuple[Option, ...]:
     """Each engine's option, as profiled or else as quickly measured now; every engine is warmed up."""
-    from flexiast_runtime.detection.listener import options
+    from flexiast_runtime.profiling.options import measure_options
 
     if profile is None:
-        return options(engines)
+        return measure_options(engines)
     watts = profile.watts(precision)
-    found = options(engines, profile.latencies_s(precision))
+    found = measure_options(engines, profile.latencies_s(precision))
     return tuple(replace(option, watts=watts.get(option.patch)) for option in found)
 
 
@@ -234,7 +234,7 @@ def build_controller(
     options: Sequence[Option], policy: Policy, conditions: Conditions
 ) -> GovernedController | FixedSize:
     """The governor over the options that are worth their cost, or the only one there is."""
-    from flexiast_runtime.detection.listener import FixedSize, GovernedController
+    from flexiast_runtime.governor.live import FixedSize, GovernedController
     from flexiast_runtime.governor.step import frontier
 
     return (
@@ -252,7 +252,7 @@ def record_trace(
     """
     from flexiast.errors import DataError, UsageError
     from flexiast_cli.terminal.console import say
-    from flexiast_runtime.detection.listener import FixedSize
+    from flexiast_runtime.governor.live import FixedSize
     from flexiast_runtime.governor.trace import Header, Recorder
     from flexiast_runtime.profiling.profiler import manifest_sha256, versions
 

@@ -18,8 +18,10 @@ from flexiast_runtime.audio.source import chunks, open_recording
 from flexiast_runtime.batch.formats import Result
 from flexiast_runtime.batch.workers import WorkerDied, map_tasks
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.detection.listener import Conditions, FixedSize, Settings, StreamClassifier
+from flexiast_runtime.detection.listener import StreamClassifier
 from flexiast_runtime.detection.records import Event, Summary
+from flexiast_runtime.detection.settings import DetectionSettings
+from flexiast_runtime.governor.live import Conditions, FixedSize
 from flexiast_runtime.inference.backends import Backend, load_engines
 from flexiast_runtime.inference.engine import Engines
 
@@ -35,7 +37,7 @@ class Job:
     patch: PatchSize
     precision: str | None
     backend: Backend
-    settings: Settings
+    settings: DetectionSettings
     channel: int | None = None
     """The only one to hear, counted from 1; None is the mix of all"""
     keep_cut: bool = False

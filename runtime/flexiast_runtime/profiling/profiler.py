@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 from flexiast import __version__
 from flexiast.manifest import MANIFEST
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.detection.listener import Settings
 from flexiast_runtime.hardware import platform as here
 from flexiast_runtime.hardware.machine import read_settings
 from flexiast_runtime.hardware.meters import Meter, find_meter
@@ -73,6 +72,7 @@ def profile_bundle(
     engines: Sequence[Engine],
     key: ProfileKey,
     *,
+    step_s: float,
     duration_s: float,
     warmup_s: float,
     metrics: Mapping[str, float],
@@ -81,8 +81,8 @@ def profile_bundle(
 ) -> tuple[Profile, dict[str, Runs]]:
     """Measure every engine: its profile, and each single latency by the variant's name.
 
-    ``metrics`` are those measured just now, by variant; the bundle's own stand in for the rest. ``source`` measures the
-    power in place of what the machine has.
+    ``step_s`` is the audio from one window to the next. ``metrics`` were measured just now, by variant; the bundle's
+    own are used for the rest. ``source`` measures the power in place of what the machine has.
     """
     features = bundle.arrays(bundle.manifest.golden)["features"][:1]
     named = {f"{engine.variant.patch_size} {engine.variant.precision}": engine for engine in engines}
@@ -92,7 +92,6 @@ def profile_bundle(
     paced = measure_paced(named, features)
     with _meter(source, gpu) if power else nullcontext() as meter:
         powers = {} if meter is None else measure_power(named, features, meter)
-    step_s = Settings.for_frontend(bundle.manifest.spec.frontend).step_s
     after = _reading(gpu)
     found = Profile(
         made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -24,8 +24,8 @@ from flexiast.spec import PatchSize
 from flexiast_cli.options import validators as checks
 from flexiast_cli.options.policy import PolicyOptions, Preset, profile_of, record_trace, seconds_until
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.detection.listener import Conditions, GovernedController
 from flexiast_runtime.governor.limits import Goal
+from flexiast_runtime.governor.live import Conditions, GovernedController
 from flexiast_runtime.governor.presets import POLICIES
 from flexiast_runtime.governor.step import Option, Policy
 from flexiast_runtime.governor.trace import read_trace

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexiast.errors import FlexiastError, ModelError
-from flexiast_runtime.batch.workers import WorkerDied, restore_order, share
+from flexiast_runtime.batch.workers import WorkerDied, map_tasks, restore_order
 
 
 def never() -> bool:
@@ -42,27 +42,27 @@ def load_too_much() -> Callable[[int], int]:
 
 
 def test_every_task_is_answered_once() -> None:
-    assert sorted(share(range(20), load_squares, 2, never)) == [(task, task * task) for task in range(20)]
+    assert sorted(map_tasks(range(20), load_squares, 2, never)) == [(task, task * task) for task in range(20)]
     assert not active_children()
 
 
 def test_a_worker_that_dies_costs_its_task_alone() -> None:
-    answers = dict(share(range(6), load_one_that_dies, 2, never))
+    answers = dict(map_tasks(range(6), load_one_that_dies, 2, never))
     assert answers == {task: task * task for task in range(6)} | {3: WorkerDied("was ended by SIGKILL")}
     assert not active_children()
 
 
 def test_what_keeps_every_worker_from_loading_is_raised() -> None:
     with pytest.raises(ModelError, match="no such bundle"):
-        list(share(range(6), load_no_model, 2, never))
+        list(map_tasks(range(6), load_no_model, 2, never))
     with pytest.raises(FlexiastError, match="SIGKILL while it loaded"):
-        list(share(range(6), load_too_much, 1, never))
+        list(map_tasks(range(6), load_too_much, 1, never))
     assert not active_children()
 
 
 def test_the_work_stops_when_told() -> None:
     answers: list[object] = []
-    for answer in share(range(10_000), load_squares, 1, stopped=lambda: len(answers) >= 5):
+    for answer in map_tasks(range(10_000), load_squares, 1, stopped=lambda: len(answers) >= 5):
         answers.append(answer)  # noqa: PERF402 (the length is looked at meanwhile)
     assert len(answers) == 5
     assert not active_children()

@@ -28,9 +28,11 @@ from flexiast_runtime.detection.cascade import (
     spares_nothing,
 )
 from flexiast_runtime.detection.framer import Framer, Window
-from flexiast_runtime.detection.listener import Conditions, FixedSize, GovernedController, Settings, StreamClassifier
+from flexiast_runtime.detection.listener import StreamClassifier
 from flexiast_runtime.detection.records import EngineFailure, Event, Record, Status, Summary
 from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.detection.settings import DetectionSettings
+from flexiast_runtime.governor.live import Conditions, FixedSize, GovernedController
 from flexiast_runtime.governor.step import Observation, Option, Policy
 from flexiast_runtime.inference.engine import Engines
 
@@ -219,13 +221,13 @@ def station(
         SHARP: Loudness(manifest.variant(SHARP), clock, 0.004),
     }
     conditions, seen = Conditions(1.0), []
-    chooser = GovernedController((Option(CHEAP, 0.001, 0.5), Option(SHARP, 0.004, 0.9)), Policy(), conditions)
-    chooser.record = lambda observation, _: seen.append(observation)
+    controller = GovernedController((Option(CHEAP, 0.001, 0.5), Option(SHARP, 0.004, 0.9)), Policy(), conditions)
+    controller.record = lambda observation, _: seen.append(observation)
     thresholds = EventRules().thresholds(manifest.spec.labels)
     listener = StreamClassifier(
         Engines(manifest, dict(engines)),
-        chooser if cascade else FixedSize(SHARP),
-        Settings(STEP_S, 0.0),
+        controller if cascade else FixedSize(SHARP),
+        DetectionSettings(STEP_S, 0.0),
         source="",
         conditions=lambda _: conditions,
         clock=clock,
@@ -315,7 +317,7 @@ def test_a_cascade_that_spared_nothing_names_what_kept_it_busy(tiny_manifest: Ma
         listener, _, _ = station(tiny_manifest, cascade=True)
         for _ in listener.run([Chunk(0, scene([(0, seconds)], 10))]):
             pass
-        assert listener.kept_busy_by == expected
+        assert listener.busiest_label == expected
 
 
 def test_where_nothing_has_a_class_a_score_that_says_nothing_is_zero(tiny_spec: Spec) -> None:

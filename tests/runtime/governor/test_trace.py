@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from flexiast.errors import DataError
 from flexiast.spec import PatchSize
-from flexiast_runtime.detection.listener import Conditions, GovernedController
 from flexiast_runtime.governor import trace as traces
 from flexiast_runtime.governor.limits import Goal
+from flexiast_runtime.governor.live import Conditions, GovernedController
 from flexiast_runtime.governor.step import Observation, Option, Policy
 from flexiast_runtime.governor.trace import Header, Recorder, read_trace, replay
 from flexiast_runtime.hardware.battery import Battery

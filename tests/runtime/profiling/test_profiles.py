@@ -164,7 +164,15 @@ def profile(tiny_bundle: Path) -> Profile:
     engines = load_engines(bundle)
     key = profile_key(bundle, Backend.CPU)
     return profile_bundle(
-        "tiny", bundle, list(engines), key, duration_s=0.1, warmup_s=0.01, metrics={"8x8 fp32": 0.75}, power=True
+        "tiny",
+        bundle,
+        list(engines),
+        key,
+        step_s=0.1,
+        duration_s=0.1,
+        warmup_s=0.01,
+        metrics={"8x8 fp32": 0.75},
+        power=True,
     )[0]
 
 

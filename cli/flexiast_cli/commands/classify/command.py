@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from flexiast_cli.commands.classify.progress import Tally
     from flexiast_runtime.batch.formats import Result
     from flexiast_runtime.batch.runner import Job
-    from flexiast_runtime.detection.listener import Settings
+    from flexiast_runtime.detection.settings import DetectionSettings
 
 
 def classify(
@@ -259,7 +259,7 @@ def _job(
     patch_size: str | None,
     precision: str | None,
     backend: Backend,
-    settings: Callable[[Manifest], Settings],
+    settings: Callable[[Manifest], DetectionSettings],
 ) -> Job:
     """At the size that was measured best, unless another is named."""
     from flexiast.spec import PatchSize

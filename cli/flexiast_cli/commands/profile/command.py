@@ -79,6 +79,7 @@ def profile(
     from flexiast_cli.terminal.console import print_json, say, stderr
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.catalog import DEFAULT, find_bundle
+    from flexiast_runtime.detection.settings import DetectionSettings
     from flexiast_runtime.profiling.profiler import profile_bundle, profile_key
     from flexiast_runtime.profiling.profiles import keep, read_profile
 
@@ -101,6 +102,7 @@ def profile(
             bundle,
             [engine for theirs in engines.values() for engine in theirs],
             profile_key(bundle, backend, threads),
+            step_s=DetectionSettings.from_frontend(bundle.manifest.spec.frontend).step_s,
             duration_s=duration,
             warmup_s=warmup,
             metrics=measured,
