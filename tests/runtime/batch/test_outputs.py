@@ -28,7 +28,7 @@ def recordings(tmp_path: Path) -> dict[Path, Path]:
 def make(folder: Path, recordings: Mapping[Path, Path], made_by: Mapping[str, str] = MADE_BY) -> list[Path]:
     """What a run makes of what is missing."""
     with open_outputs(folder, Format.CSV, made_by) as outputs:
-        missing = outputs.missing(recordings)
+        missing = outputs.list_missing(recordings)
         for path, made in missing.items():
             outputs.write(made, Result(path, str(path)), "sounds")
     return list(missing)

@@ -136,7 +136,7 @@ def test_it_listens_then_rests_and_listens_again(spec: Spec) -> None:
     for window in windows(spec, coloured(60, -3, 0.01)):
         levels.append(cascade.level(window))
         if levels[-1] == "cheap":
-            assert not cascade.heard(quiet)
+            assert not cascade.is_candidate(quiet)
     assert levels[0] == "cheap"
     assert "sharp" not in levels
     rests = [len(run) for run in "".join(level[0] for level in levels).split("c") if run]
@@ -151,10 +151,10 @@ def test_what_may_be_an_event_is_looked_at_closely_until_it_is_none(spec: Spec) 
     score = np.full(len(spec.labels), nothing(spec), np.float32)
     score[1] = least + 1e-4
     assert cascade.level(first) == "cheap"
-    assert cascade.heard(score)
+    assert cascade.is_candidate(score)
     assert cascade.level(second) == "sharp"
     score[1] = least - 1e-4
-    assert not cascade.heard(score)
+    assert not cascade.is_candidate(score)
     assert cascade.level(third) == "cheap"
 
 
@@ -163,7 +163,7 @@ def test_a_label_that_is_not_wanted_makes_nobody_curious(spec: Spec) -> None:
     cascade = Cascade(CHEAP, thresholds, spec, STEP_S)
     score = np.zeros(len(spec.labels), np.float32)
     score[0] = 1.0
-    assert not cascade.heard(score)
+    assert not cascade.is_candidate(score)
 
 
 @given(st.lists(st.floats(0.05, 1), min_size=3, max_size=3), st.integers(0, 1_000))
