@@ -127,7 +127,7 @@ def report(stream: Stream, frontend: FrontendSpec, started_s: float, events: Rec
     newest = [at_s - started_s - (event["end_sample"] + decided) / rate_hz for event, at_s in events]
     status = [at_s - started_s - record["time_s"] for record, at_s in lines if record["type"] == "status"]
     began = [
-        datetime.fromisoformat(event["began_at"]).timestamp() - started_s - event["start_s"] for event, _ in events
+        datetime.fromisoformat(event["started_at"]).timestamp() - started_s - event["start_s"] for event, _ in events
     ]
     print(f"step {1000 * settings.step_s:.0f} ms, engine {1000 * engine_s:.1f} ms (p50); ms:")
     print(f"{'':52}{'count':>6}{'p50':>8}{'p95':>8}{'p99':>8}{'most':>8}")
@@ -135,7 +135,7 @@ def report(stream: Stream, frontend: FrontendSpec, started_s: float, events: Rec
     oldest = row("event at the webhook, from the oldest of that step", [age + settings.step_s for age in newest])
     row("event at the webhook, from the end of the word", list(since_words(stream, started_s, events, rate_hz)))
     row("status on stdout, from the newest sound in it", status)
-    row("began_at, later than the sound", began)
+    row("started_at, later than the sound", began)
     limit_s = settings.step_s + engine_s + ALLOWED_S
     print(f"limit of the second row at p99: {1000 * limit_s:.0f}")
     if oldest > limit_s:

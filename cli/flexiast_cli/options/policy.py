@@ -200,7 +200,7 @@ def seconds_until(text: str, now: datetime) -> float:
 def own_metric(variant: Variant, profile: Profile | None) -> float | None:
     """What this engine itself reached: on this machine, else on the exporter's clips; None where nobody measured."""
     measured = profile and profile.measurement(variant.patch_size, variant.precision)
-    if measured and measured.metric_is_own:
+    if measured and measured.metric_measured_here:
         return measured.metric
     return variant.labelled.metric if variant.labelled else None
 
@@ -262,14 +262,14 @@ def record_trace(
     if isinstance(chosen, FixedSize):
         raise UsageError("--record writes down what the governor decides; with one patch size it decides nothing")
     header = Header(
-        made_at=datetime.now().astimezone().isoformat(timespec="seconds"),
+        created_at=datetime.now().astimezone().isoformat(timespec="seconds"),
         bundle=name,
         bundle_sha256=manifest_sha256(bundle),
         versions=versions(),
         step_s=step_s,
         options=chosen.options,
         policy=chosen.policy,
-        first=chosen.first,
+        first_observation=chosen.first,
         index=chosen.index,
         sources=sources,
     )

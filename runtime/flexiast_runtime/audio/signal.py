@@ -36,7 +36,7 @@ class Signal:
     """Of the last block as it is mixed, without its mean: 0 is a square wave of full scale"""
     peak_dbfs: float = FLOOR_DBFS
     """Of any channel"""
-    offset: float = 0.0
+    dc_offset: float = 0.0
     """Mean, smoothed over a second; full scale is 1"""
     silent_s: float = 0.0
     """How long every sample has been the same"""
@@ -58,7 +58,7 @@ class Signal:
             (self.gaps, f"{self.gaps:,} {'gap' if self.gaps == 1 else 'gaps'}"),
             (self.invalid, f"{self.invalid:,} invalid"),
             (self.clipped, f"{self.clipped:,} clipped"),
-            (abs(self.offset) >= OFFSET, f"DC offset {self.offset:+.1%}"),
+            (abs(self.dc_offset) >= OFFSET, f"DC offset {self.dc_offset:+.1%}"),
             (self.channel, f"channel {self.channel} alone"),
         )
         return tuple(text for wrong, text in said if wrong)
@@ -67,7 +67,7 @@ class Signal:
         return {
             "level_dbfs": round(self.level_dbfs, 1),
             "peak_dbfs": round(self.peak_dbfs, 1),
-            "offset": round(self.offset, 5),
+            "dc_offset": round(self.dc_offset, 5),
             "silent_s": round(self.silent_s, 3),
             "clipped": self.clipped,
             "invalid": self.invalid,
@@ -149,7 +149,7 @@ class Monitored:
             self.signal,
             level_dbfs=_dbfs(float(np.sqrt(np.square(mono - np.float32(mean), dtype=np.float32).mean()))),
             peak_dbfs=_dbfs(float(np.abs(samples).max())),
-            offset=self.signal.offset + -math.expm1(-seconds / DC_S) * (mean - self.signal.offset),
+            dc_offset=self.signal.dc_offset + -math.expm1(-seconds / DC_S) * (mean - self.signal.dc_offset),
             silent_s=self.signal.silent_s + seconds if silent else 0.0,
             channel=None if self._mixer.alone is None else self._mixer.alone + 1,
             clipped=self.signal.clipped + int(np.count_nonzero(np.abs(samples).max(axis=1) >= CLIPPED)),

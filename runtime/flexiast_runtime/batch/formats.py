@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flexiast.errors import printable_line
+from flexiast_runtime.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from flexiast_runtime.detection.records import Event
@@ -96,10 +97,6 @@ def _jsonl(results: Iterable[Result], _: str) -> Iterator[str]:
 
 
 def _json(results: Iterable[Result], model: str) -> Iterator[str]:
-    from flexiast_runtime.detection.records import (
-        SCHEMA_VERSION,  # here, for `--help` knows the formats and nothing heavy
-    )
-
     yield f'{{"schema_version": "{SCHEMA_VERSION}", "model": {json.dumps(model, ensure_ascii=False)}, "files": ['
     between = "\n"
     for result in results:

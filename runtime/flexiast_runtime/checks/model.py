@@ -75,7 +75,7 @@ def profile(model: str) -> CheckResult:
     if found is None:
         said = f"none of {model} for this machine as it is set; times are taken at each start"
         return CheckResult("profile", "note", said, f"flexiast profile {model}")
-    return CheckResult("profile", "ok", f"{model} was measured at {found.made_at}")
+    return CheckResult("profile", "ok", f"{model} was measured at {found.created_at}")
 
 
 def plans(model: str, store: PlanStore) -> Iterator[CheckResult]:

@@ -267,7 +267,7 @@ class StreamClassifier:
             skipped=self._accounting.skipped,
             battery=conditions.battery,
             signal=self._signal(),
-            heat_room_k=conditions.heat_room_k,
+            thermal_headroom_c=conditions.thermal_headroom_c,
             frames=window.new,
         )
 

@@ -52,7 +52,10 @@ def _limits(goal: Goal, options: Sequence[Option], state: State, seen: Observati
     if seen.power_saver:
         yield Limit(0, "the system saves power")
     if state.heat_limit is not None:
-        yield Limit(state.heat_limit, "heat" if seen.heat_room_k is None else f"{seen.heat_room_k:.0f} K to throttling")
+        yield Limit(
+            state.heat_limit,
+            "heat" if seen.thermal_headroom_c is None else f"{seen.thermal_headroom_c:.0f} K to throttling",
+        )
     if goal.max_watts is not None:
         yield Limit(_allow_by_watts(options, goal.max_watts), f"limit of {goal.max_watts:g} W")
     battery = state.belief.battery

@@ -17,8 +17,8 @@ class Conditions:
 
     deadline_s: float
     battery: Battery | None = None
-    heat_room_k: float | None = None
-    """Kelvins to where the kernel holds the processor back"""
+    thermal_headroom_c: float | None = None
+    """Degrees to the temperature at which the kernel throttles the processor"""
     throttled: bool | None = None
     power_saver: bool | None = None
 
@@ -28,7 +28,7 @@ class Conditions:
             time_s,
             self.deadline_s,
             battery=self.battery,
-            heat_room_k=self.heat_room_k,
+            thermal_headroom_c=self.thermal_headroom_c,
             throttled=self.throttled,
             power_saver=self.power_saver,
         )

@@ -87,7 +87,7 @@ class Observation:
     backlog_steps: float = 0.0
     """Audio that waits, in steps."""
     battery: Battery | None = None
-    heat_room_k: float | None = None
+    thermal_headroom_c: float | None = None
     """Kelvins from the hottest part to where the kernel holds it back"""
     throttled: bool | None = None
     power_saver: bool | None = None
@@ -224,7 +224,9 @@ def _update_estimates(policy: Policy, state: State, seen: Observation) -> State:
 
 def _heat(policy: Policy, state: State, seen: Observation) -> State:
     """One step down for each while that it stays hot, one step up for each dwell that it stays cool."""
-    room = math.inf if seen.heat_room_k is None or math.isnan(seen.heat_room_k) else seen.heat_room_k
+    room = (
+        math.inf if seen.thermal_headroom_c is None or math.isnan(seen.thermal_headroom_c) else seen.thermal_headroom_c
+    )
     hot = bool(seen.throttled) or room < policy.hot_k
     since_s = seen.time_s - state.heat_at_s
     if hot and since_s >= policy.heat_s:

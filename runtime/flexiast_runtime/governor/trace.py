@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
@@ -19,6 +19,7 @@ from flexiast.manifest import Sha256
 from flexiast.spec import Value, describe
 from flexiast_runtime.governor import step as governor
 from flexiast_runtime.governor.step import Decision, Observation, Option, Policy
+from flexiast_runtime.schema import rename_keys, upgrade_json
 
 MAX_TRACE_BYTES = 50_000_000
 """A day or two at two windows a second; a recorder stops here, and no longer file is read."""
@@ -30,11 +31,16 @@ POSSIBLE: dict[str, tuple[float, float]] = {
     "latency_s": (0.0, math.inf),
     "overhead_s": (-math.inf, math.inf),  # a difference, which may be rounded
     "backlog_steps": (0.0, math.inf),
-    "heat_room_k": (-math.inf, math.inf),
+    "thermal_headroom_c": (-math.inf, math.inf),
 }
 """What each number that was seen can be; never infinite, never NaN"""
 
 POSSIBLE_OF_BATTERY: dict[str, tuple[float, float]] = {"fraction": (0.0, 1.0), "energy_j": (0.0, math.inf)}
+
+
+RENAMED_KEYS = {"made_at": "created_at", "first": "first_observation", "seen": "observation"}
+"""Keys of schema 1.0 and what they are called since 2.0, in a header and in a step"""
+RENAMED_IN_OBSERVATION = {"heat_room_k": "thermal_headroom_c"}
 
 
 class _Line(Value):
@@ -44,9 +50,9 @@ class _Line(Value):
 class Header(_Line):
     """What the decisions depend on besides what was seen."""
 
-    schema_version: Literal["1.0"] = "1.0"
+    schema_version: Literal["2.0"] = "2.0"
     type: Literal["trace"] = "trace"
-    made_at: str
+    created_at: str
     bundle: str
     """As it was named"""
     bundle_sha256: Sha256
@@ -57,7 +63,7 @@ class Header(_Line):
     options: tuple[Option, ...] = Field(min_length=1)
     """From cheap to dear"""
     policy: Policy
-    first: Observation
+    first_observation: Observation
     """Before any window"""
     index: int = Field(ge=0)
     """Of the option that it began with"""
@@ -77,7 +83,7 @@ class Header(_Line):
 class Step(_Line):
     """One observation and what was decided."""
 
-    seen: Observation
+    observation: Observation
     index: int = Field(ge=0)
     """Of the option to run next"""
     reason: str | None = None
@@ -96,7 +102,7 @@ class Trace(NamedTuple):
         """The option that each observation is of: the one decided for before it, unless it names another."""
         decided = (self.header.index, *(step.index for step in self.steps))
         return tuple(
-            before if step.seen.option is None else step.seen.option
+            before if step.observation.option is None else step.observation.option
             for before, step in zip(decided, self.steps, strict=False)
         )
 
@@ -120,15 +126,32 @@ def read_trace(path: Path) -> Trace:
     if len(content) > MAX_TRACE_BYTES:
         raise DataError(f"{path} is larger than {MAX_TRACE_BYTES:,} bytes and cannot be a trace")
     first, *lines, torn = content.split(b"\n") if b"\n" in content else (content, b"")
+    if _has_schema_1(first):
+        first, *lines = (upgrade_json(line, _upgrade_line) for line in (first, *lines))
     try:
         header = Header.model_validate_json(first)
     except ValidationError as error:
         raise DataError(f"{path} is not a trace of `flexiast listen --record`: {describe(error)}") from error
-    _check_possible(path, 1, header.first)
+    _check_possible(path, 1, header.first_observation)
     steps = tuple(_step(path, number, line, header) for number, line in enumerate(lines, 2))
     if header.sources == 1:
-        _check_order(path, [header.first, *(step.seen for step in steps)])
+        _check_order(path, [header.first_observation, *(step.observation for step in steps)])
     return Trace(header, steps, bool(torn))
+
+
+def _has_schema_1(header: bytes) -> bool:
+    return header.startswith(b'{"schema_version":"1.0",')
+
+
+def _upgrade_line(document: dict[str, Any]) -> dict[str, Any]:
+    """A line of schema 1.0 under the keys of today; a step has no version of its own."""
+    line = rename_keys(document, RENAMED_KEYS)
+    if "schema_version" in line:
+        line["schema_version"] = "2.0"
+    for key in ("first_observation", "observation"):
+        if isinstance(line.get(key), dict):
+            line[key] = rename_keys(line[key], RENAMED_IN_OBSERVATION)
+    return line
 
 
 def _step(path: Path, number: int, line: bytes, header: Header) -> Step:
@@ -136,9 +159,9 @@ def _step(path: Path, number: int, line: bytes, header: Header) -> Step:
         step = Step.model_validate_json(line)
     except ValidationError as error:
         raise DataError(f"{path}, line {number} is not a step of a trace: {describe(error)}") from error
-    if (highest := max(step.index, step.seen.option or 0)) >= len(header.options):
+    if (highest := max(step.index, step.observation.option or 0)) >= len(header.options):
         raise DataError(f"{path}, line {number} names option {highest}; the header has {len(header.options)}")
-    _check_possible(path, number, step.seen)
+    _check_possible(path, number, step.observation)
     return step
 
 
@@ -162,11 +185,13 @@ def _check_order(path: Path, seen: Sequence[Observation]) -> None:
 def replay(trace: Trace) -> Replay:
     """The recorded observations through the governor, until a decision is another one."""
     policy, options = trace.header.policy, trace.header.options
-    state = governor.start(policy, options, trace.header.first)
+    state = governor.start(policy, options, trace.header.first_observation)
     if state.index != trace.header.index:
-        return Replay(0, (Step(seen=trace.header.first, index=trace.header.index), Decision(state.index)))
+        return Replay(
+            0, (Step(observation=trace.header.first_observation, index=trace.header.index), Decision(state.index))
+        )
     for agreed, step in enumerate(trace.steps):
-        state, decision = governor.step(policy, options, state, step.seen)
+        state, decision = governor.step(policy, options, state, step.observation)
         if decision != Decision(step.index, step.reason):
             return Replay(agreed, (step, decision))
     return Replay(len(trace.steps), None)
@@ -174,9 +199,9 @@ def replay(trace: Trace) -> Replay:
 
 def _may_be_replaced(path: Path) -> bool:
     """Whether a file is empty or begins like a trace."""
-    beginning = b'{"schema_version":"1.0","type":"trace"'
+    beginnings = {f'{{"schema_version":"{version}","type":"trace"'.encode() for version in ("1.0", "2.0")}
     with path.open("rb") as file:
-        return file.read(len(beginning)) in {b"", beginning}
+        return file.read(max(map(len, beginnings))) in {b"", *beginnings}
 
 
 class Recorder:
@@ -199,7 +224,7 @@ class Recorder:
 
     def __call__(self, seen: Observation, decision: Decision) -> None:
         """Write one step; nothing once the file is full. Raises DataError when the disk is."""
-        step = Step(seen=seen, index=decision.index, reason=decision.reason)
+        step = Step(observation=seen, index=decision.index, reason=decision.reason)
         self._write(step.model_dump_json(exclude_defaults=True))
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ def battery(sensed: Any) -> Battery | None:
 def climate(frequency: Any) -> Climate:
     """From ``cpu_freq()``; temperatures and throttling are not told."""
     clocks = {"cpu": frequency.current} if frequency is not None and frequency.current else {}
-    return Climate({}, clocks, throttled=None, heat_room_k=None, power_saver=None)
+    return Climate({}, clocks, throttled=None, thermal_headroom_c=None, power_saver=None)
 
 
 def machine(described: Machine, cores: int | None, memory_bytes: int) -> Machine:

@@ -50,7 +50,7 @@ class Climate:
     """Of each core, and of the GPU on a Jetson"""
     throttled: bool | None
     """Whether the kernel holds the processor back; None where it does not say"""
-    heat_room_k: float | None
+    thermal_headroom_c: float | None
     """Kelvins until it does, from the zone that is nearest to it"""
     power_saver: bool | None
     """Whether the user asked the system to save power"""

@@ -94,7 +94,7 @@ def profile_bundle(
         powers = {} if meter is None else measure_power(named, features, meter)
     after = _reading(gpu)
     found = Profile(
-        made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         bundle=name,
         source_sha256=bundle.manifest.source_sha256,
         key=key,
@@ -132,7 +132,7 @@ def _measurement(
             "tokens": variant.tokens,
             "gmac": variant.gmac,
             "metric": known if metric is None else metric,
-            "metric_is_own": metric is not None,
+            "metric_measured_here": metric is not None,
             "private_mb": memory.private_mb,
             "peak_mb": memory.peak_mb,
             "size_mb": sum(bundle.manifest.entry(file).size for file in files) / 1e6,
@@ -169,7 +169,7 @@ def warnings(found: Profile, *, asked_for_power: bool) -> Iterable[str]:
     unstable = [m.name for m in found.measurements if not m.stable]
     if unstable:
         yield f"the 95th percentile of {', '.join(unstable)} is not known to 10 %; close other programs, or run longer"
-    noisy = [m.name for m in found.measurements if m.variation > NOISY]
+    noisy = [m.name for m in found.measurements if m.coefficient_of_variation > NOISY]
     if noisy:
         yield f"the times of {', '.join(noisy)} vary by more than {NOISY:.0%}; something else was running"
     if found.before.throttled or found.after.throttled:
@@ -190,5 +190,5 @@ def warnings(found: Profile, *, asked_for_power: bool) -> Iterable[str]:
             yield f"{figure}: not available; this system does not tell it, or the process that measures it failed"
     if asked_for_power and found.meter is None:
         yield "energy: not available, nothing on this machine measures it"
-    elif asked_for_power and any(m.mj is None for m in found.measurements):
+    elif asked_for_power and any(m.energy_mj is None for m in found.measurements):
         yield f"energy: not available for some variants, {found.meter} did not answer"

@@ -120,9 +120,9 @@ def replay_trace(trace: Trace) -> tuple[World, Outcome]:
     """
     options = trace.header.options
     windows = [
-        (step.seen, option)
+        (step.observation, option)
         for step, option in zip(trace.steps, trace.ran, strict=True)
-        if step.seen.latency_s is not None
+        if step.observation.latency_s is not None
     ]
     if not windows:
         raise DataError("the trace holds no window that an engine ran; nothing can be simulated from it")

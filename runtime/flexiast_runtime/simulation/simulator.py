@@ -263,7 +263,7 @@ class SimulatedSensors:
 
     def before(self) -> Observation:
         """What sensors say, before any window."""
-        return Observation(0.0, self._deadlines_s[0], battery=self._battery(0.0), heat_room_k=self._room_k())
+        return Observation(0.0, self._deadlines_s[0], battery=self._battery(0.0), thermal_headroom_c=self._room_k())
 
     def window(self, index: int) -> Observation:
         """One window with an option, and what is seen of it."""
@@ -276,7 +276,7 @@ class SimulatedSensors:
             None if failed else run.latency_s,
             backlog_steps=run.backlog_s / self._scenario.step_s,
             battery=self._battery(time_s),
-            heat_room_k=self._room_k(),
+            thermal_headroom_c=self._room_k(),
             throttled=held_back if self._scenario.heat else None,
             failed=failed,
         )

@@ -92,9 +92,9 @@ def half_written(folder: Path) -> Iterator[Path]:
 
 def clip_name(event: Event) -> str:
     """``20261125T152342Z_dog-bark_0123456789abcdef.flac``: UTC, or seconds of a recording; label; the event's id."""
-    if event.began_at_s is None:
+    if event.started_at_s is None:
         when = f"{event.start_s:010.2f}s"
     else:
-        when = datetime.datetime.fromtimestamp(event.began_at_s, datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        when = datetime.datetime.fromtimestamp(event.started_at_s, datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     label = "-".join(re.findall("[A-Za-z0-9]+", event.label))[:60].rstrip("-") or "sound"
     return f"{when}_{label}_{event.id}.flac"

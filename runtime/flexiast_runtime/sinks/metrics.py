@@ -125,7 +125,7 @@ class _Meters:
         self._raise(self._clipped, source, signal.clipped)
         self._raise(self._invalid, source, signal.invalid)
         self._raise(self._gaps, source, signal.gaps)
-        self._offset.labels(source).set(signal.offset)
+        self._offset.labels(source).set(signal.dc_offset)
         self._level.labels(source).set(signal.level_dbfs)
 
     def _raise(self, counter: Any, source: str, total: float) -> None:

@@ -46,7 +46,7 @@ class SqliteHistory:
 
     def deliver(self, event: Event) -> None:
         document = json.dumps(event.document(), ensure_ascii=False)
-        row = (event.id, event.source, event.label, event.began_at_s, event.score, document)
+        row = (event.id, event.source, event.label, event.started_at_s, event.score, document)
         try:
             with self._connection:
                 self._connection.execute("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?)", row)

@@ -555,14 +555,25 @@ def test_default_settings_suit_every_window_and_hop(tiny_manifest: Manifest, hun
 KEYS = {
     "source": {"source", "time_s", "state", "reason"},
     "event": {
-        *("id", "source", "label", "began_at", "start_s", "end_s", "start_sample", "end_sample", "score", "patch_size"),
+        *(
+            "id",
+            "source",
+            "label",
+            "started_at",
+            "start_s",
+            "end_s",
+            "start_sample",
+            "end_sample",
+            "score",
+            "patch_size",
+        ),
     },
     "switch": {"source", "time_s", "from", "to", "reason"},
     "failure": {"source", "time_s", "patch_size", "reason"},
     "overload": {"source", "time_s", "patch_size", "latency_ms", "deadline_ms"},
     "status": {
         *("source", "time_s", "patch_size", "top", "active", "latency_ms", "deadline_ms"),
-        *("backlog_s", "dropped_s", "skipped", "battery", "discharging", "signal", "heat_room_k"),
+        *("backlog_s", "dropped_s", "skipped", "battery", "discharging", "signal", "thermal_headroom_c"),
     },
     "summary": {
         *("source", "audio_s", "windows", "skipped", "events", "switches", "overloads", "misses", "miss_rate"),
@@ -581,7 +592,7 @@ def test_documents_are_json_with_exactly_these_keys(tiny_manifest: Manifest, bat
     for record in records:
         document = record.document()
         assert json.loads(json.dumps(document, allow_nan=False)) == document
-        assert document.pop("schema_version") == "1.0"
+        assert document.pop("schema_version") == "2.0"
         kind = document.pop("type")
         assert set(document) == KEYS[kind]
         seen.add(kind)
@@ -603,7 +614,7 @@ def test_documents_say_in_milliseconds_and_seconds_what_the_records_hold(tiny_ma
 
 def test_what_became_of_the_source_is_reported_in_its_place() -> None:
     assert SourceNotice("mic", 1.23456, "lost", "unplugged").document() == {
-        "schema_version": "1.0",
+        "schema_version": "2.0",
         "type": "source",
         "source": "mic",
         "time_s": 1.235,
@@ -624,9 +635,9 @@ def test_an_event_knows_when_it_began_where_audio_comes_as_it_sounds(listen: Cal
     stream = [Chunk(0, loud), Chunk(RATE, 0 * loud)]
     live = of(Event, listen(stream, unix_s=lambda sample: 1_700_000_000.0 + sample / RATE))[0]
     recorded = of(Event, listen(stream))[0]
-    assert recorded.began_at_s is None
-    assert live.began_at_s == 1_700_000_000.0
-    assert live.document()["began_at"] == "2023-11-14T22:13:20.000+00:00"
+    assert recorded.started_at_s is None
+    assert live.started_at_s == 1_700_000_000.0
+    assert live.document()["started_at"] == "2023-11-14T22:13:20.000+00:00"
 
 
 def test_no_two_runs_give_an_event_the_same_id(listen: Callable[..., list[Record]]) -> None:

@@ -81,7 +81,7 @@ SEEN = st.builds(
     latency_s=LATENCIES,
     backlog_steps=st.floats(0, 10),
     battery=BATTERIES,
-    heat_room_k=st.one_of(st.none(), st.just(math.nan), st.just(math.inf)),
+    thermal_headroom_c=st.one_of(st.none(), st.just(math.nan), st.just(math.inf)),
     throttled=st.sampled_from([None, False]),
 )
 TRACES = st.lists(SEEN, min_size=1, max_size=60)
@@ -569,7 +569,7 @@ def test_a_system_that_saves_power_is_followed(saves: bool | None, index: int) -
     assert governor.start(POLICY, OPTIONS, Observation(0.0, DEADLINE_S, power_saver=saves)).index == index
 
 
-@pytest.mark.parametrize("hot", [{"heat_room_k": 1.0}, {"throttled": True}], ids=["near", "throttled"])
+@pytest.mark.parametrize("hot", [{"thermal_headroom_c": 1.0}, {"throttled": True}], ids=["near", "throttled"])
 def test_heat_lowers_step_by_step_and_lets_go_step_by_step(hot: dict[str, object]) -> None:
     state = told(POLICY, watched(), STEP_S, **hot)
     assert state.index == 1
@@ -577,9 +577,9 @@ def test_heat_lowers_step_by_step_and_lets_go_step_by_step(hot: dict[str, object
     assert state.index == 1  # a step takes its time to be felt
     state = told(POLICY, state, 3, POLICY.heat_s, **hot)
     assert state.index == 0
-    state = told(POLICY, state, 600, 100, heat_room_k=5.0, throttled=False)
+    state = told(POLICY, state, 600, 100, thermal_headroom_c=5.0, throttled=False)
     assert state.index == 0  # neither hot nor cool
-    state = told(POLICY, state, 600, 1_000, heat_room_k=20.0, throttled=False)
+    state = told(POLICY, state, 600, 1_000, thermal_headroom_c=20.0, throttled=False)
     assert state.index == 2
 
 
@@ -587,7 +587,7 @@ def test_heat_lowers_step_by_step_and_lets_go_step_by_step(hot: dict[str, object
 def test_a_machine_that_says_nothing_of_heat_or_saving_is_as_before(
     options: Sequence[Option], trace: list[Observation]
 ) -> None:
-    silent = [replace(seen, heat_room_k=None, throttled=None, power_saver=None) for seen in trace]
+    silent = [replace(seen, thermal_headroom_c=None, throttled=None, power_saver=None) for seen in trace]
     assert [m.decision for m in played(options, silent)] == [m.decision for m in played(options, trace)]
 
 

@@ -37,7 +37,7 @@ SEEN = st.builds(
     overhead_s=st.floats(0, 1),
     backlog_steps=st.floats(0, 100),
     battery=st.one_of(st.none(), st.builds(Battery, st.floats(0, 1), st.booleans(), JOULES)),
-    heat_room_k=st.one_of(st.none(), st.floats(-100, 100)),
+    thermal_headroom_c=st.one_of(st.none(), st.floats(-100, 100)),
     throttled=st.sampled_from([None, True, False]),
     power_saver=st.sampled_from([None, True, False]),
     failed=st.booleans(),
@@ -53,14 +53,14 @@ POLICY = st.builds(
 
 def header(chosen: GovernedController) -> Header:
     return Header(
-        made_at="2026-01-01T00:00:00+00:00",
+        created_at="2026-01-01T00:00:00+00:00",
         bundle="tiny",
         bundle_sha256="0" * 64,
         versions={"flexiast": "0.1.0"},
         step_s=0.25,
         options=chosen.options,
         policy=chosen.policy,
-        first=chosen.first,
+        first_observation=chosen.first,
         index=chosen.index,
     )
 
@@ -112,7 +112,7 @@ def test_what_is_read_is_what_was_written_and_decides_the_same(
     chosen = record(path, policy, seen)
     found = read_trace(path)
     assert same(found.header, header(GovernedController(OPTIONS, policy, Conditions(0.25))))
-    assert same([step.seen for step in found.steps], seen)
+    assert same([step.observation for step in found.steps], seen)
     assert replay(found) == (len(seen), None)
     assert not found.torn
     assert len(found.ran) == len(seen)
@@ -143,9 +143,13 @@ def test_another_beginning_is_another_decision(written: Path) -> None:
 def test_a_recorded_run_is_the_run(written: Path) -> None:
     found = read_trace(written)
     world, outcome = replay_trace(found)
-    np.testing.assert_allclose(outcome.latencies_s, [step.seen.latency_s for step in found.steps], rtol=1e-12)
+    np.testing.assert_allclose(outcome.latencies_s, [step.observation.latency_s for step in found.steps], rtol=1e-12)
     assert outcome.chosen.tolist() == list(found.ran)
-    late = [step.seen.latency_s for step in found.steps if (step.seen.latency_s or 0) > step.seen.budget_s]
+    late = [
+        step.observation.latency_s
+        for step in found.steps
+        if (step.observation.latency_s or 0) > step.observation.budget_s
+    ]
     assert outcome.misses == len(late) > 0
     assert world.options[0].patch == OPTIONS[0].patch
 
@@ -173,7 +177,7 @@ def test_a_torn_last_line_is_left_out_and_said(written: Path) -> None:
 
 def seen(field: bytes) -> bytes:
     """A step with this field."""
-    return b'{"seen":{"time_s":9,"deadline_s":1,' + field + b'},"index":0}'
+    return b'{"observation":{"time_s":9,"deadline_s":1,' + field + b'},"index":0}'
 
 
 @pytest.mark.parametrize(
@@ -181,7 +185,7 @@ def seen(field: bytes) -> bytes:
     [
         (lambda lines: [], "not a trace"),
         (lambda lines: [b"{}", *lines[1:]], "not a trace"),
-        (lambda lines: [lines[0].replace(b'"1.0"', b'"2.0"'), *lines[1:]], "schema_version"),
+        (lambda lines: [lines[0].replace(b'"2.0"', b'"3.0"'), *lines[1:]], "schema_version"),
         (lambda lines: [lines[0].replace(b'"16x20"', b'"16x"'), *lines[1:]], "16x"),
         (lambda lines: [lines[0].replace(b'"latency_s":0.01', b'"latency_s":0.0'), *lines[1:]], "above 0"),
         (lambda lines: [lines[0].replace(b'"latency_s":0.01', b'"latency_s":0.2'), *lines[1:]], "cheap to dear"),
@@ -190,15 +194,15 @@ def seen(field: bytes) -> bytes:
         (lambda lines: [lines[0].replace(b'"step_s":0.25', b'"step_s":Infinity'), *lines[1:]], "step_s"),
         (lambda lines: [*lines[:3], b"", *lines[3:]], "line 4"),
         (lambda lines: [*lines[:3], lines[3][:-9], *lines[4:]], "line 4"),
-        (lambda lines: [*lines[:3], b'{"seen":{"time_s":1,"deadline_s":"1"},"index":0}'], "line 4.*deadline_s"),
-        (lambda lines: [*lines[:3], b'{"seen":{"time_s":1,"deadline_s":1},"index":0,"x":1}'], "line 4.*x"),
-        (lambda lines: [*lines[:3], b'{"seen":{"time_s":1,"deadline_s":1},"index":3}'], "line 4 names option 3"),
+        (lambda lines: [*lines[:3], b'{"observation":{"time_s":1,"deadline_s":"1"},"index":0}'], "line 4.*deadline_s"),
+        (lambda lines: [*lines[:3], b'{"observation":{"time_s":1,"deadline_s":1},"index":0,"x":1}'], "line 4.*x"),
+        (lambda lines: [*lines[:3], b'{"observation":{"time_s":1,"deadline_s":1},"index":3}'], "line 4 names option 3"),
         (lambda lines: [*lines[:3], b"\xff"], "line 4"),
         (lambda lines: [lines[0].replace(b'"deadline_s":0.25', b'"deadline_s":NaN'), *lines[1:]], "line 1: deadline_s"),
         (lambda lines: [*lines[:3], seen(b'"latency_s":-0.1')], "line 4: latency_s is -0.1"),
         (lambda lines: [*lines[:3], seen(b'"latency_s":NaN')], "line 4: latency_s is nan"),
         (lambda lines: [*lines[:3], seen(b'"overhead_s":Infinity')], "line 4: overhead_s is inf"),
-        (lambda lines: [*lines[:3], seen(b'"heat_room_k":NaN')], "line 4: heat_room_k"),
+        (lambda lines: [*lines[:3], seen(b'"thermal_headroom_c":NaN')], "line 4: thermal_headroom_c"),
         (lambda lines: [*lines[:3], seen(b'"battery":{"fraction":7,"discharging":true}')], "line 4: battery.fraction"),
         (lambda lines: [*lines[:3], lines[4], lines[3]], "line 5: time goes back, from 1 s to 0.75 s"),
     ],
@@ -212,7 +216,7 @@ def test_what_is_damaged_elsewhere_is_named(written: Path, damage, message: str)
 def test_each_of_several_sources_has_its_own_time(written: Path) -> None:
     first, second, third, *_ = written.read_bytes().splitlines(keepends=True)
     written.write_bytes(first.replace(b'"sources":1', b'"sources":2') + third + second)
-    assert [step.seen.time_s for step in read_trace(written).steps] == [0.5, 0.25]
+    assert [step.observation.time_s for step in read_trace(written).steps] == [0.5, 0.25]
 
 
 def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:

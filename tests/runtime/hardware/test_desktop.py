@@ -47,7 +47,7 @@ def test_psutil_describes_this_machine_as_its_files_do(monkeypatch: pytest.Monke
     found = here.machine()
     assert found.memory_mb == pytest.approx(expected.memory_mb, abs=1)
     assert found.cores == psutil.cpu_count()
-    assert here.climate().heat_room_k is None
+    assert here.climate().thermal_headroom_c is None
     monkeypatch.setattr(psutil, "sensors_battery", lambda: sensed(42, False))
     assert here.battery() == Battery(0.42, discharging=True)
 

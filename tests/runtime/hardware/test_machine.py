@@ -64,12 +64,12 @@ def test_a_machine_that_says_nothing_is_described_all_the_same(tmp_path: Path) -
 
 
 def test_the_room_to_throttling_is_that_of_the_nearest_zone(orin: Path) -> None:
-    assert read_climate(orin).heat_room_k is None
+    assert read_climate(orin).thermal_headroom_c is None
     for zone, trips in {0: {"active": 40_000, "passive": 95_000, "critical": 105_000}, 1: {"passive": 60_000}}.items():
         for number, (kind, limit) in enumerate(trips.items()):
             put(orin / f"sys/class/thermal/thermal_zone{zone}/trip_point_{number}_type", kind)
             put(orin / f"sys/class/thermal/thermal_zone{zone}/trip_point_{number}_temp", str(limit))
-    assert read_climate(orin).heat_room_k == pytest.approx(60 - 45)
+    assert read_climate(orin).thermal_headroom_c == pytest.approx(60 - 45)
 
 
 @pytest.mark.parametrize(("profile", "saves"), [("low-power", True), ("balanced", False), ("performance", False)])

@@ -124,7 +124,7 @@ def test_a_full_disk_is_tried_again_and_leaves_nothing_half_written(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("label", "began_at_s", "name"),
+    ("label", "started_at_s", "name"),
     [
         ("Dog bark", 1_795_620_222.9, "20261125T152342Z_Dog-bark_"),
         ("../../etc/passwd", 0.0, "19700101T000000Z_etc-passwd_"),
@@ -132,14 +132,14 @@ def test_a_full_disk_is_tried_again_and_leaves_nothing_half_written(tmp_path: Pa
         ("x" * 300, None, f"0000012.30s_{'x' * 60}_"),
     ],
 )
-def test_a_name_tells_time_label_and_id_and_is_plain(label: str, began_at_s: float | None, name: str) -> None:
-    one = heard(12.3, 13.0, label=label, began_at_s=began_at_s)
+def test_a_name_tells_time_label_and_id_and_is_plain(label: str, started_at_s: float | None, name: str) -> None:
+    one = heard(12.3, 13.0, label=label, started_at_s=started_at_s)
     assert clip_name(one) == f"{name}{one.id}.flac"
 
 
 @given(st.text(), st.one_of(st.none(), st.floats(0, 4e9)), st.integers(0, 10**9))
-def test_every_name_is_known_again(label: str, began_at_s: float | None, start: int) -> None:
-    one = event(label=label, start_sample=start, end_sample=start + 1, began_at_s=began_at_s)
+def test_every_name_is_known_again(label: str, started_at_s: float | None, start: int) -> None:
+    one = event(label=label, start_sample=start, end_sample=start + 1, started_at_s=started_at_s)
     assert NAME.fullmatch(clip_name(one))
 
 

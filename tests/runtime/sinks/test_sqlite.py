@@ -54,11 +54,11 @@ def test_an_event_is_stored_once_however_often_it_comes(tmp_path: Path) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from flexiast_runtime.sinks.sink import Hearing
+from flexiast_runtime.sinks.sink import RunContext
 from flexiast_runtime.sinks.sqlite import SqliteHistory
 from tests.runtime.sinks.conftest import event
 sink = SqliteHistory(Path(sys.argv[1]))
-sink.open(Hearing())
+sink.open(RunContext())
 for number in range(int(sys.argv[2]), 10**9):
     sink.deliver(event(number))
     sys.stdout.write(event(number).id + "\\n")
@@ -144,7 +144,7 @@ def test_a_query_finds_its_events_in_the_order_of_their_time(tmp_path: Path, que
         0: event(0),
         1: event(1, "cat"),
         2: event(2),
-        9: event(9, "rain", began_at_s=None),
+        9: event(9, "rain", started_at_s=None),
     }
     fill(tmp_path / "history.db", *events.values())
     assert stored(tmp_path / "history.db", query) == [events[number].id for number in numbers]
@@ -220,10 +220,10 @@ def test_another_schema_is_neither_written_nor_read(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     fill(path, event(0))
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE schema_version SET version = 2")
-    with pytest.raises(SinkError, match="has schema 2, this flexiast writes 1"):
+        connection.execute("UPDATE schema_version SET version = 3")
+    with pytest.raises(SinkError, match="has schema 3, this flexiast writes 2"):
         open_sink(path)
-    with pytest.raises(DataError, match="has schema 2, this flexiast reads 1"):
+    with pytest.raises(DataError, match="has schema 3, this flexiast reads 2"):
         stored(path)
 
 

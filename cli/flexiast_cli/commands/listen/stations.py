@@ -155,6 +155,6 @@ def machine_conditions(deadline_s: float, backend: Backend, source: ReportedOnce
 
     def look() -> Conditions:
         climate = here.climate(gpu, profiles.saver)
-        return Conditions(deadline_s, battery(), climate.heat_room_k, climate.throttled, climate.power_saver)
+        return Conditions(deadline_s, battery(), climate.thermal_headroom_c, climate.throttled, climate.power_saver)
 
     return Poller(look, unknown=Conditions(deadline_s), say=say)

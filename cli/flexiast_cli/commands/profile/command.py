@@ -167,7 +167,7 @@ def show(found: Profile) -> None:
     from flexiast_cli.terminal.console import stdout
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    energy = [("mJ", "mj"), ("above idle", "mj_above_idle")] if found.meter else []
+    energy = [("mJ", "energy_mj"), ("above idle", "energy_above_idle_mj")] if found.meter else []
     gpu = GPU_STAGES if any(m.gpu for m in found.measurements) else ()
     for column in (
         "patch",
@@ -268,7 +268,7 @@ def _compare(old: Profile, new: Profile) -> None:
 
     if old.key.machine != new.key.machine or old.key.settings != new.key.settings:
         say(f"the older profile is of another machine or power mode: {old.key.machine.model}, {old.key.settings}")
-    table = Table(box=None, header_style="bold", pad_edge=False, title=f"since {old.made_at}", title_justify="left")
+    table = Table(box=None, header_style="bold", pad_edge=False, title=f"since {old.created_at}", title_justify="left")
     for column in ("variant", "p50 ms", "was", "×", ""):
         table.add_column(column, justify="left" if column in {"variant", ""} else "right")
     for m in new.measurements:

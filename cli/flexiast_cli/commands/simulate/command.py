@@ -125,7 +125,7 @@ def _options(
     profile = profile_of(bundle, backend)
     engines = load_engines(bundle, wanted, precision, backend, say)
     options = frontier(options_of(engines, profile, precision))
-    origin = "measured just now" if profile is None else f"of the profile of {profile.made_at}"
+    origin = "measured just now" if profile is None else f"of the profile of {profile.created_at}"
     say(f"latencies {origin}: {', '.join(f'{o.patch} {1000 * o.latency_s:.2f} ms' for o in options)}")
     return options, DetectionSettings.from_frontend(engines.spec.frontend).step_s
 
@@ -164,7 +164,7 @@ def _say_replay(trace: Trace, played: Replay) -> None:
     then, now = played.differs
     options = trace.header.options
     say(
-        f"{count_noun(played.agreed, 'decision')} are the same; at {then.seen.time_s:g} s it decided "
+        f"{count_noun(played.agreed, 'decision')} are the same; at {then.observation.time_s:g} s it decided "
         f"{options[then.index].patch} ({then.reason or 'as before'}), "
         f"today {options[now.index].patch} ({now.reason or 'as before'})"
     )
