@@ -174,7 +174,7 @@ class Model:
             UsageError: The samples, the rate or the size cannot be used.
 
         """
-        patch, rate_hz = self._loaded(patch_size), _checked_rate(rate_hz)
+        patch, rate_hz = self._select_patch(patch_size), _check_rate(rate_hz)
         mono = _as_frames(samples).mean(axis=1, dtype=np.float32)
         waveform: Float = mono if rate_hz == self.rate_hz else soxr.resample(mono, rate_hz, self.rate_hz)
         if not len(waveform):
@@ -199,7 +199,7 @@ class Model:
             UsageError: The size is not loaded, or the rules name a label that the model lacks.
 
         """
-        source, controller = FileSource(Path(path), BLOCK_S), FixedSize(self._loaded(patch_size))
+        source, controller = FileSource(Path(path), BLOCK_S), FixedSize(self._select_patch(patch_size))
         settings = DetectionSettings.from_frontend(self._frontend.spec, self.rules if rules is None else rules)
         listener = StreamClassifier(
             self._engines, controller, settings, source=source.name, conditions=lambda _: Conditions(settings.step_s)
@@ -239,7 +239,7 @@ class Model:
                 yield from stream.push(block)
             yield from stream.finish()
 
-    def _loaded(self, patch_size: str | int | PatchSize | None) -> PatchSize:
+    def _select_patch(self, patch_size: str | int | PatchSize | None) -> PatchSize:
         patch = self.patch_size if patch_size is None else PatchSize.parse(patch_size)
         if patch not in self.patch_sizes:
             known = ", ".join(map(str, self.patch_sizes))
@@ -271,7 +271,7 @@ class Stream:
         if deadline_s is not None and patch_size is not None:
             raise UsageError("patch_size keeps one size, deadline_s picks among them; give one of the two")
         self._deadline_s = settings.step_s
-        controller: GovernedController | FixedSize = FixedSize(model._loaded(patch_size))
+        controller: GovernedController | FixedSize = FixedSize(model._select_patch(patch_size))
         if deadline_s is not None:
             self.deadline_s = deadline_s
             if len(engines.patches) > 1:
@@ -287,7 +287,7 @@ class Stream:
             conditions=lambda _: Conditions(self._deadline_s),
             run=secrets.token_hex(8),
         )
-        self._source = _Pushed(name, _checked_rate(rate_hz))
+        self._source = _Pushed(name, _check_rate(rate_hz))
         self._chunks = chunks(self._source, model.rate_hz)
         self._outboxes: Sequence[Outbox] = ()
         self._exit = ExitStack()
@@ -390,7 +390,7 @@ class _Pushed:
             yield self.pending.popleft() if self.pending else Block(np.empty((0, 1), np.float32))
 
 
-def _checked_rate(rate_hz: int) -> int:
+def _check_rate(rate_hz: int) -> int:
     if rate_hz != int(rate_hz) or not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
         raise UsageError(f"a rate of {rate_hz} Hz cannot be used; give {RATES_HZ[0]:,} to {RATES_HZ[1]:,}, whole")
     return int(rate_hz)

@@ -127,7 +127,7 @@ def _open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         if not path.is_file():
             raise DataError(f"{path} does not exist; `flexiast listen --to sqlite:{path}` writes one")
-        with _on_connect(path.resolve()) as connection:
+        with _connect_read_only(path.resolve()) as connection:
             version = _version(connection)
             if version == 1:
                 connection.execute(_VIEW_OF_VERSION_1)
@@ -139,7 +139,7 @@ def _open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def _on_connect(path: Path) -> Iterator[sqlite3.Connection]:
+def _connect_read_only(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that only reads, also where nothing may be written: on a read-only disk, as another user.
 
     SQLite reads a database with a write-ahead log by an index beside it (-shm), which it makes where there is none.

@@ -27,9 +27,9 @@ from flexiast_runtime.audio.devices import (
     NOT_THERE_YET,
     InputDevice,
     choose,
-    find_again,
     import_portaudio,
     input_devices,
+    match_device,
     missing_device_hint,
 )
 
@@ -61,14 +61,14 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 (the parent raises it)
         reason = _reason(error)
     os.set_blocking(pipe, True)
-    _tell(pipe, {"error": reason})
+    _send(pipe, {"error": reason})
     os._exit(1)  # PortAudio's own exit handler can hang
 
 
 def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int) -> None:
     """Capture until the driver ends the stream."""
     there = input_devices()
-    device = choose(there, known.name) if known.number == NOT_THERE_YET else find_again(there, known)
+    device = choose(there, known.name) if known.number == NOT_THERE_YET else match_device(there, known)
     if device is None:
         raise DeviceError("it is not there" + missing_device_hint())
     if channel is not None and channel > device.channels:
@@ -89,7 +89,7 @@ def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int)
         blocks += 1
         overflows += status.input_overflow
         written[0] = blocks
-        _tell(pipe, [blocks, overflows])
+        _send(pipe, [blocks, overflows])
 
     portaudio = import_portaudio()
     stream = portaudio.RawInputStream(
@@ -102,13 +102,13 @@ def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int)
         callback=copy,
         finished_callback=ended.set,
     )
-    _tell(pipe, {"rate_hz": device.rate_hz, "channels": channels, "block_frames": frames})
+    _send(pipe, {"rate_hz": device.rate_hz, "channels": channels, "block_frames": frames})
     os.set_blocking(pipe, False)
     stream.start()
     ended.wait()
 
 
-def _tell(pipe: int, document: object) -> None:
+def _send(pipe: int, document: object) -> None:
     with suppress(BlockingIOError):  # the parent is suspended; the next block tells what this one would have
         os.write(pipe, json.dumps(document).encode() + b"\n")
 

@@ -74,9 +74,9 @@ def choose(devices: Sequence[InputDevice], wanted: str | None) -> InputDevice:
     """
     if wanted is None:
         if not devices:
-            raise DeviceError(nothing_found())
+            raise DeviceError(no_microphone_hint())
         return next((device for device in devices if device.is_default), devices[0])
-    fitting = _fitting(devices, wanted)
+    fitting = _match_devices(devices, wanted)
     if not fitting:
         raise DeviceError(
             f"no microphone is called {wanted!r}; found: {_names(devices) or 'none'}{missing_device_hint()}"
@@ -88,10 +88,10 @@ def choose(devices: Sequence[InputDevice], wanted: str | None) -> InputDevice:
 
 def is_absent(devices: Sequence[InputDevice], wanted: str | None) -> bool:
     """Whether there is no such microphone now; one may come. Several that fit are there."""
-    return not devices if wanted is None else not _fitting(devices, wanted)
+    return not devices if wanted is None else not _match_devices(devices, wanted)
 
 
-def _fitting(devices: Sequence[InputDevice], wanted: str) -> list[InputDevice]:
+def _match_devices(devices: Sequence[InputDevice], wanted: str) -> list[InputDevice]:
     part = wanted.casefold()
     return (
         [device for device in devices if device.name == wanted]
@@ -100,12 +100,12 @@ def _fitting(devices: Sequence[InputDevice], wanted: str) -> list[InputDevice]:
     )
 
 
-def nothing_found() -> str:
+def no_microphone_hint() -> str:
     """What to do on a machine without a microphone."""
     return f"no microphone was found; plug one in, or give a file with --input FILE{missing_device_hint()}"
 
 
-def find_again(devices: Iterable[InputDevice], known: InputDevice) -> InputDevice | None:
+def match_device(devices: Iterable[InputDevice], known: InputDevice) -> InputDevice | None:
     """The same microphone in a newer list: by name and host API, else by its USB id.
 
     A card that is plugged in again may have another number, and ALSA's names hold it.

@@ -48,7 +48,7 @@ class Microphone:
         """
         there = input_devices()
         self.is_absent = may_come and device is not None and is_absent(there, device)
-        self._device = absent(device or "") if self.is_absent else choose(there, device)
+        self._device = absent_device(device or "") if self.is_absent else choose(there, device)
         self._may_come = may_come
         self.name, self.rate_hz = self._device.name, self._device.rate_hz
         if channel is not None and not self.is_absent and not 1 <= channel <= self._device.channels:
@@ -108,7 +108,7 @@ class Microphone:
         return Block(delivery.samples, lost, notice, timeline.drift_ppm)
 
 
-def absent(name: str) -> InputDevice:
+def absent_device(name: str) -> InputDevice:
     """A microphone that is not there yet; it will be resampled to this rate, whatever its own is."""
     return InputDevice(NOT_THERE_YET, name, "", 1, ABSENT_RATE_HZ)
 

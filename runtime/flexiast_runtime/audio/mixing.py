@@ -100,7 +100,9 @@ class Mixer:
         if channels == 1 or not frames:
             return samples[:, :1]
         self._measure(samples)
-        wanted = np.full(channels, 1 / channels, np.float32) if self.alone is None else _only(self.alone, channels)
+        wanted = (
+            np.full(channels, 1 / channels, np.float32) if self.alone is None else _single_channel(self.alone, channels)
+        )
         before, self._weights = wanted if self._weights is None else self._weights, wanted
         if np.array_equal(before, wanted):
             return samples @ wanted[:, None]
@@ -130,5 +132,5 @@ class Mixer:
             self.alone = None
 
 
-def _only(channel: int, channels: int) -> Float:
+def _single_channel(channel: int, channels: int) -> Float:
     return np.eye(channels, dtype=np.float32)[channel]

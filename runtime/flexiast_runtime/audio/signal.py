@@ -100,7 +100,7 @@ class Monitored:
                 if block.notice:
                     yield Block(numbers, notice=block.notice)
                 continue
-            checked = self._look(block._replace(samples=numbers, lost=block.lost + lost))
+            checked = self._check_block(block._replace(samples=numbers, lost=block.lost + lost))
             lost = 0
             yield from checked
 
@@ -115,7 +115,7 @@ class Monitored:
             return block.samples[:0]
         return np.where(valid, block.samples, np.float32(0))
 
-    def _look(self, block: Block) -> Iterator[Block]:
+    def _check_block(self, block: Block) -> Iterator[Block]:
         """The block, and a notice of its own where one is due."""
         if block.lost:
             lost_s = self.signal.lost_s + block.lost / self.rate_hz
@@ -125,7 +125,7 @@ class Monitored:
             return
         before, mono = self.signal.silent_s, self._mixer.mix(block.samples)
         yield block._replace(samples=mono)
-        self.signal = replace(self._measured(block.samples, mono), drift_ppm=block.drift_ppm)
+        self.signal = replace(self._measure(block.samples, mono), drift_ppm=block.drift_ppm)
         if (fault := self._fault_to_report(len(mono) / self.rate_hz)) is not None:
             yield Block(mono[:0], notice=Notice("channels", fault))
         if before < NO_SIGNAL_S <= self.signal.silent_s:
@@ -141,9 +141,9 @@ class Monitored:
         self._fault = found, lasted_s
         return found if lasted_s >= CHANNELS_S > lasted_s - seconds else None
 
-    def _measured(self, samples: NDArray[np.float32], mono: NDArray[np.float32]) -> Signal:
+    def _measure(self, samples: NDArray[np.float32], mono: NDArray[np.float32]) -> Signal:
         mean = float(mono.mean(dtype=np.float64))
-        silent = self._unchanged(samples)
+        silent = self._is_unchanged(samples)
         seconds = len(samples) / self.rate_hz
         return replace(
             self.signal,
@@ -155,7 +155,7 @@ class Monitored:
             clipped=self.signal.clipped + int(np.count_nonzero(np.abs(samples).max(axis=1) >= CLIPPED)),
         )
 
-    def _unchanged(self, samples: NDArray[np.float32]) -> bool:
+    def _is_unchanged(self, samples: NDArray[np.float32]) -> bool:
         """Whether no channel changed, within the block or since the last one."""
         first = samples[0] if self._held is None else self._held
         self._held = samples[-1].copy()

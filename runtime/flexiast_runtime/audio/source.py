@@ -117,7 +117,7 @@ class PcmSource:
 
     def blocks(self) -> Iterator[Block]:
         pending = b""
-        for content, lost, notice in self._watched() if self._can_be_watched else self._unwatched():
+        for content, lost, notice in self._read_watched() if self._can_be_watched else self._read_unwatched():
             pending += content
             whole = len(pending) // 2 * 2
             samples = np.frombuffer(pending[:whole], "<i2").astype(np.float32) / np.float32(32768)
@@ -134,18 +134,18 @@ class PcmSource:
         """What a buffer holds cannot be waited for, and Windows has no poll."""
         return isinstance(self._stream, io.FileIO) and hasattr(select, "poll")
 
-    def _unwatched(self) -> Iterator[tuple[bytes, int, Notice | None]]:
+    def _read_unwatched(self) -> Iterator[tuple[bytes, int, Notice | None]]:
         # read1 hands over what a pipe holds now: a slow microphone is not waited for until a block is full.
         read = getattr(self._stream, "read1", self._stream.read)
         while content := read(self._size):
             yield content, 0, None
 
-    def _watched(self) -> Iterator[tuple[bytes, int, Notice | None]]:
+    def _read_watched(self) -> Iterator[tuple[bytes, int, Notice | None]]:
         """What comes, the samples missing before it, and what is said with it; nothing every WAKE_S while it stalls."""
         pipe, poll = PipeClock(), select.poll()
         poll.register(self._stream, select.POLLIN)
         while True:
-            pipe.wait_from(self._clock())
+            pipe.start_wait(self._clock())
             is_lost = False
             while not poll.poll(1000 * WAKE_S):
                 overdue_s, notice = pipe.overdue_s(self._clock()), None
@@ -159,7 +159,7 @@ class PcmSource:
             now_s, came_s = self._clock(), len(content) / (2 * self.rate_hz)
             missing_s = pipe.overdue_s(now_s, came_s) if is_lost else 0.0
             lost = round(missing_s * self.rate_hz) if missing_s > LATE_S else 0
-            pipe.come(now_s, came_s, lost / self.rate_hz)
+            pipe.receive(now_s, came_s, lost / self.rate_hz)
             yield content, lost, Notice("found", f"{lost / self.rate_hz:.1f} s are missing") if is_lost else None
 
     def _read_burst(self, poll: select.poll, pipe: PipeClock) -> bytes:

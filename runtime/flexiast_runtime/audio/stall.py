@@ -27,7 +27,7 @@ class PipeClock:
         self._lows: deque[tuple[float, float]] = deque()  # when the lead was how low, the lowest first: each rises
         self._at_s = 0.0
 
-    def wait_from(self, now_s: float) -> None:
+    def start_wait(self, now_s: float) -> None:
         """The pipe is empty from here on; who reads it may have been busy until now, which is no fault of the pipe."""
         if self._lead_s is not None:
             self._lead_s -= now_s - self._at_s
@@ -36,13 +36,13 @@ class PipeClock:
         self._at_s = now_s
 
     def overdue_s(self, now_s: float, came_s: float = 0.0) -> float:
-        """Seconds of audio that should have come by now besides ``came_s``, since `wait_from`; 0 before the first."""
+        """Seconds of audio that should have come by now besides ``came_s``, since `start_wait`; 0 before the first."""
         if self._lead_s is None:
             return 0.0
         ahead_s = max(0.0, self._lead_s - self._lows[0][1]) if self._lows else 0.0
         return max(0.0, now_s - self._at_s - ahead_s - came_s)
 
-    def come(self, now_s: float, came_s: float, missing_s: float = 0.0) -> None:
+    def receive(self, now_s: float, came_s: float, missing_s: float = 0.0) -> None:
         """So much audio has come after so much that is known to be missing."""
         waited_s = now_s - self._at_s
         if self._lead_s is None:

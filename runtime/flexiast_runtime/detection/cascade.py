@@ -21,23 +21,23 @@ Float = NDArray[np.float32]
 
 Level = Literal["skip", "cheap", "sharp"]
 
-MAYBE = 0.25
+CANDIDATE_SHARE = 0.25
 """Share of the way from a score that says nothing to a label's threshold, from which on it may be an event."""
 STANDS_OUT = 4.0
 """Standard deviations by which a sound must exceed the background in one band."""
 RETRY_S = 60.0
 """Seconds that the cheapest size is not asked after its engine failed."""
-LISTEN_AGAIN_S = 10.0
+RECHECK_S = 10.0
 """Seconds of background after which the cheapest size listens to it."""
 
 
 def candidate_threshold(thresholds: Float, spec: Spec) -> Float:
     """Scores [classes] from which on something may be an event."""
     nothing = np.float32(1 / len(thresholds) if spec.task == "single" and not spec.nothing_class else 0.0)
-    return nothing + np.float32(MAYBE) * (thresholds - nothing)
+    return nothing + np.float32(CANDIDATE_SHARE) * (thresholds - nothing)
 
 
-def spares_nothing(thresholds: Float, spec: Spec) -> bool:
+def is_ineffective(thresholds: Float, spec: Spec) -> bool:
     """Whether anything heard may be an event: scores that sum to 1 are not all below bounds that sum to no more."""
     return spec.task == "single" and not spec.nothing_class and float(candidate_threshold(thresholds, spec).sum()) <= 1
 
@@ -48,38 +48,38 @@ class Cascade:
     def __init__(self, cheap: PatchSize, thresholds: Float, spec: Spec, step_s: float) -> None:
         """``thresholds`` [classes] are those at which events begin."""
         self.cheap = cheap
-        self._maybe = candidate_threshold(thresholds, spec)
+        self._candidate_at = candidate_threshold(thresholds, spec)
         self._frontend, self._step_s = spec.frontend, step_s
         self._window_steps = math.ceil(spec.frontend.window_s / step_s)
-        self._rest_steps = round(LISTEN_AGAIN_S / step_s)
+        self._recheck_steps = round(RECHECK_S / step_s)
         self._failed_steps = 0
-        self.spared = 0
+        self.skipped = 0
         """Windows that the chosen size did not run for"""
-        self._maybe_windows = np.zeros(len(thresholds), np.int64)
+        self._candidate_windows = np.zeros(len(thresholds), np.int64)
         self.reset()
 
     @property
     def busiest_label(self) -> int | None:
-        """The class that may have been an event most often, where therefore no window was spared."""
-        return int(self._maybe_windows.argmax()) if self._maybe_windows.any() and not self.spared else None
+        """The class that may have been an event most often, where therefore no window was skipped."""
+        return int(self._candidate_windows.argmax()) if self._candidate_windows.any() and not self.skipped else None
 
     def reset(self) -> None:
         """The stream breaks off: what follows may be another place."""
         self._background = Background(self._frontend, self._step_s)
-        self._curious = False
-        self._plain_steps = self._unheard_steps = 0
+        self._has_candidate = False
+        self._quiet_steps = self._idle_steps = 0
         self.quiet: Float | None = None
         """Scores [classes] of the last window that an engine ran for, if nothing was in it"""
 
     def level(self, window: Window) -> Level:
         """What the window is worth."""
-        stands_out = self._background.hear(window.new, learn=not self._curious) >= STANDS_OUT
-        self._plain_steps = 0 if stands_out else self._plain_steps + 1  # steps since something last stood out
-        self._unheard_steps += 1
+        stands_out = self._background.update(window.new, learn=not self._has_candidate) >= STANDS_OUT
+        self._quiet_steps = 0 if stands_out else self._quiet_steps + 1  # steps since something last stood out
+        self._idle_steps += 1
         self._failed_steps = max(0, self._failed_steps - 1)
-        if self._curious or self._failed_steps:
+        if self._has_candidate or self._failed_steps:
             return "sharp"
-        if self.quiet is None or self._plain_steps < self._window_steps or self._unheard_steps > self._rest_steps:
+        if self.quiet is None or self._quiet_steps < self._window_steps or self._idle_steps > self._recheck_steps:
             return "cheap"
         return "skip"
 
@@ -87,14 +87,14 @@ class Cascade:
         """The cheapest size gave no answer: for a while the chosen one listens to everything."""
         self._failed_steps = round(RETRY_S / self._step_s)
 
-    def is_candidate(self, scores: Float) -> bool:
+    def update(self, scores: Float) -> bool:
         """What an engine made of the window [classes]; whether it may be an event."""
-        maybe = scores >= self._maybe
-        self._maybe_windows += maybe
-        self._curious = bool(maybe.any())
-        self._unheard_steps = 0
-        self.quiet = None if self._curious else scores
-        return self._curious
+        maybe = scores >= self._candidate_at
+        self._candidate_windows += maybe
+        self._has_candidate = bool(maybe.any())
+        self._idle_steps = 0
+        self.quiet = None if self._has_candidate else scores
+        return self._has_candidate
 
 
 class Background:
@@ -114,7 +114,7 @@ class Background:
         self._scale = 2 * frontend.std / np.diff(self._edges, append=frontend.mel_bins)  # to nat, and from sum to mean
         self._mean, self._variance = np.zeros(len(self._edges)), np.full(len(self._edges), 0.1)
 
-    def hear(self, features: Float, *, learn: bool) -> float:
+    def update(self, features: Float, *, learn: bool) -> float:
         """New features [frames, mels] → by how many deviations they exceed the background; it may learn from them."""
         bands = self._bands(features)
         if not self._steps:

@@ -172,14 +172,14 @@ class StreamClassifier:
         if self._cascade is not None and (level := self._cascade.level(window)) != "sharp":
             result = yield from self._cheap_pass(window, self._cascade, skip=level == "skip")
             if result is not None:
-                self._cascade.spared += 1
+                self._cascade.skipped += 1
                 return result
         cheap_pass_s = self._clock() - started_s
         result = yield from self._run_selected(window)
         if result is None:
             return None
         if self._cascade is not None:
-            self._cascade.is_candidate(result.scores)
+            self._cascade.update(result.scores)
         return result._replace(cheap_pass_s=cheap_pass_s)
 
     def _cheap_pass(self, window: Window, cascade: Cascade, *, skip: bool) -> RecordsAndResult:
@@ -194,7 +194,7 @@ class StreamClassifier:
             yield EngineFailure(self._source, window.end / self._rate, cascade.cheap, str(error))
             cascade.record_failure()
             return None
-        return None if cascade.is_candidate(result.scores) else result._replace(option=0)
+        return None if cascade.update(result.scores) else result._replace(option=0)
 
     def _run_selected(self, window: Window) -> RecordsAndResult:
         """Return the result of the chosen size or, where its engine fails, of the next one chosen."""

@@ -13,7 +13,7 @@ from flexiast.errors import SinkError, UsageError
 from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.sinks.credentials import MQTT, WEBHOOK
 from flexiast_runtime.sinks.sink import RunContext
-from flexiast_runtime.sinks.template import check_template, fields
+from flexiast_runtime.sinks.template import check_template, event_fields
 from flexiast_runtime.subprocesses import end_group
 
 TIMEOUT_S = 10.0
@@ -32,7 +32,7 @@ class Command:
         self._program, self._timeout_s = argv[0], timeout_s
         self._arguments = [check_template(argument, f"argument {argument!r}") for argument in argv[1:]]
 
-    def open(self, hearing: RunContext) -> None:
+    def open(self, context: RunContext) -> None:
         if shutil.which(self._program) is None:
             raise UsageError(f"{self._program!r} is no program that can be run; give its path, and chmod +x it")
 
@@ -40,7 +40,7 @@ class Command:
         return isinstance(record, Event)
 
     def deliver(self, event: Event) -> None:
-        values = fields(event)
+        values = event_fields(event)
         argv = [self._program, *(argument.substitute(values) for argument in self._arguments)]
         environment = {name: value for name, value in os.environ.items() if name not in MQTT + WEBHOOK}
         environment |= {f"FLEXIAST_{name.upper()}": value for name, value in values.items()}

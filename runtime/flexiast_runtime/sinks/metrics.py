@@ -27,11 +27,11 @@ class Metrics:
         self.name = f"metrics://{host}:{port}"
         self._host, self._port = host, port
 
-    def open(self, hearing: RunContext) -> None:
+    def open(self, context: RunContext) -> None:
         prometheus = require("prometheus_client", "service")
         registry = prometheus.CollectorRegistry()
-        self._meters = _Meters(prometheus, registry, hearing)
-        registry.register(_SinkMeters(hearing))
+        self._meters = _Meters(prometheus, registry, context)
+        registry.register(_SinkMeters(context))
         try:
             self._server, self._thread = prometheus.start_http_server(self._port, self._host, registry)
         except OSError as error:
@@ -57,7 +57,7 @@ class Metrics:
 class _Meters:
     """What records say, as Prometheus's counters, gauges and histograms."""
 
-    def __init__(self, prometheus: Any, registry: Any, hearing: RunContext) -> None:
+    def __init__(self, prometheus: Any, registry: Any, context: RunContext) -> None:
         def meter(kind: Any, name: str, text: str, *labels: str, **more: Any) -> Any:
             return kind(f"flexiast_{name}", text, labels, registry=registry, **more)
 
@@ -81,18 +81,18 @@ class _Meters:
         self._offset = meter(gauge, "offset_ratio", "Mean of the signal, full scale is 1", "source")
         self._level = meter(gauge, "level_dbfs", "Level of the last block", "source")
         self._totals: defaultdict[tuple[Any, str], float] = defaultdict(float)
-        for source in hearing.sources:
+        for source in context.sources:
             self._up.labels(source).set(1)
             self._signal.labels(source).set(1)
-            self._begin_at_zero(source, hearing)
+            self._begin_at_zero(source, context)
 
-    def _begin_at_zero(self, source: str, hearing: RunContext) -> None:
+    def _begin_at_zero(self, source: str, context: RunContext) -> None:
         """A counter that appears with its first event hides that one from Prometheus's `increase()`."""
         for counter in (self._switches, self._lost, self._clipped, self._invalid, self._gaps):
             counter.labels(source)
-        for label in hearing.labels:
+        for label in context.labels:
             self._events.labels(source, label)
-        for patch in hearing.patch_sizes:
+        for patch in context.patch_sizes:
             self._windows.labels(source, patch)
             self._misses.labels(source, patch)
             self._latency.labels(patch)
@@ -137,8 +137,8 @@ class _Meters:
 class _SinkMeters:
     """How the sinks of the run do, asked at every scrape."""
 
-    def __init__(self, hearing: RunContext) -> None:
-        self._counts = hearing.counts
+    def __init__(self, context: RunContext) -> None:
+        self._counts = context.counts
 
     def collect(self) -> Iterator[Metric]:
         core = require("prometheus_client.core", "service")

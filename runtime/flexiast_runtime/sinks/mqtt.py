@@ -99,19 +99,19 @@ class Mqtt:
         self._sent: dict[int, _Sent] = {}  # by the record's identity: not yet acknowledged
         self._newest: dict[str, Message] = {}  # of each topic whose newest value counts
         self._publishing = threading.Lock()  # held from a newest value's change until it is published
-        self._explain_refusal: dict[int, tuple[float, Any]] = {}  # when and why, by message number
+        self._refusals: dict[int, tuple[float, Any]] = {}  # when and why, by message number
         self._stated: dict[int, str] = {}  # topic by message number, of newest values said to a new connection
         self._largest: int | None = None  # bytes of a message that the broker takes
-        self._describe_exit = threading.Event()
+        self._closing = threading.Event()
         self._refusal = "it does not answer" + tls * ", or its certificate is not trusted"
 
-    def open(self, hearing: RunContext) -> None:
+    def open(self, context: RunContext) -> None:
         """Begin to connect, and go on trying: a broker may start later than this."""
-        self._say = hearing.say
-        self._sounds, self._sources = self._topics(hearing.labels), slugs(hearing.sources)
+        self._say = context.say
+        self._sounds, self._sources = self._topics(context.labels), slugs(context.sources)
         if self._prefix is not None:
-            self._document = discovery(self._topic, hearing.labels, self._sounds, self._sources)
-        self._newest = {message.topic: message for message in self._first()}
+            self._document = discovery(self._topic, context.labels, self._sounds, self._sources)
+        self._newest = {message.topic: message for message in self._initial_messages()}
         self._mqtt = require("paho.mqtt.client", "service")
         self._start(self._mqtt.MQTTv5)
         threading.Thread(target=self._repeat, name="flexiast-mqtt-repeat", daemon=True).start()
@@ -148,7 +148,7 @@ class Mqtt:
 
     def close(self) -> None:
         """Say that nothing sounds any more and offline, which a clean goodbye would keep the broker from saying."""
-        self._describe_exit.set()
+        self._closing.set()
         if self._client.is_connected():
             silence = [Message(self._sound(label), "OFF", retain=True) for label in sorted(self._list_active_labels())]
             for message in [*silence, Message(f"{self._topic}/status", "offline", retain=True)]:
@@ -165,7 +165,7 @@ class Mqtt:
 
     def _refusal_of(self, sent: _Sent) -> Any:
         """The broker's reason code, if it refused a message of it; numbers of messages are used again and again."""
-        answers = [self._explain_refusal.pop(info.mid, None) for info in sent.infos or ()]
+        answers = [self._refusals.pop(info.mid, None) for info in sent.infos or ()]
         return next((reason for at_s, reason in filter(None, answers) if at_s >= sent.published_s), None)
 
     def _start(self, protocol: int) -> None:
@@ -174,8 +174,8 @@ class Mqtt:
         client: Client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=protocol)
         client.will_set(f"{self._topic}/status", "offline", qos=1, retain=True)
         client.reconnect_delay_set(*RECONNECT_S)
-        client.on_connect, client.on_disconnect = self._on_connect, self._disconnected
-        client.on_publish, client.on_message = self._acknowledged, self._received
+        client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
+        client.on_publish, client.on_message = self._on_publish, self._on_message
         if self._user is not None:
             password = None if self._password is None else self._password.get_secret_value()
             client.username_pw_set(self._user.get_secret_value(), password)
@@ -184,7 +184,7 @@ class Mqtt:
                 client.tls_set(ca_certs=None if self._ca is None else str(self._ca))
             except OSError as error:
                 raise UsageError(f"the certificates in {self._ca} cannot be read: {error}") from error
-        self._client, self._protocol, self._drops, self._record_window = client, protocol, 0, False
+        self._client, self._protocol, self._drops, self._is_answered = client, protocol, 0, False
         self._sent.clear()
         client.connect_async(self._host, self._port)
         client.loop_start()
@@ -203,7 +203,7 @@ class Mqtt:
             raise UsageError(f"the model has no label {', '.join(map(repr, unknown))}; it has {', '.join(labels)}")
         return {label: slug for label, slug in slugs(labels).items() if label in chosen}
 
-    def _first(self) -> Iterator[Message]:
+    def _initial_messages(self) -> Iterator[Message]:
         """What is said whenever a connection begins, with the newest values."""
         if self._prefix is not None:
             yield self._discovery(self._document)
@@ -249,7 +249,7 @@ class Mqtt:
 
     def _repeat(self) -> None:
         """In a thread of its own: whoever connects while a sound lasts learns of it, though ON is not retained."""
-        while not self._describe_exit.wait(REPEAT_S):
+        while not self._closing.wait(REPEAT_S):
             if self._client.is_connected():
                 with self._publishing:
                     for message in self._newest.values():
@@ -260,7 +260,7 @@ class Mqtt:
 
     def _on_connect(self, client: Client, _: Any, __: Any, reason: Any, properties: Any) -> None:
         """A broker that was restarted may have forgotten all that was retained."""
-        self._record_window = True
+        self._is_answered = True
         if reason.is_failure:
             self._refusal = f"it answers {reason}"
             if reason.value == UNSUPPORTED_VERSION and self._protocol == self._mqtt.MQTTv5:
@@ -278,10 +278,10 @@ class Mqtt:
                     info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
                     self._stated[info.mid] = message.topic
 
-    def _disconnected(self, client: Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
+    def _on_disconnect(self, client: Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
         """Brokers that know no MQTT 5 should say so; some end the connection without a word."""
-        answered, self._record_window = self._record_window, False
-        if client is not self._client or self._describe_exit.is_set():
+        answered, self._is_answered = self._is_answered, False
+        if client is not self._client or self._closing.is_set():
             return
         if answered:
             if reason.is_failure and self._drops < 0 and reason.getName() != "Unspecified error":
@@ -300,17 +300,17 @@ class Mqtt:
     def _restart(self, client: Client, protocol: int, pause_s: float = 0.0) -> None:
         client.disconnect()
         client.loop_stop()  # ends with the callback that this is called from
-        if not self._describe_exit.wait(pause_s):
+        if not self._closing.wait(pause_s):
             self._start(protocol)
 
-    def _acknowledged(self, _: Client, __: Any, number: int, reason: Any, ___: Any) -> None:
+    def _on_publish(self, _: Client, __: Any, number: int, reason: Any, ___: Any) -> None:
         topic = self._stated.pop(number, None)
         if reason.is_failure and topic is None:
-            self._explain_refusal[number] = time.monotonic(), reason
+            self._refusals[number] = time.monotonic(), reason
         elif reason.is_failure:
             self._say(f"{self.name}: the broker refuses {topic}: {reason}")
 
-    def _received(self, client: Client, _: Any, message: Any) -> None:
+    def _on_message(self, client: Client, _: Any, message: Any) -> None:
         """What an earlier run told Home Assistant: what is no longer there is to be removed."""
         if not message.retain or self._prefix is None:
             return

@@ -96,15 +96,15 @@ class Outbox:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"flexiast-sink {sink.name}", daemon=True)
 
-    def open(self, hearing: RunContext) -> None:
+    def open(self, context: RunContext) -> None:
         """Open the sink, in the caller's thread: what the user must mend is raised here.
 
         One that is down for now is opened later, before its first record.
         """
         try:
-            self._sink.open(hearing)
+            self._sink.open(context)
         except SinkUnavailableError as error:
-            self._unopened = hearing
+            self._unopened = context
             self._record_failure(error)
         self._thread.start()
 
@@ -113,9 +113,9 @@ class Outbox:
         if not self._sink.wants(record):
             return
         with self._changed:
-            if self._held() >= self._capacity:
+            if self._waiting_count() >= self._capacity:
                 self._drop_oldest()
-            if not self._held() and self._in_hand is None:
+            if not self._waiting_count() and self._in_hand is None:
                 self._settled_s = time.monotonic()  # until now it had nothing to take
             self._number += 1
             self._queue.append(_Waiting(record, self._number))
@@ -123,16 +123,16 @@ class Outbox:
 
     def wait_for_room(self, hurried: Callable[[], bool]) -> None:
         """Wait while the queue is full, as a recording can; not for a sink that takes nothing for ``STALLED_S``."""
-        self._wait_while(lambda: self._held() >= self._capacity, hurried)
+        self._wait_while(lambda: self._waiting_count() >= self._capacity, hurried)
 
     def drain(self, hurried: Callable[[], bool]) -> None:
         """Wait until everything was taken, or the sink takes nothing for ``STALLED_S``, or ``hurried``."""
-        self._wait_while(lambda: self._held() > 0 or self._in_hand is not None, hurried)
+        self._wait_while(lambda: self._waiting_count() > 0 or self._in_hand is not None, hurried)
 
     @property
     def counts(self) -> Counts:
         with self._changed:
-            return replace(self._counts, waiting=self._held() + (self._in_hand is not None))
+            return replace(self._counts, waiting=self._waiting_count() + (self._in_hand is not None))
 
     def end(self, limit_s: float = CLOSING_S) -> None:
         """No more will be put; what waits may be delivered for so many seconds. Does not wait."""
@@ -230,21 +230,21 @@ class Outbox:
             self._not_before_s = now_s + error.retry_after_s
             # After one that may be alone in failing the next is tried at once; a second one in a row tells of more.
             in_a_row = self._failures - (not down)
-            self._pause_until_s = now_s + (self._limited(self._back_off.wait_s(in_a_row)) if in_a_row else 0.0)
+            self._pause_until_s = now_s + (self._limit_pause(self._back_off.wait_s(in_a_row)) if in_a_row else 0.0)
             hopeless = not down and (waiting.passed >= TRIES - 1 or now_s - waiting.first_failed_s >= LONGEST_TRIED_S)
-            full = self._held() >= self._capacity
+            full = self._waiting_count() >= self._capacity
             if not (hopeless or full):
                 self._in_hand = None
                 if down:
                     self._queue.appendleft(waiting)
                 else:
-                    waiting.due_s = now_s + self._limited(self._back_off.wait_s(waiting.tries))
+                    waiting.due_s = now_s + self._limit_pause(self._back_off.wait_s(waiting.tries))
                     self._aside.append(waiting)
         self._record_failure(error, alone=self._failures == 1 and not down and not hopeless)
         if hopeless or full:
             self._settle("refused" if hopeless else "dropped")
 
-    def _limited(self, pause_s: float) -> float:
+    def _limit_pause(self, pause_s: float) -> float:
         return pause_s if self._until is None else min(pause_s, ENDING_PAUSE_S)
 
     def _record_failure(self, error: Exception, *, alone: bool = False) -> None:
@@ -263,7 +263,7 @@ class Outbox:
 
     # ---------------------------------------------------------------------------------------- while `_changed` is held
 
-    def _held(self) -> int:
+    def _waiting_count(self) -> int:
         return len(self._queue) + len(self._aside)
 
     def _drop_oldest(self) -> None:
@@ -298,7 +298,7 @@ def _defect(error: Exception) -> str:
 @contextmanager
 def open_outboxes(
     sinks: Iterable[Sink],
-    hearing: RunContext,
+    context: RunContext,
     *,
     closing_s: float = CLOSING_S,
     say: Callable[[str], None] = lambda text: None,
@@ -309,13 +309,13 @@ def open_outboxes(
     A recording, which can wait, gives ``hurried``: until that is true the end waits for sinks that go on taking.
     """
     outboxes = tuple(Outbox(sink, say=say) for sink in sinks)
-    hearing = replace(hearing, counts=lambda: [outbox.counts for outbox in outboxes], say=say)
+    context = replace(context, counts=lambda: [outbox.counts for outbox in outboxes], say=say)
     try:
         for outbox in outboxes:
-            outbox.open(hearing)
+            outbox.open(context)
         yield outboxes
     finally:
-        for history in hearing.histories.values():
+        for history in context.histories.values():
             history.end()  # no clip waits for more
         for outbox in outboxes:
             outbox.drain(hurried)

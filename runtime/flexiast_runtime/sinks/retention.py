@@ -85,7 +85,7 @@ class Keeper:
     def list_folder(self) -> None:
         """Look what is there; raises OSError."""
         self._listed_s = self._monotonic()
-        self._clips = deque(sorted(own(self._folder)))
+        self._clips = deque(sorted(list_clips(self._folder)))
         self._total = sum(clip.size for clip in self._clips)
 
     def add(self, name: str) -> None:
@@ -151,7 +151,7 @@ class PlausibleClock:
     ) -> None:
         self._file, self._wall, self._synchronised, self._say = file, wall, synchronised, say
         self._monotonic = monotonic
-        stored_s = _stored(file)
+        stored_s = _read_time(file)
         last_s = newest_s if stored_s is None else stored_s
         self._last_s, self._at_s = wall() if last_s is None else last_s, monotonic()
         self._written_s = -CLOCK_EVERY_S
@@ -179,7 +179,7 @@ class PlausibleClock:
                 write_atomically(self._file, f"{self._last_s:.0f}\n".encode())
 
 
-def own(folder: Path) -> Iterator[Clip]:
+def list_clips(folder: Path) -> Iterator[Clip]:
     """The clips in a folder, told by their names; one that vanishes meanwhile is left out."""
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -199,7 +199,7 @@ def clock_is_synchronised() -> bool:
     return 0 <= adjtimex(ctypes.create_string_buffer(512)) < _TIME_ERROR  # struct timex, all zero: only asks
 
 
-def _stored(file: Path) -> float | None:
+def _read_time(file: Path) -> float | None:
     try:
         return float(file.read_text(encoding="ascii"))
     except (OSError, ValueError):

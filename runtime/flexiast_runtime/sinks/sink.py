@@ -15,7 +15,7 @@ PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN, er
 """Errors of a file system that pass without the user: a full disk, a share that is away"""
 
 
-def unusable(error: OSError, text: str) -> SinkError:
+def file_error(error: OSError, text: str) -> SinkError:
     """The error of a sink that cannot use its file or folder: down for now, or for good until the user acts."""
     return (SinkDownError if error.errno in PASSING else SinkError)(text)
 
@@ -70,7 +70,7 @@ class Sink(Protocol):
     @property
     def name(self) -> str: ...
 
-    def open(self, hearing: RunContext) -> None:
+    def open(self, context: RunContext, /) -> None:
         """Get ready; raises FlexiastError where the user must act. What may come back by itself is not waited for.
 
         After SinkDownError it is called again, in another thread, until it succeeds.

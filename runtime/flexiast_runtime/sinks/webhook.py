@@ -57,7 +57,7 @@ class Webhook:
         self._timeout_s, self._wall = timeout_s, wall
         self._opener = urllib.request.build_opener(_NoRedirect)
 
-    def open(self, hearing: RunContext) -> None:
+    def open(self, context: RunContext) -> None:
         """Nothing is sent before the first event."""
 
     def wants(self, record: Record) -> bool:

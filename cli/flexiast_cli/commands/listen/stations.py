@@ -101,7 +101,7 @@ def open_stations(
     from flexiast_cli.terminal.console import say
     from flexiast_runtime.audio.capture import Capture
     from flexiast_runtime.audio.signal import Monitored
-    from flexiast_runtime.detection.cascade import Cascade, spares_nothing
+    from flexiast_runtime.detection.cascade import Cascade, is_ineffective
     from flexiast_runtime.detection.listener import StreamClassifier
     from flexiast_runtime.governor.live import FixedSize
 
@@ -110,7 +110,7 @@ def open_stations(
     frontend, changed, stations = engines.spec.frontend, threading.Condition(), []
     run = secrets.token_hex(8)
     rate_hz, thresholds = frontend.sample_rate_hz, settings.rules.thresholds(engines.spec.labels)
-    if cascade and spares_nothing(thresholds, engines.spec):
+    if cascade and is_ineffective(thresholds, engines.spec):
         say("--cascade is left off: with these thresholds anything heard may be an event; raise --threshold to use it")
         cascade = False
     for source in sources:
