@@ -142,7 +142,7 @@ def _open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
 def _connect_read_only(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that only reads, also where nothing may be written: on a read-only disk, as another user.
 
-    SQLite reads a database with a write-ahead log by an index beside it (-shm), which it makes where there is none.
+    SQLite reads a database with a write-ahead log by an index file (-shm), which it creates where there is none.
     Where it may not, nobody writes the database either: with an empty log the file alone is read, as it is; else a copy
     of it and its log, for in the log are the newest events.
     """

@@ -1,8 +1,8 @@
 """One PortAudio stream in a process of its own, which `device_stream` starts, reads and kills.
 
-PortAudio before mid-2025 spins for ever when a microphone is unplugged, and hangs whoever closes the stream or exits;
-its list of devices is also as old as its process. Its audio goes into memory shared with the parent, a ring of blocks,
-float32 [SLOTS, block_frames, channels] after a header. On stdout, one JSON document a line:
+PortAudio before mid-2025 spins for ever when a microphone is unplugged, and hangs a process that closes the stream or
+exits; its list of devices is also as old as its process. Its audio goes into memory shared with the parent: a ring of
+blocks, float32 [SLOTS, block_frames, channels] after a header. On stdout, one JSON document a line:
 
     {"rate_hz": 48000, "channels": 2, "block_frames": 1536}    the stream runs and the memory has its size
     [blocks, overflows]                                        written so far, at each block
@@ -36,7 +36,7 @@ from flexiast_runtime.audio.devices import (
 BLOCK_S = 0.032
 """Callback interval: long enough for Python, short against a step."""
 LATENCY_S = 0.1
-"""Asked of PortAudio: its own `high` is 32 ms on ALSA and lost audio in one run of twenty on a busy machine."""
+"""Requested latency. PortAudio's own `high` is 32 ms on ALSA and lost audio in one of twenty runs on a busy machine."""
 SLOTS = 128
 """Blocks in the ring: four seconds in which the parent may be busy."""
 HEADER_BYTES = 64
@@ -109,7 +109,7 @@ def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int)
 
 
 def _send(pipe: int, document: object) -> None:
-    with suppress(BlockingIOError):  # the parent is suspended; the next block tells what this one would have
+    with suppress(BlockingIOError):  # the parent is suspended; the next block reports the same counters
         os.write(pipe, json.dumps(document).encode() + b"\n")
 
 

@@ -1,4 +1,4 @@
-"""The microphones of this machine: listed, and chosen by what stays the same when they are plugged in again."""
+"""Lists the microphones of this machine and chooses one by what survives a reconnect: its name or USB id."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import NamedTuple
 from flexiast.errors import DeviceError
 
 NOT_THERE_YET = -1
-"""Number of a microphone that was asked for and is in no list so far"""
+"""Number of a requested microphone that no list holds yet"""
 ALSA_CARD = re.compile(r"\(hw:(\d+),\d+\)")
-"""Where PortAudio's name of an ALSA device tells the number of its card."""
+"""The card number in PortAudio's name of an ALSA device"""
 
 
 class InputDevice(NamedTuple):
-    """One microphone, as PortAudio lists it; or one that is not there yet, by what it was asked for."""
+    """One microphone, as PortAudio lists it, or a requested one that is not connected yet."""
 
     number: int
     """In the list it comes from; another list may count otherwise; NOT_THERE_YET"""
@@ -32,12 +32,12 @@ class InputDevice(NamedTuple):
     rate_hz: int
     """Its own default"""
     usb_id: str | None = None
-    """``vendor:product``, where Linux tells it"""
+    """``vendor:product``, where Linux reports it"""
     is_default: bool = False
 
 
 def input_devices() -> tuple[InputDevice, ...]:
-    """What PortAudio can record from; it looks once in a process, so only a new process sees what has changed."""
+    """Input devices of PortAudio. It scans once per process, so only a new process sees changes."""
     portaudio = import_portaudio()
     default = portaudio.default.device[0]
     host_apis = portaudio.query_hostapis()
@@ -70,7 +70,7 @@ def disambiguate(names: Iterable[str]) -> Iterator[str]:
 def choose(devices: Sequence[InputDevice], wanted: str | None) -> InputDevice:
     """By its name, else a part of its name, else its USB id; the default, else the first, where nothing is wanted.
 
-    Raises DeviceError where none or several fit, which says what there is.
+    Raises DeviceError where none or several match; the message lists the microphones.
     """
     if wanted is None:
         if not devices:

@@ -21,11 +21,11 @@ INVALID_SHARE = 0.01
 """Of a block; with more samples that are no numbers it is lost, with fewer they become silence."""
 FLOOR_DBFS = -120.0
 DC_S = 1.0
-"""Time constant of the mean that tells an offset from sound."""
+"""Time constant of the mean: slow enough that no audible sound looks like a DC offset"""
 OFFSET = 0.01
-"""Of full scale; from here on a mean is a fault, for few converters are free of a smaller one."""
+"""Mean, of full scale, that is reported as a fault; most converters have a smaller one."""
 CHANNELS_S = 2.0
-"""Seconds after which a fault of the channels is said: a single sound may come from one side alone."""
+"""Seconds after which a fault of the channels is reported: a single sound may come from one side only."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,18 @@ class Signal:
     drift_ppm: float | None = None
     """How much slower the device's clock is than the machine's; None where it is not known"""
     channel: int | None = None
-    """Heard alone, from 1, since the mean of all would lose what it holds; None for the mean"""
+    """The only channel in use, from 1, where the mean of all would lose its sound; None for the mean"""
 
     def faults(self) -> tuple[str, ...]:
         """What is wrong, in a few words each, the worst first; none for a sound source."""
-        said = (
+        checks = (
             (self.gaps, f"{self.gaps:,} {'gap' if self.gaps == 1 else 'gaps'}"),
             (self.invalid, f"{self.invalid:,} invalid"),
             (self.clipped, f"{self.clipped:,} clipped"),
             (abs(self.dc_offset) >= OFFSET, f"DC offset {self.dc_offset:+.1%}"),
             (self.channel, f"channel {self.channel} alone"),
         )
-        return tuple(text for wrong, text in said if wrong)
+        return tuple(text for wrong, text in checks if wrong)
 
     def document(self) -> dict[str, Any]:
         return {
@@ -79,7 +79,7 @@ class Signal:
 
 
 class Monitored:
-    """A source whose every block is looked at and mixed to mono; what is no number never reaches the model."""
+    """Checks every block of a source and mixes it to mono; NaN and infinity never reach the model."""
 
     def __init__(self, source: Source) -> None:
         self.name, self.rate_hz = source.name, source.rate_hz

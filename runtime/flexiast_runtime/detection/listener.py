@@ -1,7 +1,7 @@
 """The streaming path, from chunks to records. Files and microphones share it.
 
 chunk → window → features → logits → scores → smoothed → events
-                              ↑ the controller names the engine; it is asked between windows, never within one
+                              ↑ the controller names the engine; between windows, never within one
 """
 
 from __future__ import annotations

@@ -36,9 +36,9 @@ class Event:
     patch: PatchSize
     """Patch size that gave it"""
     started_at_s: float | None = None
-    """When it began, in Unix seconds; files know no such time"""
+    """Unix seconds at which it started; None for files"""
     run: str = ""
-    """Tells the events of two runs apart, which may hear the same source from its start"""
+    """Part of the id, so that two runs over the same source have different ones"""
 
     @property
     def id(self) -> str:
@@ -96,7 +96,7 @@ def _no_frames() -> Float:
 
 @dataclass(frozen=True)
 class Status:
-    """How things stand after one window."""
+    """The state of a stream after one window."""
 
     source: str
     time_s: float
@@ -104,7 +104,7 @@ class Status:
     top: tuple[tuple[str, float], ...]
     """Best labels and their smoothed scores"""
     active: tuple[str, ...]
-    """Labels whose events are going on"""
+    """Labels of open events"""
     latency_s: float
     deadline_s: float
     backlog_s: float
@@ -140,7 +140,7 @@ class Status:
 
 @dataclass(frozen=True)
 class SourceNotice:
-    """What became of a source: lost, found again, silent, or what is wrong with its channels."""
+    """A change of a source: lost, found again, silent, or a fault of its channels."""
 
     source: str
     time_s: float
@@ -159,7 +159,7 @@ class SourceNotice:
 
 @dataclass(frozen=True)
 class EngineFailure:
-    """An engine gave an error instead of an answer; it rests for a while."""
+    """An engine raised an error and is in its cooldown."""
 
     source: str
     time_s: float
@@ -177,7 +177,7 @@ class EngineFailure:
 
 @dataclass(frozen=True)
 class Overload:
-    """Even the cheapest patch size misses the deadline again and again; said once, until it is kept again."""
+    """Even the cheapest patch size misses the deadline again and again; reported once until it is met again."""
 
     source: str
     time_s: float
@@ -232,7 +232,7 @@ class Summary:
     discontinuities: int
     dropped_s: float
     cpu_s: float
-    """Of the whole process while it listened: reading, resampling, features, engines, printing"""
+    """Of the whole process during the stream: reading, resampling, features, engines, printing"""
     variants: tuple[VariantUse, ...]
     overloads: int = 0
     """Times that even the cheapest patch size was too slow"""

@@ -22,7 +22,7 @@ LONGEST_S = 600.0
 
 
 class Clips:
-    """Cuts each event out of the audio, with what was heard before and after it."""
+    """Cuts each event out of the audio, with some seconds before and after it."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Clips:
 
 
 def list_half_written(folder: Path) -> Iterator[Path]:
-    """What a killed program left of clips, told by the names that `write_atomically` gives."""
+    """Half-written clips of a killed program, recognised by the names that `write_atomically` gives."""
     return (path for path in folder.glob(".*.tmp-*") if NAME.fullmatch(path.name[1:].rpartition(".tmp-")[0]))
 
 

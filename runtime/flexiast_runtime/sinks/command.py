@@ -17,8 +17,8 @@ from flexiast_runtime.sinks.template import check_template, event_fields
 from flexiast_runtime.subprocesses import end_group
 
 TIMEOUT_S = 10.0
-_SAID = 200
-"""Bytes of what a failed command wrote last that are reported."""
+_STDERR_TAIL = 200
+"""Last bytes of a failed command's stderr that are reported."""
 
 
 class Command:
@@ -47,7 +47,7 @@ class Command:
         with tempfile.TemporaryFile() as stderr:
             code = self._run(argv, environment, f"{json.dumps(event.document())}\n".encode(), stderr.fileno())
             if code:
-                raise SinkError(f"it ended with {code}: {_last_words(stderr.fileno())}")
+                raise SinkError(f"it ended with {code}: {_last_stderr_line(stderr.fileno())}")
 
     def close(self) -> None:
         """Each event has its own process."""
@@ -74,7 +74,7 @@ class Command:
         return process.returncode
 
 
-def _last_words(handle: int) -> str:
+def _last_stderr_line(handle: int) -> str:
     end = os.fstat(handle).st_size
-    said = os.pread(handle, _SAID, max(0, end - _SAID)).decode(errors="replace").split("\n")
-    return next((line for line in reversed(said) if line.strip()), "it said nothing")
+    lines = os.pread(handle, _STDERR_TAIL, max(0, end - _STDERR_TAIL)).decode(errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "nothing on stderr")

@@ -1,4 +1,4 @@
-"""What Home Assistant is told so that flexiast appears there as a device.
+"""Discovery messages, by which flexiast appears in Home Assistant as a device.
 
 One retained message describes the whole device (device-based discovery, Home Assistant 2024.11 or newer):
 https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
@@ -16,7 +16,7 @@ from typing import Any
 import flexiast
 
 DISCOVERY_PREFIX = "homeassistant"
-"""Where Home Assistant looks, unless its settings name another prefix."""
+"""Home Assistant's default discovery prefix"""
 
 
 def slugs(names: Iterable[str]) -> dict[str, str]:
@@ -56,7 +56,7 @@ def discovery_topic(prefix: str, topic: str) -> str:
 
 
 def tombstones(published: Any, current: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Of an earlier message the components that the current one lacks, as Home Assistant is told to remove them.
+    """Components of an earlier message that the current one lacks, in the form that makes Home Assistant remove them.
 
     They stay in the message: a Home Assistant that is off today reads it at its next start.
     """

@@ -10,8 +10,8 @@ from flexiast.errors import SinkDownError, SinkError
 from flexiast_runtime.detection.records import Record, Status
 from flexiast_runtime.sinks.sink import RunContext, file_error
 
-KEPT = 5
-"""Rotated files that are kept."""
+KEEP = 5
+"""Rotated files that stay"""
 BEGINNING = b'{"schema_version": '
 """Of every line"""
 _BLOCK = 1 << 16
@@ -24,7 +24,7 @@ class JsonlFile:
     full disk took of one is taken back.
     """
 
-    def __init__(self, path: Path, rotate_bytes: int | None = None, keep: int = KEPT) -> None:
+    def __init__(self, path: Path, rotate_bytes: int | None = None, keep: int = KEEP) -> None:
         """A line that would make the file larger than ``rotate_bytes`` begins a new one; ``keep`` old ones stay."""
         self.name = f"jsonl:{path}"
         self._path, self._rotate_bytes, self._keep = path, rotate_bytes, keep

@@ -1,4 +1,4 @@
-"""Between the listener and a sink: a bounded queue and a thread.
+"""Between a stream and a sink: a bounded queue and a thread.
 
 A sink that is slow, fails or hangs stops neither the audio nor the other sinks. A record that a sink does not take
 steps aside, so that it does not hold up the others.
@@ -34,10 +34,11 @@ CLOSING_S = 5.0
 ENDING_PAUSE_S = 0.5
 """Longest pause between tries then."""
 RELEASING_S = 1.0
-"""Seconds after that for a sink to say goodbye."""
+"""Seconds after that for a sink to close."""
 REPEAT_S = 3600.0
-"""Seconds for which the same failure is not logged again."""
-_LOOK_S = 0.1
+"""Seconds before the same failure is logged again"""
+_POLL_S = 0.1
+"""Seconds between two checks whether a signal handler wants the end to hurry; it cannot notify a condition."""
 
 Outcome = Literal["delivered", "refused", "dropped"]
 
@@ -80,7 +81,7 @@ class Outbox:
         back_off: BackOff = BackOff(),
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """``say`` logs when the sink begins to fail and when it delivers again, by the outbox's own thread."""
+        """``say`` logs a sink that starts to fail or delivers again. It is called in the outbox's own thread."""
         self._say, self._failing = say, False
         self._logged: dict[str, float] = {}  # failures, and when they were last logged
         self._sink, self._capacity, self._back_off = sink, capacity, back_off
@@ -228,7 +229,7 @@ class Outbox:
             waiting.passed += self._delivered_s > waiting.first_failed_s
             waiting.first_failed_s = min(waiting.first_failed_s, now_s)
             self._not_before_s = now_s + error.retry_after_s
-            # After one that may be alone in failing the next is tried at once; a second one in a row tells of more.
+            # One record may fail for its own reasons, so the next is tried at once. Two in a row mean a failing sink.
             in_a_row = self._failures - (not down)
             self._pause_until_s = now_s + (self._limit_pause(self._back_off.wait_s(in_a_row)) if in_a_row else 0.0)
             hopeless = not down and (waiting.passed >= TRIES - 1 or now_s - waiting.first_failed_s >= LONGEST_TRIED_S)
@@ -281,16 +282,16 @@ class Outbox:
     def _count(self, what: Outcome | Literal["retried"]) -> None:
         self._counts = replace(self._counts, **{what: getattr(self._counts, what) + 1})
 
-    def _wait_while(self, so: Callable[[], bool], hurried: Callable[[], bool]) -> None:
+    def _wait_while(self, condition: Callable[[], bool], hurried: Callable[[], bool]) -> None:
         with self._changed:
-            while so() and not hurried():
+            while condition() and not hurried():
                 if time.monotonic() >= max(self._settled_s, self._not_before_s) + STALLED_S:
                     return
-                self._changed.wait(_LOOK_S)  # a signal handler, which makes it hurry, wakes nobody
+                self._changed.wait(_POLL_S)
 
 
 def _defect(error: Exception) -> str:
-    """What kind of error and where: its text was not written for users and might hold a credential."""
+    """The kind and place of an error. Its text is not meant for users and might hold a credential."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
 

@@ -120,7 +120,7 @@ def _path(kind: str, target: str) -> Path:
 
 def _jsonl(target: str, options: Options) -> Sink:
     if "keep" in options and "rotate" not in options:
-        raise UsageError("--to jsonl: keep says how many rotated files stay; give rotate=SIZE too")
+        raise UsageError("--to jsonl: keep is the number of rotated files; give rotate=SIZE too")
     return JsonlFile(_path("jsonl", target), options.get("rotate"), **_constructor_arguments(options, "keep"))
 
 
@@ -193,7 +193,7 @@ def _metrics(target: str, options: Options) -> Sink:
 
 
 def _url(scheme: str, target: str) -> SplitResult:
-    """The parts of an address; what it says is not repeated, for it may hold a secret."""
+    """The parts of an address. Errors do not repeat it, because it may hold a secret."""
     example = KINDS[scheme].example
     if not re.fullmatch(r"//[!-~]+", target):
         raise UsageError(f"--to {scheme}: has no address of printable ASCII; write {example}")

@@ -159,9 +159,9 @@ def test_a_source_that_is_lost_or_silent_says_so_until_it_is_back() -> None:
 
 
 def test_faults_of_a_microphone_are_shown_while_there_are_any() -> None:
-    faulty = Signal(level_dbfs=-23.0, peak_dbfs=-9.0, offset=-0.031, clipped=1234, invalid=2, gaps=1)
+    faulty = Signal(level_dbfs=-23.0, peak_dbfs=-9.0, dc_offset=-0.031, clipped=1234, invalid=2, gaps=1)
     assert "1 gap · 2 invalid · 1,234 clipped · DC" in plain(drawn([status(signal=faulty)], width=120))
-    sound = plain(drawn([status(signal=Signal(level_dbfs=-23.0, peak_dbfs=-9.0, offset=0.009))]))
+    sound = plain(drawn([status(signal=Signal(level_dbfs=-23.0, peak_dbfs=-9.0, dc_offset=0.009))]))
     assert not any(word in sound for word in ("gap", "invalid", "clipped", "DC offset"))
 
 

@@ -100,7 +100,7 @@ def test_a_mix_that_would_cancel_is_said_once_and_the_loudest_channel_is_heard(
     source, heard = watched(cut(sound * np.float32(gains)))
     assert states(heard) == ["channels"]
     (notice,) = (block.notice for block in heard if block.notice is not None)
-    assert f"channel {channel} alone is heard" in notice.reason
+    assert f"only channel {channel} is used" in notice.reason
     assert source.signal.channel == channel
     assert f"channel {channel} alone" in source.signal.faults()
     mono = np.concatenate([block.samples for block in heard])

@@ -243,8 +243,9 @@ def test_a_client_that_dies_is_called_offline_by_the_broker(
     broker: Broker, subscriber: Subscriber, eventually: Eventually
 ) -> None:
     code = (
-        "import os, sys; from flexiast_runtime.sinks.mqtt import Mqtt; from flexiast_runtime.sinks.sink import Hearing;"
-        "s = Mqtt('127.0.0.1', int(sys.argv[1]), 'home/ears'); s.open(Hearing()); sys.stdin.read(1); os._exit(1)"
+        "import os, sys; from flexiast_runtime.sinks.mqtt import Mqtt;"
+        "from flexiast_runtime.sinks.sink import RunContext;"
+        "s = Mqtt('127.0.0.1', int(sys.argv[1]), 'home/ears'); s.open(RunContext()); sys.stdin.read(1); os._exit(1)"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(broker.port)], stdin=subprocess.PIPE)
     eventually(lambda: subscriber.of("home/ears/status") == ["online"])
@@ -457,10 +458,10 @@ def test_nothing_is_on_after_a_process_that_was_killed(broker: Broker, eventuall
     broker.start()
     code = (
         "import sys; from tests.runtime.sinks.conftest import status; from flexiast_runtime.sinks.mqtt import Mqtt;"
-        "from flexiast_runtime.sinks.sink import Hearing; from flexiast_runtime.sinks.outbox import Outbox;"
+        "from flexiast_runtime.sinks.sink import RunContext; from flexiast_runtime.sinks.outbox import Outbox;"
         "from flexiast_runtime.detection.records import SourceNotice;"
         "box = Outbox(Mqtt('127.0.0.1', int(sys.argv[1]), 'home/ears'));"
-        "box.open(Hearing(labels=('rain',), sources=('kitchen',)));"
+        "box.open(RunContext(labels=('rain',), sources=('kitchen',)));"
         "box.put(status(('rain',))); box.put(SourceNotice('kitchen', 1.0, 'lost', 'unplugged')); sys.stdin.read(1)"
     )
     before = Subscriber(broker.port)
