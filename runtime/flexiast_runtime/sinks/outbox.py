@@ -90,7 +90,7 @@ class Outbox:
         self._aside: list[_Waiting] = []  # tried and not taken, each due at a time of its own
         self._in_hand: _Waiting | None = None
         self._number = self._failures = 0  # records so far; failures since the last delivery
-        self._pause_until_s = self._not_before_s = 0.0  # by our back-off; by what the receiver asked for
+        self._pause_until_s = self._not_before_s = 0.0  # by our back-off; by what the receiver requested
         self._delivered_s = self._settled_s = -math.inf
         self._counts = Counts(sink.name)
         self._until: float | None = None  # monotonic time at which the last try begins; None before the end
