@@ -21,7 +21,8 @@ def transfer_weights(source: Checkpoint, spec: Spec) -> dict[str, Float]:
     Blocks are taken as they are. The kernel is PI-resized to the new base size and the positions are sampled at its
     patches' centres, as ``source`` itself would at that size, so that both answer alike there. Positions are stretched
     along time for a longer window. The head is kept when the labels are the same; a class for
-    nothing that the source lacks starts anew. Raises ModelError for a network or a front end that cannot be carried over.
+    nothing that the source lacks starts anew. Raises ModelError for a network or a front end that cannot be carried
+    over.
     """
     check_transfer(source.spec, spec)
     weights = dict(source.weights)

@@ -21,7 +21,7 @@ def devices(
 ) -> None:
     """List microphones; the one that would be heard is marked."""
     from flexiast_cli.terminal.console import print_json, say
-    from flexiast_runtime.audio.devices import choose, input_devices, nothing_found
+    from flexiast_runtime.audio.devices import choose, input_devices, no_microphone_hint
 
     found = input_devices()
     chosen = choose(found, device) if found or device is not None else None
@@ -30,7 +30,7 @@ def devices(
     elif found:
         _print_table(found, chosen)
     if not found:
-        say(nothing_found())
+        say(no_microphone_hint())
 
 
 def _describe_device(device: InputDevice) -> dict[str, object]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from flexiast.manifest import Manifest
     from flexiast.spec import PatchSize
-    from flexiast_runtime.detection.listener import Settings
+    from flexiast_runtime.detection.settings import DetectionSettings
     from flexiast_runtime.hardware.power_source import ReportedOnce
 
 PrecisionOption = Annotated[
@@ -142,10 +142,10 @@ def event_settings(
     merge_gap: float,
     smoothing: float | None,
     gate: str,
-) -> Settings:
+) -> DetectionSettings:
     """The one way from options to settings; flags go before the bundle's thresholds. Raises UsageError."""
-    from flexiast_runtime.detection.listener import Settings
     from flexiast_runtime.detection.rules import THRESHOLD, EventRules
+    from flexiast_runtime.detection.settings import DetectionSettings
 
     labels, told = manifest.spec.labels, _label_thresholds(label_thresholds or ())
     rules = EventRules(
@@ -159,7 +159,7 @@ def event_settings(
         deny=_labels(deny or (), labels),
     )
     rules.thresholds(labels)  # a label that the model lacks is told before anything is opened
-    return Settings.for_frontend(manifest.spec.frontend, rules, smoothing_s=smoothing, gate_dbfs=_level(gate))
+    return DetectionSettings.from_frontend(manifest.spec.frontend, rules, smoothing_s=smoothing, gate_dbfs=_level(gate))
 
 
 def _without(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flexiast.manifest import Manifest, Variant
     from flexiast.spec import PatchSize
     from flexiast_runtime.bundle import Bundle
-    from flexiast_runtime.detection.listener import Conditions, FixedSize, GovernedController
+    from flexiast_runtime.governor.live import Conditions, FixedSize, GovernedController
     from flexiast_runtime.governor.types import Decision, Observation, Option, Policy
     from flexiast_runtime.inference.backends import Backend
     from flexiast_runtime.inference.engine import Engines
@@ -200,7 +200,7 @@ def seconds_until(text: str, now: datetime) -> float:
 def own_metric(variant: Variant, profile: Profile | None) -> float | None:
     """What this engine itself reached: on this machine, else on the exporter's clips; None where nobody measured."""
     measured = profile and profile.measurement(variant.patch_size, variant.precision)
-    if measured and measured.metric_is_own:
+    if measured and measured.metric_measured_here:
         return measured.metric
     return variant.labelled.metric if variant.labelled else None
 
@@ -221,12 +221,12 @@ def profile_of(bundle: Bundle, backend: Backend) -> Profile | None:
 
 def options_of(engines: Engines, profile: Profile | None, precision: str) -> tuple[Option, ...]:
     """Each engine's option, as profiled or else as quickly measured now; every engine is warmed up."""
-    from flexiast_runtime.detection.listener import options
+    from flexiast_runtime.profiling.options import measure_options
 
     if profile is None:
-        return options(engines)
+        return measure_options(engines)
     watts = profile.watts(precision)
-    found = options(engines, profile.latencies_s(precision))
+    found = measure_options(engines, profile.latencies_s(precision))
     return tuple(replace(option, watts=watts.get(option.patch)) for option in found)
 
 
@@ -234,7 +234,7 @@ def build_controller(
     options: Sequence[Option], policy: Policy, conditions: Conditions
 ) -> GovernedController | FixedSize:
     """The governor over the options that are worth their cost, or the only one there is."""
-    from flexiast_runtime.detection.listener import FixedSize, GovernedController
+    from flexiast_runtime.governor.live import FixedSize, GovernedController
     from flexiast_runtime.governor.step import frontier
 
     return (
@@ -252,7 +252,7 @@ def record_trace(
     """
     from flexiast.errors import DataError, UsageError
     from flexiast_cli.terminal.console import say
-    from flexiast_runtime.detection.listener import FixedSize
+    from flexiast_runtime.governor.live import FixedSize
     from flexiast_runtime.governor.trace import Header, Recorder
     from flexiast_runtime.profiling.profiler import manifest_sha256, versions
 
@@ -262,14 +262,14 @@ def record_trace(
     if isinstance(chosen, FixedSize):
         raise UsageError("--record writes down what the governor decides; with one patch size it decides nothing")
     header = Header(
-        made_at=datetime.now().astimezone().isoformat(timespec="seconds"),
+        created_at=datetime.now().astimezone().isoformat(timespec="seconds"),
         bundle=name,
         bundle_sha256=manifest_sha256(bundle),
         versions=versions(),
         step_s=step_s,
         options=chosen.options,
         policy=chosen.policy,
-        first=chosen.first,
+        first_observation=chosen.first,
         index=chosen.index,
         sources=sources,
     )

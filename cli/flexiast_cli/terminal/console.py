@@ -45,7 +45,7 @@ def say(text: str) -> None:
 
 def print_json(document: dict[str, Any]) -> None:
     """One JSON object on stdout, with the schema version first."""
-    from flexiast_runtime.detection.records import SCHEMA_VERSION
+    from flexiast_runtime.schema import SCHEMA_VERSION
 
     typer.echo(json_line({"schema_version": SCHEMA_VERSION} | document))
 

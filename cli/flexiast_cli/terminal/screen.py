@@ -158,8 +158,8 @@ def _event(event: Event, *, several: bool) -> list[Text]:
     """When, how long, what, its score and, where there are several, its source."""
     source = [Text(printable(event.source), "dim")] if several else []
     when, long = f"{event.start_s:.1f}–{event.end_s:.1f} s", []
-    if event.began_at_s is not None:
-        began = datetime.fromtimestamp(event.began_at_s)
+    if event.started_at_s is not None:
+        began = datetime.fromtimestamp(event.started_at_s)
         when = f"{began:%H:%M:%S}" if began.date() == datetime.now().date() else f"{began:%d %b %H:%M}"
         long = [Text(f"{event.end_s - event.start_s:.1f} s".rjust(6), "dim")]
     return [Text(when, "dim"), *long, Text(printable(event.label)), Text(f"{event.score:.2f}", "green"), *source]
@@ -203,7 +203,7 @@ def _lines(title: str, rows: list[Text], count: int) -> list[Text]:
 
 def _machine(status: Status) -> Text:
     """Battery and heat, as far as they are known."""
-    room = status.heat_room_k
+    room = status.thermal_headroom_c
     heat = (
         None
         if room is None

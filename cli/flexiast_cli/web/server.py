@@ -34,7 +34,8 @@ from flexiast_cli.spectrogram import MAGMA
 from flexiast_cli.web.feed import Feed, Message
 from flexiast_cli.web.guard import Guard, PublicUrl
 from flexiast_cli.web.hosts import is_loopback
-from flexiast_runtime.detection.records import SCHEMA_VERSION, Record
+from flexiast_runtime.detection.records import Record
+from flexiast_runtime.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -31,10 +31,10 @@ Show = Callable[..., tuple[str, str]]
 def at(hour: float, label: str = "dog", **fields: object) -> Event:
     began = (DAY + datetime.timedelta(hours=hour)).timestamp()
     start = round(3600 * hour) * RATE_HZ
-    return event(label=label, **{"began_at_s": began, "start_sample": start, "end_sample": start + RATE_HZ} | fields)
+    return event(label=label, **{"started_at_s": began, "start_sample": start, "end_sample": start + RATE_HZ} | fields)
 
 
-EVENTS = (at(1, "rain"), at(9.4), at(9.6, source="yard"), at(30, "=SUM(A1)"), at(9, "tape", began_at_s=None))
+EVENTS = (at(1, "rain"), at(9.4), at(9.6, source="yard"), at(30, "=SUM(A1)"), at(9, "tape", started_at_s=None))
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def test_all_forms_tell_the_same_events(show: Show, database: Path) -> None:
     document = json.loads(show(Format.JSON)[0])
     assert document["events"] == expected and document["schema_version"]
     rows = list(csv.DictReader(io.StringIO(show(Format.CSV)[0])))
-    assert [(row["id"], row["label"], row["began_at"], float(row["score"])) for row in rows] == [
-        (event["id"], event["label"], event["began_at"] or "", event["score"]) for event in expected
+    assert [(row["id"], row["label"], row["started_at"], float(row["score"])) for row in rows] == [
+        (event["id"], event["label"], event["started_at"] or "", event["score"]) for event in expected
     ]
     table, note = show()
     assert "Mon 25 Nov 2024 09:24:00" in table and "at 32400.0 s" in table and "yard" in table
@@ -104,7 +104,7 @@ def test_years_and_the_hour_that_comes_twice_are_told_apart(tmp_path: Path, caps
     sink.open(RunContext())
     first = datetime.datetime(2026, 10, 25, 0, 30, tzinfo=datetime.timezone.utc)
     for number, moment in enumerate((first - datetime.timedelta(days=364), first, first + datetime.timedelta(hours=1))):
-        sink.deliver(event(began_at_s=moment.timestamp(), start_sample=number * RATE_HZ))
+        sink.deliver(event(started_at_s=moment.timestamp(), start_sample=number * RATE_HZ))
     sink.close()
     history(tmp_path / "h.db")
     shown = [" ".join(line.split()[:6]) for line in capsys.readouterr().out.splitlines()[1:]]
@@ -150,7 +150,7 @@ def test_the_hour_that_comes_twice_is_told_apart(monkeypatch: pytest.MonkeyPatch
     time.tzset()
     try:
         began = ("2026-10-25T00:30:00+00:00", "2026-10-25T01:30:00+00:00", "2026-10-25T02:30:00+00:00")
-        assert [_when({"began_at": at}) for at in began] == [
+        assert [_when({"started_at": at}) for at in began] == [
             "Sun 25 Oct 2026 02:30:00 +0200",
             "Sun 25 Oct 2026 02:30:00 +0100",
             "Sun 25 Oct 2026 03:30:00",

@@ -24,7 +24,7 @@ from flexiast.spec import PatchSize
 from flexiast_cli.options import validators as checks
 from flexiast_cli.options.policy import PolicyOptions, Preset, profile_of, record_trace, seconds_until
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.detection.listener import Conditions, GovernedController
+from flexiast_runtime.governor.live import Conditions, GovernedController
 from flexiast_runtime.governor.presets import POLICIES
 from flexiast_runtime.governor.trace import read_trace
 from flexiast_runtime.governor.types import Goal, Option, Policy
@@ -146,7 +146,7 @@ def test_sizes_below_the_metric_are_not_loaded(measured: Manifest) -> None:
 
 def profiled(patch: PatchSize, precision: str, metric: float, *, own: bool) -> Profile:
     """Just what is looked at."""
-    fields = {"patch_size": patch, "precision": precision, "metric": metric, "metric_is_own": own}
+    fields = {"patch_size": patch, "precision": precision, "metric": metric, "metric_measured_here": own}
     return Profile.model_construct(measurements=(Measurement.model_construct(**fields),))
 
 
@@ -267,7 +267,7 @@ def test_another_decision_is_an_exit_code(run: Run, recording: Path, tmp_path: P
     lines = recording.read_text().splitlines(keepends=True)
     step = json.loads(lines[5])
     step["index"] = 1 - step["index"]
-    (tmp_path / "other.jsonl").write_text("".join([*lines[:5], json.dumps(step) + "\n", *lines[6:], '{"seen']))
+    (tmp_path / "other.jsonl").write_text("".join([*lines[:5], json.dumps(step) + "\n", *lines[6:], '{"observation']))
     result = run("simulate", "--trace", tmp_path / "other.jsonl")
     assert result.returncode == 5
     assert "4 decisions are the same" in result.stderr

@@ -15,8 +15,8 @@ from flexiast_cli.options.common import WebOption
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from flexiast_runtime.detection.listener import Conditions
     from flexiast_runtime.detection.records import Record
+    from flexiast_runtime.governor.live import Conditions
 
 DWELL_S = 2.0
 """Short, so that 40 seconds show a step up."""
@@ -50,23 +50,25 @@ def demo(
     from flexiast_runtime.audio.signal import Monitored
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.catalog import DEFAULT, find_bundle
-    from flexiast_runtime.detection.listener import Settings, StreamClassifier, options
+    from flexiast_runtime.detection.listener import StreamClassifier
     from flexiast_runtime.detection.rules import EventRules
+    from flexiast_runtime.detection.settings import DetectionSettings
     from flexiast_runtime.governor.types import Policy
     from flexiast_runtime.inference.ort import load_engines
+    from flexiast_runtime.profiling.options import measure_options
 
     name = model or DEFAULT
     engines = load_engines(Bundle.open(find_bundle(name)))
     frontend = engines.spec.frontend
     manifest = engines.manifest
     rules = EventRules(label_thresholds=manifest.thresholds, size_thresholds=manifest.size_thresholds)
-    settings = Settings.for_frontend(frontend, rules)
+    settings = DetectionSettings.from_frontend(frontend, rules)
     with tempfile.TemporaryDirectory(prefix="flexiast-demo-") as folder:
         opened, what = _source(source, Path(folder))
         audio = Monitored(opened)
         conditions = _Scenario(Path(folder), settings.step_s)
         chosen = build_controller(
-            options(engines), Policy(dwell_s=DWELL_S, max_charge_per_min=math.inf), conditions(0.0)
+            measure_options(engines), Policy(dwell_s=DWELL_S, max_charge_per_min=math.inf), conditions(0.0)
         )
         capture = Capture(audio, frontend.sample_rate_hz, round(settings.step_s * frontend.sample_rate_hz), live=True)
         listener = StreamClassifier(
@@ -98,7 +100,7 @@ class _Scenario:
         (self._supply / "type").write_text("Battery\n")
 
     def __call__(self, time_s: float) -> Conditions:
-        from flexiast_runtime.detection.listener import Conditions
+        from flexiast_runtime.governor.live import Conditions
         from flexiast_runtime.hardware.battery import read_battery
 
         drained = min(max((time_s - DRAIN_S[0]) / (DRAIN_S[1] - DRAIN_S[0]), 0.0), 1.0)

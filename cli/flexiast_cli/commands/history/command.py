@@ -15,7 +15,7 @@ import typer
 if TYPE_CHECKING:
     from flexiast_runtime.history import Query
 
-COLUMNS = ("began_at", "start_s", "end_s", "label", "score", "source", "patch_size", "id")
+COLUMNS = ("started_at", "start_s", "end_s", "label", "score", "source", "patch_size", "id")
 """Of the CSV; new ones are added at the end."""
 
 
@@ -136,7 +136,7 @@ def _print_csv(events: Iterable[dict[str, Any]]) -> None:
 def _print_json(events: Iterable[dict[str, Any]]) -> None:
     """One document, written as its events come."""
     from flexiast_cli.terminal.console import json_line
-    from flexiast_runtime.detection.records import SCHEMA_VERSION
+    from flexiast_runtime.schema import SCHEMA_VERSION
 
     begin = f'{{"schema_version": {json.dumps(SCHEMA_VERSION)}, "events": ['
     for event in events:
@@ -182,9 +182,9 @@ def _print_table(events: Iterable[dict[str, Any]], database: Path, query: Query)
 
 def _when(event: dict[str, Any]) -> str:
     """Local time; with its offset in the hour that comes twice when summer time ends."""
-    if event["began_at"] is None:
+    if event["started_at"] is None:
         return f"at {event['start_s']:.1f} s"
-    began = datetime.datetime.fromisoformat(event["began_at"])
+    began = datetime.datetime.fromisoformat(event["started_at"])
     local = began.astimezone()
     naive = local.replace(tzinfo=None)
     twice = naive.replace(fold=0).timestamp() != naive.replace(fold=1).timestamp()
@@ -200,10 +200,10 @@ def _show_day(events: Iterable[dict[str, Any]], plot: Path | None) -> None:
     def dated() -> Iterator[tuple[str, datetime.datetime]]:
         nonlocal undated
         for event in events:
-            if event["began_at"] is None:
+            if event["started_at"] is None:
                 undated += 1
             else:
-                yield event["label"], datetime.datetime.fromisoformat(event["began_at"]).astimezone()
+                yield event["label"], datetime.datetime.fromisoformat(event["started_at"]).astimezone()
 
     day = Day.from_events(dated())
     if undated:

@@ -297,7 +297,7 @@ def _say_unspared(listeners: Sequence[StreamClassifier]) -> None:
     """Why a cascade was of no use, once for all sources."""
     from flexiast_cli.terminal.console import say
 
-    if labels := dict.fromkeys(filter(None, (listener.kept_busy_by for listener in listeners))):
+    if labels := dict.fromkeys(filter(None, (listener.busiest_label for listener in listeners))):
         say(
             f"--cascade saved nothing: all the time something may have been an event, mostly {', '.join(labels)}; "
             "raise its threshold, or leave it out with --deny"

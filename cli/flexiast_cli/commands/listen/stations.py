@@ -14,7 +14,9 @@ from flexiast_runtime.inference.backends import Backend
 if TYPE_CHECKING:
     from flexiast_runtime.audio.capture import Capture
     from flexiast_runtime.audio.source import Source
-    from flexiast_runtime.detection.listener import Conditions, Settings, StreamClassifier
+    from flexiast_runtime.detection.listener import StreamClassifier
+    from flexiast_runtime.detection.settings import DetectionSettings
+    from flexiast_runtime.governor.live import Conditions
     from flexiast_runtime.hardware.battery import Battery
     from flexiast_runtime.hardware.poller import Poller
     from flexiast_runtime.hardware.power_source import ReportedOnce
@@ -84,7 +86,7 @@ def open_stations(
     sources: list[Source],
     engines: Engines,
     chosen: Any,
-    settings: Settings,
+    settings: DetectionSettings,
     conditions: Callable[[float], Conditions],
     *,
     cascade: bool,
@@ -99,15 +101,16 @@ def open_stations(
     from flexiast_cli.terminal.console import say
     from flexiast_runtime.audio.capture import Capture
     from flexiast_runtime.audio.signal import Monitored
-    from flexiast_runtime.detection.cascade import Cascade, spares_nothing
-    from flexiast_runtime.detection.listener import FixedSize, StreamClassifier
+    from flexiast_runtime.detection.cascade import Cascade, is_ineffective
+    from flexiast_runtime.detection.listener import StreamClassifier
+    from flexiast_runtime.governor.live import FixedSize
 
     if cascade and isinstance(chosen, FixedSize):
         raise UsageError("--cascade listens with a cheap size and asks a better one; with one size there is no other")
     frontend, changed, stations = engines.spec.frontend, threading.Condition(), []
     run = secrets.token_hex(8)
     rate_hz, thresholds = frontend.sample_rate_hz, settings.rules.thresholds(engines.spec.labels)
-    if cascade and spares_nothing(thresholds, engines.spec):
+    if cascade and is_ineffective(thresholds, engines.spec):
         say("--cascade is left off: with these thresholds anything heard may be an event; raise --threshold to use it")
         cascade = False
     for source in sources:
@@ -136,7 +139,7 @@ def machine_conditions(deadline_s: float, backend: Backend, source: ReportedOnce
     A power source of the user's own stands for the battery that the system knows.
     """
     from flexiast_cli.terminal.console import say
-    from flexiast_runtime.detection.listener import Conditions
+    from flexiast_runtime.governor.live import Conditions
     from flexiast_runtime.hardware.nvml import Gpu
     from flexiast_runtime.hardware.platform import read_current_battery, read_current_climate
     from flexiast_runtime.hardware.poller import Poller

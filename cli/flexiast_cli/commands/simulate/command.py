@@ -115,7 +115,7 @@ def _options(
     from flexiast_cli.terminal.console import say
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.catalog import DEFAULT, find_bundle
-    from flexiast_runtime.detection.listener import Settings
+    from flexiast_runtime.detection.settings import DetectionSettings
     from flexiast_runtime.governor.step import frontier
     from flexiast_runtime.inference.backends import load_engines
 
@@ -125,9 +125,9 @@ def _options(
     profile = profile_of(bundle, backend)
     engines = load_engines(bundle, wanted, precision, backend, say)
     options = frontier(options_of(engines, profile, precision))
-    origin = "measured just now" if profile is None else f"of the profile of {profile.made_at}"
+    origin = "measured just now" if profile is None else f"of the profile of {profile.created_at}"
     say(f"latencies {origin}: {', '.join(f'{o.patch} {1000 * o.latency_s:.2f} ms' for o in options)}")
-    return options, Settings.for_frontend(engines.spec.frontend).step_s
+    return options, DetectionSettings.from_frontend(engines.spec.frontend).step_s
 
 
 def _select_scenarios(made: dict[str, Scenario], wanted: str) -> list[Scenario]:
