@@ -15,7 +15,7 @@ from benchmarks.evidence.running import RESULTS, ROOT
 from benchmarks.evidence.sounds import section as sounds
 from benchmarks.evidence.tables import table
 from flexiast.spec import ALL_PATCHES, PatchSize
-from flexiast_cli.terminal.console import counted
+from flexiast_cli.terminal.console import count_noun
 
 DOCS = ROOT / "docs"
 
@@ -217,7 +217,7 @@ def _verdicts(curves: dict[str, Curve]) -> list[str]:
             gains = [statistics.mean(points) for points in pairs]
             lines.append(
                 f"- {what}: {statistics.mean(gains):+.1f} points on average over the ten sizes, "
-                f"{min(gains):+.1f} to {max(gains):+.1f} ({counted(len(pairs[0]), 'pair')})."
+                f"{min(gains):+.1f} to {max(gains):+.1f} ({count_noun(len(pairs[0]), 'pair')})."
             )
     return lines
 

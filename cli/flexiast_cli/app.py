@@ -18,7 +18,7 @@ from flexiast_cli.commands.classify.command import classify
 from flexiast_cli.commands.data import manifest, shard
 from flexiast_cli.commands.demo.command import demo
 from flexiast_cli.commands.devices import devices
-from flexiast_cli.commands.doctor import doctor
+from flexiast_cli.commands.doctor.command import doctor
 from flexiast_cli.commands.evaluate.command import evaluate
 from flexiast_cli.commands.export.command import export
 from flexiast_cli.commands.history.command import history

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     from flexiast.spec import FrontendSpec
 
-DEFAULT_HOST = "127.0.0.1"
 PAGE = Path(__file__).with_name("page")
 TOKEN_VARIABLE = "FLEXIAST_WEB_TOKEN"
 CLIPS_EVERY_S = 1.0
@@ -52,14 +51,6 @@ START_S = 10.0
 """Seconds that the server may take to start."""
 END_S = 1.0
 """Seconds that browsers have to take the last records."""
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """``[HOST:]PORT`` → host and port; raises UsageError."""
-    host, _, port = text.rpartition(":")
-    if not re.fullmatch(r"\d{1,5}", port) or int(port) > 65_535:
-        raise UsageError(f"--web {text!r} cannot be used; give [HOST:]PORT, such as 8642 or 0.0.0.0:8642")
-    return host.removeprefix("[").removesuffix("]") or DEFAULT_HOST, int(port)
 
 
 def public_urls(web: str | None, texts: Sequence[str] | None) -> list[PublicUrl]:

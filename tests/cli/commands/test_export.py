@@ -18,7 +18,7 @@ from flexiast.evaluation.evaluate import Classifier
 from flexiast.manifest import MANIFEST, Labelled, Manifest, read_manifest
 from flexiast.spec import PRESETS, PatchSize
 from flexiast_cli.app import app
-from flexiast_cli.terminal.console import counted
+from flexiast_cli.terminal.console import count_noun
 from flexiast_export.to_onnx import export_onnx
 
 NOTES = ("Compared on", "are compared under")
@@ -156,5 +156,5 @@ def test_a_convnet_has_no_patch_sizes_to_show(ready: Path) -> None:
     ("number", "noun", "text"), [(0, "plan", "0 plans"), (1, "plan", "1 plan"), (1000, "plan", "1,000 plans")]
 )
 def test_one_is_not_many(number: int, noun: str, text: str) -> None:
-    assert counted(number, noun) == text
-    assert counted(number, "switch", "switches") == text.replace("plans", "switches").replace("plan", "switch")
+    assert count_noun(number, noun) == text
+    assert count_noun(number, "switch", "switches") == text.replace("plans", "switches").replace("plan", "switch")
