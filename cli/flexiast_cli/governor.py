@@ -98,10 +98,10 @@ def select_sizes(request: PolicyOptions, manifest: Manifest, profile: Profile | 
         return patches
     precision = manifest.precision(request.precision)
     variants = [manifest.variant(patch, precision) for patch in patches or manifest.patches]
-    return _reaching(request.min_metric, variants, precision, profile)
+    return _select_by_metric(request.min_metric, variants, precision, profile)
 
 
-def _reaching(
+def _select_by_metric(
     least: float, variants: Sequence[Variant], precision: str, profile: Profile | None
 ) -> tuple[PatchSize, ...]:
     own = {variant.patch_size: own_metric(variant, profile) for variant in variants}

@@ -1,4 +1,4 @@
-"""What plots have in common: no frame but two axes, and logarithms as plain numbers. Imports no matplotlib."""
+"""Styles that plots share: two axes without a frame, logarithmic scales with plain numbers."""
 
 from __future__ import annotations
 

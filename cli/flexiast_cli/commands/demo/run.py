@@ -17,7 +17,7 @@ from flexiast_cli.governor import Candidates, prepare
 from flexiast_cli.options.policy import PolicyOptions
 from flexiast_cli.options.validators import parse_address
 from flexiast_cli.terminal.console import say, shows_pictures
-from flexiast_cli.terminal.interrupts import graceful_shutdown, until_reader_stalls
+from flexiast_cli.terminal.interrupts import graceful_shutdown, yield_until_reader_stalls
 from flexiast_cli.terminal.screen import Screen, print_lines
 from flexiast_cli.web.server import WebPage, tee_to_web
 from flexiast_runtime.audio.capture import Capture
@@ -79,7 +79,7 @@ def run(model: str | None, source: str | None, web: str | None) -> None:
             if page is not None:
                 say(f"the page is at {page.url}")
                 records = tee_to_web(records, page)
-            _choose_printer(f"flexiast demo · {name}")(until_reader_stalls(records, request, live=True))
+            _choose_printer(f"flexiast demo · {name}")(yield_until_reader_stalls(records, request, live=True))
 
 
 class _Scenario:

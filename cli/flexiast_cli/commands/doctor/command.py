@@ -29,6 +29,5 @@ def doctor(
     Every line is one check, with a remedy where it is not ok. The exit code is 1 if something does not work.
     """
     from flexiast_cli.commands.doctor.run import examine, report
-    from flexiast_runtime.catalog import DEFAULT
 
-    report(examine(context, model or DEFAULT, record, device, config, power_source), as_json=as_json)
+    report(examine(context, model, record, device, config, power_source), as_json=as_json)

@@ -13,6 +13,7 @@ from flexiast.errors import ExitCode, UsageError
 from flexiast_cli.commands.config import check
 from flexiast_cli.settings.layers import files
 from flexiast_cli.terminal.console import print_json, stdout
+from flexiast_runtime.catalog import DEFAULT
 from flexiast_runtime.checks import CheckResult, audio, machine, software
 from flexiast_runtime.checks import model as models
 from flexiast_runtime.hardware import platform
@@ -40,13 +41,14 @@ def report(results: Iterable[CheckResult], *, as_json: bool) -> None:
 
 def examine(
     context: typer.Context,
-    model: str,
+    model: str | None,
     record_s: float,
     device: str | None,
     config: Path | None,
     power_source: str | None,
 ) -> Iterator[CheckResult]:
     """Run all checks, one after the other."""
+    model = model or DEFAULT
     yield from software.versions()
     yield from models.checksums(model)
     yield from models.providers(model)

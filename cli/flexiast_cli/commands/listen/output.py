@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import typer
 
 from flexiast_cli.terminal.console import json_line, say, shows_pictures, stderr
-from flexiast_cli.terminal.interrupts import StopRequest, until_reader_stalls
+from flexiast_cli.terminal.interrupts import StopRequest, yield_until_reader_stalls
 from flexiast_cli.terminal.screen import Screen, print_lines, print_switch
 from flexiast_cli.web.server import WebPage
 from flexiast_runtime.audio.capture import Capture, stop
@@ -52,7 +52,7 @@ def print_records(
 ) -> None:
     """Print as fast as stdout is read; when its reader goes, stop capturing and let the sinks have the rest."""
     try:
-        printer(until_reader_stalls(records, request, live=live))
+        printer(yield_until_reader_stalls(records, request, live=live))
     except BrokenPipeError:
         stop(captures)
         for _ in records:

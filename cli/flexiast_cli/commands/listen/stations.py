@@ -9,7 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flexiast.errors import UsageError
+from flexiast.spec import PatchSize, Spec
 from flexiast_cli.commands.listen.options import SourceOptions
 from flexiast_cli.governor import Controller
 from flexiast_cli.terminal.console import say
@@ -114,14 +118,7 @@ def open_stations(
     Raises UsageError for a cascade of one size. A cascade that cannot save anything is left off, with a note.
     """
     thresholds = settings.rules.thresholds(engines.spec.labels)
-    cheapest = None
-    if cascade:
-        if isinstance(controller, FixedSize):
-            raise UsageError("--cascade runs a cheap size before a better one; there is only one size here")
-        if spares_nothing(thresholds, engines.spec):
-            say("--cascade is left off: with these thresholds any sound may be an event; raise --threshold to use it")
-        else:
-            cheapest = controller.options[0].patch
+    cheapest = _cascade_size(controller, thresholds, engines.spec) if cascade else None
     changed, run = threading.Condition(), secrets.token_hex(8)
     rate_hz, stations = engines.spec.frontend.sample_rate_hz, []
     for source in sources:
@@ -142,6 +139,16 @@ def open_stations(
         )
         stations.append(Station(source.name, capture, classifier))
     return stations
+
+
+def _cascade_size(controller: Controller, thresholds: NDArray[np.float32], spec: Spec) -> PatchSize | None:
+    """The size that a cascade runs first; None, with a note, where a cascade cannot save anything."""
+    if isinstance(controller, FixedSize):
+        raise UsageError("--cascade runs a cheap size before a better one; there is only one size here")
+    if spares_nothing(thresholds, spec):
+        say("--cascade is left off: with these thresholds any sound may be an event; raise --threshold to use it")
+        return None
+    return controller.options[0].patch
 
 
 def machine_conditions(deadline_s: float, backend: Backend, source: ReportedOnce | None) -> Poller[Conditions]:
