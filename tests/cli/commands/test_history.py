@@ -53,8 +53,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def show(database: Path, capsys: pytest.CaptureFixture[str]) -> Show:
     """Run the command here, which is faster than in a process of its own: stdout, stderr."""
 
-    def show(form: Format = Format.TABLE, **options: Any) -> tuple[str, str]:
-        run(database, QueryOptions(**options), form, plot=None)
+    def show(form: Format = Format.TABLE, *, plot: Path | None = None, **options: Any) -> tuple[str, str]:
+        run(database, QueryOptions(**options), form, plot)
         return capsys.readouterr()
 
     return show
