@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-from flexiast.training.journal import processor
+from flexiast.processor import read_processor_name
 
 
 def cpu_ms(calls: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
@@ -26,4 +26,4 @@ def cpu_ms(calls: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[
 def heading(title: str) -> None:
     """Title, date and machine: a figure without them is none."""
     date, python = time.strftime("%Y-%m-%d"), platform.python_version()
-    print(f"\n{title}\n{date}, {processor()}, Python {python}, one thread, CPU time")
+    print(f"\n{title}\n{date}, {read_processor_name()}, Python {python}, one thread, CPU time")

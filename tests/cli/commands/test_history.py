@@ -16,7 +16,8 @@ from rich.console import Console
 
 from flexiast.errors import UsageError
 from flexiast_cli.commands.history.chart import SHOWN, SLOTS, Day
-from flexiast_cli.commands.history.command import Format, _when, history
+from flexiast_cli.commands.history.command import Format, QueryOptions
+from flexiast_cli.commands.history.run import _when, run
 from flexiast_runtime.detection.records import Event
 from flexiast_runtime.sinks.sink import RunContext
 from flexiast_runtime.sinks.sqlite import SqliteHistory
@@ -52,8 +53,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def show(database: Path, capsys: pytest.CaptureFixture[str]) -> Show:
     """Run the command here, which is faster than in a process of its own: stdout, stderr."""
 
-    def show(form: Format = Format.TABLE, **options: Any) -> tuple[str, str]:
-        history(database, form=form, **options)
+    def show(form: Format = Format.TABLE, *, plot: Path | None = None, **options: Any) -> tuple[str, str]:
+        run(database, QueryOptions(**options), form, plot)
         return capsys.readouterr()
 
     return show
@@ -106,7 +107,7 @@ def test_years_and_the_hour_that_comes_twice_are_told_apart(tmp_path: Path, caps
     for number, moment in enumerate((first - datetime.timedelta(days=364), first, first + datetime.timedelta(hours=1))):
         sink.deliver(event(started_at_s=moment.timestamp(), start_sample=number * RATE_HZ))
     sink.close()
-    history(tmp_path / "h.db")
+    run(tmp_path / "h.db", QueryOptions(), Format.TABLE, plot=None)
     shown = [" ".join(line.split()[:6]) for line in capsys.readouterr().out.splitlines()[1:]]
     assert shown == [
         "Sun 26 Oct 2025 02:30:00 +0200",
@@ -118,10 +119,10 @@ def test_years_and_the_hour_that_comes_twice_are_told_apart(tmp_path: Path, caps
 def test_a_label_that_never_occurred_is_told_its_neighbours(show: Show, database: Path) -> None:
     for form in Format:
         printed, note = show(form, labels=["dogg", "rain", "zzzz"])
-        assert "'dogg' was never heard; did you mean dog?" in note
-        assert "'zzzz' was never heard" in note and "'rain'" not in note
-        assert "never heard" not in printed
-    assert "never heard" not in show(labels=["tape"], since="24h")[1]  # heard, though not in that time
+        assert "'dogg' was never detected; did you mean dog?" in note
+        assert "'zzzz' was never detected" in note and "'rain'" not in note
+        assert "never detected" not in printed
+    assert "never detected" not in show(labels=["tape"], since="24h")[1]  # detected, though not in that time
 
 
 def test_the_chart_and_the_picture(show: Show, tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_the_chart_and_the_picture(show: Show, tmp_path: Path) -> None:
     assert "recordings have no time of day: 1 left out" in note
     (dog,) = (line for line in chart.splitlines() if line.startswith("dog"))
     assert dog.split() == ["dog", "·" * 18 + "▇▇" + "·" * 28, "2"]
-    assert "nothing was heard" in show(Format.CHART, labels=["none"])[1]
+    assert "no event in that time" in show(Format.CHART, labels=["none"])[1]
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     show(plot=tmp_path / "new" / "day.png")
     assert (tmp_path / "new" / "day.png").read_bytes().startswith(b"\x89PNG")

@@ -115,7 +115,7 @@ def test_it_grows_as_warm_as_its_power_makes_it_and_is_held_back_above_the_limit
     free = made(np.ones(1_000)).slowdown * OPTIONS[3].latency_s
     held_back = np.concatenate(([heat.ambient_c], hot.temperatures_c[:-1])) >= heat.limit_c
     assert held_back.any()
-    np.testing.assert_allclose(hot.latencies_s, free * np.where(held_back, heat.slower, 1), rtol=1e-12)
+    np.testing.assert_allclose(hot.latencies_s, free * np.where(held_back, heat.throttled_slowdown, 1), rtol=1e-12)
 
 
 @given(st.integers(1, 20_000), st.floats(0, 1))
