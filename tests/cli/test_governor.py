@@ -196,7 +196,7 @@ def test_a_recorded_run_is_played_again_and_compared(run: Run, recording: Path, 
 
 @pytest.mark.parametrize(
     ("model", "threshold", "message"),
-    [("commands", "0.01", "--cascade is left off"), ("sounds", "0.05", "--cascade saved nothing: all the time")],
+    [("commands-ar", "0.01", "--cascade is left off"), ("sounds", "0.05", "--cascade saved nothing: all the time")],
 )
 def test_a_cascade_that_saves_nothing_says_why_once(
     run: Run, recording: Path, model: str, threshold: str, message: str

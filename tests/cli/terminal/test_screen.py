@@ -94,7 +94,7 @@ def test_the_picture_says_what_is_heard_at_which_size_and_why() -> None:
         "-23 dBFS",
         "▸ siren",
         "0.80",
-        "48x48 since 5.0 s: battery 42%",
+        "48x48 since 5.0 s: battery at 42%",
         "4.0 of 500 ms",
     ):
         assert expected in text
