@@ -36,7 +36,7 @@ from flexiast_runtime.audio import microphone as mic
 from flexiast_runtime.audio.device_stream import DeviceStream
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
-from flexiast_runtime.detection.listener import Settings
+from flexiast_runtime.detection.settings import DetectionSettings
 from flexiast_runtime.detection.smoothing import Smoother
 from flexiast_runtime.inference.ort import load_engines
 
@@ -119,7 +119,7 @@ def listened(stream: Stream, rate_hz: int, folder: Path, seconds: float) -> tupl
 
 
 def report(stream: Stream, frontend: FrontendSpec, started_s: float, events: Received, lines: Received) -> None:
-    rate_hz, settings = frontend.sample_rate_hz, Settings.for_frontend(frontend)
+    rate_hz, settings = frontend.sample_rate_hz, DetectionSettings.from_frontend(frontend)
     summary = lines[-1][0]
     engine_s = summary["variants"][0]["latency_p50_ms"] / 1000
     events = [(event, at_s) for event, at_s in events if event["end_s"] < summary["audio_s"] - frontend.window_s]
@@ -127,7 +127,7 @@ def report(stream: Stream, frontend: FrontendSpec, started_s: float, events: Rec
     newest = [at_s - started_s - (event["end_sample"] + decided) / rate_hz for event, at_s in events]
     status = [at_s - started_s - record["time_s"] for record, at_s in lines if record["type"] == "status"]
     began = [
-        datetime.fromisoformat(event["began_at"]).timestamp() - started_s - event["start_s"] for event, _ in events
+        datetime.fromisoformat(event["started_at"]).timestamp() - started_s - event["start_s"] for event, _ in events
     ]
     print(f"step {1000 * settings.step_s:.0f} ms, engine {1000 * engine_s:.1f} ms (p50); ms:")
     print(f"{'':52}{'count':>6}{'p50':>8}{'p95':>8}{'p99':>8}{'most':>8}")
@@ -135,14 +135,14 @@ def report(stream: Stream, frontend: FrontendSpec, started_s: float, events: Rec
     oldest = row("event at the webhook, from the oldest of that step", [age + settings.step_s for age in newest])
     row("event at the webhook, from the end of the word", list(since_words(stream, started_s, events, rate_hz)))
     row("status on stdout, from the newest sound in it", status)
-    row("began_at, later than the sound", began)
+    row("started_at, later than the sound", began)
     limit_s = settings.step_s + engine_s + ALLOWED_S
     print(f"limit of the second row at p99: {1000 * limit_s:.0f}")
     if oldest > limit_s:
         sys.exit("over the limit")
 
 
-def decided_after(frontend: FrontendSpec, settings: Settings) -> int:
+def decided_after(frontend: FrontendSpec, settings: DetectionSettings) -> int:
     """Samples from an event's end to that of the first window whose score was below: as `Detector` has it."""
     step = round(settings.step_s * frontend.sample_rate_hz)
     delay = round(Smoother(settings.smoothing_s, settings.step_s).delay_steps * step)

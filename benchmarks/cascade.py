@@ -22,8 +22,10 @@ from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
 from flexiast_runtime.detection.cascade import Cascade
-from flexiast_runtime.detection.listener import Conditions, FixedSize, GovernedController, Settings, StreamClassifier
+from flexiast_runtime.detection.listener import StreamClassifier
 from flexiast_runtime.detection.records import Event, Summary
+from flexiast_runtime.detection.settings import DetectionSettings
+from flexiast_runtime.governor.live import Conditions, FixedSize, GovernedController
 from flexiast_runtime.governor.types import Option, Policy
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.inference.ort import load_engines
@@ -48,7 +50,7 @@ class Heard(NamedTuple):
 def hear(engines: Engines, cheap: PatchSize | None, sharp: PatchSize, stream: Stream, onset_s: float) -> Heard:
     """With the sharp size alone, or after a cheap one."""
     spec, rate_hz = engines.spec, engines.spec.frontend.sample_rate_hz
-    settings = Settings.for_frontend(spec.frontend)
+    settings = DetectionSettings.from_frontend(spec.frontend)
     conditions = Conditions(10.0)  # nobody waits here
     thresholds = settings.rules.thresholds(spec.labels)
     listener = StreamClassifier(

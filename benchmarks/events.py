@@ -31,9 +31,11 @@ from flexiast_export.calibrate import fit_temperatures, peak_scores
 from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
-from flexiast_runtime.detection.listener import Conditions, FixedSize, Settings, StreamClassifier
+from flexiast_runtime.detection.listener import StreamClassifier
 from flexiast_runtime.detection.records import Event
 from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.detection.settings import DetectionSettings
+from flexiast_runtime.governor.live import Conditions, FixedSize
 from flexiast_runtime.governor.types import Observation
 from flexiast_runtime.inference.engine import Engine, Engines
 from flexiast_runtime.inference.ort import load_engines
@@ -217,7 +219,7 @@ class Switching(FixedSize):
 
 
 def listen(engines: Engines, chooser: FixedSize, rules: EventRules, stream: Stream) -> list[Sound]:
-    settings = Settings.for_frontend(engines.spec.frontend, rules)
+    settings = DetectionSettings.from_frontend(engines.spec.frontend, rules)
     listener = StreamClassifier(
         engines,
         chooser,

@@ -25,8 +25,10 @@ from flexiast_runtime.audio.signal import Monitored
 from flexiast_runtime.audio.source import Block
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
-from flexiast_runtime.detection.listener import Conditions, FixedSize, Settings, StreamClassifier
+from flexiast_runtime.detection.listener import StreamClassifier
 from flexiast_runtime.detection.records import Event, Status, Summary
+from flexiast_runtime.detection.settings import DetectionSettings
+from flexiast_runtime.governor.live import Conditions, FixedSize
 from flexiast_runtime.inference.engine import Engines
 
 Float = NDArray[np.float32]
@@ -77,7 +79,7 @@ def main() -> None:
     days = parser.parse_args().days
     manifest = Bundle.open(find_bundle("sounds")).manifest
     labels, patch = manifest.spec.labels, manifest.patches[0]
-    settings = Settings.for_frontend(manifest.spec.frontend)
+    settings = DetectionSettings.from_frontend(manifest.spec.frontend)
     rate_hz = manifest.spec.frontend.sample_rate_hz
     capture = Capture(Monitored(Days(days)), rate_hz, round(settings.step_s * rate_hz), live=False)
     listener = StreamClassifier(

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from benchmarks.events import TASKS, Sound, Stream, audible, listen, louder, pink
 from flexiast.data.dataset import load_waveforms, read_dataset
-from flexiast_runtime.detection.listener import FixedSize
 from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.governor.live import FixedSize
 from flexiast_runtime.inference.engine import Engines
 
 Word = tuple[str, NDArray[np.float32]]

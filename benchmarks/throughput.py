@@ -21,7 +21,9 @@ from flexiast_runtime.batch.runner import BLOCK_S
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle, list_shipped
 from flexiast_runtime.detection.framer import Framer
-from flexiast_runtime.detection.listener import Conditions, FixedSize, Settings, StreamClassifier
+from flexiast_runtime.detection.listener import StreamClassifier
+from flexiast_runtime.detection.settings import DetectionSettings
+from flexiast_runtime.governor.live import Conditions, FixedSize
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.inference.ort import load_engines
 
@@ -48,7 +50,7 @@ def main() -> None:
 def report(name: str, engines: Engines, patch: PatchSize, path: Path) -> None:
     """One line: each part by itself, and all of it as the command runs it."""
     rate_hz = engines.spec.frontend.sample_rate_hz
-    settings = Settings.for_frontend(engines.spec.frontend)
+    settings = DetectionSettings.from_frontend(engines.spec.frontend)
     step = round(settings.step_s * rate_hz)
     heard = list(chunks(FileSource(path, BLOCK_S), rate_hz))
     features = [window.features for window in frame(engines, step, heard)]
@@ -73,7 +75,7 @@ def frame(engines: Engines, step: int, heard: list) -> Iterable:  # type: ignore
     yield from framer.flush()
 
 
-def listener(engines: Engines, patch: PatchSize, settings: Settings) -> StreamClassifier:
+def listener(engines: Engines, patch: PatchSize, settings: DetectionSettings) -> StreamClassifier:
     return StreamClassifier(
         engines, FixedSize(patch), settings, source="noise", conditions=lambda _: Conditions(settings.step_s)
     )

@@ -36,7 +36,6 @@ CONVERSIONS = split_words("at from is on to with")
 
 ALLOWED = {
     "until_reader_stalls": "a context manager: `with until_reader_stalls():` reads as a sentence",
-    "made_at": "a key of traces and profiles on disk since their version 1.0",
 }
 """Names that the rules would wrongly find, each with a reason"""
 

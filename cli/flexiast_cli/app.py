@@ -1,4 +1,4 @@
-"""``flexiast``: one file per command; nothing heavy is imported until a command runs."""
+"""``flexiast``: its commands, and what they have in common. Nothing heavy is imported until a command runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flexiast_cli.commands.classify.command import classify
 from flexiast_cli.commands.data import manifest, shard
 from flexiast_cli.commands.demo.command import demo
 from flexiast_cli.commands.devices import devices
-from flexiast_cli.commands.doctor import doctor
+from flexiast_cli.commands.doctor.command import doctor
 from flexiast_cli.commands.engines import command as engines
 from flexiast_cli.commands.evaluate.command import evaluate
 from flexiast_cli.commands.export.command import export
@@ -49,16 +49,16 @@ app = typer.Typer(
 
 
 def _handle_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose expected failures end in one line on stderr and a documented exit code."""
+    """Wrap a command so that an expected failure ends in one line on stderr and a documented exit code."""
 
     @functools.wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> None:
+    def handle(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
             if sys.stdout is not None:  # a shell may close it
                 sys.stdout.flush()
         except FlexiastError as error:
-            raise _failed(error, error.exit_code) from None
+            raise _exit_with(error, error.exit_code) from None
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except BrokenPipeError:
@@ -66,28 +66,28 @@ def _handle_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(ExitCode.OK) from None
         except OSError as error:  # a full disk, a folder that may not be written
             _abandon_stdout()
-            raise _failed(error, ExitCode.FAILURE) from None
+            raise _exit_with(error, ExitCode.FAILURE) from None
 
-    return guarded
+    return handle
 
 
-def _failed(error: Exception, code: ExitCode) -> typer.Exit:
+def _exit_with(error: Exception, code: ExitCode) -> typer.Exit:
     typer.echo(f"flexiast: {printable(str(error))}", err=True)
     return typer.Exit(code)
 
 
 def _abandon_stdout() -> None:
-    """Nobody can read it any more: the interpreter must not try again, and complain, when it ends."""
+    """Redirect stdout to nowhere, or the interpreter would flush it once more at its end, and complain."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _register(group: typer.Typer, *registered: Callable[..., None], under: Words = (), settable: bool = True) -> None:
-    """Commands, named after their function: guarded, with their options in files too, their examples below the help."""
+    """Add commands, named after their functions: with error handling, settings from files, and examples in the help."""
     for command in registered:
         name = command.__name__.rstrip("_")
-        whole = _handle_errors(configurable(command) if settable else command)
-        group.command(name, epilog=epilog((*under, name)))(whole)
+        wrapped = _handle_errors(configurable(command) if settable else command)
+        group.command(name, epilog=epilog((*under, name)))(wrapped)
 
 
 def _group(name: str, help_text: str, *registered: Callable[..., None], settable: bool = True) -> None:
@@ -109,7 +109,7 @@ _group(
 )
 _group(
     "config",
-    "Options in files: write one, show what is set and by what, check.",
+    "Settings files: write one, show what is set and where, check.",
     config.init,
     config.show,
     config.validate,
@@ -118,7 +118,7 @@ _group(
 )
 _group(
     "service",
-    "Listen from boot on, under systemd: the unit printed, written, removed.",
+    "Listen from boot on, under systemd: install, show or remove the unit.",
     service.install,
     service.uninstall,
     service.show,
@@ -126,8 +126,8 @@ _group(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"flexiast {__version__}")
         raise typer.Exit
 

@@ -1,4 +1,4 @@
-"""How each command is called: at the end of its help, in docs/reference/commands.md, and tested to be understood."""
+"""Examples of each command, for its help and docs/reference/commands.md; a test parses every one."""
 
 from __future__ import annotations
 

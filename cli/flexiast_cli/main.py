@@ -1,4 +1,4 @@
-"""Where the program begins: the commands take a while to load on a small board, and Ctrl-C may come in it."""
+"""Entry point. Loading the commands takes seconds on a small board, so Ctrl-C is handled before they are imported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def limit_blas_threads() -> None:
-    """One thread for NumPy's products, for this program and its children, unless the user says otherwise.
+    """Limit NumPy to one thread, in this program and its children, unless the user has set a number.
 
     Between two short products OpenBLAS's threads wait by spinning: on two cores `listen sounds` took eight times the
     CPU, 24 % of a core instead of 3 %, and was no faster. It reads the variable once, when NumPy is loaded. Engines and

@@ -19,10 +19,10 @@ BINS = 64
 """Rows of a picture: two of 128 mels together, so that the filters that are always empty do not show."""
 COLUMN_FRAMES = 10
 """Frames in one column of a terminal's picture: a tenth of a second, as a rule."""
-KEPT_COLUMNS = 400
+MAX_COLUMNS = 400
 
 MAGMA = ("#000004", "#1d1147", "#51127c", "#832681", "#b73779", "#e75263", "#fc8961", "#fec488", "#fcfdbf")
-"""Nine even steps of matplotlib's magma, a perceptually uniform map: its steps differ in lightness alone, too."""
+"""Nine even steps of matplotlib's magma: perceptually uniform, and distinct by lightness alone."""
 COLOURS = 32
 BLOCKS = " ░▒▓█"
 """The shades on a terminal that lacks colours or half blocks."""
@@ -43,11 +43,11 @@ class Spectrogram:
     """A picture of the last seconds of one source."""
 
     def __init__(self) -> None:
-        self._columns: deque[Shades] = deque(maxlen=KEPT_COLUMNS)
+        self._columns: deque[Shades] = deque(maxlen=MAX_COLUMNS)
         self._pending: Float | None = None
 
     def push(self, frames: Float) -> None:
-        """Frames [any number, mels] that follow the last ones; a column appears when its frames are whole."""
+        """Append frames [any number, mels]; a column appears once all its frames are there."""
         pending = frames if self._pending is None else np.concatenate((self._pending, frames))
         whole = len(pending) // COLUMN_FRAMES
         columns = pending[: whole * COLUMN_FRAMES].reshape(whole, COLUMN_FRAMES, pending.shape[1])
@@ -55,7 +55,7 @@ class Spectrogram:
         self._pending = pending[whole * COLUMN_FRAMES :]
 
     def rows(self, width: int, height: int) -> Shades:
-        """[height, width], high frequencies first, the newest column last; silence before the first one."""
+        """Shades [height, width], high frequencies first, the newest column last, padded with silence on the left."""
         picture = np.zeros((height, width), np.uint8)
         columns = list(self._columns)[-width:]
         if columns:
@@ -65,7 +65,7 @@ class Spectrogram:
         return picture
 
     def with_height(self, height: int) -> HalfBlocks:
-        """A renderable of that many lines, as wide as there is room."""
+        """A Rich renderable of so many lines, as wide as the console."""
         return HalfBlocks(self, height)
 
 

@@ -18,7 +18,7 @@ from flexiast_export.publish import stage_bundle
 from flexiast_export.writer import BundleWriter, Progress
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.detection.framer import Framer
-from flexiast_runtime.detection.listener import Settings
+from flexiast_runtime.detection.settings import DetectionSettings
 from flexiast_runtime.detection.smoothing import Smoother
 from flexiast_runtime.inference.engine import label_scores, scores
 from flexiast_runtime.inference.ort import load_engines
@@ -77,7 +77,7 @@ def peak_scores(bundle: Bundle, fits: Iterable[Fit], waveforms: Sequence[Float],
     """
     spec, precision = bundle.manifest.spec, bundle.manifest.precision()
     engines = load_engines(bundle, precision=precision)
-    frontend, settings = Frontend(spec.frontend), Settings.for_frontend(spec.frontend)
+    frontend, settings = Frontend(spec.frontend), DetectionSettings.from_frontend(spec.frontend)
     step = round(settings.step_s * spec.frontend.sample_rate_hz)
     silence = np.zeros(spec.frontend.window_samples - step, np.float32)
 

@@ -19,8 +19,8 @@ from flexiast.spec import Patch, PatchSize, Value
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.detection.framer import Framer, Window
 from flexiast_runtime.detection.gate import Gate
-from flexiast_runtime.detection.listener import Settings
 from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.detection.settings import DetectionSettings
 from flexiast_runtime.detection.smoothing import Smoother
 from flexiast_runtime.inference.engine import label_scores
 from flexiast_runtime.inference.ort import load_engines
@@ -130,7 +130,7 @@ def score_background(
     """Smoothed scores of each variant, all of the default precision, over recordings that are streams of their own."""
     spec = bundle.manifest.spec
     engines = load_engines(bundle, precision=bundle.manifest.precision())
-    settings, frontend = Settings.for_frontend(spec.frontend), Frontend(spec.frontend)
+    settings, frontend = DetectionSettings.from_frontend(spec.frontend), Frontend(spec.frontend)
     step = round(settings.step_s * spec.frontend.sample_rate_hz)
     found: dict[PatchSize, dict[int, tuple[list[int], list[np.float32]]]] = {
         variant.patch_size: defaultdict(lambda: ([], [])) for variant in variants

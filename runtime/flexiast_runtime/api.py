@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,30 +20,26 @@ import soxr
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import Self
 
-from flexiast.data.decoder import RATES_HZ
 from flexiast.errors import FlexiastError, UsageError
 from flexiast.evaluation.evaluate import Windows, classify
 from flexiast.frontend import Frontend
 from flexiast.manifest import Variant
 from flexiast.spec import PatchSize
+from flexiast_runtime.audio.arrays import PushedSource, as_frames, check_rate
 from flexiast_runtime.audio.source import Block, FileSource, chunks
 from flexiast_runtime.batch.runner import BLOCK_S
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import DEFAULT, find_bundle
-from flexiast_runtime.detection.listener import (
-    Conditions,
-    FixedSize,
-    GovernedController,
-    Settings,
-    StreamClassifier,
-    options,
-)
+from flexiast_runtime.detection.listener import StreamClassifier
 from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.detection.settings import DetectionSettings
+from flexiast_runtime.governor.live import Conditions, FixedSize, GovernedController
 from flexiast_runtime.governor.presets import POLICIES
 from flexiast_runtime.governor.step import frontier
 from flexiast_runtime.inference.backends import Backend, load_engines
-from flexiast_runtime.inference.engine import Engine, Engines, scores
+from flexiast_runtime.inference.engine import Engine, Engines, label_scores
+from flexiast_runtime.profiling.options import measure_options
 from flexiast_runtime.sinks.clips import Clips
 from flexiast_runtime.sinks.outbox import Outbox, open_outboxes
 from flexiast_runtime.sinks.parse import parse_sink
@@ -65,11 +60,6 @@ __all__ = [
     "Variant",
     "load",
 ]
-
-MAX_CHANNELS = 64
-"""An array with more columns was given as [channels, frames]."""
-MAX_PEAK = 16.0
-"""24 dB over full scale: no recorder writes it, integers that were cast to floats reach it at once."""
 
 _log = logging.getLogger("flexiast")
 
@@ -178,14 +168,14 @@ class Model:
             UsageError: The samples, the rate or the size cannot be used.
 
         """
-        patch, rate_hz = self._loaded(patch_size), _checked_rate(rate_hz)
-        mono = _as_frames(samples).mean(axis=1, dtype=np.float32)
+        patch, rate_hz = self._select_patch(patch_size), check_rate(rate_hz)
+        mono = as_frames(samples).mean(axis=1, dtype=np.float32)
         waveform: Float = mono if rate_hz == self.rate_hz else soxr.resample(mono, rate_hz, self.rate_hz)
         if not len(waveform):
             raise UsageError("there are no samples to classify; give one at least")
         windows = Windows([waveform], self._frontend)
         (logits,) = windows.clip_mean(classify(self._engines, windows, patch))
-        found = scores(logits / np.float32(self._engines[patch].variant.temperature), self._engines.spec.task)
+        found = label_scores(logits / np.float32(self._engines[patch].variant.temperature), self._engines.spec)
         return tuple(LabelScore(self.labels[index], float(found[index])) for index in np.argsort(-found, kind="stable"))
 
     def events(
@@ -203,8 +193,8 @@ class Model:
             UsageError: The size is not loaded, or the rules name a label that the model lacks.
 
         """
-        source, controller = FileSource(Path(path), BLOCK_S), FixedSize(self._loaded(patch_size))
-        settings = Settings.for_frontend(self._frontend.spec, self.rules if rules is None else rules)
+        source, controller = FileSource(Path(path), BLOCK_S), FixedSize(self._select_patch(patch_size))
+        settings = DetectionSettings.from_frontend(self._frontend.spec, self.rules if rules is None else rules)
         listener = StreamClassifier(
             self._engines, controller, settings, source=source.name, conditions=lambda _: Conditions(settings.step_s)
         )
@@ -243,7 +233,7 @@ class Model:
                 yield from stream.push(block)
             yield from stream.finish()
 
-    def _loaded(self, patch_size: str | int | PatchSize | None) -> PatchSize:
+    def _select_patch(self, patch_size: str | int | PatchSize | None) -> PatchSize:
         patch = self.patch_size if patch_size is None else PatchSize.parse(patch_size)
         if patch not in self.patch_sizes:
             known = ", ".join(map(str, self.patch_sizes))
@@ -254,8 +244,8 @@ class Model:
 class Stream:
     """One stream of audio: its state, from the resampler to the events that go on.
 
-    `Model.stream` is the short way. Use this where blocks are pushed to you, in a callback say. Use it from one thread
-    at a time, and as a context manager: the sinks are closed at its end.
+    `Model.stream` is the short way. Use this where blocks are pushed to you, for example in a callback. Use it from one
+    thread at a time, and as a context manager: the sinks are closed at its end.
     """
 
     def __init__(
@@ -271,16 +261,16 @@ class Stream:
     ) -> None:
         """Takes and raises what `Model.stream` does."""
         engines = model._engines
-        settings = Settings.for_frontend(engines.spec.frontend, model.rules if rules is None else rules)
+        settings = DetectionSettings.from_frontend(engines.spec.frontend, model.rules if rules is None else rules)
         if deadline_s is not None and patch_size is not None:
             raise UsageError("patch_size keeps one size, deadline_s picks among them; give one of the two")
         self._deadline_s = settings.step_s
-        controller: GovernedController | FixedSize = FixedSize(model._loaded(patch_size))
+        controller: GovernedController | FixedSize = FixedSize(model._select_patch(patch_size))
         if deadline_s is not None:
             self.deadline_s = deadline_s
             if len(engines.patches) > 1:
                 controller = GovernedController(
-                    frontier(options(engines)), POLICIES["balanced"], Conditions(deadline_s)
+                    frontier(measure_options(engines)), POLICIES["balanced"], Conditions(deadline_s)
                 )
         self._controller = controller
         self._listener = StreamClassifier(
@@ -291,7 +281,7 @@ class Stream:
             conditions=lambda _: Conditions(self._deadline_s),
             run=secrets.token_hex(8),
         )
-        self._source = _Pushed(name, _checked_rate(rate_hz))
+        self._source = PushedSource(name, check_rate(rate_hz))
         self._chunks = chunks(self._source, model.rate_hz)
         self._outboxes: Sequence[Outbox] = ()
         self._exit = ExitStack()
@@ -331,7 +321,7 @@ class Stream:
             raise UsageError("this stream is finished; open another one for more audio")
         if lost < 0:
             raise UsageError(f"{lost} lost frames cannot be; give 0 or more")
-        self._source.pending.append(Block(_as_frames(samples), lost))
+        self._source.pending.append(Block(as_frames(samples), lost))
         return self._process()
 
     def finish(self) -> list[Event]:
@@ -379,43 +369,6 @@ class Stream:
         for counts in (outbox.counts for outbox in self._outboxes):
             if counts.lost:
                 _log.warning("%s lost %d of %d records: %s", counts.name, counts.lost, counts.given, counts.last_error)
-
-
-class _Pushed:
-    """A source of the blocks that were pushed; a block without samples stands for "nothing more now"."""
-
-    def __init__(self, name: str, rate_hz: int) -> None:
-        self.name, self.rate_hz = name, rate_hz
-        self.pending: deque[Block] = deque()
-        self.ended = False
-
-    def blocks(self) -> Iterator[Block]:
-        while self.pending or not self.ended:
-            yield self.pending.popleft() if self.pending else Block(np.empty((0, 1), np.float32))
-
-
-def _checked_rate(rate_hz: int) -> int:
-    if rate_hz != int(rate_hz) or not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
-        raise UsageError(f"a rate of {rate_hz} Hz cannot be used; give {RATES_HZ[0]:,} to {RATES_HZ[1]:,}, whole")
-    return int(rate_hz)
-
-
-def _as_frames(samples: ArrayLike) -> Float:
-    """Samples [frames] or [frames, channels] → float32 [frames, channels]; raises UsageError."""
-    array = np.asarray(samples)
-    if array.dtype.kind in "iub":
-        full = "128" if array.dtype.itemsize == 1 else f"{2.0 ** (8 * array.dtype.itemsize - 1):.0f}"
-        raise UsageError(f"samples are {array.dtype}; give floats in −1 … 1: samples / {full}")
-    if array.dtype.kind != "f":
-        raise UsageError(f"samples are {array.dtype}; give real floats in −1 … 1")
-    if array.ndim not in {1, 2} or (array.ndim == 2 and not 1 <= array.shape[1] <= MAX_CHANNELS):
-        raise UsageError(f"samples have the shape {array.shape}; give [frames] or [frames, channels]")
-    array = array.astype(np.float32, copy=False)
-    if not np.isfinite(array).all():
-        raise UsageError("samples hold NaN or infinity; give finite floats in −1 … 1")
-    if array.size and (peak := float(np.abs(array).max())) > MAX_PEAK:
-        raise UsageError(f"samples reach {peak:g}; give floats in −1 … 1, divided by the full scale of their integers")
-    return array[:, None] if array.ndim == 1 else array
 
 
 def _as_sink(sink: Sink | str) -> Sink:

@@ -1,4 +1,4 @@
-"""The database of events: its schema, where it lies, and how it is asked."""
+"""The database of events: its schema, its default path, and queries."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from flexiast.errors import DataError, SinkError
+from flexiast_runtime.detection.records import upgrade_event
 from flexiast_runtime.paths import data_folder
 
-VERSION = 1
-"""Of the schema; a database of a later one is neither read nor written."""
+VERSION = 2
+"""Schema of the tables. Version 1 called the column ``began_at_s``; a database of a later version is refused."""
 _TABLES = (
     "CREATE TABLE schema_version (version INTEGER NOT NULL)",
     f"INSERT INTO schema_version VALUES ({VERSION})",
-    # began_at_s is in Unix seconds, NULL for recordings; document is the whole event as JSON.
-    "CREATE TABLE events (id TEXT PRIMARY KEY, source TEXT NOT NULL, label TEXT NOT NULL, began_at_s REAL,"
+    # started_at_s is in Unix seconds, NULL for recordings; document is the whole event as JSON.
+    "CREATE TABLE events (id TEXT PRIMARY KEY, source TEXT NOT NULL, label TEXT NOT NULL, started_at_s REAL,"
     " score REAL NOT NULL, document TEXT NOT NULL)",
-    "CREATE INDEX events_by_time ON events (began_at_s)",
+    "CREATE INDEX events_by_time ON events (started_at_s)",
 )
+
+_VIEW_OF_VERSION_1 = (
+    "CREATE TEMP VIEW events AS"
+    " SELECT rowid AS rowid, id, source, label, began_at_s AS started_at_s, score, document FROM main.events"
+)
+"""Hides the table of a database that is only read, so that every query finds the columns of today."""
 
 
 def default_database() -> Path:
@@ -33,13 +40,20 @@ def default_database() -> Path:
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables of a new database; raises SinkError for one of another version."""
+    """Create the tables of a new database, upgrade those of version 1; raises SinkError for a later version.
+
+    Stored documents stay as they were written: `read_events` gives all of them the keys of today.
+    """
     with connection:
         connection.execute("BEGIN IMMEDIATE")  # of two programs that begin together one waits
         if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             for statement in _TABLES:
                 connection.execute(statement)
         version = _version(connection)
+        if version == 1:
+            connection.execute("ALTER TABLE events RENAME COLUMN began_at_s TO started_at_s")
+            connection.execute("UPDATE schema_version SET version = 2")
+            version = 2
     if version != VERSION:
         raise SinkError(f"{path} has schema {version}, this flexiast writes {VERSION}; name another file")
     connection.execute("PRAGMA journal_mode = WAL")
@@ -68,7 +82,7 @@ class Query:
         where, values = self._where()
         if self.limit is None:
             return f"SELECT {columns} FROM events WHERE {where}", values
-        order = "ORDER BY began_at_s DESC, rowid DESC LIMIT ?"
+        order = "ORDER BY started_at_s DESC, rowid DESC LIMIT ?"
         return f"SELECT * FROM (SELECT {columns} FROM events WHERE {where} {order})", [*values, self.limit]
 
     def _where(self) -> tuple[str, list[Any]]:
@@ -77,9 +91,9 @@ class Query:
             if names:
                 parts.append((f"{column} IN ({','.join('?' * len(names))})", names))
         if self.since_s is not None:
-            parts.append(("began_at_s >= ?", (self.since_s,)))
+            parts.append(("started_at_s >= ?", (self.since_s,)))
         if self.until_s is not None:
-            parts.append(("began_at_s < ?", (self.until_s,)))
+            parts.append(("started_at_s < ?", (self.until_s,)))
         return " AND ".join(text for text, _ in parts) or "1", [value for _, values in parts for value in values]
 
 
@@ -88,10 +102,10 @@ def read_events(path: Path, query: Query = Query()) -> Iterator[dict[str, Any]]:
 
     One at a time: a year of them needs no more memory than a day. Raises DataError for a file that is no such database.
     """
-    sql, values = query.select("document, began_at_s, rowid AS place")
+    sql, values = query.select("document, started_at_s, rowid AS place")
     with _open_for_reading(path) as connection:
-        for document, *_ in connection.execute(f"{sql} ORDER BY began_at_s, place", values):
-            yield json.loads(document)
+        for document, *_ in connection.execute(f"{sql} ORDER BY started_at_s, place", values):
+            yield upgrade_event(json.loads(document))
 
 
 def labels_and_sources(path: Path, query: Query = Query()) -> tuple[set[str], set[str]]:
@@ -113,8 +127,11 @@ def _open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         if not path.is_file():
             raise DataError(f"{path} does not exist; `flexiast listen --to sqlite:{path}` writes one")
-        with _on_connect(path.resolve()) as connection:
-            if (version := _version(connection)) != VERSION:
+        with _connect_read_only(path.resolve()) as connection:
+            version = _version(connection)
+            if version == 1:
+                connection.execute(_VIEW_OF_VERSION_1)
+            elif version != VERSION:
                 raise DataError(f"{path} has schema {version}, this flexiast reads {VERSION}; update flexiast")
             yield connection
     except (sqlite3.DatabaseError, OSError) as error:
@@ -122,10 +139,10 @@ def _open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def _on_connect(path: Path) -> Iterator[sqlite3.Connection]:
+def _connect_read_only(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that only reads, also where nothing may be written: on a read-only disk, as another user.
 
-    SQLite reads a database with a write-ahead log by an index beside it (-shm), which it makes where there is none.
+    SQLite reads a database with a write-ahead log by an index file (-shm), which it creates where there is none.
     Where it may not, nobody writes the database either: with an empty log the file alone is read, as it is; else a copy
     of it and its log, for in the log are the newest events.
     """

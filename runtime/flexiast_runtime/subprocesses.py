@@ -1,4 +1,4 @@
-"""What other programs print: run without a shell, for so long, and ended with all that they started."""
+"""Reads the output of other programs: run without a shell, with a time limit, ended with all their children."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from contextlib import suppress
 from flexiast.errors import DataError
 
 MAX_BYTES = 64_000
-LOOK_S = 0.02
-"""From one look at whether a program has ended to the next"""
+POLL_S = 0.02
+"""Seconds between two checks whether a program has ended"""
 
 
 def output_of(argv: Sequence[str], timeout_s: float) -> str:
-    """What it printed before it ended with 0; raises DataError for anything else, at the latest after so long.
+    """The stdout of a program that exits with 0 in time; raises DataError otherwise.
 
-    It has ended when it ends itself: what it started may hold its stdout open, and is ended with it.
+    Only the program itself is waited for. A child may hold its stdout open; it is killed when the program exits.
     """
     try:
         process = subprocess.Popen(
@@ -53,7 +53,7 @@ def _read_until_end(process: subprocess.Popen[bytes], deadline_s: float) -> byte
     pipe, content, is_open = process.stdout.fileno(), b"", True
     os.set_blocking(pipe, False)
     while time.monotonic() < deadline_s:
-        # Asked before the pipe is read: what it printed before it ended lies in the pipe by now.
+        # Checked before the pipe is read: all output of a program that has ended is in the pipe by now.
         has_ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         try:
             while is_open and len(content) < MAX_BYTES:
@@ -63,7 +63,7 @@ def _read_until_end(process: subprocess.Popen[bytes], deadline_s: float) -> byte
             pass
         if has_ended or len(content) >= MAX_BYTES:
             return content
-        select.select([pipe] if is_open else [], [], [], LOOK_S)
+        select.select([pipe] if is_open else [], [], [], POLL_S)
     return None
 
 

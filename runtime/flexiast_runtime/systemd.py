@@ -1,8 +1,8 @@
-"""What systemd is told of a listener, by its sd_notify protocol: ready, alive, how it is, and that it ends.
+"""Notifies systemd by the sd_notify protocol: ready, alive, status, stopping.
 
-Life is told by progress alone. A thread that says "alive" by itself would hide a hung engine, so the word is given
-where a record leaves the inference loop. While the microphone is away there is nothing to infer; then, and only after
-the loop itself has reported the loss, each look for the microphone counts as progress.
+Only progress counts as alive. A thread of its own that pings the watchdog would hide a hung engine, so the ping is sent
+where a record leaves the inference loop. While the microphone is away there are no records. Then, and only after the
+loop itself has reported the loss, each attempt to reopen the microphone counts as progress.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flexiast_runtime.audio.source import Block, Source
 from flexiast_runtime.detection.records import Record, SourceNotice, Status, Summary
 
 STATUS_EVERY_S = 10.0
-"""Seconds between two messages where no watchdog asks for more."""
+"""Seconds between two messages without a watchdog"""
 
 
 @dataclass
@@ -36,15 +36,15 @@ class ServiceManager:
     def from_environment(
         cls, environment: MutableMapping[str, str], say: Callable[[str], None] = lambda text: None
     ) -> ServiceManager | None:
-        """The manager that started this process and wants to hear of it, or None; ``say`` is told if it is not there.
+        """The manager that started this process and expects notifications, or None; ``say`` logs if it is unreachable.
 
-        Its address is taken out of the environment: programs that are started from here would speak for this process.
+        Its address is removed from the environment: child processes would otherwise send in the name of this one.
         """
         address = environment.pop("NOTIFY_SOCKET", "")
         return None if not address else cls(_sender(address, say), watchdog_s(environment) or STATUS_EVERY_S)
 
     def notify_each(self, records: Iterator[Record]) -> Iterator[Record]:
-        """The records as they come, each of which shows that the loop goes round."""
+        """Yield the records, each of which shows that the loop makes progress."""
         try:
             for record in records:
                 if isinstance(record, SourceNotice) and record.state == "lost":
@@ -60,16 +60,16 @@ class ServiceManager:
             self.send("STOPPING=1")
 
     def watch_source(self, source: Source) -> Source:
-        """The source, whose empty blocks, said while it looks for a lost device, keep the watchdog quiet."""
+        """The source, whose empty blocks count as progress while it tries to reopen a lost device."""
         self._watched.add(source.name)
         return _Reported(source, self._nothing_came)
 
     def _nothing_came(self) -> None:
-        if self._away >= self._watched:  # else others deliver, and the loop has to show that it goes round
+        if self._away >= self._watched:  # else others deliver, and the loop must show progress
             self._alive("")
 
     def _alive(self, status: str) -> None:
-        """At half the watchdog's time; between, nothing is sent."""
+        """Ping at half the watchdog's time; nothing is sent in between."""
         if (now_s := self.clock()) >= self._next_s:
             self._next_s = now_s + self.every_s
             self.send("WATCHDOG=1" + (f"\nSTATUS={status}" if status else ""))
@@ -96,21 +96,21 @@ class _Reported:
 
 
 def watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """Half the time after which this very process is taken for hung; None where no watchdog runs."""
+    """Half the time after which systemd takes this process for hung; None without a watchdog."""
     microseconds = environment.get("WATCHDOG_USEC", "")
     for_us = environment.get("WATCHDOG_PID") in {None, str(os.getpid())}
     return int(microseconds) / 2e6 if microseconds.isdigit() and for_us else None
 
 
 def describe_status(record: Record) -> str:
-    """One line for `systemctl status`; nothing for records that say little of how things stand."""
+    """One line for `systemctl status`; empty for other records."""
     if isinstance(record, Status):
         label, score = record.top[0]
         latency = f"{1000 * record.latency_s:.0f} of {1000 * record.deadline_s:.0f} ms"
         return f"{record.patch}, {latency}, {record.dropped_s:.1f} s lost; {label} {score:.2f}"
     if isinstance(record, SourceNotice):
         return f"{record.source} {record.state}: {record.reason}"
-    return f"{record.audio_s:.0f} s heard, {record.events} events" if isinstance(record, Summary) else ""
+    return f"{record.audio_s:.0f} s classified, {record.events} events" if isinstance(record, Summary) else ""
 
 
 def _sender(address: str, say: Callable[[str], None]) -> Callable[[str], None]:
@@ -128,6 +128,6 @@ def _sender(address: str, say: Callable[[str], None]) -> Callable[[str], None]:
             except OSError as error:  # nobody is there, or the address is none; the audio goes on
                 if not failures:
                     failures.append(error)
-                    say(f"NOTIFY_SOCKET={address} does not answer: {error}; listening goes on")
+                    say(f"NOTIFY_SOCKET={address} does not answer: {error}; flexiast runs on without it")
 
     return send

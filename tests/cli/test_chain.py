@@ -19,7 +19,7 @@ EVENT_KEYS = {
     "schema_version",
     "type",
     "id",
-    "began_at",
+    "started_at",
     "source",
     "label",
     "start_s",
@@ -56,7 +56,7 @@ def test_evaluate_gives_the_same_figures_for_checkpoint_and_bundle(
         for model in (trained, bundle)
     ]
     for document in documents:
-        assert document["schema_version"] == "1.0"
+        assert document["schema_version"] == "2.0"
         assert [result["patch_size"] for result in document["results"]] == ["24x24", "32x16"]
         assert all(result.keys() == FIGURES for result in document["results"])
     assert documents[0]["results"] == documents[1]["results"]

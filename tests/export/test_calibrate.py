@@ -20,9 +20,11 @@ from flexiast_export.add import add_sizes
 from flexiast_export.calibrate import Fit, fit_temperatures, peak_scores, publish
 from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.detection.listener import Conditions, FixedSize, Settings, StreamClassifier
+from flexiast_runtime.detection.listener import StreamClassifier
 from flexiast_runtime.detection.records import Event
 from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.detection.settings import DetectionSettings
+from flexiast_runtime.governor.live import Conditions, FixedSize
 from flexiast_runtime.inference.engine import scores
 from flexiast_runtime.inference.ort import load_engines
 from flexiast_runtime.inference.selfcheck import verify_bundle
@@ -74,7 +76,7 @@ def test_peaks_are_the_scores_of_the_events_that_listening_reports(
     peaks = peak_scores(bundle, own, waveforms)
     engines, labels = load_engines(bundle), bundle.manifest.spec.labels
     assert peaks.shape == (len(own), 2, len(labels))
-    settings = Settings.for_frontend(bundle.manifest.spec.frontend, EventRules(1e-6), gate_dbfs=-np.inf)
+    settings = DetectionSettings.from_frontend(bundle.manifest.spec.frontend, EventRules(1e-6), gate_dbfs=-np.inf)
     silence = np.zeros(6_400 - round(settings.step_s * 16_000), np.float32)
     for patch, of_patch in zip(engines.patches, peaks, strict=True):
         for waveform, peak in zip(waveforms, of_patch, strict=True):

@@ -364,7 +364,7 @@ def test_what_is_wrong_with_a_microphone_is_said(
 
 @pytest.mark.parametrize(
     ("gains", "state", "said"),
-    [((1, 1), "ok", ""), ((1, -1), "warning", "opposite phase"), ((0, 1), "warning", "channel 1 hears nothing")],
+    [((1, 1), "ok", ""), ((1, -1), "warning", "opposite phase"), ((0, 1), "warning", "channel 1 is silent")],
 )
 def test_a_microphone_whose_mix_would_lose_its_sound_is_no_ok(
     virtual_microphone: Callable[..., Any], tmp_path: Path, gains: tuple[float, float], state: str, said: str

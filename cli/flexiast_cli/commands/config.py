@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 import os
 import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from flexiast.errors import UsageError
+from flexiast.files import check_output, write_atomically
 from flexiast_cli.settings.configurable import catalogue, check_setting, command_at, commands, is_configurable, settable
-from flexiast_cli.settings.layers import PROJECT_FILE, Value, files, from_environment, gather, read
+from flexiast_cli.settings.layers import PROJECT_FILE, Setting, Value, files, from_environment, gather, read
 from flexiast_cli.settings.schema import schema_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from flexiast_cli.settings.layers import Setting
+from flexiast_cli.terminal.console import print_json, say, stdout
 
 HEAD = """\
 # Settings of flexiast. The tables are commands, the keys their long options. The command line goes first, then
 # FLEXIAST_COMMAND_OPTION in the environment, then this file, then ~/.config/flexiast/config.toml.
-# `flexiast config validate` checks it, `flexiast config show --origin` says what comes from where.
+# `flexiast config validate` checks it, `flexiast config show --origin` shows where each value comes from.
 # Passwords do not belong here."""
 
 
@@ -32,10 +31,6 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
 ) -> None:
     """Write a file of settings for `flexiast listen`, with everything commented out."""
-    from flexiast.errors import UsageError
-    from flexiast.files import check_output, write_atomically
-    from flexiast_cli.terminal.console import say
-
     check_output(path)
     if path.exists() and not force:
         raise UsageError(f"{path} is there already; --force writes over it")
@@ -45,15 +40,13 @@ def init(
 
 def show(
     context: typer.Context,
-    origin: Annotated[bool, typer.Option("--origin", help="Say where each value comes from.")] = False,
+    origin: Annotated[bool, typer.Option("--origin", help="Show where each value comes from.")] = False,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="In place of ./flexiast.toml.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
 ) -> None:
     """Show every option that is set by the environment or by a file."""
-    from flexiast_cli.terminal.console import print_json, stdout
-
     found = gather(config, os.environ, Path(), catalogue(context.find_root().command)).values()
     if as_json:
         print_json({"settings": [one._asdict() for one in found]})
@@ -67,15 +60,13 @@ def validate(
     context: typer.Context,
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: the files that are in use.")] = None,
 ) -> None:
-    """Check that files of settings say what commands understand; each value as its option would check it.
+    """Check files of settings: every name must be an option, every value one that the option accepts.
 
     Without FILE, the variables of the environment are checked too.
     """
-    from flexiast_cli.terminal.console import stdout
-
     found = {str(path): check(path, context) for path in ([file] if file else files(None, os.environ, Path()))}
     if file is None and (variables := from_environment(os.environ, catalogue(context.find_root().command))):
-        found["environment"] = _usable(variables, context)
+        found["environment"] = _check_all(variables, context)
     for where, settings in found.items():
         stdout().print(f"{where}: {len(settings)} settings, all can be used", markup=False, soft_wrap=True)
 
@@ -86,20 +77,18 @@ def schema(context: typer.Context) -> None:
 
 
 def check(path: Path, context: typer.Context) -> list[Setting]:
-    """A file's settings, each taken by its option; raises UsageError that names all that are not."""
-    return _usable(read(path, catalogue(context.find_root().command)), context)
+    """A file's settings; raises UsageError that names every value that its option refuses."""
+    return _check_all(read(path, catalogue(context.find_root().command)), context)
 
 
-def _usable(settings: list[Setting], context: typer.Context) -> list[Setting]:
-    from flexiast.errors import UsageError
-
+def _check_all(settings: list[Setting], context: typer.Context) -> list[Setting]:
     if bad := list(_faults(settings, context)):
         raise UsageError("\n".join(bad))
     return settings
 
 
 def _faults(settings: Iterable[Setting], context: Any) -> Iterator[str]:
-    """What each option says against its value."""
+    """Each value that its option refuses, and why."""
     root = context.find_root().command
     for one in settings:
         command = command_at(root, one.command)
@@ -120,7 +109,7 @@ def template(root: Any) -> str:
 
 
 def _example(described: Mapping[str, Any]) -> str:
-    """A value of the right kind."""
+    """An example value of the type that the schema describes."""
     if "enum" in described:
         return toml(described["enum"][0])
     if "anyOf" in described:
@@ -129,5 +118,5 @@ def _example(described: Mapping[str, Any]) -> str:
 
 
 def toml(value: Value) -> str:
-    """A value as TOML writes it; of strings, JSON is a part of TOML."""
+    """A value in TOML. JSON serves: its strings, booleans and arrays of strings are TOML too."""
     return json.dumps(value, ensure_ascii=False)

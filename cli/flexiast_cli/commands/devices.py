@@ -1,13 +1,13 @@
-"""``flexiast devices``: the microphones of this machine, and which one would be heard."""
+"""``flexiast devices``: the microphones of this machine, and which one `listen` would open."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from flexiast_runtime.audio.devices import InputDevice
+from flexiast_cli.terminal.console import print_json, say, stdout
+from flexiast_runtime.audio.devices import InputDevice, choose, input_devices, no_microphone_hint
 
 COLUMNS = ("", "name", "host API", "channels", "rate", "USB id")
 
@@ -19,10 +19,7 @@ def devices(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the devices as JSON.")] = False,
 ) -> None:
-    """List microphones; the one that would be heard is marked."""
-    from flexiast_cli.terminal.console import print_json, say
-    from flexiast_runtime.audio.devices import choose, input_devices, nothing_found
-
+    """List microphones; a * marks the one that `listen` would open."""
     found = input_devices()
     chosen = choose(found, device) if found or device is not None else None
     if as_json:
@@ -30,7 +27,7 @@ def devices(
     elif found:
         _print_table(found, chosen)
     if not found:
-        say(nothing_found())
+        say(no_microphone_hint())
 
 
 def _describe_device(device: InputDevice) -> dict[str, object]:
@@ -40,8 +37,6 @@ def _describe_device(device: InputDevice) -> dict[str, object]:
 def _print_table(devices: tuple[InputDevice, ...], chosen: InputDevice | None) -> None:
     from rich.markup import escape
     from rich.table import Table
-
-    from flexiast_cli.terminal.console import stdout
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in COLUMNS:

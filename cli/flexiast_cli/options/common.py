@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flexiast.errors import UsageError
 from flexiast_cli.options.validators import not_negative, power_source_line, public_urls, validate_with, web_address
+from flexiast_cli.terminal.console import say
 from flexiast_runtime.inference.backends import Backend
 
 if TYPE_CHECKING:
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
     from flexiast.manifest import Manifest
     from flexiast.spec import PatchSize
-    from flexiast_runtime.detection.listener import Settings
+    from flexiast_runtime.detection.settings import DetectionSettings
     from flexiast_runtime.hardware.power_source import ReportedOnce
 
 PrecisionOption = Annotated[
@@ -30,7 +33,7 @@ PowerSourceOption = Annotated[
         "--power-source",
         metavar="SOURCE",
         callback=power_source_line,
-        help="A battery or meter that the system does not know, a UPS HAT say: file:FILE or exec:COMMAND; "
+        help="A battery or meter that the system does not know, such as a UPS HAT: file:FILE or exec:COMMAND; "
         "see docs/how-to/power.md.",
         show_default=False,
     ),
@@ -46,8 +49,6 @@ def _label_thresholds(texts: Iterable[str]) -> dict[str, float]:
 
 
 def _label_threshold(text: str) -> tuple[str, float]:
-    from flexiast.errors import UsageError
-
     label, _, value = text.rpartition("=")
     try:
         return label, float(value)
@@ -56,8 +57,6 @@ def _label_threshold(text: str) -> tuple[str, float]:
 
 
 def _level(text: str) -> float:
-    from flexiast.errors import UsageError
-
     try:
         level = -math.inf if text == "off" else float(text)
     except ValueError:
@@ -122,9 +121,23 @@ GateOption = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class EventOptions:
+    """What becomes an event, as the command line gave it: the arguments of ``event_settings``."""
+
+    threshold: ThresholdOption = None
+    label_thresholds: LabelThresholdOption = None
+    allow: AllowOption = None
+    deny: DenyOption = None
+    min_duration: MinDurationOption = 0.0
+    confirm: ConfirmOption = 0.0
+    merge_gap: MergeGapOption = 0.0
+    smoothing: SmoothingOption = None
+    gate: GateOption = GATE
+
+
 def power_source_of(text: str | None) -> ReportedOnce | None:
-    """The source, which says its trouble on stderr; raises UsageError."""
-    from flexiast_cli.terminal.console import say
+    """The power source, which logs its faults on stderr; raises UsageError."""
     from flexiast_runtime.hardware.power_source import ReportedOnce, parse_power_source
 
     return None if text is None else ReportedOnce(parse_power_source(text), say)
@@ -142,33 +155,33 @@ def event_settings(
     merge_gap: float,
     smoothing: float | None,
     gate: str,
-) -> Settings:
-    """The one way from options to settings; flags go before the bundle's thresholds. Raises UsageError."""
-    from flexiast_runtime.detection.listener import Settings
+) -> DetectionSettings:
+    """Detection settings from a command's options, which override the bundle's thresholds; raises UsageError."""
     from flexiast_runtime.detection.rules import THRESHOLD, EventRules
+    from flexiast_runtime.detection.settings import DetectionSettings
 
-    labels, told = manifest.spec.labels, _label_thresholds(label_thresholds or ())
+    labels, own_thresholds = manifest.spec.labels, _label_thresholds(label_thresholds or ())
     rules = EventRules(
         threshold=THRESHOLD if threshold is None else threshold,
-        label_thresholds=(manifest.thresholds if threshold is None else {}) | told,
-        size_thresholds={} if threshold is not None else _without(told, manifest.size_thresholds),
+        label_thresholds=(manifest.thresholds if threshold is None else {}) | own_thresholds,
+        size_thresholds={} if threshold is not None else _drop_labels(own_thresholds, manifest.size_thresholds),
         confirm_s=confirm,
         merge_s=merge_gap,
         min_duration_s=min_duration,
         allow=_labels(allow or (), labels),
         deny=_labels(deny or (), labels),
     )
-    rules.thresholds(labels)  # a label that the model lacks is told before anything is opened
-    return Settings.for_frontend(manifest.spec.frontend, rules, smoothing_s=smoothing, gate_dbfs=_level(gate))
+    rules.thresholds(labels)  # a label that the model lacks is refused before anything is opened
+    return DetectionSettings.from_frontend(manifest.spec.frontend, rules, smoothing_s=smoothing, gate_dbfs=_level(gate))
 
 
-def _without(
+def _drop_labels(
     labels: Iterable[str], thresholds: Mapping[PatchSize, Mapping[str, float]]
 ) -> dict[PatchSize, dict[str, float]]:
     """Thresholds of all labels but these."""
-    left_out = set(labels)
+    dropped = set(labels)
     return {
-        patch: {label: value for label, value in own.items() if label not in left_out}
+        patch: {label: value for label, value in own.items() if label not in dropped}
         for patch, own in thresholds.items()
     }
 
@@ -185,7 +198,7 @@ WebOption = Annotated[
         "--web",
         metavar="[HOST:]PORT",
         callback=web_address,
-        help="Show what is heard on a web page, such as --web 8642 for this machine's.",
+        help="Show what is detected on a web page, such as --web 8642 for this machine's.",
     ),
 ]
 WebUrlOption = Annotated[

@@ -1,26 +1,33 @@
-"""What an option takes, checked before its command runs, so that files and the environment are checked by it too."""
+"""Checks of options' values. They run before the command does, so settings files and the environment pass them too.
+
+What a check needs beyond plain numbers is imported inside it: `--help` loads this module and checks nothing.
+"""
 
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import typer
 
+from flexiast.errors import UsageError
+from flexiast_runtime.units import parse_duration
+
 T = TypeVar("T")
 
-MOST_WORKERS = 16
-"""Processes, where there are not more cores than that."""
+MAX_WORKERS = 16
+"""Processes; on a machine with more cores, as many as cores."""
+DEFAULT_HOST = "127.0.0.1"
 
 
 def validate_with(check: Callable[[T], object]) -> Callable[[typer.CallbackParam, T | None], T | None]:
-    """An option's callback: what was given, if ``check`` raises no UsageError for it."""
+    """Return an option's callback that passes the value on, or raises BadParameter if ``check`` raises UsageError."""
 
     def callback(parameter: typer.CallbackParam, value: T | None) -> T | None:
-        from flexiast.errors import UsageError
-
         try:
             if value is not None:
                 check(value)
@@ -33,39 +40,27 @@ def validate_with(check: Callable[[T], object]) -> Callable[[typer.CallbackParam
 
 
 def _positive(value: float) -> None:
-    from flexiast.errors import UsageError
-
     if not 0 < value < math.inf:
         raise UsageError(f"{value:g} cannot be used; give a number above 0")
 
 
 def _not_negative(value: float) -> None:
-    from flexiast.errors import UsageError
-
     if not 0 <= value < math.inf:
         raise UsageError(f"{value:g} cannot be used; give 0 or more seconds")
 
 
 def _share(value: float) -> None:
-    from flexiast.errors import UsageError
-
     if not 0 <= value <= 1:
         raise UsageError(f"{value:g} cannot be used; give a share from 0 to 1, such as 0.8")
 
 
 def _percent(value: float) -> None:
-    from flexiast.errors import UsageError
-
     if not 0 <= value <= 100:
         raise UsageError(f"{value:g} cannot be used; give a percentage from 0 to 100")
 
 
 def _workers(count: int) -> None:
-    import os
-
-    from flexiast.errors import UsageError
-
-    if count > (most := max(MOST_WORKERS, os.cpu_count() or 1)):
+    if count > (most := max(MAX_WORKERS, os.cpu_count() or 1)):
         raise UsageError(f"{count} is more than {most}; give as many as there are free cores")
 
 
@@ -82,12 +77,6 @@ def _sinks(texts: Sequence[str]) -> None:
         parse_sinks(texts)
 
 
-def _address(text: str) -> None:
-    from flexiast_cli.web.server import parse_address
-
-    parse_address(text)
-
-
 def _public_urls(texts: Sequence[str]) -> None:
     from flexiast_cli.web.guard import PublicUrl
 
@@ -102,9 +91,27 @@ def _power_source(text: str) -> None:
 
 
 def _check_until(text: str) -> None:
-    from flexiast_cli.options.policy import seconds_until
-
     seconds_until(text, datetime.now())
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """``[HOST:]PORT`` → host and port; raises UsageError."""
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"\d{1,5}", port) or int(port) > 65_535:
+        raise UsageError(f"--web {text!r} cannot be used; give [HOST:]PORT, such as 8642 or 0.0.0.0:8642")
+    return host.removeprefix("[").removesuffix("]") or DEFAULT_HOST, int(port)
+
+
+def seconds_until(text: str, now: datetime) -> float:
+    """``2h`` → 7200; ``18:00`` → seconds to the next time that the clock shows it. Raises UsageError."""
+    clock = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text)
+    if clock is None:
+        try:
+            return parse_duration(text)
+        except ValueError:
+            raise UsageError(f"--until {text!r} cannot be read; write a time of day as 18:00, or 90m, 2h, 1d") from None
+    then = now.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)
+    return (then if then > now else then + timedelta(days=1)).timestamp() - now.timestamp()
 
 
 positive = validate_with(_positive)
@@ -114,7 +121,7 @@ percent = validate_with(_percent)
 worker_count = validate_with(_workers)
 named_sizes = validate_with(_sizes)
 known_sinks = validate_with(_sinks)
-web_address = validate_with(_address)
+web_address = validate_with(parse_address)
 public_urls = validate_with(_public_urls)
 power_source_line = validate_with(_power_source)
 time_to_last = validate_with(_check_until)

@@ -1,6 +1,6 @@
-"""Commands whose options may also stand in the environment and in files: every route through the option's own check.
+"""Commands whose options can also be set in the environment and in files; each option checks its value either way.
 
-The settings become click's defaults of one call, so the command line goes before them and the command never knows.
+The settings become click's defaults for one call: the command line overrides them, and the command needs no code.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ CONFIG = "config"
 
 
 def configurable(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option ``--config``; one that has its own, as `train` has its recipe, stays as it is."""
+    """Add an option ``--config`` to a command, unless it has its own, as `train` has for its recipe."""
     signature = inspect.signature(command, eval_str=True)
     if CONFIG in signature.parameters:
         return command
 
     @functools.wraps(command)
     def with_settings(*args: Any, config: tuple[str, ...], **kwargs: Any) -> None:
-        if config:  # a folder's file is used unasked, so it is said
+        if config:  # the folder's file is used without being named, so its use is logged
             say(f"with settings from {', '.join(config)}")
         command(*args, **kwargs)
 
@@ -42,8 +42,8 @@ def configurable(command: Callable[..., None]) -> Callable[..., None]:
     return with_settings
 
 
-def _use(context: typer.Context, named: str | None) -> tuple[str, ...]:
-    """Make the settings of this command its defaults, before any other option is looked at; where they come from."""
+def _apply_settings(context: typer.Context, named: str | None) -> tuple[str, ...]:
+    """Make the settings of this command its defaults, before any other option is parsed; return their origins."""
     if context.resilient_parsing:  # a shell asks for completions
         return ()
     known = settable(context.command)
@@ -64,14 +64,14 @@ ConfigOption = Annotated[
         "--config",
         metavar="FILE",
         is_eager=True,
-        callback=_use,
+        callback=_apply_settings,
         help="Settings (TOML) to use in place of ./flexiast.toml; options override them.",
     ),
 ]
 
 
 def check_setting(setting: Setting, parameter: Any, context: Any) -> Any:
-    """The value, if the option would take it; raises BadParameter that says where it comes from."""
+    """The value, if the option accepts it; raises BadParameter that names the setting's origin."""
     value = list(setting.value) if isinstance(setting.value, tuple) else setting.value
     try:
         parameter.process_value(context, value)
@@ -82,7 +82,7 @@ def check_setting(setting: Setting, parameter: Any, context: Any) -> Any:
 
 
 def command_words(context: Any) -> Words:
-    """How the command was called, without `flexiast`."""
+    """The words that called the command, without `flexiast`."""
     words: list[str] = []
     while context.parent is not None:
         words.insert(0, context.info_name)
@@ -106,7 +106,7 @@ def command_at(root: Any, words: Words) -> Any:
 
 
 def catalogue(root: Any) -> Catalogue:
-    """What can be set: of each command that can be configured, the keys."""
+    """The keys of each configurable command."""
     return {
         words: {key: kind(parameter) for key, parameter in settable(command).items()}
         for words, command in commands(root)

@@ -1,4 +1,4 @@
-"""Where options come from besides the command line: the environment, a project's file, the user's file.
+"""Sources of options besides the command line: the environment, a project's file, the user's file.
 
 A file's tables are named after commands and its keys after their long options, so a setting is an option written down:
 
@@ -6,7 +6,7 @@ A file's tables are named after commands and its keys after their long options, 
     patch-sizes = "8,16"        # flexiast listen --patch-sizes 8,16
     explain = true              # flexiast listen --explain
 
-Nothing here knows what a value means: it becomes the text that the option would have been given.
+Values are not interpreted here: each becomes the text that the command line would hold.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def user_file(environment: Mapping[str, str]) -> Path:
 
 
 def files(named: Path | None, environment: Mapping[str, str], folder: Path) -> list[Path]:
-    """The files that count, the weakest first: the user's, then the one named, or else the folder's own.
+    """The files in use, the weakest first: the user's, then the one named, or else the folder's own.
 
     FLEXIAST_CONFIG names one too, more weakly. Raises UsageError for one that was not named and that somebody else may
     have written.
@@ -71,21 +71,21 @@ def files(named: Path | None, environment: Mapping[str, str], folder: Path) -> l
     if named is None and (text := environment.get("FLEXIAST_CONFIG")):
         named = Path(text)
     found = [user_file(environment), *([] if named else [folder / PROJECT_FILE])]
-    unasked = [path for path in found if os.access(path, os.F_OK)]  # another user's home cannot even be asked
-    for path in unasked:
+    unnamed = [path for path in found if os.access(path, os.F_OK)]  # another user's home cannot be listed
+    for path in unnamed:
         check_owner(path, path.stat())
-    return unasked + ([named] if named else [])
+    return unnamed + ([named] if named else [])
 
 
 def gather(named: Path | None, environment: Mapping[str, str], folder: Path, catalogue: Catalogue) -> Settings:
-    """Each setting's strongest value; raises UsageError for a file that cannot be read or holds what no command has."""
+    """Each setting's strongest value; raises UsageError for a file that cannot be read or holds an unknown name."""
     layers = [read(path, catalogue) for path in files(named, environment, folder)]
     layers.append(from_environment(environment, catalogue))
     return {(one.command, one.key): one for layer in layers for one in layer}
 
 
 def read(path: Path, catalogue: Catalogue) -> list[Setting]:
-    """A file's settings; raises UsageError, with the line where TOML itself is at fault."""
+    """A file's settings; raises UsageError, with the line for a TOML error."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -99,13 +99,13 @@ def read(path: Path, catalogue: Catalogue) -> list[Setting]:
 
 
 def from_environment(environment: Mapping[str, str], catalogue: Catalogue) -> list[Setting]:
-    """What the variables FLEXIAST_COMMAND_OPTION say; an empty one says nothing.
+    """Settings in the variables FLEXIAST_COMMAND_OPTION; an empty one counts as unset.
 
-    Raises UsageError for one that begins as a command's do and belongs to none of its options.
+    Raises UsageError for one that names a command and none of its options.
     """
     _check_names(environment, catalogue)
     return [
-        Setting(command, key, _words(name, text) if kind == "several" else text, name)
+        Setting(command, key, _split_values(name, text) if kind == "several" else text, name)
         for command, keys in catalogue.items()
         for key, kind in keys.items()
         if (text := environment.get(name := variable(command, key)))
@@ -126,8 +126,8 @@ def _check_names(environment: Mapping[str, str], catalogue: Catalogue) -> None:
                 raise UsageError(f"{name}: {' '.join(command)} has no option {key!r}; {_nearest(key, keys)}")
 
 
-def _words(name: str, text: str) -> tuple[str, ...]:
-    """Several values in one text, as a shell would split it."""
+def _split_values(name: str, text: str) -> tuple[str, ...]:
+    """Split a text into values as a shell would."""
     try:
         return tuple(shlex.split(text))
     except ValueError as error:
@@ -138,7 +138,7 @@ def check_owner(path: Path, status: os.stat_result) -> None:
     """Raise UsageError where another user could have put the settings."""
     if status.st_uid not in {os.geteuid(), 0} or status.st_mode & stat.S_IWOTH:
         raise UsageError(
-            f"{path} belongs to another user or may be written by everybody, so it is not used unasked; "
+            f"{path} belongs to another user or may be written by everybody, so it is not used unless named; "
             f"name it with --config, or make it yours: chown $USER {path}; chmod o-w {path}"
         )
 
@@ -157,7 +157,7 @@ def _settings(table: Mapping[str, Any], command: Words, catalogue: Catalogue, or
 
 
 def _as_given(key: str, value: object, kind: Kind) -> Value:
-    """A TOML value as the command line would have it; a date or a number is written as TOML writes it."""
+    """A TOML value as the command line would hold it; raises UsageError for a password and for nested values."""
     if isinstance(value, bool) and kind == "flag":
         return value
     items = value if isinstance(value, list) and kind == "several" else [value]
@@ -178,7 +178,7 @@ def _unknown(name: str, command: Words, known: Iterable[str]) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """The name that was meant, or else all that there are."""
+    """Suggest the most similar name, or else list all."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
 

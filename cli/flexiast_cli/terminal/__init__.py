@@ -1,1 +1,1 @@
-"""What a terminal shows, and how it interrupts."""
+"""Output on terminals and pipes, and signals."""

@@ -1,4 +1,4 @@
-"""What every command prints with: data on stdout, the rest on stderr."""
+"""Printing for every command: data on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ T = TypeVar("T")
 
 
 def stderr() -> Console:
-    """Where progress, notes and warnings go."""
+    """The console for progress, notes and warnings."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
 def stdout() -> Console:
-    """Where tables go; a pipe gets plain text of any width."""
+    """The console for tables; a pipe gets plain text, 200 columns wide."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -34,18 +34,18 @@ def stdout() -> Console:
 
 
 def shows_pictures() -> bool:
-    """Stdout is a terminal that can move its cursor; a shell may close it."""
+    """Whether stdout is a terminal that can move its cursor; it is None where a shell closed it."""
     return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def say(text: str) -> None:
-    """A note on stderr, as it is: it may hold names of any kind."""
+    """Print a note on stderr without interpreting markup, because it may hold names of any kind."""
     stderr().print(text, markup=False, soft_wrap=True)
 
 
 def print_json(document: dict[str, Any]) -> None:
     """One JSON object on stdout, with the schema version first."""
-    from flexiast_runtime.detection.records import SCHEMA_VERSION
+    from flexiast_runtime.schema import SCHEMA_VERSION
 
     typer.echo(json_line({"schema_version": SCHEMA_VERSION} | document))
 
@@ -64,5 +64,5 @@ def track(items: Sequence[T] | Iterable[T], description: str) -> Iterable[T]:
 
 
 def count_noun(number: int, noun: str, plural: str | None = None) -> str:
-    """``1 plan``, ``2 plans``, ``1,000 plans``; nouns whose plural is not formed by an s give it."""
+    """``1 plan``, ``2 plans``, ``1,000 plans``; irregular plurals are passed as ``plural``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

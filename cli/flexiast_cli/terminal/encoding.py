@@ -1,4 +1,4 @@
-"""What is printed on terminals, and in locales, that cannot show every character.
+"""Output on terminals, and in locales, that cannot show every character.
 
 Signs of ours become the nearest ASCII of the same width, so that tables and bars keep their shape; any other character
 that cannot be shown is written out by its number, as in Python. Lone surrogates, which stand for the bytes of a file
@@ -24,8 +24,8 @@ ASCII = "flexiast-ascii"
 
 def adapt_streams() -> None:
     """Make stdout and stderr write whatever they are given, as well as their encoding can."""
-    codecs.register_error(ESCAPED, _handler(_fail_over))
-    codecs.register_error(SAME_WIDTH, _handler(_blot))
+    codecs.register_error(ESCAPED, _handler(_escape))
+    codecs.register_error(SAME_WIDTH, _handler(_replace_same_width))
     codecs.register(_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a shell may close it
@@ -35,8 +35,8 @@ def adapt_streams() -> None:
 
 
 @contextmanager
-def keeping_widths() -> Iterator[None]:
-    """While a picture fills the terminal, what cannot be shown takes as many cells as it should: a ? each."""
+def preserve_widths() -> Iterator[None]:
+    """Within the block, a character that cannot be shown becomes a ? for each of its cells: pictures keep shape."""
     stream = sys.stdout
     if not isinstance(stream, io.TextIOWrapper) or stream.errors != ESCAPED:
         yield
@@ -49,7 +49,7 @@ def keeping_widths() -> Iterator[None]:
 
 
 def shows_unicode(stream: object) -> bool:
-    """Whether its encoding has every character; what has none, as a text in memory, has."""
+    """Whether the stream's encoding has every character; a stream without an encoding, such as StringIO, has."""
     encoding: str | None = getattr(stream, "encoding", None)
     return encoding is None or codecs.lookup(encoding).name.startswith("utf")
 
@@ -63,20 +63,20 @@ def _handler(write: Callable[[str], str]) -> Callable[[UnicodeError], tuple[str,
     return handle
 
 
-def _fail_over(missing: str) -> str:
+def _escape(missing: str) -> str:
     return "".join(
         character if (code := ord(character)) < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
         for character in missing
     )
 
 
-def _blot(missing: str) -> str:
+def _replace_same_width(missing: str) -> str:
     from rich.cells import cell_len
 
     width = cell_len(missing)  # of them together: joined emoji are narrower than each alone
     plain = (unicodedata.normalize("NFKD", character)[0] for character in missing)  # é without its accent
-    blotted = (character if ord(character) < 0x80 else "?" * cell_len(character) for character in plain)
-    return "".join(blotted)[:width].ljust(width, "?")
+    replaced = (character if ord(character) < 0x80 else "?" * cell_len(character) for character in plain)
+    return "".join(replaced)[:width].ljust(width, "?")
 
 
 def _ascii(name: str) -> codecs.CodecInfo | None:

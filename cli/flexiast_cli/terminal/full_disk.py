@@ -1,4 +1,4 @@
-"""Stdout on a disk that fills up: what has no room is left out, whole lines at a time, and the program goes on."""
+"""Stdout on a disk that fills up: lines without room are dropped whole, and the program goes on."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ BUFFER_BYTES = 1 << 20
 """More than any record takes, so that each is one write."""
 
 
-class RoomyFile(io.RawIOBase):
-    """Writes to a file; what it has no room for is counted, and tried no more."""
+class LossyFile(io.RawIOBase):
+    """Writes to a file, and counts the lines that it has no room for."""
 
     def __init__(self, handle: int, say: Callable[[str], None]) -> None:
-        """``say`` is told at the first write that fails."""
+        """``say`` is called at the first write that fails."""
         super().__init__()
         self._handle, self._say = handle, say
-        self._is_torn = self._is_abandoned = False  # the last line is half there; nobody reads any more
-        self.left_out = 0
-        """Lines"""
+        self._is_torn = self._is_abandoned = False  # the last line is incomplete; the reader is gone
+        self.dropped_lines = 0
 
     def fileno(self) -> int:
         return self._handle
@@ -37,28 +36,28 @@ class RoomyFile(io.RawIOBase):
         return True
 
     def write(self, content: bytes | memoryview) -> int:  # type: ignore[override]
-        """Write whole lines; before them one that was torn is ended, so that it is a line of its own."""
+        """Write whole lines, after a line end for one that is torn; returns as if all had been written."""
         lines = bytes(content)
-        wanted = b"\n" * self._is_torn + lines
+        pending = b"\n" * self._is_torn + lines
         written = 0
         try:
-            while written < len(wanted) and not self._is_abandoned:
-                written += os.write(self._handle, wanted[written:])
+            while written < len(pending) and not self._is_abandoned:
+                written += os.write(self._handle, pending[written:])
         except OSError as error:
             if error.errno not in NO_ROOM:
-                self._is_abandoned = True  # whoever read it is gone: that is raised once, not again by a buffer
+                self._is_abandoned = True  # the reader is gone: that is raised once, not again by a buffer
                 raise
-            if not self.left_out:
-                self._say(f"stdout cannot be written: {error.strerror}; what it has no room for is left out")
-            self.left_out += lines.count(b"\n") - wanted[:written].count(b"\n") + (self._is_torn and written > 0)
+            if not self.dropped_lines:
+                self._say(f"stdout cannot be written: {error.strerror}; lines without room are dropped")
+            self.dropped_lines += lines.count(b"\n") - pending[:written].count(b"\n") + (self._is_torn and written > 0)
         if written:
-            self._is_torn = not wanted[:written].endswith(b"\n")
+            self._is_torn = not pending[:written].endswith(b"\n")
         return len(lines)
 
 
 @contextmanager
 def surviving_full_disk(say: Callable[[str], None]) -> Iterator[None]:
-    """While the block runs, ``sys.stdout`` leaves out what its disk has no room for; at the end, how much is said."""
+    """Within the block, ``sys.stdout`` drops lines that its disk has no room for; a note at the end counts them."""
     before = sys.stdout
     try:
         handle = before.fileno()
@@ -69,13 +68,13 @@ def surviving_full_disk(say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     before.flush()
-    file = RoomyFile(handle, say)
+    file = LossyFile(handle, say)
     sys.stdout = io.TextIOWrapper(io.BufferedWriter(file, BUFFER_BYTES), before.encoding, before.errors)
     try:
         yield
     finally:
-        with suppress(OSError):  # whoever read it is gone, which was raised where it was written
+        with suppress(OSError):  # the reader is gone, which was raised where it was written
             sys.stdout.close()
         sys.stdout = before
-        if file.left_out:
-            say(f"stdout had no room for {count_noun(file.left_out, 'line')}")
+        if file.dropped_lines:
+            say(f"stdout had no room for {count_noun(file.dropped_lines, 'line')}")

@@ -1,4 +1,4 @@
-"""Stderr while a picture fills the terminal: kept, and repeated below it."""
+"""Stderr while a picture fills the terminal: its lines are held back and printed below the last picture."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import deque
 
 import typer
 
-KEPT_NOTES = 100
+MAX_NOTES = 100
 
 
 class Notes(io.TextIOBase):
-    """A stream of lines; the last ones are kept."""
+    """A text stream that holds its last lines."""
 
     def __init__(self) -> None:
-        self._lines: deque[str] = deque(maxlen=KEPT_NOTES)
+        self._lines: deque[str] = deque(maxlen=MAX_NOTES)
         self._rest = ""
 
     def write(self, text: str) -> int:
@@ -28,6 +28,6 @@ class Notes(io.TextIOBase):
         return self._lines[-1] if self._lines else ""
 
     def repeat(self) -> None:
-        """Print what was kept on stderr."""
+        """Print the held lines on stderr."""
         for line in self._lines:
             typer.echo(line, err=True)

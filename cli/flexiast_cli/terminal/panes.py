@@ -1,4 +1,4 @@
-"""What one source's part of the screen shows: its state, its picture and what is heard in it."""
+"""One source's part of the screen: its state, its spectrogram, and the labels detected in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flexiast_runtime.detection.records import Record, SourceNotice, Status, Swi
 FLOOR_DBFS = -60.0
 """Where the level meter begins."""
 SHORTEST_BAR = 12
-"""Columns that a score and its bar keep beside a long label."""
+"""Columns of a score and its bar, next to a long label."""
 HOLD_S = 2.0
 """Seconds that a meter keeps its highest peak."""
 
@@ -34,7 +34,7 @@ class Pane:
         self._peaks: deque[tuple[float, float]] = deque()
         self._name_width = 0
 
-    def see(self, record: Record) -> None:
+    def update(self, record: Record) -> None:
         if isinstance(record, Status):
             self.status = record
             self._spectrogram.push(record.frames)
@@ -48,18 +48,18 @@ class Pane:
             self._notice = record
 
     def draw(self, width: int, height: int, *, alone: bool) -> RenderableType:
-        """So many lines: its state, why its size runs if it is alone, the picture with what is heard beside it."""
+        """``height`` lines: state, reason for the patch size if it is ``alone``, spectrogram next to scores."""
         parts: list[RenderableType] = [self._state(width)]
         if self._notice is not None and self._notice.state in {"lost", "no signal"}:
             parts.append(Text(printable(self._notice.reason), "yellow", no_wrap=True, overflow="ellipsis"))
         elif alone:
             parts.append(self.size())
         if (rest := height - len(parts)) > 0:
-            beside = min(46, width * 9 // 20)
+            side = min(46, width * 9 // 20)
             grid = Table.grid(padding=(0, 2, 0, 0))
-            grid.add_column(width=width - beside - 2)
-            grid.add_column(width=beside)
-            grid.add_row(self._spectrogram.with_height(rest), self._render_side(beside, rest))
+            grid.add_column(width=width - side - 2)
+            grid.add_column(width=side)
+            grid.add_row(self._spectrogram.with_height(rest), self._render_side(side, rest))
             parts.append(grid)
         return Group(*parts)
 
@@ -100,7 +100,7 @@ class Pane:
         )
 
     def _render_side(self, width: int, height: int) -> RenderableType:
-        """The best labels from the top, losses, faults and latency at the bottom; the best label whatever is wrong."""
+        """The best labels from the top, losses, faults and latency at the bottom; always one label at least."""
         if self.status is None:
             return Text()
         longest = max((cell_len(printable(label)) for label, _ in self.status.top), default=0)

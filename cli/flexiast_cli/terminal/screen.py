@@ -1,4 +1,4 @@
-"""The live screen: one calm picture of what is heard, at which patch size and why."""
+"""The live screen: what is detected, at which patch size and why."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.text import Text
 
 from flexiast.text import printable
 from flexiast_cli.terminal.console import count_noun, stderr
-from flexiast_cli.terminal.encoding import keeping_widths
+from flexiast_cli.terminal.encoding import preserve_widths
 from flexiast_cli.terminal.notes import Notes
 from flexiast_cli.terminal.panes import Pane
 from flexiast_runtime.detection.records import (
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 REDRAW_S = 0.1
 """At most ten pictures a second."""
-KEPT_LINES = 6
+MAX_LINES = 6
 HIGHEST = 14
 """Lines for one source on a terminal that has room for more."""
 SWITCH = 22
@@ -46,24 +46,24 @@ SWITCH = 22
 
 
 class Screen:
-    """Shows records as they come; on a terminal of any size."""
+    """Draws records as they come, on a terminal of any size."""
 
     def __init__(self, title: str, note: str = "", console: Console | None = None) -> None:
         self._title, self._note = printable(title), note
         self._console = console or Console(highlight=False)
         self._panes: dict[str, Pane] = {}
-        self._events: deque[Event] = deque(maxlen=KEPT_LINES)
-        self._switches: deque[Switch] = deque(maxlen=KEPT_LINES)
+        self._events: deque[Event] = deque(maxlen=MAX_LINES)
+        self._switches: deque[Switch] = deque(maxlen=MAX_LINES)
         self._notes = Notes()
 
     def show(self, records: Iterator[Record]) -> None:
-        """Follow the records to their end, then leave the last picture, what was noted and the summary."""
+        """Draw the records to their end, then leave the last picture, the notes and the summary."""
         summaries = []
         drawn = time.monotonic()
         try:
             # Drawn between windows: a thread that draws by itself would make the latencies shown longer.
             with (
-                keeping_widths(),
+                preserve_widths(),
                 redirect_stderr(self._notes),
                 Live(
                     self._picture(),
@@ -79,30 +79,30 @@ class Screen:
                         summaries.append(record)
                         continue
                     if isinstance(record, EngineFailure):
-                        print_failure(record, several=len(self._panes) > 1)  # which the notes take up
+                        print_failure(record, several=len(self._panes) > 1)  # on stderr, which the notes hold
                         continue
                     if isinstance(record, Overload):
                         print_overload(record, several=len(self._panes) > 1)
                         continue
-                    self._see(record)
+                    self._update(record)
                     if isinstance(record, SourceNotice) or time.monotonic() - drawn >= REDRAW_S:
                         drawn = time.monotonic()
                         live.update(self._picture(), refresh=True)
         finally:
-            with keeping_widths():
+            with preserve_widths():
                 self._console.print(self._picture())
             self._notes.repeat()
         for summary in summaries:
             print_summary(summary, self._console, several=len(summaries) > 1)
 
-    def _see(self, record: Event | Switch | Status | SourceNotice) -> None:
-        self._panes.setdefault(record.source, Pane(record.source)).see(record)
+    def _update(self, record: Event | Switch | Status | SourceNotice) -> None:
+        self._panes.setdefault(record.source, Pane(record.source)).update(record)
         if isinstance(record, Event):
             self._events.append(record)
         elif isinstance(record, Switch):
             self._switches.append(record)
-            for pane in self._panes.values():  # the sources share their engines: what one asks for, all get
-                pane.see(record)
+            for pane in self._panes.values():  # the sources share the controller, so a switch is one for all
+                pane.update(record)
 
     def _picture(self) -> RenderableType:
         width, height = self._console.size.width - 2, self._console.size.height
@@ -110,11 +110,11 @@ class Screen:
         below = 1 + len(note.wrap(self._console, width)) if note and height >= 20 else 0
         panes, gap = list(self._panes.values()), [Text()] * (height >= 20)
         several = len(panes) > 1
-        lines = min(max(height // (7 if several else 5), 2), KEPT_LINES)
+        lines = min(max(height // (7 if several else 5), 2), MAX_LINES)
         around = 2 + several + lines + below + (1 + max(len(panes), 1)) * len(gap)
         each = (height - around) // max(len(panes), 1)
         parts = [self._render_heading()]
-        if several:  # they share their engines: what one asks for, all get
+        if several:  # they share the controller: one line for all
             parts.append(next((pane for pane in panes if pane.status is not None), panes[0]).size())
         parts += gap
         if not panes:
@@ -134,21 +134,21 @@ class Screen:
         return grid
 
     def _render_recent(self, width: int, lines: int) -> RenderableType:
-        """The last events and, where there is room beside them, the last switches."""
+        """The last events and, where there is room, the last switches next to them."""
         several = len(self._panes) > 1
         rows = [_event(event, several=several) for event in list(self._events)[-lines:]]
         most = max(74, width - 45) if several else max(54, width // 2)
         needed = sum(2 + max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)) - 2
-        beside = min(max(needed, 36), most) + 2
-        if width - beside < SWITCH:
-            beside = width
-        events = _lines("events", [_fit_to_window(row, rows, beside - 2 * (beside < width)) for row in rows], lines)
-        if beside == width:
+        side = min(max(needed, 36), most) + 2
+        if width - side < SWITCH:
+            side = width
+        events = _lines("events", [_fit_to_window(row, rows, side - 2 * (side < width)) for row in rows], lines)
+        if side == width:
             return Group(*events)
-        switches = [_switch(switch, width - beside) for switch in self._switches]
+        switches = [_switch(switch, width - side) for switch in self._switches]
         grid = Table.grid()
-        grid.add_column(width=beside)
-        grid.add_column(width=width - beside)
+        grid.add_column(width=side)
+        grid.add_column(width=width - side)
         for left, right in zip(events, _lines("switches", switches, lines), strict=True):
             grid.add_row(left, right)
         return grid
@@ -158,15 +158,15 @@ def _event(event: Event, *, several: bool) -> list[Text]:
     """When, how long, what, its score and, where there are several, its source."""
     source = [Text(printable(event.source), "dim")] if several else []
     when, long = f"{event.start_s:.1f}–{event.end_s:.1f} s", []
-    if event.began_at_s is not None:
-        began = datetime.fromtimestamp(event.began_at_s)
+    if event.started_at_s is not None:
+        began = datetime.fromtimestamp(event.started_at_s)
         when = f"{began:%H:%M:%S}" if began.date() == datetime.now().date() else f"{began:%d %b %H:%M}"
         long = [Text(f"{event.end_s - event.start_s:.1f} s".rjust(6), "dim")]
     return [Text(when, "dim"), *long, Text(printable(event.label)), Text(f"{event.score:.2f}", "green"), *source]
 
 
 def _fit_to_window(row: list[Text], rows: list[list[Text]], width: int) -> Text:
-    """One event in columns as wide as the rows need; where that is too much, first the source, then the label give."""
+    """One event in columns as wide as the rows need; if that is too wide, shorten the source, then the label."""
     widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
     label = next(place for place, cell in enumerate(row) if not cell.style)
     over = sum(widths) + 2 * (len(widths) - 1) - width
@@ -196,14 +196,14 @@ def _columns(row: list[Text], widths: list[int]) -> Text:
 
 
 def _lines(title: str, rows: list[Text], count: int) -> list[Text]:
-    """The title and as many lines as are ever shown, so that the picture keeps its height."""
-    kept = rows[-count:] or [Text("none yet", "dim")]
-    return [Text(title, "bold"), *kept, *[Text()] * (count - len(kept))]
+    """The title and always ``count`` lines, so that the picture keeps its height."""
+    shown = rows[-count:] or [Text("none yet", "dim")]
+    return [Text(title, "bold"), *shown, *[Text()] * (count - len(shown))]
 
 
 def _machine(status: Status) -> Text:
-    """Battery and heat, as far as they are known."""
-    room = status.heat_room_k
+    """Thermal headroom and battery, if known."""
+    room = status.thermal_headroom_c
     heat = (
         None
         if room is None
@@ -221,14 +221,14 @@ def _battery(battery: Battery) -> Text:
 
 
 def print_lines(records: Iterator[Record], *, explain: bool, several: bool) -> None:
-    """For pipes and logs: a line for each event on stdout; sources lost and found, switches, the summary on stderr.
+    """Print for pipes and logs: a line for each event on stdout; source notices, switches and the summary on stderr.
 
     Where there are several sources, each line names its own.
     """
     for record in records:
         if isinstance(record, Event):
-            heard = f"{record.start_s:10.2f} {record.end_s:10.2f}  {record.score:.2f}  {record.label}  {record.patch}"
-            typer.echo(f"{heard}  {printable(record.source)}" if several else heard)
+            line = f"{record.start_s:10.2f} {record.end_s:10.2f}  {record.score:.2f}  {record.label}  {record.patch}"
+            typer.echo(f"{line}  {printable(record.source)}" if several else line)
         elif isinstance(record, Switch) and explain:
             print_switch(record, several=several)
         elif isinstance(record, SourceNotice):
@@ -247,17 +247,17 @@ def print_switch(switch: Switch, *, several: bool) -> None:
 
 
 def print_notice(notice: SourceNotice) -> None:
-    """What became of a source, on stderr."""
+    """A lost or recovered source, on stderr."""
     _note(notice, f"{notice.state}: {notice.reason}", named=True)
 
 
 def print_failure(failure: EngineFailure, *, several: bool) -> None:
-    """An engine that gave no answer, on stderr."""
-    _note(failure, f"the engine of {failure.patch} failed and rests: {failure.reason}", named=several)
+    """An engine that failed, on stderr."""
+    _note(failure, f"the engine of {failure.patch} failed and is not used for now: {failure.reason}", named=several)
 
 
 def print_overload(overload: Overload, *, several: bool) -> None:
-    """That nothing is fast enough, on stderr."""
+    """The deadline is missed even by the cheapest size; on stderr."""
     latency = f"{1000 * overload.latency_s:.1f} of {1000 * overload.deadline_s:.1f} ms"
     text = f"even {overload.patch}, the cheapest patch size, misses the deadline: {latency}"
     _note(overload, text, named=several)
@@ -269,7 +269,7 @@ def _note(record: Switch | SourceNotice | EngineFailure | Overload, text: str, *
 
 
 def print_summary(summary: Summary, console: Console | None = None, *, several: bool) -> None:
-    """What the run heard and what each variant cost."""
+    """Totals of the run and the cost of each variant."""
     console = console or stderr()
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("patch", "windows", "misses", "p50 ms", "p95 ms", "CPU s"):

@@ -12,19 +12,19 @@ from typing import Any
 from flexiast_cli.spectrogram import shades
 from flexiast_runtime.detection.records import Record, Status
 
-KEPT_STATUSES = 480
-"""Windows that a new browser is sent: two minutes of two sources that are looked at twice a second."""
-KEPT_RECORDS = 200
-"""Events, switches and notices that a new browser is sent, each."""
-AWAITED = 20
-"""Events whose clip may still come; those before them have none."""
-QUEUED = 120
-"""Messages that wait for one browser; then it loses pictures."""
+MAX_STATUSES = 480
+"""Statuses that a new browser receives: two minutes of two sources with two windows a second."""
+MAX_RECORDS = 200
+"""Records of each other kind that a new browser receives."""
+AWAITED_CLIPS = 20
+"""The newest events are polled for a clip; an older one without a clip has none."""
+MAX_QUEUED = 120
+"""Messages that wait for one browser; beyond, it loses pictures."""
 
 
 @dataclass
 class Message:
-    """A record as a browser is sent it: its document, and for a status its faults and the shades [frames, bins]."""
+    """A record for browsers: its document, and for a status its faults and the shades [frames, bins]."""
 
     document: dict[str, Any]
     picture: bytes = b""
@@ -42,7 +42,7 @@ class Message:
 
 
 class Browser:
-    """What one browser has yet to be sent; one that is slow loses its oldest pictures, then its oldest records."""
+    """The queue of one browser; a slow one loses its oldest pictures, then its oldest records."""
 
     def __init__(self) -> None:
         self._waiting: deque[Message] = deque()
@@ -51,7 +51,7 @@ class Browser:
         self.lost = 0
 
     def put(self, message: Message) -> None:
-        if len(self._waiting) >= QUEUED:
+        if len(self._waiting) >= MAX_QUEUED:
             self._waiting.remove(next((old for old in self._waiting if old.picture), self._waiting[0]))
             self.lost += 1
         self._waiting.append(message)
@@ -75,42 +75,46 @@ class Feed:
     """Hands each message to every browser; used by one event loop alone."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, deque[Message]] = {}
+        self._recent: dict[str, deque[Message]] = {}
         self._browsers: set[Browser] = set()
         self._ended = False
 
     def join(self) -> tuple[Browser, list[Message]]:
-        """A new browser, and what it has missed: statuses first, so that what is drawn on them comes after them."""
+        """A new browser and the last messages: statuses first, because events are drawn on their pictures."""
         browser = Browser()
         self._browsers.add(browser)
         if self._ended:
             browser.end()
-        kinds = sorted(self._kept, key=lambda kind: kind != "status")
-        return browser, [message for kind in kinds for message in self._kept[kind]]
+        kinds = sorted(self._recent, key=lambda kind: kind != "status")
+        return browser, [message for kind in kinds for message in self._recent[kind]]
 
     def leave(self, browser: Browser) -> None:
         self._browsers.discard(browser)
 
     def send(self, message: Message) -> None:
         kind = message.document["type"]
-        if kind not in self._kept:
-            self._kept[kind] = deque(maxlen=KEPT_STATUSES if kind == "status" else KEPT_RECORDS)
-        self._kept[kind].append(message)
-        self._to_all(message)
+        if kind not in self._recent:
+            self._recent[kind] = deque(maxlen=MAX_STATUSES if kind == "status" else MAX_RECORDS)
+        self._recent[kind].append(message)
+        self._broadcast(message)
 
     def list_missing_clips(self) -> list[Message]:
-        """The last events whose clip is not there yet."""
-        return [message for message in list(self._kept.get("event", ()))[-AWAITED:] if "clip" not in message.document]
+        """The newest events without a clip."""
+        return [
+            message
+            for message in list(self._recent.get("event", ()))[-AWAITED_CLIPS:]
+            if "clip" not in message.document
+        ]
 
     def add_clip(self, message: Message, url: str) -> None:
-        """Send an event again, now with its clip."""
+        """Send an event again, with its clip."""
         with_clip = Message(message.document | {"clip": url})
-        kept = self._kept["event"]
-        kept[kept.index(message)] = with_clip
-        self._to_all(with_clip)
+        recent = self._recent["event"]
+        recent[recent.index(message)] = with_clip
+        self._broadcast(with_clip)
 
     async def end(self, patience_s: float) -> None:
-        """No more will come: return when all browsers have been sent what waits, or after so many seconds."""
+        """Accept no more messages; return when every queue is empty, or after ``patience_s`` seconds."""
         self._ended = True
         for browser in self._browsers:
             browser.end()
@@ -118,6 +122,6 @@ class Feed:
         while self._browsers and time.monotonic() < latest:
             await asyncio.sleep(0.01)
 
-    def _to_all(self, message: Message) -> None:
+    def _broadcast(self, message: Message) -> None:
         for browser in self._browsers:
             browser.put(message)

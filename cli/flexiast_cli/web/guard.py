@@ -43,7 +43,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class PublicUrl:
-    """Where a proxy shows the page: https://sounds.example.org/kitchen/ has the path "/kitchen"."""
+    """The address at which a proxy shows the page: https://sounds.example.org/kitchen/ has the path "/kitchen"."""
 
     origin: str
     """Scheme, host and port as a browser writes them: no default port."""
@@ -79,13 +79,15 @@ class PublicUrl:
 
 
 class Guard:
-    """Wraps an application; ``token`` None lets everybody in who comes by a name of ours.
+    """Wraps an application; with ``token`` None, everybody gets in whose Host is one of ours.
 
     ``public`` are the addresses at which proxies show the page; there the token must be asked for.
     """
 
     def __init__(self, app: App, host: str, port: int, token: str | None, public: Sequence[PublicUrl] = ()) -> None:
-        assert token is not None or not public, "a proxy makes everybody come from this machine: only a token tells"
+        assert token is not None or not public, (
+            "behind a proxy everybody comes from this machine: only a token distinguishes them"
+        )
         self._app, self._host, self._token, self._public = app, host, token, tuple(public)
         self._cookie = f"flexiast-{port}"  # cookies know no ports: two pages of one machine must not share one
         self._resolved = ResolvedNames()
@@ -120,14 +122,14 @@ class Guard:
         host = headers.get("host", "")
         if not await self._is_ours(host, address):
             return 421, (
-                f"flexiast does not go by the name {_shown(host)}; open the address that it printed, or, if a proxy "
+                f"flexiast does not go by the name {_shorten(host)}; open the address that it printed, or, if a proxy "
                 "shows the page by this name, start it with --web-url and that address"
             )
         origin = headers.get("origin")
         if origin is not None and not self._is_same_site(origin, host):
             return 403, (
-                f"the page is at {_shown(origin)}, and flexiast was asked as {_shown(host)}: another site may not read "
-                "it; if a proxy shows the page there, start flexiast with --web-url and that address"
+                f"the page is at {_shorten(origin)}, and flexiast was asked as {_shorten(host)}: another site may not "
+                "read it; if a proxy shows the page there, start flexiast with --web-url and that address"
             )
         if self._token is not None and not self._is_known(headers.get("cookie", ""), query):
             return 401, "a token is needed; open the address that flexiast printed, with the token in it"
@@ -143,7 +145,7 @@ class Guard:
             return True
         if not name or is_loopback(self._host):
             return False
-        return is_address(name) or name in own_names() or name in await self._resolved.of(address)
+        return is_address(name) or name in own_names() or name in await self._resolved.look_up(address)
 
     def _is_same_site(self, origin: str, host: str) -> bool:
         scheme, _, place = origin.lower().partition("://")
@@ -160,7 +162,7 @@ class Guard:
         return path
 
     def _cookie_for(self, headers: dict[str, str]) -> str:
-        """Kept to the page's folder where the name tells it, and to TLS where the browser uses that.
+        """The cookie, limited to the page's path where Host identifies it, and to TLS where the browser uses that.
 
         A proxy that does not pass the name on looks like a browser on this machine; these keep such cookies for
         http://127.0.0.1, too.
@@ -185,25 +187,25 @@ class Guard:
 
 
 def _name(host: str) -> str:
-    """``Host`` without its port, in small letters; empty where it is none."""
+    """``Host`` without its port, in lower case; empty where it cannot be parsed."""
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
         return ""
 
 
-def _shown(name: str) -> str:
-    """What a browser sent, short enough and safe to repeat."""
+def _shorten(name: str) -> str:
+    """A header's value, cut and made safe to print."""
     return printable(name[:100]) or "no name"
 
 
 def _digest(token: str) -> str:
-    """What the cookie holds: proves the token and does not tell it; letters and digits only, whatever the token has."""
+    """The cookie's value: proves knowledge of the token without revealing it; hexadecimal, whatever the token holds."""
     return hashlib.sha256(f"flexiast page {token}".encode()).hexdigest()
 
 
 def _same(given: str, expected: str) -> bool:
-    """In a time that does not depend on where they differ."""
+    """Compare in constant time."""
     return hmac.compare_digest(given.encode(), expected.encode())
 
 

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 RESOLVER = Path("/etc/resolv.conf")
-KEPT_S = 60.0
-"""How long the answer of the resolver holds: a network may come up, or give another name, later."""
+CACHE_S = 60.0
+"""How long an answer of the resolver is cached: a network may come up, or assign another name, later."""
 
 
 def is_address(name: str) -> bool:
@@ -26,7 +26,7 @@ def is_loopback(name: str) -> bool:
 
 
 def own_names(resolver: Path = RESOLVER) -> set[str]:
-    """The host's name: short, in multicast DNS, and in each domain that the network searches; asks nobody."""
+    """The host's name: short, in multicast DNS, and in each domain that the network searches; without a query."""
     whole = socket.gethostname().lower()
     short = whole.partition(".")[0]
     return {whole, short, *(f"{short}.{domain}" for domain in ("local", *_search_domains(resolver)))}
@@ -42,17 +42,17 @@ def _search_domains(resolver: Path) -> list[str]:
 
 
 class ResolvedNames:
-    """What /etc/hosts and the network's name server call the host and those of its addresses that were asked for."""
+    """Names of the host, and of its addresses, in /etc/hosts and at the network's name server; cached."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[float, frozenset[str]]] = {}
+        self._cache: dict[str, tuple[float, frozenset[str]]] = {}
 
-    async def of(self, address: str) -> frozenset[str]:
-        """Names of one of this machine's addresses; the resolver, which may take seconds, is asked in a thread."""
-        found = self._kept.get(address)
+    async def look_up(self, address: str) -> frozenset[str]:
+        """Names of one of this machine's addresses; queried in a thread, because the resolver may take seconds."""
+        found = self._cache.get(address)
         if found is None or found[0] < time.monotonic():
             names = await asyncio.to_thread(_resolve, address)
-            found = self._kept[address] = (time.monotonic() + KEPT_S, names)
+            found = self._cache[address] = (time.monotonic() + CACHE_S, names)
         return found[1]
 
 

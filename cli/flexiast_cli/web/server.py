@@ -1,6 +1,6 @@
-"""The page that shows what `flexiast listen` hears: served by a thread of its own, which never holds up the audio.
+"""The page that shows what `flexiast listen` detects: its server runs in a thread and never delays the audio.
 
-A browser opens the WebSocket ``/records``. It sends nothing, and is sent:
+A browser opens the WebSocket ``/records``. It sends nothing, and receives:
 
 - ``{"type": "hello", …}`` first: title, ``hop_s`` between two frames, ``low_hz`` and ``high_hz`` of the picture, its
   ``colours`` from silent to loud. Whatever was known before is void: the last minutes follow, then what happens.
@@ -10,7 +10,7 @@ A browser opens the WebSocket ``/records``. It sends nothing, and is sent:
 - an event comes again with ``clip``, the address of its sound, once there is one; its ``id`` tells that it is the same.
 
 A browser that is slow loses statuses with their pictures. Close code 1000 says that the stream has ended; after any
-other, it tries again. One that cannot open the WebSocket is told why by a POST to the same address, which is refused
+other, it tries again. One that cannot open the WebSocket learns why from a POST to the same address, which is refused
 for the same reasons, and otherwise answered by 426: something in between does not pass WebSockets on.
 """
 
@@ -34,7 +34,8 @@ from flexiast_cli.spectrogram import MAGMA
 from flexiast_cli.web.feed import Feed, Message
 from flexiast_cli.web.guard import Guard, PublicUrl
 from flexiast_cli.web.hosts import is_loopback
-from flexiast_runtime.detection.records import SCHEMA_VERSION, Record
+from flexiast_runtime.detection.records import Record
+from flexiast_runtime.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -43,34 +44,25 @@ if TYPE_CHECKING:
 
     from flexiast.spec import FrontendSpec
 
-DEFAULT_HOST = "127.0.0.1"
 PAGE = Path(__file__).with_name("page")
 TOKEN_VARIABLE = "FLEXIAST_WEB_TOKEN"
 CLIPS_EVERY_S = 1.0
-"""Seconds between two looks for clips that were not there yet."""
+"""Seconds between two polls for clips that did not exist yet."""
 START_S = 10.0
 """Seconds that the server may take to start."""
 END_S = 1.0
 """Seconds that browsers have to take the last records."""
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """``[HOST:]PORT`` → host and port; raises UsageError."""
-    host, _, port = text.rpartition(":")
-    if not re.fullmatch(r"\d{1,5}", port) or int(port) > 65_535:
-        raise UsageError(f"--web {text!r} cannot be used; give [HOST:]PORT, such as 8642 or 0.0.0.0:8642")
-    return host.removeprefix("[").removesuffix("]") or DEFAULT_HOST, int(port)
-
-
 def public_urls(web: str | None, texts: Sequence[str] | None) -> list[PublicUrl]:
     """Where proxies show the page; raises UsageError where there is no page."""
     if texts and web is None:
-        raise UsageError("--web-url says where a proxy shows the page of --web; give --web PORT too")
+        raise UsageError("--web-url is the address at which a proxy shows the page of --web; give --web PORT too")
     return [PublicUrl.parse(text) for text in texts or ()]
 
 
 class WebPage:
-    """The page's server; it listens from the first, and answers within ``with``."""
+    """The page's server: its port is bound at once, and it answers within ``with``."""
 
     def __init__(
         self,
@@ -147,7 +139,7 @@ class WebPage:
 
         routes = [
             WebSocketRoute("/records", self._records),
-            Route("/records", _not_passed_on, methods=["GET", "POST"]),
+            Route("/records", _answer_without_websocket, methods=["GET", "POST"]),
             Route("/clips/{id}", self._clip),
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ]
@@ -156,10 +148,10 @@ class WebPage:
     @asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
         self._loop = asyncio.get_running_loop()
-        looking = self._loop.create_task(self._look_for_clips())
+        polling = self._loop.create_task(self._poll_clips())
         self._started.set()
         yield
-        looking.cancel()
+        polling.cancel()
 
     async def _records(self, socket: WebSocket) -> None:
         import anyio
@@ -182,38 +174,38 @@ class WebPage:
                 await _send(socket, new)
             await socket.close(1000)
         except WebSocketDisconnect:
-            pass  # the browser left while it was sent something; whoever waits to receive sees it too
+            pass  # the browser left in the middle of a message; _records sees it too and returns
         finally:
             self._feed.leave(browser)
 
     async def _clip(self, request: Request) -> Response:
         from starlette.responses import FileResponse, PlainTextResponse
 
-        path = self._clip_of(request.path_params["id"])
+        path = self._clip_path(request.path_params["id"])
         return PlainTextResponse("there is no such clip\n", 404) if path is None else FileResponse(path)
 
-    def _clip_of(self, event_id: str) -> Path | None:
+    def _clip_path(self, event_id: str) -> Path | None:
         if self._clips is None or not re.fullmatch(r"[0-9a-f]{16}", event_id):
             return None
         return next(self._clips.glob(f"*_{event_id}.flac"), None)
 
-    async def _look_for_clips(self) -> None:
+    async def _poll_clips(self) -> None:
         while self._clips is not None:
             for message in self._feed.list_missing_clips():
-                if self._clip_of(message.document["id"]) is not None:
+                if self._clip_path(message.document["id"]) is not None:
                     self._feed.add_clip(message, f"clips/{message.document['id']}")
             await asyncio.sleep(CLIPS_EVERY_S)
 
 
 def tee_to_web(records: Iterator[Record], page: WebPage) -> Iterator[Record]:
-    """The records, each shown on the page as it passes; the page is served while they last."""
+    """Yield the records and show each on the page, which is served until they end."""
     with page:
         for record in records:
             page.publish(record)
             yield record
 
 
-async def _not_passed_on(_: Request) -> Response:
+async def _answer_without_websocket(_: Request) -> Response:
     from starlette.responses import PlainTextResponse
 
     text = "no WebSocket gets through: a proxy in between must pass on the headers Upgrade and Connection\n"

@@ -1,4 +1,4 @@
-"""Sources read by threads of their own, into rings that one reader empties."""
+"""Sources are read by one thread each, into rings that one reader empties."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from flexiast_runtime.audio.timeline import uptime_s
 OnSourceLoss = Literal["continue", "exit"]
 
 RING_STEPS = 8
+"""Two to four seconds of audio: a slow window or a busy machine drops nothing."""
 ARRIVALS = 100
-"""Chunks of which the most punctual one tells when all sounded: some seconds, in which clocks hardly drift"""
+"""The most punctual of the last 100 chunks dates the audio: ten seconds, in which clocks hardly drift."""
 
 
 class Capture:
-    """A source on its way into a ring; iterating gives the chunks."""
+    """Reads a source into a ring; iterating gives the chunks."""
 
     def __init__(
         self,
@@ -52,19 +53,19 @@ class Capture:
         return (chunk for _, chunk in merge_captures([self]))
 
     def unix_s(self, sample: int) -> float | None:
-        """When a sample of a live source sounded, however late it is read: reckoned from those that came last.
+        """Unix seconds at which a sample of a live source sounded, by the wall clock as it is set now.
 
-        Blocks come in bursts; the most punctual one tells best. By the wall clock as it is set now.
+        Blocks arrive in bursts, so the most punctual recent arrival is the reference.
         """
-        reckoned_s = (at_s - (samples - sample) / self._rate_hz for samples, at_s in self._arrivals)
-        sounded_s = min(reckoned_s, default=None)
+        dated_s = (at_s - (samples - sample) / self._rate_hz for samples, at_s in self._arrivals)
+        sounded_s = min(dated_s, default=None)
         return None if sounded_s is None else self._wall() - (self._clock() - sounded_s)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the stream: what is held is still read. Safe in a signal handler."""
+        """End the stream; the audio in the ring is still read. Safe in a signal handler."""
         self.ring.end()
 
     def join(self) -> None:
@@ -79,8 +80,8 @@ class Capture:
                     return
                 if len(chunk.samples):
                     arrival = chunk.start + len(chunk.samples), self._clock()
-                    kept = self._arrivals[1 - ARRIVALS :] if chunk.start == end else ()
-                    self._arrivals, end = (*kept, arrival), arrival[0]
+                    recent = self._arrivals[1 - ARRIVALS :] if chunk.start == end else ()
+                    self._arrivals, end = (*recent, arrival), arrival[0]
                 self.ring.write(chunk)
             self.ring.end()
         except BaseException as error:  # noqa: BLE001 (raised again where the ring is read)
@@ -129,7 +130,7 @@ def merge_captures(captures: Sequence[Capture], on_loss: OnSourceLoss = "exit") 
 
 
 def stop(captures: Sequence[Capture]) -> None:
-    """End all streams: what is held is still read. Safe in a signal handler."""
+    """End all streams; the audio in their rings is still read. Safe in a signal handler."""
     for capture in captures:
         capture.stop()
 

@@ -1,8 +1,8 @@
 """One PortAudio stream in a process of its own, which `device_stream` starts, reads and kills.
 
-PortAudio before mid-2025 spins for ever when a microphone is unplugged, and hangs whoever closes the stream or exits;
-its list of devices is also as old as its process. Its audio goes into memory shared with the parent, a ring of blocks,
-float32 [SLOTS, block_frames, channels] after a header. On stdout, one JSON document a line:
+PortAudio before mid-2025 spins for ever when a microphone is unplugged, and hangs a process that closes the stream or
+exits; its list of devices is also as old as its process. Its audio goes into memory shared with the parent: a ring of
+blocks, float32 [SLOTS, block_frames, channels] after a header. On stdout, one JSON document a line:
 
     {"rate_hz": 48000, "channels": 2, "block_frames": 1536}    the stream runs and the memory has its size
     [blocks, overflows]                                        written so far, at each block
@@ -27,16 +27,16 @@ from flexiast_runtime.audio.devices import (
     NOT_THERE_YET,
     InputDevice,
     choose,
-    find_again,
     import_portaudio,
     input_devices,
+    match_device,
     missing_device_hint,
 )
 
 BLOCK_S = 0.032
 """Callback interval: long enough for Python, short against a step."""
 LATENCY_S = 0.1
-"""Asked of PortAudio: its own `high` is 32 ms on ALSA and lost audio in one run of twenty on a busy machine."""
+"""Requested latency. PortAudio's own `high` is 32 ms on ALSA and lost audio in one of twenty runs on a busy machine."""
 SLOTS = 128
 """Blocks in the ring: four seconds in which the parent may be busy."""
 HEADER_BYTES = 64
@@ -61,14 +61,14 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 (the parent raises it)
         reason = _reason(error)
     os.set_blocking(pipe, True)
-    _tell(pipe, {"error": reason})
+    _send(pipe, {"error": reason})
     os._exit(1)  # PortAudio's own exit handler can hang
 
 
 def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int) -> None:
     """Capture until the driver ends the stream."""
     there = input_devices()
-    device = choose(there, known.name) if known.number == NOT_THERE_YET else find_again(there, known)
+    device = choose(there, known.name) if known.number == NOT_THERE_YET else match_device(there, known)
     if device is None:
         raise DeviceError("it is not there" + missing_device_hint())
     if channel is not None and channel > device.channels:
@@ -89,7 +89,7 @@ def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int)
         blocks += 1
         overflows += status.input_overflow
         written[0] = blocks
-        _tell(pipe, [blocks, overflows])
+        _send(pipe, [blocks, overflows])
 
     portaudio = import_portaudio()
     stream = portaudio.RawInputStream(
@@ -102,14 +102,14 @@ def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int)
         callback=copy,
         finished_callback=ended.set,
     )
-    _tell(pipe, {"rate_hz": device.rate_hz, "channels": channels, "block_frames": frames})
+    _send(pipe, {"rate_hz": device.rate_hz, "channels": channels, "block_frames": frames})
     os.set_blocking(pipe, False)
     stream.start()
     ended.wait()
 
 
-def _tell(pipe: int, document: object) -> None:
-    with suppress(BlockingIOError):  # the parent is suspended; the next block tells what this one would have
+def _send(pipe: int, document: object) -> None:
+    with suppress(BlockingIOError):  # the parent is suspended; the next block reports the same counters
         os.write(pipe, json.dumps(document).encode() + b"\n")
 
 

@@ -1,4 +1,4 @@
-"""The parent's side of `capture_process`: starts it, takes its blocks out of the shared memory, kills it."""
+"""The parent's side of `capture_process`: starts it, reads its blocks from shared memory, kills it."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from flexiast_runtime.audio.devices import InputDevice
 Float = NDArray[np.float32]
 
 SILENT_S = 0.5
-"""Without a block for so long, the device is taken for lost."""
+"""Seconds without a block after which the device counts as lost; blocks come every few milliseconds."""
 OPENING_S = 10.0
-"""From the start of a capture process to its first block, at most: a small device reads Python from a slow card."""
+"""Longest time from the start of a capture process to its first block: a Raspberry Pi loads Python from a slow card."""
 WAKE_S = 0.1
-"""While nothing comes, whoever reads may stop so often."""
+"""Seconds between two chances for the reader to stop while nothing arrives"""
 KILLED_S = 1.0
-"""A process inside a broken driver cannot be waited for any longer; it goes when the driver lets it."""
+"""Seconds to wait for a killed process. Inside a broken driver it may end much later."""
 
 
 class StreamEndedError(Exception):
-    """A capture process cannot deliver, or no longer; says why."""
+    """A capture process cannot deliver audio; the message gives the reason."""
 
 
 class Delivery(NamedTuple):
-    """What came since the last time."""
+    """Audio that arrived since the last delivery."""
 
     samples: Float
-    """[frames, channels], at the rate of the device that was asked for"""
+    """[frames, channels], at the rate of the requested device"""
     missed: int
-    """Frames before them that were overwritten because nobody took them in time"""
+    """Frames before them that were overwritten before they were read"""
     overflowed: bool
-    """The device says that it lost frames"""
+    """The device reports lost frames"""
 
 
 class DeviceStream:
@@ -80,7 +80,7 @@ class DeviceStream:
         deadline_s = time.monotonic() + OPENING_S
         while True:
             delivery = self._take() if self._poll.poll(1000 * WAKE_S) else None
-            # Asked after the wait: whoever was stopped himself finds what came in the meantime.
+            # Checked after the wait: a reader that was suspended finds the blocks of the meantime.
             if delivery is None and time.monotonic() > deadline_s:
                 raise StreamEndedError("it delivers nothing")
             yield delivery
@@ -93,13 +93,13 @@ class DeviceStream:
             raise StreamEndedError("its capture process ended without a word")
         *lines, self._unread = (self._unread + content).split(b"\n")
         counts = None
-        for said in map(json.loads, lines):
-            if isinstance(said, list):
-                counts = said
-            elif "error" in said:
-                raise StreamEndedError(said["error"])
+        for message in map(json.loads, lines):
+            if isinstance(message, list):
+                counts = message
+            elif "error" in message:
+                raise StreamEndedError(message["error"])
             else:
-                self._attach(**said)
+                self._attach(**message)
         return self._copy(*counts) if counts else None
 
     def _attach(self, rate_hz: int, channels: int, block_frames: int) -> None:
@@ -135,7 +135,7 @@ def _start(wanted: dict[str, Any], memory_fd: int) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,  # an unplugged device makes PortAudio write 20,000 lines a second
         pass_fds=(memory_fd,),
         start_new_session=True,  # a terminal's Ctrl-Z must not stop it, or the device overflows
-        cwd="/",  # where -m looks first, before the parent's own path
+        cwd="/",  # `-m` searches the working directory first, before the parent's own path
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
     )
 

@@ -1,4 +1,4 @@
-"""The microphones of this machine: listed, and chosen by what stays the same when they are plugged in again."""
+"""Lists the microphones of this machine and chooses one by what survives a reconnect: its name or USB id."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import NamedTuple
 from flexiast.errors import DeviceError
 
 NOT_THERE_YET = -1
-"""Number of a microphone that was asked for and is in no list so far"""
+"""Number of a requested microphone that no list holds yet"""
 ALSA_CARD = re.compile(r"\(hw:(\d+),\d+\)")
-"""Where PortAudio's name of an ALSA device tells the number of its card."""
+"""The card number in PortAudio's name of an ALSA device"""
 
 
 class InputDevice(NamedTuple):
-    """One microphone, as PortAudio lists it; or one that is not there yet, by what it was asked for."""
+    """One microphone, as PortAudio lists it, or a requested one that is not connected yet."""
 
     number: int
     """In the list it comes from; another list may count otherwise; NOT_THERE_YET"""
@@ -32,12 +32,12 @@ class InputDevice(NamedTuple):
     rate_hz: int
     """Its own default"""
     usb_id: str | None = None
-    """``vendor:product``, where Linux tells it"""
+    """``vendor:product``, where Linux reports it"""
     is_default: bool = False
 
 
 def input_devices() -> tuple[InputDevice, ...]:
-    """What PortAudio can record from; it looks once in a process, so only a new process sees what has changed."""
+    """Input devices of PortAudio. It scans once per process, so only a new process sees changes."""
     portaudio = import_portaudio()
     default = portaudio.default.device[0]
     host_apis = portaudio.query_hostapis()
@@ -70,13 +70,13 @@ def disambiguate(names: Iterable[str]) -> Iterator[str]:
 def choose(devices: Sequence[InputDevice], wanted: str | None) -> InputDevice:
     """By its name, else a part of its name, else its USB id; the default, else the first, where nothing is wanted.
 
-    Raises DeviceError where none or several fit, which says what there is.
+    Raises DeviceError where none or several match; the message lists the microphones.
     """
     if wanted is None:
         if not devices:
-            raise DeviceError(nothing_found())
+            raise DeviceError(no_microphone_hint())
         return next((device for device in devices if device.is_default), devices[0])
-    fitting = _fitting(devices, wanted)
+    fitting = _match_devices(devices, wanted)
     if not fitting:
         raise DeviceError(
             f"no microphone is called {wanted!r}; found: {_names(devices) or 'none'}{missing_device_hint()}"
@@ -88,10 +88,10 @@ def choose(devices: Sequence[InputDevice], wanted: str | None) -> InputDevice:
 
 def is_absent(devices: Sequence[InputDevice], wanted: str | None) -> bool:
     """Whether there is no such microphone now; one may come. Several that fit are there."""
-    return not devices if wanted is None else not _fitting(devices, wanted)
+    return not devices if wanted is None else not _match_devices(devices, wanted)
 
 
-def _fitting(devices: Sequence[InputDevice], wanted: str) -> list[InputDevice]:
+def _match_devices(devices: Sequence[InputDevice], wanted: str) -> list[InputDevice]:
     part = wanted.casefold()
     return (
         [device for device in devices if device.name == wanted]
@@ -100,12 +100,12 @@ def _fitting(devices: Sequence[InputDevice], wanted: str) -> list[InputDevice]:
     )
 
 
-def nothing_found() -> str:
+def no_microphone_hint() -> str:
     """What to do on a machine without a microphone."""
     return f"no microphone was found; plug one in, or give a file with --input FILE{missing_device_hint()}"
 
 
-def find_again(devices: Iterable[InputDevice], known: InputDevice) -> InputDevice | None:
+def match_device(devices: Iterable[InputDevice], known: InputDevice) -> InputDevice | None:
     """The same microphone in a newer list: by name and host API, else by its USB id.
 
     A card that is plugged in again may have another number, and ALSA's names hold it.

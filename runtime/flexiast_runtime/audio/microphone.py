@@ -1,4 +1,4 @@
-"""A microphone that may be unplugged: captured in a process of its own, looked for until it is back."""
+"""A microphone that may be unplugged: captured in a process of its own, reopened when it is back."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from flexiast_runtime.audio.source import Block, Notice
 from flexiast_runtime.audio.timeline import Timeline, uptime_s
 
 RETRY_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-"""Pauses before a lost device is looked for again; the last one repeats."""
+"""Pauses between attempts to reopen a lost device; the last one repeats."""
 SETTLED_S = 1.0
-"""A device that has delivered for so long is looked for from the shortest pause on when it is lost again."""
+"""Seconds of audio after which the pauses start again from the shortest one"""
 
 ABSENT_RATE_HZ = 48_000
-"""Of a microphone that is not there yet: most have it."""
+"""Assumed rate of a microphone that is not connected yet: most have it."""
 
 OnLoss = Literal["retry", "exit"]
 EMPTY = Block(np.empty((0, 1), np.float32))
@@ -42,13 +42,13 @@ class Microphone:
     ) -> None:
         """``device`` as `devices.choose` takes it; ``channel`` counts from 1; ``clock`` must run on in suspend.
 
-        One that ``may_come`` need not be there, or be free, at the start: it is lost then, and looked for.
+        With ``may_come`` the device may be missing or in use at the start: it counts as lost and is reopened later.
 
         Raises DeviceError where none or several fit, or there is no such channel.
         """
         there = input_devices()
         self.is_absent = may_come and device is not None and is_absent(there, device)
-        self._device = absent(device or "") if self.is_absent else choose(there, device)
+        self._device = absent_device(device or "") if self.is_absent else choose(there, device)
         self._may_come = may_come
         self.name, self.rate_hz = self._device.name, self._device.rate_hz
         if channel is not None and not self.is_absent and not 1 <= channel <= self._device.channels:
@@ -56,17 +56,17 @@ class Microphone:
         self._channel, self._on_loss, self._clock, self._retry_s = channel, on_loss, clock, retry_s
 
     def blocks(self) -> Iterator[Block]:
-        """Blocks until the iterator is closed; empty ones while nothing comes.
+        """Blocks until the iterator is closed; empty ones while nothing arrives.
 
-        Raises DeviceError if the device cannot be opened at first, unless it may come. When it is lost later, a block
-        says so; what comes once it is found again says how much is missing. With ``on_loss="exit"`` DeviceLostError
-        follows instead.
+        Raises DeviceError if the device cannot be opened at first, unless it may come. A later loss is reported in the
+        notice of a block, and so is the return, with the missing seconds. With ``on_loss="exit"`` a loss raises
+        DeviceLostError.
         """
         timeline, pauses = Timeline(self.rate_hz), self._pauses()
         delivered_s, reason = yield from self._stretch(timeline, again=False)
         if not delivered_s and not self._may_come:
             raise DeviceError(f"{self.name} cannot be opened: {reason}")
-        is_known = False  # whether its loss was said
+        is_known = False  # whether its loss was reported
         while True:
             if delivered_s or not is_known:
                 is_known = True
@@ -74,7 +74,7 @@ class Microphone:
             if self._on_loss == "exit":
                 raise DeviceLostError(
                     f"{self.name} was lost: {reason}; check that it is plugged in, then start again, "
-                    "or let it be looked for with --on-device-loss retry"
+                    "or wait for it with --on-device-loss retry"
                 )
             if delivered_s >= SETTLED_S:
                 pauses = self._pauses()
@@ -103,12 +103,12 @@ class Microphone:
     def _block(self, delivery: Delivery, timeline: Timeline, *, found: bool) -> Block:
         arrived = len(delivery.samples) + delivery.missed
         lost = delivery.missed + timeline.push(self._clock(), arrived, broken=found or delivery.overflowed)
-        missing = f"{lost / self.rate_hz:.1f} s are missing" if lost else "it is heard from now on"
+        missing = f"{lost / self.rate_hz:.1f} s are missing" if lost else "audio starts now"
         notice = Notice("found", missing) if found else None
         return Block(delivery.samples, lost, notice, timeline.drift_ppm)
 
 
-def absent(name: str) -> InputDevice:
+def absent_device(name: str) -> InputDevice:
     """A microphone that is not there yet; it will be resampled to this rate, whatever its own is."""
     return InputDevice(NOT_THERE_YET, name, "", 1, ABSENT_RATE_HZ)
 

@@ -1,8 +1,8 @@
 """Channels → mono. The mean, unless it would lose what a channel holds: then the loudest channel alone.
 
-A mean is right where channels hear the same thing, and loses 3 dB of what they hear apart. It loses 6 dB where only
-one of two hears anything, and everything where the two are of opposite phase, as a balanced microphone on a stereo
-input is.
+The mean is right where all channels carry the same sound. It loses 3 dB where two channels carry unrelated sound, 6 dB
+where one of the two is silent, and everything where they are of opposite phase, as from a balanced microphone on a
+stereo input.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 Float = NDArray[np.float32]
 
 ALONE_DB, TOGETHER_DB = -4.5, -3.75
-"""Loss of a mean, against the loudest channel, from which on that one is heard alone, and the mean again: between the
-3 dB of channels that have nothing in common and the 6 dB of a channel beside a silent one."""
+"""Loss of the mean against the loudest channel at which that channel is used alone, and the mean again.
+Both lie between the 3 dB of two unrelated channels and the 6 dB of one silent channel in two."""
 CANCELS_DB = -3.0
-"""Power of a mean, against that of channels that have nothing in common, that says that they are of opposite phase."""
+"""Power of the mean, against that of unrelated channels, below which the channels are of opposite phase"""
 SILENT_DB = -20.0
-"""Of a channel, against the loudest one: it hears nothing of what that one hears."""
+"""Power against the loudest channel below which a channel is silent"""
 MEMORY_S = 1.0
-"""Time constant of the powers that are compared; what is loud counts most."""
+"""Time constant of the powers that are compared; loud sound counts most."""
 PRIOR_S = 0.05
-"""Seconds of alike channels that stand before the first ones: a few milliseconds tell nothing."""
+"""Seconds of equal channels assumed before the first block: a few milliseconds are no evidence."""
 LOUDER_DB = 3.0
-"""By which another channel must exceed the one that is heard alone: two of opposite phase are often equally loud."""
+"""By this much another channel must exceed the one in use: two of opposite phase are often equally loud."""
 QUIET_POWER = 10 ** (-80 / 10)
-"""Power of a block, of full scale, below which it tells nothing."""
+"""Power of a block, of full scale, below which it is ignored"""
 
 
 class Powers(NamedTuple):
@@ -61,18 +61,18 @@ class Powers(NamedTuple):
 
     @property
     def silent(self) -> tuple[int, ...]:
-        """Channels that hear nothing of what the loudest one hears."""
-        heard = float(self.channels.max()) * 10 ** (SILENT_DB / 10)
-        return tuple(int(place) for place in np.flatnonzero(self.channels < heard))
+        """Channels that are silent while the loudest one is not."""
+        limit = float(self.channels.max()) * 10 ** (SILENT_DB / 10)
+        return tuple(int(place) for place in np.flatnonzero(self.channels < limit))
 
-    def fault(self, heard: int) -> str | None:
-        """What is wrong with the channels, in a few words, where one is heard alone; None where nothing is."""
-        alone = f"channel {heard + 1} alone is heard"
+    def fault(self, used: int) -> str | None:
+        """What is wrong with the channels if channel ``used`` is used alone, in a few words; None if nothing is."""
+        alone = f"only channel {used + 1} is used"
         if self.cancels:
             return f"its channels are of opposite phase and cancel in their mix; {alone}"
         if self.silent:
             names = " and ".join(str(place + 1) for place in self.silent)
-            return f"channel {names} hears nothing of it; {alone}"
+            return f"channel {names} is silent; {alone}"
         return None
 
 
@@ -88,7 +88,7 @@ class Mixer:
         self.powers = Powers(np.zeros(1), 0.0)
         """Over the last second of sound"""
         self.alone: int | None = None
-        """The channel that is heard alone, from 0; None for the mean of all"""
+        """The only channel in use, from 0; None for the mean of all"""
         self._rate_hz = rate_hz
         self._weights: Float | None = None
 
@@ -100,7 +100,9 @@ class Mixer:
         if channels == 1 or not frames:
             return samples[:, :1]
         self._measure(samples)
-        wanted = np.full(channels, 1 / channels, np.float32) if self.alone is None else _only(self.alone, channels)
+        wanted = (
+            np.full(channels, 1 / channels, np.float32) if self.alone is None else _single_channel(self.alone, channels)
+        )
         before, self._weights = wanted if self._weights is None else self._weights, wanted
         if np.array_equal(before, wanted):
             return samples @ wanted[:, None]
@@ -109,7 +111,7 @@ class Mixer:
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with the channels; None where nothing is, or all are heard."""
+        """What is wrong with the channels; None if nothing is, or if all are used."""
         return None if self.alone is None else self.powers.fault(self.alone)
 
     def _measure(self, samples: Float) -> None:
@@ -117,11 +119,11 @@ class Mixer:
         if now.channels.max() < QUIET_POWER:
             return
         seconds = len(samples) / self._rate_hz
-        kept = math.exp(-seconds / MEMORY_S)
+        decay = math.exp(-seconds / MEMORY_S)
         before = self.powers
         if not before.mean:
             before = Powers(PRIOR_S * now.channels, PRIOR_S * float(now.channels.max()))
-        self.powers = Powers(kept * before.channels + seconds * now.channels, kept * before.mean + seconds * now.mean)
+        self.powers = Powers(decay * before.channels + seconds * now.channels, decay * before.mean + seconds * now.mean)
         loudest = self.powers.loudest
         if self.powers.loss_db < ALONE_DB:
             if self.alone is None or self.powers.is_louder(loudest, self.alone):
@@ -130,5 +132,5 @@ class Mixer:
             self.alone = None
 
 
-def _only(channel: int, channels: int) -> Float:
+def _single_channel(channel: int, channels: int) -> Float:
     return np.eye(channels, dtype=np.float32)[channel]

@@ -23,7 +23,7 @@ class Ring:
     ) -> None:
         """``live``: when full, drop the oldest steps; otherwise make the writer wait.
 
-        ``changed`` is told of every write and end; rings that share one can be waited for together.
+        ``changed`` is notified of every write and end; one reader can wait for all rings that share it.
         """
         if steps < 2:
             raise ValueError(f"a ring of {steps} steps cannot drop one and keep one; use at least 2")
@@ -45,7 +45,7 @@ class Ring:
             while len(samples) and not self._ended:
                 part = samples[: self._step]  # a chunk larger than the ring goes in step by step
                 self._make_room(len(part))
-                if not self._ended:  # else nobody reads any more
+                if not self._ended:  # else the reader has gone
                     self._chunks.append(Chunk(start, part))
                     self._backlog += len(part)
                 start, samples = start + len(part), samples[len(part) :]
@@ -104,7 +104,7 @@ class Ring:
             self._drop(min(-(-excess // self._step) * self._step, self._backlog))
 
     def _drop(self, samples: int) -> None:
-        """The oldest samples go; what was said with them is kept."""
+        """Drop the oldest samples; their notices stay."""
         self._backlog -= samples
         while samples:
             chunk = self._chunks.popleft()

@@ -21,11 +21,11 @@ INVALID_SHARE = 0.01
 """Of a block; with more samples that are no numbers it is lost, with fewer they become silence."""
 FLOOR_DBFS = -120.0
 DC_S = 1.0
-"""Time constant of the mean that tells an offset from sound."""
+"""Time constant of the mean: slow enough that no audible sound looks like a DC offset"""
 OFFSET = 0.01
-"""Of full scale; from here on a mean is a fault, for few converters are free of a smaller one."""
+"""Mean, of full scale, that is reported as a fault; most converters have a smaller one."""
 CHANNELS_S = 2.0
-"""Seconds after which a fault of the channels is said: a single sound may come from one side alone."""
+"""Seconds after which a fault of the channels is reported: a single sound may come from one side only."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Signal:
     """Of the last block as it is mixed, without its mean: 0 is a square wave of full scale"""
     peak_dbfs: float = FLOOR_DBFS
     """Of any channel"""
-    offset: float = 0.0
+    dc_offset: float = 0.0
     """Mean, smoothed over a second; full scale is 1"""
     silent_s: float = 0.0
     """How long every sample has been the same"""
@@ -50,24 +50,24 @@ class Signal:
     drift_ppm: float | None = None
     """How much slower the device's clock is than the machine's; None where it is not known"""
     channel: int | None = None
-    """Heard alone, from 1, since the mean of all would lose what it holds; None for the mean"""
+    """The only channel in use, from 1, where the mean of all would lose its sound; None for the mean"""
 
     def faults(self) -> tuple[str, ...]:
         """What is wrong, in a few words each, the worst first; none for a sound source."""
-        said = (
+        checks = (
             (self.gaps, f"{self.gaps:,} {'gap' if self.gaps == 1 else 'gaps'}"),
             (self.invalid, f"{self.invalid:,} invalid"),
             (self.clipped, f"{self.clipped:,} clipped"),
-            (abs(self.offset) >= OFFSET, f"DC offset {self.offset:+.1%}"),
+            (abs(self.dc_offset) >= OFFSET, f"DC offset {self.dc_offset:+.1%}"),
             (self.channel, f"channel {self.channel} alone"),
         )
-        return tuple(text for wrong, text in said if wrong)
+        return tuple(text for wrong, text in checks if wrong)
 
     def document(self) -> dict[str, Any]:
         return {
             "level_dbfs": round(self.level_dbfs, 1),
             "peak_dbfs": round(self.peak_dbfs, 1),
-            "offset": round(self.offset, 5),
+            "dc_offset": round(self.dc_offset, 5),
             "silent_s": round(self.silent_s, 3),
             "clipped": self.clipped,
             "invalid": self.invalid,
@@ -79,7 +79,7 @@ class Signal:
 
 
 class Monitored:
-    """A source whose every block is looked at and mixed to mono; what is no number never reaches the model."""
+    """Checks every block of a source and mixes it to mono; NaN and infinity never reach the model."""
 
     def __init__(self, source: Source) -> None:
         self.name, self.rate_hz = source.name, source.rate_hz
@@ -100,7 +100,7 @@ class Monitored:
                 if block.notice:
                     yield Block(numbers, notice=block.notice)
                 continue
-            checked = self._look(block._replace(samples=numbers, lost=block.lost + lost))
+            checked = self._check_block(block._replace(samples=numbers, lost=block.lost + lost))
             lost = 0
             yield from checked
 
@@ -115,7 +115,7 @@ class Monitored:
             return block.samples[:0]
         return np.where(valid, block.samples, np.float32(0))
 
-    def _look(self, block: Block) -> Iterator[Block]:
+    def _check_block(self, block: Block) -> Iterator[Block]:
         """The block, and a notice of its own where one is due."""
         if block.lost:
             lost_s = self.signal.lost_s + block.lost / self.rate_hz
@@ -125,7 +125,7 @@ class Monitored:
             return
         before, mono = self.signal.silent_s, self._mixer.mix(block.samples)
         yield block._replace(samples=mono)
-        self.signal = replace(self._measured(block.samples, mono), drift_ppm=block.drift_ppm)
+        self.signal = replace(self._measure(block.samples, mono), drift_ppm=block.drift_ppm)
         if (fault := self._fault_to_report(len(mono) / self.rate_hz)) is not None:
             yield Block(mono[:0], notice=Notice("channels", fault))
         if before < NO_SIGNAL_S <= self.signal.silent_s:
@@ -141,21 +141,21 @@ class Monitored:
         self._fault = found, lasted_s
         return found if lasted_s >= CHANNELS_S > lasted_s - seconds else None
 
-    def _measured(self, samples: NDArray[np.float32], mono: NDArray[np.float32]) -> Signal:
+    def _measure(self, samples: NDArray[np.float32], mono: NDArray[np.float32]) -> Signal:
         mean = float(mono.mean(dtype=np.float64))
-        silent = self._unchanged(samples)
+        silent = self._is_unchanged(samples)
         seconds = len(samples) / self.rate_hz
         return replace(
             self.signal,
             level_dbfs=_dbfs(float(np.sqrt(np.square(mono - np.float32(mean), dtype=np.float32).mean()))),
             peak_dbfs=_dbfs(float(np.abs(samples).max())),
-            offset=self.signal.offset + -math.expm1(-seconds / DC_S) * (mean - self.signal.offset),
+            dc_offset=self.signal.dc_offset + -math.expm1(-seconds / DC_S) * (mean - self.signal.dc_offset),
             silent_s=self.signal.silent_s + seconds if silent else 0.0,
             channel=None if self._mixer.alone is None else self._mixer.alone + 1,
             clipped=self.signal.clipped + int(np.count_nonzero(np.abs(samples).max(axis=1) >= CLIPPED)),
         )
 
-    def _unchanged(self, samples: NDArray[np.float32]) -> bool:
+    def _is_unchanged(self, samples: NDArray[np.float32]) -> bool:
         """Whether no channel changed, within the block or since the last one."""
         first = samples[0] if self._held is None else self._held
         self._held = samples[-1].copy()

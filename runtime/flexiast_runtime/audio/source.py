@@ -30,13 +30,13 @@ Float = NDArray[np.float32]
 BLOCK_S = 0.1
 """Seconds of audio that files and pipes are read in."""
 WAKE_S = 0.1
-"""While a pipe brings nothing, whoever reads it may stop so often."""
+"""Seconds between two chances for the reader to stop while a pipe is empty"""
 BURST_S = 0.25
-"""After a stall, what comes in so many seconds may be what was late."""
+"""Seconds after a stall in which the late audio may still arrive, all at once"""
 
 
 class Notice(NamedTuple):
-    """What became of a source, said once, when it happens."""
+    """A change of a source, reported once."""
 
     state: Literal["lost", "found", "no signal", "signal", "channels"]
     reason: str
@@ -50,7 +50,7 @@ class Block(NamedTuple):
     lost: int = 0
     """Frames known to be missing before it."""
     notice: Notice | None = None
-    """Said with it; such a block may hold no samples."""
+    """Reported with it; such a block may hold no samples."""
     drift_ppm: float | None = None
     """How much slower the device's clock is than the machine's, where that is known"""
 
@@ -62,7 +62,7 @@ class Chunk(NamedTuple):
     """Number of its first sample since the stream began; a jump past the last end is a discontinuity."""
     samples: Float
     notices: tuple[Notice, ...] = ()
-    """Said with it; such a chunk may hold no samples."""
+    """Reported with it; such a chunk may hold no samples."""
 
 
 class Source(Protocol):
@@ -118,7 +118,7 @@ class PcmSource:
 
     def blocks(self) -> Iterator[Block]:
         pending = b""
-        for content, lost, notice in self._watched() if self._can_be_watched else self._unwatched():
+        for content, lost, notice in self._read_watched() if self._can_be_watched else self._read_unwatched():
             pending += content
             whole = len(pending) // 2 * 2
             samples = np.frombuffer(pending[:whole], "<i2").astype(np.float32) / np.float32(32768)
@@ -135,24 +135,24 @@ class PcmSource:
         """What a buffer holds cannot be waited for, and Windows has no poll."""
         return isinstance(self._stream, io.FileIO) and hasattr(select, "poll")
 
-    def _unwatched(self) -> Iterator[tuple[bytes, int, Notice | None]]:
+    def _read_unwatched(self) -> Iterator[tuple[bytes, int, Notice | None]]:
         # read1 hands over what a pipe holds now: a slow microphone is not waited for until a block is full.
         read = getattr(self._stream, "read1", self._stream.read)
         while content := read(self._size):
             yield content, 0, None
 
-    def _watched(self) -> Iterator[tuple[bytes, int, Notice | None]]:
-        """What comes, the samples missing before it, and what is said with it; nothing every WAKE_S while it stalls."""
+    def _read_watched(self) -> Iterator[tuple[bytes, int, Notice | None]]:
+        """Bytes, samples missing before them and a notice; no bytes every WAKE_S while the pipe stalls."""
         pipe, poll = PipeClock(), select.poll()
         poll.register(self._stream, select.POLLIN)
         while True:
-            pipe.wait_from(self._clock())
+            pipe.start_wait(self._clock())
             is_lost = False
             while not poll.poll(1000 * WAKE_S):
                 overdue_s, notice = pipe.overdue_s(self._clock()), None
                 if not is_lost and overdue_s > STALL_S:
                     is_lost = True
-                    notice = Notice("lost", f"nothing has come for {overdue_s:.1f} s: whoever writes it has stalled")
+                    notice = Notice("lost", f"no audio for {overdue_s:.1f} s: the program that writes it has stalled")
                 yield b"", 0, notice
             content = self._read_burst(poll, pipe) if is_lost else self._stream.read(self._size)
             if not content:
@@ -160,11 +160,11 @@ class PcmSource:
             now_s, came_s = self._clock(), len(content) / (2 * self.rate_hz)
             missing_s = pipe.overdue_s(now_s, came_s) if is_lost else 0.0
             lost = round(missing_s * self.rate_hz) if missing_s > LATE_S else 0
-            pipe.come(now_s, came_s, lost / self.rate_hz)
+            pipe.receive(now_s, came_s, lost / self.rate_hz)
             yield content, lost, Notice("found", f"{lost / self.rate_hz:.1f} s are missing") if is_lost else None
 
     def _read_burst(self, poll: select.poll, pipe: PipeClock) -> bytes:
-        """What comes at once after a stall: all that was late, if whoever writes has kept it."""
+        """What arrives at once after a stall: all late audio, if the writer kept it."""
         content, end_s = b"", self._clock() + BURST_S
         while (left_s := end_s - self._clock()) > 0 and poll.poll(1000 * left_s):
             chunk = self._stream.read(self._size)
@@ -218,7 +218,7 @@ def open_recording(
         if channel is not None:
             raise DataError(f"{path} is a pipe, which has one channel; leave --channel out")
         try:
-            # Unbuffered: a writer that stops for a while has said all that can be heard yet.
+            # Unbuffered: what a paused writer has written so far is processed now.
             return PcmSource(path.open("rb", buffering=0), rate_hz, printable_line(str(path)))
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from error
@@ -228,7 +228,7 @@ def open_recording(
 def chunks(source: Source, rate_hz: int) -> Iterator[Chunk]:
     """Blocks of a source → mono chunks at ``rate_hz``, channels mixed, resampled with state from block to block.
 
-    A block without samples gives a chunk without: whoever reads a source that delivers nothing now can still stop.
+    A block without samples gives a chunk without, so a reader can stop while a source delivers nothing.
     """
     resampler = _resampler(source.rate_hz, rate_hz)
     mixer, start = Mixer(source.rate_hz), 0
@@ -241,7 +241,7 @@ def chunks(source: Source, rate_hz: int) -> Iterator[Chunk]:
             resampler = _resampler(source.rate_hz, rate_hz)
         samples = resampler.resample_chunk(mono) if resampler else mono
         notices = (block.notice,) if block.notice else ()
-        if len(samples) or notices or not len(mono):  # the resampler may keep a short block, never what is said with it
+        if len(samples) or notices or not len(mono):  # the resampler may hold a short block, never its notice
             yield Chunk(start, samples, notices)
             start += len(samples)
     if len(rest := _flush(resampler)):

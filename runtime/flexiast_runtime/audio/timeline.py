@@ -1,8 +1,8 @@
-"""Audio that is missing although nobody said so: frames received against a clock that also runs in suspend.
+"""Finds audio that is missing without a report: frames received against a clock that also runs in suspend.
 
-Frames may come late, and a device's clock is never quite the machine's; neither is a loss. A loss is the lateness that
-even the most punctual frames of a second have, above what is usual. What is usual follows the device's clock, no
-faster than clocks differ, so that weeks of drift never add up to one.
+Frames may be late, and a device's clock is never quite the machine's; neither is a loss. A loss is the lateness that
+even the most punctual frames of one second have, above the usual. The usual lateness follows the device's clock, no
+faster than clocks differ, so weeks of drift never add up to a loss.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import math
 import time
 
 WINDOW_S = 1.0
-"""Audio, and time, in which some frames come on time."""
+"""Seconds, of audio and of time, in which some frames arrive on time even on a busy machine"""
 TOLERATED_S = 0.25
-"""Lateness above the usual that is no loss: bursts of a busy machine."""
+"""Lateness above the usual that is no loss: a busy machine delivers in bursts."""
 DRIFT_KNOWN_S = 60.0
-"""Seconds of audio after which the drift is worth telling: lateness of a few milliseconds is then below 100 ppm."""
+"""Seconds of audio after which the drift is reported: a jitter of a few milliseconds is then below 100 ppm."""
 MAX_DRIFT = 500e-6
-"""Of a device's clock against the machine's; crystals stay within 100 ppm."""
+"""Fastest drift that is followed. Quartz crystals stay within 100 ppm each, so this leaves a factor of two and more."""
 
 
 def uptime_s() -> float:
@@ -31,10 +31,10 @@ class Timeline:
     def __init__(self, rate_hz: int) -> None:
         self._rate_hz = rate_hz
         self._origin_s: float | None = None
-        self._frames = 0  # received, and said to be lost
+        self._frames = 0  # received, or known to be lost
         self._usual_s: float | None = None  # lateness; unknown in the first window
         self._first: tuple[float, int] | None = None  # the usual lateness at first, and frames then
-        self._window_begun_s = 0.0
+        self._window_started_s = 0.0
         self._window_frames = 0
         self._punctual_s = math.inf  # least lateness in the window
 
@@ -48,14 +48,14 @@ class Timeline:
         return None if seconds < DRIFT_KNOWN_S else 1e6 * (self._usual_s - usual_s) / seconds
 
     def push(self, now_s: float, frames: int, *, broken: bool = False) -> int:
-        """Count ``frames`` that have come by ``now_s``; how many are missing before them.
+        """Count ``frames`` received by ``now_s``; returns how many are missing before them.
 
-        ``broken``: it is known that some are (the device said so, or was gone), so they are counted at once, and are no
-        fewer than came; otherwise a hole shows within two windows.
+        ``broken``: some are known to be missing, because the device reported it or was gone. They are counted at once,
+        at least as many as arrived. Otherwise a gap shows within two windows.
         """
         if self._origin_s is None:
             self._origin_s = now_s - frames / self._rate_hz
-            self._window_begun_s = now_s
+            self._window_started_s = now_s
         self._frames += frames
         late_s = now_s - self._origin_s - self._frames / self._rate_hz
         self._window_frames += frames
@@ -63,7 +63,7 @@ class Timeline:
         if broken and self._frames > frames:  # before the first ones nothing is missing
             return self._lose(max(frames, self._count_missing(late_s)), now_s)
         window_s = self._window_frames / self._rate_hz
-        if min(window_s, now_s - self._window_begun_s) < WINDOW_S:
+        if min(window_s, now_s - self._window_started_s) < WINDOW_S:
             return 0
         missing = self._count_missing(self._punctual_s)
         if missing > TOLERATED_S * self._rate_hz:
@@ -88,4 +88,4 @@ class Timeline:
         self._usual_s += max(-most_s, min(most_s, self._punctual_s - self._usual_s))
 
     def _open_window(self, now_s: float) -> None:
-        self._window_begun_s, self._window_frames, self._punctual_s = now_s, 0, math.inf
+        self._window_started_s, self._window_frames, self._punctual_s = now_s, 0, math.inf

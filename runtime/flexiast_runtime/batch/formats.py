@@ -1,4 +1,4 @@
-"""What files held, as text: functions of results alone, one for each format, which never hold more than one file's.
+"""Results of files as text: one function for each format, which holds the results of one file at a time.
 
 Times are printed from sample numbers by integer arithmetic, so that equal samples give equal text. Labels and paths
 stay within their line and field: control characters are written out.
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flexiast.text import printable_line
+from flexiast_runtime.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from flexiast_runtime.detection.records import Event
@@ -63,7 +64,7 @@ class Format(str, Enum):
 
 @dataclass(frozen=True)
 class Result:
-    """What one file held, or why that is not known."""
+    """The events of one file, or the error that prevented them."""
 
     path: Path
     source: str
@@ -74,13 +75,13 @@ class Result:
     events: tuple[Event, ...] = ()
     error: str | None = None
     channel: int | None = None
-    """The only one that was heard, counted from 1; None for the mix of all"""
+    """The only channel used, from 1; None for the mix of all"""
     notices: tuple[str, ...] = ()
-    """What is wrong with the file beside, in words that name it"""
+    """Other faults of the file, in messages that name it"""
 
 
 def render(output_format: Format, results: Iterable[Result], model: str) -> Iterator[str]:
-    """Pieces of text that make the whole one; each result is asked for when the last one has been written."""
+    """The pieces of the whole text. A result is fetched when the last one has been written."""
     return _FORMATS[output_format](results, model)
 
 
@@ -96,10 +97,6 @@ def _jsonl(results: Iterable[Result], _: str) -> Iterator[str]:
 
 
 def _json(results: Iterable[Result], model: str) -> Iterator[str]:
-    from flexiast_runtime.detection.records import (
-        SCHEMA_VERSION,  # here, for `--help` knows the formats and nothing heavy
-    )
-
     yield f'{{"schema_version": "{SCHEMA_VERSION}", "model": {json.dumps(model, ensure_ascii=False)}, "files": ['
     between = "\n"
     for result in results:
@@ -135,7 +132,7 @@ def _raven(results: Iterable[Result], _: str) -> Iterator[str]:
     for result in results:
         for number, event in enumerate(_sort_by_start(result.events), 1):
             begin, end = _times(event, 6)
-            high_hz = min(event.sample_rate_hz, result.rate_hz) // 2  # what the model heard of what was recorded
+            high_hz = min(event.sample_rate_hz, result.rate_hz) // 2  # the model's share of the recorded band
             place = (printable_line(result.path.name), printable_line(str(result.path.absolute())), begin)
             fields = (
                 number,

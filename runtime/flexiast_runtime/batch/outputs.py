@@ -1,7 +1,7 @@
 """A folder with one result for each recording, and the journal that lets a run go on where the last one ended.
 
-The journal's first line says what made the results; each further one says of which recording a finished result was
-made, told by size and time of change as ``make`` and ``rsync`` do: to hash terabytes takes as long as to read them.
+The journal's first line holds the settings of the run. Each further line names a finished result and its recording,
+with size and time of change, as ``make`` and ``rsync`` compare files: to hash terabytes takes as long as to read them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ANOTHER = "give each folder of recordings its own --output-dir"
 
 @dataclass(frozen=True)
 class ResultEntry:
-    """A result and what it is made of."""
+    """A result and its recording."""
 
     output: str
     """Relative to the folder"""
@@ -45,7 +45,7 @@ class OutputFolder:
         """The results still to be made of recordings, each given with its name here.
 
         A name keeps its suffix: ``a.wav`` and ``a.flac`` do not meet. Raises UsageError where two results would, or
-        where one of another recording is. Asked before anything is read, so that a later change of a recording shows.
+        where one of another recording is. Call it before anything is read, so that a later change of a recording shows.
         """
         planned: dict[str, ResultEntry] = {}
         missing = {}
@@ -74,7 +74,7 @@ class OutputFolder:
         return unchanged
 
     def write(self, made: ResultEntry, result: Result, model: str) -> None:
-        """The result appears whole, then the journal knows it."""
+        """Write the result atomically, then add it to the journal."""
         with atomic(self._folder / made.output) as file:
             for text in render(self._format, [result], model):
                 file.write(text.encode())
@@ -103,7 +103,7 @@ def open_outputs(folder: Path, output_format: Format, made_by: Mapping[str, str]
 
 
 def _read(journal: BinaryIO, made_by: Mapping[str, str]) -> list[ResultEntry]:
-    """What the journal says was made; a new one gets its first line."""
+    """Finished results in the journal; a new journal gets its first line."""
     journal.seek(0)
     content = journal.read()
     whole = content[: content.rfind(b"\n") + 1]  # a run that was killed may have left half a line

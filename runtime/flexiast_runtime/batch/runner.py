@@ -1,4 +1,4 @@
-"""Many files classified by the same path as a microphone's, in this process or shared among several."""
+"""Classifies many files on the path of a microphone, in this process or in several."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from flexiast_runtime.audio.source import chunks, open_recording
 from flexiast_runtime.batch.formats import Result
 from flexiast_runtime.batch.workers import WorkerDied, map_tasks
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.detection.listener import Conditions, FixedSize, Settings, StreamClassifier
+from flexiast_runtime.detection.listener import StreamClassifier
 from flexiast_runtime.detection.records import Event, Summary
+from flexiast_runtime.detection.settings import DetectionSettings
+from flexiast_runtime.governor.live import Conditions, FixedSize
 from flexiast_runtime.inference.backends import Backend, load_engines
 from flexiast_runtime.inference.engine import Engines
 
@@ -36,11 +38,11 @@ class Job:
     patch: PatchSize
     precision: str | None
     backend: Backend
-    settings: Settings
+    settings: DetectionSettings
     channel: int | None = None
-    """The only one to hear, counted from 1; None is the mix of all"""
+    """The only channel to use, from 1; None for the mix of all"""
     keep_cut: bool = False
-    """Hear what a recording that was cut short still holds"""
+    """Classify what is left of a recording that was cut short"""
 
     def identity(self) -> dict[str, str]:
         """Everything that a result depends on besides its file."""
@@ -48,8 +50,8 @@ class Job:
         named = {"model": manifest, "patch size": str(self.patch), "precision": self.precision or "default"}
         settings = {key.replace("_", " "): str(value) for key, value in dataclasses.asdict(self.settings).items()}
         chosen = {} if self.channel is None else {"channel": str(self.channel)}
-        kept = {"recordings cut short": "heard"} if self.keep_cut else {}
-        return named | {"backend": self.backend.value, "version": __version__} | settings | chosen | kept
+        cut = {"recordings cut short": "heard"} if self.keep_cut else {}  # as journals of earlier versions say
+        return named | {"backend": self.backend.value, "version": __version__} | settings | chosen | cut
 
 
 def classify_files(
@@ -58,8 +60,8 @@ def classify_files(
     """Each file's number and result; in order with one worker, else as they come.
 
     A file that cannot be read, or over which a worker died, has a result that says so. Ends early when ``stopped()``;
-    a file that this cuts off has no result. Raises what ``load_engines`` raises, with one worker before anything is
-    asked for; with several ``say`` must be picklable.
+    a file that this cuts off has no result. Raises what ``load_engines`` raises, with one worker before the first
+    file; with several ``say`` must be picklable.
     """
     if workers > 1:
         return _classify_in_workers(job, paths, workers, say, stopped)
@@ -98,8 +100,8 @@ def _classify(engines: Engines, job: Job, path: Path, stopped: Callable[[], bool
     audio_s, rate_hz = 0.0, engines.spec.frontend.sample_rate_hz
     try:
         audio = open_recording(path, rate_hz, BLOCK_S, channel=job.channel, keep_cut=job.keep_cut, say=notices.append)
-        heard = takewhile(lambda _: not stopped(), chunks(audio, rate_hz))
-        for record in _listener(engines, job, audio.name).run(heard):
+        audio_chunks = takewhile(lambda _: not stopped(), chunks(audio, rate_hz))
+        for record in _listener(engines, job, audio.name).run(audio_chunks):
             if isinstance(record, Event):
                 events.append(record)
             elif isinstance(record, Summary):
@@ -108,8 +110,8 @@ def _classify(engines: Engines, job: Job, path: Path, stopped: Callable[[], bool
         return _error_result(path, str(error))
     except MemoryError:
         return _error_result(path, f"{path} needs more memory than there is; cut it into parts")
-    said = tuple(map(printable, notices))
-    return Result(path, audio.name, audio.rate_hz, audio_s, tuple(events), channel=job.channel, notices=said)
+    printed = tuple(map(printable, notices))
+    return Result(path, audio.name, audio.rate_hz, audio_s, tuple(events), channel=job.channel, notices=printed)
 
 
 def _listener(engines: Engines, job: Job, source: str) -> StreamClassifier:

@@ -1,4 +1,4 @@
-"""Tasks shared among processes; one that dies costs the task that it had in hand, nothing else."""
+"""Maps tasks over processes. A process that dies costs its current task and nothing else."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from flexiast.errors import FlexiastError
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 
-LOOK_S = 0.2
-"""Seconds between two looks at whether the work is to stop."""
+POLL_S = 0.2
+"""Seconds between two checks whether the work is to stop"""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def map_tasks(
     crew = [_Worker(load) for _ in range(min(workers, len(tasks)))]
     try:
         while crew and not stopped():
-            ready = wait([worker.connection for worker in crew], LOOK_S)
+            ready = wait([worker.connection for worker in crew], POLL_S)
             for worker in [worker for worker in crew if worker.connection in ready]:
                 answer = worker.answer()
                 if worker.number is not None:
@@ -70,7 +70,7 @@ def restore_order(numbered: Iterable[tuple[int, Answer]]) -> Iterator[Answer]:
 
 
 class _Worker:
-    """A process as its employer sees it."""
+    """The parent's side of a worker process."""
 
     def __init__(self, load: Callable[[], Callable[[Any], Any]]) -> None:
         self.number: int | None = None
@@ -90,7 +90,7 @@ class _Worker:
 
     def submit(self, number: int, task: object) -> None:
         self.number = number
-        with contextlib.suppress(BrokenPipeError):  # it has just died, which its next answer tells
+        with contextlib.suppress(BrokenPipeError):  # it has just died, which its next answer reports
             self.connection.send(task)
 
     def answer(self) -> Any:

@@ -75,7 +75,7 @@ def check_profile(model: str) -> CheckResult:
     if found is None:
         text = f"none of {model} for this machine with its settings; latencies are measured at each start"
         return CheckResult("profile", "note", text, f"flexiast profile {model}")
-    return CheckResult("profile", "ok", f"{model} was measured at {found.made_at}")
+    return CheckResult("profile", "ok", f"{model} was measured at {found.created_at}")
 
 
 def check_plans(model: str, store: PlanStore) -> Iterator[CheckResult]:

@@ -1,8 +1,8 @@
-"""Smoothed scores → events, by two thresholds per label: one to begin, a lower one to go on.
+"""Smoothed scores → events, by two thresholds per label: one to start, a lower one to continue.
 
-Each window speaks for the step around its centre, less what smoothing lags; the first one also for what lies before,
-the last for what follows. These slots tile the stream without gaps, so an event's bounds are those of the sound, not of
-the window. Every rule counts the samples of slots, so none depends on the step.
+Each window's score is assigned to the step at its centre, corrected for smoothing delay. The first window also covers
+the audio before that step, the last one the audio after it. These slots tile the stream without gaps, so an event has
+the bounds of the sound, not of the window. Every rule counts the samples of slots, so none depends on the step.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Detection:
 
 @dataclass
 class _Run:
-    """A stretch that goes on; until it is confirmed, all of it at or above the threshold."""
+    """An open stretch. Until it is confirmed, all of it is at or above the threshold."""
 
     start: int
     score: float
@@ -53,11 +53,11 @@ class _Track:
     class_index: int
     run: _Run | None = None
     past: Detection | None = None
-    """What has ended, while another may still follow closely enough to be one with it"""
+    """The last event, while another may still follow closely enough to be merged with it"""
 
 
 class Detector:
-    """Keeps the events that are going on."""
+    """Tracks the open events of a stream."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Detector:
         step_samples: int,
         delay_samples: int = 0,
     ) -> None:
-        """``delay_samples`` is what the smoothing of the scores lags behind. Raises UsageError for unknown labels."""
+        """``delay_samples``: delay of the smoothed scores. Raises UsageError for unknown labels."""
         self._rules, self._labels = rules, tuple(labels)
         self._on_at: dict[PatchSize, Float] = {}
         self._on = rules.thresholds(labels)
@@ -81,7 +81,7 @@ class Detector:
 
     @property
     def active(self) -> dict[int, float]:
-        """Class index → highest score of the events going on."""
+        """Class index → highest score of each open event."""
         runs = ((index, track.run) for index, track in self._tracks.items())
         return {index: run.score for index, run in runs if run is not None and run.confirmed}
 
@@ -104,14 +104,14 @@ class Detector:
                 del self._tracks[index]
 
     def flush(self, end: int) -> Iterator[Detection]:
-        """The stream ends or breaks off at sample ``end``: so does every event, and none is merged with a later one."""
+        """End all events at sample ``end``, where the stream ends or breaks off; none is merged with a later one."""
         for track in self._tracks.values():
             self._end_if_below(track, -math.inf, end)
             yield from self._emit_settled(track, math.inf)
         self._tracks.clear()
 
     def _end_if_below(self, track: _Track, score: float, slot: int) -> None:
-        """What is known of the run at sample ``slot``: that it is long enough, that it ends there."""
+        """Confirm the run if it is long enough at sample ``slot``, and end it there if the score is too low."""
         self._confirm_run(track, slot)
         run, index = track.run, track.class_index
         if run is None or score >= (self._off if run.confirmed else self._on)[index]:
@@ -121,7 +121,7 @@ class Detector:
         track.run = None
 
     def _rise(self, track: _Track, score: float, slot: int, patch: PatchSize) -> None:
-        """The score from sample ``slot`` on begins a run or is one more of it."""
+        """Start a run at sample ``slot``, or raise the score of the open one."""
         if track.run is None and score >= self._on[track.class_index]:
             track.run = _Run(slot, score, patch)
         if track.run is not None and score > track.run.score:
@@ -129,7 +129,7 @@ class Detector:
         self._confirm_run(track, slot)
 
     def _confirm_run(self, track: _Track, slot: int) -> None:
-        """A run that has lasted long enough is an event, one with the past event if that still waits."""
+        """Confirm a run that has lasted long enough, and merge the past event into it if one still waits."""
         run, past = track.run, track.past
         if run is None or run.confirmed or slot - run.start < self._confirm:
             return
@@ -140,7 +140,7 @@ class Detector:
                 run.score, run.patch = past.score, past.patch
 
     def _emit_settled(self, track: _Track, slot: float) -> Iterator[Detection]:
-        """The past event, once no run that begins at ``slot`` or later can be merged with it."""
+        """Yield the past event once no run that starts at ``slot`` or later can be merged with it."""
         past = track.past
         if past is not None and slot - past.end >= self._merge:
             track.past = None

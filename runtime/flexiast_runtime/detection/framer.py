@@ -1,4 +1,4 @@
-"""Samples → windows of features: every `step`, the last `window` of audio; once a step its new frames are computed."""
+"""Samples → windows of features. Every step gives the last window of audio; only its new frames are computed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Window:
     features: Float
     """[window_frames, mels]"""
     first: bool
-    """It is the first one since the stream began or broke off."""
+    """Whether it is the first one since the stream started or broke off"""
     new: Float
     """[new frames, mels], those that no earlier window held; bin means are in them"""
 
@@ -56,7 +56,7 @@ class Framer:
         self._stream.reset()
 
     def push(self, samples: Float) -> Iterator[Window]:
-        """Samples that follow the last ones → the windows that they complete; they must stay as they are till then."""
+        """The next samples → the windows they complete. The array must not change until then."""
         spec = self._frontend.spec
         self.end += len(samples)
         self._waiting.append(samples)
@@ -66,9 +66,9 @@ class Framer:
             yield self._cut(self._start + spec.window_samples)
 
     def flush(self) -> Iterator[Window]:
-        """What no window has seen yet, padded with the floor; at most one window."""
+        """Audio that no window held yet, padded with the floor; at most one window."""
         self._compute()
-        if len(self._frames) > self._seen:
+        if len(self._frames) > self._known_frames:
             yield self._cut(self.end)
 
     def _compute(self) -> None:
@@ -78,13 +78,13 @@ class Framer:
             self._waiting.clear()
 
     @property
-    def _seen(self) -> int:
+    def _known_frames(self) -> int:
         """Frames held that the last window held as well."""
         return 0 if self._first else self._frontend.spec.window_frames - self._step_frames
 
     def _cut(self, end: int) -> Window:
         frames = self._frames[: self._frontend.spec.window_frames]
-        new = frames[self._seen :].copy()  # a view would keep the whole window for whoever keeps the new frames
+        new = frames[self._known_frames :].copy()  # a view would keep the whole window in memory
         window = Window(self._start, end, self._frontend.pad(frames), self._first, new)
         self._frames = self._frames[self._step_frames :]
         self._start, self._first = self._start + self._step, False

@@ -1,4 +1,4 @@
-"""The energy gate: a window in which nothing sounds has no label, whatever a model would make of it."""
+"""The energy gate: a silent window has no label, whatever a model would answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Float = NDArray[np.float32]
 
 DIGITAL_SILENCE_DBFS = -80.0
-"""Three steps of a 16-bit converter: dither stays below, every microphone that is not muted is above."""
+"""Three steps of a 16-bit converter. Dither stays below; the noise of every microphone that is not muted is above."""
 
 
 STILL = 1e-6
@@ -17,7 +17,7 @@ a last digit of a constant. A tone of 20 Hz that moves so slowly is itself below
 
 
 class Gate:
-    """Remembers where a stream last sounded; exact whatever the blocks that it comes in."""
+    """Remembers the last loud samples of a stream; the result does not depend on the block size."""
 
     def __init__(self, level_dbfs: float) -> None:
         """``level_dbfs`` is that of a peak, 0 for full scale; with −inf only samples that stand still are silent."""
@@ -28,7 +28,7 @@ class Gate:
         """The sample before the newest block, where there is one"""
 
     def update(self, start: int, samples: Float) -> None:
-        """A block whose first sample has the number ``start``."""
+        """Take a block whose first sample has the number ``start``."""
         before = self._last if len(self._last) else samples[:1]
         moves = ~(np.abs(np.diff(samples, prepend=before)) <= STILL)  # NaN is not silence
         loud = np.flatnonzero(moves & ~(np.abs(samples) < self._level))
@@ -36,5 +36,5 @@ class Gate:
         self._last = samples[-1:].copy() if len(samples) else self._last
 
     def silent(self, start: int, end: int) -> bool:
-        """Whether samples ``start`` … ``end`` are all silent; asked when the newest block brings ``end``."""
+        """Whether samples ``start`` … ``end`` are all silent; call it when the newest block holds ``end``."""
         return bool(self._loud[np.searchsorted(self._loud, end) - 1] < start)

@@ -1,15 +1,14 @@
-"""The streaming path, from chunks to records; files and microphones go the same way.
+"""The streaming path, from chunks to records. Files and microphones share it.
 
 chunk → window → features → logits → scores → smoothed → events
-                              ↑ the engine the governor named: asked between windows, never within one
+                              ↑ the controller names the engine; between windows, never within one
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,187 +16,55 @@ from numpy.typing import NDArray
 
 from flexiast.errors import FlexiastError
 from flexiast.frontend import Frontend
-from flexiast.spec import FrontendSpec, PatchSize
+from flexiast.spec import PatchSize
 from flexiast_runtime.audio.signal import Signal
 from flexiast_runtime.audio.source import Chunk
+from flexiast_runtime.detection.accounting import Accounting, Timing
 from flexiast_runtime.detection.cascade import Cascade
 from flexiast_runtime.detection.detector import Detection, Detector
 from flexiast_runtime.detection.framer import Framer, Window
-from flexiast_runtime.detection.gate import DIGITAL_SILENCE_DBFS, Gate
-from flexiast_runtime.detection.records import (
-    EngineFailure,
-    Event,
-    Overload,
-    Record,
-    SourceNotice,
-    Status,
-    Summary,
-    Switch,
-    VariantUse,
-)
-from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.detection.gate import Gate
+from flexiast_runtime.detection.records import EngineFailure, Event, Overload, Record, SourceNotice, Status, Switch
+from flexiast_runtime.detection.settings import DetectionSettings
 from flexiast_runtime.detection.smoothing import Smoother
-from flexiast_runtime.governor.step import init_state, step
-from flexiast_runtime.governor.types import Decision, Observation, Option, Policy
-from flexiast_runtime.hardware.battery import Battery
+from flexiast_runtime.governor.live import Conditions, FixedSize, GovernedController
+from flexiast_runtime.governor.types import Observation
 from flexiast_runtime.inference.engine import Engines
-from flexiast_runtime.percentiles import percentile
-from flexiast_runtime.profiling.measure import measure_paced_s
 
 Float = NDArray[np.float32]
 
-TOP = 5
+TOP_LABELS = 5
 """Labels in a status."""
-KEPT_LATENCIES = 10_000
-"""Latencies per variant that percentiles are taken of: memory stays flat over weeks."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a stream is turned into events."""
-
-    step_s: float
-    smoothing_s: float
-    rules: EventRules = EventRules()
-    gate_dbfs: float = DIGITAL_SILENCE_DBFS
-    """A window whose samples are all below this peak is not run; −inf runs all but digital silence."""
-
-    @classmethod
-    def for_frontend(
-        cls,
-        frontend: FrontendSpec,
-        rules: EventRules = EventRules(),
-        *,
-        smoothing_s: float | None = None,
-        gate_dbfs: float = DIGITAL_SILENCE_DBFS,
-    ) -> Settings:
-        """Four looks at every sound, at least two a second, in whole hops; smoothed over one and a half of them."""
-        hop_s = frontend.hop_samples / frontend.sample_rate_hz
-        step_s = max(1, round(min(frontend.window_s / 4, 0.5) / hop_s)) * hop_s
-        return cls(step_s, 1.5 * step_s if smoothing_s is None else smoothing_s, rules, gate_dbfs)
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What the machine and the user allow right now."""
-
-    deadline_s: float
-    battery: Battery | None = None
-    heat_room_k: float | None = None
-    """Kelvins to where the kernel holds the processor back"""
-    throttled: bool | None = None
-    power_saver: bool | None = None
-
-    def at(self, time_s: float) -> Observation:
-        """As the governor sees them, before any window."""
-        return Observation(
-            time_s,
-            self.deadline_s,
-            battery=self.battery,
-            thermal_headroom_c=self.heat_room_k,
-            throttled=self.throttled,
-            power_saver=self.power_saver,
-        )
-
-
-class GovernedController:
-    """The governor with its state: asked before the first window and after each."""
-
-    def __init__(self, options: tuple[Option, ...], policy: Policy, conditions: Conditions) -> None:
-        self.options, self.policy, self.first = options, policy, conditions.at(0.0)
-        self.record: Callable[[Observation, Decision], None] = lambda seen, decision: None
-        """Told of each observation and what was decided"""
-        self._state = init_state(policy, options, self.first)
-
-    @property
-    def index(self) -> int:
-        return self._state.index
-
-    @property
-    def patch(self) -> PatchSize:
-        return self.options[self._state.index].patch
-
-    def observe(self, seen: Observation) -> str | None:
-        """Learn from one window; the reason if another patch size runs from now on."""
-        self._state, decision = step(self.policy, self.options, self._state, seen)
-        self.record(seen, decision)
-        return decision.reason
-
-    @property
-    def degraded(self) -> bool:
-        """Every engine failed, and rests."""
-        return self._state.degraded
-
-    @property
-    def overloaded(self) -> bool:
-        """Even the cheapest size misses the deadline again and again."""
-        return self._state.overloaded
-
-
-class FixedSize:
-    """One patch size, whatever happens."""
-
-    degraded = overloaded = False
-
-    def __init__(self, patch: PatchSize) -> None:
-        self.patch = patch
-
-    def observe(self, seen: Observation) -> str | None:
-        return None
-
-
-@dataclass
-class VariantStats:
-    """What one variant did: windows, missed deadlines, latencies."""
-
-    windows: int = 0
-    misses: int = 0
-    cpu_s: float = 0.0
-    latencies_s: list[float] = field(default_factory=list)
-
-    def add(self, spent: Timing, deadline_s: float) -> None:
-        self.windows += 1
-        self.misses += spent.latency_s > deadline_s
-        self.cpu_s += spent.cpu_s
-        self.latencies_s.append(spent.latency_s)
-        del self.latencies_s[:-KEPT_LATENCIES]
-
-    def report(self, patch: PatchSize) -> VariantUse:
-        p50_s, p95_s = (percentile(sorted(self.latencies_s), percent) for percent in (50, 95))
-        return VariantUse(patch, self.windows, self.misses, self.cpu_s, p50_s, p95_s)
 
 
 class WindowResult(NamedTuple):
-    """To one window."""
+    """The scores of one window, and where they come from."""
 
     patch: PatchSize
     scores: Float
     """[classes]"""
     engine_s: float
-    """What it took"""
+    """Seconds that the engine took"""
     ran: bool = True
-    """An engine ran for this window"""
+    """Whether an engine ran for this window"""
     option: int | None = None
-    """Of the governor's, where it was not the one that it chose"""
-    glance_s: float = 0.0
-    """What the cheapest size took beforehand: once for an event, so no part of what a window must hold"""
+    """Index of the governor's option, where it is not the one that the governor chose"""
+    cheap_pass_s: float = 0.0
+    """Seconds of the cheap pass before it. It comes once for an event, so it is not part of each window's overhead."""
 
 
-class Timing(NamedTuple):
-    """On one window, from its last audio to its smoothed scores."""
-
-    latency_s: float
-    cpu_s: float
+RecordsAndResult = Generator[Record, None, WindowResult | None]
+"""Yields records, then returns a window's result; None if no engine gave one."""
 
 
 class StreamClassifier:
-    """Turns chunks into records with the engines of one bundle."""
+    """Turns the chunks of one source into records, with the engines of one bundle."""
 
     def __init__(
         self,
         engines: Engines,
-        chooser: GovernedController | FixedSize,
-        settings: Settings,
+        controller: GovernedController | FixedSize,
+        settings: DetectionSettings,
         *,
         source: str,
         conditions: Callable[[float], Conditions],
@@ -208,14 +75,14 @@ class StreamClassifier:
         cascade: Cascade | None = None,
         run: str = "",
     ) -> None:
-        """``conditions`` is asked with the seconds of audio so far; ``backlog`` gives samples that wait.
+        """``conditions`` takes the seconds of audio so far; ``backlog`` gives the samples that wait.
 
-        ``signal`` tells what the source is like now. ``unix_s`` gives the Unix seconds at which a sample sounded; None
-        for recordings. ``cascade``, which needs a chooser that is governed, says how closely to listen. ``run`` makes
-        the ids of its events other than those of any other run.
+        ``signal`` gives the state of the source. ``unix_s`` converts a sample number to Unix seconds, or None for
+        recordings. ``cascade`` skips windows of background; it needs a `GovernedController`. ``run`` is part of each
+        event's id, so that two runs never share one.
         """
         frontend = engines.spec.frontend
-        self._engines, self._chooser, self._source = engines, chooser, source
+        self._engines, self._controller, self._source = engines, controller, source
         self._conditions, self._backlog, self._signal = conditions, backlog, signal
         self._clock, self._unix_s = clock, unix_s
         self._rate = frontend.sample_rate_hz
@@ -228,168 +95,165 @@ class StreamClassifier:
         )
         self._gate = Gate(settings.gate_dbfs)
         self._cascade, self._run_id = cascade, run
-        self._nothing = np.zeros(len(engines.spec.labels), np.float32)
-        self._used: dict[PatchSize, VariantStats] = defaultdict(VariantStats)
-        self._events = self._switches = self._overloads = self._discontinuities = self._lost = self._skipped = 0
-        self._is_broken = False  # since the audio broke off
-        self._unspent_cpu_s = 0.0
-        self._begun_cpu_s = time.process_time()
+        self._silence = np.zeros(len(engines.spec.labels), np.float32)
+        self._accounting = Accounting()
+        self._is_interrupted = False  # since the audio broke off
+        self._carried_cpu_s = 0.0  # CPU time of chunks that completed no window yet
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[Record]:
-        """Records while the chunks last; what the last ones began is finished, then comes the summary."""
+        """Yield records while the chunks last, then finish the stream."""
         return process_streams(((self, chunk) for chunk in chunks), [self])
 
     def push(self, chunk: Chunk) -> Iterator[Record]:
-        """What one chunk brings to an end."""
+        """Process one chunk and yield the records it completes."""
         for state, reason in chunk.notices:
             yield SourceNotice(self._source, self._framer.end / self._rate, state, reason)
             if state == "lost":
-                yield from self._break_off()
+                yield from self._interrupt()
         if not len(chunk.samples):
             return
-        if self._is_broken or chunk.start != self._framer.end:
-            yield from self._begin_again(chunk.start)
+        if self._is_interrupted or chunk.start != self._framer.end:
+            yield from self._restart(chunk.start)
         self._gate.update(chunk.start, chunk.samples)
-        yield from self._windows(self._framer.push(chunk.samples))
+        yield from self._process_windows(self._framer.push(chunk.samples))
 
     def finish(self) -> Iterator[Record]:
-        """The stream has ended: so do its last window and its events; then comes the summary."""
-        yield from self._break_off()
-        yield self._summary(time.process_time() - self._begun_cpu_s)
+        """End the stream: yield the records of its last window, its last events and the summary."""
+        yield from self._interrupt()
+        yield self._accounting.summarise(self._source, self._framer.end, self._engines.spec)
 
     @property
-    def kept_busy_by(self) -> str | None:
-        """The label that may have been an event most often, where therefore the cascade spared no window."""
-        busy = None if self._cascade is None else self._cascade.busiest_label
-        return None if busy is None else self._engines.spec.labels[busy]
+    def busiest_label(self) -> str | None:
+        """The label that was a candidate most often, if the cascade skipped no window because of candidates."""
+        busiest = None if self._cascade is None else self._cascade.busiest_label
+        return None if busiest is None else self._engines.spec.labels[busiest]
 
-    def _break_off(self) -> Iterator[Record]:
-        """The audio has broken off, for now: its last window and its events end with it."""
-        if not self._is_broken:
-            self._is_broken = True
-            yield from self._windows(self._framer.flush())
-            yield from self._ended(self._detector.flush(self._framer.end))
+    def _interrupt(self) -> Iterator[Record]:
+        """Classify the last, partial window and end all events: the audio has broken off."""
+        if not self._is_interrupted:
+            self._is_interrupted = True
+            yield from self._process_windows(self._framer.flush())
+            yield from self._emit_events(self._detector.flush(self._framer.end))
 
-    def _begin_again(self, start: int) -> Iterator[Record]:
-        """After a discontinuity, at a sample: nothing is remembered across it."""
-        yield from self._break_off()
-        self._is_broken = False
-        self._discontinuities += start != self._framer.end  # else what was late has come after all
-        self._lost += start - self._framer.end
+    def _restart(self, start: int) -> Iterator[Record]:
+        """Start again at a sample after a discontinuity, with nothing remembered across it."""
+        yield from self._interrupt()
+        self._is_interrupted = False
+        self._accounting.add_discontinuity(start - self._framer.end)
         self._smoother.reset()
         if self._cascade is not None:
             self._cascade.reset()
         self._framer.restart(start)
 
-    def _windows(self, windows: Iterator[Window]) -> Iterator[Record]:
-        """Classify windows as they are cut; CPU time of chunks that complete none goes to the next window."""
-        begun_s, begun_cpu_s = self._clock(), time.process_time()
+    def _process_windows(self, windows: Iterator[Window]) -> Iterator[Record]:
+        """Classify windows as they are cut. CPU time of chunks that complete none goes to the next window."""
+        started_s, started_cpu_s = self._clock(), time.process_time()
         for window in windows:
-            answers: list[WindowResult] = []
-            yield from self._record_window(window, answers)
-            if not answers:
-                yield from self._ended(self._detector.flush(window.end))
+            result = yield from self._classify(window)
+            if result is None:
+                yield from self._emit_events(self._detector.flush(window.end))
                 self._smoother.reset()
                 continue
-            (answer,) = answers
-            smoothed = self._smoother.push(answer.scores)
-            cpu_s = time.process_time() - begun_cpu_s + self._unspent_cpu_s
-            spent = Timing(self._clock() - begun_s, cpu_s)
-            self._unspent_cpu_s = 0.0
-            yield from self._ended(self._detector.push(window, smoothed, answer.patch))
-            yield from self._account(window, answer, smoothed, spent)
-            begun_s, begun_cpu_s = self._clock(), time.process_time()
-        self._unspent_cpu_s += time.process_time() - begun_cpu_s
+            smoothed = self._smoother.push(result.scores)
+            cpu_s = time.process_time() - started_cpu_s + self._carried_cpu_s
+            timing = Timing(self._clock() - started_s, cpu_s)
+            self._carried_cpu_s = 0.0
+            yield from self._emit_events(self._detector.push(window, smoothed, result.patch))
+            yield from self._account(window, result, smoothed, timing)
+            started_s, started_cpu_s = self._clock(), time.process_time()
+        self._carried_cpu_s += time.process_time() - started_cpu_s
 
-    def _record_window(self, window: Window, answers: list[WindowResult]) -> Iterator[Record]:
-        """Add the answer to a window, from the first engine that gives one; none while all of them fail."""
+    def _classify(self, window: Window) -> RecordsAndResult:
+        """Return the result of a window, from the first engine that gives one; None while all of them fail."""
         if self._gate.silent(window.start, window.end):
-            answers.append(WindowResult(self._chooser.patch, self._nothing, 0.0, ran=False))
-            self._smoother.reset()  # what sounded before it sounds no longer: no label lingers
-            return
-        glanced_s = self._clock()
+            self._smoother.reset()  # the sound before it is over: no label lingers
+            return WindowResult(self._controller.patch, self._silence, 0.0, ran=False)
+        started_s = self._clock()
         if self._cascade is not None and (level := self._cascade.level(window)) != "sharp":
-            yield from self._cheap_pass(window, answers, self._cascade, skip=level == "skip")
-            self._cascade.spared += len(answers)
-        if not answers:
-            glanced_s = self._clock() - glanced_s
-            yield from self._run_selected(window, answers)
-            answers[:] = [answer._replace(glance_s=glanced_s) for answer in answers]
-            if answers and self._cascade is not None:
-                self._cascade.is_candidate(answers[0].scores)
+            result = yield from self._cheap_pass(window, self._cascade, skip=level == "skip")
+            if result is not None:
+                self._cascade.skipped += 1
+                return result
+        cheap_pass_s = self._clock() - started_s
+        result = yield from self._run_selected(window)
+        if result is None:
+            return None
+        if self._cascade is not None:
+            self._cascade.update(result.scores)
+        return result._replace(cheap_pass_s=cheap_pass_s)
 
-    def _cheap_pass(
-        self, window: Window, answers: list[WindowResult], cascade: Cascade, *, skip: bool
-    ) -> Iterator[Record]:
-        """Add what was said before, or what the cheapest size says unless it may be an event."""
+    def _cheap_pass(self, window: Window, cascade: Cascade, *, skip: bool) -> RecordsAndResult:
+        """Return the last scores again, or those of the cheapest size; None if the window may hold an event."""
         if skip and cascade.quiet is not None:
-            answers.append(WindowResult(cascade.cheap, cascade.quiet, 0.0, ran=False))
-        elif cascade.cheap != self._chooser.patch:
-            try:
-                answer = self._run(window, cascade.cheap)
-            except Exception as error:  # noqa: BLE001 (said, and the chosen size answers instead)
-                yield EngineFailure(self._source, window.end / self._rate, cascade.cheap, str(error))
-                cascade.record_failure()
-            else:
-                if not cascade.is_candidate(answer.scores):
-                    answers.append(answer._replace(option=0))
+            return WindowResult(cascade.cheap, cascade.quiet, 0.0, ran=False)
+        if cascade.cheap == self._controller.patch:
+            return None
+        try:
+            result = self._run(window, cascade.cheap)
+        except Exception as error:  # noqa: BLE001 (reported, and the chosen size classifies the window instead)
+            yield EngineFailure(self._source, window.end / self._rate, cascade.cheap, str(error))
+            cascade.record_failure()
+            return None
+        return None if cascade.update(result.scores) else result._replace(option=0)
 
-    def _run_selected(self, window: Window, answers: list[WindowResult]) -> Iterator[Record]:
-        """Add what the size says that was chosen, or, where its engine fails, the next one chosen."""
-        seen = self._conditions(window.end / self._rate).at(window.end / self._rate)
-        if self._chooser.degraded:
-            yield from self._apply_decision(seen)
-        while not answers and not self._chooser.degraded:
-            patch = self._chooser.patch
+    def _run_selected(self, window: Window) -> RecordsAndResult:
+        """Return the result of the chosen size or, where its engine fails, of the next one chosen."""
+        time_s = window.end / self._rate
+        observation = self._conditions(time_s).to_observation(time_s)
+        if self._controller.degraded:
+            yield from self._apply_decision(observation)
+        while not self._controller.degraded:
+            patch = self._controller.patch
             try:
-                answers.append(self._run(window, patch))
+                return self._run(window, patch)
             except Exception as error:
-                if isinstance(self._chooser, FixedSize):  # there is nothing to go on with
+                if isinstance(self._controller, FixedSize):  # there is no other engine to fall back on
                     raise
-                yield EngineFailure(self._source, seen.time_s, patch, str(error))
-                yield from self._apply_decision(replace(seen, failed=True))
+                yield EngineFailure(self._source, time_s, patch, str(error))
+                yield from self._apply_decision(replace(observation, failed=True))
+        return None
 
     def _run(self, window: Window, patch: PatchSize) -> WindowResult:
-        begun_s = self._clock()
+        started_s = self._clock()
         scores = self._engines.scores(window.features[None], patch)[0]
-        return WindowResult(patch, scores, self._clock() - begun_s)
+        return WindowResult(patch, scores, self._clock() - started_s)
 
-    def _apply_decision(self, seen: Observation) -> Iterator[Record]:
-        """Ask what runs next, and get it ready; say so when nothing is fast enough any more."""
-        before, was_overloaded = self._chooser.patch, self._chooser.overloaded
-        reason = self._chooser.observe(seen)
-        if self._chooser.overloaded and not was_overloaded:
-            self._overloads += 1
-            latency_s = (seen.latency_s or 0.0) + seen.overhead_s
-            yield Overload(self._source, seen.time_s, before, latency_s, seen.deadline_s)
+    def _apply_decision(self, observation: Observation) -> Iterator[Record]:
+        """Let the controller decide, and prepare the engine it chose. Report a switch, and an overload that begins."""
+        before, was_overloaded = self._controller.patch, self._controller.overloaded
+        reason = self._controller.observe(observation)
+        if self._controller.overloaded and not was_overloaded:
+            self._accounting.overloads += 1
+            latency_s = (observation.latency_s or 0.0) + observation.overhead_s
+            yield Overload(self._source, observation.time_s, before, latency_s, observation.deadline_s)
         if reason:
-            self._switches += 1
-            self._engines.prepare(self._chooser.patch)
-            yield Switch(self._source, seen.time_s, before, self._chooser.patch, reason)
+            self._accounting.switches += 1
+            self._engines.prepare(self._controller.patch)
+            yield Switch(self._source, observation.time_s, before, self._controller.patch, reason)
 
-    def _account(self, window: Window, answer: WindowResult, smoothed: Float, spent: Timing) -> Iterator[Record]:
-        """Count the window, report it, and ask the governor what runs next."""
+    def _account(self, window: Window, result: WindowResult, smoothed: Float, timing: Timing) -> Iterator[Record]:
+        """Count the window, report its status, and let the controller decide what runs next."""
         time_s = window.end / self._rate
         conditions, backlog = self._conditions(time_s), self._backlog()
-        if answer.ran:
-            self._used[answer.patch].add(spent, conditions.deadline_s)
+        if result.ran:
+            self._accounting.add_window(result.patch, timing, conditions.deadline_s)
         else:
-            self._skipped += 1
-        yield self._status(window, answer.patch, smoothed, spent.latency_s, conditions, backlog)
-        seen = replace(
-            conditions.at(time_s),
-            latency_s=answer.engine_s if answer.ran else None,
-            option=answer.option,
-            overhead_s=spent.latency_s - answer.engine_s - answer.glance_s,
+            self._accounting.skipped += 1
+        yield self._status(window, result.patch, smoothed, timing.latency_s, conditions, backlog)
+        observation = replace(
+            conditions.to_observation(time_s),
+            latency_s=result.engine_s if result.ran else None,
+            option=result.option,
+            overhead_s=timing.latency_s - result.engine_s - result.cheap_pass_s,
             backlog_steps=backlog / self._step,
         )
-        yield from self._apply_decision(seen)
+        yield from self._apply_decision(observation)
 
     def _status(
         self, window: Window, patch: PatchSize, smoothed: Float, latency_s: float, conditions: Conditions, backlog: int
     ) -> Status:
         labels = self._engines.spec.labels
-        best = np.argsort(-smoothed)[:TOP]
+        best = np.argsort(-smoothed)[:TOP_LABELS]
         return Status(
             source=self._source,
             time_s=window.end / self._rate,
@@ -399,82 +263,41 @@ class StreamClassifier:
             latency_s=latency_s,
             deadline_s=conditions.deadline_s,
             backlog_s=backlog / self._rate,
-            dropped_s=self._lost / self._rate,
-            skipped=self._skipped,
+            dropped_s=self._accounting.lost_samples / self._rate,
+            skipped=self._accounting.skipped,
             battery=conditions.battery,
             signal=self._signal(),
-            heat_room_k=conditions.heat_room_k,
+            thermal_headroom_c=conditions.thermal_headroom_c,
             frames=window.new,
         )
 
-    def _ended(self, detections: Iterator[Detection]) -> Iterator[Event]:
-        labels = self._engines.spec.labels
-        for found in detections:
-            self._events += 1
-            label = labels[found.class_index]
+    def _emit_events(self, detections: Iterator[Detection]) -> Iterator[Event]:
+        for detection in detections:
+            self._accounting.events += 1
             yield Event(
                 self._source,
-                label,
-                found.start,
-                found.end,
+                self._engines.spec.labels[detection.class_index],
+                detection.start,
+                detection.end,
                 self._rate,
-                found.score,
-                found.patch,
-                self._unix_s(found.start),
+                detection.score,
+                detection.patch,
+                self._unix_s(detection.start),
                 self._run_id,
             )
 
-    def _summary(self, cpu_s: float) -> Summary:
-        uses = sorted(self._used.items(), key=lambda item: -self._engines.spec.tokens(item[0]))
-        return Summary(
-            source=self._source,
-            audio_s=(self._framer.end - self._lost) / self._rate,
-            windows=self._skipped + sum(use.windows for _, use in uses),
-            skipped=self._skipped,
-            events=self._events,
-            switches=self._switches,
-            overloads=self._overloads,
-            discontinuities=self._discontinuities,
-            dropped_s=self._lost / self._rate,
-            cpu_s=cpu_s,
-            variants=tuple(use.report(patch) for patch, use in uses),
-        )
-
 
 def process_streams(
-    stream: Iterable[tuple[StreamClassifier, Chunk]], listeners: Sequence[StreamClassifier]
+    chunks: Iterable[tuple[StreamClassifier, Chunk]], classifiers: Sequence[StreamClassifier]
 ) -> Iterator[Record]:
-    """Chunks, each with the listener that it is for → their records; at the end each listener's last ones."""
+    """Yield the records of chunks, each paired with its classifier; at the end finish every classifier."""
     failure = None
     try:
-        for listener, chunk in stream:
-            yield from listener.push(chunk)
-    except (FlexiastError, OSError) as error:  # what was heard before a source failed is reported first
+        for classifier, chunk in chunks:
+            yield from classifier.push(chunk)
+    except (FlexiastError, OSError) as error:  # the audio before a source failed is reported first
         failure = error
-    for listener in listeners:
-        yield from listener.finish()
+    for classifier in classifiers:
+        yield from classifier.finish()
     if failure is not None:
         raise failure
-
-
-def options(
-    engines: Engines,
-    profiled_s: Mapping[PatchSize, float] | None = None,
-    repeats: int = 7,
-    clock: Callable[[], float] = time.perf_counter,
-) -> tuple[Option, ...]:
-    """The governor's options, with each engine's median latency: profiled, or that of a few runs on silence now.
-
-    Either way every engine is warmed up, so that the first window after a switch is as fast as the next.
-    """
-    profiled_s = profiled_s or {}
-    spec = engines.spec
-    shape = (1, spec.frontend.window_frames, spec.frontend.mel_bins)
-    features = np.full(shape, Frontend(spec.frontend).floor, np.float32)
-    found = []
-    for patch in engines.patches:
-        engine = engines[patch]
-        engine.run(features)
-        latency_s = profiled_s[patch] if patch in profiled_s else measure_paced_s(engine, features, repeats, clock)
-        found.append(Option(patch, latency_s, engine.variant.metric))
-    return tuple(found)

@@ -1,4 +1,4 @@
-"""What a listener reports. `document()` is the JSON form that scripts rely on: schema 1.0."""
+"""What a stream reports. `document()` is the JSON form that scripts rely on; README.md lists its fields."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from flexiast.spec import PatchSize
 from flexiast_runtime.audio.signal import Signal
 from flexiast_runtime.hardware.battery import Battery
+from flexiast_runtime.schema import SCHEMA_VERSION, rename_keys
 
 Float = NDArray[np.float32]
 
-SCHEMA_VERSION = "1.0"
-"""Of every JSON document and JSONL record printed; the major number changes when a reader must."""
+RENAMED_EVENT_KEYS = {"began_at": "started_at"}
+"""Keys of an event of schema 1.0 and what they are called since 2.0"""
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,10 @@ class Event:
     """Highest smoothed score, 0 … 1"""
     patch: PatchSize
     """Patch size that gave it"""
-    began_at_s: float | None = None
-    """When it began, in Unix seconds; files know no such time"""
+    started_at_s: float | None = None
+    """Unix seconds at which it started; None for files"""
     run: str = ""
-    """Tells the events of two runs apart, which may hear the same source from its start"""
+    """Part of the id, so that two runs over the same source have different ones"""
 
     @property
     def id(self) -> str:
@@ -58,7 +59,7 @@ class Event:
             "id": self.id,
             "source": self.source,
             "label": self.label,
-            "began_at": None if self.began_at_s is None else _utc(self.began_at_s),
+            "started_at": None if self.started_at_s is None else _utc(self.started_at_s),
             "start_s": round(self.start_s, 4),
             "end_s": round(self.end_s, 4),
             "start_sample": self.start_sample,
@@ -95,7 +96,7 @@ def _no_frames() -> Float:
 
 @dataclass(frozen=True)
 class Status:
-    """How things stand after one window."""
+    """The state of a stream after one window."""
 
     source: str
     time_s: float
@@ -103,7 +104,7 @@ class Status:
     top: tuple[tuple[str, float], ...]
     """Best labels and their smoothed scores"""
     active: tuple[str, ...]
-    """Labels whose events are going on"""
+    """Labels of open events"""
     latency_s: float
     deadline_s: float
     backlog_s: float
@@ -113,8 +114,8 @@ class Status:
     battery: Battery | None
     signal: Signal | None = None
     """What the microphone delivers; None for recordings"""
-    heat_room_k: float | None = None
-    """Kelvins to where the kernel holds the processor back"""
+    thermal_headroom_c: float | None = None
+    """Degrees to the temperature at which the kernel throttles the processor"""
     frames: Float = field(default_factory=_no_frames, repr=False, compare=False)
     """Log-mel features [frames, mels] that no earlier window held, normalised; for pictures, not in the document"""
 
@@ -133,13 +134,13 @@ class Status:
             "battery": None if self.battery is None else round(self.battery.fraction, 4),
             "discharging": None if self.battery is None else self.battery.discharging,
             "signal": None if self.signal is None else self.signal.document(),
-            "heat_room_k": None if self.heat_room_k is None else round(self.heat_room_k, 1),
+            "thermal_headroom_c": None if self.thermal_headroom_c is None else round(self.thermal_headroom_c, 1),
         }
 
 
 @dataclass(frozen=True)
 class SourceNotice:
-    """What became of a source: lost, found again, silent, or what is wrong with its channels."""
+    """A change of a source: lost, found again, silent, or a fault of its channels."""
 
     source: str
     time_s: float
@@ -158,7 +159,7 @@ class SourceNotice:
 
 @dataclass(frozen=True)
 class EngineFailure:
-    """An engine gave an error instead of an answer; it rests for a while."""
+    """An engine raised an error and is in its cooldown."""
 
     source: str
     time_s: float
@@ -176,7 +177,7 @@ class EngineFailure:
 
 @dataclass(frozen=True)
 class Overload:
-    """Even the cheapest patch size misses the deadline again and again; said once, until it is kept again."""
+    """Even the cheapest patch size misses the deadline again and again; reported once until it is met again."""
 
     source: str
     time_s: float
@@ -231,7 +232,7 @@ class Summary:
     discontinuities: int
     dropped_s: float
     cpu_s: float
-    """Of the whole process while it listened: reading, resampling, features, engines, printing"""
+    """Of the whole process during the stream: reading, resampling, features, engines, printing"""
     variants: tuple[VariantUse, ...]
     overloads: int = 0
     """Times that even the cheapest patch size was too slow"""
@@ -263,6 +264,13 @@ class Summary:
 
 
 Record = Event | Switch | Status | SourceNotice | EngineFailure | Overload | Summary
+
+
+def upgrade_event(document: dict[str, Any]) -> dict[str, Any]:
+    """The JSON form of an event, stored by this or an earlier version, as `Event.document` gives it today."""
+    if document["schema_version"] == SCHEMA_VERSION:
+        return document
+    return rename_keys(document, RENAMED_EVENT_KEYS) | {"schema_version": SCHEMA_VERSION}
 
 
 def _record(kind: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What makes an event of scores: thresholds per label, how long they must be reached, and which labels are wanted."""
+"""The rules that turn scores into events: thresholds, durations and the labels to report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flexiast.text import preview
 Float = NDArray[np.float32]
 
 THRESHOLD = 0.5
-"""Score at which events begin where neither the user nor the bundle says otherwise."""
+"""Default score at which events start; the user's and the bundle's thresholds go before it."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class EventRules:
     size_thresholds: Mapping[PatchSize, Mapping[str, float]] = field(default_factory=dict)
     """The same of single labels at single patch sizes; these go before"""
     release: float = 0.6
-    """An event lasts until its score is below this share of its threshold."""
+    """An event lasts until its score is below this share of its threshold.
+    The gap keeps a score that wavers about the threshold from splitting an event."""
     confirm_s: float = 0.0
     """The score must stay at the threshold for so long; the event then begins where it first reached it."""
     merge_s: float = 0.0

@@ -1,4 +1,4 @@
-"""Scores smoothed over seconds, so that the result does not depend on the step."""
+"""Smooths scores over a time in seconds, so the result does not depend on the step."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ class Smoother:
         return self._mean
 
     def reset(self) -> None:
-        """Forget: the next scores follow a discontinuity."""
+        """Forget the mean: the next scores follow a discontinuity."""
         self._mean = None

@@ -40,6 +40,8 @@ VALID_BATTERY_RANGES: dict[str, tuple[float, float]] = {"fraction": (0.0, 1.0), 
 
 SCHEMA_VERSION: Literal["2.0"] = "2.0"
 _RENAMED_IN_2 = {
+    "made_at": "created_at",
+    "first": "first_observation",
     "seen": "observation",
     "heat_room_k": "thermal_headroom_c",
     "hot_k": "hot_headroom_c",
@@ -59,7 +61,7 @@ class Header(_Line):
 
     schema_version: Literal["2.0"] = SCHEMA_VERSION
     type: Literal["trace"] = "trace"
-    made_at: str
+    created_at: str
     bundle: str
     """As the user named it"""
     bundle_sha256: Sha256
@@ -70,7 +72,7 @@ class Header(_Line):
     options: tuple[Option, ...] = Field(min_length=1)
     """Ordered by cost"""
     policy: Policy
-    first: Observation
+    first_observation: Observation
     """Before any window"""
     index: int = Field(ge=0)
     """Of the first option"""
@@ -139,12 +141,12 @@ def read_trace(path: Path) -> Trace:
         header = Header.model_validate_json(first)
     except ValidationError as error:
         raise DataError(f"{path} is not a trace of `flexiast listen --record`: {describe(error)}") from error
-    _check_ranges(path, 1, header.first)
+    _check_ranges(path, 1, header.first_observation)
     steps = tuple(
         _parse_step(path, number, _rename_keys(line) if old else line, header) for number, line in enumerate(lines, 2)
     )
     if header.sources == 1:
-        _check_order(path, [header.first, *(each.observation for each in steps)])
+        _check_order(path, [header.first_observation, *(each.observation for each in steps)])
     return Trace(header, steps, bool(torn))
 
 
@@ -203,9 +205,11 @@ def replay(trace: Trace) -> Replay:
     Reasons are not compared: they are wording, and versions word them differently.
     """
     policy, options = trace.header.policy, trace.header.options
-    state = init_state(policy, options, trace.header.first)
+    state = init_state(policy, options, trace.header.first_observation)
     if state.index != trace.header.index:
-        return Replay(0, (TraceStep(observation=trace.header.first, index=trace.header.index), Decision(state.index)))
+        return Replay(
+            0, (TraceStep(observation=trace.header.first_observation, index=trace.header.index), Decision(state.index))
+        )
     for same, recorded in enumerate(trace.steps):
         state, decision = step(policy, options, state, recorded.observation)
         if decision.index != recorded.index:

@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 from flexiast import __version__
 from flexiast.manifest import MANIFEST
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.detection.listener import Settings
 from flexiast_runtime.hardware.machine import read_settings
 from flexiast_runtime.hardware.meters import Meter, find_meter
 from flexiast_runtime.hardware.nvml import Gpu
@@ -81,6 +80,7 @@ def profile_bundle(
     engines: Sequence[Engine],
     key: ProfileKey,
     *,
+    step_s: float,
     duration_s: float,
     warmup_s: float,
     metrics: Mapping[str, float],
@@ -89,8 +89,8 @@ def profile_bundle(
 ) -> tuple[Profile, dict[str, Runs]]:
     """Measure every engine: the profile, and each latency by the variant's name.
 
-    ``metrics`` are new measurements by variant; others are the bundle's. ``source`` measures power in place of the
-    machine's own meters.
+    ``step_s`` is the audio from one window to the next. ``metrics`` are new measurements by variant; others are the
+    bundle's. ``source`` measures power in place of the machine's own meters.
     """
     features = bundle.arrays(bundle.manifest.golden)["features"][:1]
     named = {f"{engine.variant.patch_size} {engine.variant.precision}": engine for engine in engines}
@@ -100,10 +100,9 @@ def profile_bundle(
     paced = measure_paced(named, features)
     with _meter(source, gpu) if power else nullcontext() as meter:
         powers = {} if meter is None else measure_power(named, features, meter)
-    step_s = Settings.for_frontend(bundle.manifest.spec.frontend).step_s
     after = _read_machine_state(gpu)
     found = Profile(
-        made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         bundle=name,
         source_sha256=bundle.manifest.source_sha256,
         key=key,
@@ -141,7 +140,7 @@ def _measurement(
             "tokens": variant.tokens,
             "gmac": variant.gmac,
             "metric": known if metric is None else metric,
-            "metric_is_own": metric is not None,
+            "metric_measured_here": metric is not None,
             "private_mb": memory.private_mb,
             "peak_mb": memory.peak_mb,
             "size_mb": sum(bundle.manifest.entry(file).size for file in files) / 1e6,
@@ -179,7 +178,7 @@ def warnings(found: Profile, *, asked_for_power: bool) -> Iterable[str]:
     if unstable:
         names = ", ".join(unstable)
         yield f"the 95th percentile of {names} is not known to within 10 %; close other programs, or measure longer"
-    noisy = [m.name for m in found.measurements if m.variation > NOISY]
+    noisy = [m.name for m in found.measurements if m.coefficient_of_variation > NOISY]
     if noisy:
         yield f"the times of {', '.join(noisy)} vary by more than {NOISY:.0%}; another program was running"
     if found.before.throttled or found.after.throttled:
@@ -200,5 +199,5 @@ def warnings(found: Profile, *, asked_for_power: bool) -> Iterable[str]:
             yield f"{figure}: not available; this system does not report it, or the process that measures it failed"
     if asked_for_power and found.meter is None:
         yield "energy: not available; this machine has no power meter"
-    elif asked_for_power and any(m.mj is None for m in found.measurements):
+    elif asked_for_power and any(m.energy_mj is None for m in found.measurements):
         yield f"energy: not available for some variants; {found.meter} returned no reading"

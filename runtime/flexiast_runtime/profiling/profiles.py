@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -24,8 +25,17 @@ from flexiast_runtime.inference.engine import Stages
 from flexiast_runtime.paths import data_folder
 from flexiast_runtime.percentiles import interval, percentile
 from flexiast_runtime.profiling.measure import Power, Runs
+from flexiast_runtime.schema import rename_keys, upgrade_json
 
-SCHEMA_VERSION = "1.0"
+RENAMED_KEYS = {"made_at": "created_at"}
+"""Keys of schema 1.0 and what they are called since 2.0"""
+RENAMED_IN_MEASUREMENT = {
+    "metric_is_own": "metric_measured_here",
+    "mj": "energy_mj",
+    "mj_above_idle": "energy_above_idle_mj",
+    "per_s": "windows_per_s",
+    "variation": "coefficient_of_variation",
+}
 MAX_PROFILE_BYTES = 10_000_000
 MIN_CHANGE = 0.05
 """Relative change of a median below which it counts as noise: repeated runs on a quiet machine differ by less."""
@@ -73,7 +83,7 @@ class Measurement(Value):
     gmac: float
     metric: float | None = None
     """Accuracy or mean average precision, if measured"""
-    metric_is_own: bool = False
+    metric_measured_here: bool = False
     """Whether `--accuracy` measured it with this engine; otherwise it is the bundle's"""
     cold_ms: float
     """The first inference after loading"""
@@ -88,12 +98,12 @@ class Measurement(Value):
     """95 % confidence"""
     p99_ms: float
     max_ms: float
-    variation: float
+    coefficient_of_variation: float
     """Standard deviation ÷ mean"""
     runs: int
     stable: bool
     """Whether the 95th percentile is known to within 10 %"""
-    per_s: float
+    windows_per_s: float
     """Windows per second, back to back"""
     rtf: float
     """Compute time ÷ audio time while listening: the mean over one step"""
@@ -106,9 +116,9 @@ class Measurement(Value):
     peak_mb: float | None
     size_mb: float
     """Size of the graphs it runs"""
-    mj: float | None = None
+    energy_mj: float | None = None
     """Energy per window in millijoules, including the idle machine's; None: not measured"""
-    mj_above_idle: float | None = None
+    energy_above_idle_mj: float | None = None
     gpu: GpuTimes | None = None
     """None: not run by TensorRT"""
 
@@ -130,8 +140,8 @@ class Reading(Value):
 class Profile(Value):
     """The result of `flexiast profile`."""
 
-    schema_version: str = Field(default=SCHEMA_VERSION, pattern=r"^1\.0$")
-    made_at: str
+    schema_version: Literal["2.0"] = "2.0"
+    created_at: str
     bundle: str
     """As the user named it"""
     source_sha256: Sha256
@@ -166,9 +176,9 @@ class Profile(Value):
         if self.idle_w is None:
             return {}
         return {
-            m.patch_size: self.idle_w + m.mj_above_idle / 1000 / self.step_s
+            m.patch_size: self.idle_w + m.energy_above_idle_mj / 1000 / self.step_s
             for m in self.measurements
-            if m.precision == precision and m.mj_above_idle is not None
+            if m.precision == precision and m.energy_above_idle_mj is not None
         }
 
     def estimate_ms(self, gmac: float, precision: str) -> float | None:
@@ -204,10 +214,10 @@ def summarize_latencies(runs: Runs, step_s: float) -> dict[str, object]:
         "max_ms": 1000 * ordered[-1],
         **ranks,
         **bounds,
-        "variation": deviation / mean,
+        "coefficient_of_variation": deviation / mean,
         "runs": count,
         "stable": runs.stable,
-        "per_s": count / runs.wall_s,
+        "windows_per_s": count / runs.wall_s,
         "rtf": mean / step_s,
         "cpu_ms": 1000 * runs.cpu_s / count,
     }
@@ -226,7 +236,9 @@ def describe_change(old: Measurement, new: Measurement) -> str:
 
 def summarize_energy(power: Power | None) -> dict[str, float]:
     """Fields of a measurement from a power meter; none without a reading."""
-    return {} if power is None else {"mj": 1000 * power.joules, "mj_above_idle": 1000 * power.joules_above_idle}
+    if power is None:
+        return {}
+    return {"energy_mj": 1000 * power.joules, "energy_above_idle_mj": 1000 * power.joules_above_idle}
 
 
 def summarize_gpu_times(stages: Sequence[Stages], *, cuda_graph: bool) -> GpuTimes | None:
@@ -260,8 +272,8 @@ def _merge(profile: Profile, before: Profile) -> Profile:
     now = {(m.patch_size, m.precision): m for m in profile.measurements}
     for old in before.measurements:
         new = now.setdefault((old.patch_size, old.precision), old)
-        if new.mj is None:
-            energy = {"mj": old.mj, "mj_above_idle": old.mj_above_idle}
+        if new.energy_mj is None:
+            energy = {"energy_mj": old.energy_mj, "energy_above_idle_mj": old.energy_above_idle_mj}
             now[old.patch_size, old.precision] = new.model_copy(update=energy)
     return profile.model_copy(update={"measurements": tuple(now.values())})
 
@@ -287,7 +299,7 @@ def newest(
         for profile in map(read_profile, (folder or profile_folder()).glob("*.json"))
         if (profile.source_sha256, profile.key.machine, profile.key.settings) == wanted
     ]
-    return max(found, key=lambda profile: profile.made_at, default=None)
+    return max(found, key=lambda profile: profile.created_at, default=None)
 
 
 def read_profile(path: Path) -> Profile:
@@ -300,6 +312,18 @@ def read_profile(path: Path) -> Profile:
     if len(content) > MAX_PROFILE_BYTES:
         raise DataError(f"{path} is larger than {MAX_PROFILE_BYTES:,} bytes and cannot be a profile")
     try:
-        return Profile.model_validate_json(content)
+        return Profile.model_validate_json(upgrade_json(content, _upgrade))
     except ValidationError as error:
         raise DataError(f"{path} is not a profile of `flexiast profile`: {describe(error)}; profile again") from error
+
+
+def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
+    """A profile of schema 1.0 under the keys of today; any other as it is."""
+    if document.get("schema_version") != "1.0":
+        return document
+    upgraded = rename_keys(document, RENAMED_KEYS) | {"schema_version": "2.0"}
+    if isinstance(measurements := upgraded.get("measurements"), list):
+        upgraded["measurements"] = [
+            rename_keys(one, RENAMED_IN_MEASUREMENT) if isinstance(one, dict) else one for one in measurements
+        ]
+    return upgraded

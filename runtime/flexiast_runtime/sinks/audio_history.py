@@ -22,7 +22,7 @@ class Audio(Protocol):
     def rate_hz(self) -> int: ...
 
     def push(self, chunk: Chunk) -> None:
-        """Take note of a chunk that is listened to."""
+        """Take a chunk of the stream."""
         ...
 
     def read(self, start: int, end: int, timeout_s: float = 0.0) -> Chunk:

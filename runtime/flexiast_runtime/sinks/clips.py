@@ -13,7 +13,7 @@ from flexiast.errors import DataError, SinkDownError, SinkError, SinkUnavailable
 from flexiast.files import write_atomically
 from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.sinks.retention import KEEP_ALL, NAME, Keeper, Retention, clock_is_synchronised
-from flexiast_runtime.sinks.sink import PASSING, RunContext, unusable
+from flexiast_runtime.sinks.sink import PASSING, RunContext, file_error
 
 POST_ROLL_WAIT_S = 5.0
 """Seconds beyond the post-roll that its audio may come late."""
@@ -22,7 +22,7 @@ LONGEST_S = 600.0
 
 
 class Clips:
-    """Cuts each event out of the audio, with what was heard before and after it."""
+    """Cuts each event out of the audio, with some seconds before and after it."""
 
     def __init__(
         self,
@@ -39,20 +39,20 @@ class Clips:
         self.folder, self._pre_s, self._post_s = folder, pre_s, post_s
         self._retention, self._wall, self._synchronised = retention, wall, synchronised
 
-    def open(self, hearing: RunContext) -> None:
-        self._histories = hearing.histories
+    def open(self, context: RunContext) -> None:
+        self._histories = context.histories
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path in half_written(self.folder):
+            for path in list_half_written(self.folder):
                 path.unlink(missing_ok=True)
             self._keeper = Keeper(
-                self.folder, self._retention, wall=self._wall, say=hearing.say, synchronised=self._synchronised
+                self.folder, self._retention, wall=self._wall, say=context.say, synchronised=self._synchronised
             )
             self._keeper.make_room()
             self._keeper.report()
         except OSError as error:
             text = f"{self.folder} cannot be used for clips: {error.strerror}; name another"
-            raise unusable(error, text) from error
+            raise file_error(error, text) from error
 
     def wants(self, record: Record) -> bool:
         return isinstance(record, Event)
@@ -85,16 +85,16 @@ class Clips:
         self._keeper.report()
 
 
-def half_written(folder: Path) -> Iterator[Path]:
-    """What a killed program left of clips, told by the names that `write_atomically` gives."""
+def list_half_written(folder: Path) -> Iterator[Path]:
+    """Half-written clips of a killed program, recognised by the names that `write_atomically` gives."""
     return (path for path in folder.glob(".*.tmp-*") if NAME.fullmatch(path.name[1:].rpartition(".tmp-")[0]))
 
 
 def clip_name(event: Event) -> str:
     """``20261125T152342Z_dog-bark_0123456789abcdef.flac``: UTC, or seconds of a recording; label; the event's id."""
-    if event.began_at_s is None:
+    if event.started_at_s is None:
         when = f"{event.start_s:010.2f}s"
     else:
-        when = datetime.datetime.fromtimestamp(event.began_at_s, datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        when = datetime.datetime.fromtimestamp(event.started_at_s, datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     label = "-".join(re.findall("[A-Za-z0-9]+", event.label))[:60].rstrip("-") or "sound"
     return f"{when}_{label}_{event.id}.flac"

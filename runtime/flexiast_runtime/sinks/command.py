@@ -13,12 +13,12 @@ from flexiast.errors import SinkError, UsageError
 from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.sinks.credentials import MQTT, WEBHOOK
 from flexiast_runtime.sinks.sink import RunContext
-from flexiast_runtime.sinks.template import check_template, fields
+from flexiast_runtime.sinks.template import check_template, event_fields
 from flexiast_runtime.subprocesses import end_group
 
 TIMEOUT_S = 10.0
-_SAID = 200
-"""Bytes of what a failed command wrote last that are reported."""
+_STDERR_TAIL = 200
+"""Last bytes of a failed command's stderr that are reported."""
 
 
 class Command:
@@ -32,7 +32,7 @@ class Command:
         self._program, self._timeout_s = argv[0], timeout_s
         self._arguments = [check_template(argument, f"argument {argument!r}") for argument in argv[1:]]
 
-    def open(self, hearing: RunContext) -> None:
+    def open(self, context: RunContext) -> None:
         if shutil.which(self._program) is None:
             raise UsageError(f"{self._program!r} is no program that can be run; give its path, and chmod +x it")
 
@@ -40,14 +40,14 @@ class Command:
         return isinstance(record, Event)
 
     def deliver(self, event: Event) -> None:
-        values = fields(event)
+        values = event_fields(event)
         argv = [self._program, *(argument.substitute(values) for argument in self._arguments)]
         environment = {name: value for name, value in os.environ.items() if name not in MQTT + WEBHOOK}
         environment |= {f"FLEXIAST_{name.upper()}": value for name, value in values.items()}
         with tempfile.TemporaryFile() as stderr:
             code = self._run(argv, environment, f"{json.dumps(event.document())}\n".encode(), stderr.fileno())
             if code:
-                raise SinkError(f"it ended with {code}: {_last_words(stderr.fileno())}")
+                raise SinkError(f"it ended with {code}: {_last_stderr_line(stderr.fileno())}")
 
     def close(self) -> None:
         """Each event has its own process."""
@@ -74,7 +74,7 @@ class Command:
         return process.returncode
 
 
-def _last_words(handle: int) -> str:
+def _last_stderr_line(handle: int) -> str:
     end = os.fstat(handle).st_size
-    said = os.pread(handle, _SAID, max(0, end - _SAID)).decode(errors="replace").split("\n")
-    return next((line for line in reversed(said) if line.strip()), "it said nothing")
+    lines = os.pread(handle, _STDERR_TAIL, max(0, end - _STDERR_TAIL)).decode(errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "nothing on stderr")

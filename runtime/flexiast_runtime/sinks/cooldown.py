@@ -22,8 +22,8 @@ class Cooldown:
     def name(self) -> str:
         return self.sink.name
 
-    def open(self, hearing: RunContext) -> None:
-        self.sink.open(hearing)
+    def open(self, context: RunContext) -> None:
+        self.sink.open(context)
 
     def wants(self, record: Record) -> bool:
         if not self.sink.wants(record):

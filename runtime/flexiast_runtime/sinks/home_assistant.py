@@ -1,4 +1,4 @@
-"""What Home Assistant is told so that flexiast appears there as a device.
+"""Discovery messages, by which flexiast appears in Home Assistant as a device.
 
 One retained message describes the whole device (device-based discovery, Home Assistant 2024.11 or newer):
 https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
@@ -16,7 +16,7 @@ from typing import Any
 import flexiast
 
 DISCOVERY_PREFIX = "homeassistant"
-"""Where Home Assistant looks, unless its settings name another prefix."""
+"""Home Assistant's default discovery prefix"""
 
 
 def slugs(names: Iterable[str]) -> dict[str, str]:
@@ -26,7 +26,7 @@ def slugs(names: Iterable[str]) -> dict[str, str]:
     two names would get the same slug, a part of the name's hash stands at the end.
     """
     names = list(names)
-    plain = {name: _plain(name) for name in names}
+    plain = {name: _make_slug(name) for name in names}
     shared = Counter(plain.values())
     return {
         name: slug if slug and shared[slug] == 1 and not _loses_letters(name) else f"{slug or 'sound'}_{_hash(name)}"
@@ -34,17 +34,17 @@ def slugs(names: Iterable[str]) -> dict[str, str]:
     }
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", _without_marks(name).lower()).strip("_")
+def _make_slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", _strip_accents(name).lower()).strip("_")
 
 
-def _without_marks(name: str) -> str:
+def _strip_accents(name: str) -> str:
     """Letters without their accents: ü becomes u."""
     return "".join(one for one in unicodedata.normalize("NFKD", name) if not unicodedata.combining(one))
 
 
 def _loses_letters(name: str) -> bool:
-    return any(one.isalnum() and not one.isascii() for one in _without_marks(name))
+    return any(one.isalnum() and not one.isascii() for one in _strip_accents(name))
 
 
 def _hash(name: str) -> str:
@@ -56,7 +56,7 @@ def discovery_topic(prefix: str, topic: str) -> str:
 
 
 def tombstones(published: Any, current: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Of an earlier message the components that the current one lacks, as Home Assistant is told to remove them.
+    """Components of an earlier message that the current one lacks, in the form that makes Home Assistant remove them.
 
     They stay in the message: a Home Assistant that is off today reads it at its next start.
     """
@@ -86,7 +86,7 @@ def discovery(
             "name": "Sound",
             "state_topic": f"{topic}/event",
             "event_types": list(labels),
-            "icon": "mdi:ear-hearing",
+            "icon": "mdi:ear-context",
         },
         "last": {
             "platform": "sensor",

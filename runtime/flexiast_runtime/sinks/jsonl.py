@@ -8,10 +8,10 @@ from pathlib import Path
 
 from flexiast.errors import SinkDownError, SinkError
 from flexiast_runtime.detection.records import Record, Status
-from flexiast_runtime.sinks.sink import RunContext, unusable
+from flexiast_runtime.sinks.sink import RunContext, file_error
 
-KEPT = 5
-"""Rotated files that are kept."""
+KEEP = 5
+"""Rotated files that stay"""
 BEGINNING = b'{"schema_version": '
 """Of every line"""
 _BLOCK = 1 << 16
@@ -24,18 +24,18 @@ class JsonlFile:
     full disk took of one is taken back.
     """
 
-    def __init__(self, path: Path, rotate_bytes: int | None = None, keep: int = KEPT) -> None:
+    def __init__(self, path: Path, rotate_bytes: int | None = None, keep: int = KEEP) -> None:
         """A line that would make the file larger than ``rotate_bytes`` begins a new one; ``keep`` old ones stay."""
         self.name = f"jsonl:{path}"
         self._path, self._rotate_bytes, self._keep = path, rotate_bytes, keep
         self._handle = -1
 
-    def open(self, hearing: RunContext) -> None:
+    def open(self, context: RunContext) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
         except OSError as error:
-            raise unusable(error, f"{self._path} cannot be written: {error.strerror}; name another file") from error
+            raise file_error(error, f"{self._path} cannot be written: {error.strerror}; name another file") from error
 
     def wants(self, record: Record) -> bool:
         return not isinstance(record, Status)
@@ -83,12 +83,12 @@ class JsonlFile:
         """FILE becomes FILE.1, FILE.1 becomes FILE.2 and so on; the last one goes."""
         self.close()
         for number in range(self._keep - 1, 0, -1):
-            if self._rotated_path(number).exists():
-                self._rotated_path(number).replace(self._rotated_path(number + 1))
-        self._path.replace(self._rotated_path(1))
+            if self._backup_path(number).exists():
+                self._backup_path(number).replace(self._backup_path(number + 1))
+        self._path.replace(self._backup_path(1))
         self._open()
 
-    def _rotated_path(self, number: int) -> Path:
+    def _backup_path(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")
 
 

@@ -21,17 +21,17 @@ LATENCIES_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5
 
 
 class Metrics:
-    """Serves /metrics from a registry of its own, on this machine only unless told otherwise."""
+    """Serves /metrics from a registry of its own, on this machine only unless another host is given."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = PORT) -> None:
         self.name = f"metrics://{host}:{port}"
         self._host, self._port = host, port
 
-    def open(self, hearing: RunContext) -> None:
+    def open(self, context: RunContext) -> None:
         prometheus = require("prometheus_client", "service")
         registry = prometheus.CollectorRegistry()
-        self._meters = _Meters(prometheus, registry, hearing)
-        registry.register(_SinkMeters(hearing))
+        self._meters = _Meters(prometheus, registry, context)
+        registry.register(_SinkMeters(context))
         try:
             self._server, self._thread = prometheus.start_http_server(self._port, self._host, registry)
         except OSError as error:
@@ -39,7 +39,7 @@ class Metrics:
 
     @property
     def port(self) -> int:
-        """The port served, also where 0 asked for any."""
+        """The port in use, also where 0 requested any."""
         return self._server.server_port
 
     def wants(self, record: Record) -> bool:
@@ -55,21 +55,21 @@ class Metrics:
 
 
 class _Meters:
-    """What records say, as Prometheus's counters, gauges and histograms."""
+    """Records as Prometheus's counters, gauges and histograms."""
 
-    def __init__(self, prometheus: Any, registry: Any, hearing: RunContext) -> None:
+    def __init__(self, prometheus: Any, registry: Any, context: RunContext) -> None:
         def meter(kind: Any, name: str, text: str, *labels: str, **more: Any) -> Any:
             return kind(f"flexiast_{name}", text, labels, registry=registry, **more)
 
         counter, gauge, histogram = prometheus.Counter, prometheus.Gauge, prometheus.Histogram
-        self._events = meter(counter, "events", "Sounds heard", "source", "label")
+        self._events = meter(counter, "events", "Events detected", "source", "label")
         self._windows = meter(counter, "windows", "Windows classified", "source", "patch_size")
         self._misses = meter(counter, "deadline_misses", "Windows that took too long", "source", "patch_size")
         self._latency = meter(
             histogram, "latency_seconds", "Compute time of a window", "patch_size", buckets=LATENCIES_S
         )
         self._switches = meter(counter, "switches", "Changes of the patch size", "source")
-        self._lost = meter(counter, "lost_seconds", "Audio that was not heard", "source")
+        self._lost = meter(counter, "lost_seconds", "Audio that was not classified", "source")
         self._backlog = meter(gauge, "backlog_seconds", "Audio that waits", "source")
         self._battery = meter(gauge, "battery_ratio", "Charge of the battery, 0 to 1")
         self._battery.set(math.nan)  # until one is seen
@@ -81,18 +81,18 @@ class _Meters:
         self._offset = meter(gauge, "offset_ratio", "Mean of the signal, full scale is 1", "source")
         self._level = meter(gauge, "level_dbfs", "Level of the last block", "source")
         self._totals: defaultdict[tuple[Any, str], float] = defaultdict(float)
-        for source in hearing.sources:
+        for source in context.sources:
             self._up.labels(source).set(1)
             self._signal.labels(source).set(1)
-            self._begin_at_zero(source, hearing)
+            self._begin_at_zero(source, context)
 
-    def _begin_at_zero(self, source: str, hearing: RunContext) -> None:
+    def _begin_at_zero(self, source: str, context: RunContext) -> None:
         """A counter that appears with its first event hides that one from Prometheus's `increase()`."""
         for counter in (self._switches, self._lost, self._clipped, self._invalid, self._gaps):
             counter.labels(source)
-        for label in hearing.labels:
+        for label in context.labels:
             self._events.labels(source, label)
-        for patch in hearing.patch_sizes:
+        for patch in context.patch_sizes:
             self._windows.labels(source, patch)
             self._misses.labels(source, patch)
             self._latency.labels(patch)
@@ -125,20 +125,20 @@ class _Meters:
         self._raise(self._clipped, source, signal.clipped)
         self._raise(self._invalid, source, signal.invalid)
         self._raise(self._gaps, source, signal.gaps)
-        self._offset.labels(source).set(signal.offset)
+        self._offset.labels(source).set(signal.dc_offset)
         self._level.labels(source).set(signal.level_dbfs)
 
     def _raise(self, counter: Any, source: str, total: float) -> None:
-        """Bring a counter, which takes differences only, to a total that records give."""
+        """Raise a counter, which takes differences only, to a total."""
         counter.labels(source).inc(total - self._totals[counter, source])
         self._totals[counter, source] = total
 
 
 class _SinkMeters:
-    """How the sinks of the run do, asked at every scrape."""
+    """Counts of the sinks, read at every scrape."""
 
-    def __init__(self, hearing: RunContext) -> None:
-        self._counts = hearing.counts
+    def __init__(self, context: RunContext) -> None:
+        self._counts = context.counts
 
     def collect(self) -> Iterator[Metric]:
         core = require("prometheus_client.core", "service")

@@ -2,7 +2,7 @@
 
 Topics below the base topic:
 
-    status          online or offline, retained; the broker says offline when the connection breaks
+    status          online or offline, retained; the broker publishes offline when the connection breaks
     event           each event as JSON
     sound/LABEL     ON while a sound lasts, else OFF
     source/NAME     ON while a source is lost or has no signal, else OFF
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 
 ACKNOWLEDGED_S = 5.0
 """Seconds that the broker gets to acknowledge a record."""
-GOODBYE_S = 0.5
+OFFLINE_S = 0.5
+"""Seconds that the broker gets to acknowledge the last message"""
 RECONNECT_S = (1, 30)
 """Shortest and longest pause between two attempts to connect."""
 REPEAT_S = 30.0
-"""Seconds after which an ON that lasts is said again"""
+"""Seconds between two messages ON of a sound that lasts: a new subscriber waits no longer"""
 DROPS = 3
 """Connections that a broker ends without an answer to MQTT 5, before it is spoken to as MQTT 3.1.1"""
 UNSUPPORTED_VERSION = 0x84
@@ -69,7 +70,7 @@ class _Sent:
 class Mqtt:
     """Publishes with QoS 1; a record is delivered when the broker has acknowledged every message of it.
 
-    Speaks MQTT 5, in which a broker says what it refuses, and 3.1.1 with a broker that knows no other.
+    Speaks MQTT 5, in which a broker reports what it refuses, and 3.1.1 with a broker that supports no other.
     """
 
     def __init__(
@@ -87,10 +88,11 @@ class Mqtt:
     ) -> None:
         """``ca``: certificates that the broker's is checked against, the system's for None.
 
-        ``discovery``: the prefix below which Home Assistant looks for devices, None for no Home Assistant.
+        ``discovery``: the prefix of Home Assistant's discovery topics, None for no Home Assistant.
         ``labels``: those with a topic of their own, all for None.
         """
-        self.name = f"mqtt{'s' * tls}://{host}:{port}/{topic}"
+        scheme = "mqtts" if tls else "mqtt"
+        self.name = f"{scheme}://{host}:{port}/{topic}"
         self._host, self._port, self._topic, self._tls, self._ca = host, port, topic, tls, ca
         self._prefix, self._labels = discovery, labels
         self._user, self._password = user, password
@@ -99,19 +101,19 @@ class Mqtt:
         self._sent: dict[int, _Sent] = {}  # by the record's identity: not yet acknowledged
         self._newest: dict[str, Message] = {}  # of each topic whose newest value counts
         self._publishing = threading.Lock()  # held from a newest value's change until it is published
-        self._explain_refusal: dict[int, tuple[float, Any]] = {}  # when and why, by message number
-        self._stated: dict[int, str] = {}  # topic by message number, of newest values said to a new connection
+        self._refusals: dict[int, tuple[float, Any]] = {}  # when and why, by message number
+        self._stated: dict[int, str] = {}  # topic by message number, of newest values sent on a new connection
         self._largest: int | None = None  # bytes of a message that the broker takes
-        self._describe_exit = threading.Event()
-        self._refusal = "it does not answer" + tls * ", or its certificate is not trusted"
+        self._closing = threading.Event()
+        self._refusal = "it does not answer, or its certificate is not trusted" if tls else "it does not answer"
 
-    def open(self, hearing: RunContext) -> None:
-        """Begin to connect, and go on trying: a broker may start later than this."""
-        self._say = hearing.say
-        self._sounds, self._sources = self._topics(hearing.labels), slugs(hearing.sources)
+    def open(self, context: RunContext) -> None:
+        """Start to connect, and keep trying: the broker may start later."""
+        self._say = context.say
+        self._sounds, self._sources = self._topics(context.labels), slugs(context.sources)
         if self._prefix is not None:
-            self._document = discovery(self._topic, hearing.labels, self._sounds, self._sources)
-        self._newest = {message.topic: message for message in self._first()}
+            self._document = discovery(self._topic, context.labels, self._sounds, self._sources)
+        self._newest = {message.topic: message for message in self._initial_messages()}
         self._mqtt = require("paho.mqtt.client", "service")
         self._start(self._mqtt.MQTTv5)
         threading.Thread(target=self._repeat, name="flexiast-mqtt-repeat", daemon=True).start()
@@ -147,13 +149,13 @@ class Mqtt:
             raise SinkError(f"{self._host}:{self._port} refuses it: {reason}")
 
     def close(self) -> None:
-        """Say that nothing sounds any more and offline, which a clean goodbye would keep the broker from saying."""
-        self._describe_exit.set()
+        """Publish that nothing sounds, and offline: after a clean disconnect the broker does not publish the will."""
+        self._closing.set()
         if self._client.is_connected():
             silence = [Message(self._sound(label), "OFF", retain=True) for label in sorted(self._list_active_labels())]
             for message in [*silence, Message(f"{self._topic}/status", "offline", retain=True)]:
                 last = self._publish(message)
-            last.wait_for_publish(GOODBYE_S)
+            last.wait_for_publish(OFFLINE_S)
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -165,7 +167,7 @@ class Mqtt:
 
     def _refusal_of(self, sent: _Sent) -> Any:
         """The broker's reason code, if it refused a message of it; numbers of messages are used again and again."""
-        answers = [self._explain_refusal.pop(info.mid, None) for info in sent.infos or ()]
+        answers = [self._refusals.pop(info.mid, None) for info in sent.infos or ()]
         return next((reason for at_s, reason in filter(None, answers) if at_s >= sent.published_s), None)
 
     def _start(self, protocol: int) -> None:
@@ -174,8 +176,8 @@ class Mqtt:
         client: Client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=protocol)
         client.will_set(f"{self._topic}/status", "offline", qos=1, retain=True)
         client.reconnect_delay_set(*RECONNECT_S)
-        client.on_connect, client.on_disconnect = self._on_connect, self._disconnected
-        client.on_publish, client.on_message = self._acknowledged, self._received
+        client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
+        client.on_publish, client.on_message = self._on_publish, self._on_message
         if self._user is not None:
             password = None if self._password is None else self._password.get_secret_value()
             client.username_pw_set(self._user.get_secret_value(), password)
@@ -184,7 +186,7 @@ class Mqtt:
                 client.tls_set(ca_certs=None if self._ca is None else str(self._ca))
             except OSError as error:
                 raise UsageError(f"the certificates in {self._ca} cannot be read: {error}") from error
-        self._client, self._protocol, self._drops, self._record_window = client, protocol, 0, False
+        self._client, self._protocol, self._drops, self._is_answered = client, protocol, 0, False
         self._sent.clear()
         client.connect_async(self._host, self._port)
         client.loop_start()
@@ -203,8 +205,8 @@ class Mqtt:
             raise UsageError(f"the model has no label {', '.join(map(repr, unknown))}; it has {', '.join(labels)}")
         return {label: slug for label, slug in slugs(labels).items() if label in chosen}
 
-    def _first(self) -> Iterator[Message]:
-        """What is said whenever a connection begins, with the newest values."""
+    def _initial_messages(self) -> Iterator[Message]:
+        """Messages of every new connection, before any value has changed."""
         if self._prefix is not None:
             yield self._discovery(self._document)
         for label in self._sounds:
@@ -248,8 +250,8 @@ class Mqtt:
         return self._largest is not None and size > self._largest
 
     def _repeat(self) -> None:
-        """In a thread of its own: whoever connects while a sound lasts learns of it, though ON is not retained."""
-        while not self._describe_exit.wait(REPEAT_S):
+        """Repeat each ON in a thread of its own: it is not retained, and a client may subscribe while a sound lasts."""
+        while not self._closing.wait(REPEAT_S):
             if self._client.is_connected():
                 with self._publishing:
                     for message in self._newest.values():
@@ -259,8 +261,8 @@ class Mqtt:
     # -------------------------------------------------------------------------- called by the client, in its own thread
 
     def _on_connect(self, client: Client, _: Any, __: Any, reason: Any, properties: Any) -> None:
-        """A broker that was restarted may have forgotten all that was retained."""
-        self._record_window = True
+        """Publish all newest values: a restarted broker may have lost what was retained."""
+        self._is_answered = True
         if reason.is_failure:
             self._refusal = f"it answers {reason}"
             if reason.value == UNSUPPORTED_VERSION and self._protocol == self._mqtt.MQTTv5:
@@ -278,10 +280,10 @@ class Mqtt:
                     info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
                     self._stated[info.mid] = message.topic
 
-    def _disconnected(self, client: Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
-        """Brokers that know no MQTT 5 should say so; some end the connection without a word."""
-        answered, self._record_window = self._record_window, False
-        if client is not self._client or self._describe_exit.is_set():
+    def _on_disconnect(self, client: Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
+        """Fall back to MQTT 3.1.1. Brokers without MQTT 5 should refuse it; some just end the connection."""
+        answered, self._is_answered = self._is_answered, False
+        if client is not self._client or self._closing.is_set():
             return
         if answered:
             if reason.is_failure and self._drops < 0 and reason.getName() != "Unspecified error":
@@ -300,18 +302,18 @@ class Mqtt:
     def _restart(self, client: Client, protocol: int, pause_s: float = 0.0) -> None:
         client.disconnect()
         client.loop_stop()  # ends with the callback that this is called from
-        if not self._describe_exit.wait(pause_s):
+        if not self._closing.wait(pause_s):
             self._start(protocol)
 
-    def _acknowledged(self, _: Client, __: Any, number: int, reason: Any, ___: Any) -> None:
+    def _on_publish(self, _: Client, __: Any, number: int, reason: Any, ___: Any) -> None:
         topic = self._stated.pop(number, None)
         if reason.is_failure and topic is None:
-            self._explain_refusal[number] = time.monotonic(), reason
+            self._refusals[number] = time.monotonic(), reason
         elif reason.is_failure:
             self._say(f"{self.name}: the broker refuses {topic}: {reason}")
 
-    def _received(self, client: Client, _: Any, message: Any) -> None:
-        """What an earlier run told Home Assistant: what is no longer there is to be removed."""
+    def _on_message(self, client: Client, _: Any, message: Any) -> None:
+        """Take the discovery message of an earlier run, and remove its components that no longer exist."""
         if not message.retain or self._prefix is None:
             return
         try:

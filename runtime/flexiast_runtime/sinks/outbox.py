@@ -1,4 +1,4 @@
-"""Between the listener and a sink: a bounded queue and a thread.
+"""Between a stream and a sink: a bounded queue and a thread.
 
 A sink that is slow, fails or hangs stops neither the audio nor the other sinks. A record that a sink does not take
 steps aside, so that it does not hold up the others.
@@ -34,10 +34,11 @@ CLOSING_S = 5.0
 ENDING_PAUSE_S = 0.5
 """Longest pause between tries then."""
 RELEASING_S = 1.0
-"""Seconds after that for a sink to say goodbye."""
+"""Seconds after that for a sink to close."""
 REPEAT_S = 3600.0
-"""Seconds for which the same failure is not logged again."""
-_LOOK_S = 0.1
+"""Seconds before the same failure is logged again"""
+_POLL_S = 0.1
+"""Seconds between two checks whether a signal handler wants the end to hurry; it cannot notify a condition."""
 
 Outcome = Literal["delivered", "refused", "dropped"]
 
@@ -80,7 +81,7 @@ class Outbox:
         back_off: BackOff = BackOff(),
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """``say`` logs when the sink begins to fail and when it delivers again, by the outbox's own thread."""
+        """``say`` logs a sink that starts to fail or delivers again. It is called in the outbox's own thread."""
         self._say, self._failing = say, False
         self._logged: dict[str, float] = {}  # failures, and when they were last logged
         self._sink, self._capacity, self._back_off = sink, capacity, back_off
@@ -89,22 +90,22 @@ class Outbox:
         self._aside: list[_Waiting] = []  # tried and not taken, each due at a time of its own
         self._in_hand: _Waiting | None = None
         self._number = self._failures = 0  # records so far; failures since the last delivery
-        self._pause_until_s = self._not_before_s = 0.0  # by our back-off; by what the receiver asked for
+        self._pause_until_s = self._not_before_s = 0.0  # by our back-off; by what the receiver requested
         self._delivered_s = self._settled_s = -math.inf
         self._counts = Counts(sink.name)
         self._until: float | None = None  # monotonic time at which the last try begins; None before the end
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"flexiast-sink {sink.name}", daemon=True)
 
-    def open(self, hearing: RunContext) -> None:
+    def open(self, context: RunContext) -> None:
         """Open the sink, in the caller's thread: what the user must mend is raised here.
 
         One that is down for now is opened later, before its first record.
         """
         try:
-            self._sink.open(hearing)
+            self._sink.open(context)
         except SinkUnavailableError as error:
-            self._unopened = hearing
+            self._unopened = context
             self._record_failure(error)
         self._thread.start()
 
@@ -113,9 +114,9 @@ class Outbox:
         if not self._sink.wants(record):
             return
         with self._changed:
-            if self._held() >= self._capacity:
+            if self._waiting_count() >= self._capacity:
                 self._drop_oldest()
-            if not self._held() and self._in_hand is None:
+            if not self._waiting_count() and self._in_hand is None:
                 self._settled_s = time.monotonic()  # until now it had nothing to take
             self._number += 1
             self._queue.append(_Waiting(record, self._number))
@@ -123,16 +124,16 @@ class Outbox:
 
     def wait_for_room(self, hurried: Callable[[], bool]) -> None:
         """Wait while the queue is full, as a recording can; not for a sink that takes nothing for ``STALLED_S``."""
-        self._wait_while(lambda: self._held() >= self._capacity, hurried)
+        self._wait_while(lambda: self._waiting_count() >= self._capacity, hurried)
 
     def drain(self, hurried: Callable[[], bool]) -> None:
         """Wait until everything was taken, or the sink takes nothing for ``STALLED_S``, or ``hurried``."""
-        self._wait_while(lambda: self._held() > 0 or self._in_hand is not None, hurried)
+        self._wait_while(lambda: self._waiting_count() > 0 or self._in_hand is not None, hurried)
 
     @property
     def counts(self) -> Counts:
         with self._changed:
-            return replace(self._counts, waiting=self._held() + (self._in_hand is not None))
+            return replace(self._counts, waiting=self._waiting_count() + (self._in_hand is not None))
 
     def end(self, limit_s: float = CLOSING_S) -> None:
         """No more will be put; what waits may be delivered for so many seconds. Does not wait."""
@@ -228,23 +229,23 @@ class Outbox:
             waiting.passed += self._delivered_s > waiting.first_failed_s
             waiting.first_failed_s = min(waiting.first_failed_s, now_s)
             self._not_before_s = now_s + error.retry_after_s
-            # After one that may be alone in failing the next is tried at once; a second one in a row tells of more.
+            # One record may fail for its own reasons, so the next is tried at once. Two in a row mean a failing sink.
             in_a_row = self._failures - (not down)
-            self._pause_until_s = now_s + (self._limited(self._back_off.wait_s(in_a_row)) if in_a_row else 0.0)
+            self._pause_until_s = now_s + (self._limit_pause(self._back_off.wait_s(in_a_row)) if in_a_row else 0.0)
             hopeless = not down and (waiting.passed >= TRIES - 1 or now_s - waiting.first_failed_s >= LONGEST_TRIED_S)
-            full = self._held() >= self._capacity
+            full = self._waiting_count() >= self._capacity
             if not (hopeless or full):
                 self._in_hand = None
                 if down:
                     self._queue.appendleft(waiting)
                 else:
-                    waiting.due_s = now_s + self._limited(self._back_off.wait_s(waiting.tries))
+                    waiting.due_s = now_s + self._limit_pause(self._back_off.wait_s(waiting.tries))
                     self._aside.append(waiting)
         self._record_failure(error, alone=self._failures == 1 and not down and not hopeless)
         if hopeless or full:
             self._settle("refused" if hopeless else "dropped")
 
-    def _limited(self, pause_s: float) -> float:
+    def _limit_pause(self, pause_s: float) -> float:
         return pause_s if self._until is None else min(pause_s, ENDING_PAUSE_S)
 
     def _record_failure(self, error: Exception, *, alone: bool = False) -> None:
@@ -263,7 +264,7 @@ class Outbox:
 
     # ---------------------------------------------------------------------------------------- while `_changed` is held
 
-    def _held(self) -> int:
+    def _waiting_count(self) -> int:
         return len(self._queue) + len(self._aside)
 
     def _drop_oldest(self) -> None:
@@ -281,16 +282,16 @@ class Outbox:
     def _count(self, what: Outcome | Literal["retried"]) -> None:
         self._counts = replace(self._counts, **{what: getattr(self._counts, what) + 1})
 
-    def _wait_while(self, so: Callable[[], bool], hurried: Callable[[], bool]) -> None:
+    def _wait_while(self, condition: Callable[[], bool], hurried: Callable[[], bool]) -> None:
         with self._changed:
-            while so() and not hurried():
+            while condition() and not hurried():
                 if time.monotonic() >= max(self._settled_s, self._not_before_s) + STALLED_S:
                     return
-                self._changed.wait(_LOOK_S)  # a signal handler, which makes it hurry, wakes nobody
+                self._changed.wait(_POLL_S)
 
 
 def _defect(error: Exception) -> str:
-    """What kind of error and where: its text was not written for users and might hold a credential."""
+    """The kind and place of an error. Its text is not meant for users and might hold a credential."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
 
@@ -298,7 +299,7 @@ def _defect(error: Exception) -> str:
 @contextmanager
 def open_outboxes(
     sinks: Iterable[Sink],
-    hearing: RunContext,
+    context: RunContext,
     *,
     closing_s: float = CLOSING_S,
     say: Callable[[str], None] = lambda text: None,
@@ -309,13 +310,13 @@ def open_outboxes(
     A recording, which can wait, gives ``hurried``: until that is true the end waits for sinks that go on taking.
     """
     outboxes = tuple(Outbox(sink, say=say) for sink in sinks)
-    hearing = replace(hearing, counts=lambda: [outbox.counts for outbox in outboxes], say=say)
+    context = replace(context, counts=lambda: [outbox.counts for outbox in outboxes], say=say)
     try:
         for outbox in outboxes:
-            outbox.open(hearing)
+            outbox.open(context)
         yield outboxes
     finally:
-        for history in hearing.histories.values():
+        for history in context.histories.values():
             history.end()  # no clip waits for more
         for outbox in outboxes:
             outbox.drain(hurried)

@@ -120,8 +120,8 @@ def _path(kind: str, target: str) -> Path:
 
 def _jsonl(target: str, options: Options) -> Sink:
     if "keep" in options and "rotate" not in options:
-        raise UsageError("--to jsonl: keep says how many rotated files stay; give rotate=SIZE too")
-    return JsonlFile(_path("jsonl", target), options.get("rotate"), **_some(options, "keep"))
+        raise UsageError("--to jsonl: keep is the number of rotated files; give rotate=SIZE too")
+    return JsonlFile(_path("jsonl", target), options.get("rotate"), **_constructor_arguments(options, "keep"))
 
 
 def _sqlite(target: str, options: Options) -> Sink:
@@ -130,7 +130,9 @@ def _sqlite(target: str, options: Options) -> Sink:
 
 def _clips(target: str, options: Options) -> Sink:
     retention = Retention(options.get("keep"), options.get("total"))
-    return Clips(_path("clips", target), retention=retention, **_some(options, pre="pre_s", post="post_s"))
+    return Clips(
+        _path("clips", target), retention=retention, **_constructor_arguments(options, pre="pre_s", post="post_s")
+    )
 
 
 def _exec(target: str, options: Options) -> Sink:
@@ -140,7 +142,7 @@ def _exec(target: str, options: Options) -> Sink:
         raise UsageError(f"--to exec: the command cannot be read: {error}") from None
     if not argv:
         raise UsageError(f"--to exec: has no command; write {KINDS['exec'].example}")
-    return Command(argv, **_some(options, "name", timeout="timeout_s"))
+    return Command(argv, **_constructor_arguments(options, "name", timeout="timeout_s"))
 
 
 def _mqtt(scheme: str) -> Callable[[str, Options], Sink]:
@@ -159,7 +161,7 @@ def _mqtt(scheme: str) -> Callable[[str, Options], Sink]:
             tls=scheme == "mqtts",
             user=user,
             password=password,
-            **_some(options, "ca", "labels", "discovery"),
+            **_constructor_arguments(options, "ca", "labels", "discovery"),
         )
 
     return make
@@ -175,7 +177,7 @@ def _webhook(scheme: str) -> Callable[[str, Options], Sink]:
             template=template,
             token=token,
             secret=secret,
-            **_some(options, "name", timeout="timeout_s"),
+            **_constructor_arguments(options, "name", timeout="timeout_s"),
         )
 
     return make
@@ -191,7 +193,7 @@ def _metrics(target: str, options: Options) -> Sink:
 
 
 def _url(scheme: str, target: str) -> SplitResult:
-    """The parts of an address; what it says is not repeated, for it may hold a secret."""
+    """The parts of an address. Errors do not repeat it, because it may hold a secret."""
     example = KINDS[scheme].example
     if not re.fullmatch(r"//[!-~]+", target):
         raise UsageError(f"--to {scheme}: has no address of printable ASCII; write {example}")
@@ -213,7 +215,7 @@ def _url(scheme: str, target: str) -> SplitResult:
     return parts
 
 
-def _some(options: Options, *same: str, **renamed: str) -> Options:
+def _constructor_arguments(options: Options, *same: str, **renamed: str) -> Options:
     """The options that were given, as arguments of a constructor."""
     names = dict.fromkeys(same) | renamed
     return {names[key] or key: value for key, value in options.items() if key in names}

@@ -25,7 +25,7 @@ NAME = re.compile(r"(\d{8}T\d{6}Z|\d{7}\.\d{2}s)_[A-Za-z0-9]+(-[A-Za-z0-9]+)*_[0
 CLOCK = ".flexiast-clock"
 """The file in the folder that holds the last plausible time, in Unix seconds"""
 LONGEST_OFF_S = 180 * 86400.0
-"""How much later than the last plausible time it may be without a word from the kernel: half a year in a drawer"""
+"""How much later than the last plausible time it may be without synchronisation: half a year in a drawer"""
 LONGEST_BACK_S = 86400.0
 """How much earlier it may be: a clock that is corrected"""
 CLOCK_EVERY_S = 600.0
@@ -58,7 +58,7 @@ class Clip(NamedTuple):
 class Keeper:
     """Knows the clips of a folder, and removes those that may stay no longer.
 
-    The folder is listed at the start and every hour; in between the list is kept up by what is added.
+    The folder is listed at the start and every hour; in between, new clips are added to the list.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Keeper:
         self._monotonic = monotonic
         self._clips: deque[Clip] = deque()  # the oldest first
         self._total = 0
-        self._removed = self._removed_bytes = 0  # since it was last said
+        self._removed = self._removed_bytes = 0  # since the last report
         self.list_folder()
         newest_s = self._clips[-1].written_s if self._clips else None
         self._clock = None
@@ -83,9 +83,9 @@ class Keeper:
             self._clock = PlausibleClock(folder / CLOCK, newest_s, wall, synchronised, monotonic, say)
 
     def list_folder(self) -> None:
-        """Look what is there; raises OSError."""
+        """Read the folder again; raises OSError."""
         self._listed_s = self._monotonic()
-        self._clips = deque(sorted(own(self._folder)))
+        self._clips = deque(sorted(list_clips(self._folder)))
         self._total = sum(clip.size for clip in self._clips)
 
     def add(self, name: str) -> None:
@@ -102,11 +102,11 @@ class Keeper:
         if self._monotonic() - self._listed_s >= LIST_EVERY_S:
             self.list_folder()
             self.report()
-        spared = 0 if size else 1  # size alone never takes the newest
+        protected = 0 if size else 1  # the size limit alone never removes the newest
         oldest_s = self._oldest_s()
         while self._clips:
             clip = self._clips[0]
-            too_much = self._is_too_much(size) and len(self._clips) > spared
+            too_much = self._is_too_much(size) and len(self._clips) > protected
             if not (too_much or clip.written_s < oldest_s):
                 break
             (self._folder / clip.name).unlink(missing_ok=True)
@@ -151,7 +151,7 @@ class PlausibleClock:
     ) -> None:
         self._file, self._wall, self._synchronised, self._say = file, wall, synchronised, say
         self._monotonic = monotonic
-        stored_s = _stored(file)
+        stored_s = _read_time(file)
         last_s = newest_s if stored_s is None else stored_s
         self._last_s, self._at_s = wall() if last_s is None else last_s, monotonic()
         self._written_s = -CLOCK_EVERY_S
@@ -179,8 +179,8 @@ class PlausibleClock:
                 write_atomically(self._file, f"{self._last_s:.0f}\n".encode())
 
 
-def own(folder: Path) -> Iterator[Clip]:
-    """The clips in a folder, told by their names; one that vanishes meanwhile is left out."""
+def list_clips(folder: Path) -> Iterator[Clip]:
+    """The clips in a folder, recognised by their names; one that vanishes meanwhile is left out."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if NAME.fullmatch(entry.name):
@@ -191,15 +191,15 @@ def own(folder: Path) -> Iterator[Clip]:
 
 
 def clock_is_synchronised() -> bool:
-    """Whether the kernel says that its clock is synchronised with others; False where it cannot be asked."""
+    """Whether the kernel reports a synchronised clock; False where it reports nothing."""
     try:
         adjtimex = ctypes.CDLL(None).adjtimex
     except (OSError, AttributeError, TypeError):  # no Linux
         return False
-    return 0 <= adjtimex(ctypes.create_string_buffer(512)) < _TIME_ERROR  # struct timex, all zero: only asks
+    return 0 <= adjtimex(ctypes.create_string_buffer(512)) < _TIME_ERROR  # struct timex, all zero: only reads
 
 
-def _stored(file: Path) -> float | None:
+def _read_time(file: Path) -> float | None:
     try:
         return float(file.read_text(encoding="ascii"))
     except (OSError, ValueError):

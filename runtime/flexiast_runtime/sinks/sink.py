@@ -15,14 +15,14 @@ PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN, er
 """Errors of a file system that pass without the user: a full disk, a share that is away"""
 
 
-def unusable(error: OSError, text: str) -> SinkError:
+def file_error(error: OSError, text: str) -> SinkError:
     """The error of a sink that cannot use its file or folder: down for now, or for good until the user acts."""
     return (SinkDownError if error.errno in PASSING else SinkError)(text)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How one sink has done so far, in records."""
+    """Records of one sink so far."""
 
     name: str
     waiting: int = 0
@@ -47,14 +47,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What the sinks are told of a run before its first record."""
+    """What a sink needs to know about a run before its first record."""
 
     labels: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     histories: Mapping[str, Audio] = field(default_factory=dict)
     """The audio of each source, by its name"""
     counts: Callable[[], Sequence[Counts]] = tuple
-    """How all sinks of the run have done"""
+    """Counts of all sinks of the run"""
     patch_sizes: tuple[str, ...] = ()
     """Those that may run"""
     say: Callable[[str], None] = lambda text: None
@@ -64,13 +64,13 @@ class RunContext:
 class Sink(Protocol):
     """Takes records, one at a time; an `Outbox` calls it.
 
-    `name` tells sinks apart and holds nothing secret.
+    `name` identifies the sink in logs and holds nothing secret.
     """
 
     @property
     def name(self) -> str: ...
 
-    def open(self, hearing: RunContext) -> None:
+    def open(self, context: RunContext, /) -> None:
         """Get ready; raises FlexiastError where the user must act. What may come back by itself is not waited for.
 
         After SinkDownError it is called again, in another thread, until it succeeds.
@@ -78,14 +78,14 @@ class Sink(Protocol):
         ...
 
     def wants(self, record: Record) -> bool:
-        """Whether the record is to be delivered. Asked once for each record, by who publishes: must not wait."""
+        """Whether to deliver the record. Called once for each record, in the thread of the stream: must not wait."""
         ...
 
     def deliver(self, record: Any, /) -> None:
         """Hand over a record that it wants; when this returns, it is acknowledged.
 
         Raises SinkUnavailableError for a record that is worth another try: others may come before it is there again.
-        SinkDownError says that none can be delivered: the same record comes again, and the order is kept. SinkError
+        SinkDownError means that no record can be delivered: the same one comes again, and the order is kept. SinkError
         is for a record that will never be taken.
         """
         ...

@@ -10,7 +10,7 @@ from pathlib import Path
 from flexiast.errors import SinkDownError, SinkError
 from flexiast_runtime.detection.records import Event, Record
 from flexiast_runtime.history import default_database, prepare
-from flexiast_runtime.sinks.sink import RunContext, unusable
+from flexiast_runtime.sinks.sink import RunContext, file_error
 
 PASSING = {5, 6, 13}
 """SQLITE_BUSY, SQLITE_LOCKED and SQLITE_FULL"""
@@ -26,7 +26,7 @@ class SqliteHistory:
         self._path = path or default_database()
         self.name = f"sqlite:{self._path}"
 
-    def open(self, hearing: RunContext) -> None:
+    def open(self, context: RunContext) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Opened here and used by the outbox's thread, one after the other.
@@ -36,7 +36,7 @@ class SqliteHistory:
                 prepare(self._connection, self._path)
                 on_failure.pop_all()
         except OSError as error:
-            raise unusable(error, f"{self._path.parent} cannot be made: {error.strerror}; name another") from error
+            raise file_error(error, f"{self._path.parent} cannot be made: {error.strerror}; name another") from error
         except sqlite3.Error as error:
             kind = SinkDownError if _passes(error) else SinkError
             raise kind(f"{self._path} cannot be used as a database of events: {error}; name another") from error
@@ -46,7 +46,7 @@ class SqliteHistory:
 
     def deliver(self, event: Event) -> None:
         document = json.dumps(event.document(), ensure_ascii=False)
-        row = (event.id, event.source, event.label, event.began_at_s, event.score, document)
+        row = (event.id, event.source, event.label, event.started_at_s, event.score, document)
         try:
             with self._connection:
                 self._connection.execute("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?)", row)

@@ -24,7 +24,7 @@ def check_template(text: str, where: str) -> Template:
     return template
 
 
-def fields(event: Event) -> dict[str, str]:
+def event_fields(event: Event) -> dict[str, str]:
     """The event's fields as text; empty where a recording has none."""
     return {name: "" if value is None else str(value) for name, value in event.document().items()}
 
@@ -41,7 +41,7 @@ class BodyTemplate:
 
     def body(self, event: Event) -> tuple[str, bytes]:
         """Content type and body for one event."""
-        values = fields(event)
+        values = event_fields(event)
         if self._json:
             values = {name: json.dumps(value, ensure_ascii=False)[1:-1] for name, value in values.items()}
         content_type = "application/json" if self._json else "text/plain; charset=utf-8"

@@ -57,7 +57,7 @@ class Webhook:
         self._timeout_s, self._wall = timeout_s, wall
         self._opener = urllib.request.build_opener(_NoRedirect)
 
-    def open(self, hearing: RunContext) -> None:
+    def open(self, context: RunContext) -> None:
         """Nothing is sent before the first event."""
 
     def wants(self, record: Record) -> bool:
@@ -69,12 +69,12 @@ class Webhook:
                 pass
         except urllib.error.HTTPError as error:
             error.close()
-            said = f"it answered {error.code}"
+            answer = f"it answered {error.code}"
             if error.code < 500 and error.code not in PASSING:
-                raise SinkError(said) from None
+                raise SinkError(answer) from None
             wait_s = retry_after_s(error.headers.get("Retry-After"), self._wall())
-            asked = f" and asks to wait {wait_s:,.0f} s" if wait_s else ""
-            raise SinkUnavailableError(said + asked, wait_s) from None
+            pause = f" and asks to wait {wait_s:,.0f} s" if wait_s else ""
+            raise SinkUnavailableError(answer + pause, wait_s) from None
         except (OSError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             kind = SinkUnavailableError if isinstance(reason, _BROKEN_OFF) else SinkDownError
@@ -101,7 +101,7 @@ def signature(secret: SecretStr, timestamp: str, body: bytes) -> str:
 
 
 def retry_after_s(value: str | None, now_s: float) -> float:
-    """Seconds that a Retry-After header asks for, as a number or an HTTP date (RFC 9110, 10.2.3); else 0."""
+    """Seconds in a Retry-After header, as a number or an HTTP date (RFC 9110, 10.2.3); else 0."""
     if value is None:
         return 0.0
     if re.fullmatch(r"\s*\d{1,9}\s*", value):

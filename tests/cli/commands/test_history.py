@@ -16,7 +16,8 @@ from rich.console import Console
 
 from flexiast.errors import UsageError
 from flexiast_cli.commands.history.chart import SHOWN, SLOTS, Day
-from flexiast_cli.commands.history.command import Format, _when, history
+from flexiast_cli.commands.history.command import Format, QueryOptions
+from flexiast_cli.commands.history.run import _when, run
 from flexiast_runtime.detection.records import Event
 from flexiast_runtime.sinks.sink import RunContext
 from flexiast_runtime.sinks.sqlite import SqliteHistory
@@ -31,10 +32,10 @@ Show = Callable[..., tuple[str, str]]
 def at(hour: float, label: str = "dog", **fields: object) -> Event:
     began = (DAY + datetime.timedelta(hours=hour)).timestamp()
     start = round(3600 * hour) * RATE_HZ
-    return event(label=label, **{"began_at_s": began, "start_sample": start, "end_sample": start + RATE_HZ} | fields)
+    return event(label=label, **{"started_at_s": began, "start_sample": start, "end_sample": start + RATE_HZ} | fields)
 
 
-EVENTS = (at(1, "rain"), at(9.4), at(9.6, source="yard"), at(30, "=SUM(A1)"), at(9, "tape", began_at_s=None))
+EVENTS = (at(1, "rain"), at(9.4), at(9.6, source="yard"), at(30, "=SUM(A1)"), at(9, "tape", started_at_s=None))
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def show(database: Path, capsys: pytest.CaptureFixture[str]) -> Show:
     """Run the command here, which is faster than in a process of its own: stdout, stderr."""
 
-    def show(form: Format = Format.TABLE, **options: Any) -> tuple[str, str]:
-        history(database, form=form, **options)
+    def show(form: Format = Format.TABLE, *, plot: Path | None = None, **options: Any) -> tuple[str, str]:
+        run(database, QueryOptions(**options), form, plot)
         return capsys.readouterr()
 
     return show
@@ -65,8 +66,8 @@ def test_all_forms_tell_the_same_events(show: Show, database: Path) -> None:
     document = json.loads(show(Format.JSON)[0])
     assert document["events"] == expected and document["schema_version"]
     rows = list(csv.DictReader(io.StringIO(show(Format.CSV)[0])))
-    assert [(row["id"], row["label"], row["began_at"], float(row["score"])) for row in rows] == [
-        (event["id"], event["label"], event["began_at"] or "", event["score"]) for event in expected
+    assert [(row["id"], row["label"], row["started_at"], float(row["score"])) for row in rows] == [
+        (event["id"], event["label"], event["started_at"] or "", event["score"]) for event in expected
     ]
     table, note = show()
     assert "Mon 25 Nov 2024 09:24:00" in table and "at 32400.0 s" in table and "yard" in table
@@ -104,9 +105,9 @@ def test_years_and_the_hour_that_comes_twice_are_told_apart(tmp_path: Path, caps
     sink.open(RunContext())
     first = datetime.datetime(2026, 10, 25, 0, 30, tzinfo=datetime.timezone.utc)
     for number, moment in enumerate((first - datetime.timedelta(days=364), first, first + datetime.timedelta(hours=1))):
-        sink.deliver(event(began_at_s=moment.timestamp(), start_sample=number * RATE_HZ))
+        sink.deliver(event(started_at_s=moment.timestamp(), start_sample=number * RATE_HZ))
     sink.close()
-    history(tmp_path / "h.db")
+    run(tmp_path / "h.db", QueryOptions(), Format.TABLE, plot=None)
     shown = [" ".join(line.split()[:6]) for line in capsys.readouterr().out.splitlines()[1:]]
     assert shown == [
         "Sun 26 Oct 2025 02:30:00 +0200",
@@ -118,10 +119,10 @@ def test_years_and_the_hour_that_comes_twice_are_told_apart(tmp_path: Path, caps
 def test_a_label_that_never_occurred_is_told_its_neighbours(show: Show, database: Path) -> None:
     for form in Format:
         printed, note = show(form, labels=["dogg", "rain", "zzzz"])
-        assert "'dogg' was never heard; did you mean dog?" in note
-        assert "'zzzz' was never heard" in note and "'rain'" not in note
-        assert "never heard" not in printed
-    assert "never heard" not in show(labels=["tape"], since="24h")[1]  # heard, though not in that time
+        assert "'dogg' was never detected; did you mean dog?" in note
+        assert "'zzzz' was never detected" in note and "'rain'" not in note
+        assert "never detected" not in printed
+    assert "never detected" not in show(labels=["tape"], since="24h")[1]  # detected, though not in that time
 
 
 def test_the_chart_and_the_picture(show: Show, tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_the_chart_and_the_picture(show: Show, tmp_path: Path) -> None:
     assert "recordings have no time of day: 1 left out" in note
     (dog,) = (line for line in chart.splitlines() if line.startswith("dog"))
     assert dog.split() == ["dog", "·" * 18 + "▇▇" + "·" * 28, "2"]
-    assert "nothing was heard" in show(Format.CHART, labels=["none"])[1]
+    assert "no event in that time" in show(Format.CHART, labels=["none"])[1]
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     show(plot=tmp_path / "new" / "day.png")
     assert (tmp_path / "new" / "day.png").read_bytes().startswith(b"\x89PNG")
@@ -150,7 +151,7 @@ def test_the_hour_that_comes_twice_is_told_apart(monkeypatch: pytest.MonkeyPatch
     time.tzset()
     try:
         began = ("2026-10-25T00:30:00+00:00", "2026-10-25T01:30:00+00:00", "2026-10-25T02:30:00+00:00")
-        assert [_when({"began_at": at}) for at in began] == [
+        assert [_when({"started_at": at}) for at in began] == [
             "Sun 25 Oct 2026 02:30:00 +0200",
             "Sun 25 Oct 2026 02:30:00 +0100",
             "Sun 25 Oct 2026 03:30:00",

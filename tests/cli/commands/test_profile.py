@@ -93,7 +93,7 @@ def test_a_profile_takes_its_energy_from_the_source(run: Run, bundle: Path) -> N
     (found,) = document["measurements"]
     assert document["meter"] == source
     assert document["idle_w"] == pytest.approx(3.5)
-    assert found["mj_above_idle"] == 0
+    assert found["energy_above_idle_mj"] == 0
     assert found["gpu"] is None
 
 

@@ -189,7 +189,7 @@ def test_a_file_that_others_may_write_is_used_only_if_named(tmp_path: Path) -> N
     path.write_text("[listen]\nexplain = true")
     path.chmod(0o666)
     environment = {"XDG_CONFIG_HOME": str(tmp_path / "none")}
-    with pytest.raises(UsageError, match="written by everybody, so it is not used unasked"):
+    with pytest.raises(UsageError, match="written by everybody, so it is not used unless named"):
         gather(None, environment, tmp_path, CATALOGUE)
     assert len(gather(path, environment, tmp_path, CATALOGUE)) == 1
     mine = path.stat()

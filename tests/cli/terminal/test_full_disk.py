@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexiast_cli.terminal.full_disk import RoomyFile, surviving_full_disk
+from flexiast_cli.terminal.full_disk import LossyFile, surviving_full_disk
 
 
 @given(st.lists(st.tuples(st.text("ab", max_size=30), st.booleans()), max_size=20), st.integers(0, 200))
@@ -28,7 +28,7 @@ def test_what_is_there_are_whole_lines_but_for_those_that_were_torn(
     notes: list[str] = []
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with path.open("wb", buffering=0) as disk:
-        file = RoomyFile(disk.fileno(), notes.append)
+        file = LossyFile(disk.fileno(), notes.append)
         try:
             for text, has_room in lines:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limits[1] if has_room else room, limits[1]))
@@ -36,8 +36,8 @@ def test_what_is_there_are_whole_lines_but_for_those_that_were_torn(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     kept, wanted = path.read_text().splitlines(), [text for text, _ in lines]
-    whole = len(lines) - file.left_out
-    assert len(notes) == (file.left_out > 0)
+    whole = len(lines) - file.dropped_lines
+    assert len(notes) == (file.dropped_lines > 0)
     assert all(text in kept for text, has_room in lines if has_room)
     # a line may be torn at its very end: it counts as left out, and is whole once the next one begins
     assert whole <= sum(text in kept for text in wanted)

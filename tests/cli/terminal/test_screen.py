@@ -49,15 +49,15 @@ def status(source: str = "garden", time_s: float = 5.0, **fields: Any) -> Status
         "dropped_s": 0.0,
         "skipped": 0,
         "battery": Battery(0.42, True),
-        "heat_room_k": 12.4,
+        "thermal_headroom_c": 12.4,
         "signal": Signal(level_dbfs=-23.0, peak_dbfs=-9.0),
         "frames": frames,
     }
     return Status(source, time_s, **given | fields)
 
 
-def event(source: str = "garden", label: str = "siren", began_at_s: float | None = None) -> Event:
-    return Event(source, label, 16_000, 48_000, 16_000, 0.8, FINE, began_at_s)
+def event(source: str = "garden", label: str = "siren", started_at_s: float | None = None) -> Event:
+    return Event(source, label, 16_000, 48_000, 16_000, 0.8, FINE, started_at_s)
 
 
 def drawn(records: list[Record], width: int = 100, height: int = 30, **console: Any) -> list[str]:
@@ -94,7 +94,7 @@ def test_the_picture_says_what_is_heard_at_which_size_and_why() -> None:
         "-23 dBFS",
         "▸ siren",
         "0.80",
-        "48x48 since 5.0 s: battery 42%",
+        "48x48 since 5.0 s: battery at 42%",
         "4.0 of 500 ms",
     ):
         assert expected in text
@@ -106,9 +106,9 @@ def test_the_picture_says_what_is_heard_at_which_size_and_why() -> None:
 
 def test_an_event_is_told_by_the_clock_where_there_is_one_and_by_the_day_unless_it_is_today() -> None:
     today = datetime.now().replace(hour=0, minute=0, second=1)
-    assert re.search(r"00:00:01 +2\.0 s  siren", plain(drawn([event(began_at_s=today.timestamp())])))
+    assert re.search(r"00:00:01 +2\.0 s  siren", plain(drawn([event(started_at_s=today.timestamp())])))
     before = today - timedelta(seconds=2)
-    assert re.search(rf"{before:%d %b} 23:59 +2\.0 s  siren", plain(drawn([event(began_at_s=before.timestamp())])))
+    assert re.search(rf"{before:%d %b} 23:59 +2\.0 s  siren", plain(drawn([event(started_at_s=before.timestamp())])))
 
 
 LONG = "domestic_animals_and_pets"
@@ -119,7 +119,7 @@ MICROPHONES = ("USB Audio Device: - (hw:1,0)", "Built-in Microphone", "Garden mi
 def test_one_source_shows_long_labels_with_duration_and_score(width: int, height: int) -> None:
     change = Switch("garden", 5.0, FINE, COARSE, "why")
     began = datetime.now().timestamp()
-    records = [status(top=((LONG, 0.91), ("rain", 0.2))), *[event(label=LONG, began_at_s=began)] * 6, change]
+    records = [status(top=((LONG, 0.91), ("rain", 0.2))), *[event(label=LONG, started_at_s=began)] * 6, change]
     text = plain(drawn(records, width, height))
     assert re.search(rf"2\.0 s  {LONG}  0\.80 .*  16x16 → 48x48" if height >= 30 else rf"2\.0 s  {LONG}  0\.80", text)
     assert re.search(rf"▸? {LONG[:15]}\S* [━╸─]{{5,}} 0\.91", text)
@@ -159,9 +159,9 @@ def test_a_source_that_is_lost_or_silent_says_so_until_it_is_back() -> None:
 
 
 def test_faults_of_a_microphone_are_shown_while_there_are_any() -> None:
-    faulty = Signal(level_dbfs=-23.0, peak_dbfs=-9.0, offset=-0.031, clipped=1234, invalid=2, gaps=1)
+    faulty = Signal(level_dbfs=-23.0, peak_dbfs=-9.0, dc_offset=-0.031, clipped=1234, invalid=2, gaps=1)
     assert "1 gap · 2 invalid · 1,234 clipped · DC" in plain(drawn([status(signal=faulty)], width=120))
-    sound = plain(drawn([status(signal=Signal(level_dbfs=-23.0, peak_dbfs=-9.0, offset=0.009))]))
+    sound = plain(drawn([status(signal=Signal(level_dbfs=-23.0, peak_dbfs=-9.0, dc_offset=0.009))]))
     assert not any(word in sound for word in ("gap", "invalid", "clipped", "DC offset"))
 
 

@@ -113,7 +113,7 @@ def test_what_a_person_sees_and_does(tab: Tab, build_frontend_spec: Callable[...
         tab.press(" ", " ")
         tab.until("document.getElementById('pause').getAttribute('aria-pressed') === 'true'")
         assert tab.value("document.getElementById('faults').textContent") == ""
-        page.publish(status(HOSTILE, time_s=6.0, patch=COARSE, signal=Signal(clipped=1234, offset=0.031)))
+        page.publish(status(HOSTILE, time_s=6.0, patch=COARSE, signal=Signal(clipped=1234, dc_offset=0.031)))
         tab.press(" ", " ")
         tab.until("document.getElementById('patch').textContent === '48x48'")
         assert tab.value("document.getElementById('faults').textContent") == "1,234 clipped · DC offset +3.1%"

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 
 from flexiast.errors import MissingExtraError, UsageError
 from flexiast.spec import FrontendSpec
+from flexiast_cli.options.validators import parse_address
 from flexiast_cli.spectrogram import shades
 from flexiast_cli.web import feed
 from flexiast_cli.web.feed import Browser, Message
-from flexiast_cli.web.server import PAGE, TOKEN_VARIABLE, WebPage, parse_address, tee_to_web
+from flexiast_cli.web.server import PAGE, TOKEN_VARIABLE, WebPage, tee_to_web
 from flexiast_runtime.audio.signal import Signal
 from flexiast_runtime.detection.records import SourceNotice, Status, Summary
 from tests.cli.terminal.test_screen import event, status
@@ -235,7 +236,7 @@ def test_a_browser_that_does_not_read_holds_up_nobody(serve: Any) -> None:
             pass
         waiting = sorted(len(each._waiting) for each in page._feed._browsers)
     assert waiting[0] == 0
-    assert 0 < waiting[-1] <= feed.QUEUED
+    assert 0 < waiting[-1] <= feed.MAX_QUEUED
 
 
 @given(st.lists(st.booleans(), max_size=400))
@@ -245,10 +246,10 @@ def test_a_slow_browser_loses_pictures_before_records(kinds: list[bool]) -> None
     for message in sent:
         browser.put(message)
     kept = list(browser._waiting)
-    assert len(kept) == min(len(sent), feed.QUEUED)
+    assert len(kept) == min(len(sent), feed.MAX_QUEUED)
     assert [message for message in sent if message in kept] == kept  # in order
     lost = [message for message in sent if message not in kept]
-    if sum(not message.picture for message in sent) <= feed.QUEUED:
+    if sum(not message.picture for message in sent) <= feed.MAX_QUEUED:
         assert all(message.picture for message in lost)
 
 

@@ -19,8 +19,8 @@ from flexiast_runtime.audio.devices import (
     InputDevice,
     choose,
     disambiguate,
-    find_again,
     input_devices,
+    match_device,
     missing_device_hint,
     usb_id,
 )
@@ -72,7 +72,7 @@ def test_two_of_the_same_name_are_told_apart_by_a_number(names: list[str]) -> No
     assert len(set(found)) == len(found)
     assert [name.partition(" #")[0] for name in found] == names
     devices = [InputDevice(index, name, "ALSA", 1, 48_000) for index, name in enumerate(found)]
-    assert all(choose(devices, device.name) is device is find_again(devices, device) for device in devices)
+    assert all(choose(devices, device.name) is device is match_device(devices, device) for device in devices)
 
 
 def test_two_of_the_same_kind_are_not_told_apart_by_their_usb_id() -> None:
@@ -100,17 +100,17 @@ def test_a_machine_without_a_microphone_says_what_to_do() -> None:
 
 
 def test_it_is_found_again_under_the_same_name() -> None:
-    assert find_again([device._replace(number=9) for device in DEVICES], ARRAY) == ARRAY._replace(number=9)
+    assert match_device([device._replace(number=9) for device in DEVICES], ARRAY) == ARRAY._replace(number=9)
 
 
 def test_a_usb_microphone_is_found_again_as_another_card() -> None:
     moved = WEBCAM._replace(name="C270 HD WEBCAM: USB Audio (hw:3,0)")
-    assert find_again((ARRAY, PULSE, moved), WEBCAM) is moved
+    assert match_device((ARRAY, PULSE, moved), WEBCAM) is moved
 
 
 def test_of_two_of_the_same_kind_the_name_tells() -> None:
     twin = WEBCAM._replace(name="C270 HD WEBCAM: USB Audio (hw:3,0)")
-    assert find_again((twin, WEBCAM), WEBCAM) is WEBCAM
+    assert match_device((twin, WEBCAM), WEBCAM) is WEBCAM
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_of_two_of_the_same_kind_the_name_tells() -> None:
     ],
 )
 def test_another_microphone_is_not_taken_for_it(other: InputDevice) -> None:
-    assert find_again([other], WEBCAM) is None
-    assert find_again([other], PULSE) is None
+    assert match_device([other], WEBCAM) is None
+    assert match_device([other], PULSE) is None
 
 
 # ----- what Linux tells

@@ -281,7 +281,7 @@ def test_one_that_may_come_is_looked_for_from_the_start(hear: Plug, wavs: dict[s
     config = running.rig / "alsa.conf"
     config.write_text(config.read_text().replace("pcm.other", "pcm.garden"))
     heard += until(running, state="found")
-    assert (heard[-1]["lost"], heard[-1]["reason"]) == (0, "it is heard from now on")
+    assert (heard[-1]["lost"], heard[-1]["reason"]) == (0, "audio starts now")
     assert running.process.wait(MANY_S) == 0
     piece = np.load(tmp_path / "heard.npz")["samples"][-12_000:, 0]
     played, rate_hz = soundfile.read(wavs["other"], dtype="float32")

@@ -56,7 +56,7 @@ def test_the_level_is_that_of_the_sound_without_its_offset(offset: float) -> Non
     signal = watched([Block(tone)] * 8)[0].signal
     assert signal.level_dbfs == pytest.approx(20 * np.log10(0.5 / np.sqrt(2)), abs=0.01)
     assert signal.peak_dbfs == pytest.approx(20 * np.log10(0.5 + offset), abs=0.01)
-    assert signal.offset == pytest.approx(offset, abs=0.001)
+    assert signal.dc_offset == pytest.approx(offset, abs=0.001)
 
 
 def test_silence_has_the_lowest_level_and_no_infinity() -> None:
@@ -100,7 +100,7 @@ def test_a_mix_that_would_cancel_is_said_once_and_the_loudest_channel_is_heard(
     source, heard = watched(cut(sound * np.float32(gains)))
     assert states(heard) == ["channels"]
     (notice,) = (block.notice for block in heard if block.notice is not None)
-    assert f"channel {channel} alone is heard" in notice.reason
+    assert f"only channel {channel} is used" in notice.reason
     assert source.signal.channel == channel
     assert f"channel {channel} alone" in source.signal.faults()
     mono = np.concatenate([block.samples for block in heard])

@@ -22,10 +22,10 @@ def fed(pieces: Iterable[tuple[float, float]]) -> Iterator[tuple[float, float]]:
     """(Seconds until it comes, seconds of audio) of each piece → (overdue when it comes, overdue beside it)."""
     pipe, now_s = PipeClock(), 1e6
     for wait_s, came_s in pieces:
-        pipe.wait_from(now_s)
+        pipe.start_wait(now_s)
         now_s += wait_s
         yield pipe.overdue_s(now_s), pipe.overdue_s(now_s, came_s)
-        pipe.come(now_s, came_s)
+        pipe.receive(now_s, came_s)
 
 
 @given(
@@ -61,11 +61,11 @@ def test_a_pause_is_missing_but_for_the_block_that_was_awaited(
 def test_a_second_pause_is_missing_as_the_first_was(pause_s: float, between: int) -> None:
     pipe, now_s, found = PipeClock(), 0.0, []
     for wait_s in [0.1, 0.1, pause_s, *[0.1] * between, pause_s, 0.1]:
-        pipe.wait_from(now_s)
+        pipe.start_wait(now_s)
         now_s += wait_s
         missing_s = pipe.overdue_s(now_s, 0.1)
         found += [missing_s] if missing_s > LATE_S else []
-        pipe.come(now_s, 0.1, missing_s if missing_s > LATE_S else 0.0)
+        pipe.receive(now_s, 0.1, missing_s if missing_s > LATE_S else 0.0)
     assert found == [pytest.approx(pause_s - 0.1, abs=0.11)] * 2
 
 
@@ -78,11 +78,11 @@ def test_what_comes_at_once_after_a_pause_is_not_missing(pause_s: float, kept: f
 
 def test_who_reads_slowly_waits_for_nobody() -> None:
     pipe = PipeClock()
-    pipe.come(0.0, 0.1)
+    pipe.receive(0.0, 0.1)
     for now_s in range(10, 1_000, 10):  # ten seconds for each block; the next one lies there, or comes soon
-        pipe.wait_from(now_s)
+        pipe.start_wait(now_s)
         assert pipe.overdue_s(now_s + 0.1) < 0.11
-        pipe.come(now_s + 0.1 * (now_s % 20 == 0), 0.1)
+        pipe.receive(now_s + 0.1 * (now_s % 20 == 0), 0.1)
 
 
 # ----- a real pipe

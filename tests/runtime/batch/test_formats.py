@@ -79,9 +79,9 @@ def test_jsonl_and_json_hold_the_documents(given: list[Result]) -> None:
     lines = text(Format.JSONL, *given).split("\n")[:-1]
     assert [json.loads(line) for line in lines] == [e.document() for result in given for e in result.events]
     whole = json.loads(text(Format.JSON, *given))
-    assert whole["schema_version"] == "1.0"
+    assert whole["schema_version"] == "2.0"
     for found, result in zip(whole["files"], given, strict=True):
-        envelope = {"schema_version": "1.0", "type": "event", "source": found["source"]}
+        envelope = {"schema_version": "2.0", "type": "event", "source": found["source"]}
         assert [envelope | event for event in found["events"]] == [event.document() for event in result.events]
 
 

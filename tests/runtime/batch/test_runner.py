@@ -14,15 +14,17 @@ from flexiast_runtime.audio.source import FileSource, chunks
 from flexiast_runtime.batch.formats import Result
 from flexiast_runtime.batch.runner import Job, classify_files
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.detection.listener import Conditions, FixedSize, Settings, StreamClassifier
+from flexiast_runtime.detection.listener import StreamClassifier
 from flexiast_runtime.detection.records import Event, Summary
 from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.detection.settings import DetectionSettings
+from flexiast_runtime.governor.live import Conditions, FixedSize
 from flexiast_runtime.inference.backends import Backend
 from flexiast_runtime.inference.ort import load_engines
 
 RATE = 16_000
 PATCH = PatchSize(8, 8)
-SETTINGS = Settings(0.1, 0.15, EventRules(0.6))
+SETTINGS = DetectionSettings(0.1, 0.15, EventRules(0.6))
 
 
 @pytest.fixture
@@ -103,7 +105,7 @@ def test_a_file_that_is_cut_off_has_no_result(job: Job, recordings: list[Path]) 
         {"patch": PatchSize(16, 16)},
         {"precision": "fp32"},
         {"backend": Backend.CUDA},
-        {"settings": Settings(0.1, 0.15, EventRules(0.7))},
+        {"settings": DetectionSettings(0.1, 0.15, EventRules(0.7))},
     ],
 )
 def test_whatever_changes_results_changes_the_jobs_identity(job: Job, other: dict[str, object]) -> None:

@@ -18,19 +18,21 @@ from flexiast.manifest import Manifest, Variant
 from flexiast.spec import FrontendSpec, PatchSize, Spec
 from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.detection.cascade import (
-    LISTEN_AGAIN_S,
-    MAYBE,
+    CANDIDATE_SHARE,
+    RECHECK_S,
     RETRY_S,
     STANDS_OUT,
     Background,
     Cascade,
     candidate_threshold,
-    spares_nothing,
+    is_ineffective,
 )
 from flexiast_runtime.detection.framer import Framer, Window
-from flexiast_runtime.detection.listener import Conditions, FixedSize, GovernedController, Settings, StreamClassifier
+from flexiast_runtime.detection.listener import StreamClassifier
 from flexiast_runtime.detection.records import EngineFailure, Event, Record, Status, Summary
 from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.detection.settings import DetectionSettings
+from flexiast_runtime.governor.live import Conditions, FixedSize, GovernedController
 from flexiast_runtime.governor.types import Observation, Option, Policy
 from flexiast_runtime.inference.engine import Engines
 
@@ -55,7 +57,7 @@ def heard(spec: FrontendSpec, waveform: Float) -> NDArray[np.float64]:
     frames = round(STEP_S * RATE / spec.hop_samples)
     features = Frontend(spec)(waveform)
     return np.array(
-        [background.hear(features[at : at + frames], learn=True) for at in range(0, len(features) - frames, frames)]
+        [background.update(features[at : at + frames], learn=True) for at in range(0, len(features) - frames, frames)]
     )
 
 
@@ -104,9 +106,9 @@ def test_how_features_are_normalised_changes_nothing(
 def test_a_step_of_any_length_is_compared(build_frontend_spec: Callable[..., FrontendSpec], frames: int) -> None:
     spec = build_frontend_spec(mel_bins=20)  # bands of 8, 8 and 4 bins
     background, features = Background(spec, STEP_S), np.zeros((frames, 20), np.float32)
-    assert background.hear(features, learn=True) == 0.0
+    assert background.update(features, learn=True) == 0.0
     features[:, 16:] = 1.0
-    assert background.hear(features, learn=True) == pytest.approx(2 * spec.std / math.sqrt(0.01), rel=1e-6)
+    assert background.update(features, learn=True) == pytest.approx(2 * spec.std / math.sqrt(0.01), rel=1e-6)
 
 
 # ----- levels
@@ -134,48 +136,48 @@ def test_it_listens_then_rests_and_listens_again(spec: Spec) -> None:
     for window in windows(spec, coloured(60, -3, 0.01)):
         levels.append(cascade.level(window))
         if levels[-1] == "cheap":
-            assert not cascade.is_candidate(quiet)
+            assert not cascade.update(quiet)
     assert levels[0] == "cheap"
     assert "sharp" not in levels
     rests = [len(run) for run in "".join(level[0] for level in levels).split("c") if run]
-    assert max(rests) == round(LISTEN_AGAIN_S / STEP_S)
+    assert max(rests) == round(RECHECK_S / STEP_S)
     assert levels.count("skip") > 0.8 * len(levels)
 
 
 def test_what_may_be_an_event_is_looked_at_closely_until_it_is_none(spec: Spec) -> None:
     cascade = Cascade(CHEAP, np.full(len(spec.labels), 0.5, np.float32), spec, STEP_S)
-    least = nothing(spec) + MAYBE * (0.5 - nothing(spec))
+    least = nothing(spec) + CANDIDATE_SHARE * (0.5 - nothing(spec))
     first, second, third, *_ = windows(spec, coloured(5, -3, 0.01))
     score = np.full(len(spec.labels), nothing(spec), np.float32)
     score[1] = least + 1e-4
     assert cascade.level(first) == "cheap"
-    assert cascade.is_candidate(score)
+    assert cascade.update(score)
     assert cascade.level(second) == "sharp"
     score[1] = least - 1e-4
-    assert not cascade.is_candidate(score)
+    assert not cascade.update(score)
     assert cascade.level(third) == "cheap"
 
 
-def test_a_label_that_is_not_wanted_makes_nobody_curious(spec: Spec) -> None:
+def test_a_label_that_is_not_wanted_makes_no_candidate(spec: Spec) -> None:
     thresholds = EventRules(deny=(spec.labels[0],)).thresholds(spec.labels)
     cascade = Cascade(CHEAP, thresholds, spec, STEP_S)
     score = np.zeros(len(spec.labels), np.float32)
     score[0] = 1.0
-    assert not cascade.is_candidate(score)
+    assert not cascade.update(score)
 
 
 @given(st.lists(st.floats(0.05, 1), min_size=3, max_size=3), st.integers(0, 1_000))
-def test_a_cascade_spares_nothing_just_where_any_scores_make_it_curious(
+def test_a_cascade_is_ineffective_just_where_any_scores_make_a_candidate(
     tiny_manifest: Manifest, thresholds: list[float], seed: int
 ) -> None:
     single, multi = (tiny_manifest.spec.model_copy(update={"task": task}) for task in ("single", "multi"))
     bounds = candidate_threshold(np.array(thresholds, np.float32), single)
     scores = np.random.default_rng(seed).dirichlet(np.ones(3), 50)
-    if spares_nothing(np.array(thresholds, np.float32), single):
+    if is_ineffective(np.array(thresholds, np.float32), single):
         assert (scores >= bounds - 1e-6).any(axis=1).all()  # rounding of float32
     else:
         assert (bounds / bounds.sum() <= bounds).all()  # scores in proportion to the bounds reach none of them
-    assert not spares_nothing(np.array(thresholds, np.float32), multi)
+    assert not is_ineffective(np.array(thresholds, np.float32), multi)
 
 
 # ----- in the listener
@@ -219,13 +221,13 @@ def station(
         SHARP: Loudness(manifest.variant(SHARP), clock, 0.004),
     }
     conditions, seen = Conditions(1.0), []
-    chooser = GovernedController((Option(CHEAP, 0.001, 0.5), Option(SHARP, 0.004, 0.9)), Policy(), conditions)
-    chooser.record = lambda observation, _: seen.append(observation)
+    controller = GovernedController((Option(CHEAP, 0.001, 0.5), Option(SHARP, 0.004, 0.9)), Policy(), conditions)
+    controller.record = lambda observation, _: seen.append(observation)
     thresholds = EventRules().thresholds(manifest.spec.labels)
     listener = StreamClassifier(
         Engines(manifest, dict(engines)),
-        chooser if cascade else FixedSize(SHARP),
-        Settings(STEP_S, 0.0),
+        controller if cascade else FixedSize(SHARP),
+        DetectionSettings(STEP_S, 0.0),
         source="",
         conditions=lambda _: conditions,
         clock=clock,
@@ -315,11 +317,11 @@ def test_a_cascade_that_spared_nothing_names_what_kept_it_busy(tiny_manifest: Ma
         listener, _, _ = station(tiny_manifest, cascade=True)
         for _ in listener.run([Chunk(0, scene([(0, seconds)], 10))]):
             pass
-        assert listener.kept_busy_by == expected
+        assert listener.busiest_label == expected
 
 
 def test_where_nothing_has_a_class_a_score_that_says_nothing_is_zero(tiny_spec: Spec) -> None:
     spec = tiny_spec.model_copy(update={"task": "single", "nothing_class": True})
     thresholds = np.array([0.3, 0.3, 0.3], np.float32)
-    np.testing.assert_allclose(candidate_threshold(thresholds, spec), MAYBE * thresholds)
-    assert not spares_nothing(thresholds, spec)  # its scores may all be low at once
+    np.testing.assert_allclose(candidate_threshold(thresholds, spec), CANDIDATE_SHARE * thresholds)
+    assert not is_ineffective(thresholds, spec)  # its scores may all be low at once

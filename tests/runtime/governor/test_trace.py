@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from flexiast.errors import DataError
 from flexiast.spec import PatchSize
-from flexiast_runtime.detection.listener import Conditions, GovernedController
 from flexiast_runtime.governor import trace as traces
+from flexiast_runtime.governor.live import Conditions, GovernedController
 from flexiast_runtime.governor.trace import Header, Recorder, read_trace, replay
 from flexiast_runtime.governor.types import Goal, Observation, Option, Policy
 from flexiast_runtime.hardware.battery import Battery
@@ -52,14 +52,14 @@ POLICY = st.builds(
 
 def header(chosen: GovernedController) -> Header:
     return Header(
-        made_at="2026-01-01T00:00:00+00:00",
+        created_at="2026-01-01T00:00:00+00:00",
         bundle="tiny",
         bundle_sha256="0" * 64,
         versions={"flexiast": "0.1.0"},
         step_s=0.25,
         options=chosen.options,
         policy=chosen.policy,
-        first=chosen.first,
+        first_observation=chosen.first,
         index=chosen.index,
     )
 
@@ -216,6 +216,7 @@ def test_a_trace_of_version_1_is_read_with_its_old_names(written: Path) -> None:
     today = read_trace(written)
     old_names = {b"observation": b"seen", b"thermal_headroom_c": b"heat_room_k"}
     old_names |= {b"hot_headroom_c": b"hot_k", b"cool_headroom_c": b"cool_k"}
+    old_names |= {b"created_at": b"made_at", b"first_observation": b"first"}
     old_names |= {b"max_charge_per_min": b"fastest_change", b"battery_timeout_s": b"remembered_s"}
     old = written.read_bytes().replace(b'"schema_version":"2.0"', b'"schema_version":"1.0"')
     for new_name, old_name in old_names.items():

@@ -164,7 +164,15 @@ def profile(tiny_bundle: Path) -> Profile:
     engines = load_engines(bundle)
     key = profile_key(bundle, Backend.CPU)
     return profile_bundle(
-        "tiny", bundle, list(engines), key, duration_s=0.1, warmup_s=0.01, metrics={"8x8 fp32": 0.75}, power=True
+        "tiny",
+        bundle,
+        list(engines),
+        key,
+        step_s=0.1,
+        duration_s=0.1,
+        warmup_s=0.01,
+        metrics={"8x8 fp32": 0.75},
+        power=True,
     )[0]
 
 
@@ -176,12 +184,12 @@ def test_a_profile_has_every_variant_with_times_in_order(profile: Profile, tiny_
         assert m.min_ms <= m.mean_ms <= m.max_ms
         assert m.private_mb is None or 5 < m.private_mb < m.peak_mb < 2_000  # an interpreter with ONNX Runtime
     assert profile.measurements[0].metric == 0.75
-    assert [m.metric_is_own for m in profile.measurements] == [True] + [False] * (len(profile.measurements) - 1)
+    assert [m.metric_measured_here for m in profile.measurements] == [True] + [False] * (len(profile.measurements) - 1)
 
 
 def test_energy_is_said_to_be_missing_where_nothing_measures_it(profile: Profile) -> None:
     if profile.meter is None:
-        assert all(m.mj is None for m in profile.measurements)
+        assert all(m.energy_mj is None for m in profile.measurements)
         assert any("not available" in warning for warning in profile.warnings)
 
 
@@ -206,16 +214,16 @@ def test_a_profile_is_found_by_its_whole_key_and_by_no_other(profile: Profile, t
 
 
 def test_a_profile_of_some_sizes_keeps_what_is_known_of_the_others_and_energy(profile: Profile, tmp_path: Path) -> None:
-    powered = tuple(m.model_copy(update={"mj": 5.0, "mj_above_idle": 2.0}) for m in profile.measurements)
+    powered = tuple(m.model_copy(update={"energy_mj": 5.0, "energy_above_idle_mj": 2.0}) for m in profile.measurements)
     keep(profile.model_copy(update={"measurements": powered}), tmp_path)
-    again = powered[-1].model_copy(update={"p50_ms": 99.0, "mj": None, "mj_above_idle": None})
+    again = powered[-1].model_copy(update={"p50_ms": 99.0, "energy_mj": None, "energy_above_idle_mj": None})
     keep(profile.model_copy(update={"measurements": (again,)}), tmp_path)
     found = find(profile.key, tmp_path)
     assert found is not None
     assert {(m.patch_size, m.precision) for m in found.measurements} == {(m.patch_size, m.precision) for m in powered}
     newest = found.measurement(again.patch_size, again.precision)
     assert newest is not None
-    assert (newest.p50_ms, newest.mj, newest.mj_above_idle) == (99.0, 5.0, 2.0)
+    assert (newest.p50_ms, newest.energy_mj, newest.energy_above_idle_mj) == (99.0, 5.0, 2.0)
 
 
 def test_a_damaged_profile_is_replaced(profile: Profile, tmp_path: Path) -> None:
@@ -299,10 +307,10 @@ def test_nothing_is_expected_from_one_size_or_another_precision(profile: Profile
 def test_the_newest_profile_of_these_weights_on_this_machine_counts(profile: Profile, tmp_path: Path) -> None:
     key = profile.key
 
-    def add(made_at: str, **fields: object) -> Profile:
-        threads = int(made_at[:4])  # so that each has a key of its own
+    def add(created_at: str, **fields: object) -> Profile:
+        threads = int(created_at[:4])  # so that each has a key of its own
         theirs = key.model_copy(update={"threads": threads, **fields})
-        added = profile.model_copy(update={"made_at": made_at, "key": theirs})
+        added = profile.model_copy(update={"created_at": created_at, "key": theirs})
         keep(added, tmp_path)
         return added
 
@@ -325,6 +333,6 @@ def test_the_governor_gets_seconds(profile: Profile) -> None:
 def test_watts_while_listening_are_idle_ones_and_what_a_window_takes_each_step(profile: Profile) -> None:
     assert profile.model_copy(update={"idle_w": None}).watts("fp32") == {}
     first, *rest = profile.measurements
-    metered = (first.model_copy(update={"mj_above_idle": 500.0}), *rest)
+    metered = (first.model_copy(update={"energy_above_idle_mj": 500.0}), *rest)
     found = profile.model_copy(update={"idle_w": 3.0, "step_s": 0.25, "measurements": metered})
     assert found.watts("fp32") == {first.patch_size: 5.0}  # half a joule, four times a second

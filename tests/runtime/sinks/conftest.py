@@ -27,7 +27,7 @@ def event(number: int = 0, label: str = "dog", **fields: Any) -> Event:
         "sample_rate_hz": RATE_HZ,
         "score": 0.75,
         "patch": PatchSize(16, 16),
-        "began_at_s": BEGAN_AT_S + number,
+        "started_at_s": BEGAN_AT_S + number,
     }
     return Event(label=label, **defaults | fields)
 

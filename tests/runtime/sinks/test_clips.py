@@ -124,7 +124,7 @@ def test_a_full_disk_is_tried_again_and_leaves_nothing_half_written(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("label", "began_at_s", "name"),
+    ("label", "started_at_s", "name"),
     [
         ("Dog bark", 1_795_620_222.9, "20261125T152342Z_Dog-bark_"),
         ("../../etc/passwd", 0.0, "19700101T000000Z_etc-passwd_"),
@@ -132,14 +132,14 @@ def test_a_full_disk_is_tried_again_and_leaves_nothing_half_written(tmp_path: Pa
         ("x" * 300, None, f"0000012.30s_{'x' * 60}_"),
     ],
 )
-def test_a_name_tells_time_label_and_id_and_is_plain(label: str, began_at_s: float | None, name: str) -> None:
-    one = heard(12.3, 13.0, label=label, began_at_s=began_at_s)
+def test_a_name_tells_time_label_and_id_and_is_plain(label: str, started_at_s: float | None, name: str) -> None:
+    one = heard(12.3, 13.0, label=label, started_at_s=started_at_s)
     assert clip_name(one) == f"{name}{one.id}.flac"
 
 
 @given(st.text(), st.one_of(st.none(), st.floats(0, 4e9)), st.integers(0, 10**9))
-def test_every_name_is_known_again(label: str, began_at_s: float | None, start: int) -> None:
-    one = event(label=label, start_sample=start, end_sample=start + 1, began_at_s=began_at_s)
+def test_every_name_is_known_again(label: str, started_at_s: float | None, start: int) -> None:
+    one = event(label=label, start_sample=start, end_sample=start + 1, started_at_s=started_at_s)
     assert NAME.fullmatch(clip_name(one))
 
 
@@ -216,8 +216,8 @@ def test_room_is_made_for_a_clip_before_it_is_written(tmp_path: Path) -> None:
 def test_the_folder_is_listed_at_the_start_and_every_hour_and_not_for_each_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, listed, list_all = Folder(tmp_path), [], retention_module.own
-    monkeypatch.setattr(retention_module, "own", lambda path: (listed.append(path), list_all(path))[1])
+    folder, listed, list_all = Folder(tmp_path), [], retention_module.list_clips
+    monkeypatch.setattr(retention_module, "list_clips", lambda path: (listed.append(path), list_all(path))[1])
     keeper = folder.keeper(Retention(None, 5))
     for number in range(20):
         keeper.make_room(1)

@@ -44,7 +44,7 @@ def test_the_event_comes_as_json_as_variables_and_in_arguments(
     variables = (tmp_path / "env").read_text()
     assert "FLEXIAST_LABEL=$(touch owned) 'x'\n" in variables
     assert f"FLEXIAST_ID={one.id}\n" in variables
-    assert "FLEXIAST_BEGAN_AT=2026-11-25T15:23:42.000+00:00\n" in variables
+    assert "FLEXIAST_STARTED_AT=2026-11-25T15:23:42.000+00:00\n" in variables
     assert "hunter2" not in variables
     assert not (tmp_path / "owned").exists()
 
@@ -54,7 +54,7 @@ def test_a_failure_is_final_and_says_the_last_words(script: Callable[[str], Path
     with pytest.raises(SinkError, match=r"it ended with 3: no speaker found") as caught:
         Command([str(hook)]).deliver(event())
     assert not isinstance(caught.value, SinkUnavailableError)
-    with pytest.raises(SinkError, match="ended with -9: it said nothing"):
+    with pytest.raises(SinkError, match="ended with -9: nothing on stderr"):
         Command([str(script("kill -9 $$"))]).deliver(event())
 
 

@@ -144,7 +144,7 @@ def test_a_query_finds_its_events_in_the_order_of_their_time(tmp_path: Path, que
         0: event(0),
         1: event(1, "cat"),
         2: event(2),
-        9: event(9, "rain", began_at_s=None),
+        9: event(9, "rain", started_at_s=None),
     }
     fill(tmp_path / "history.db", *events.values())
     assert stored(tmp_path / "history.db", query) == [events[number].id for number in numbers]
@@ -220,10 +220,10 @@ def test_another_schema_is_neither_written_nor_read(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     fill(path, event(0))
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE schema_version SET version = 2")
-    with pytest.raises(SinkError, match="has schema 2, this flexiast writes 1"):
+        connection.execute("UPDATE schema_version SET version = 3")
+    with pytest.raises(SinkError, match="has schema 3, this flexiast writes 2"):
         open_sink(path)
-    with pytest.raises(DataError, match="has schema 2, this flexiast reads 1"):
+    with pytest.raises(DataError, match="has schema 3, this flexiast reads 2"):
         stored(path)
 
 

@@ -23,7 +23,7 @@ from flexiast_runtime.batch.runner import Job, classify_files
 from flexiast_runtime.batch.workers import restore_order
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
-from flexiast_runtime.detection.listener import Settings
+from flexiast_runtime.detection.settings import DetectionSettings
 from flexiast_runtime.inference.backends import Backend
 
 
@@ -32,7 +32,7 @@ def run(
     patch_size: str | None,
     precision: str | None,
     backend: Backend,
-    settings: Callable[[Manifest], Settings],
+    settings: Callable[[Manifest], DetectionSettings],
     *,
     output_format: Format,
     output: Path | None,
@@ -124,7 +124,7 @@ def _create_job(
     patch_size: str | None,
     precision: str | None,
     backend: Backend,
-    settings: Callable[[Manifest], Settings],
+    settings: Callable[[Manifest], DetectionSettings],
 ) -> Job:
     """The job for one file, at the size with the best accuracy unless another is given."""
     bundle = Bundle.open(find_bundle(model))

@@ -1,1 +1,1 @@
-"""Demo."""
+"""The runtime on a synthesised soundscape."""

@@ -1,4 +1,4 @@
-"""How often each sound was heard at which time of the day, as a picture for a terminal or a file."""
+"""How often each sound occurs at which time of the day, as a picture for a terminal or a file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.text import Text
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 SLOTS = 48
 """Half hours of a day"""
@@ -33,16 +32,16 @@ class Day:
     """Label and its count in each half hour, the most frequent label first"""
 
     @classmethod
-    def from_events(cls, heard: Iterable[tuple[str, datetime.datetime]]) -> Day:
-        """Labels with the local times at which they began."""
+    def from_events(cls, events: Iterable[tuple[str, datetime.datetime]]) -> Day:
+        """Count labels, each with the local time at which its event began."""
         counts: dict[str, Counter[int]] = {}
         dates: set[datetime.date] = set()
-        for label, time in heard:
+        for label, time in events:
             counts.setdefault(label, Counter())[(60 * time.hour + time.minute) * SLOTS // 1440] += 1
             dates.add(time.date())
         ordered = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
         return cls(
-            _span(dates), tuple((label, tuple(found[slot] for slot in range(SLOTS))) for label, found in ordered)
+            _span(dates), tuple((label, tuple(slots[slot] for slot in range(SLOTS))) for label, slots in ordered)
         )
 
     @property
@@ -51,10 +50,6 @@ class Day:
 
     def chart(self) -> RenderableType:
         """Labels down, half hours across, a bar for each count; 80 columns hold it."""
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
         most = max(max(counts) for _, counts in self.rows)
         grid = Table.grid(padding=(0, 2, 0, 0))
         grid.add_column(width=18, no_wrap=True, overflow="ellipsis")
@@ -106,8 +101,6 @@ class Day:
 
 def _bars(counts: tuple[int, ...], most: int) -> Text:
     """A bar for each count, the highest for ``most``; a dot where there is nothing."""
-    from rich.text import Text
-
     bars = Text()
     for count in counts:
         level = -(-count * len(BARS) // most) - 1

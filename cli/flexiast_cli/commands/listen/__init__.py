@@ -1,1 +1,1 @@
-"""Listen."""
+"""Live classification."""

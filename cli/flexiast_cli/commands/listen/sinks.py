@@ -1,47 +1,45 @@
-"""The sinks of a run: opened before the first sound, fed with every record, closed with a word about what they lost."""
+"""The sinks of a run: opened before the first sound, given every record, closed with a note on what they lost."""
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from flexiast_runtime.audio.source import Chunk, Source
-    from flexiast_runtime.detection.records import Record
-    from flexiast_runtime.sinks.audio_history import Audio
-    from flexiast_runtime.sinks.clips import Clips
-    from flexiast_runtime.sinks.outbox import Outbox
-    from flexiast_runtime.sinks.sink import Counts, RunContext, Sink
+import typer
+
+from flexiast.errors import ExitCode
+from flexiast_cli.terminal.console import say
+from flexiast_runtime.audio.source import Chunk, PcmSource, Source
+from flexiast_runtime.detection.records import Record
+from flexiast_runtime.sinks.audio_history import Audio, AudioHistory, RecordingAudio
+from flexiast_runtime.sinks.clips import Clips
+from flexiast_runtime.sinks.cooldown import Cooldown
+from flexiast_runtime.sinks.outbox import Outbox, open_outboxes
+from flexiast_runtime.sinks.sink import Counts, RunContext, Sink
 
 HISTORY_S = 120.0
-"""Seconds of audio that are held for clips; a longer sound loses its beginning."""
+"""Seconds of audio held for clips; the clip of a longer sound lacks its beginning."""
 
 
 @contextmanager
 def open_sinks(
-    sinks: Sequence[Sink], hearing: RunContext, hurried: Callable[[], bool] = lambda: True
+    sinks: Sequence[Sink], context: RunContext, is_hurried: Callable[[], bool] = lambda: True
 ) -> Iterator[Callable[[Record], None]]:
-    """What publishes a record to all sinks; stderr hears when one begins to fail, and in the end what each lost.
+    """Yield a function that publishes a record to all sinks; log on stderr when one fails, and what each lost.
 
-    A recording gives ``hurried``, whether it is to end: until then it waits for sinks that go on taking. Exits with
-    LOST where a sink lost something.
+    ``is_hurried`` is false while a recording may wait for slow sinks. Exits with LOST where a sink lost something.
     """
-    import typer
-
-    from flexiast.errors import ExitCode
-    from flexiast_runtime.sinks.outbox import open_outboxes
-
     outboxes: Sequence[Outbox] = ()
 
     def publish(record: Record) -> None:
         for outbox in outboxes:
-            outbox.wait_for_room(hurried)
+            outbox.wait_for_room(is_hurried)
             outbox.put(record)
 
     try:
-        with open_outboxes(sinks, hearing, say=say_when, hurried=hurried) as outboxes:
+        with open_outboxes(sinks, context, say=log, hurried=is_hurried) as outboxes:
             yield publish
     finally:
         lost = report_losses(outbox.counts for outbox in outboxes)
@@ -50,23 +48,20 @@ def open_sinks(
 
 
 def tee_to_sinks(records: Iterable[Record], publish: Callable[[Record], None]) -> Iterator[Record]:
-    """The records, each published as it passes."""
+    """Yield the records and publish each."""
     for record in records:
         publish(record)
         yield record
 
 
 def clip_folder(sinks: Sequence[Sink]) -> Path | None:
-    """Where clips go, if they go anywhere."""
-    return next((clips.folder for clips in _clips(sinks)), None)
+    """The folder of the first sink that cuts clips."""
+    return next((clips.folder for clips in _clip_sinks(sinks)), None)
 
 
 def histories_for(sinks: Sequence[Sink], sources: Sequence[Source], rate_hz: int, *, live: bool) -> dict[str, Audio]:
-    """Each source's audio by its name, if there is a sink that cuts clips out of it: files are read again."""
-    from flexiast_runtime.audio.source import PcmSource
-    from flexiast_runtime.sinks.audio_history import AudioHistory, RecordingAudio
-
-    if not _clips(sinks):
+    """Each source's audio by its name, where a sink cuts clips: held in memory if live, else re-read from the file."""
+    if not _clip_sinks(sinks):
         return {}
     return {
         source.name: AudioHistory(HISTORY_S, rate_hz)
@@ -76,10 +71,7 @@ def histories_for(sinks: Sequence[Sink], sources: Sequence[Source], rate_hz: int
     }
 
 
-def _clips(sinks: Sequence[Sink]) -> list[Clips]:
-    """Those that cut clips."""
-    from flexiast_runtime.sinks.clips import Clips
-    from flexiast_runtime.sinks.cooldown import Cooldown
+def _clip_sinks(sinks: Sequence[Sink]) -> list[Clips]:
 
     inner = [sink.sink if isinstance(sink, Cooldown) else sink for sink in sinks]
     return [sink for sink in inner if isinstance(sink, Clips)]
@@ -88,26 +80,20 @@ def _clips(sinks: Sequence[Sink]) -> list[Clips]:
 def tee_to_history(
     stream: Iterable[tuple[int, Chunk]], sources: Sequence[str], histories: Mapping[str, Audio]
 ) -> Iterator[tuple[int, Chunk]]:
-    """Chunks with their source's place, each pushed into that source's history, if it has one, as it passes."""
+    """Yield the chunks with their source's place, and push each into that source's history, if it has one."""
     for place, chunk in stream:
         if (history := histories.get(sources[place])) is not None:
             history.push(chunk)
         yield place, chunk
 
 
-def say_when(text: str) -> None:
-    """A note on stderr with the local time: what became of a sink is read days later."""
-    import datetime
-
-    from flexiast_cli.terminal.console import say
-
+def log(text: str) -> None:
+    """A note on stderr with the local time, because notes on sinks are read days later."""
     say(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {text}")
 
 
 def report_losses(counts: Iterable[Counts]) -> bool:
-    """Whether any sink lost something; a line on stderr for each."""
-    from flexiast_cli.terminal.console import say
-
+    """Print a line on stderr for each sink that lost something; True if there is one."""
     lost = [sink for sink in counts if sink.lost]
     for sink in lost:
         ways = {
@@ -116,6 +102,6 @@ def report_losses(counts: Iterable[Counts]) -> bool:
             "not delivered in time": sink.waiting,
         }
         how = ", ".join(f"{number:,} {way}" for way, number in ways.items() if number)
-        said = f"; it last said: {sink.last_error}" if sink.last_error else ""
-        say(f"{sink.name} lost {sink.lost:,} of {sink.given:,} records ({how}){said}")
+        error = f"; it last said: {sink.last_error}" if sink.last_error else ""
+        say(f"{sink.name} lost {sink.lost:,} of {sink.given:,} records ({how}){error}")
     return bool(lost)

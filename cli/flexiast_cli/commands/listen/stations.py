@@ -1,4 +1,4 @@
-"""What `listen` hears and how: sources, each with its capture and listener, and the machine's conditions."""
+"""The sources of `listen`, each with its capture and classifier, and the machine's conditions."""
 
 from __future__ import annotations
 
@@ -7,19 +7,65 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.errors import UsageError
+from flexiast.spec import PatchSize, Spec
+from flexiast_cli.commands.listen.options import SourceOptions
+from flexiast_cli.governor import Controller
+from flexiast_cli.terminal.console import say
+from flexiast_runtime.audio.capture import Capture
+from flexiast_runtime.audio.microphone import Microphone
+from flexiast_runtime.audio.signal import Monitored
+from flexiast_runtime.audio.source import PcmSource, RealTime, Source, open_recording
+from flexiast_runtime.detection.cascade import Cascade, is_ineffective
+from flexiast_runtime.detection.listener import StreamClassifier
+from flexiast_runtime.detection.settings import DetectionSettings
+from flexiast_runtime.governor.live import Conditions, FixedSize
+from flexiast_runtime.hardware.battery import Battery
+from flexiast_runtime.hardware.nvml import Gpu
+from flexiast_runtime.hardware.platform import read_current_battery, read_current_climate
+from flexiast_runtime.hardware.poller import Poller
+from flexiast_runtime.hardware.power_profiles import PowerProfiles
+from flexiast_runtime.hardware.power_source import ReportedOnce
 from flexiast_runtime.inference.backends import Backend
+from flexiast_runtime.inference.engine import Engines
+from flexiast_runtime.systemd import ServiceManager
 
-if TYPE_CHECKING:
-    from flexiast_runtime.audio.capture import Capture
-    from flexiast_runtime.audio.source import Source
-    from flexiast_runtime.detection.listener import Conditions, Settings, StreamClassifier
-    from flexiast_runtime.hardware.battery import Battery
-    from flexiast_runtime.hardware.poller import Poller
-    from flexiast_runtime.hardware.power_source import ReportedOnce
-    from flexiast_runtime.inference.engine import Engines
-    from flexiast_runtime.systemd import ServiceManager
+
+class Station(NamedTuple):
+    """One source with what reads and classifies it."""
+
+    name: str
+    capture: Capture
+    classifier: StreamClassifier
+
+
+def check_sources(options: SourceOptions) -> None:
+    """Raise UsageError for options that exclude each other."""
+    names, devices = options.inputs or [], options.devices or []
+    if names and devices:
+        raise UsageError("--input and --device exclude each other; give one")
+    if "-" in names and options.channel is not None:
+        raise UsageError("--channel chooses one of several; stdin is mono")
+    if options.realtime and (not names or "-" in names):
+        raise UsageError("--realtime slows files to real time; give them with --input FILE")
+    for option, given in (("--input", names), ("--device", devices)):
+        if twice := [name for name in given if given.count(name) > 1]:
+            raise UsageError(f"{option} {twice[0]} is given twice; give each source once")
+
+
+def open_sources(options: SourceOptions, rate_hz: int, manager: ServiceManager | None) -> list[Source]:
+    """Files and pipes if any are named, else microphones; raises what these raise."""
+    if not options.inputs:
+        return microphones(options.devices or [None], options.channel, options.on_device_loss, manager)
+    return [
+        _open_recording(name, rate_hz, options.channel, realtime=options.realtime, manager=manager)
+        for name in options.inputs
+    ]
 
 
 def microphones(
@@ -28,48 +74,26 @@ def microphones(
     on_loss: Literal["retry", "exit"],
     manager: ServiceManager | None,
 ) -> list[Source]:
-    """Microphones by name, None for the usual one; a service manager hears that a lost one is looked for.
+    """Microphones by name, None for the default one; a service manager is notified while a lost one is polled for.
 
-    Of several, one that is not there is looked for too, unless a loss is to end it all. Raises UsageError where two
-    names are of one, DeviceError where none can be had, or one that there is has no such channel.
+    With several, an absent one is polled for too, unless a loss ends the run. Raises UsageError where two names mean
+    one microphone, DeviceError where all are absent or one has no such channel.
     """
-    from flexiast.errors import UsageError
-    from flexiast_runtime.audio.microphone import Microphone
-    from flexiast_runtime.audio.signal import Monitored
-
     may_come = len(devices) > 1 and on_loss == "retry"
     found = [Microphone(device, channel=channel, on_loss=on_loss, may_come=may_come) for device in devices]
     if all(one.is_absent for one in found):
-        Microphone(devices[0])  # which says what there is
+        Microphone(devices[0])  # raises DeviceError that lists the microphones of this machine
     names = [one.name for one in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        wanted = " and ".join(
-            f"--device {device}" for device, name in zip(devices, names, strict=True) if name == twice
-        )
-        raise UsageError(f"{wanted} are the same microphone, {twice}; each is heard once")
+        same = " and ".join(f"--device {device}" for device, name in zip(devices, names, strict=True) if name == twice)
+        raise UsageError(f"{same} are the same microphone, {twice}; give it once")
     return [Monitored(manager.watch_source(one) if manager else one) for one in found]
-
-
-def recordings(
-    names: Sequence[str],
-    rate_hz: int,
-    *,
-    channel: int | None,
-    realtime: bool,
-    manager: ServiceManager | None = None,
-) -> list[Source]:
-    """Files, at the pace of a microphone if so asked; - and pipes that have a name are raw PCM, watched like one."""
-    return [_open_recording(name, rate_hz, channel, realtime=realtime, manager=manager) for name in names]
 
 
 def _open_recording(
     name: str, rate_hz: int, channel: int | None, *, realtime: bool, manager: ServiceManager | None
 ) -> Source:
-    """A file, at the pace of a microphone if so asked, or what a pipe brings."""
-    from flexiast_cli.terminal.console import say
-    from flexiast_runtime.audio.signal import Monitored
-    from flexiast_runtime.audio.source import PcmSource, RealTime, open_recording
-
+    """A file, at the pace of a microphone if asked; stdin (-) and named pipes are raw PCM, monitored like one."""
     if name == "-":
         # Unbuffered and a handle of our own: a thread that waits in sys.stdin would abort the interpreter's exit.
         pipe = PcmSource(open(0, "rb", buffering=0, closefd=False), rate_hz)  # noqa: SIM115 (read to the end)
@@ -81,77 +105,71 @@ def _open_recording(
 
 
 def open_stations(
-    sources: list[Source],
+    sources: Sequence[Source],
     engines: Engines,
-    chosen: Any,
-    settings: Settings,
+    controller: Controller,
+    settings: DetectionSettings,
     conditions: Callable[[float], Conditions],
     *,
     cascade: bool,
     live: bool,
     duration_s: float | None,
-) -> list[tuple[Capture, StreamClassifier]]:
-    """Each source's capture and listener; the engines and what chooses among them are shared.
+) -> list[Station]:
+    """Each source's capture and classifier; all share the engines and the controller.
 
-    Raises UsageError for a cascade of one size; one that cannot save anything is left off, which is said.
+    Raises UsageError for a cascade of one size. A cascade that cannot save anything is left off, with a note.
     """
-    from flexiast.errors import UsageError
-    from flexiast_cli.terminal.console import say
-    from flexiast_runtime.audio.capture import Capture
-    from flexiast_runtime.audio.signal import Monitored
-    from flexiast_runtime.detection.cascade import Cascade, spares_nothing
-    from flexiast_runtime.detection.listener import FixedSize, StreamClassifier
-
-    if cascade and isinstance(chosen, FixedSize):
-        raise UsageError("--cascade listens with a cheap size and asks a better one; with one size there is no other")
-    frontend, changed, stations = engines.spec.frontend, threading.Condition(), []
-    run = secrets.token_hex(8)
-    rate_hz, thresholds = frontend.sample_rate_hz, settings.rules.thresholds(engines.spec.labels)
-    if cascade and spares_nothing(thresholds, engines.spec):
-        say("--cascade is left off: with these thresholds anything heard may be an event; raise --threshold to use it")
-        cascade = False
+    thresholds = settings.rules.thresholds(engines.spec.labels)
+    cheapest = _cascade_size(controller, thresholds, engines.spec) if cascade else None
+    changed, run = threading.Condition(), secrets.token_hex(8)
+    rate_hz, stations = engines.spec.frontend.sample_rate_hz, []
     for source in sources:
         capture = Capture(
             source, rate_hz, round(settings.step_s * rate_hz), live=live, duration_s=duration_s, changed=changed
         )
-        listener = StreamClassifier(
+        classifier = StreamClassifier(
             engines,
-            chosen,
+            controller,
             settings,
             source=source.name,
             conditions=conditions,
             backlog=capture.ring.backlog if live else lambda: 0,
             signal=partial(getattr, source, "signal", None),
-            unix_s=capture.unix_s if isinstance(source, Monitored) else lambda _: None,  # which a file is not
+            unix_s=capture.unix_s if isinstance(source, Monitored) else lambda _: None,  # files have no wall clock
             run=run,
-            cascade=Cascade(chosen.options[0].patch, thresholds, engines.spec, settings.step_s) if cascade else None,
+            cascade=None if cheapest is None else Cascade(cheapest, thresholds, engines.spec, settings.step_s),
         )
-        stations.append((capture, listener))
+        stations.append(Station(source.name, capture, classifier))
     return stations
 
 
+def _cascade_size(controller: Controller, thresholds: NDArray[np.float32], spec: Spec) -> PatchSize | None:
+    """The size that a cascade runs first; None, with a note, where a cascade cannot save anything."""
+    if isinstance(controller, FixedSize):
+        raise UsageError("--cascade runs a cheap size before a better one; there is only one size here")
+    if is_ineffective(thresholds, spec):
+        say("--cascade is left off: with these thresholds any sound may be an event; raise --threshold to use it")
+        return None
+    return controller.options[0].patch
+
+
 def machine_conditions(deadline_s: float, backend: Backend, source: ReportedOnce | None) -> Poller[Conditions]:
-    """The deadline, and this machine's battery and heat, looked at every few seconds.
+    """The deadline with this machine's battery and heat, polled every few seconds.
 
-    A power source of the user's own stands for the battery that the system knows.
+    A power source of the user's own replaces the battery that the system knows.
     """
-    from flexiast_cli.terminal.console import say
-    from flexiast_runtime.detection.listener import Conditions
-    from flexiast_runtime.hardware.nvml import Gpu
-    from flexiast_runtime.hardware.platform import read_current_battery, read_current_climate
-    from flexiast_runtime.hardware.poller import Poller
-    from flexiast_runtime.hardware.power_profiles import PowerProfiles
-
     gpu, profiles = None if backend is Backend.CPU else Gpu.open(), PowerProfiles()
 
-    def battery() -> Battery | None:
+    def read_battery() -> Battery | None:
         if source is None:
             return read_current_battery()
         supply = source.read()
         return None if supply is None else supply.battery
 
-    def look() -> Conditions:
+    def poll() -> Conditions:
         climate = read_current_climate(gpu, profiles.saver)
-        return Conditions(deadline_s, battery(), climate.thermal_headroom_c, climate.throttled, climate.power_saver)
+        return Conditions(
+            deadline_s, read_battery(), climate.thermal_headroom_c, climate.throttled, climate.power_saver
+        )
 
-    return Poller(look, unknown=Conditions(deadline_s), say=say)
+    return Poller(poll, unknown=Conditions(deadline_s), say=say)

@@ -51,7 +51,7 @@ def render(profile: Profile, runs: dict[str, Runs]) -> str:
 <style>{STYLE}</style>
 <h1>{escape(profile.bundle)} on {escape(machine.model)}</h1>
 <p class="dim">{escape(", ".join(filter(None, facts)))}<br>
-{escape(profile.key.backend)}, {profile.key.threads} thread(s), measured {escape(profile.made_at)}</p>
+{escape(profile.key.backend)}, {profile.key.threads} thread(s), measured {escape(profile.created_at)}</p>
 {warnings}
 <h2>Latency of one window</h2>
 <div class="scroll">{_table(profile)}</div>
@@ -70,9 +70,9 @@ def _table(profile: Profile) -> str:
         ("p99", "p99_ms", ".2f"),
         ("max", "max_ms", ".2f"),
         ("first", "cold_ms", ".2f"),
-        ("± %", "variation", ".1%"),
+        ("± %", "coefficient_of_variation", ".1%"),
         ("runs", "runs", ",d"),
-        ("windows/s", "per_s", ".1f"),
+        ("windows/s", "windows_per_s", ".1f"),
         ("rtf", "rtf", ".4f"),
         ("CPU ms", "cpu_ms", ".2f"),
     ]
@@ -80,7 +80,7 @@ def _table(profile: Profile) -> str:
         columns += [(title, f"gpu.{field}", ".3f") for title, field in GPU_STAGES]
     columns += [("MB", "private_mb", ".0f")]
     if profile.meter:
-        columns += [("mJ", "mj", ".1f"), ("above idle", "mj_above_idle", ".1f")]
+        columns += [("mJ", "energy_mj", ".1f"), ("above idle", "energy_above_idle_mj", ".1f")]
     columns += [("metric", "metric", ".3f")]
     head = "".join(f"<th>{title}</th>" for title in ("patch", "precision", *(title for title, _, _ in columns)))
     rows = "".join(
@@ -167,10 +167,12 @@ def _memory(measurements: Sequence[Measurement]) -> str:
 
 
 def _energy(measurements: Sequence[Measurement]) -> str:
-    known = [m for m in measurements if m.mj is not None]
+    known = [m for m in measurements if m.energy_mj is not None]
     if not known:
         return "<p>Energy: the meter did not answer.</p>"
-    return _bars(known, [m.mj or 0.0 for m in known], "mJ for each window", "Energy, with what the idle machine draws")
+    return _bars(
+        known, [m.energy_mj or 0.0 for m in known], "mJ for each window", "Energy, with what the idle machine draws"
+    )
 
 
 def _bars(measurements: Sequence[Measurement], values: Sequence[float], unit: str, title: str) -> str:

@@ -18,6 +18,7 @@ from flexiast_cli.options.common import power_source_of
 from flexiast_cli.terminal.console import print_json, say, stderr
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import DEFAULT, find_bundle
+from flexiast_runtime.detection.settings import DetectionSettings
 from flexiast_runtime.inference.backends import Backend, load_engines, precisions_of
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.profiling.profiler import profile_bundle, profile_key
@@ -63,6 +64,7 @@ def run(
             bundle,
             [engine for of_precision in engines.values() for engine in of_precision],
             profile_key(bundle, backend, threads),
+            step_s=DetectionSettings.from_frontend(bundle.manifest.spec.frontend).step_s,
             duration_s=duration_s,
             warmup_s=warmup_s,
             metrics=metrics,

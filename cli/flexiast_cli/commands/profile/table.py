@@ -44,7 +44,7 @@ def show_profile(profile: Profile) -> None:
 
 
 def _variant_table(profile: Profile) -> Table:
-    energy = [("mJ", "mj"), ("above idle", "mj_above_idle")] if profile.meter else []
+    energy = [("mJ", "energy_mj"), ("above idle", "energy_above_idle_mj")] if profile.meter else []
     gpu = GPU_STAGES if any(m.gpu for m in profile.measurements) else ()
     columns = ["patch", "precision", "p50 ms", "p95", "p99", "max", "cold", "CPU ms", "rtf"]
     columns += [*dict(gpu), "MB", *dict(energy), "metric"]
@@ -99,7 +99,7 @@ def show_comparison(old: Profile, new: Profile) -> None:
     """Print the medians next to the older ones, and what changed."""
     if old.key.machine != new.key.machine or old.key.settings != new.key.settings:
         say(f"the older profile is of another machine or power mode: {old.key.machine.model}, {old.key.settings}")
-    table = Table(box=None, header_style="bold", pad_edge=False, title=f"since {old.made_at}", title_justify="left")
+    table = Table(box=None, header_style="bold", pad_edge=False, title=f"since {old.created_at}", title_justify="left")
     for column in ("variant", "p50 ms", "was", "×", ""):
         table.add_column(column, justify="left" if column in {"variant", ""} else "right")
     for m in new.measurements:

@@ -1,1 +1,1 @@
-"""Service."""
+"""Listening as a systemd service."""

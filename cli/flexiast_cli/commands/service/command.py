@@ -6,17 +6,21 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from flexiast_cli.commands.service.unit import Scope, Service
+from flexiast.errors import UsageError
+from flexiast.files import write_atomically
+from flexiast_cli.commands.config import check
+from flexiast_cli.commands.service.unit import MARK, NAME, Scope, Service, unreachable
+from flexiast_cli.settings.layers import user_file
+from flexiast_cli.terminal.console import say
 
 UserOption = Annotated[
     bool, typer.Option("--user/--system", help="In your own session, or for the whole machine from boot on.")
 ]
-ApplyOption = Annotated[bool, typer.Option("--apply", help="Do it; else it is only said what would be done.")]
+ApplyOption = Annotated[bool, typer.Option("--apply", help="Do it; without this option only print what would be done.")]
 
 
 def install(
@@ -34,12 +38,6 @@ def install(
     apply: ApplyOption = False,
 ) -> None:
     """Print the unit that runs `flexiast listen`, and write it with --apply."""
-    from flexiast.errors import UsageError
-    from flexiast.files import write_atomically
-    from flexiast_cli.commands.config import check
-    from flexiast_cli.commands.service.unit import MARK, Service
-    from flexiast_cli.terminal.console import say
-
     scope, path = _scope(user), unit_path(_scope(user))
     service = Service(scope, Path(sys.executable), (config or _default_config(scope)).absolute())
     check(service.config, context)
@@ -57,9 +55,6 @@ def install(
 
 def uninstall(user: UserOption = False, apply: ApplyOption = False) -> None:
     """Remove the unit, once it is disabled."""
-    from flexiast.errors import UsageError
-    from flexiast_cli.terminal.console import say
-
     scope, path = _scope(user), unit_path(_scope(user))
     if not path.exists():
         raise UsageError(f"{path} does not exist; nothing is installed there")
@@ -72,8 +67,6 @@ def uninstall(user: UserOption = False, apply: ApplyOption = False) -> None:
 
 def show(user: UserOption = False) -> None:
     """Print the unit that is installed."""
-    from flexiast.errors import UsageError
-
     path = unit_path(_scope(user))
     if not path.exists():
         raise UsageError(f"{path} does not exist; `flexiast service install` writes it")
@@ -82,8 +75,6 @@ def show(user: UserOption = False) -> None:
 
 def unit_path(scope: Scope) -> Path:
     """Where systemd looks for an administrator's or a user's units."""
-    from flexiast_cli.commands.service.unit import NAME
-
     if scope == "system":
         return Path("/etc/systemd/system") / NAME
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd" / "user" / NAME
@@ -94,16 +85,11 @@ def _scope(user: bool) -> Scope:
 
 
 def _default_config(scope: Scope) -> Path:
-    from flexiast_cli.settings.layers import user_file
-
     return Path("/etc/flexiast/flexiast.toml") if scope == "system" else user_file(os.environ)
 
 
 def _check_reach(service: Service) -> None:
-    """Raise UsageError where the system's service could not read what it is to run."""
-    from flexiast.errors import UsageError
-    from flexiast_cli.commands.service.unit import unreachable
-
+    """Raise UsageError where a system service may not read its Python, this package or its settings."""
     for path in (service.python, Path(__file__), service.config) if service.scope == "system" else ():
         if part := unreachable(path):
             raise UsageError(

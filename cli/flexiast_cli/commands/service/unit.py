@@ -1,4 +1,4 @@
-"""The systemd unit of a listener, as text: a pure function of what it starts."""
+"""The systemd unit that runs `flexiast listen`, as text: a pure function of what it starts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NAME = "flexiast.service"
 MARK = "# Written by `flexiast service install`; change it with a drop-in: systemctl edit flexiast"
 
 NO_RESTART_CODES = (ExitCode.USAGE, ExitCode.MODEL, ExitCode.VERIFICATION, ExitCode.EXTRA)
-"""Exits that no restart mends."""
+"""Exit codes of errors that a restart cannot fix: systemd does not restart after these."""
 
 COMMON = """\
 Type=notify
 Restart=on-failure
 RestartSec=5
-RestartPreventExitStatus={hopeless}
-# Told of every window: see flexiast_runtime/systemd.py. Plans of TensorRT are built before the first one.
+RestartPreventExitStatus={no_restart}
+# Notified after every window, see flexiast_runtime/systemd.py. TensorRT plans are built before the first one.
 WatchdogSec=60
 TimeoutStartSec=600
 TimeoutStopSec=20
@@ -45,7 +45,7 @@ SystemCallFilter=@system-service
 # No MemoryDenyWriteExecute: libffi, through which PortAudio calls Python, needs such memory on some machines.
 SYSTEM = """\
 DynamicUser=yes
-# What flexiast learns and keeps: /var/lib/flexiast.
+# Profiles, plans and history: /var/lib/flexiast.
 Environment=XDG_DATA_HOME=%S
 SupplementaryGroups=audio
 DevicePolicy=closed
@@ -69,14 +69,14 @@ UMask=0027
 
 @dataclass(frozen=True)
 class Service:
-    """What is started, for whom."""
+    """What systemd starts, in whose name."""
 
     scope: Scope
     python: Path
     config: Path
 
     def _time_sync(self) -> str:
-        """A user's manager knows no targets of the system's; by the time of a login the clock is set."""
+        """Wait for the clock, in a system unit only: a user's manager has no such target, and at login it is set."""
         if self.scope == "user":
             return ""
         return (
@@ -87,23 +87,23 @@ class Service:
         )
 
     def text(self) -> str:
-        """The unit file. A user's manager may not confine as the system's does, so that unit says less."""
+        """The unit file. A user's manager lacks the rights to confine a service, so that unit has fewer lines."""
         command = [str(self.python), "-m", "flexiast_cli.main", "listen", "--config", str(self.config)]
         secrets = "/etc/flexiast/environment" if self.scope == "system" else "%E/flexiast/environment"
-        hopeless = " ".join(str(code.value) for code in NO_RESTART_CODES)
+        no_restart = " ".join(str(code.value) for code in NO_RESTART_CODES)
         parts = (
             MARK,
             "[Unit]\nDescription=flexiast, sound recognition\nAfter=sound.target" + self._time_sync(),
             "# A microphone may be plugged in next week.\nStartLimitIntervalSec=0\n",
             f"[Service]\nExecStart={' '.join(map(quote_word, command))}",
-            COMMON.format(secrets=secrets, hopeless=hopeless) + (SYSTEM if self.scope == "system" else ""),
+            COMMON.format(secrets=secrets, no_restart=no_restart) + (SYSTEM if self.scope == "system" else ""),
             f"[Install]\nWantedBy={'multi-user' if self.scope == 'system' else 'default'}.target\n",
         )
         return "\n".join(parts)
 
 
 def quote_word(word: str) -> str:
-    """A word of ExecStart as it is: in it, quotes, % and $ mean something."""
+    """Escape a word of ExecStart, in which systemd interprets quotes, % and $."""
     if re.fullmatch(r"[\w./:=@,+-]+", word):
         return word
     plain = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
@@ -111,7 +111,7 @@ def quote_word(word: str) -> str:
 
 
 def unreachable(path: Path) -> Path | None:
-    """The part of a path that a system service, which runs as nobody in particular, may not pass."""
+    """The first part of a path that a system service, which runs as an unprivileged user, may not enter; else None."""
     resolved = path.resolve()
     for part in (*reversed(resolved.parents), resolved):
         if part in {Path("/home"), Path("/root"), Path("/run/user")}:  # ProtectHome

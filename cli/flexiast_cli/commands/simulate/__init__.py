@@ -1,1 +1,1 @@
-"""Simulate."""
+"""The governor in simulated and recorded conditions."""

@@ -21,7 +21,7 @@ WHY = {
     "other limit": (("saving power", "power limit"), "#b08900"),
     "engine failed": (("failed",), "#222222"),
 }
-"""Kinds of reasons for a switch, each told by words in it, and its colour"""
+"""Kinds of reasons for a switch: words that identify one, and its colour"""
 COLUMNS = 3
 APART = 1.4
 """A line nearer than this factor to the one labelled below it has no label."""

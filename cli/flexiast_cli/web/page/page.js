@@ -126,8 +126,8 @@ function lookOf(label) {
 }
 
 // A day as people say it; nothing for recordings, whose times count from their start.
-const dayOf = event => event.began_at ? new Date(event.began_at).toLocaleDateString([], { weekday: 'long', day: 'numeric', month: 'long', year: 'numeric' }) : '';
-const timeOf = event => event.began_at ? new Date(event.began_at).toLocaleTimeString([], { hour12: false }) : clock(event.start_s);
+const dayOf = event => event.started_at ? new Date(event.started_at).toLocaleDateString([], { weekday: 'long', day: 'numeric', month: 'long', year: 'numeric' }) : '';
+const timeOf = event => event.started_at ? new Date(event.started_at).toLocaleTimeString([], { hour12: false }) : clock(event.start_s);
 const tone = (id, value) => { element(id).dataset.tone = value; };
 const fill = (id, share) => { element(id).style.width = `${100 * Math.min(Math.max(share, 0), 1)}%`; };
 const ms = value => value < 100 ? value.toFixed(1) : value.toFixed(0);
@@ -152,7 +152,7 @@ function showNotice() {
 function showStatus() {
   const status = shown?.latest;
   if (!status) return;
-  const now = dayOf({ began_at: Date.now() });
+  const now = dayOf({ started_at: Date.now() });
   if (now !== today) {
     today = now;
     stale.add(showEvents);
@@ -200,7 +200,7 @@ function showNow(status) {
 
 function showEvents() {
   const events = [...sources.values()].flatMap(source => [...source.events.values()].slice(-KEPT_RECORDS));
-  events.sort((a, b) => (b.began_at ?? '').localeCompare(a.began_at ?? '') || b.start_s - a.start_s);
+  events.sort((a, b) => (b.started_at ?? '').localeCompare(a.started_at ?? '') || b.start_s - a.start_s);
   const focused = document.activeElement?.dataset.id;
   let day = today;
   element('events').replaceChildren(...events.slice(0, KEPT_RECORDS).flatMap(event => {
@@ -213,7 +213,7 @@ function showEvents() {
 
 function eventLine(event) {
   const time = made('time', timeOf(event));
-  if (event.began_at) time.title = `${dayOf(event)}, ${timeOf(event)}`;
+  if (event.started_at) time.title = `${dayOf(event)}, ${timeOf(event)}`;
   const line = made('li'), more = made('span', `${(event.end_s - event.start_s).toFixed(1)} s  ·  ${event.score.toFixed(2)}`, 'more');
   if (event.clip) more.append(playButton(event));
   line.append(time, made('span', event.label), more);

@@ -491,7 +491,15 @@ def test_a_profile_on_tensorrt_knows_its_stages_and_versions(load: Load, gpu: Fa
     assert key.versions["GPU"].startswith("Orin (8.7), CUDA 12.6")
     gpu.cuda.calls.clear()
     found, runs = profile_bundle(
-        "tiny", bundle, list(load(TINY_PATCHES[:2])), key, duration_s=0.05, warmup_s=0.0, metrics={}, power=False
+        "tiny",
+        bundle,
+        list(load(TINY_PATCHES[:2])),
+        key,
+        step_s=0.1,
+        duration_s=0.05,
+        warmup_s=0.0,
+        metrics={},
+        power=False,
     )
     assert [len(theirs.stages) for theirs in runs.values()] == [STAGED_RUNS] * 2
     for measurement in found.measurements:

@@ -1,0 +1,140 @@
+"""The work of `flexiast listen`: open everything that may refuse, then classify until the sources end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+
+from flexiast.errors import ExitCode
+from flexiast_cli.commands.listen.options import OutputOptions, SourceOptions
+from flexiast_cli.commands.listen.output import announce, choose_printer, print_records, report_ineffective_cascade
+from flexiast_cli.commands.listen.sinks import clip_folder, histories_for, open_sinks, tee_to_history, tee_to_sinks
+from flexiast_cli.commands.listen.stations import (
+    Station,
+    check_sources,
+    machine_conditions,
+    open_sources,
+    open_stations,
+)
+from flexiast_cli.governor import Candidates, Controller, load_candidates, prepare, record_trace
+from flexiast_cli.options.common import EventOptions, event_settings, power_source_of
+from flexiast_cli.options.policy import PolicyOptions
+from flexiast_cli.options.validators import parse_address
+from flexiast_cli.terminal.console import say
+from flexiast_cli.terminal.full_disk import surviving_full_disk
+from flexiast_cli.terminal.interrupts import StopRequest, graceful_shutdown
+from flexiast_cli.web.server import WebPage, public_urls, tee_to_web
+from flexiast_runtime.audio.capture import OnSourceLoss, merge_captures, stop
+from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.catalog import DEFAULT, find_bundle
+from flexiast_runtime.detection.listener import process_streams
+from flexiast_runtime.detection.records import Record
+from flexiast_runtime.governor.live import Conditions
+from flexiast_runtime.hardware.poller import Poller
+from flexiast_runtime.sinks.audio_history import Audio
+from flexiast_runtime.sinks.parse import parse_sinks
+from flexiast_runtime.sinks.sink import RunContext, Sink
+from flexiast_runtime.systemd import ServiceManager
+
+
+def run(
+    model: str | None, sources: SourceOptions, sizes: PolicyOptions, events: EventOptions, output: OutputOptions
+) -> None:
+    """Raises UsageError for options that exclude each other, before anything is opened that costs time."""
+    check_sources(sources)
+    sinks = parse_sinks(output.to or ())
+    supply = power_source_of(sizes.power_source)
+    address = None if output.web is None else parse_address(output.web)
+    public = public_urls(output.web, output.web_url)
+    name = model or DEFAULT
+    bundle = Bundle.open(find_bundle(name))
+    settings = event_settings(bundle.manifest, **asdict(events))
+    candidates = load_candidates(bundle, sizes)
+    frontend = candidates.engines.spec.frontend
+    manager = ServiceManager.from_environment(os.environ, say)
+    opened = open_sources(sources, frontend.sample_rate_hz, manager)
+    share_s = settings.step_s / len(opened)  # one thread runs the engines for all of them
+    deadline_s = min(sizes.latency / 1000, share_s) if sizes.latency else share_s
+    machine = machine_conditions(deadline_s, sizes.backend, supply)
+    controller = prepare(candidates, sizes, machine.latest)
+    stations = open_stations(
+        opened,
+        candidates.engines,
+        controller,
+        settings,
+        lambda _: machine.latest,
+        cascade=sizes.cascade,
+        live=sources.live,
+        duration_s=sources.duration,
+    )
+    histories = histories_for(sinks, opened, frontend.sample_rate_hz, live=sources.live)
+    title = f"{name} · {', '.join(source.name for source in opened)}"
+    page = None if address is None else WebPage(*address, title, frontend, clips=clip_folder(sinks), public=public)
+    session = _Session(
+        name, sources, output, candidates, controller, stations, sinks, histories, machine, manager, page
+    )
+    session.run(settings.step_s, sizes)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """One run of `listen`, with everything open."""
+
+    name: str
+    options: SourceOptions
+    output: OutputOptions
+    candidates: Candidates
+    controller: Controller
+    stations: Sequence[Station]
+    sinks: Sequence[Sink]
+    histories: Mapping[str, Audio]
+    machine: Poller[Conditions]
+    manager: ServiceManager | None
+    page: WebPage | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(station.name for station in self.stations)
+
+    def run(self, step_s: float, sizes: PolicyOptions) -> None:
+        """Classify until the sources end or a signal comes; exits with LOST where a sink lost something."""
+        bundle, engines = self.candidates.bundle, self.candidates.engines
+        live, captures = self.options.live, [station.capture for station in self.stations]
+        context = RunContext(
+            engines.spec.labels, self.names, self.histories, patch_sizes=tuple(map(str, engines.patches))
+        )
+        with (
+            closing(engines),
+            graceful_shutdown(partial(stop, captures), terminated=ExitCode.OK) as request,
+            open_sinks(self.sinks, context, lambda: live or request.by is not None) as publish,
+            record_trace(self.controller, sizes.record, bundle, self.name, step_s, len(captures)),
+            self.machine,
+            surviving_full_disk(say),
+        ):
+            heading = f"{self.name} listens to {', '.join(self.names)}; Ctrl-C ends"
+            announce(None if self.output.as_json else heading, self.page)
+            self._print(tee_to_sinks(self._classify(), publish), request)
+            report_ineffective_cascade([station.classifier for station in self.stations])
+
+    def _classify(self) -> Iterator[Record]:
+        """The records of all sources in the order of their audio."""
+        captures, classifiers = zip(*((station.capture, station.classifier) for station in self.stations), strict=True)
+        on_loss: OnSourceLoss = "exit" if len(captures) == 1 or self.options.exits_on_source_loss else "continue"
+        chunks = tee_to_history(merge_captures(captures, on_loss), self.names, self.histories)
+        return process_streams(((classifiers[place], chunk) for place, chunk in chunks), classifiers)
+
+    def _print(self, records: Iterator[Record], request: StopRequest) -> None:
+        records = self.manager.notify_each(records) if self.manager else records
+        printer = choose_printer(
+            as_json=self.output.as_json,
+            explain=self.output.explain,
+            several=len(self.stations) > 1,
+            title=f"{self.name} · {', '.join(self.names)}",
+            note="Ctrl-C ends" if self.page is None else f"{self.page.url} · Ctrl-C ends",
+        )
+        captures = [station.capture for station in self.stations]
+        records = records if self.page is None else tee_to_web(records, self.page)
+        print_records(records, printer, captures, request, live=self.options.live)
