@@ -35,6 +35,7 @@ HEAVY = (
 )
 TORCH_CODE = ("model", "convnet", "networks", "training.distillation", "training.distributed", "training.journal")
 NEEDS_TORCH = {f"flexiast.{name}" for name in (*TORCH_CODE, "training.run_state", "training.trainer")}
+NEEDS_TORCH |= {f"flexiast_cli.commands.train.{name}" for name in ("prepare", "progress", "run")}
 DRAWS = {f"flexiast_cli.{name}" for name in ("plot_axes", "commands.evaluate.plot", "commands.profile.report")}
 """Modules of pictures, imported when one is asked for: they begin with matplotlib."""
 
