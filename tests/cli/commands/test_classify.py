@@ -23,7 +23,7 @@ import soundfile
 from tests.cli.conftest import Run, tone
 
 RATE_HZ = 16_000
-QUICK = ("commands", "--patch-size", "48")
+QUICK = ("commands-ar", "--patch-size", "48")
 """A shipped model at its cheapest."""
 LONG_S = 3_600
 """Of a recording that is still being read, however slow the test: an hour takes more than ten seconds of CPU time."""
@@ -288,7 +288,7 @@ def test_one_channel_may_be_heard(run: Run, tmp_path: Path) -> None:
     assert (absent.returncode, "two.wav has no channel 3" in absent.stderr) == (8, True)
 
 
-@pytest.mark.parametrize("command", [("listen", "commands", "--pin", "48", "--json", "--input"), ("classify", *QUICK)])
+@pytest.mark.parametrize("command", [("listen", "commands-ar", "--pin", "48", "--json", "--input"), ("classify", *QUICK)])
 def test_a_pipe_by_name_is_read_as_stdin_is(command: tuple[str, ...], run: Run, tmp_path: Path) -> None:
     samples = (32_767 * tone(300, 2.0, 0)).astype("<i2").tobytes()
     fifo = tmp_path / "fifo"
