@@ -19,13 +19,13 @@ check:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	$(dir $(PYTHON))lint-imports
-	$(MAKE) docs PYTHON=$(PYTHON)
+	$(MAKE) docs
 	$(PYTHON) -m pytest --cov --cov-report=term
 
 # The site, in build/docs: a broken link or reference fails, and so does a long line. Prints how the pages read.
-docs:
-	$(PYTHON) scripts/docs_words.py docs
-	$(PYTHON) -m sphinx -q -b html -W -n --keep-going docs build/docs
+docs: $(DEV)/installed
+	$(DEV)/bin/python scripts/docs_words.py docs
+	$(DEV)/bin/python -m sphinx -q -b html -W -n --keep-going docs build/docs
 	@echo "The site is in build/docs/index.html"
 
 # The suite on the newest of everything, torch included: not a gate, but what it finds goes into the changelog.

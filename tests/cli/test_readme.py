@@ -63,7 +63,7 @@ def test_the_exit_codes_are_the_ones_in_the_code() -> None:
 
 
 def test_the_shipped_models_are_named() -> None:
-    rows = re.findall(r"^\| \[`(\w+)`\]\((\S+)\) \|.*\| ([^|]+) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| \[`([\w-]+)`\]\((\S+)\) \|.*\| ([^|]+) \|$", README, re.MULTILINE)
     assert {name for name, _, _ in rows} == set(list_shipped())
     for name, card, licence in rows:
         assert card.endswith(f"models/{name}/MODEL_CARD.md")
