@@ -77,10 +77,10 @@ def check_output(path: Path) -> None:
     """Raise UsageError when a file could not be written here: asked before the work, not after."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file")
-    check_beside(path.resolve())
+    check_sibling_output(path.resolve())
 
 
-def check_beside(path: Path) -> None:
+def check_sibling_output(path: Path) -> None:
     """Raise UsageError when nothing could be written beside this path, in a folder that need not be there yet."""
     folder = path.absolute().parent
     while not folder.exists():

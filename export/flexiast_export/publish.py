@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from flexiast.errors import UsageError
-from flexiast.files import check_beside
+from flexiast.files import check_sibling_output
 from flexiast.manifest import MANIFEST
 
 
@@ -46,7 +46,7 @@ def stage_bundle(output: Path, *, force: bool) -> Iterator[Path]:
 
 def check_place(output: Path, *, force: bool) -> None:
     """Raise UsageError where nothing may be published: on what exists, unless a bundle is to be replaced."""
-    check_beside(output)
+    check_sibling_output(output)
     if not os.path.lexists(output):
         return
     if not force:

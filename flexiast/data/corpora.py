@@ -61,7 +61,7 @@ def audioset(segments: Sequence[Path], audio: Path) -> Listing:
                     f"{path}: {row['YTID']} is labelled {unknown[0]!r}, which class_labels_indices.csv lacks"
                 )
             clips.append((row["YTID"], tuple(names[mid] for mid in mids), split))
-    return _found(clips, files, left_out, audio)
+    return _list_present(clips, files, left_out, audio)
 
 
 def vggsound(listing: Path, audio: Path) -> Listing:
@@ -80,7 +80,7 @@ def vggsound(listing: Path, audio: Path) -> Listing:
             )
         split = "train" if row["split"] == "train" else "val"
         clips.append((f"{row['YTID']}_{int(row['start']):06}", (row["label"],), split))
-    return _found(clips, files, left_out, audio)
+    return _list_present(clips, files, left_out, audio)
 
 
 def speechcommands(folder: Path) -> Listing:
@@ -154,7 +154,7 @@ def _make_listing(clips: Sequence[Clip], folder: Path, column: Literal["split", 
     return Listing(present, len(clips) - len(present), column)
 
 
-def _found(
+def _list_present(
     clips: Sequence[tuple[str, tuple[str, ...], str]], files: dict[str, list[Path]], left_out: LeftOut, audio: Path
 ) -> Listing:
     """The clips (name, labels, split) that have a file."""

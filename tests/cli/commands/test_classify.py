@@ -288,7 +288,9 @@ def test_one_channel_may_be_heard(run: Run, tmp_path: Path) -> None:
     assert (absent.returncode, "two.wav has no channel 3" in absent.stderr) == (8, True)
 
 
-@pytest.mark.parametrize("command", [("listen", "commands-ar", "--pin", "48", "--json", "--input"), ("classify", *QUICK)])
+@pytest.mark.parametrize(
+    "command", [("listen", "commands-ar", "--pin", "48", "--json", "--input"), ("classify", *QUICK)]
+)
 def test_a_pipe_by_name_is_read_as_stdin_is(command: tuple[str, ...], run: Run, tmp_path: Path) -> None:
     samples = (32_767 * tone(300, 2.0, 0)).astype("<i2").tobytes()
     fifo = tmp_path / "fifo"
