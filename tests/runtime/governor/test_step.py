@@ -556,12 +556,12 @@ def test_charge_that_is_to_be_kept_is_kept() -> None:
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_the_more_charge_there_is_above_what_is_to_be_kept_the_more_is_allowed(keep: float, a: float, b: float) -> None:
-    def begun(fraction: float) -> int:
+    def first_choice(fraction: float) -> int:
         policy, battery = Policy(goal=Goal(min_battery=keep)), Battery(fraction, discharging=True)
         return init_state(policy, OPTIONS, Observation(0.0, DEADLINE_S, battery=battery)).index
 
-    assert begun(min(a, b)) <= begun(max(a, b))
-    assert begun(keep) == 0
+    assert first_choice(min(a, b)) <= first_choice(max(a, b))
+    assert first_choice(keep) == 0
 
 
 @pytest.mark.parametrize(("watts", "index"), [(4.0, 0), (5.0, 0), (7.5, 1), (20.0, 2)])

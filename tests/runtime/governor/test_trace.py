@@ -64,14 +64,14 @@ def header(chosen: GovernedController) -> Header:
     )
 
 
-def begun(path: Path, policy: Policy) -> tuple[GovernedController, Recorder]:
+def start_recording(path: Path, policy: Policy) -> tuple[GovernedController, Recorder]:
     chosen = GovernedController(OPTIONS, policy, Conditions(0.25))
     chosen.record = recorder = Recorder(path, header(chosen))
     return chosen, recorder
 
 
 def record(path: Path, policy: Policy, seen: Sequence[Observation]) -> GovernedController:
-    chosen, recorder = begun(path, policy)
+    chosen, recorder = start_recording(path, policy)
     for each in seen:
         chosen.observe(each)
     recorder.close()
@@ -92,7 +92,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def written(tmp_path: Path) -> Path:
     """Four minutes with a load each hundred seconds, on a battery."""
     rng = np.random.default_rng(0)
-    chosen, recorder = begun(tmp_path / "written.jsonl", Policy())
+    chosen, recorder = start_recording(tmp_path / "written.jsonl", Policy())
     for tick in range(1, 1_001):
         latency_s = OPTIONS[chosen.index].latency_s * rng.lognormal(0, 0.1) * (4 if tick % 400 > 300 else 1)
         battery = Battery(0.9 - tick / 20_000, discharging=True)

@@ -427,7 +427,7 @@ def test_components_that_left_the_label_set_are_taken_away(broker: Broker, event
         expected = {f"sound_{slug}" for slug in slugs(labels).values()} | ({"sound_rain"} if first else set())
         found: dict[str, Any] = {}
 
-        def told() -> bool:
+        def is_reported() -> bool:
             subscriber = Subscriber(broker.port)
             eventually(lambda: subscriber.of(config))
             found.update(
@@ -436,7 +436,7 @@ def test_components_that_left_the_label_set_are_taken_away(broker: Broker, event
             subscriber.close()
             return expected <= found.keys()
 
-        eventually(told)
+        eventually(is_reported)
         box.end()
         box.join()
         return found
