@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 import soxr
@@ -18,6 +18,7 @@ from flexiast.data.audio import BLOCK_FRAMES, Part, check_bad_files, open_audio
 from flexiast.data.clips import Clip
 from flexiast.data.dataset import VALIDATION_SHARE
 from flexiast.data.search import find_audio
+from flexiast.data.waveforms import WaveformSequence
 from flexiast.errors import DataError
 
 STRETCH_S = 20.0
@@ -40,7 +41,7 @@ class Stretch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stretches(Sequence[Float]):
+class Stretches(WaveformSequence):
     """Stretches of recordings as mono [samples] at one rate, decoded at each access; reading raises DataError."""
 
     stretches: tuple[Stretch, ...]
@@ -49,14 +50,8 @@ class Stretches(Sequence[Float]):
     def __len__(self) -> int:
         return len(self.stretches)
 
-    @overload
-    def __getitem__(self, index: int) -> Float: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Float]: ...
-    def __getitem__(self, index: int | slice) -> Float | list[Float]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
-        return _read(self.stretches[index], self.sample_rate_hz)
+    def _read(self, place: int) -> Float:
+        return _read(self.stretches[place], self.sample_rate_hz)
 
     @property
     def hours(self) -> float:
@@ -81,7 +76,7 @@ class Stretches(Sequence[Float]):
 
 
 @dataclass(frozen=True)
-class Chain(Sequence[Float]):
+class Chain(WaveformSequence):
     """Sequences of waveforms, one after the other."""
 
     parts: tuple[Sequence[Float], ...]
@@ -89,19 +84,12 @@ class Chain(Sequence[Float]):
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
-    @overload
-    def __getitem__(self, index: int) -> Float: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Float]: ...
-    def __getitem__(self, index: int | slice) -> Float | list[Float]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
-        place = range(len(self))[index]
+    def _read(self, place: int) -> Float:
         for part in self.parts:
             if place < len(part):
                 return part[place]
             place -= len(part)
-        raise IndexError(index)
+        raise IndexError(place)
 
 
 def split_stretches(stretches: Stretches) -> tuple[Stretches, Stretches]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
@@ -12,7 +13,22 @@ from flexiast.data.audio import read_audio
 from flexiast.data.clips import Clip
 
 
-class Waveforms(Sequence[Float]):
+class WaveformSequence(Sequence[Float]):
+    """Mono waveforms [samples] that are indexed as a list is; a subclass reads the one at a place from 0 on."""
+
+    @overload
+    def __getitem__(self, index: int) -> Float: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Float]: ...
+    def __getitem__(self, index: int | slice) -> Float | list[Float]:
+        places = range(len(self))[index]  # counts from the end and raises IndexError as lists do
+        return self._read(places) if isinstance(places, int) else [self._read(place) for place in places]
+
+    @abstractmethod
+    def _read(self, place: int) -> Float: ...
+
+
+class Waveforms(WaveformSequence):
     """Clips as mono [samples] in [-1, 1]: the first ones stand in memory, the others are decoded at each access.
 
     The same index gives the same samples, however much is in memory: float32 is kept, for rounding to 16 bits would
@@ -31,14 +47,7 @@ class Waveforms(Sequence[Float]):
     def __len__(self) -> int:
         return len(self._clips)
 
-    @overload
-    def __getitem__(self, index: int) -> Float: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Float]: ...
-    def __getitem__(self, index: int | slice) -> Float | list[Float]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
-        place = range(len(self))[index]  # counts from the end and raises IndexError as lists do
+    def _read(self, place: int) -> Float:
         if place < len(self._kept):
             return self._kept[place]
         clip = self._clips[place]
