@@ -29,7 +29,6 @@ class Teacher:
         """
         _check_teacher(model.spec, student)
         theirs, ours = model.spec, student
-        self.nothing_class = theirs.nothing_class
         same = theirs.nothing_class == ours.nothing_class
         self._nothing = "keep" if same else "add" if ours.nothing_class else "drop"
         self._model = model.eval().requires_grad_(False)
@@ -74,9 +73,10 @@ class Teachers:
         return torch.stack([teacher(features) for teacher in self._teachers]).mean(dim=0)
 
     def can_answer(self, target: Tensor) -> Tensor:
-        """Clips [batch] whose answers count: all if every teacher has a class for nothing, else those with a label."""
-        if all(teacher.nothing_class for teacher in self._teachers):
-            return torch.ones(len(target), dtype=torch.bool, device=target.device)
+        """Clips [batch] whose answers count: those in which a label sounds.
+
+        In a background nothing sounds, whatever a teacher takes it for: its false events must not be learnt.
+        """
         return target[:, : self._labels].sum(dim=1) > 0
 
 

@@ -1018,9 +1018,7 @@ def test_a_run_over_backgrounds_resumes_to_the_same_weights_and_no_other_is_its_
 
 
 @pytest.mark.parametrize("knows", [False, True])
-def test_a_teacher_without_a_class_for_nothing_is_asked_of_labelled_clips_only(
-    toy: Toy, tmp_path: Path, knows: bool
-) -> None:
+def test_a_teacher_is_asked_of_labelled_clips_only(toy: Toy, tmp_path: Path, knows: bool) -> None:
     ours = toy.spec.model_copy(update={"nothing_class": True})
     model = load_model(random_checkpoint(ours if knows else toy.spec, 1))
     trainer = toy.trainer(
@@ -1033,7 +1031,7 @@ def test_a_teacher_without_a_class_for_nothing_is_asked_of_labelled_clips_only(
         answers = torch.cat((answers, torch.full((6, 1), -1e3)), dim=1)
     by_labels = label_loss(logits, target, "single", 0.1)
     taught = 0.3 * by_labels + 0.7 * distillation_loss(logits, answers, "single", 1.0)
-    expected = torch.where(target[:, 2] > 0, by_labels, taught) if not knows else taught
+    expected = torch.where(target[:, 2] > 0, by_labels, taught)
     torch.testing.assert_close(trainer._loss(features, target, patch), expected)
 
 
