@@ -180,11 +180,16 @@ class AudioFile:
             yield block
         if decoder.complaints:
             self._say(f"{self._name} holds damaged MP3 frames; what is heard in their place may be noise")
-        if self._layout.counted_s is None and delivered < decoder.frames < UNKNOWN_FRAMES:
-            rate_hz = decoder.samplerate
+        rate_hz = decoder.samplerate
+        if self._layout.counted_s is None and delivered + self._padding(rate_hz) < decoder.frames < UNKNOWN_FRAMES:
             self._refuse_or_report(
                 f"its header announces {decoder.frames / rate_hz:.2f} s, {delivered / rate_hz:.2f} s are there"
             )
+
+    def _padding(self, rate_hz: int) -> int:
+        """Frames that a header may count and a decoder remove: an encoder's, where every byte is there (MP3 in WAV)."""
+        whole = self._layout.found_bytes > 0 and self._layout.announced_bytes is None
+        return round(ENCODER_S * rate_hz) if whole else 0
 
     def _check_header(self, decoder: Decoder, channel: int | None) -> None:
         """Check what is known before anything is decoded."""
@@ -202,10 +207,10 @@ class AudioFile:
             announced_s = layout.announced_bytes * frames_per_byte / self.rate_hz
             found_s = decoder.frames / self.rate_hz
             if layout.announced_bytes > layout.found_bytes:
-                self._refuse_or_report(
-                    f"its header announces {announced_s:.2f} s ({layout.announced_bytes:,} bytes of samples), "
-                    f"{found_s:.2f} s ({layout.found_bytes:,} bytes) are there"
-                )
+                announced, found = f"{layout.announced_bytes:,} bytes of samples", f"{layout.found_bytes:,} bytes"
+                if decoder.frames:  # FFmpeg does not tell them before it has decoded all
+                    announced, found = f"{announced_s:.2f} s ({announced})", f"{found_s:.2f} s ({found})"
+                self._refuse_or_report(f"its header announces {announced}, {found} are there")
             else:
                 self._say(
                     f"{self._name}: its header announces {announced_s:.2f} s, {found_s:.2f} s are there and heard"
