@@ -12,48 +12,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flexiast_runtime.api import (
-        Bundle,
-        Engine,
-        Event,
-        EventRules,
-        FlexiastError,
-        LabelScore,
-        Model,
-        PatchSize,
-        Record,
-        Sink,
-        Stream,
-        Variant,
-        load,
-    )
+    from flexiast_runtime.api import *  # noqa: F403 (its `__all__` is the public interface, listed there alone)
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Bundle",
-    "Engine",
-    "Event",
-    "EventRules",
-    "FlexiastError",
-    "LabelScore",
-    "Model",
-    "PatchSize",
-    "Record",
-    "Sink",
-    "Stream",
-    "Variant",
-    "load",
-]
-
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from flexiast_runtime import api
+    if name.startswith("__") and name != "__all__":  # of what inspects any module
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from flexiast_runtime import api
 
+    if name == "__all__":
+        return api.__all__
+    if name in api.__all__:
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -43,7 +43,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
-        with path.open("wb") as file:
+        with _name_errors(path), path.open("wb") as file:
             yield file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,16 +53,25 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     # Made with its mode, not given it later: nobody may read in the meantime what he may not read in the end.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with _name_errors(path), os.fdopen(handle, "wb") as file:
             if mode is not None and hasattr(os, "fchmod"):
                 os.fchmod(handle, mode)
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say which file it would be
+        raise
+
+
+@contextmanager
+def _name_errors(path: Path) -> Iterator[None]:
+    """A full disk does not say which file it would be."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
             error.filename = str(path)
         raise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
@@ -24,14 +25,14 @@ from flexiast_cli.commands.engines import command as engines
 from flexiast_cli.commands.evaluate.command import evaluate
 from flexiast_cli.commands.export.command import export
 from flexiast_cli.commands.history.command import history
-from flexiast_cli.commands.import_ import import_
-from flexiast_cli.commands.inspect import inspect
+from flexiast_cli.commands.import_.command import import_
+from flexiast_cli.commands.inspect.command import inspect
 from flexiast_cli.commands.listen.command import listen
 from flexiast_cli.commands.profile.command import profile
 from flexiast_cli.commands.service import command as service
 from flexiast_cli.commands.simulate.command import simulate
 from flexiast_cli.commands.train.command import train
-from flexiast_cli.commands.verify import verify
+from flexiast_cli.commands.verify.command import verify
 from flexiast_cli.examples import epilog
 from flexiast_cli.settings.configurable import configurable
 from flexiast_cli.settings.layers import Words
@@ -66,9 +67,23 @@ def _handle_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(ExitCode.OK) from None
         except OSError as error:  # a full disk, a folder that may not be written
             _abandon_stdout()
-            raise _exit_with(error, ExitCode.FAILURE) from None
+            raise _exit_with(_describe_os_error(error), ExitCode.FAILURE) from None
 
     return handle
+
+
+def _describe_os_error(error: OSError) -> FlexiastError:
+    """Where it happened, what, and what to do; only what goes to stdout has no name of its own."""
+    place = "stdout" if error.filename is None else os.fsdecode(error.filename)
+    remedies = {
+        errno.ENOSPC: "free some space or name another place",
+        errno.EDQUOT: "free some space or name another place",
+        errno.EROFS: "its file system is read-only; name another place",
+        errno.EACCES: "name another place, or change its permissions",
+        errno.ENOENT: "check the path",
+    }
+    remedy = remedies.get(error.errno or 0)
+    return FlexiastError(f"{place} cannot be used: {error.strerror or error}" + (f"; {remedy}" if remedy else ""))
 
 
 def _exit_with(error: Exception, code: ExitCode) -> typer.Exit:

@@ -92,7 +92,9 @@ class AudioFile:
             self._layout: Layout = examine(file)
         self._decoder = self._open(0)
         self.rate_hz: int = self._decoder.samplerate
-        self._channel, self._all_channels = channel, self._decoder.channels
+        self._channel = channel
+        self.channels: int = self._decoder.channels
+        """Of the file, also if one was chosen"""
         try:
             self._check_header(self._decoder, channel)
         except BaseException:
@@ -105,7 +107,7 @@ class AudioFile:
 
     def blocks(self, frames: int) -> Iterator[Float]:
         """[at most ``frames``, channels] in −1 … 1, or [.., 1] of the channel that was chosen; none is empty."""
-        levels, delivered = Levels(1 if self._channel else self._all_channels), 0
+        levels, delivered = Levels(1 if self._channel else self.channels), 0
         for block in filter(len, self._segments(frames)):
             samples = block if self._channel is None else block[:, self._channel - 1 : self._channel]
             try:
@@ -146,16 +148,16 @@ class AudioFile:
     def _convert(self, decoder: Decoder, frames: int) -> Iterator[Float]:
         import soxr
 
-        same_rate, same_channels = decoder.samplerate == self.rate_hz, decoder.channels == self._all_channels
+        same_rate, same_channels = decoder.samplerate == self.rate_hz, decoder.channels == self.channels
         resampler = None
         if not same_rate:
-            resampler = soxr.ResampleStream(decoder.samplerate, self.rate_hz, self._all_channels, dtype="float32")
+            resampler = soxr.ResampleStream(decoder.samplerate, self.rate_hz, self.channels, dtype="float32")
         for block in self._decode(decoder, frames):
             mix = block.mean(axis=1, keepdims=True, dtype=np.float32)
-            samples = block if same_channels else np.repeat(mix, self._all_channels, axis=1)
+            samples = block if same_channels else np.repeat(mix, self.channels, axis=1)
             yield samples if resampler is None else resampler.resample_chunk(samples)
         if resampler is not None:
-            yield resampler.resample_chunk(np.empty((0, self._all_channels), np.float32), last=True)
+            yield resampler.resample_chunk(np.empty((0, self.channels), np.float32), last=True)
 
     def _decode(self, decoder: Decoder, frames: int) -> Iterator[Float]:
         """Blocks of one stream, as far as it can be decoded."""
@@ -178,11 +180,16 @@ class AudioFile:
             yield block
         if decoder.complaints:
             self._say(f"{self._name} holds damaged MP3 frames; what is heard in their place may be noise")
-        if self._layout.counted_s is None and delivered < decoder.frames < UNKNOWN_FRAMES:
-            rate_hz = decoder.samplerate
+        rate_hz = decoder.samplerate
+        if self._layout.counted_s is None and delivered + self._padding(rate_hz) < decoder.frames < UNKNOWN_FRAMES:
             self._refuse_or_report(
                 f"its header announces {decoder.frames / rate_hz:.2f} s, {delivered / rate_hz:.2f} s are there"
             )
+
+    def _padding(self, rate_hz: int) -> int:
+        """Frames that a header may count and a decoder remove: an encoder's, where every byte is there (MP3 in WAV)."""
+        whole = self._layout.found_bytes > 0 and self._layout.announced_bytes is None
+        return round(ENCODER_S * rate_hz) if whole else 0
 
     def _check_header(self, decoder: Decoder, channel: int | None) -> None:
         """Check what is known before anything is decoded."""
@@ -200,10 +207,10 @@ class AudioFile:
             announced_s = layout.announced_bytes * frames_per_byte / self.rate_hz
             found_s = decoder.frames / self.rate_hz
             if layout.announced_bytes > layout.found_bytes:
-                self._refuse_or_report(
-                    f"its header announces {announced_s:.2f} s ({layout.announced_bytes:,} bytes of samples), "
-                    f"{found_s:.2f} s ({layout.found_bytes:,} bytes) are there"
-                )
+                announced, found = f"{layout.announced_bytes:,} bytes of samples", f"{layout.found_bytes:,} bytes"
+                if decoder.frames:  # FFmpeg does not tell them before it has decoded all
+                    announced, found = f"{announced_s:.2f} s ({announced})", f"{found_s:.2f} s ({found})"
+                self._refuse_or_report(f"its header announces {announced}, {found} are there")
             else:
                 self._say(
                     f"{self._name}: its header announces {announced_s:.2f} s, {found_s:.2f} s are there and heard"

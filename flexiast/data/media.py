@@ -25,8 +25,12 @@ MEDIA_SUFFIXES = frozenset(
 
 EXTRA = "pip install 'flexiast[media]'"
 
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,amr,ac3,eac3,caf,wv,tta,avi,flv"
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,amr,ac3,eac3,caf,wv,tta,avi,flv,ogg,wav"
 """FFmpeg's names of what is opened. Playlists are not among them: one could make FFmpeg open an address on the net."""
+
+SHARED_CONTAINERS, LIBSNDFILE_CODECS = ("ogg", "wav"), ("vorbis", "opus", "pcm_")
+"""What libsndfile reads too, unless the codec is another, such as FLAC or Speex in Ogg. Its own codecs it refuses for a
+reason."""
 
 LENGTH_KNOWN = ("mov", "matroska", "asf", "caf", "wv", "tta")
 """Containers that store their length; FFmpeg estimates that of the others."""
@@ -60,6 +64,10 @@ def open_media(file: BinaryIO, name: str, suffix: str = "") -> MediaFile | None:
             raise DataError(
                 f"{name} cannot be read as audio: {_reason(error)}; it may be damaged or protected against copying"
             ) from error
+        return None
+    if container.format.name in SHARED_CONTAINERS and _codec(container).startswith(LIBSNDFILE_CODECS):
+        container.close()
+        file.close()
         return None
     return MediaFile(container, file, name)
 
@@ -148,6 +156,11 @@ class MediaFile:
         if self._container.duration is not None and not self._container.streams.video:  # a picture may last longer
             return self._container.duration / 1e6
         return None
+
+
+def _codec(container: InputContainer) -> str:
+    """Of the first sound; empty where there is none."""
+    return str(container.streams.audio[0].codec_context.name) if container.streams.audio else ""
 
 
 def _reason(error: BaseException) -> str:

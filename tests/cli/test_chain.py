@@ -21,6 +21,7 @@ EVENT_KEYS = {
     "id",
     "started_at",
     "source",
+    "channel",
     "label",
     "start_s",
     "end_s",

@@ -188,7 +188,7 @@ def test_a_recorded_run_is_played_again_and_compared(run: Run, recording: Path, 
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
     windows = len(recording.read_text().splitlines()) - 1
-    assert document["replay"] == {"agreed": windows, "same": True}
+    assert document["replay"] == {"same_decisions": windows, "same": True}
     assert [one["name"] for one in document["results"]] == ["recorded", "steady"]
     assert document["results"][0]["windows"] == windows
     assert (tmp_path / "it.png").read_bytes().startswith(b"\x89PNG")

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import typer
 
@@ -90,6 +90,15 @@ def _power_source(text: str) -> None:
     parse_power_source(text)
 
 
+def parse_channel(text: str) -> int | Literal["each"]:
+    """``2`` → 2; raises UsageError."""
+    if text == "each":
+        return "each"
+    if not re.fullmatch(r"0*[1-9]\d{0,3}", text):
+        raise UsageError(f"--channel {text!r} cannot be used; give a channel, counted from 1, or each")
+    return int(text)
+
+
 def _check_until(text: str) -> None:
     seconds_until(text, datetime.now())
 
@@ -121,6 +130,7 @@ percent = validate_with(_percent)
 worker_count = validate_with(_workers)
 named_sizes = validate_with(_sizes)
 known_sinks = validate_with(_sinks)
+named_channel = validate_with(parse_channel)
 web_address = validate_with(parse_address)
 public_urls = validate_with(_public_urls)
 power_source_line = validate_with(_power_source)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from flexiast_cli.terminal.encoding import shows_unicode
+from flexiast_runtime.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,17 +21,19 @@ T = TypeVar("T")
 
 def stderr() -> Console:
     """The console for progress, notes and warnings."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
+    return _create_console(stderr=True)
 
 
 def stdout() -> Console:
     """The console for tables; a pipe gets plain text, 200 columns wide."""
+    console = _create_console()
+    return console if console.is_terminal else _create_console(width=200)
+
+
+def _create_console(**options: Any) -> Console:
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    return Console(highlight=False, **options)
 
 
 def shows_pictures() -> bool:
@@ -45,8 +48,6 @@ def say(text: str) -> None:
 
 def print_json(document: dict[str, Any]) -> None:
     """One JSON object on stdout, with the schema version first."""
-    from flexiast_runtime.schema import SCHEMA_VERSION
-
     typer.echo(json_line({"schema_version": SCHEMA_VERSION} | document))
 
 

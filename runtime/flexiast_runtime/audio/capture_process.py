@@ -42,8 +42,8 @@ SLOTS = 128
 HEADER_BYTES = 64
 """An int64, blocks written so far, alone in its cache line."""
 FIRST_CHANNELS = 2
-"""Opened unless a further one is chosen: a stereo pair is mixed, the others of an array are raw capsules. Never one of
-several: ALSA's plug and PulseAudio would mix them all into it, whichever is chosen."""
+"""Opened unless a further one is chosen, or each: a stereo pair is mixed, the others of an array are raw capsules.
+Never one of several: ALSA's plug and PulseAudio would mix them all into it, whichever is chosen."""
 DEVICE_UNAVAILABLE, BAD_IO_DEVICE_COMBINATION = -9985, -9993
 """PortAudio's error codes; on ALSA the second is what opening a device that is gone gives."""
 

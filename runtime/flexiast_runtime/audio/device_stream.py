@@ -53,13 +53,15 @@ class Delivery(NamedTuple):
 class DeviceStream:
     """A stream of one device, at the rate given even if the device has changed; leaving the context kills it."""
 
-    def __init__(self, device: InputDevice, channel: int | None) -> None:
+    def __init__(self, device: InputDevice, channels: range | None) -> None:
+        """``channels`` count from 1; the first two at most for None."""
         self._memory_fd = _create_shared_memory()
-        self._process = _start({"device": device, "channel": channel, "memory": self._memory_fd}, self._memory_fd)
+        last = None if channels is None else channels[-1]
+        self._process = _start({"device": device, "channel": last, "memory": self._memory_fd}, self._memory_fd)
         self._pipe = self._process.stdout.fileno()  # type: ignore[union-attr]
         self._poll = select.poll()
         self._poll.register(self._pipe, select.POLLIN)
-        self._device, self._channel = device, channel
+        self._device, self._channels = device, channels
         self._unread = b""
         self._taken = self._overflows = 0
         self._resample: Callable[[Float], Float] = _identity
@@ -106,7 +108,7 @@ class DeviceStream:
         memory = mmap.mmap(self._memory_fd, 0)
         self._written = np.frombuffer(memory, np.int64, 1)
         audio = np.frombuffer(memory, np.float32, offset=HEADER_BYTES).reshape(SLOTS, block_frames, channels)
-        self._audio = audio if self._channel is None else audio[:, :, self._channel - 1 : self._channel]
+        self._audio = audio if self._channels is None else audio[:, :, self._channels[0] - 1 : self._channels[-1]]
         self._ratio = self._device.rate_hz / rate_hz
         if self._ratio != 1:
             self._resample = ResampleStream(

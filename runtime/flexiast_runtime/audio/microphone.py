@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 
 from flexiast.errors import DeviceError, DeviceLostError
+from flexiast_runtime.audio.capture_process import FIRST_CHANNELS
+from flexiast_runtime.audio.channels import Channel
 from flexiast_runtime.audio.device_stream import WAKE_S, Delivery, DeviceStream, StreamEndedError
 from flexiast_runtime.audio.devices import NOT_THERE_YET, InputDevice, choose, input_devices, is_absent
 from flexiast_runtime.audio.source import Block, Notice
@@ -20,6 +22,8 @@ RETRY_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 SETTLED_S = 1.0
 """Seconds of audio after which the pauses start again from the shortest one"""
 
+CLAIMED_CHANNELS = 32
+"""PulseAudio and ALSA's plug offer 32 to 128 channels, whatever their card has; the first two of these are its own."""
 ABSENT_RATE_HZ = 48_000
 """Assumed rate of a microphone that is not connected yet: most have it."""
 
@@ -28,13 +32,13 @@ EMPTY = Block(np.empty((0, 1), np.float32))
 
 
 class Microphone:
-    """An input device at its own default rate; its first two channels at most, or the one that is chosen."""
+    """An input device at its own default rate; its first two channels at most, the one that is chosen, or each."""
 
     def __init__(
         self,
         device: str | None = None,
         *,
-        channel: int | None = None,
+        channel: Channel | None = None,
         on_loss: OnLoss = "retry",
         may_come: bool = False,
         clock: Callable[[], float] = uptime_s,
@@ -51,9 +55,9 @@ class Microphone:
         self._device = absent_device(device or "") if self.is_absent else choose(there, device)
         self._may_come = may_come
         self.name, self.rate_hz = self._device.name, self._device.rate_hz
-        if channel is not None and not self.is_absent and not 1 <= channel <= self._device.channels:
-            raise DeviceError(f"{self.name} has no channel {channel}; give one from 1 to {self._device.channels}")
-        self._channel, self._on_loss, self._clock, self._retry_s = channel, on_loss, clock, retry_s
+        self.channels = self._select_channels(channel)
+        """Those that its blocks hold, counted from 1; None for the first two at most"""
+        self._on_loss, self._clock, self._retry_s = on_loss, clock, retry_s
 
     def blocks(self) -> Iterator[Block]:
         """Blocks until the iterator is closed; empty ones while nothing arrives.
@@ -81,13 +85,24 @@ class Microphone:
             yield from _pause(next(pauses))
             delivered_s, reason = yield from self._stretch(timeline, again=True)
 
+    def _select_channels(self, channel: Channel | None) -> range | None:
+        own = self._device.channels
+        if channel is None:
+            return None
+        if channel == "each":
+            is_unknown = self.is_absent or own >= CLAIMED_CHANNELS
+            return range(1, 1 + (FIRST_CHANNELS if is_unknown else own))
+        if not self.is_absent and not 1 <= channel <= own:
+            raise DeviceError(f"{self.name} has no channel {channel}; give one from 1 to {own}")
+        return range(channel, channel + 1)
+
     def _pauses(self) -> Iterator[float]:
         return itertools.chain(self._retry_s, itertools.repeat(self._retry_s[-1]))
 
     def _stretch(self, timeline: Timeline, *, again: bool) -> Generator[Block, None, tuple[float, str]]:
         """Blocks of one capture process; when it ends, for how many seconds it delivered and why it no longer does."""
         since_s, reason = None, ""
-        with DeviceStream(self._device, self._channel) as stream:
+        with DeviceStream(self._device, self.channels) as stream:
             try:
                 for delivery in stream.deliveries():
                     if delivery is None:

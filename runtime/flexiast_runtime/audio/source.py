@@ -90,13 +90,14 @@ class FileSource:
         channel: int | None = None,
         keep_cut: bool = False,
         say: Callable[[str], None] = ignore_message,
+        name: str | None = None,
     ) -> None:
         """``channel``, ``keep_cut`` and ``say`` as ``open_audio`` takes them; raises DataError for what is no audio."""
-        self.name = printable_line(str(path))
+        self.name, self.channel = name or printable_line(str(path)), channel
         self._block_s, self._say = block_s, say
         self._open = partial(open_audio, path, channel=channel, keep_cut=keep_cut)
         with self._open() as file:
-            self.rate_hz: int = file.rate_hz
+            self.rate_hz, self.channels = file.rate_hz, file.channels
 
     def blocks(self) -> Iterator[Block]:
         with self._open(say=self._say) as file:
@@ -115,6 +116,7 @@ class PcmSource:
     ) -> None:
         """``clock`` must run on in suspend."""
         self.name, self.rate_hz, self._stream, self._clock = name, rate_hz, stream, clock
+        self.channel: int | None = None  # it has one only
 
     def blocks(self) -> Iterator[Block]:
         pending = b""

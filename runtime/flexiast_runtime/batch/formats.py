@@ -22,7 +22,7 @@ from flexiast_runtime.schema import SCHEMA_VERSION
 if TYPE_CHECKING:
     from flexiast_runtime.detection.records import Event
 
-CSV_COLUMNS = ("source", "start_s", "end_s", "label", "score", "patch_size", "model")
+CSV_COLUMNS = ("source", "start_s", "end_s", "label", "score", "patch_size", "model", "channel")
 RAVEN_COLUMNS = (
     "Selection",
     "View",
@@ -74,8 +74,6 @@ class Result:
     audio_s: float = 0.0
     events: tuple[Event, ...] = ()
     error: str | None = None
-    channel: int | None = None
-    """The only channel used, from 1; None for the mix of all"""
     notices: tuple[str, ...] = ()
     """Other faults of the file, in messages that name it"""
 
@@ -117,8 +115,13 @@ def _file_document(result: Result) -> dict[str, object]:
 def _csv(results: Iterable[Result], model: str) -> Iterator[str]:
     yield _csv_lines([CSV_COLUMNS])
     for result in results:
-        documents = (event.document() | {"model": printable_line(model)} for event in result.events)
-        yield _csv_lines([printable_line(str(document[column])) for column in CSV_COLUMNS] for document in documents)
+        yield _csv_lines(_csv_row(event, result.source, model) for event in result.events)
+
+
+def _csv_row(event: Event, source: str, model: str) -> list[str]:
+    """The recording, not the channel's own name, so that a table of recordings can be joined."""
+    document = event.document() | {"source": source, "model": model, "channel": event.channel or ""}
+    return [printable_line(str(document[column])) for column in CSV_COLUMNS]
 
 
 def _csv_lines(rows: Iterable[Sequence[str]]) -> str:
@@ -137,7 +140,7 @@ def _raven(results: Iterable[Result], _: str) -> Iterator[str]:
             fields = (
                 number,
                 "Spectrogram 1",
-                result.channel or 1,
+                event.channel or 1,
                 begin,
                 end,
                 0,
@@ -151,14 +154,20 @@ def _raven(results: Iterable[Result], _: str) -> Iterator[str]:
 def _audacity(results: Iterable[Result], _: str) -> Iterator[str]:
     for result in results:
         for event in _sort_by_start(result.events):
-            yield "\t".join((*_times(event, 6), printable_line(event.label))) + "\n"
+            yield "\t".join((*_times(event, 6), _label(event, result))) + "\n"
 
 
 def _srt(results: Iterable[Result], _: str) -> Iterator[str]:
     for result in results:
         for number, event in enumerate(_sort_by_start(result.events), 1):
             begin, end = map(_clock, _times(event, 3))
-            yield f"{number}\n{begin} --> {end}\n{printable_line(event.label)} {event.score:.2f}\n\n"
+            yield f"{number}\n{begin} --> {end}\n{_label(event, result)} {event.score:.2f}\n\n"
+
+
+def _label(event: Event, result: Result) -> str:
+    """With the channel where a recording has events of several."""
+    several = len({other.channel for other in result.events}) > 1
+    return printable_line(event.label) + (f" (channel {event.channel})" if several else "")
 
 
 def _clock(time_s: str) -> str:

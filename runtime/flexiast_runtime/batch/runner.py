@@ -15,7 +15,8 @@ from flexiast.errors import DataError
 from flexiast.manifest import MANIFEST
 from flexiast.spec import PatchSize
 from flexiast.text import printable, printable_line
-from flexiast_runtime.audio.source import chunks, open_recording
+from flexiast_runtime.audio.channels import Channel, open_channels
+from flexiast_runtime.audio.source import FileSource, PcmSource, chunks
 from flexiast_runtime.batch.formats import Result
 from flexiast_runtime.batch.workers import WorkerDied, map_tasks
 from flexiast_runtime.bundle import Bundle
@@ -39,8 +40,8 @@ class Job:
     precision: str | None
     backend: Backend
     settings: DetectionSettings
-    channel: int | None = None
-    """The only channel to use, from 1; None for the mix of all"""
+    channel: Channel | None = None
+    """The only channel to use, from 1, or each by itself; None for the mix of all"""
     keep_cut: bool = False
     """Classify what is left of a recording that was cut short"""
 
@@ -99,25 +100,31 @@ def _classify(engines: Engines, job: Job, path: Path, stopped: Callable[[], bool
     notices: list[str] = []
     audio_s, rate_hz = 0.0, engines.spec.frontend.sample_rate_hz
     try:
-        audio = open_recording(path, rate_hz, BLOCK_S, channel=job.channel, keep_cut=job.keep_cut, say=notices.append)
-        audio_chunks = takewhile(lambda _: not stopped(), chunks(audio, rate_hz))
-        for record in _listener(engines, job, audio.name).run(audio_chunks):
-            if isinstance(record, Event):
-                events.append(record)
-            elif isinstance(record, Summary):
-                audio_s = record.audio_s
+        sources = open_channels(path, rate_hz, BLOCK_S, channel=job.channel, keep_cut=job.keep_cut, say=notices.append)
+        for source in sources:
+            audio_chunks = takewhile(lambda _: not stopped(), chunks(source, rate_hz))
+            for record in _listener(engines, job, source).run(audio_chunks):
+                if isinstance(record, Event):
+                    events.append(record)
+                elif isinstance(record, Summary):
+                    audio_s = record.audio_s
     except DataError as error:
         return _error_result(path, str(error))
     except MemoryError:
         return _error_result(path, f"{path} needs more memory than there is; cut it into parts")
     printed = tuple(map(printable, notices))
-    return Result(path, audio.name, audio.rate_hz, audio_s, tuple(events), channel=job.channel, notices=printed)
+    return Result(path, printable_line(str(path)), source.rate_hz, audio_s, tuple(events), notices=printed)
 
 
-def _listener(engines: Engines, job: Job, source: str) -> StreamClassifier:
+def _listener(engines: Engines, job: Job, source: FileSource | PcmSource) -> StreamClassifier:
     settings = job.settings
     return StreamClassifier(
-        engines, FixedSize(job.patch), settings, source=source, conditions=lambda _: Conditions(settings.step_s)
+        engines,
+        FixedSize(job.patch),
+        settings,
+        source=source.name,
+        conditions=lambda _: Conditions(settings.step_s),
+        channel=source.channel,
     )
 
 

@@ -74,12 +74,13 @@ class StreamClassifier:
         unix_s: Callable[[int], float | None] = lambda sample: None,
         cascade: Cascade | None = None,
         run: str = "",
+        channel: int | None = None,
     ) -> None:
         """``conditions`` takes the seconds of audio so far; ``backlog`` gives the samples that wait.
 
         ``signal`` gives the state of the source. ``unix_s`` converts a sample number to Unix seconds, or None for
         recordings. ``cascade`` skips windows of background; it needs a `GovernedController`. ``run`` is part of each
-        event's id, so that two runs never share one.
+        event's id, so that two runs never share one. ``channel`` is the one that events report.
         """
         frontend = engines.spec.frontend
         self._engines, self._controller, self._source = engines, controller, source
@@ -94,7 +95,7 @@ class StreamClassifier:
             settings.rules, engines.spec.labels, self._rate, frontend.window_samples, self._step, delay
         )
         self._gate = Gate(settings.gate_dbfs)
-        self._cascade, self._run_id = cascade, run
+        self._cascade, self._run_id, self._channel = cascade, run, channel
         self._silence = np.zeros(len(engines.spec.labels), np.float32)
         self._accounting = Accounting()
         self._is_interrupted = False  # since the audio broke off
@@ -284,6 +285,7 @@ class StreamClassifier:
                 detection.patch,
                 self._unix_s(detection.start),
                 self._run_id,
+                self._channel,
             )
 
 

@@ -39,6 +39,8 @@ class Event:
     """Unix seconds at which it started; None for files"""
     run: str = ""
     """Part of the id, so that two runs over the same source have different ones"""
+    channel: int | None = None
+    """The only channel of the recording or device that was classified, from 1; None for the mix"""
 
     @property
     def id(self) -> str:
@@ -58,6 +60,7 @@ class Event:
         return _record("event") | {
             "id": self.id,
             "source": self.source,
+            "channel": self.channel,
             "label": self.label,
             "started_at": None if self.started_at_s is None else _utc(self.started_at_s),
             "start_s": round(self.start_s, 4),
@@ -270,7 +273,10 @@ def upgrade_event(document: dict[str, Any]) -> dict[str, Any]:
     """The JSON form of an event, stored by this or an earlier version, as `Event.document` gives it today."""
     if document["schema_version"] == SCHEMA_VERSION:
         return document
-    return rename_keys(document, RENAMED_EVENT_KEYS) | {"schema_version": SCHEMA_VERSION}
+    added = {"schema_version": SCHEMA_VERSION, "channel": None}
+    order = ("schema_version", "type", "id", "source", "channel")
+    upgraded = rename_keys(document, RENAMED_EVENT_KEYS) | added
+    return {key: upgraded[key] for key in order if key in upgraded} | upgraded
 
 
 def _record(kind: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Battery, processor and memory on macOS and Windows, through psutil (extra `power`).
+"""Battery, processor and memory on macOS, through psutil (extra `power`).
 
 Linux is read from its own files: psutil takes a wireless mouse for the battery there, and does not see a fuel gauge.
 """

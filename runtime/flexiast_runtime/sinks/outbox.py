@@ -26,7 +26,7 @@ CAPACITY = 1000
 TRIES = 5
 """Tries of a record that a sink does not take although it takes others; then it is given up."""
 LONGEST_TRIED_S = 3600.0
-"""Seconds after which a record is given up that a sink, which answers, has never taken."""
+"""Seconds in which a sink that answers takes nothing, after which one record is given up."""
 STALLED_S = 30.0
 """Seconds that a recording waits for a sink that takes nothing."""
 CLOSING_S = 5.0
@@ -179,9 +179,12 @@ class Outbox:
         return max(due_s, self._pause_until_s, self._not_before_s)
 
     def _take(self, now_s: float) -> _Waiting:
-        """One that stepped aside, once it is due, goes before those that were never tried."""
+        """One that stepped aside, once it is due, goes before those that were never tried.
+
+        While the sink fails it goes after them: several that are never taken would otherwise keep all others waiting.
+        """
         due = [waiting for waiting in self._aside if waiting.due_s <= now_s]
-        if due:
+        if due and not (self._failures and self._queue):
             waiting = min(due, key=lambda one: one.number)
             self._aside.remove(waiting)
         else:
@@ -229,10 +232,12 @@ class Outbox:
             waiting.passed += self._delivered_s > waiting.first_failed_s
             waiting.first_failed_s = min(waiting.first_failed_s, now_s)
             self._not_before_s = now_s + error.retry_after_s
-            # One record may fail for its own reasons, so the next is tried at once. Two in a row mean a failing sink.
-            in_a_row = self._failures - (not down)
+            # One record may fail for its own reasons, so the next is tried at once. Two in a row mean a failing sink,
+            # or two such records: the pauses grow only with the tries of the same one.
+            in_a_row = min(self._failures - (not down), waiting.tries)
             self._pause_until_s = now_s + (self._limit_pause(self._back_off.wait_s(in_a_row)) if in_a_row else 0.0)
-            hopeless = not down and (waiting.passed >= TRIES - 1 or now_s - waiting.first_failed_s >= LONGEST_TRIED_S)
+            untaken_s = now_s - max(waiting.first_failed_s, self._settled_s)
+            hopeless = not down and (waiting.passed >= TRIES - 1 or untaken_s >= LONGEST_TRIED_S)
             full = self._waiting_count() >= self._capacity
             if not (hopeless or full):
                 self._in_hand = None

@@ -20,6 +20,7 @@ import psutil
 import pytest
 import soundfile
 
+from flexiast_runtime.history import read_events
 from tests.cli.conftest import Run, tone
 
 RATE_HZ = 16_000
@@ -286,6 +287,47 @@ def test_one_channel_may_be_heard(run: Run, tmp_path: Path) -> None:
     assert (chosen.returncode, "channel 2" in chosen.stderr) == (0, False)
     absent = run("classify", *QUICK, tmp_path / "two.wav", "--channel", "3")
     assert (absent.returncode, "two.wav has no channel 3" in absent.stderr) == (8, True)
+
+
+def test_each_channel_is_classified_by_itself(run: Run, tmp_path: Path) -> None:
+    """As if it were a file of its own; one recording has one result, in which Raven finds both."""
+    quick = (*QUICK, "--threshold", "0.05")
+    channels = [np.concatenate([tone(hz, 2.0, 0) for hz in pair]) for pair in ((300.0, 3_000.0), (900.0, 5_000.0))]
+    soundfile.write(tmp_path / "two.wav", np.stack(channels, axis=1), RATE_HZ)
+    result = run("classify", *quick, tmp_path / "two.wav", "--channel", "each", "--format", "jsonl")
+    assert result.returncode == 0, result.stderr
+    found = list(map(json.loads, result.stdout.splitlines()))
+    for number, samples in enumerate(channels, 1):
+        soundfile.write(tmp_path / "one.wav", samples, RATE_HZ)
+        alone = run("classify", *quick, tmp_path / "one.wav", "--format", "jsonl").stdout.splitlines()
+        own = [event for event in found if event["channel"] == number]
+        assert {event["source"] for event in own} == {f"{tmp_path / 'two.wav'} channel {number}"}
+        compared = ("label", "start_sample", "end_sample", "score")
+        expected = [[event[key] for key in compared] for event in map(json.loads, alone)]
+        assert expected and [[event[key] for key in compared] for event in own] == expected
+    table = run("classify", *quick, tmp_path / "two.wav", "--channel", "each", "--format", "raven").stdout
+    header, *rows = csv.reader(io.StringIO(table), delimiter="\t")
+    assert {row[header.index("Channel")] for row in rows} == {"1", "2"}
+    assert {row[header.index("Begin File")] for row in rows} == {"two.wav"}
+    for wrong in ("0", "both", "-1"):
+        assert run("classify", *QUICK, tmp_path / "two.wav", f"--channel={wrong}").returncode == 2
+
+
+def test_each_channel_is_listened_to_as_a_source(run: Run, tmp_path: Path) -> None:
+    """Its own events and summary on stdout, its own clips and rows in the sinks."""
+    channels = [np.concatenate([tone(hz, 2.0, 0) for hz in pair]) for pair in ((300.0, 3_000.0), (900.0, 5_000.0))]
+    soundfile.write(tmp_path / "two.wav", np.stack(channels, axis=1), RATE_HZ)
+    options = ("--pin", "48", "--threshold", "0.05", "--json", "--to", "sqlite:h.db", "--to", "clips:clips")
+    result = run("listen", "commands-ar", "--input", "two.wav", "--channel", "each", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    records = list(map(json.loads, result.stdout.splitlines()))
+    events = [record for record in records if record["type"] == "event"]
+    names = {"two.wav channel 1", "two.wav channel 2"}
+    assert {(event["source"], event["channel"]) for event in events} == {(name, int(name[-1])) for name in names}
+    summaries = [record for record in records if record["type"] == "summary"]
+    assert {(one["source"], one["audio_s"]) for one in summaries} == {(name, 4.0) for name in names}
+    assert {one["source"] for one in read_events(tmp_path / "h.db")} == names
+    assert len(list((tmp_path / "clips").iterdir())) == len(events)
 
 
 @pytest.mark.parametrize(

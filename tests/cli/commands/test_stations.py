@@ -32,7 +32,7 @@ def test_one_microphone_under_two_names_is_refused(names: tuple[str, ...]) -> No
 
 def test_of_several_one_that_is_not_there_is_looked_for() -> None:
     found = microphones(("usb", "garden"), None, "retry", None)
-    assert [source.name for source in found] == ["USB Mic", "garden"]
+    assert [one.source.name for one in found] == ["USB Mic", "garden"]
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,25 @@ def test_where_none_is_there_or_a_loss_ends_it_all_it_is_said_at_once(
 
 
 def test_different_ones_are_heard_together() -> None:
-    assert [source.name for source in microphones(("usb", "stereo"), None, "retry", None)] == ["USB Mic", "stereo"]
+    found = microphones(("usb", "stereo"), None, "retry", None)
+    assert [(one.source.name, one.channel) for one in found] == [("USB Mic", None), ("stereo", None)]
+
+
+def test_each_channel_is_a_source_of_its_own() -> None:
+    """A microphone of one channel keeps its name; one that may come is taken for a stereo recorder."""
+    found = microphones(("usb", "stereo", "garden"), "each", "retry", None)
+    assert [(one.source.name, one.channel) for one in found] == [
+        ("USB Mic", 1),
+        ("stereo channel 1", 1),
+        ("stereo channel 2", 2),
+        ("garden channel 1", 1),
+        ("garden channel 2", 2),
+    ]
+
+
+@pytest.mark.parametrize(("channels", "sources"), [(4, 4), (31, 31), (32, 2), (128, 2)])
+def test_channels_that_a_sound_server_only_claims_are_no_sources(
+    channels: int, sources: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mic, "input_devices", lambda: (InputDevice(0, "pulse", "ALSA", channels, 44_100),))
+    assert len(microphones((None,), "each", "retry", None)) == sources

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexiast.files import atomic
 from flexiast_cli.terminal.full_disk import LossyFile, surviving_full_disk
 
 
@@ -68,3 +69,14 @@ def test_a_terminal_or_a_stream_without_a_file_is_left_alone(monkeypatch: pytest
         with surviving_full_disk(print):
             pass
         assert sys.stdout is stream
+
+
+def test_a_file_or_stdout_without_room_is_named_with_a_remedy() -> None:
+    command = [sys.executable, "-m", "flexiast_cli.main", "config", "schema"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    said = "cannot be used: No space left on device; free some space or name another place"
+    assert (done.returncode, done.stderr) == (1, f"flexiast: stdout {said}\n")
+    with pytest.raises(OSError, match="No space left") as raised, atomic(Path("/dev/full")) as file:
+        file.write(b"a")
+    assert raised.value.filename == "/dev/full"

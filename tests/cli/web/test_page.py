@@ -19,7 +19,7 @@ import pytest
 from flexiast.spec import FrontendSpec
 from flexiast_cli.web.server import TOKEN_VARIABLE, WebPage
 from flexiast_runtime.audio.signal import Signal
-from flexiast_runtime.detection.records import Event, SourceNotice, Switch
+from flexiast_runtime.detection.records import EngineFailure, Event, Overload, SourceNotice, Switch
 from tests.cli.terminal.test_screen import COARSE, FINE, event, status
 
 pytest.importorskip("starlette", reason="the page needs the extra `service`")
@@ -173,6 +173,26 @@ def test_events_and_switches_do_not_grow_for_ever_and_say_their_day(
             tab.value("[...document.querySelectorAll('#events li')].findIndex(line => line.className === 'day')") == 1
         )
         assert str(yesterday.year) in tab.value("document.querySelector('#events li:last-child time').title")
+
+
+def test_failures_and_overloads_are_shown_for_a_minute(
+    tab: Tab, build_frontend_spec: Callable[..., FrontendSpec]
+) -> None:
+    """They are reported once, and the chart goes back as far."""
+    with WebPage("127.0.0.1", 0, "two sources", build_frontend_spec()) as page:
+        for source in ("kitchen", "yard"):
+            page.publish(status(source, time_s=5.0))
+        page.publish(EngineFailure("kitchen", 5.0, FINE, HOSTILE))
+        page.publish(Overload("yard", 20.0, COARSE, 0.123, 0.1))
+        tab.call("Page.navigate", url=page.url)
+        notice = "document.getElementById('notice').textContent"
+        tab.until(f"{notice}.includes({json.dumps(f'kitchen: {FINE} is not used for now: {HOSTILE}')})")
+        tab.until(f"{notice}.includes('yard: even {COARSE} takes 123 ms of 100 ms')")
+        page.publish(status("kitchen", time_s=66.0))
+        page.publish(status("yard", time_s=66.0))
+        tab.until(f"!{notice}.includes('kitchen') && {notice}.includes('yard')")
+        page.publish(status("yard", time_s=81.0))
+        tab.until("document.getElementById('notice').hidden")
 
 
 def test_what_a_page_keeps_is_bounded(tab: Tab, build_frontend_spec: Callable[..., FrontendSpec]) -> None:

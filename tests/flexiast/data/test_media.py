@@ -70,6 +70,23 @@ def test_lossy_sound_comes_back_as_long_and_as_loud(tmp_path: Path, make_tone: M
     assert spectrum.argmax() == 440 * 38_400 // 48_000
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("ogg", "flac"), ("wav", "g722"), ("wav", "mp3")])
+def test_containers_of_libsndfile_with_the_codec_of_another_are_read_whole_or_refused_as_cut(
+    tmp_path: Path, make_tone: MakeTone, suffix: str, codec: str
+) -> None:
+    """libsndfile knows the first two containers and not what FFmpeg writes into them, and MP3 in WAV by its padding."""
+    tone = make_tone(440, 4.0, 16_000)
+    path = write_media(tmp_path / f"x.{suffix}", tone, 16_000, codec)
+    samples = read_audio(path, 16_000)
+    assert abs(len(samples) - len(tone)) <= 1_105 + 1_152  # an MP3 encoder's delay and its last frame
+    inner = slice(8_000, 48_000)
+    assert np.sqrt(np.mean(samples[inner] ** 2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.1)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match="breaks off"):
+        read_audio(path, 16_000)
+
+
 def test_blocks_joined_are_the_whole(tmp_path: Path, make_tone: MakeTone) -> None:
     path = write_media(tmp_path / "x.m4a", make_tone(440, 1.0, 44_100), 44_100, "aac")
     with open_audio(path) as file:

@@ -90,10 +90,11 @@ def assert_gone(pid: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "channel", "shown"), [("usbmic", None, [0]), ("stereo", None, [0, 1]), ("stereo", 2, [1])]
+    ("name", "channel", "shown"),
+    [("usbmic", None, [0]), ("stereo", None, [0, 1]), ("stereo", 2, [1]), ("stereo", "each", [0, 1])],
 )
 def test_audio_is_exact_and_in_order_at_the_devices_own_rate(
-    hear: Plug, wavs: dict[str, Path], tmp_path: Path, name: str, channel: int | None, shown: list[int]
+    hear: Plug, wavs: dict[str, Path], tmp_path: Path, name: str, channel: int | str | None, shown: list[int]
 ) -> None:
     played, rate_hz = soundfile.read(wavs[name], dtype="float32", always_2d=True)
     running = hear(device=name, channel=channel, frames=int(0.8 * rate_hz), output=str(tmp_path / "heard"))

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_csv_is_what_pythons_reader_reads(given: list[Result], model: str) -> No
     assert len(rows) == len(events)
     for row, event in zip(rows, events, strict=True):
         found = dict(zip(header, row, strict=True))
-        document = event.document() | {"label": one_line(event.label), "model": one_line(model)}
+        document = event.document() | {"label": one_line(event.label), "model": one_line(model), "channel": ""}
         assert found == {column: str(document[column]) for column in CSV_COLUMNS}
 
 
@@ -90,12 +91,24 @@ def test_json_says_what_failed() -> None:
     assert json.loads(text(Format.JSON, failed))["files"] == [{"source": "a.wav", "error": "a.wav breaks off"}]
 
 
-def test_ravens_channel_is_the_one_that_was_heard() -> None:
-    event = Event("a.wav", "dog", 0, 16_000, 16_000, 0.9, PatchSize(16, 16))
-    for channel, written in ((None, "1"), (2, "2")):
-        result = Result(Path("a.wav"), "a.wav", 16_000, 2.0, (event,), channel=channel)
-        header, row = csv.reader(text(Format.RAVEN, result).splitlines(), delimiter="\t")
-        assert row[header.index("Channel")] == written
+def test_every_format_shows_the_channel_of_an_event() -> None:
+    """One recording, whose channels hold the same sound at the same time."""
+    mixed = Event("a.wav", "dog", 0, 16_000, 16_000, 0.9, PatchSize(16, 16))
+    events = tuple(replace(mixed, source=f"a.wav channel {n}", channel=n) for n in (1, 2))
+    assert events[0].id != events[1].id
+    one, both = (Result(Path("a.wav"), "a.wav", 16_000, 2.0, found) for found in ((mixed,), events))
+    for result, channels in ((one, [None]), (both, [1, 2])):
+        header, *rows = csv.reader(text(Format.RAVEN, result).splitlines(), delimiter="\t")
+        assert [row[header.index("Channel")] for row in rows] == [str(channel or 1) for channel in channels]
+        header, *rows = csv.reader(text(Format.CSV, result).splitlines())
+        assert [row[header.index("channel")] for row in rows] == [str(channel or "") for channel in channels]
+        assert {row[header.index("source")] for row in rows} == {"a.wav"}
+        (file,) = json.loads(text(Format.JSON, result))["files"]
+        assert [event["channel"] for event in file["events"]] == channels
+        assert [json.loads(line)["channel"] for line in text(Format.JSONL, result).splitlines()] == channels
+    for output_format in (Format.AUDACITY, Format.SRT, Format.TABLE):
+        assert all(f"channel {n}" in text(output_format, both) for n in (1, 2))
+        assert "channel" not in text(output_format, one)
 
 
 def test_json_has_what_is_wrong_with_a_file() -> None:

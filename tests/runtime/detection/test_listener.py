@@ -558,6 +558,7 @@ KEYS = {
         *(
             "id",
             "source",
+            "channel",
             "label",
             "started_at",
             "start_s",

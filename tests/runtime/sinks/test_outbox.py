@@ -169,6 +169,19 @@ def test_one_that_is_never_taken_steps_aside_and_is_given_up(eventually: Eventua
     assert (box.counts.lost, box.counts.last_error) == (1, "it answered 500")
 
 
+@pytest.mark.parametrize("poisoned", [2, 3, 7])
+def test_several_that_are_never_taken_hold_up_no_other(poisoned: int, eventually: Eventually) -> None:
+    """They come first, so each would be due again before the first of the others is tried."""
+    events = [event(number) for number in range(40)]
+    sink = Choosy(*events[:poisoned], error=SinkUnavailableError("it answered 500"))
+    with outbox(sink) as box:
+        for one in events:
+            box.put(one)
+        eventually(lambda: box.counts.delivered == len(events) - poisoned)
+        assert max(sink.tries.values()) <= 2 * TRIES
+    assert sink.got == events[poisoned:]
+
+
 def test_one_that_is_alone_is_kept_as_long_as_nothing_shows_that_the_sink_takes_others(eventually: Eventually) -> None:
     sink = Choosy(EVENTS[0], error=SinkUnavailableError("it answered 503"))
     with outbox(sink) as box:

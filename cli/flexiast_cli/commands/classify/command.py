@@ -24,7 +24,7 @@ from flexiast_cli.options.common import (
     ThresholdOption,
     event_settings,
 )
-from flexiast_cli.options.validators import worker_count
+from flexiast_cli.options.validators import named_channel, parse_channel, worker_count
 from flexiast_runtime.batch.formats import Format
 from flexiast_runtime.inference.backends import Backend
 
@@ -50,8 +50,14 @@ def classify(
     ] = 1,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End at the first file that fails.")] = False,
     channel: Annotated[
-        int | None,
-        typer.Option("--channel", min=1, help="Classify one channel of each file.", show_default="the mean of all"),
+        str | None,
+        typer.Option(
+            "--channel",
+            metavar="N|each",
+            callback=named_channel,
+            help="Channel of each file, counted from 1, or `each` by itself.",
+            show_default="the mean of all",
+        ),
     ] = None,
     keep_cut: Annotated[
         bool, typer.Option("--keep-cut", help="Classify what a recording that was cut short still holds.")
@@ -101,7 +107,7 @@ def classify(
         output_dir=output_dir,
         workers=workers,
         fail_fast=fail_fast,
-        channel=channel,
+        channel=None if channel is None else parse_channel(channel),
         keep_cut=keep_cut,
     )
     if not all_read:

@@ -17,6 +17,7 @@ from flexiast_cli.commands.classify.files import find_files, split_model
 from flexiast_cli.commands.classify.progress import Tally
 from flexiast_cli.terminal.console import say
 from flexiast_cli.terminal.interrupts import graceful_shutdown
+from flexiast_runtime.audio.channels import Channel
 from flexiast_runtime.batch.formats import Format, Result, render
 from flexiast_runtime.batch.outputs import open_outputs
 from flexiast_runtime.batch.runner import Job, classify_files
@@ -39,7 +40,7 @@ def run(
     output_dir: Path | None,
     workers: int,
     fail_fast: bool,
-    channel: int | None,
+    channel: Channel | None,
     keep_cut: bool,
 ) -> bool:
     """Whether every file could be read; raises DataError where none could."""

@@ -6,7 +6,6 @@ import datetime
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -19,8 +18,6 @@ SHOWN = 20
 BARS = "▁▂▃▄▅▆▇"
 RAMP = ("#2a7f62", "#2f8f6c", "#3aa079", "#4fb387", "#6fc79a", "#96dbb3", "#c4f0d3")
 """Colour of each bar, from few to many"""
-SHADES = ("#dff0e7", "#7bc4a0", "#2a7f62", "#0e3d2d")
-"""The same on white"""
 
 
 @dataclass(frozen=True)
@@ -61,40 +58,12 @@ class Day:
         few, many = (BARS[0], RAMP[0]), (BARS[-1], RAMP[-1])
         scale = Text.assemble(few, (" 1  ", "dim"), many, (f" {most:,} in half an hour", "dim"))
         grid.add_row(Text(), scale, Text())
-        title = Text.assemble((self.title, "bold"), (f"   {self.total:,} sounds{self._rest()}", "dim"))
+        title = Text.assemble((self.title, "bold"), (f"   {self.total:,} sounds{self.rest}", "dim"))
         return Group(title, Text(), grid)
 
-    def draw(self, path: Path) -> None:
-        """The same as a PNG; needs matplotlib."""
-        import matplotlib as mpl
-
-        mpl.use("agg")
-        from matplotlib import pyplot as plt
-        from matplotlib.colors import LinearSegmentedColormap
-        from matplotlib.ticker import MaxNLocator
-
-        rows = self.rows[:SHOWN]
-        ramp = LinearSegmentedColormap.from_list("flexiast", SHADES).with_extremes(bad="#f6f6f4")
-        image = [[count or float("nan") for count in counts] for _, counts in rows]
-        figure, axes = plt.subplots(figsize=(9.0, 1.5 + 0.32 * len(rows)), layout="constrained")
-        drawn = axes.pcolormesh(image, cmap=ramp, vmin=1, edgecolors="white", linewidth=1.2)
-        axes.invert_yaxis()
-        axes.set_yticks([place + 0.5 for place in range(len(rows))], [label for label, _ in rows])
-        axes.set_xticks(range(0, SLOTS + 1, 6), [f"{hour}:00" for hour in range(0, 25, 3)])
-        axes.tick_params(length=0, labelsize=9)
-        axes.spines[:].set_visible(False)
-        axes.set_title(
-            f"{self.title} · {self.total:,} sounds{self._rest()}", loc="left", size=11, weight="bold", pad=10
-        )
-        bar = figure.colorbar(drawn, ax=axes, pad=0.015, aspect=8 + len(rows), ticks=MaxNLocator(4, integer=True))
-        bar.set_label("in half an hour", size=8)
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(length=0, labelsize=8)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, format="png")
-        plt.close(figure)
-
-    def _rest(self) -> str:
+    @property
+    def rest(self) -> str:
+        """What is not shown, for a title; empty where everything is."""
         more = len(self.rows) - SHOWN
         return f"; {more} rarer {'label is' if more == 1 else 'labels are'} not shown" if more > 0 else ""
 

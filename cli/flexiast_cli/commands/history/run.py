@@ -159,6 +159,8 @@ def _print_chart(events: Iterable[dict[str, Any]], plot: Path | None) -> None:
     if not day.rows:
         say("no event in that time")
     elif plot is not None:
-        day.draw(plot)
+        from flexiast_cli.commands.history.plot import draw  # needs matplotlib
+
+        draw(day, plot)
     else:
         stdout().print(day.chart())

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from flexiast_cli.options.common import WebOption, WebUrlOption
-from flexiast_cli.options.validators import known_sinks, positive
+from flexiast_cli.options.validators import known_sinks, named_channel, parse_channel, positive
 
 InputOption = Annotated[
     list[str] | None,
@@ -29,11 +29,12 @@ DeviceOption = Annotated[
     ),
 ]
 ChannelOption = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--channel",
-        min=1,
-        help="Use one channel of the microphone or file.",
+        metavar="N|each",
+        callback=named_channel,
+        help="Channel of the microphone or file, counted from 1, or `each` as a source of its own.",
         show_default="two of a microphone, all of a file",
     ),
 ]
@@ -74,10 +75,14 @@ class SourceOptions:
     inputs: InputOption = None
     realtime: RealtimeOption = False
     devices: DeviceOption = None
-    channel: ChannelOption = None
+    channel_text: ChannelOption = None
     on_device_loss: DeviceLossOption = "retry"
     on_source_loss: SourceLossOption = None
     duration: DurationOption = None
+
+    @property
+    def channel(self) -> int | Literal["each"] | None:
+        return None if self.channel_text is None else parse_channel(self.channel_text)
 
     @property
     def live(self) -> bool:

@@ -18,9 +18,10 @@ from flexiast_cli.commands.listen.options import SourceOptions
 from flexiast_cli.governor import Controller
 from flexiast_cli.terminal.console import say
 from flexiast_runtime.audio.capture import Capture
+from flexiast_runtime.audio.channels import Channel, open_channels, split_channels
 from flexiast_runtime.audio.microphone import Microphone
 from flexiast_runtime.audio.signal import Monitored
-from flexiast_runtime.audio.source import PcmSource, RealTime, Source, open_recording
+from flexiast_runtime.audio.source import PcmSource, RealTime, Source
 from flexiast_runtime.detection.cascade import Cascade, is_ineffective
 from flexiast_runtime.detection.listener import StreamClassifier
 from flexiast_runtime.detection.settings import DetectionSettings
@@ -58,22 +59,30 @@ def check_sources(options: SourceOptions) -> None:
             raise UsageError(f"{option} {twice[0]} is given twice; give each source once")
 
 
-def open_sources(options: SourceOptions, rate_hz: int, manager: ServiceManager | None) -> list[Source]:
+class Input(NamedTuple):
+    """A source, and the only channel that it is of, if it is of one."""
+
+    source: Source
+    channel: int | None
+
+
+def open_sources(options: SourceOptions, rate_hz: int, manager: ServiceManager | None) -> list[Input]:
     """Files and pipes if any are named, else microphones; raises what these raise."""
     if not options.inputs:
         return microphones(options.devices or [None], options.channel, options.on_device_loss, manager)
     return [
-        _open_recording(name, rate_hz, options.channel, realtime=options.realtime, manager=manager)
+        each
         for name in options.inputs
+        for each in _open_recording(name, rate_hz, options.channel, realtime=options.realtime, manager=manager)
     ]
 
 
 def microphones(
     devices: Sequence[str | None],
-    channel: int | None,
+    channel: Channel | None,
     on_loss: Literal["retry", "exit"],
     manager: ServiceManager | None,
-) -> list[Source]:
+) -> list[Input]:
     """Microphones by name, None for the default one; a service manager is notified while a lost one is polled for.
 
     With several, an absent one is polled for too, unless a loss ends the run. Raises UsageError where two names mean
@@ -87,25 +96,43 @@ def microphones(
     if twice := next((name for name in names if names.count(name) > 1), None):
         same = " and ".join(f"--device {device}" for device, name in zip(devices, names, strict=True) if name == twice)
         raise UsageError(f"{same} are the same microphone, {twice}; give it once")
-    return [Monitored(manager.watch_source(one) if manager else one) for one in found]
+    inputs = [each for one in found for each in _inputs(one, separate=channel == "each")]
+    return [Input(Monitored(_watch(source, manager)), number) for source, number in inputs]
+
+
+def _inputs(microphone: Microphone, *, separate: bool) -> list[Input]:
+    channels = microphone.channels
+    if channels is None:
+        return [Input(microphone, None)]
+    if not separate or len(channels) == 1:
+        return [Input(microphone, channels[0])]
+    return [Input(*each) for each in zip(split_channels(microphone, len(channels)), channels, strict=True)]
+
+
+def _watch(source: Source, manager: ServiceManager | None) -> Source:
+    return source if manager is None else manager.watch_source(source)
 
 
 def _open_recording(
-    name: str, rate_hz: int, channel: int | None, *, realtime: bool, manager: ServiceManager | None
-) -> Source:
+    name: str, rate_hz: int, channel: Channel | None, *, realtime: bool, manager: ServiceManager | None
+) -> list[Input]:
     """A file, at the pace of a microphone if asked; stdin (-) and named pipes are raw PCM, monitored like one."""
     if name == "-":
         # Unbuffered and a handle of our own: a thread that waits in sys.stdin would abort the interpreter's exit.
         pipe = PcmSource(open(0, "rb", buffering=0, closefd=False), rate_hz)  # noqa: SIM115 (read to the end)
-        return Monitored(manager.watch_source(pipe) if manager else pipe)
-    source = open_recording(Path(name), rate_hz, channel=channel, say=say)
-    if isinstance(source, PcmSource):
-        return Monitored(manager.watch_source(source) if manager else source)
-    return Monitored(RealTime(source)) if realtime else source
+        return [Input(Monitored(_watch(pipe, manager)), None)]
+    inputs = []
+    for source in open_channels(Path(name), rate_hz, channel=channel, say=say):
+        if isinstance(source, PcmSource):
+            heard: Source = Monitored(_watch(source, manager))
+        else:
+            heard = Monitored(RealTime(source)) if realtime else source
+        inputs.append(Input(heard, source.channel))
+    return inputs
 
 
 def open_stations(
-    sources: Sequence[Source],
+    inputs: Sequence[Input],
     engines: Engines,
     controller: Controller,
     settings: DetectionSettings,
@@ -123,7 +150,7 @@ def open_stations(
     cheapest = _cascade_size(controller, thresholds, engines.spec) if cascade else None
     changed, run = threading.Condition(), secrets.token_hex(8)
     rate_hz, stations = engines.spec.frontend.sample_rate_hz, []
-    for source in sources:
+    for source, channel in inputs:
         capture = Capture(
             source, rate_hz, round(settings.step_s * rate_hz), live=live, duration_s=duration_s, changed=changed
         )
@@ -137,6 +164,7 @@ def open_stations(
             signal=partial(getattr, source, "signal", None),
             unix_s=capture.unix_s if isinstance(source, Monitored) else lambda _: None,  # files have no wall clock
             run=run,
+            channel=channel,
             cascade=None if cheapest is None else Cascade(cheapest, thresholds, engines.spec, settings.step_s),
         )
         stations.append(Station(source.name, capture, classifier))

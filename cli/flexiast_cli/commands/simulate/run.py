@@ -73,7 +73,9 @@ def run(model: str | None, simulation: SimulationOptions, *, as_json: bool, plot
             {
                 "results": [one.document() for one in comparisons],
                 "mean": None if means is None else asdict(means),
-                "replay": None if replayed is None else {"agreed": replayed.same, "same": replayed.difference is None},
+                "replay": None
+                if replayed is None
+                else {"same_decisions": replayed.same, "same": replayed.difference is None},
             }
         )
     else:

@@ -67,6 +67,7 @@ function hear(data) {
   const source = sourceOf(message.source);
   if (message.type === 'status') {
     source.addStatus(message);
+    if (source.forgetTroubles()) stale.add(showNotice);
     expected = { source, frames: message.frames };
     stale.add(showStatus);
   } else if (message.type === 'event') {
@@ -78,6 +79,9 @@ function hear(data) {
     stale.add(showSwitches).add(showStatus);
   } else if (message.type === 'source') {
     source.notice = message;
+    stale.add(showNotice);
+  } else if (message.type === 'failure' || message.type === 'overload') {
+    source.troubles.set(message.type, message);
     stale.add(showNotice);
   }
 }
@@ -144,9 +148,16 @@ function showSources() {
 }
 
 function showNotice() {
-  const wrong = [...sources.values()].filter(source => ['lost', 'no signal'].includes(source.notice?.state));
+  const wrong = [...sources.values()].flatMap(source => [...noticesOf(source)].map(([what, why]) => [made('b', what), `${source.name}: ${why} `]));
   element('notice').hidden = !wrong.length;
-  element('notice').replaceChildren(...wrong.flatMap(source => [made('b', source.notice.state), `${source.name}: ${source.notice.reason} `]));
+  element('notice').replaceChildren(...wrong.flat());
+}
+
+function* noticesOf(source) {
+  if (['lost', 'no signal'].includes(source.notice?.state)) yield [source.notice.state, source.notice.reason];
+  const { failure, overload } = Object.fromEntries(source.troubles);
+  if (failure) yield ['engine failed', `${failure.patch_size} is not used for now: ${failure.reason}`];
+  if (overload) yield ['too slow', `even ${overload.patch_size} takes ${overload.latency_ms.toFixed(0)} ms of ${overload.deadline_ms.toFixed(0)} ms`];
 }
 
 function showStatus() {

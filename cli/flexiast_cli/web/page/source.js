@@ -7,7 +7,7 @@ export const KEPT_RECORDS = 100;
 
 export class Source {
   constructor(name, hello, palette, switches) {
-    Object.assign(this, { name, hop: hello.hop_s, palette, statuses: [], events: new Map(), switches, notice: null, until: null });
+    Object.assign(this, { name, hop: hello.hop_s, palette, statuses: [], events: new Map(), switches, notice: null, troubles: new Map(), until: null });
     this.columns = Math.ceil(KEPT_S / this.hop);
     this.bins = 0;
   }
@@ -20,6 +20,13 @@ export class Source {
     this.statuses.push(status);
     const first = this.statuses.findIndex(old => old.time_s >= status.time_s - KEPT_S);
     this.statuses.splice(0, first);
+  }
+
+  // Failures and overloads are told once, so each is shown for as long as the chart is. True if one went.
+  forgetTroubles() {
+    const past = [...this.troubles.values()].filter(trouble => trouble.time_s < this.end - VIEW_S);
+    for (const trouble of past) this.troubles.delete(trouble.type);
+    return past.length > 0;
   }
 
   // An event, or one again, now with its clip; the newest stay, and all that are in sight.

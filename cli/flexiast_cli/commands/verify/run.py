@@ -1,23 +1,15 @@
-"""``flexiast verify``: a bundle checks itself on the machine that runs it."""
+"""The work of `flexiast verify`."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from flexiast_cli.terminal.console import count_noun, print_json, stdout
+from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.catalog import find_bundle
+from flexiast_runtime.inference.selfcheck import verify_bundle
 
 
-def verify(
-    model: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle folder, or the name of a shipped model.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-) -> None:
-    """Check every file's sha256 and run every engine against the stored answers."""
-    from flexiast_runtime.bundle import Bundle
-    from flexiast_runtime.catalog import find_bundle
-    from flexiast_runtime.inference.selfcheck import verify_bundle
-
+def run(model: str, *, as_json: bool) -> None:
+    """Raises VerificationError for a file or an engine that is not as it was exported."""
     bundle = Bundle.open(find_bundle(model))
     found = verify_bundle(bundle)
     files = len(bundle.manifest.files)

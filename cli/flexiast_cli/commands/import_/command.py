@@ -9,7 +9,6 @@ import typer
 
 from flexiast.errors import UsageError
 from flexiast.files import check_output
-from flexiast_cli.terminal.console import stderr
 
 
 def import_(
@@ -46,29 +45,11 @@ def import_(
     At its own patch size it gives the original's scores. Export it, or train it further, at any other size. A vision
     transformer has no head for sounds and becomes a start for `flexiast train --init`.
     """
-    from flexiast.checkpoint import save_checkpoint
-    from flexiast.importing import ImportOptions, import_model, read_labels
-    from flexiast.spec import PatchSize
-    from flexiast_cli.model_card import describe_spec
+    from flexiast_cli.commands.import_.run import run
 
     check_output(output)
     if output.exists() and not force:
         raise UsageError(f"{output} exists; choose another name, or replace it with --force")
     if output.exists() and any(output.samefile(path) for path in (source, source / output.name) if path.exists()):
         raise UsageError(f"{output} is what is imported; choose another name")
-    options = ImportOptions(
-        labels=None if labels is None else read_labels(labels),
-        task=task,
-        mean=mean,
-        std=std,
-        frames=frames,
-        stride=None if stride is None else PatchSize.parse(stride),
-    )
-    checkpoint = import_model(source, options)
-    save_checkpoint(output, checkpoint, half=half)
-    console = stderr()
-    source_format = checkpoint.info["imported"]["format"]
-    console.print(f"Imported {source} ({source_format}) as {output}", markup=False, soft_wrap=True)
-    console.print(describe_spec(checkpoint.spec), markup=False, soft_wrap=True)
-    if not checkpoint.spec.labels:
-        console.print(f"A start for training: flexiast train SOUNDS --init {output}", markup=False, soft_wrap=True)
+    run(source, output, labels, task=task, mean=mean, std=std, frames=frames, stride=stride, half=half)

@@ -1,0 +1,129 @@
+"""Channels as sources of their own: each has its own name, level and events.
+
+A device is opened once, and its blocks are handed to all of its channels. A file is decoded once for each.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from flexiast.data.audio import ignore_message
+from flexiast_runtime.audio.source import BLOCK_S, Block, FileSource, PcmSource, Source, open_recording
+
+Channel = int | Literal["each"]
+"""One channel, counted from 1, or each as a source"""
+
+
+def channel_name(source: str, channel: int) -> str:
+    return f"{source} channel {channel}"
+
+
+def open_channels(
+    path: Path,
+    rate_hz: int,
+    block_s: float = BLOCK_S,
+    *,
+    channel: Channel | None = None,
+    keep_cut: bool = False,
+    say: Callable[[str], None] = ignore_message,
+) -> list[FileSource | PcmSource]:
+    """`open_recording`, with one source for each channel of a file where ``channel`` is ``"each"``.
+
+    A file of one channel keeps its name. What is said of a file is said once.
+    """
+    if channel != "each":
+        return [open_recording(path, rate_hz, block_s, channel=channel, keep_cut=keep_cut, say=say)]
+    mix = open_recording(path, rate_hz, block_s, keep_cut=keep_cut)
+    if isinstance(mix, PcmSource):
+        return [mix]
+    numbers, say_once = range(1, mix.channels + 1), _say_once(say)
+    return [
+        FileSource(
+            path,
+            block_s,
+            channel=number,
+            keep_cut=keep_cut,
+            say=say_once,
+            name=channel_name(mix.name, number) if len(numbers) > 1 else None,
+        )
+        for number in numbers
+    ]
+
+
+def split_channels(source: Source, count: int) -> list[Source]:
+    """The channels of a live source, whose blocks hold ``count`` of them. All are to be read, by a thread each.
+
+    What the source reports, its losses and its failure reach every channel.
+    """
+    shared = _SharedBlocks(source, count)
+    return [_ChannelSource(source, shared, place) for place in range(count)]
+
+
+class _ChannelSource:
+    def __init__(self, source: Source, shared: _SharedBlocks, place: int) -> None:
+        self.name, self.rate_hz = channel_name(source.name, place + 1), source.rate_hz
+        self._shared, self._place = shared, place
+
+    def blocks(self) -> Iterator[Block]:
+        try:
+            while (block := self._shared.take(self._place)) is not None:
+                alone = block.samples[:, self._place : self._place + 1] if len(block.samples) else block.samples
+                yield block._replace(samples=alone)
+        finally:
+            self._shared.leave(self._place)
+
+
+class _SharedBlocks:
+    """The blocks of one source for several readers. Whoever lacks one fetches the next for all."""
+
+    def __init__(self, source: Source, readers: int) -> None:
+        self._blocks = source.blocks()
+        self._waiting: dict[int, deque[Block]] = {place: deque() for place in range(readers)}
+        self._failure: Exception | None = None
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def take(self, place: int) -> Block | None:
+        """The reader's next block; None at the end. Raises what the source raised."""
+        with self._lock:
+            waiting = self._waiting[place]
+            if not waiting and not self._ended:
+                self._fetch()
+            if waiting:
+                return waiting.popleft()
+            if self._failure is not None:
+                raise self._failure
+            return None
+
+    def leave(self, place: int) -> None:
+        """Stop collecting blocks for a reader; the last one releases the source."""
+        with self._lock:
+            self._waiting.pop(place, None)
+            if not self._waiting:
+                self._blocks.close()  # type: ignore[attr-defined]
+
+    def _fetch(self) -> None:
+        try:
+            block = next(self._blocks)
+        except StopIteration:
+            self._ended = True
+        except Exception as error:  # noqa: BLE001 (raised to each reader)
+            self._ended, self._failure = True, error
+        else:
+            for waiting in self._waiting.values():
+                waiting.append(block)
+
+
+def _say_once(say: Callable[[str], None]) -> Callable[[str], None]:
+    spoken: set[str] = set()
+
+    def once(text: str) -> None:
+        if text not in spoken:
+            spoken.add(text)
+            say(text)
+
+    return once
