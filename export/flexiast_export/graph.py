@@ -75,11 +75,11 @@ class Graph:
     def _element(self, dtype: type[np.generic]) -> int:
         return int(self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
-    def mean_of_tokens(self, x: str) -> str:
-        """[batch, tokens, n] → [batch, n]."""
+    def mean(self, x: str, axis: int, *, keep: bool = False) -> str:
+        """The mean over an axis, which stays with length 1 or goes."""
         if self.opset < AXES_AS_INPUT:
-            return self.node("ReduceMean", x, axes=[1], keepdims=0)
-        return self.node("ReduceMean", x, self.weight("token_axis", np.array([1], np.int64)), keepdims=0)
+            return self.node("ReduceMean", x, axes=[axis], keepdims=int(keep))
+        return self.node("ReduceMean", x, self.weight(f"{x}.axis", np.array([axis], np.int64)), keepdims=int(keep))
 
     def layer_norm(self, name: str, x: str, checkpoint: Checkpoint) -> str:
         scale, bias = (

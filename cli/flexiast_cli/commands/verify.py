@@ -13,13 +13,13 @@ def verify(
     model: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle folder, or the name of a shipped model.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Check every file's sha256 and run every engine against the stored answers."""
+    """Check every file's sha256, and run the front end and every engine against the stored answers."""
     from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.catalog import find_bundle
-    from flexiast_runtime.inference.selfcheck import verify_bundle
+    from flexiast_runtime.inference.selfcheck import frontend_error, verify_bundle
 
     bundle = Bundle.open(find_bundle(model))
-    found = verify_bundle(bundle)
+    found, error_nat = verify_bundle(bundle), frontend_error(bundle)
     files = len(bundle.manifest.files)
     if as_json:
         engines = [
@@ -31,7 +31,7 @@ def verify(
             }
             for variant, error in found
         ]
-        print_json({"files": files, "engines": engines})
+        print_json({"files": files, "frontend_max_abs_error_nat": error_nat, "engines": engines})
         return
     console = stdout()
     checked = f"{count_noun(files, 'file')} and {count_noun(len(found), 'engine')}"
@@ -40,3 +40,7 @@ def verify(
     for precision in bundle.manifest.precisions:
         errors = [f"{variant.patch_size} {error:.1e}" for variant, error in found if variant.precision == precision]
         console.print(f"  {precision}: {', '.join(errors)}", markup=False, soft_wrap=True)
+    if error_nat is None:
+        console.print("  front end: no graph; `flexiast export BUNDLE` adds it", markup=False, soft_wrap=True)
+    else:
+        console.print(f"  front end: {error_nat:.1e} nat", markup=False, soft_wrap=True)

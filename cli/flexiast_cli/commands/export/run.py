@@ -23,7 +23,7 @@ class Options:
     """The command's options that decide what is exported, as given."""
 
     model: str
-    patches: str
+    patches: str | None
     output: Path | None
     precision: str | None
     verify_data: Path | None
@@ -46,7 +46,7 @@ class Options:
 
 def run(options: Options, *, dry_run: bool, as_json: bool) -> None:
     """Raises UsageError for options that do not fit together, before any work begins."""
-    patches = parse_patches(options.patches)
+    patches = () if options.patches is None else parse_patches(options.patches)
     precisions = _parse_precisions("fp32" if options.precision is None else options.precision)
     _check(options, precisions)
     output, force, skip_bad = options.bundle_folder, options.force, options.skip_bad
@@ -95,6 +95,10 @@ def _check(options: Options, precisions: tuple[Precision, ...]) -> None:
             "a bundle's precisions and opset stay as they are when sizes are added to it; leave --precision, --opset "
             "and --calibration-data out, or export from the checkpoint"
         )
+    if not options.adds_sizes and options.patches is None:
+        raise UsageError(
+            "export needs the sizes to write engines for; name some with --patch-sizes, such as 8,16,32,48"
+        )
     if not options.adds_sizes and options.output is None:
         raise UsageError("export needs a place for the bundle; name one with --output")
     if options.calibration_data is not None and "int8-static" not in precisions:
@@ -134,6 +138,8 @@ def _check_max_drop(options: Options, job: Job, clips: Clips | None) -> None:
 
 
 def _report_what_is_not_compared(model: str, job: Job, clips: Clips | None) -> None:
+    if not job.patches:
+        return
     if clips is None:
         say("Compared on noise, silence and a sweep; --verify-data SOUNDS adds real sound")
     if job.reference != "fp32":
