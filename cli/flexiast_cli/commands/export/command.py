@@ -21,6 +21,14 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Bundle folder to write. (the bundle that sizes are added to)")
     ] = None,
+    single_file: Annotated[
+        bool,
+        typer.Option(
+            "--single-file",
+            help="Write one file for each size and precision, from samples to scores, into the folder --output: for "
+            "programs without flexiast.",
+        ),
+    ] = False,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -62,9 +70,10 @@ def export(
     """
     require("onnx", "export")
 
-    from flexiast_cli.commands.export.run import Options, run
+    from flexiast_cli.commands.export.forms import run_form
+    from flexiast_cli.commands.export.run import Options
 
-    run(
+    run_form(
         Options(
             model=model,
             patches=patch_sizes,
@@ -78,6 +87,7 @@ def export(
             opset=opset,
             force=force,
         ),
+        single_file=single_file,
         dry_run=dry_run,
         as_json=as_json,
     )
