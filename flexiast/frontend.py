@@ -21,13 +21,14 @@ CHUNK_FRAMES = 64
 class Frontend:
     """Features of one spec; holds constants only, so one object serves any number of streams.
 
-    ``floor`` is the normalised value of silence: what clips and grids are padded with.
+    ``floor`` is the normalised value of silence: what clips and grids are padded with. Each frame is multiplied with
+    ``taper`` [taper_samples].
     """
 
     def __init__(self, spec: FrontendSpec) -> None:
         self.spec = spec
         self.floor = float(self.normalise(np.log(np.float32(LOG_FLOOR))))
-        self._taper = np.hanning(spec.taper_samples)
+        self.taper: Double = np.hanning(spec.taper_samples)
         self._filters = mel_filters(spec)
 
     def __call__(self, waveform: Float) -> Float:
@@ -84,7 +85,7 @@ class Frontend:
         centred = framed - framed.mean(axis=1, keepdims=True)
         emphasised = centred.copy()
         emphasised[:, 1:] -= self.spec.preemphasis * centred[:, :-1]  # the first sample is 0 under the taper
-        emphasised *= self._taper
+        emphasised *= self.taper
         spectrum = np.fft.rfft(emphasised, n=self.spec.fft_samples)
         power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
         np.matmul(power, self._filters, out=out)

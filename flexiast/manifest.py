@@ -125,6 +125,8 @@ class Manifest(Value):
     golden: FileName
     embedding: FileName | None = None
     """What embedders of more patch sizes are made from; older bundles lack it."""
+    frontend: FileName | None = None
+    """Samples → features as a graph, for those who use the bundle without flexiast; older bundles lack it."""
     measured: dict[str, Metric] = Field(default_factory=dict)
     """Patch size → metric on the validation split, for every size that training measured."""
     variants: tuple[Variant, ...] = Field(min_length=1)
@@ -156,7 +158,7 @@ class Manifest(Value):
             raise ValueError("a file is listed twice")
         encoders = {encoder.file for encoder in self.encoders.values()}
         used = {self.golden, *encoders, *(variant.embedder for variant in self.variants)}
-        missing = (used | ({self.embedding} if self.embedding else set())) - set(names)
+        missing = (used | {name for name in (self.embedding, self.frontend) if name}) - set(names)
         if missing:
             raise ValueError(f"files are used but not listed: {', '.join(sorted(missing))}")
         return self

@@ -56,9 +56,10 @@ def check_addition(
     """
     manifest = bundle.manifest
     new = [patch for patch in dict.fromkeys(patches) if patch not in manifest.patches]
-    if not new:
-        raise UsageError(f"{bundle.folder} has these sizes already: {', '.join(map(str, manifest.patches))}")
-    weights = unpack(bundle)
+    if not new and manifest.frontend is not None:
+        have = f"{bundle.folder} has these sizes already: {', '.join(map(str, manifest.patches))}"
+        raise UsageError(have if patches else f"{have}; name others with --patch-sizes")
+    weights = unpack(bundle) if new else {}
     for patch in new:
         manifest.spec.check_patch(patch)
     check_opset(manifest.opset)
@@ -86,7 +87,8 @@ def add_sizes(
 ) -> Manifest:
     """Publish the bundle with engines for these patch sizes too, at ``output``, which may be the bundle itself.
 
-    Each new size gets every precision of the bundle. Everything in it is checked first and kept to the byte. Raises
+    Each new size gets every precision of the bundle; one from before the front end was a graph gets that too, and
+    then ``patches`` may be empty. Everything in it is checked first and kept to the byte. Raises
     UsageError for sizes larger than a window or all there already, ModelError for a bundle that takes no more, and
     VerificationError when an old engine does not answer as it did or a new one is not what it should be; then nothing
     is published.
@@ -105,6 +107,9 @@ def add_sizes(
             raise UsageError(f"{bundle.folder} was replaced meanwhile; add the sizes again")
         writer = BundleWriter(folder, old)
         writer.copy_files(bundle)
-        comparison.check(writer.measure(writer.add_patches(weights, new), comparison, progress))
-        writer.add_golden(bundle.arrays(old.golden) | comparison.golden(new))
+        if new:
+            comparison.check(writer.measure(writer.add_patches(weights, new), comparison, progress))
+            writer.add_golden(comparison.golden(new))
+        if old.frontend is None:
+            writer.add_frontend()
         return writer.finish()

@@ -39,7 +39,7 @@ def encoder(
     graph = Graph(opset)
     x = _Blocks(graph, checkpoint, arithmetic).prefix("tokens")
     x = graph.layer_norm("norm", x, checkpoint)
-    x = graph.mean_of_tokens(x)
+    x = graph.mean(x, axis=1)
     if spec.network.head_norm:
         x = graph.layer_norm("head_norm", x, checkpoint)
     product = graph.node("MatMul", x, graph.weight("head.weight", weights["head.weight"].T))

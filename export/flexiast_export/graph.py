@@ -10,7 +10,7 @@ writes for a single one (benchmarks/export.py). Here stand the graph that both a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 
 AXES_AS_INPUT = 18
 """The opset from which ReduceMean takes its axes as an input."""
+
+
+class Description(NamedTuple):
+    """What a viewer such as Netron shows of a model, of its input and of its output."""
+
+    graph: str = ""
+    source: str = ""
+    result: str = ""
 
 
 class Graph:
@@ -75,11 +83,11 @@ class Graph:
     def _element(self, dtype: type[np.generic]) -> int:
         return int(self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
-    def mean_of_tokens(self, x: str) -> str:
-        """[batch, tokens, n] → [batch, n]."""
+    def mean(self, x: str, axis: int, *, keep: bool = False) -> str:
+        """The mean over an axis, which stays with length 1 or goes."""
         if self.opset < AXES_AS_INPUT:
-            return self.node("ReduceMean", x, axes=[1], keepdims=0)
-        return self.node("ReduceMean", x, self.weight("token_axis", np.array([1], np.int64)), keepdims=0)
+            return self.node("ReduceMean", x, axes=[axis], keepdims=int(keep))
+        return self.node("ReduceMean", x, self.weight(f"{x}.axis", np.array([axis], np.int64)), keepdims=int(keep))
 
     def layer_norm(self, name: str, x: str, checkpoint: Checkpoint) -> str:
         scale, bias = (
@@ -88,18 +96,48 @@ class Graph:
         epsilon = checkpoint.spec.network.norm_epsilon
         return self.node("LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon)
 
+    def append(self, model: onnx.ModelProto, part: str, x: str) -> str:
+        """Add the nodes of a model with one input, which ``x`` becomes; ``part/`` goes before all of its names."""
+        graph = model.graph
+        names = {graph.input[0].name: x}
+
+        def rename(name: str) -> str:
+            return names.get(name, f"{part}/{name}") if name else name  # an input that is left out has no name
+
+        for kind, items in (
+            (self._nodes, graph.node),
+            (self._weights, graph.initializer),
+            (self._named, graph.value_info),
+        ):
+            for item in items:
+                copied = type(item)()
+                copied.CopyFrom(item)
+                copied.name = rename(item.name)
+                if kind is self._nodes:
+                    copied.input[:] = map(rename, item.input)
+                    copied.output[:] = map(rename, item.output)
+                kind.append(copied)
+        return rename(graph.output[0].name)
+
     def model(
-        self, name: str, source: tuple[str, list[Any]], result: tuple[str, list[Any]], metadata: dict[str, str]
+        self,
+        name: str,
+        source: tuple[str, list[Any]],
+        result: tuple[str, list[Any]],
+        metadata: dict[str, str],
+        description: Description | None = None,
     ) -> onnx.ModelProto:
         """The checked model; axes are named by strings and fixed by numbers."""
         helper, float32 = self._onnx.helper, self._onnx.TensorProto.FLOAT
+        described = description or Description()
         graph = helper.make_graph(
             self._nodes,
             name,
-            [helper.make_tensor_value_info(source[0], float32, source[1])],
-            [helper.make_tensor_value_info(result[0], float32, result[1])],
+            [helper.make_tensor_value_info(source[0], float32, source[1], described.source)],
+            [helper.make_tensor_value_info(result[0], float32, result[1], described.result)],
             self._weights,
-            value_info=self._named,
+            described.graph,
+            self._named,
         )
         opsets = [helper.make_opsetid("", self.opset)]
         # What came with the opset: the oldest runtimes that know the operators load the file.

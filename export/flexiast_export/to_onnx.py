@@ -77,6 +77,7 @@ def export_onnx(
                     raise
                 _leave_layers_in_float(writer, encoders, precision, comparison, error)
         writer.add_golden(comparison.golden(patches))
+        writer.add_frontend()
         return writer.finish()
 
 

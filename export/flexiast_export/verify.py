@@ -33,14 +33,19 @@ def tolerance(precision: Precision, reference: Float) -> float:
     return max(TOLERANCE, SHARE.get(precision, 0.0) * spread)
 
 
-def synthetic_inputs(spec: Spec) -> Float:
-    """Features [3, window_frames, mels] of noise, silence and a rising tone; the same on every machine."""
-    frontend, samples = Frontend(spec.frontend), spec.frontend.window_samples
+def synthetic_waveforms(spec: Spec) -> Float:
+    """One window [3, window_samples] of noise, silence and a rising tone each; the same on every machine."""
+    samples = spec.frontend.window_samples
     seconds = np.arange(samples) / spec.frontend.sample_rate_hz
     duration = samples / spec.frontend.sample_rate_hz
     noise = 0.1 * np.random.default_rng(0).standard_normal(samples)
     sweep = 0.5 * np.sin(2 * np.pi * (100 * seconds + 3000 * seconds**2 / duration))
-    return np.stack([frontend.window(wave.astype(np.float32)) for wave in (noise, np.zeros(samples), sweep)])
+    return np.stack([noise, np.zeros(samples), sweep]).astype(np.float32)
+
+
+def synthetic_inputs(spec: Spec) -> Float:
+    """The features [3, window_frames, mels] of `synthetic_waveforms`."""
+    return np.stack([*map(Frontend(spec.frontend).window, synthetic_waveforms(spec))])
 
 
 class VerificationData:

@@ -11,10 +11,12 @@ from flexiast.arrays import Float
 from flexiast.manifest import MANIFEST, Encoder, FileEntry, Manifest, Parity, Precision, Variant
 from flexiast.spec import PatchSize
 from flexiast_export.embedding import Weights, npz
+from flexiast_export.frontend import FRONTEND, frontend, golden
 from flexiast_export.graph import embedder
 from flexiast_export.verify import TOLERANCE, Comparison
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.ort import load_engines
+from flexiast_runtime.inference.selfcheck import frontend_error
 
 Progress = Callable[[Iterable[Variant]], Iterable[Variant]]
 
@@ -28,6 +30,7 @@ class BundleWriter:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         """``manifest`` is what is known at the start; it may still lack encoders, variants and files."""
         self.folder, self.manifest = folder, manifest
+        self._golden: dict[str, Float] = {}
 
     def add_file(self, name: str, content: bytes) -> None:
         """Write a file and list it, in place of one of that name."""
@@ -40,6 +43,7 @@ class BundleWriter:
         """Add every file of another bundle, to the byte; raises VerificationError for one that is damaged."""
         for entry in bundle.manifest.files:
             self.add_file(entry.name, bundle.read(entry.name))
+        self._golden = bundle.arrays(bundle.manifest.golden)
 
     def add_encoder(self, precision: Precision, encoder: Encoder, graph: Any) -> None:
         """Write the ONNX graph that all patch sizes of a precision share, in place of an earlier one."""
@@ -85,8 +89,20 @@ class BundleWriter:
         return measured
 
     def add_golden(self, arrays: Mapping[str, Float]) -> None:
-        """Write the inputs and answers that a device compares its own with."""
-        self.add_file(self.manifest.golden, npz(arrays))
+        """Add inputs and answers that a device compares its own with to those that were written before."""
+        self._golden |= arrays
+        self.add_file(self.manifest.golden, npz(self._golden))
+
+    def add_frontend(self) -> None:
+        """Write the graph from samples to features, and what it must answer; check that it does.
+
+        Raises VerificationError where this machine's ONNX Runtime answers otherwise.
+        """
+        spec = self.manifest.spec
+        self.add_file(FRONTEND, frontend(spec, self.manifest.opset).SerializeToString())
+        self.add_golden(golden(spec.frontend))
+        self._update(frontend=FRONTEND)
+        frontend_error(Bundle(self.folder, self.manifest))
 
     def finish(self) -> Manifest:
         """Write the manifest; raises ValidationError for one that a reader would refuse."""

@@ -81,7 +81,8 @@ def test_one_embedder_serves_all_precisions(export: Callable[..., Manifest], tmp
     assert (manifest.precisions, manifest.patches) == (PRECISIONS, PATCHES)
     files = {path.name for path in (tmp_path / "bundle").iterdir()}
     encoders = {"encoder.onnx", "encoder.fp16.onnx", "encoder.int8.onnx", "encoder.int8-static.onnx"}
-    assert files == {*encoders, "embed-16x16.onnx", "embed-20x10.onnx", "embedding.npz", "golden.npz", "manifest.json"}
+    others = {"embedding.npz", "frontend.onnx", "golden.npz", "manifest.json"}
+    assert files == {*encoders, "embed-16x16.onnx", "embed-20x10.onnx", *others}
     found = [(variant.patch_size, variant.precision) for variant, _ in verify_bundle(Bundle.open(tmp_path / "bundle"))]
     assert found == [(patch, precision) for precision in PRECISIONS for patch in PATCHES]
 

@@ -44,7 +44,7 @@ def seen_by_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 def test_every_file_that_is_listed_reads_as_it_lies_there(tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
-    assert {entry.name for entry in bundle.manifest.files} == {*ENGINES, "embedding.npz", "golden.npz"}
+    assert {entry.name for entry in bundle.manifest.files} == {*ENGINES, "embedding.npz", "frontend.onnx", "golden.npz"}
     for entry in bundle.manifest.files:
         assert bundle.read(entry.name) == (tiny_bundle / entry.name).read_bytes()
 

@@ -59,16 +59,16 @@ def load_engines(
     manifest = bundle.manifest
     precision = manifest.precision(precision)
     variants = [manifest.variant(patch, precision) for patch in (manifest.patches if patches is None else patches)]
-    encoder = _session(bundle, manifest.encoders[precision].file, threads, provider, precision=precision)
+    encoder = load_session(bundle, manifest.encoders[precision].file, threads, provider, precision=precision)
     engines: dict[PatchSize, Engine] = {}
     for variant in variants:
-        embedder = _session(bundle, variant.embedder, threads, provider, patch_size=str(variant.patch_size))
+        embedder = load_session(bundle, variant.embedder, threads, provider, patch_size=str(variant.patch_size))
         engines[variant.patch_size] = OrtEngine(variant, embedder, encoder)
     return Engines(manifest, engines)
 
 
-def _session(
-    bundle: Bundle, name: str, threads: int, provider: Provider, **expected: str
+def load_session(
+    bundle: Bundle, name: str, threads: int = 1, provider: Provider = "cpu", **expected: str
 ) -> onnxruntime.InferenceSession:
     """A session of a verified graph whose metadata agree with the manifest."""
     import onnxruntime

@@ -158,3 +158,40 @@ def test_a_convnet_has_no_patch_sizes_to_show(ready: Path) -> None:
 def test_one_is_not_many(number: int, noun: str, text: str) -> None:
     assert count_noun(number, noun) == text
     assert count_noun(number, "switch", "switches") == text.replace("plans", "switches").replace("plan", "switch")
+
+
+# ----- one file a size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("BUNDLE-fp32",), "--output"),
+        (("BUNDLE-fp32", "-o", "NEW", "--patch-sizes", "8"), "no patch size 8x8"),
+        (("BUNDLE-fp32", "-o", "NEW", "--precision", "int8"), "has no int8 engines"),
+        (("BUNDLE-fp32", "-o", "NEW", "--opset", "18"), "--opset has no effect on a bundle"),
+        (("BUNDLE-fp32", "-o", "NEW", "--skip-bad"), "--skip-bad has no effect on a bundle"),
+        (("BUNDLE-fp32", "-o", "NEW", "--dry-run"), "leave it out"),
+        (("CHECKPOINT", "-o", "NEW"), "--patch-sizes"),
+    ],
+)
+def test_a_single_file_refuses_what_has_no_effect(
+    ready: Path, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    there = {path.name for path in ready.iterdir()}
+    places = {text: ready / text for text in arguments if text in there} | {"NEW": tmp_path / "new"}
+    result = flexiast("export", "--single-file", *(places.get(text, text) for text in arguments))
+    assert (result.exit_code, said in result.output) == (2, True), result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_gives_the_same_single_file_as_its_bundle(ready: Path, tmp_path: Path) -> None:
+    for model, folder in (("CHECKPOINT", "one"), ("BUNDLE-fp32", "two")):
+        given = ("--patch-sizes", "16") if model == "CHECKPOINT" else ()
+        result = flexiast("export", ready / model, *given, "--single-file", "-o", tmp_path / folder, "--json")
+        assert result.exit_code == 0, result.output
+    one, two = (next((tmp_path / folder).iterdir()).read_bytes() for folder in ("one", "two"))
+    assert one == two
+    assert json.loads(result.output[result.output.index("{") :])["files"] == [
+        str(tmp_path / "two/BUNDLE-fp32-16x16.onnx")
+    ]

@@ -15,10 +15,20 @@ def export(
         str,
         typer.Argument(metavar="MODEL", help="A checkpoint, the name of a shipped model, or a bundle to add sizes to."),
     ],
-    patch_sizes: Annotated[str, typer.Option("--patch-sizes", help="Sizes to export, e.g. 8,16,32,48 or 16x32.")],
+    patch_sizes: Annotated[
+        str | None, typer.Option("--patch-sizes", help="Sizes to export, e.g. 8,16,32,48 or 16x32.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Bundle folder to write. (the bundle that sizes are added to)")
     ] = None,
+    single_file: Annotated[
+        bool,
+        typer.Option(
+            "--single-file",
+            help="Write one file for each size and precision, from samples to scores, into the folder --output: for "
+            "programs without flexiast.",
+        ),
+    ] = False,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -56,13 +66,14 @@ def export(
 
     One encoder serves all sizes. Every engine is compared with the PyTorch model; a bundle that differs is not
     published. Given a BUNDLE, it adds sizes to that bundle, without torch and the checkpoint: the new engines are
-    compared with numpy.
+    compared with numpy. An older bundle also gets the front end as a graph, which needs no --patch-sizes.
     """
     require("onnx", "export")
 
-    from flexiast_cli.commands.export.run import Options, run
+    from flexiast_cli.commands.export.forms import run_form
+    from flexiast_cli.commands.export.run import Options
 
-    run(
+    run_form(
         Options(
             model=model,
             patches=patch_sizes,
@@ -76,6 +87,7 @@ def export(
             opset=opset,
             force=force,
         ),
+        single_file=single_file,
         dry_run=dry_run,
         as_json=as_json,
     )

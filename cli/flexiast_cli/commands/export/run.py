@@ -23,7 +23,7 @@ class Options:
     """The command's options that decide what is exported, as given."""
 
     model: str
-    patches: str
+    patches: str | None
     output: Path | None
     precision: str | None
     verify_data: Path | None
@@ -44,10 +44,32 @@ class Options:
         return Path(self.model) if self.output is None else self.output
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """An export that was checked, and the sounds for it; nothing was decoded yet."""
+
+    job: Job
+    clips: Clips | None
+    calibration: Clips | None
+
+
 def run(options: Options, *, dry_run: bool, as_json: bool) -> None:
     """Raises UsageError for options that do not fit together, before any work begins."""
-    patches = parse_patches(options.patches)
-    precisions = _parse_precisions("fp32" if options.precision is None else options.precision)
+    prepared = prepare(options)
+    if dry_run:
+        show_plan(prepared.job, as_json=as_json)
+        return
+    bundle = publish(options, prepared)
+    if as_json:
+        print_json(json.loads(bundle.manifest.model_dump_json(exclude_none=True)))
+    else:
+        show_bundle(bundle)
+
+
+def prepare(options: Options) -> Prepared:
+    """Check everything that can be checked without work; raises UsageError and DataError."""
+    patches = () if options.patches is None else parse_patches(options.patches)
+    precisions = parse_precisions("fp32" if options.precision is None else options.precision)
     _check(options, precisions)
     output, force, skip_bad = options.bundle_folder, options.force, options.skip_bad
     if options.adds_sizes:
@@ -62,24 +84,24 @@ def run(options: Options, *, dry_run: bool, as_json: bool) -> None:
     if options.calibration_data is not None:
         calibration = clips_to_calibrate(options.calibration_data, job.spec, options.val_fold, skip_bad=skip_bad)
     _check_max_drop(options, job, clips)
-    if dry_run:
-        show_plan(job, as_json=as_json)
-        return
+    return Prepared(job, clips, calibration)
+
+
+def publish(options: Options, prepared: Prepared) -> Bundle:
+    """Write and verify the bundle."""
+    job, clips, calibration = prepared.job, prepared.clips, prepared.calibration
     _report_what_is_not_compared(options.model, job, clips)
     manifest = job.publish(
         sounds=VerificationData(job.spec) if clips is None else clips.sounds(job.spec),
         max_drop=MAX_DROP if options.max_drop is None else options.max_drop,
-        force=force,
+        force=options.force,
         progress=lambda variants: track(list(variants), "Verifying"),
         **({} if calibration is None else {"calibration": calibration.first_windows(job.spec)}),
     )
-    if as_json:
-        print_json(json.loads(manifest.model_dump_json(exclude_none=True)))
-    else:
-        show_bundle(Bundle(output, manifest))
+    return Bundle(options.bundle_folder, manifest)
 
 
-def _parse_precisions(text: str) -> tuple[Precision, ...]:
+def parse_precisions(text: str) -> tuple[Precision, ...]:
     names: dict[str, Precision] = {name: name for name in PRECISIONS}
     given = [part.strip() for part in text.split(",")]
     if unknown := [name for name in given if name not in names]:
@@ -94,6 +116,10 @@ def _check(options: Options, precisions: tuple[Precision, ...]) -> None:
         raise UsageError(
             "a bundle's precisions and opset stay as they are when sizes are added to it; leave --precision, --opset "
             "and --calibration-data out, or export from the checkpoint"
+        )
+    if not options.adds_sizes and options.patches is None:
+        raise UsageError(
+            "export needs the sizes to write engines for; name some with --patch-sizes, such as 8,16,32,48"
         )
     if not options.adds_sizes and options.output is None:
         raise UsageError("export needs a place for the bundle; name one with --output")
@@ -134,6 +160,8 @@ def _check_max_drop(options: Options, job: Job, clips: Clips | None) -> None:
 
 
 def _report_what_is_not_compared(model: str, job: Job, clips: Clips | None) -> None:
+    if not job.patches:
+        return
     if clips is None:
         say("Compared on noise, silence and a sweep; --verify-data SOUNDS adds real sound")
     if job.reference != "fp32":
