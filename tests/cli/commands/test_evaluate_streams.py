@@ -84,3 +84,36 @@ def test_a_checkpoint_is_to_be_exported_first(tmp_path: Path, sounds: Path) -> N
     result = evaluate(tmp_path / "model.safetensors", "--background", sounds / "beds")
     assert result.exit_code == 2
     assert "flexiast export" in result.stderr
+
+
+def test_annotated_recordings_give_what_their_own_events_say(
+    tiny_bundle: Path, tmp_path: Path, write_audio: Callable[..., Path]
+) -> None:
+    """Events that `classify` finds are all found again, and none is false."""
+    rng = np.random.default_rng(1)
+    yard = write_audio(tmp_path / "places" / "yard" / "a.wav", rng.normal(0, 0.1, 90_000))
+    write_audio(tmp_path / "places" / "hall" / "b.wav", rng.normal(0, 0.1, 60_000))
+    write_audio(tmp_path / "places" / "hall" / "c.wav", rng.normal(0, 0.1, 60_000))
+    (tmp_path / "places" / "hall" / "b.csv").touch()
+    words = ("--patch-size", "8", "--format", "csv")
+    result = CliRunner().invoke(app, ["classify", str(tiny_bundle), str(yard), *words])
+    yard.with_suffix(".csv").write_text(result.stdout)
+    result = evaluate(tiny_bundle, "--streams", tmp_path / "places", "--patch-sizes", "8", "--json")
+    assert result.exit_code == 0, result.output
+    assert "1 recording without annotations, such as c.wav" in result.stderr
+    (found,) = json.loads(result.stdout)["results"]
+    assert found["events"] > 0
+    assert found["recall"] == found["onset_recall"] == 1
+    false = {rate["kind"]: rate["false"] for rate in found["false_events"]}
+    assert false == {"all": false["hall"], "hall": false["hall"], "yard": 0}
+    assert found["trade_off"]
+
+
+def test_an_annotation_that_the_model_cannot_know_ends_with_the_code_of_data(
+    tiny_bundle: Path, tmp_path: Path, write_audio: Callable[..., Path]
+) -> None:
+    write_audio(tmp_path / "a.wav", np.full(16_000, 0.1))
+    (tmp_path / "a.csv").write_text("start_s,end_s,label\n0,1,unicorn\n")
+    result = evaluate(tiny_bundle, "--streams", tmp_path)
+    assert result.exit_code == 8
+    assert "a.csv line 2: the model does not know 'unicorn'" in result.stderr

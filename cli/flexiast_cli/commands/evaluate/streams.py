@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from flexiast.data.annotations import check_annotations, read_annotated
 from flexiast.data.background import Stretches, background_clips
 from flexiast.data.clips import Clip
 from flexiast.errors import DataError, UsageError
+from flexiast.evaluation.events import Sound
 from flexiast.evaluation.mixing import LEVEL_DBFS, QUIET, choose_clips, mix_streams
 from flexiast.extras import require
 from flexiast.files import check_output
@@ -108,7 +110,9 @@ def _evaluate_governed(
 def _load_streams(
     spec: Spec, options: StreamOptions, split: str | None, val_fold: str | None, *, skip_bad: bool
 ) -> Iterator[AnnotatedStream]:
-    """All streams, read as they are needed; raises DataError and UsageError before the first."""
+    """All streams, read as they are needed; raises DataError before the first."""
+    if options.streams is not None:
+        return iter(_load_annotated(spec, options.streams, skip_bad=skip_bad))
     rate_hz, console = spec.frontend.sample_rate_hz, stderr()
     kinds = {
         kind: load_background(clips, rate_hz, console, skip_bad=skip_bad)
@@ -119,13 +123,51 @@ def _load_streams(
     return (one for streams in (alone, mixes) for one in streams)
 
 
+def _load_annotated(spec: Spec, folder: Path, *, skip_bad: bool) -> list[AnnotatedStream]:
+    """Recordings with their annotations, all of which are checked; those without are left out, with a note."""
+    annotated, bare = read_annotated(folder)
+    if bare:
+        say(
+            f"Left out of {folder}: {count_noun(len(bare), 'recording')} without annotations, such as {bare[0].name}; "
+            "an empty annotation file says that nothing sounds"
+        )
+    streams, merged = [], 0
+    stretches_by_path = _load_each([one.path for one in annotated], spec.frontend.sample_rate_hz, skip_bad=skip_bad)
+    for one in annotated:
+        if (stretches := stretches_by_path.get(one.path)) is None:
+            continue
+        annotations, fewer = check_annotations(one, spec.labels, sum(stretches.seconds))
+        merged += fewer
+        events = tuple(Sound(found.label, found.start_s, found.end_s) for found in annotations)
+        streams.append(AnnotatedStream(_name_kind(folder, one.path), stretches, events))
+    if merged:
+        say(f"{count_noun(merged, 'annotation')} overlapped another of the same label and became one with it")
+    return streams
+
+
+def _load_each(paths: Sequence[Path], rate_hz: int, *, skip_bad: bool) -> dict[Path, Stretches]:
+    """Each recording that can be read; raises DataError where one cannot and none may be skipped."""
+    clips = [Clip(path, (), "") for path in paths]
+    every = load_background(clips, rate_hz, stderr(), skip_bad=skip_bad)
+    found: dict[Path, Stretches] = {}
+    for stretch in every.stretches:
+        own = found.get(stretch.path, Stretches((), rate_hz))
+        found[stretch.path] = own + Stretches((stretch,), rate_hz)
+    return found
+
+
+def _name_kind(folder: Path, path: Path) -> str:
+    """The folder right under the one given, or else that itself."""
+    inner = path.relative_to(folder).parts
+    return inner[0] if len(inner) > 1 else folder.resolve().stem
+
+
 def _kinds(folders: Sequence[Path]) -> dict[str, list[Clip]]:
-    """Recordings by kind: the folder right under the one given, or else that itself."""
+    """Recordings by kind."""
     kinds: dict[str, list[Clip]] = {}
     for folder in folders:
         for clip in background_clips([folder]):
-            inner = clip.path.relative_to(folder).parts
-            kinds.setdefault(inner[0] if len(inner) > 1 else folder.stem, []).append(clip)
+            kinds.setdefault(_name_kind(folder, clip.path), []).append(clip)
     return kinds
 
 
