@@ -37,6 +37,8 @@ EXAMPLES: dict[Words, tuple[str, ...]] = {
         "flexiast evaluate runs/first sounds --split val --plot accuracy.png",
         "flexiast evaluate runs/first sounds --split test --per-label --confusion confusion.png",
         "flexiast evaluate commands-ar commands/metadata.csv --json",
+        "flexiast evaluate home.bundle --mix sounds --split val --background hours --snr quiet,20,10 --det det.png",
+        "flexiast evaluate home.bundle --streams recordings --json",
     ),
     ("export",): (
         "flexiast export runs/first --patch-sizes 8,16,32,48 -o home.bundle --verify-data sounds",

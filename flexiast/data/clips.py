@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -54,10 +54,14 @@ class Dataset:
             raise DataError(f"no clip has split {name!r}; the data set has {found}{hint if name == 'val' else ''}")
         return replace(self, clips=chosen, hashed_from=None)  # a part of a split is not split again
 
+    def with_clips(self, clips: Iterable[Clip]) -> Dataset:
+        """The same with these clips of it."""
+        return replace(self, clips=tuple(clips))
+
     @property
     def labelled(self) -> Dataset:
         """Without the background."""
-        return replace(self, clips=tuple(clip for clip in self.clips if clip.labels))
+        return self.with_clips(clip for clip in self.clips if clip.labels)
 
     @property
     def background(self) -> tuple[Clip, ...]:

@@ -59,10 +59,20 @@ def hours_needed(events: int, per_hour: float) -> float:
 
 def upper_bound(events: int) -> float:
     """The mean at which so few events or fewer come in a tenth of all cases: 2.30 for none, 3.89 for one."""
+    return _mean_where(events, 1 - CONFIDENCE)
+
+
+def poisson_interval(events: int) -> tuple[float, float]:
+    """95 % interval of the mean of a count, such as of false alarms in some hours (F. Garwood, 1936)."""
+    return 0.0 if not events else _mean_where(events - 1, 0.975), _mean_where(events, 0.025)
+
+
+def _mean_where(events: int, share: float) -> float:
+    """The mean at which so many events or fewer come in that share of all cases."""
     low, high = 0.0, events + 5 * math.sqrt(events + 1) + 5
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if _at_most(events, middle) > 1 - CONFIDENCE else (low, middle)
+        low, high = (middle, high) if _at_most(events, middle) > share else (low, middle)
     return high
 
 

@@ -87,7 +87,7 @@ class Detector:
 
     def push(self, window: Window, scores: Float, patch: PatchSize) -> Iterator[Detection]:
         """The next window's smoothed scores [classes] → the events that ended before it."""
-        slot = window.start if window.first else window.start + self._lead
+        slot = self.slot_start(window)
         if self._rules.size_thresholds:
             if patch not in self._on_at:
                 self._on_at[patch] = self._rules.thresholds(self._labels, patch)
@@ -102,6 +102,10 @@ class Detector:
             self._rise(track, float(scores[index]), slot, patch)
             if track.run is None and track.past is None:
                 del self._tracks[index]
+
+    def slot_start(self, window: Window) -> int:
+        """The first sample of the part of the stream that a window's score stands for."""
+        return window.start if window.first else window.start + self._lead
 
     def flush(self, end: int) -> Iterator[Detection]:
         """End all events at sample ``end``, where the stream ends or breaks off; none is merged with a later one."""

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from flexiast_cli.options.common import BackendOption, PrecisionOption
+from flexiast_cli.commands.evaluate.stream_options import SNRS_DB, StreamOptions, parse_snrs
+from flexiast_cli.options.common import BackendOption, PrecisionOption, ThresholdOption
+from flexiast_cli.options.validators import validate_with
 from flexiast_runtime.inference.backends import Backend
 
 
@@ -15,7 +17,9 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A checkpoint, a bundle, or the name of a shipped model.")
     ],
-    data: Annotated[Path, typer.Argument(help="Folder of folders named by label, or a CSV (path,label,split|fold).")],
+    data: Annotated[
+        Path | None, typer.Argument(help="Folder of folders named by label, or a CSV (path,label,split|fold).")
+    ] = None,
     patch_sizes: Annotated[
         str | None,
         typer.Option("--patch-sizes", help="Sizes to measure (default: all of the bundle, or all trained ones)."),
@@ -41,12 +45,81 @@ def evaluate(
         Path | None,
         typer.Option("--confusion", help="Write a confusion matrix (PNG) of the best size."),
     ] = None,
+    streams: Annotated[
+        Path | None,
+        typer.Option("--streams", help="In place of clips: a folder of recordings with annotations."),
+    ] = None,
+    mix: Annotated[
+        Path | None,
+        typer.Option("--mix", help="In place of DATA: clips that are mixed at random into the background."),
+    ] = None,
+    background: Annotated[
+        list[Path] | None,
+        typer.Option("--background", help="Hours in which none of the labels sounds; may be repeated."),
+    ] = None,
+    snr: Annotated[
+        str,
+        typer.Option(
+            "--snr",
+            metavar="DB",
+            callback=validate_with(parse_snrs),
+            help="Decibels of the clips above the background, or quiet for a quiet room; by commas.",
+        ),
+    ] = SNRS_DB,
+    level: Annotated[
+        float | None,
+        typer.Option(
+            "--level", max=0, min=-90, metavar="DBFS", help="Level of the clips that are mixed in.", show_default="-26"
+        ),
+    ] = None,
+    clips: Annotated[int, typer.Option("--clips", min=1, help="Clips to mix in, as many of each label.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the places that clips are mixed in at.")] = 0,
+    threshold: ThresholdOption = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option("--latency", min=0.1, metavar="MS", help="Deadline of the governor's row (default: the step)."),
+    ] = None,
+    det: Annotated[
+        Path | None,
+        typer.Option("--det", help="Write a picture (PNG) of missed events against false ones, at all thresholds."),
+    ] = None,
 ) -> None:
     """Measure accuracy (mAP for clips with several labels) at each patch size.
 
     On background (an empty label, or a folder _background_) it also measures the specificity: the share of windows in
     which no score reaches 0.5.
+
+    With --streams, or --mix and --background, it measures events in streams instead, as `flexiast listen` detects
+    them: precision, recall and F1, false events an hour, and what becomes of them at other thresholds.
     """
+    options = StreamOptions(
+        streams,
+        mix,
+        tuple(background or ()),
+        parse_snrs(snr),
+        level,
+        clips,
+        seed,
+        threshold,
+        None if deadline is None else deadline / 1000,
+    )
+    options.check(data)
+    if data is None:
+        from flexiast_cli.commands.evaluate.streams import run_on_streams
+
+        run_on_streams(
+            model,
+            options,
+            patch_sizes,
+            precision,
+            backend,
+            split,
+            val_fold,
+            skip_bad=skip_bad,
+            as_json=as_json,
+            det=det,
+        )
+        return
     from flexiast_cli.commands.evaluate.run import run
 
     run(

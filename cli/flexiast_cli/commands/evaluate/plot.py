@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from flexiast.evaluation.evaluate import PatchResult
 from flexiast.evaluation.per_label import NOTHING, confusion_matrix
 from flexiast.spec import Spec
-from flexiast_cli.plot_axes import logarithmic, new_figure, plain
+from flexiast_cli.plot_axes import logarithmic, new_figure, plain, viridis
+from flexiast_runtime.detection.stream_evaluation import StreamResult
 
 Float = NDArray[np.float32]
 
+LEAST_MISSED = 0.01
+"""Where the axis of missed events begins: a hundred events tell no more."""
 NUMBERED_LABELS = 20
 """Labels up to which each cell of a confusion matrix shows its number; with more, only colours can be read."""
 
@@ -41,6 +44,31 @@ def draw_results(results: Sequence[PatchResult], title: str, path: Path) -> None
     axes.set(xlabel="GMAC per window", ylabel=metric, title=title)
     axes.title.set_size(10)
     axes.margins(x=0.08, y=0.2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def draw_trade_off(results: Sequence[StreamResult], title: str, path: Path) -> None:
+    """Write a PNG of missed events against false ones an hour, both on logarithmic axes, a line for each size."""
+    figure, axes = new_figure(6.4, 4.4)
+    drawn = [result for result in results if result.trade_off]
+    for number, result in enumerate(drawn):
+        points = [point for point in result.trade_off if point.false_per_hour > 0]
+        axes.plot(
+            [point.false_per_hour for point in points],
+            [max(point.missed, LEAST_MISSED) for point in points],
+            label=result.patch_size,
+            color=viridis(number / max(1, len(drawn))),
+            linewidth=1.5,
+        )
+    logarithmic(axes)
+    axes.set_yscale("log")
+    axes.set_ylim(LEAST_MISSED, 1)
+    axes.yaxis.set_major_formatter("{x:g}")
+    plain(axes)
+    axes.set(xlabel="false events an hour", ylabel="share of the events missed", title=title)
+    axes.title.set_size(10)
+    axes.legend(title="patch", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, format="png")
 
