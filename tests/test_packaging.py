@@ -23,6 +23,7 @@ HEAVY = (
     "torch",
     "torchaudio",
     "ai_edge_litert",
+    "pyarrow",
     "safetensors",
     "onnx",
     "matplotlib",
@@ -39,6 +40,7 @@ NEEDS_TORCH = {
     f"flexiast.{name}" for name in (*TORCH_CODE, "training.embedding_targets", "training.run_state", "training.trainer")
 }
 NEEDS_TORCH |= {f"flexiast_cli.commands.train.{name}" for name in ("external", "prepare", "progress", "run")}
+NEEDS_TORCH |= {"flexiast_cli.commands.embed.run"}
 DRAWS = {f"flexiast_cli.{name}" for name in ("plot_axes", "commands.evaluate.plot", "commands.profile.report")}
 """Modules of pictures, imported when one is asked for: they begin with matplotlib."""
 
