@@ -36,7 +36,12 @@ class FlexiAST(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, features: Tensor, patch: PatchSize, keep: int | None = None) -> Tensor:
-        """Features [batch, window_frames, mels] → logits [batch, classes] at this patch size.
+        """Features [batch, window_frames, mels] → logits [batch, classes] at this patch size."""
+        logits: Tensor = self.head(self.embed(features, patch, keep))
+        return logits
+
+    def embed(self, features: Tensor, patch: PatchSize, keep: int | None = None) -> Tensor:
+        """Features [batch, window_frames, mels] → embedding [batch, width], what the head names.
 
         While training, only ``keep`` patches of each clip are heard, drawn from torch's default generator, where there
         are more (patchout, PaSST, arXiv 2110.05069).
@@ -48,11 +53,8 @@ class FlexiAST(nn.Module):
         tokens = torch.cat((prefix.expand(len(tokens), -1, -1), tokens), dim=1)
         for block in self.blocks[:-1]:
             tokens = block(tokens)
-        pooled = self.norm(self.blocks[-1](tokens, queries=len(prefix))).mean(dim=1)
-        if self.spec.network.head_norm:
-            pooled = self.head_norm(pooled)
-        logits: Tensor = self.head(pooled)
-        return logits
+        pooled: Tensor = self.norm(self.blocks[-1](tokens, queries=len(prefix))).mean(dim=1)
+        return self.head_norm(pooled) if self.spec.network.head_norm else pooled
 
     def prefix(self) -> Tensor:
         """Tokens that stand before the patches [prefix tokens, width]."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 
 from flexiast.arrays import Float
-from flexiast.checkpoint import Checkpoint
+from flexiast.checkpoint import Checkpoint, weight_shapes
 from flexiast.convnet import ConvNet
+from flexiast.errors import ModelError
 from flexiast.model import FlexiAST
 from flexiast.spec import PatchSize, Spec
 
@@ -36,9 +37,9 @@ def load_weights(model: Model, weights: Mapping[str, Float]) -> None:
 
 
 def weights_of(model: Model) -> dict[str, Float]:
-    """Name → float32 array of every weight. Batch norm's counters are not weights."""
-    floats = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
-    return {name: value.detach().float().cpu().numpy() for name, value in floats.items()}
+    """Name → float32 array of every weight of the spec; what a model has only while it trains is left out."""
+    state = model.state_dict()
+    return {name: state[name].detach().float().cpu().numpy() for name in weight_shapes(model.spec) if name in state}
 
 
 class TorchClassifier:
@@ -57,3 +58,24 @@ class TorchClassifier:
         device = next(self._model.parameters()).device
         logits: Float = self._model(torch.from_numpy(features).to(device), patch).float().cpu().numpy()
         return logits
+
+
+class Embedder:
+    """A transformer as a ``Classifier`` whose answers are its embeddings instead of logits."""
+
+    def __init__(self, model: Model) -> None:
+        """Raises ModelError for a convnet."""
+        if not isinstance(model, FlexiAST):
+            raise ModelError("a convnet has no embedding; give a transformer, such as a checkpoint of nano")
+        self._model = model.eval()
+
+    @property
+    def spec(self) -> Spec:
+        return self._model.spec
+
+    @torch.inference_mode()
+    def logits(self, features: Float, patch: PatchSize) -> Float:
+        """Features [batch, window_frames, mels] → embeddings [batch, width]."""
+        device = next(self._model.parameters()).device
+        embeddings: Float = self._model.embed(torch.from_numpy(features).to(device), patch).float().cpu().numpy()
+        return embeddings

@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[1]
 HEAVY = (
     "torch",
     "torchaudio",
+    "ai_edge_litert",
+    "pyarrow",
     "safetensors",
     "onnx",
     "matplotlib",
@@ -34,8 +36,11 @@ HEAVY = (
     "websockets",
 )
 TORCH_CODE = ("model", "convnet", "networks", "training.distillation", "training.distributed", "training.journal")
-NEEDS_TORCH = {f"flexiast.{name}" for name in (*TORCH_CODE, "training.run_state", "training.trainer")}
-NEEDS_TORCH |= {f"flexiast_cli.commands.train.{name}" for name in ("prepare", "progress", "run")}
+NEEDS_TORCH = {
+    f"flexiast.{name}" for name in (*TORCH_CODE, "training.embedding_targets", "training.run_state", "training.trainer")
+}
+NEEDS_TORCH |= {f"flexiast_cli.commands.train.{name}" for name in ("external", "prepare", "progress", "run")}
+NEEDS_TORCH |= {"flexiast_cli.commands.embed.run"}
 DRAWS = {f"flexiast_cli.{name}" for name in ("plot_axes", "commands.evaluate.plot", "commands.profile.report")}
 """Modules of pictures, imported when one is asked for: they begin with matplotlib."""
 

@@ -21,6 +21,7 @@ from flexiast_cli.commands.data import manifest, shard
 from flexiast_cli.commands.demo.command import demo
 from flexiast_cli.commands.devices import devices
 from flexiast_cli.commands.doctor.command import doctor
+from flexiast_cli.commands.embed.command import embed
 from flexiast_cli.commands.engines import command as engines
 from flexiast_cli.commands.evaluate.command import evaluate
 from flexiast_cli.commands.export.command import export
@@ -112,7 +113,7 @@ def _group(name: str, help_text: str, *registered: Callable[..., None], settable
 
 
 _register(app, listen, history, classify, devices, doctor, profile, simulate)
-_register(app, train, import_, evaluate, export, calibrate, inspect, verify, demo)
+_register(app, train, import_, evaluate, embed, export, calibrate, inspect, verify, demo)
 _group("data", "Prepare data sets: a CSV of a published one, shards of a large one.", manifest, shard)
 _group(
     "engines",

@@ -33,6 +33,7 @@ EXAMPLES: dict[Words, tuple[str, ...]] = {
         "flexiast train sounds -o runs/student --config recipes/sounds.toml --teacher runs/teacher",
     ),
     ("import",): ("flexiast import ast/model.safetensors -o ast.safetensors",),
+    ("embed",): ("flexiast embed commands recordings -o embeddings.parquet",),
     ("evaluate",): (
         "flexiast evaluate runs/first sounds --split val --plot accuracy.png",
         "flexiast evaluate runs/first sounds --split test --per-label --confusion confusion.png",

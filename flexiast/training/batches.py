@@ -105,7 +105,7 @@ class Backgrounds:
 
 
 class Batches(Sequence[tuple[Float, Float]]):
-    """Step → (features [clips, window_frames, mels], targets [clips, classes]) of one rank's share of the step.
+    """Step → (features [clips, window_frames, mels], targets [clips, columns]) of one rank's share of the step.
 
     Each clip is varied by a generator of its place in the run, so any number of ranks sees the same clips.
     """
@@ -128,7 +128,7 @@ class Batches(Sequence[tuple[Float, Float]]):
         self._order = Order(training.seed, len(log_mels), probabilities)
         self._noise = Noise(self._frontend, training.seed) if training.augment.noise_share else None
         self._backgrounds, self._loudness = backgrounds, Loudness(self._frontend)
-        self._nothing = _nothing_target(spec, targets.shape[1])
+        self._nothing = _nothing_target(spec, targets.shape[1] - spec.classes)
         self._rank, self._ranks = rank, ranks
 
     def __len__(self) -> int:
@@ -244,8 +244,13 @@ def _silence_around(real: slice, log_mel: Float) -> Float:
     return window
 
 
-def _nothing_target(spec: Spec, columns: int) -> Float:
-    """The target of a window in which nothing sounds [columns]: its class, or no label likelier than another."""
+def _nothing_target(spec: Spec, width: int) -> Float:
+    """The target of a window in which nothing sounds [classes + width]: its class, or no label likelier than another.
+
+    The ``width`` columns of a teacher's embedding are NaN: no teacher was asked about such a window.
+    """
     if spec.nothing_class:
-        return np.eye(columns, dtype=np.float32)[-1]
-    return np.full(columns, 1 / max(columns, 1) if spec.task == "single" else 0.0, np.float32)
+        scores = np.eye(spec.classes, dtype=np.float32)[-1]
+    else:
+        scores = np.full(spec.classes, 1 / max(spec.classes, 1) if spec.task == "single" else 0.0, np.float32)
+    return np.concatenate((scores, np.full(width, np.nan, np.float32)))

@@ -85,6 +85,8 @@ class Distill(Value):
     teacher_patch: Patch | None = None
     """The size that the teacher answers at; its base size unless told."""
     temperature: float = Field(default=1.0, gt=0)
+    embedding_weight: float = Field(default=1.0, ge=0, le=100)
+    """Of the squared error to the embeddings of a .tflite or .onnx teacher; a student that knows nothing has 1."""
     in_place_weight: float = Field(default=0.0, ge=0, le=100)
     """Of in-place distillation: the step's own answers teach the same network at the coarsest size."""
 

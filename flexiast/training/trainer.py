@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from flexiast.spec import FrontendSpec, PatchSize, Spec
 from flexiast.training.batches import Backgrounds, Batches, ErrorsAsItems, LogMels
 from flexiast.training.distillation import Teachers, distillation_loss
 from flexiast.training.distributed import SINGLE_PROCESS, World
+from flexiast.training.embedding_targets import EmbeddingTargets, build_student, embedding_loss
 from flexiast.training.journal import Journal
 from flexiast.training.recipe import Recipe, Training
 from flexiast.training.run_state import Position, RunState, run_identity, validation_digest
@@ -36,6 +37,10 @@ SAVE_EVERY = 250
 
 RECORD_EVERY = 50
 """Steps between two lines of losses in metrics.jsonl."""
+
+SCORES_WEIGHT = 0.1
+"""Of the cross-entropies of a teacher's scores, summed over its labels: next to the squared error of its embedding,
+which is 1 at the start, that of YAMNet's 521 labels is then about as large."""
 
 LEAST_STEPS = 3_000
 """A small data set is seen until the network has had this many steps; fewer teach little."""
@@ -90,9 +95,13 @@ class Trainer:
         backgrounds: Backgrounds | None = None,
         compiled: bool = False,
         bf16: bool = False,
+        embeddings: EmbeddingTargets | None = None,
+        learn_scores: bool = False,
         build: Callable[[Spec], Model] = build_model,
     ) -> None:
         """``targets`` are [clips, classes], ``probabilities`` [clips] those of drawing each clip.
+
+        ``embeddings`` are learnt next to them. With ``learn_scores`` the targets are a teacher's scores, not labels.
 
         Raises UsageError for patch sizes that the model cannot have and for two equal teachers, and ModelError for a
         start or a teacher that does not fit the run.
@@ -102,6 +111,12 @@ class Trainer:
         self._training = recipe.training
         _check_patches(spec, self._training)
         torch.manual_seed(self._training.seed)  # equal weights on every rank
+        if embeddings is not None:
+            prior = targets.mean(axis=0) if learn_scores else None
+            build = partial(build_student, width=len(embeddings.weights), prior=prior)
+            targets = np.concatenate((targets, embeddings.values), axis=1)
+            self._embedding_weights = torch.from_numpy(embeddings.weights).to(world.device)
+        self._learn_scores = learn_scores
         self.model = build(spec).to(world.device)
         if start is not None:
             load_weights(self.model, transfer_weights(start, spec))
@@ -229,15 +244,21 @@ class Trainer:
     def _loss(self, features: Tensor, target: Tensor, patch: PatchSize) -> Tensor:
         """Loss of each clip [batch]."""
         training, distill, task = self._training, self._training.distill, self.spec.task
-        logits = self._replicated(features, patch, training.max_tokens).float()
+        answers = self._replicated(features, patch, training.max_tokens).float()
+        parts = [self.spec.classes, answers.shape[1] - self.spec.classes]
+        (logits, embedding), (target, learnt) = (torch.split(each, parts, dim=1) for each in (answers, target))
         loss = label_loss(logits, target, task, training.label_smoothing)
+        if self._learn_scores:
+            loss = loss * (SCORES_WEIGHT * len(self.spec.labels))
+        if embedding.shape[1]:
+            loss = loss + distill.embedding_weight * embedding_loss(embedding, learnt, self._embedding_weights)
         if len(self._teachers):
             divergence = distillation_loss(logits, self._teachers.answer(features), task, distill.temperature)
             weight = torch.where(self._teachers.can_answer(target), distill.teacher_weight, 0.0)
             loss = torch.lerp(loss, divergence, weight)
         coarsest = min(training.patches, key=self.spec.tokens)
         if distill.in_place_weight and patch != coarsest:
-            coarse = self._replicated(features, coarsest, training.max_tokens).float()
+            coarse = self._replicated(features, coarsest, training.max_tokens)[:, : self.spec.classes].float()
             loss = loss + distill.in_place_weight * distillation_loss(
                 coarse, logits.detach(), task, distill.temperature
             )

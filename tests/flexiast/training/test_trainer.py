@@ -32,6 +32,7 @@ from flexiast.networks import Model, TorchClassifier, build_model, load_model, w
 from flexiast.spec import FrontendSpec, NetworkSpec, PatchSize, Spec
 from flexiast.training.batches import Backgrounds, LogMels
 from flexiast.training.distillation import Teacher, distillation_loss
+from flexiast.training.embedding_targets import EmbeddingTargets
 from flexiast.training.journal import Journal
 from flexiast.training.recipe import ALL_PATCHES, Augment, Distill, Recipe, Training
 from flexiast.training.sampling import MEASURED_CLIPS, sample_evenly
@@ -75,6 +76,7 @@ class Toy:
         teachers: Sequence[Any] = (),
         probabilities: Double | None = None,
         bf16: bool = False,
+        embeddings: EmbeddingTargets | None = None,
         **training: Any,
     ) -> Trainer:
         defaults = {"epochs": 2, "batch_size": 8, "evaluations": 2, "patches": PATCHES}
@@ -90,6 +92,7 @@ class Toy:
             teachers=teachers,
             probabilities=probabilities,
             bf16=bf16,
+            embeddings=embeddings,
         )
 
     def steps(self, trainer: Trainer, header: dict[str, Any] | None = None, **options: Any) -> Iterator[Progress]:
@@ -709,6 +712,20 @@ def test_the_teacher_takes_its_share_of_the_loss(toy: Toy, tmp_path: Path, weigh
     expected = (1 - weight) * label_loss(logits, target, "single", 0.1)
     expected = expected + weight * distillation_loss(logits, answers, "single", 3.0)
     torch.testing.assert_close(trainer._loss(features, target, patch), expected)
+
+
+def test_embeddings_are_learnt_next_to_labels_by_their_weight(toy: Toy, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    embeddings = EmbeddingTargets([rng.standard_normal((len(toy.waveforms), 5), np.float32)])
+    losses = {}
+    for weight in (0.0, 1.0, 2.0):
+        distill = Distill(embedding_weight=weight)
+        trainer = toy.trainer(tmp_path / f"{weight}", embeddings=embeddings, epochs=1, distill=distill)
+        losses[weight] = next(toy.steps(trainer)).loss
+    plain = next(toy.steps(toy.trainer(tmp_path / "plain", epochs=1))).loss
+    assert losses[0.0] == pytest.approx(plain, rel=1e-5)
+    assert losses[2.0] - losses[1.0] == pytest.approx(losses[1.0] - losses[0.0], rel=1e-4)
+    assert losses[1.0] - losses[0.0] > 0.1  # 1 where nothing is known, a little off for the projection's first answer
 
 
 def test_several_teachers_answer_with_the_mean_of_their_logits(toy: Toy, tmp_path: Path) -> None:

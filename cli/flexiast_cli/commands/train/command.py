@@ -48,7 +48,26 @@ def train(
     teachers: Annotated[
         list[Path] | None,
         typer.Option(
-            "--teacher", help="Checkpoint on the same labels whose scores are learnt too; of several, their mean."
+            "--teacher",
+            help="Checkpoint on the same labels whose scores are learnt too; of several, their mean. Or a .tflite or "
+            ".onnx model of waveform → scores, whose embedding is learnt too.",
+        ),
+    ] = None,
+    teacher_labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--teacher-labels",
+            help="Labels of a .tflite or .onnx teacher, a CSV (display_name) or lines: then DATA is any folder of "
+            "recordings without labels, and its scores are learnt.",
+        ),
+    ] = None,
+    teacher_rate: Annotated[
+        int | None,
+        typer.Option(
+            "--teacher-rate",
+            min=1_000,
+            max=192_000,
+            help="Sample rate in Hz of such a teacher, where it does not state it.",
         ),
     ] = None,
     background: Annotated[
@@ -105,5 +124,7 @@ def train(
 
     from flexiast_cli.commands.train.run import run
 
-    sources = Sources(data, val_fold, init, tuple(teachers or ()), tuple(background or ()), skip_bad)
+    sources = Sources(
+        data, val_fold, init, tuple(teachers or ()), tuple(background or ()), skip_bad, teacher_labels, teacher_rate
+    )
     run(sources, output, recipe, Execution(workers, compiled, bf16, resume, tensorboard))

@@ -16,6 +16,8 @@ class Sources:
     teachers: tuple[Path, ...]
     background: tuple[Path, ...]
     skip_bad: bool
+    teacher_labels: Path | None = None
+    teacher_rate_hz: int | None = None
 
 
 @dataclass(frozen=True)

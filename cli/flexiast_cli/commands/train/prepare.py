@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from flexiast.evaluation.evaluate import Windows
 from flexiast.frontend import Frontend
 from flexiast.spec import FrontendSpec, Spec
 from flexiast.training.batches import Backgrounds, LogMels
+from flexiast.training.embedding_targets import EmbeddingTargets
 from flexiast.training.recipe import Recipe
 from flexiast.training.sampling import sample_evenly
 from flexiast.training.trainer import make_spec
@@ -38,6 +39,7 @@ class Prepared:
     recipe: Recipe
     """With the patch sizes that fit the window."""
     spec: Spec
+    waveforms: Sequence[NDArray[np.float32]]
     log_mels: LogMels
     targets: NDArray[np.float32]
     validation: Windows
@@ -45,6 +47,11 @@ class Prepared:
     backgrounds: Backgrounds | None
     header: dict[str, Any]
     """What run.json records about the data."""
+    embeddings: EmbeddingTargets | None = None
+    """Of a teacher of another maker, where there is one."""
+
+    def with_embeddings(self, embeddings: EmbeddingTargets) -> Prepared:
+        return replace(self, embeddings=embeddings)
 
     @property
     def validation_clips(self) -> int:
@@ -78,7 +85,7 @@ def prepare(sources: Sources, recipe: Recipe, start: Checkpoint | None, console:
         labels=training.labels,
         nothing_class=bool(stretches) and training.task == "single",
     )
-    recipe, spec = _fit_to_window(recipe, spec, console)
+    recipe, spec = fit_to_window(recipe, spec, console)
     header: dict[str, Any] = {
         "data": sources.data.name,
         "split": dataset.split_rule,
@@ -99,7 +106,7 @@ def prepare(sources: Sources, recipe: Recipe, start: Checkpoint | None, console:
             "val_windows": len(quiet),
         }
     targets = with_nothing(targets) if spec.nothing_class else targets
-    return Prepared(recipe, spec, log_mels, targets, windows, validation_targets, backgrounds, header)
+    return Prepared(recipe, spec, waveforms, log_mels, targets, windows, validation_targets, backgrounds, header)
 
 
 def _choose_frontend(
@@ -144,7 +151,7 @@ def _transform_background(
     return Backgrounds(log_mels, [source.seconds for source in sources])
 
 
-def _fit_to_window(recipe: Recipe, spec: Spec, console: Console) -> tuple[Recipe, Spec]:
+def fit_to_window(recipe: Recipe, spec: Spec, console: Console) -> tuple[Recipe, Spec]:
     """The recipe and the spec without the default sizes that do not fit a window."""
     training = recipe.training.fit_to_window(spec)
     if left_out := [patch.short for patch in recipe.training.patches if patch not in training.patches]:

@@ -14,10 +14,12 @@ from flexiast.evaluation.evaluate import PatchResult
 from flexiast.files import check_output
 from flexiast.networks import load_model
 from flexiast.training.distributed import World, init_process_group, is_restarted, launcher
+from flexiast.training.external_teacher import ExternalTeacher
 from flexiast.training.journal import Journal
 from flexiast.training.recipe import Distill, Recipe
 from flexiast.training.trainer import Trainer
 from flexiast.training.transfer import changes
+from flexiast_cli.commands.train.external import is_external, open_external, prepare_with_teacher
 from flexiast_cli.commands.train.options import Execution, Sources
 from flexiast_cli.commands.train.prepare import Prepared, prepare
 from flexiast_cli.commands.train.progress import describe_chance, follow, format_mean
@@ -52,13 +54,19 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
         console = stderr()
         console.quiet = not world.is_main
         start = None if sources.init is None else _load_checkpoint(sources.init, start=True)
-        teachers = [_load_checkpoint(path) for path in sources.teachers]
-        prepared = prepare(sources, recipe, start, console)
-        trainer = _build_trainer(world, output, prepared, start, teachers, execution)
+        teachers = [_load_checkpoint(path) for path in sources.teachers if not is_external(path)]
+        external = open_external(sources, recipe)
+        if external is None:
+            prepared = prepare(sources, recipe, start, console)
+        else:
+            prepared = prepare_with_teacher(sources, recipe, start, external, teachers, output, console)
+        trainer = _build_trainer(world, output, prepared, start, teachers, execution, external)
         if resume:
             trainer.resume()
         _print_plan(trainer, prepared, start, teachers, console)
         header = _describe_run(trainer, prepared, start, teachers)
+        if external is not None:
+            header["external_teacher"] = external.sha256
         _train(trainer, prepared, header, sources, execution, console)
 
 
@@ -74,8 +82,10 @@ def _build_trainer(
     start: Checkpoint | None,
     teachers: list[Checkpoint],
     execution: Execution,
+    external: ExternalTeacher | None,
 ) -> Trainer:
     balanced = prepared.recipe.training.balanced
+    unlabelled = external is not None and bool(external.labels)
     return Trainer(
         output,
         prepared.spec,
@@ -84,7 +94,9 @@ def _build_trainer(
         prepared.targets,
         world=world,
         start=start,
-        teachers=[load_model(teacher) for teacher in teachers],
+        teachers=[] if unlabelled else [load_model(teacher) for teacher in teachers],
+        embeddings=prepared.embeddings,
+        learn_scores=unlabelled,
         probabilities=compute_balanced_weights(prepared.targets) if balanced else None,
         backgrounds=prepared.backgrounds,
         compiled=execution.compiled,

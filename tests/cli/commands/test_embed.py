@@ -1,0 +1,58 @@
+"""`flexiast embed`: what it writes, and that it is what the head reads."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from pyarrow import parquet
+
+from flexiast.checkpoint import load_checkpoint
+from flexiast.frontend import Frontend
+from flexiast.networks import TorchClassifier, load_model
+from flexiast.spec import PatchSize
+from flexiast_runtime.catalog import find_checkpoint
+from tests.cli.conftest import Run, tone
+from tests.cli.test_errors import assert_refused
+
+
+def test_vectors_are_what_the_head_reads(run: Run, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for name, seconds in (("a", 1.2), ("b", 0.4)):
+        soundfile.write(folder / f"{name}.wav", tone(500, seconds, 1), 16_000)
+    (folder / "c.wav").write_bytes(b"no sound")
+    output = tmp_path / "embeddings.npy"
+    assert_refused(run("embed", trained, folder, "-o", output), 8, "c.wav", "--skip-bad")
+    assert not output.exists()
+    for path in (output, tmp_path / "embeddings.parquet"):
+        result = run("embed", trained, folder, "-o", path, "--patch-size", "32x16", "--skip-bad")
+        assert result.returncode == 0, result.stderr
+        assert "skipped" in result.stderr
+    vectors = np.load(output)
+    with output.with_suffix(".csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    checkpoint = load_checkpoint(find_checkpoint(str(trained)))
+    frontend = Frontend(checkpoint.spec.frontend)
+    assert [Path(row["path"]).name for row in rows] == ["a.wav"] * 3 + ["b.wav"]
+    step, window = frontend.spec.window_frames * frontend.spec.hop_samples / 16_000, frontend.spec.window_s
+    assert [float(row["start_s"]) for row in rows] == pytest.approx([0, step, 2 * step, 0])
+    assert [float(row["end_s"]) for row in rows] == pytest.approx([window, step + window, 1.2, 0.4])
+
+    table = parquet.read_table(tmp_path / "embeddings.parquet").to_pylist()
+    assert [str(row["path"]) for row in table] == [row["path"] for row in rows]
+    np.testing.assert_array_equal(np.float32([row["embedding"] for row in table]), vectors)
+
+    samples = soundfile.read(folder / "a.wav", dtype="float32")[0]
+    second = frontend.window(samples[round(step * 16_000) :])
+    logits = TorchClassifier(load_model(checkpoint)).logits(second[None], PatchSize(32, 16))
+    head = checkpoint.weights["head.weight"] @ vectors[1] + checkpoint.weights["head.bias"]
+    np.testing.assert_allclose(head, logits[0], atol=1e-4)  # float32
+
+
+def test_what_cannot_be_written_is_refused(run: Run, trained: Path, tmp_path: Path) -> None:
+    assert_refused(run("embed", trained, tmp_path, "-o", tmp_path / "vectors.csv"), 2, "must end in .parquet or .npy")
+    assert_refused(run("embed", trained, tmp_path, "-o", tmp_path / "vectors.npy"), 8, "no audio")
