@@ -16,7 +16,7 @@ from flexiast.patching import resize_matrix
 from flexiast.spec import PatchSize, Spec
 from flexiast.training.batches import Batches, LogMels
 from flexiast.training.recipe import Training
-from flexiast.training.sampling import plan
+from flexiast.training.sampling import Plan
 from flexiast.training.trainer import schedule
 
 HIDDEN = 0.6
@@ -65,7 +65,7 @@ def masked_start(spec: Spec, training: Training, log_mels: LogMels) -> Checkpoin
     augment = training.augment.model_copy(update={"mix_share": 0.0, "masks": 0})
     training = training.model_copy(update={"augment": augment})
     assert training.epochs is not None  # every experiment says how long it is
-    steps = plan(spec, training, len(log_mels), training.epochs)
+    steps = Plan(spec, training, len(log_mels), training.epochs)
     nothing = torch.zeros(len(log_mels), 0).numpy()
     batches = Batches(log_mels, nothing, spec, training, steps)
     optimizer = torch.optim.AdamW(masked.parameters(), lr=training.learning_rate, betas=(0.9, 0.98))

@@ -22,7 +22,7 @@ from flexiast.spec import Spec
 from flexiast.text import preview
 from flexiast.training.batches import Backgrounds
 from flexiast.training.recipe import Recipe
-from flexiast.training.sampling import Step, sample_evenly
+from flexiast.training.sampling import Plan, sample_evenly
 
 STATE_FILE = "last.safetensors"
 
@@ -31,6 +31,9 @@ CLIPS, SIZES, BACKGROUND = "the labels of the clips", "the sizes of the steps, w
 
 FOLLOW_FROM_CLIPS = {"steps", SIZES, "spec.frontend.mean", "spec.frontend.std"}
 """Change whenever the clips change, so a message that names the clips leaves them out."""
+
+SIZES_HASH = "plan:"
+"""Begins the hash of the sizes since it is of what the plan follows from; before, it was of every step."""
 
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 """What AdamW keeps of each parameter."""
@@ -69,14 +72,14 @@ class RunState:
         contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         write_atomically(self.path, safetensors.save(contiguous, metadata))
 
-    def load(self, identity: dict[str, Any]) -> Position:
-        """Restore the tensors and return where the run stood.
+    def load(self, identity: dict[str, Any], plan: Plan) -> Position:
+        """Restore the tensors and return where the run stood; ``plan`` is part of the identity.
 
         Raises ModelError for a missing or damaged file, and for one of a run with another identity.
         """
         metadata, tensors = self._read()
         try:
-            differing = list(_diff_settings(_read_identity(metadata["run"]), identity))
+            differing = list(_diff_settings(_read_identity(metadata["run"], identity, plan), identity))
             position = Position(int(metadata["step"]), float(metadata["best"]), metadata["measured_on"])
             if not differing:
                 self._restore(tensors)
@@ -120,7 +123,7 @@ class RunState:
 def run_identity(
     spec: Spec,
     recipe: Recipe,
-    plan: Sequence[Step],
+    plan: Plan,
     targets: Float,
     teachers: Sequence[str],
     backgrounds: Backgrounds | None,
@@ -133,18 +136,28 @@ def run_identity(
     return settings | {"steps": len(plan), "teachers": list(teachers)} | _data_fingerprint(plan, targets, backgrounds)
 
 
-def _read_identity(text: str) -> dict[str, Any]:
-    """The identity in a file. Settings that are newer than the file have their defaults."""
+def _read_identity(text: str, expected: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """The identity in a file. Settings that are newer than the file have their defaults.
+
+    Sizes hashed step by step, as earlier versions did, are compared step by step: 30 µs each.
+    """
     identity = json.loads(text)
     for name, kind in (("spec", Spec), ("recipe", Recipe)):
         identity[name] = json.loads(kind.model_validate_json(json.dumps(identity[name])).model_dump_json())
+    is_old = not identity[SIZES].startswith(SIZES_HASH) and identity["steps"] == len(plan)
+    if is_old and identity[SIZES] == _hash_each_size(plan):
+        identity[SIZES] = expected[SIZES]
     return dict(identity)
 
 
-def _data_fingerprint(plan: Sequence[Step], targets: Float, backgrounds: Backgrounds | None) -> dict[str, str]:
+def _hash_each_size(plan: Plan) -> str:
+    return sha256(np.array([(*step.patch, step.clips) for step in plan]).tobytes()).hexdigest()
+
+
+def _data_fingerprint(plan: Plan, targets: Float, backgrounds: Backgrounds | None) -> dict[str, str]:
     """Hashes of what the steps learn from, which the settings alone do not determine."""
-    sizes = np.array([(*step.patch, step.clips) for step in plan])
-    hashes = {CLIPS: sha256(targets.tobytes()).hexdigest(), SIZES: sha256(sizes.tobytes()).hexdigest()}
+    sizes = SIZES_HASH + sha256(plan.identity.encode()).hexdigest()
+    hashes = {CLIPS: sha256(targets.tobytes()).hexdigest(), SIZES: sizes}
     if backgrounds is not None:
         hashes[BACKGROUND] = sha256(repr(backgrounds.identity).encode()).hexdigest()
     return hashes

@@ -6,8 +6,11 @@ generator state is ever saved.
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Literal, NamedTuple, get_args
+from array import array
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +26,7 @@ gradual spread from the base size gave the same at fine sizes and six points les
 
 
 MOST_STEPS = 10_000_000
-"""A plan is made whole before the first step; AudioSet for 100 epochs has six million."""
+"""Of a run; AudioSet for 100 epochs has six million. More would be a slip of the keyboard."""
 
 
 MEASURED_CLIPS = 10_000
@@ -48,26 +51,69 @@ class Step(NamedTuple):
     """Share of the run's examples seen before."""
 
 
-def plan(spec: Spec, training: Training, clips: int, epochs: int, *, started: bool = False) -> tuple[Step, ...]:
-    """All steps of a run over so many clips and epochs; ``started`` where it begins with the weights of another.
+class Plan(Sequence[Step]):
+    """All steps of a run over so many clips and epochs, each computed when it is asked for.
 
-    Raises UsageError for a run of more than ``MOST_STEPS``.
+    Where all steps have equally many clips, as without ``batch_growth``, a step follows from its number and nothing is
+    stored. Else where a step begins depends on the sizes drawn before it: the plan then draws them all when it is made
+    and stores 10 bytes a step. docs/benchmarks/cluster.md has what both take.
     """
-    steps: list[Step] = []
-    first, examples = 0, clips * epochs
-    largest = max(min(step_clips(spec, training, patch), clips) for patch in training.patches)
-    if examples > MOST_STEPS * largest:
-        raise UsageError(
-            f"{epochs:,} epochs of {clips:,} clips are over {MOST_STEPS:,} steps of {largest:,} clips; "
-            "lower epochs or raise batch_size"
-        )
-    while first < examples:
-        progress = first / examples
-        patch = draw_patch(spec, training, len(steps), progress, started=started)
-        count = min(step_clips(spec, training, patch), examples - first, clips)
-        steps.append(Step(patch, first, count, progress))
-        first += count
-    return tuple(steps)
+
+    def __init__(self, spec: Spec, training: Training, clips: int, epochs: int, *, started: bool = False) -> None:
+        """``started`` where the run begins with the weights of another.
+
+        Raises UsageError for a run of more than ``MOST_STEPS``.
+        """
+        self._examples = clips * epochs
+        self._clips = {patch: min(step_clips(spec, training, patch), clips) for patch in training.patches}
+        self._draw = PatchDraw(spec, training, started=started)
+        self._seed, self._most = training.seed, max(self._clips.values())
+        if self._examples > MOST_STEPS * self._most:
+            raise UsageError(
+                f"{epochs:,} epochs of {clips:,} clips are over {MOST_STEPS:,} steps of {self._most:,} clips; "
+                "lower epochs or raise batch_size"
+            )
+        self._sizes, self._firsts = array("H"), array("q")
+        self._is_uniform = len(set(self._clips.values())) == 1
+        if not self._is_uniform:
+            self._draw_sizes()
+        self._length = -(-self._examples // self._most) if self._is_uniform else len(self._sizes)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, number: int) -> Step: ...
+    @overload
+    def __getitem__(self, number: slice) -> tuple[Step, ...]: ...
+    def __getitem__(self, number: int | slice) -> Step | tuple[Step, ...]:
+        if isinstance(number, slice):
+            return tuple(map(self._step, range(self._length)[number]))
+        return self._step(range(self._length)[number])
+
+    @property
+    def identity(self) -> str:
+        """What all steps follow from, as JSON: plans of equal ones have equal steps."""
+        clips = [[*patch, count] for patch, count in self._clips.items()]
+        return json.dumps([self._seed, self._examples, clips, *self._draw.identity])
+
+    def _step(self, number: int) -> Step:
+        if self._is_uniform:
+            first = number * self._most
+            patch = self._draw(number, first / self._examples)
+        else:
+            first, patch = self._firsts[number], self._draw.patches[self._sizes[number]]
+        return Step(patch, first, min(self._clips[patch], self._examples - first), first / self._examples)
+
+    def _draw_sizes(self) -> None:
+        """The size of every step and where it begins."""
+        places = {patch: place for place, patch in enumerate(self._draw.patches)}
+        first = 0
+        while first < self._examples:
+            patch = self._draw(len(self._sizes), first / self._examples)
+            self._sizes.append(places[patch])
+            self._firsts.append(first)
+            first += self._clips[patch]
 
 
 def step_clips(spec: Spec, training: Training, patch: PatchSize) -> int:
@@ -82,19 +128,41 @@ def active_patches(spec: Spec, training: Training, progress: float, *, started: 
     One size teaches a new network to hear sooner than many do, and what it has learnt there serves at all of them. One
     that starts from another has learnt to hear, and begins with all of them unless told.
     """
-    usual = 0.0 if started else BASE_FIRST
-    if progress >= (usual if training.base_first is None else training.base_first):
+    if progress >= _base_first(training, started=started):
         return training.patches
     base = spec.tokens(spec.base_patch)
     return (min(training.patches, key=lambda patch: abs(math.log(spec.tokens(patch) / base))),)
 
 
-def draw_patch(spec: Spec, training: Training, step: int, progress: float, *, started: bool = False) -> PatchSize:
-    """The patch size of one step, equal on every rank and after every resume."""
-    active = active_patches(spec, training, progress, started=started)
-    weights = dict(zip(training.patches, training.patch_weights or [1.0] * len(training.patches), strict=True))
-    shares = np.cumsum([weights[patch] for patch in active])
-    return active[int(np.searchsorted(shares, draw(training.seed, "patch", step).random() * shares[-1], side="right"))]
+def _base_first(training: Training, *, started: bool) -> float:
+    """Share of the run with one size alone."""
+    if training.base_first is not None:
+        return training.base_first
+    return 0.0 if started else BASE_FIRST
+
+
+class PatchDraw:
+    """The patch size of each step, equal on every rank and after every resume."""
+
+    def __init__(self, spec: Spec, training: Training, *, started: bool = False) -> None:
+        self.patches = training.patches
+        self._seed = training.seed
+        self._base_first = _base_first(training, started=started)
+        self._early = active_patches(spec, training, 0.0, started=started)
+        self._shares = np.cumsum(training.patch_weights or [1.0] * len(training.patches))
+
+    def __call__(self, step: int, progress: float) -> PatchSize:
+        """``progress`` is the share of the run before the step."""
+        active = self.patches if progress >= self._base_first else self._early
+        if len(active) == 1:
+            return active[0]
+        value = draw(self._seed, "patch", step).random() * self._shares[-1]
+        return active[int(np.searchsorted(self._shares, value, side="right"))]
+
+    @property
+    def identity(self) -> list[object]:
+        """What a draw depends on besides the seed, the step and the sizes, as JSON."""
+        return [self._base_first, [list(patch) for patch in self._early], self._shares.tolist()]
 
 
 def sample_evenly(count: int, most: int = MEASURED_CLIPS) -> list[int]:

@@ -29,7 +29,7 @@ from flexiast.training.embedding_targets import EmbeddingTargets, build_student,
 from flexiast.training.journal import Journal
 from flexiast.training.recipe import Recipe, Training
 from flexiast.training.run_state import Position, RunState, run_identity, validation_digest
-from flexiast.training.sampling import plan, sample_evenly
+from flexiast.training.sampling import Plan, sample_evenly
 from flexiast.training.transfer import transfer_weights
 
 SAVE_EVERY = 250
@@ -132,7 +132,7 @@ class Trainer:
         self._targets, self._log_mels, self._probabilities = targets, log_mels, probabilities
         self._backgrounds = backgrounds
         epochs = epochs_of(self._training, len(log_mels))
-        self.plan = plan(spec, self._training, len(log_mels), epochs, started=start is not None)
+        self.plan = Plan(spec, self._training, len(log_mels), epochs, started=start is not None)
         self.step, self.best, self._measured_on = Position()
         self.stopping = False
         self._stop_requested = False
@@ -143,7 +143,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Continue from ``last.safetensors``; raises ModelError when it is of another run."""
-        self.step, self.best, self._measured_on = self._state.load(self._identity)
+        self.step, self.best, self._measured_on = self._state.load(self._identity, self.plan)
 
     def stop(self) -> None:
         """End after the next step that all ranks agree on; the state is saved, so that resume continues from there."""

@@ -18,7 +18,7 @@ from flexiast.spec import LOG_FLOOR, FrontendSpec, PatchSize, Spec
 from flexiast.training.augment import Loudness
 from flexiast.training.batches import SPEEDS, Backgrounds, Batches, LogMels
 from flexiast.training.recipe import Augment, Training
-from flexiast.training.sampling import plan
+from flexiast.training.sampling import Plan
 
 Float = NDArray[np.float32]
 MakeSpec = Callable[..., Spec]
@@ -65,7 +65,7 @@ def batches_of(
     """Batches whose targets name the clips."""
     settings = Training(**{"batch_size": 4, "patches": (PatchSize(16, 16), PatchSize(8, 8))} | training)
     log_mels = LogMels(waveforms, spec.frontend, settings.augment, memory_bytes=memory_bytes)
-    steps = plan(spec, settings, len(waveforms), epochs)
+    steps = Plan(spec, settings, len(waveforms), epochs)
     targets = np.eye(len(waveforms), dtype=np.float32)
     return Batches(log_mels, targets, spec, settings, steps, probabilities=probabilities, rank=rank, ranks=ranks)
 
@@ -252,7 +252,7 @@ def test_masks_are_laid_over_the_features_in_the_end(make: MakeSpec, waveforms: 
 def test_clips_mix_in_their_share_and_not_before_their_time(make: MakeSpec, waveforms: list[Float]) -> None:
     augment = PLAIN.model_copy(update={"mix_share": 0.5, "mix_from": 0.4})
     batches = batches_of(waveforms, make(), augment=augment, epochs=60)
-    progress = [step.progress for step in plan(make(), Training(batch_size=4), CLIPS, 60)]
+    progress = [step.progress for step in Plan(make(), Training(batch_size=4), CLIPS, 60)]
     early = np.concatenate([targets for share, (_, targets) in zip(progress, batches, strict=True) if share < 0.4])
     late = np.concatenate([targets for share, (_, targets) in zip(progress, batches, strict=True) if share >= 0.4])
     assert set(np.unique(early)) == {0.0, 1.0}
@@ -346,7 +346,7 @@ def over(waveforms: list[Float], spec: Spec, backgrounds: Backgrounds, **augment
     settings = Training(batch_size=4, patches=(PatchSize(16, 16),), augment=PLAIN.model_copy(update=plain | augment))
     log_mels = LogMels(waveforms, spec.frontend, settings.augment)
     targets = np.eye(len(waveforms) + spec.nothing_class, dtype=np.float32)[: len(waveforms)]
-    steps = plan(spec, settings, len(waveforms), 60)
+    steps = Plan(spec, settings, len(waveforms), 60)
     return Batches(log_mels, targets, spec, settings, steps, backgrounds=backgrounds)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -16,7 +17,7 @@ from scipy import stats
 from flexiast.data.dataset import compute_balanced_weights
 from flexiast.spec import ALL_PATCHES, PatchSize, Spec, parse_patches
 from flexiast.training.recipe import Training
-from flexiast.training.sampling import Order, active_patches, draw, draw_patch, plan, step_clips
+from flexiast.training.sampling import Order, PatchDraw, Plan, Step, active_patches, draw, step_clips
 
 LEAST_P = 1e-3
 """Seeds are fixed, so a test of frequencies passes or fails for ever; a right one fails once in a thousand seeds."""
@@ -62,9 +63,9 @@ def test_a_plan_is_pure_and_sees_every_example(
     build_spec: Callable[..., Spec], training: Training, clips: int, epochs: int
 ) -> None:
     spec = build_spec()
-    steps = plan(spec, training, clips, epochs)
+    steps = list(Plan(spec, training, clips, epochs))
     np.random.default_rng(1).random()
-    assert plan(spec, training, clips, epochs) == steps
+    assert list(Plan(spec, training, clips, epochs)) == steps
     assert steps[0].first == 0
     assert all(after.first == before.first + before.clips for before, after in pairwise(steps))
     assert steps[-1].first + steps[-1].clips == epochs * clips
@@ -72,12 +73,70 @@ def test_a_plan_is_pure_and_sees_every_example(
     assert all(step.progress == step.first / (epochs * clips) for step in steps)
 
 
+def list_steps(spec: Spec, training: Training, clips: int, epochs: int, *, started: bool) -> list[Step]:
+    """The plan as it was made in order: each step after the one before it."""
+    steps: list[Step] = []
+    first, examples = 0, clips * epochs
+    weights = dict(zip(training.patches, training.patch_weights or [1.0] * len(training.patches), strict=True))
+    while first < examples:
+        progress = first / examples
+        active = active_patches(spec, training, progress, started=started)
+        shares = np.cumsum([weights[patch] for patch in active])
+        value = np.random.default_rng((training.seed, 0, len(steps))).random() * shares[-1]
+        patch = active[int(np.searchsorted(shares, value, side="right"))]
+        count = min(step_clips(spec, training, patch), examples - first, clips)
+        steps.append(Step(patch, first, count, progress))
+        first += count
+    return steps
+
+
+@given(TRAININGS, st.sampled_from([0.0, 0.0, None]), st.integers(1, 150), st.integers(1, 4), st.booleans(), st.data())
+def test_any_step_is_that_of_a_plan_made_in_order(
+    build_spec: Callable[..., Spec],
+    training: Training,
+    growth: float | None,
+    clips: int,
+    epochs: int,
+    started: bool,
+    data: st.DataObject,
+) -> None:
+    weights = data.draw(st.none() | st.tuples(*[st.floats(0.1, 9)] * len(training.patches)))
+    growth = training.batch_growth if growth is None else growth
+    training = training.model_copy(update={"batch_growth": growth, "patch_weights": weights})
+    expected = list_steps(build_spec(), training, clips, epochs, started=started)
+    steps = Plan(build_spec(), training, clips, epochs, started=started)
+    number = data.draw(st.integers(-len(expected), len(expected) - 1))
+    assert steps[number] == expected[number]
+    assert (len(steps), list(steps), steps[3:-2]) == (len(expected), expected, tuple(expected[3:-2]))
+    with pytest.raises(IndexError):
+        steps[len(expected)]
+
+
+@given(TRAININGS, TRAININGS, st.integers(1, 40))
+def test_plans_have_equal_identities_only_with_equal_steps(
+    build_spec: Callable[..., Spec], one: Training, other: Training, clips: int
+) -> None:
+    for training in (other, one.model_copy(update={"base_first": other.base_first}), one):
+        plans = [Plan(build_spec(), each, clips, 2) for each in (one, training)]
+        assert plans[0].identity != plans[1].identity or list(plans[0]) == list(plans[1])
+
+
+def test_a_plan_of_equal_batches_takes_no_memory(build_spec: Callable[..., Spec]) -> None:
+    tracemalloc.start()
+    try:
+        steps = Plan(build_spec(), Training(batch_size=32), 2_000_000, 90)
+        assert steps[5_000_000].first == 32 * 5_000_000
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000  # made whole, its steps would be a thousand times that
+    finally:
+        tracemalloc.stop()
+
+
 @given(TRAININGS, st.integers(1, 100), st.integers(1, 4))
 def test_each_clip_is_seen_once_an_epoch(
     build_spec: Callable[..., Spec], training: Training, clips: int, epochs: int
 ) -> None:
     order = Order(training.seed, clips)
-    places = [place for step in plan(build_spec(), training, clips, epochs) for place in range(*ends(step))]
+    places = [place for step in Plan(build_spec(), training, clips, epochs) for place in range(*ends(step))]
     seen = [order[place] for place in places]
     for epoch in range(epochs):
         assert sorted(seen[epoch * clips : (epoch + 1) * clips]) == list(range(clips))
@@ -91,7 +150,7 @@ def ends(step: tuple[PatchSize, int, int, float]) -> tuple[int, int]:
 def test_without_growth_all_steps_but_the_last_have_equally_many_clips(
     build_spec: Callable[..., Spec], patches: tuple[PatchSize, ...], batch_size: int
 ) -> None:
-    *whole, last = plan(build_spec(), Training(patches=patches, batch_size=batch_size), 40, 3)
+    *whole, last = Plan(build_spec(), Training(patches=patches, batch_size=batch_size), 40, 3)
     assert {step.clips for step in whole} <= {batch_size}
     assert last.clips == (3 * 40 - 1) % batch_size + 1
 
@@ -125,7 +184,7 @@ def test_more_growth_means_more_clips_of_coarse_sizes_and_fewer_of_fine_ones(
 
 
 def test_a_data_set_smaller_than_a_batch_is_one_step_an_epoch(build_spec: Callable[..., Spec]) -> None:
-    steps = plan(build_spec(), Training(batch_size=1_000), 7, 3)
+    steps = Plan(build_spec(), Training(batch_size=1_000), 7, 3)
     assert [step.clips for step in steps] == [7, 7, 7]
 
 
@@ -139,7 +198,7 @@ def test_sizes_are_drawn_in_the_shares_of_their_weights(
     build_spec: Callable[..., Spec], weights: tuple[float, ...] | None
 ) -> None:
     training = Training(patches=SIZES, patch_weights=weights, base_first=0.0, batch_size=1)
-    drawn = Counter(step.patch for step in plan(build_spec(), training, 4_000, 1))
+    drawn = Counter(step.patch for step in Plan(build_spec(), training, 4_000, 1))
     shares = np.array(weights or [1.0] * 4)
     found, expected = np.array([drawn[patch] for patch in SIZES]), 4_000 * shares / shares.sum()
     likely = expected > 5  # where the chi-square distribution holds; of the others three would be a wonder
@@ -149,14 +208,14 @@ def test_sizes_are_drawn_in_the_shares_of_their_weights(
 
 
 def test_the_patch_size_of_a_step_is_the_same_whatever_was_drawn_before(build_spec: Callable[..., Spec]) -> None:
-    spec, training = build_spec(), Training(seed=7)
-    forwards = [draw_patch(spec, training, step, 0.9) for step in range(300)]
-    assert [draw_patch(spec, training, step, 0.9) for step in reversed(range(300))] == forwards[::-1]
-    assert [draw_patch(spec, Training(seed=8), step, 0.9) for step in range(300)] != forwards
+    drawn, other = (PatchDraw(build_spec(), Training(seed=seed)) for seed in (7, 8))
+    forwards = [drawn(step, 0.9) for step in range(300)]
+    assert [drawn(step, 0.9) for step in reversed(range(300))] == forwards[::-1]
+    assert [other(step, 0.9) for step in range(300)] != forwards
 
 
 def test_the_base_size_comes_first_and_then_all(build_spec: Callable[..., Spec]) -> None:
-    steps = plan(build_spec(498), Training(batch_size=1, base_first=0.3), 1_000, 1)
+    steps = Plan(build_spec(498), Training(batch_size=1, base_first=0.3), 1_000, 1)
     assert {step.patch for step in steps[:300]} == {PatchSize(16, 16)}
     assert {step.patch for step in steps[300:]} == set(ALL_PATCHES)
 
@@ -164,7 +223,7 @@ def test_the_base_size_comes_first_and_then_all(build_spec: Callable[..., Spec])
 def test_a_run_that_starts_from_another_begins_with_all_sizes_unless_told(build_spec: Callable[..., Spec]) -> None:
     for told, first in ((None, set(ALL_PATCHES)), (0.4, {PatchSize(16, 16)})):
         training = Training(batch_size=1, base_first=told)
-        steps = plan(build_spec(498), training, 1_000, 1, started=True)
+        steps = Plan(build_spec(498), training, 1_000, 1, started=True)
         assert {step.patch for step in steps[:400]} == first
 
 
