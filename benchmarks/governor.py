@@ -21,7 +21,8 @@ from flexiast_runtime.governor.presets import POLICIES
 from flexiast_runtime.governor.types import Option, Policy
 from flexiast_runtime.simulation.comparison import Comparison, Means
 from flexiast_runtime.simulation.scenarios import scenarios
-from flexiast_runtime.simulation.simulator import Outcome, World, always, oracle, simulate
+from flexiast_runtime.simulation.simulator import Outcome, always, oracle, simulate
+from flexiast_runtime.simulation.world import World
 
 TUNED_ON = 0
 HELD_OUT = range(100, 105)

@@ -12,7 +12,8 @@ import numpy as np
 from flexiast.errors import DataError
 from flexiast_runtime.governor.trace import Trace
 from flexiast_runtime.governor.types import Policy
-from flexiast_runtime.simulation.simulator import Outcome, Scenario, World, always, oracle, replay, simulate
+from flexiast_runtime.simulation.simulator import Outcome, always, oracle, replay, simulate
+from flexiast_runtime.simulation.world import Scenario, World
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ is hardly faster than the costliest: a load that no option meets does not test a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from flexiast_runtime.governor.types import Option
-from flexiast_runtime.simulation.simulator import BatteryModel, Boolean, Double, Heat, Scenario
+from flexiast_runtime.simulation.world import BatteryModel, Boolean, Double, Heat, Scenario
 
 STEP_S = 0.5
 JITTER = 0.05
@@ -21,6 +22,9 @@ JITTER = 0.05
 
 MAX_CHEAPEST_SHARE = 0.8
 """Of the deadline, under any load. With the jitter (4 σ: factor 1.22) the cheapest option still fits."""
+
+HEALTH = 0.7
+"""Of an old battery: what is left of the capacity that its gauge counts with"""
 
 MakeLoad = Callable[[int, float, float, np.random.Generator], Double]
 """Number of ticks, seconds between them, edge and random generator → slowdown at each tick"""
@@ -77,6 +81,11 @@ def _drift(ticks: int, step_s: float, edge: float, rng: np.random.Generator) -> 
     return np.exp(np.abs((walk + 1) % 4 - 2) / 2 * np.log(2 * edge))
 
 
+def _tenant(ticks: int, step_s: float, edge: float, rng: np.random.Generator) -> Double:
+    """A program that works for the first quarter of every minute."""
+    return np.where(np.arange(ticks) * step_s % 60 < 15, 1.5 * edge, 1.0)
+
+
 LOADS: dict[str, MakeLoad] = {
     "quiet": _quiet,
     "step": _step,
@@ -86,6 +95,7 @@ LOADS: dict[str, MakeLoad] = {
     "bursts": _bursts,
     "drift": _drift,
     "flurry": _flurry,
+    "tenant": _tenant,
 }
 
 
@@ -110,6 +120,12 @@ def scenarios(options: Sequence[Option], hours: float, seed: int, step_s: float 
     found["broken sensor"] = replace(with_goal, name="broken sensor", cell=replace(battery, sensor=_read_broken_sensor))
     sustained_w = calm.idle_w + 0.6 * span_w
     found["heat"] = replace(calm, name="heat", heat=Heat(kelvin_per_watt=60 / sustained_w))
+    fan = Heat(kelvin_per_watt=60 / sustained_w, fan_on_c=80.0, fan_off_c=65.0, fan_share=0.6)
+    found["fan"] = replace(calm, name="fan", heat=fan)
+    hot = replace(calm, name="lid", heat=Heat(kelvin_per_watt=60 / sustained_w))
+    found["lid"] = _close_lid(hot, edge, max_slowdown, rng)
+    old = replace(battery, gauge_j=battery.capacity_j / HEALTH, sensor=_read_old_gauge)
+    found["old battery"] = replace(with_goal, name="old battery", cell=old)
     found["failing engine"] = replace(calm, name="failing engine", failing=_fail_costliest(ticks, len(options)))
     return found
 
@@ -118,6 +134,21 @@ def _read_broken_sensor(time_s: float, charge: float) -> float | None:
     """Changes every ten minutes: correct, stuck at full, absent, dropped to zero."""
     phase = int(time_s / 600) % 6
     return {1: 1.0, 3: None, 5: 0.0}.get(phase, charge)
+
+
+def _read_old_gauge(time_s: float, charge: float) -> float:
+    """Too much in the middle of the charge, which then falls ever faster."""
+    return charge + 0.12 * math.sin(math.pi * charge)
+
+
+def _close_lid(scenario: Scenario, edge: float, max_slowdown: float, rng: np.random.Generator) -> Scenario:
+    """Suspended about twice an hour for 1 to 40 minutes; for some seconds afterwards all programs wake up at once."""
+    asleep_s, slowdown = np.zeros(scenario.ticks), scenario.slowdown.copy()
+    for start in np.flatnonzero(rng.random(scenario.ticks) < 2 * scenario.step_s / 3_600):
+        asleep_s[start] = rng.uniform(60, 2_400)
+        waking = slice(start, start + round(rng.uniform(4, 12) / scenario.step_s))
+        slowdown[waking] *= min(edge * rng.uniform(1.5, 2.5), max_slowdown)
+    return replace(scenario, slowdown=slowdown, asleep_s=asleep_s)
 
 
 def _fail_costliest(ticks: int, options: int) -> Boolean:

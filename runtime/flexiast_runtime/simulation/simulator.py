@@ -7,7 +7,7 @@ draws, how warm it gets. An oracle that knows all this too gives the upper bound
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
@@ -19,9 +19,7 @@ from flexiast_runtime.governor.step import init_state, step
 from flexiast_runtime.governor.types import Observation, Option, Policy
 from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.percentiles import percentile
-
-Double = NDArray[np.float64]
-Boolean = NDArray[np.bool_]
+from flexiast_runtime.simulation.world import Boolean, Double, Scenario, World
 
 WILSON = 1.96
 """Quantile of the normal distribution for a 95 % interval"""
@@ -29,79 +27,6 @@ BISECTIONS = 24
 """Steps of the search for the oracle's price of energy: to a ten-millionth of the metric"""
 GOAL_TOLERANCE = 0.98
 """Share of the reserve with which a goal counts as met: 2 % of a reserve is less than a gauge in percent can show"""
-
-
-@dataclass(frozen=True)
-class Heat:
-    """One thermal mass: C dT/dt = P − (T − ambient) / R. Above the limit the processor is throttled.
-
-    The defaults are those of a single-board computer with a small heat sink: 3 to 9 W settle at 40 to 70 °C, with a
-    time constant of 200 s. 85 °C is where a Raspberry Pi throttles.
-    """
-
-    ambient_c: float = 25.0
-    kelvin_per_watt: float = 5.0
-    joules_per_kelvin: float = 40.0
-    limit_c: float = 85.0
-    throttled_slowdown: float = 1.7
-    """Factor on every latency while throttled"""
-
-
-@dataclass(frozen=True)
-class BatteryModel:
-    """A battery and its sensor."""
-
-    capacity_j: float
-    charge: float = 1.0
-    """At the start, 0 … 1"""
-    sensor: Callable[[float, float], float | None] = lambda time_s, charge: charge
-    """Time in seconds and true charge → reading"""
-    plugged: Callable[[float], bool] = lambda time_s: False
-    """Time in seconds → whether mains power feeds the machine; the charge then stays as it is"""
-    reports_energy: bool = True
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """What happens to a machine that listens."""
-
-    name: str
-    slowdown: Double
-    """[ticks] Factor on every profiled latency"""
-    deadline_s: Double
-    """[ticks]"""
-    step_s: float = 0.5
-    idle_w: float = 3.0
-    busy_w: float = 6.0
-    """Above idle, while an engine runs"""
-    cell: BatteryModel | None = None
-    heat: Heat | None = None
-    failing: Boolean | None = None
-    """[ticks, options] Whether an option's engine raises an error"""
-    goal_s: float | None = None
-    """Until when the charge must stay above the reserve"""
-    keep: float = 0.1
-
-    @property
-    def ticks(self) -> int:
-        return len(self.slowdown)
-
-    @property
-    def seconds(self) -> float:
-        return self.ticks * self.step_s
-
-    @property
-    def times_s(self) -> Double:
-        """When each window is complete [ticks]."""
-        return np.arange(1, self.ticks + 1, dtype=np.float64) * self.step_s
-
-    @property
-    def power(self) -> str:
-        return f"{self.idle_w:g} W idle, {self.busy_w:g} W more while an engine runs"
-
-    def watts(self, latencies_s: Double) -> Double:
-        """Mean power of the machine over one step, given the engine's latency."""
-        return self.idle_w + self.busy_w * np.minimum(latencies_s / self.step_s, 1.0)
 
 
 @dataclass(frozen=True)
@@ -168,38 +93,6 @@ class Outcome:
         return percentile(sorted(map(float, self.ages_s)), percent)
 
 
-class World:
-    """A scenario with options: latency, power and failure of each option at each tick."""
-
-    def __init__(self, scenario: Scenario, options: Sequence[Option]) -> None:
-        watts = scenario.watts(np.array([option.latency_s for option in options]))
-        self.scenario = scenario
-        self.options = tuple(replace(option, watts=float(w)) for option, w in zip(options, watts, strict=True))
-        """With the power of each on an idle machine, as a profile has it"""
-        throttled = scenario.heat.throttled_slowdown if scenario.heat else 1.0
-        factors = scenario.slowdown * np.array([[1.0], [throttled]])
-        self.latencies_s: Double = factors[..., None] * np.array([option.latency_s for option in options])
-        """[not throttled or throttled, ticks, options]"""
-        self.watts = scenario.watts(self.latencies_s)
-        self.failing = np.zeros(self.latencies_s.shape[1:], bool) if scenario.failing is None else scenario.failing
-        self.flat_latencies_s = _flatten(self.latencies_s)
-        self.flat_watts = _flatten(self.watts)
-        self.flat_drain = _flatten(self.watts * self._charge_per_watt())
-
-    def _charge_per_watt(self) -> Double:
-        """[ticks, 1] Share of the charge that one watt uses in one step."""
-        scenario, cell = self.scenario, self.scenario.cell
-        if cell is None:
-            return np.zeros((scenario.ticks, 1))
-        plugged = np.array([[cell.plugged(time_s)] for time_s in scenario.times_s])
-        return np.where(plugged, 0.0, scenario.step_s / cell.capacity_j)
-
-
-def _flatten(table: Double) -> list[list[float]]:
-    """[throttled or not][tick · options + option]. Reading single numbers from a list is faster than from an array."""
-    return [part.ravel().tolist() for part in table]
-
-
 class Run:
     """One run through a world, tick by tick; earlier choices decide charge and temperature."""
 
@@ -209,8 +102,9 @@ class Run:
         self.charge = cell.charge if cell else 1.0
         self.celsius = heat.ambient_c if heat else 25.0
         self.backlog_s = self.latency_s = 0.0
-        self._options, self._step_s, self._heat = len(world.options), world.scenario.step_s, heat
-        self._decay = math.exp(-self._step_s / (heat.kelvin_per_watt * heat.joules_per_kelvin)) if heat else 0.0
+        self._options, self._step_s, self._heat, self._fan = len(world.options), world.scenario.step_s, heat, False
+        asleep_s = world.scenario.asleep_s
+        self._asleep_s = None if asleep_s is None else asleep_s.tolist()
         self._chosen: list[int] = []
         self._throttled: list[bool] = []
         self._backlogs_s: list[float] = []
@@ -224,19 +118,36 @@ class Run:
 
     def advance(self, index: int) -> None:
         """Classify one window with an option."""
+        if self._asleep_s is not None and self._asleep_s[self.tick]:
+            self._sleep(self._asleep_s[self.tick])
         world, throttled, cell = self.world, self.throttled, self.tick * self._options + index
         self.latency_s = world.flat_latencies_s[throttled][cell]
         self.backlog_s = max(self.backlog_s + self.latency_s - self._step_s, 0.0)
         self.charge = max(self.charge - world.flat_drain[throttled][cell], 0.0)
-        if heat := self._heat:
-            steady_c = heat.ambient_c + world.flat_watts[throttled][cell] * heat.kelvin_per_watt
-            self.celsius = steady_c + (self.celsius - steady_c) * self._decay
+        self._warm(world.flat_watts[throttled][cell], self._step_s)
         self._chosen.append(index)
         self._throttled.append(throttled)
         self._backlogs_s.append(self.backlog_s)
         self._charges.append(self.charge)
         self._celsius.append(self.celsius)
         self.tick += 1
+
+    def _warm(self, watts: float, seconds: float) -> None:
+        """Change the temperature after so many seconds at a power; start or stop the fan."""
+        if (heat := self._heat) is None:
+            return
+        resistance = heat.kelvin_per_watt * (heat.fan_share if self._fan else 1.0)
+        steady_c = heat.ambient_c + watts * resistance
+        decay = math.exp(-seconds / (resistance * heat.joules_per_kelvin))
+        self.celsius = steady_c + (self.celsius - steady_c) * decay
+        self._fan = self.celsius > (heat.fan_off_c if self._fan else heat.fan_on_c)
+
+    def _sleep(self, seconds: float) -> None:
+        """Suspend the machine: it cools down, hardly uses its battery, and forgets the audio that waited."""
+        scenario, self.backlog_s = self.world.scenario, 0.0
+        if scenario.cell is not None:
+            self.charge = max(self.charge - scenario.asleep_w * seconds / scenario.cell.capacity_j, 0.0)
+        self._warm(scenario.asleep_w, seconds)
 
     def outcome(self, reasons: Sequence[tuple[float, str]] = ()) -> Outcome:
         """The result of all choices so far."""
@@ -292,7 +203,8 @@ class SimulatedSensors:
         read = None if cell is None else cell.sensor(time_s, self._run.charge)
         if cell is None or read is None:
             return None
-        energy_j = read * cell.capacity_j if cell.reports_energy else None
+        capacity_j = cell.capacity_j if cell.gauge_j is None else cell.gauge_j
+        energy_j = read * capacity_j if cell.reports_energy else None
         return Battery(read, discharging=not cell.plugged(time_s), energy_j=energy_j)
 
     def _thermal_headroom_c(self) -> float | None:

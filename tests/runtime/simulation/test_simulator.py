@@ -17,18 +17,8 @@ from flexiast_runtime.governor.presets import POLICIES
 from flexiast_runtime.governor.types import Option, Policy
 from flexiast_runtime.simulation.comparison import compare
 from flexiast_runtime.simulation.scenarios import STEP_S, scenarios
-from flexiast_runtime.simulation.simulator import (
-    BatteryModel,
-    Heat,
-    Outcome,
-    Scenario,
-    World,
-    always,
-    oracle,
-    replay,
-    simulate,
-    wilson,
-)
+from flexiast_runtime.simulation.simulator import Outcome, always, oracle, replay, simulate, wilson
+from flexiast_runtime.simulation.world import BatteryModel, Heat, Scenario, World
 
 OPTIONS = tuple(
     Option(PatchSize(size, size), latency_s, metric)

@@ -57,8 +57,9 @@ def simulate(
 ) -> None:
     """Simulate a machine under load, and compare the governor with an oracle and with each size alone.
 
-    Scenarios: quiet, step, ramp, square, limit, bursts, drift, flurry, battery, battery in percent, broken sensor,
-    heat, failing engine. A trace is first replayed: exit code 5 if a decision differs today.
+    Scenarios: quiet, step, ramp, square, limit, bursts, drift, flurry, tenant, battery, battery in percent, broken
+    sensor, heat, fan, lid, old battery, failing engine. A trace is first replayed: exit code 5 if a decision differs
+    today.
     """
     from flexiast_cli.commands.simulate.run import run
 

@@ -33,7 +33,7 @@ from flexiast_runtime.simulation.comparison import (
     replay_trace,
 )
 from flexiast_runtime.simulation.scenarios import scenarios
-from flexiast_runtime.simulation.simulator import Scenario, World
+from flexiast_runtime.simulation.world import Scenario, World
 
 COLUMNS = (
     "",
