@@ -48,8 +48,8 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
-    kept = os.fsdecode(os.fsencode(path.name)[-NAME_BYTES:])
-    temporary = path.with_name(f".{kept}{TEMPORARY}{secrets.token_hex(4)}")
+    tail = os.fsdecode(os.fsencode(path.name)[-NAME_BYTES:])
+    temporary = path.with_name(f".{tail}{TEMPORARY}{secrets.token_hex(4)}")
     # Made with its mode, not given it later: nobody may read in the meantime what he may not read in the end.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
     try:

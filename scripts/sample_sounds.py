@@ -65,12 +65,14 @@ SOUNDS: dict[str, Callable[[np.random.Generator], Wave]] = {"doorbell": doorbell
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where the folders of clips go, one for each label")
-    parser.add_argument("--clips", type=int, default=40, help="of each label (default: 40)")
+    parser.add_argument(
+        "folder", type=Path, help="where the folders of clips go, one for each label and the background"
+    )
+    parser.add_argument("--clips", type=int, default=40, help="in each folder (default: 40)")
     arguments = parser.parse_args()
 
     rng = np.random.default_rng(0)
-    for label in ("background", *SOUNDS):
+    for label in ("_background_", *SOUNDS):
         (arguments.folder / label).mkdir(parents=True, exist_ok=True)
         for number in range(arguments.clips):
             wave = room(CLIP_S, rng)

@@ -59,12 +59,12 @@ def check_place(output: Path, *, force: bool) -> None:
 @contextmanager
 def _folder(path: Path) -> Iterator[None]:
     """The folder and those above it. When the block raises, those that were made for it and are empty go again."""
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        for folder in made:
+        for folder in missing:
             with suppress(OSError):  # not yet made, or somebody else has put something there
                 folder.rmdir()
         raise

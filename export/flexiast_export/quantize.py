@@ -113,8 +113,8 @@ def rank_by_sensitivity(
     ]
     everything = frozenset(layers(checkpoint.spec))
 
-    def logits(kept: frozenset[str]) -> Float:
-        session = _session(write(kept))
+    def logits(float_layers: frozenset[str]) -> Float:
+        session = _session(write(float_layers))
         return np.concatenate([session.run(["logits"], {"tokens": batch})[0] for batch in inputs])
 
     exact = logits(everything)

@@ -152,7 +152,7 @@ def _leave_layers_in_float(
         encoders.checkpoint,
         comparison.sounds.features,
         writer.manifest.patches,
-        lambda kept: encoders.graph(precision, kept),
+        lambda float_layers: encoders.graph(precision, float_layers),
     )
     for count in float_counts(len(ranked)):
         encoders.write(writer, precision, frozenset(ranked[:count]))

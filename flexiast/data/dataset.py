@@ -78,8 +78,8 @@ def drop_bad_clips(
     check_bad_files(errors, len(dataset.clips), skip_bad=True)
     if dataset.hashed_from is not None:
         good = _split_by_hash(good, dataset.hashed_from)
-    kept = _dataset(good, dataset.split_rule)
-    return replace(kept, hashed_from=dataset.hashed_from, left_out=left_out), errors
+    good_only = _dataset(good, dataset.split_rule)
+    return replace(good_only, hashed_from=dataset.hashed_from, left_out=left_out), errors
 
 
 def load_waveforms(
@@ -99,14 +99,14 @@ def load_waveforms(
     """
     budget = memory_budget() if budget_bytes is None else budget_bytes
     clips: list[Clip] = []
-    kept: list[Float] = []
+    loaded: list[Float] = []
     errors: list[DataError] = []
     held = 0
     for clip in progress(dataset.clips):
         try:
             if held < budget:
-                kept.append(read_audio(clip.path, sample_rate_hz, clip.part, say))
-                held += kept[-1].nbytes
+                loaded.append(read_audio(clip.path, sample_rate_hz, clip.part, say))
+                held += loaded[-1].nbytes
             elif clip.part is None:
                 check_audio(clip.path, say)
         except DataError as error:
@@ -114,7 +114,7 @@ def load_waveforms(
         else:
             clips.append(clip)
     check_bad_files(errors, len(dataset.clips), skip_bad=skip_bad)
-    return replace(dataset, clips=tuple(clips)), Waveforms(clips, sample_rate_hz, kept), errors
+    return replace(dataset, clips=tuple(clips)), Waveforms(clips, sample_rate_hz, loaded), errors
 
 
 def compute_balanced_weights(targets: Float) -> Double:

@@ -181,12 +181,15 @@ class AudioFile:
         if decoder.complaints:
             self._say(f"{self._name} holds damaged MP3 frames; what is heard in their place may be noise")
         rate_hz = decoder.samplerate
-        if self._layout.counted_s is None and delivered + self._padding(rate_hz) < decoder.frames < UNKNOWN_FRAMES:
+        if (
+            self._layout.counted_s is None
+            and delivered + self._count_padding(rate_hz) < decoder.frames < UNKNOWN_FRAMES
+        ):
             self._refuse_or_report(
                 f"its header announces {decoder.frames / rate_hz:.2f} s, {delivered / rate_hz:.2f} s are there"
             )
 
-    def _padding(self, rate_hz: int) -> int:
+    def _count_padding(self, rate_hz: int) -> int:
         """Frames that a header may count and a decoder remove: an encoder's, where every byte is there (MP3 in WAV)."""
         whole = self._layout.found_bytes > 0 and self._layout.announced_bytes is None
         return round(ENCODER_S * rate_hz) if whole else 0

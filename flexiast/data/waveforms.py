@@ -36,20 +36,20 @@ class Waveforms(WaveformSequence):
     and no file stays open, so threads and forked processes may read at once. Reading raises DataError.
     """
 
-    def __init__(self, clips: Sequence[Clip], sample_rate_hz: int, kept: Sequence[Float]) -> None:
-        self._clips, self._sample_rate_hz, self._kept = clips, sample_rate_hz, kept
+    def __init__(self, clips: Sequence[Clip], sample_rate_hz: int, cached: Sequence[Float]) -> None:
+        self._clips, self._sample_rate_hz, self._cached = clips, sample_rate_hz, cached
 
     @property
     def in_memory(self) -> Sequence[Float]:
         """Those of the first clips that need no decoding."""
-        return self._kept
+        return self._cached
 
     def __len__(self) -> int:
         return len(self._clips)
 
     def _read(self, place: int) -> Float:
-        if place < len(self._kept):
-            return self._kept[place]
+        if place < len(self._cached):
+            return self._cached[place]
         clip = self._clips[place]
         return read_audio(clip.path, self._sample_rate_hz, clip.part)
 

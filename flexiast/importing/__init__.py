@@ -25,21 +25,21 @@ from flexiast.spec import check_label
 __all__ = ["ImportOptions", "import_model", "read_labels"]
 
 
-def import_model(source: Path, told: ImportOptions = ImportOptions()) -> Checkpoint:
+def import_model(source: Path, given: ImportOptions = ImportOptions()) -> Checkpoint:
     """A checkpoint of a foreign model; a vision transformer gives one without labels, a start for training.
 
     Raises ModelError for a source that is damaged or of another kind, and UsageError for what must be told and was
     not, or was told and cannot be.
     """
     if source.is_dir():
-        return import_folder(source, told)
+        return import_folder(source, given)
     file = read_weights(source)
     if "pos_embed.pos_embed" in file.weights:
-        return import_ast(file, told, flexible=True)
+        return import_ast(file, given, flexible=True)
     if "v.pos_embed" in file.weights:
-        return import_ast(file, told, flexible=False)
+        return import_ast(file, given, flexible=False)
     if "pos_embed" in file.weights:
-        return import_vit(file, told)
+        return import_vit(file, given)
     raise ModelError(
         f"{source} holds weights of no model that can be imported (among them {min(file.weights, default='none')!r}); "
         "expected an AST or FlexiAST of its authors or a ViT of timm; of a Hugging Face model give the folder"

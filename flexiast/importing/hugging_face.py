@@ -77,11 +77,11 @@ class _Preprocessor(_Document):
     std: float
 
 
-def import_folder(folder: Path, told: ImportOptions) -> Checkpoint:
+def import_folder(folder: Path, given: ImportOptions) -> Checkpoint:
     config = _document(folder / "config.json", _Config)
     preprocessor = _document(folder / "preprocessor_config.json", _Preprocessor)
-    told.refuse(folder, "the folder says it itself", "labels", "mean", "std", "frames", "stride")
-    spec = _folder_spec(folder, config, preprocessor, told)
+    given.refuse(folder, "the folder says it itself", "labels", "mean", "std", "frames", "stride")
+    spec = _folder_spec(folder, config, preprocessor, given)
     body = "audio_spectrogram_transformer"
     names = layers(f"{body}.encoder.layer", HF_BLOCK, spec.network.depth) | pairs(
         {
@@ -98,10 +98,10 @@ def import_folder(folder: Path, told: ImportOptions) -> Checkpoint:
     file = read_weights(folder / "model.safetensors")
     raw = file.rename_weights({name: parts for name, parts in names.items() if name not in absent})
     raw |= {name: np.zeros(3 * config.hidden_size, np.float32) for name in absent}
-    return checkpoint_of(file, spec, fold_weights(file.path, raw, spec, told), "transformers")
+    return checkpoint_of(file, spec, fold_weights(file.path, raw, spec, given), "transformers")
 
 
-def _folder_spec(folder: Path, config: _Config, preprocessor: _Preprocessor, told: ImportOptions) -> Spec:
+def _folder_spec(folder: Path, config: _Config, preprocessor: _Preprocessor, given: ImportOptions) -> Spec:
     """What the two documents say together; raises ModelError where they cannot be followed."""
     where, count = folder / "config.json", len(config.id2label)
     if config.intermediate_size != MLP_RATIO * config.hidden_size:
@@ -117,7 +117,7 @@ def _folder_spec(folder: Path, config: _Config, preprocessor: _Preprocessor, tol
             )
     if config.id2label.keys() != {str(index) for index in range(count)}:
         raise ModelError(f"{where} has an id2label that does not number its {count} labels from 0 to {count - 1}")
-    task = told.task or (config.problem_type and TASKS[config.problem_type])
+    task = given.task or (config.problem_type and TASKS[config.problem_type])
     if task is None:
         raise UsageError(f"{where} has no problem_type; say with --task whether a clip has a single label or multi")
     # features are (log-mel − mean) / (2 · std): with 0 and ½ they stay as they are
@@ -136,7 +136,7 @@ def _folder_spec(folder: Path, config: _Config, preprocessor: _Preprocessor, tol
     frontend = ast_frontend(where, config.max_length, config.num_mel_bins, mean, std)
     return build_spec(
         where,
-        told,
+        given,
         frontend=frontend,
         base_patch=patch,
         base_stride=base_stride_of(frontend, patch, PatchSize(config.frequency_stride, config.time_stride)),

@@ -63,13 +63,13 @@ def checkpoint_of(file: WeightFile, spec: Spec, weights: dict[str, Float], kind:
     return Checkpoint(spec, weights, {"imported": {"format": kind, "file": name, "sha256": file.sha256}})
 
 
-def fold_weights(path: Path, raw: dict[str, Float], spec: Spec, told: ImportOptions) -> dict[str, Float]:
+def fold_weights(path: Path, raw: dict[str, Float], spec: Spec, given: ImportOptions) -> dict[str, Float]:
     """Weights as a checkpoint holds them: kernel of one channel, positions a grid, prefix tokens with theirs."""
     weights = {name: value for name, value in raw.items() if name not in {"positions", "embedding.weight"}}
     kernel, positions, width = raw["embedding.weight"], raw["positions"], spec.network.width
     expected = (1, spec.tokens(spec.base_patch), width)
     if positions.shape != expected:
-        raise told.fault(f"{path} has positions of shape {positions.shape}, its patches and strides make {expected}")
+        raise given.fault(f"{path} has positions of shape {positions.shape}, its patches and strides make {expected}")
     if kernel.ndim != 4 or any(weights[name].size != width for name in ("cls", "distillation") if name in weights):
         raise ModelError(f"{path} has a patch kernel or tokens of another shape than a transformer {width} wide")
     prefix, grid = np.split(positions[0], [spec.network.prefix_tokens])
@@ -94,15 +94,15 @@ def base_stride_of(frontend: FrontendSpec, patch: PatchSize, stride: PatchSize) 
     return None if tiled and stride == patch else stride
 
 
-def build_spec(source: Path, told: ImportOptions, **fields: Any) -> Spec:
-    """The spec; raises ``told.fault`` for one that cannot be."""
+def build_spec(source: Path, given: ImportOptions, **fields: Any) -> Spec:
+    """The spec; raises ``given.fault`` for one that cannot be."""
     try:
         spec = Spec(**fields)
         spec.check_patch(spec.base_patch)
     except ValidationError as error:
-        raise told.fault(f"{source} cannot be imported: {describe(error)}") from error
+        raise given.fault(f"{source} cannot be imported: {describe(error)}") from error
     except UsageError as error:
-        raise told.fault(f"{source} cannot be imported: {error}") from error
+        raise given.fault(f"{source} cannot be imported: {error}") from error
     return spec
 
 

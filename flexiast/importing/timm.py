@@ -42,9 +42,9 @@ TIMM_BLOCK: Names = {
 }
 
 
-def import_ast(file: WeightFile, told: ImportOptions, *, flexible: bool) -> Checkpoint:
+def import_ast(file: WeightFile, given: ImportOptions, *, flexible: bool) -> Checkpoint:
     """AST, or FlexiAST, whose file says nothing of its sizes: those of its paper are noted as trained."""
-    if told.labels is None or told.task is None:
+    if given.labels is None or given.task is None:
         raise UsageError(
             f"{file.path} names neither its labels nor its task; tell them with --labels FILE (one a line, or "
             "AudioSet's class_labels_indices.csv) and --task single or --task multi"
@@ -57,29 +57,29 @@ def import_ast(file: WeightFile, told: ImportOptions, *, flexible: bool) -> Chec
     # What timm's own head would answer, and in FlexiAST what its embedding was copied from, is never asked.
     ignored = ("v.head.", "v.head_dist.", *(("v.patch_embed.", "v.pos_embed") if flexible else ()))
     raw = file.rename_weights(names, ignored)
-    if len(raw["head.weight"]) != len(told.labels):
-        raise UsageError(f"{len(told.labels)} labels were given, {file.path} has {len(raw['head.weight'])} classes")
+    if len(raw["head.weight"]) != len(given.labels):
+        raise UsageError(f"{len(given.labels)} labels were given, {file.path} has {len(raw['head.weight'])} classes")
     patch, count = _kernel_size(file, raw), _position_count(file, raw, network)
     if flexible:
-        told.refuse(file.path, "FlexiAST's patches do not overlap", "stride")
-    frames = told.frames
+        given.refuse(file.path, "FlexiAST's patches do not overlap", "stride")
+    frames = given.frames
     if flexible and frames is None:
         frames = count // (MEL_BINS // patch.mels) * patch.frames
-    frontend = ast_frontend(file.path, frames or AUDIOSET_FRAMES, MEL_BINS, *_normalisation(told))
-    stride = patch if flexible else told.stride or _stride(file, frontend, patch, count)
+    frontend = ast_frontend(file.path, frames or AUDIOSET_FRAMES, MEL_BINS, *_normalisation(given))
+    stride = patch if flexible else given.stride or _stride(file, frontend, patch, count)
     spec = build_spec(
         file.path,
-        told,
+        given,
         frontend=frontend,
         base_patch=patch,
         base_stride=base_stride_of(frontend, patch, stride),
         trained_patches=_list_fitting_patches(frontend) if flexible else (patch,),
         resize=ResizeSpec(antialias=not flexible),  # FlexiAST resizes kernels without, and learnt with them
         network=network,
-        task=told.task,
-        labels=told.labels,
+        task=given.task,
+        labels=given.labels,
     )
-    weights = fold_weights(file.path, raw, spec, told)
+    weights = fold_weights(file.path, raw, spec, given)
     # The head's norm has an epsilon of its own. Scaling what it normalises by s does to (x − x̄) / √(σ² + ε) what
     # ε / s² in place of ε would do, and the norm before it can carry the scale.
     scale = np.float32(math.sqrt(TIMM_EPSILON / TORCH_EPSILON))
@@ -87,9 +87,9 @@ def import_ast(file: WeightFile, told: ImportOptions, *, flexible: bool) -> Chec
     return checkpoint_of(file, spec, weights, "flexiast" if flexible else "ast")
 
 
-def import_vit(file: WeightFile, told: ImportOptions) -> Checkpoint:
+def import_vit(file: WeightFile, given: ImportOptions) -> Checkpoint:
     """Without its head, whose classes are pictures; positions cut or stretched to the audio's grid, as AST does."""
-    told.refuse(file.path, "its classes are no sounds, so it is a start for training without any", "labels", "task")
+    given.refuse(file.path, "its classes are no sounds, so it is a start for training without any", "labels", "task")
     names, network = _timm(file, "", head_norm=False)
     names |= pairs({"embedding": ("patch_embed.proj",)})
     names["positions"] = ("pos_embed",)
@@ -100,10 +100,10 @@ def import_vit(file: WeightFile, told: ImportOptions) -> Checkpoint:
         raise ModelError(f"{file.path} has {count} positions, which are not those of a square picture")
     spec = build_spec(
         file.path,
-        told,
-        frontend=ast_frontend(file.path, told.frames or AUDIOSET_FRAMES, MEL_BINS, *_normalisation(told)),
+        given,
+        frontend=ast_frontend(file.path, given.frames or AUDIOSET_FRAMES, MEL_BINS, *_normalisation(given)),
         base_patch=patch,
-        base_stride=told.stride,
+        base_stride=given.stride,
         trained_patches=(patch,),
         network=network,
         task="single",  # a start has no labels, so the task means nothing yet
@@ -113,7 +113,7 @@ def import_vit(file: WeightFile, told: ImportOptions) -> Checkpoint:
     mels, frames = (_fit_axis(side, target) for target in spec.base_grid)
     resized = np.einsum("rb,cd,bdw->rcw", mels, frames, grid.reshape(side, side, -1)).reshape(-1, network.width)
     raw["positions"] = np.concatenate((prefix, resized))[None].astype(np.float32)
-    return checkpoint_of(file, spec, fold_weights(file.path, raw, spec, told), "vit")
+    return checkpoint_of(file, spec, fold_weights(file.path, raw, spec, given), "vit")
 
 
 def _timm(file: WeightFile, top: str, *, head_norm: bool) -> tuple[Names, NetworkSpec]:
@@ -174,11 +174,11 @@ def _stride(file: WeightFile, frontend: FrontendSpec, patch: PatchSize, count: i
     return PatchSize(fitting[0], fitting[0])
 
 
-def _normalisation(told: ImportOptions) -> tuple[float, float]:
-    """Mean and standard deviation as told, both or none; AudioSet's, as AST's own, if none."""
-    if (told.mean is None) != (told.std is None):
+def _normalisation(given: ImportOptions) -> tuple[float, float]:
+    """Mean and standard deviation as given, both or none; AudioSet's, as AST's own, if none."""
+    if (given.mean is None) != (given.std is None):
         raise UsageError("--mean and --std belong together; give both or none")
-    return (AUDIOSET_MEAN, AUDIOSET_STD) if told.mean is None or told.std is None else (told.mean, told.std)
+    return (AUDIOSET_MEAN, AUDIOSET_STD) if given.mean is None or given.std is None else (given.mean, given.std)
 
 
 def _list_fitting_patches(frontend: FrontendSpec) -> tuple[PatchSize, ...]:

@@ -116,7 +116,7 @@ def load(
 
 
 class Model:
-    """Engines of one bundle, made by `load`. Any number of streams may use it, one at a time."""
+    """Engines of one bundle, loaded by `load`. Any number of streams may use it, one at a time."""
 
     def __init__(self, engines: Engines, patch_size: PatchSize) -> None:
         self._engines, self._frontend = engines, Frontend(engines.spec.frontend)
@@ -372,10 +372,12 @@ class Stream:
 
 
 def _as_sink(sink: Sink | str) -> Sink:
-    made = parse_sink(sink) if isinstance(sink, str) else sink
-    if isinstance(made, Clips):
-        raise UsageError(f"{made.name}: clips are cut by `flexiast listen --to {made.name}` only; name another sink")
-    return made
+    parsed = parse_sink(sink) if isinstance(sink, str) else sink
+    if isinstance(parsed, Clips):
+        raise UsageError(
+            f"{parsed.name}: clips are cut by `flexiast listen --to {parsed.name}` only; name another sink"
+        )
+    return parsed
 
 
 def _check_shapes(engines: Engines) -> None:

@@ -35,11 +35,11 @@ class ResultEntry:
 
 
 class OutputFolder:
-    """Results of one kind; made by ``open_outputs``."""
+    """Results of one kind; opened by ``open_outputs``."""
 
     def __init__(self, folder: Path, output_format: Format, journal: BinaryIO, done: Sequence[ResultEntry]) -> None:
         self._folder, self._format, self._journal = folder, output_format, journal
-        self._done = {made.output: made for made in done}
+        self._done = {entry.output: entry for entry in done}
 
     def list_missing(self, recordings: Mapping[Path, Path]) -> dict[Path, ResultEntry]:
         """The results still to be made of recordings, each given with its name here.
@@ -50,12 +50,12 @@ class OutputFolder:
         planned: dict[str, ResultEntry] = {}
         missing = {}
         for path, name in recordings.items():
-            made = self._plan(path, name)
-            other = planned.setdefault(made.output, made)
-            if other is not made:
-                raise UsageError(f"{other.input} and {path} would both become {self._folder / made.output}; {ANOTHER}")
-            if not self._holds(made):
-                missing[path] = made
+            entry = self._plan(path, name)
+            other = planned.setdefault(entry.output, entry)
+            if other is not entry:
+                raise UsageError(f"{other.input} and {path} would both become {self._folder / entry.output}; {ANOTHER}")
+            if not self._holds(entry):
+                missing[path] = entry
         return missing
 
     def _plan(self, recording: Path, name: Path) -> ResultEntry:
@@ -65,26 +65,26 @@ class OutputFolder:
         return ResultEntry(output, str(recording.absolute()), status.st_size, status.st_mtime_ns)
 
     def _holds(self, planned: ResultEntry) -> bool:
-        made, place = self._done.get(planned.output), self._folder / planned.output
-        if made is None or not place.is_file():
+        entry, place = self._done.get(planned.output), self._folder / planned.output
+        if entry is None or not place.is_file():
             return False
-        unchanged = (made.size, made.mtime_ns) == (planned.size, planned.mtime_ns)
-        if made.input != planned.input and not unchanged:
-            raise UsageError(f"{place} was made of {made.input}, not of {planned.input}; {ANOTHER}")
+        unchanged = (entry.size, entry.mtime_ns) == (planned.size, planned.mtime_ns)
+        if entry.input != planned.input and not unchanged:
+            raise UsageError(f"{place} was made of {entry.input}, not of {planned.input}; {ANOTHER}")
         return unchanged
 
-    def write(self, made: ResultEntry, result: Result, model: str) -> None:
+    def write(self, entry: ResultEntry, result: Result, model: str) -> None:
         """Write the result atomically, then add it to the journal."""
-        with atomic(self._folder / made.output) as file:
+        with atomic(self._folder / entry.output) as file:
             for text in render(self._format, [result], model):
                 file.write(text.encode())
-        self._journal.write(_line(asdict(made)))
+        self._journal.write(_line(asdict(entry)))
         self._journal.flush()
 
 
 @contextmanager
-def open_outputs(folder: Path, output_format: Format, made_by: Mapping[str, str]) -> Iterator[OutputFolder]:
-    """The folder, made where it is not there, and ours alone meanwhile.
+def open_outputs(folder: Path, output_format: Format, settings: Mapping[str, str]) -> Iterator[OutputFolder]:
+    """The folder, created where it is not there, and ours alone meanwhile.
 
     Raises UsageError when it holds results that were made otherwise, when another run writes there or when nobody can,
     and DataError for a damaged journal.
@@ -98,25 +98,25 @@ def open_outputs(folder: Path, output_format: Format, made_by: Mapping[str, str]
             raise UsageError(f"another run writes to {folder}; wait for it or give another --output-dir") from None
         for left in folder.rglob(f".*.flexiast.*{TEMPORARY}*"):  # by a run that was killed
             left.unlink()
-        done = _read(journal, {"format": output_format.value, **made_by})
+        done = _read(journal, {"format": output_format.value, **settings})
         yield OutputFolder(folder, output_format, journal, done)
 
 
-def _read(journal: BinaryIO, made_by: Mapping[str, str]) -> list[ResultEntry]:
+def _read(journal: BinaryIO, settings: Mapping[str, str]) -> list[ResultEntry]:
     """Finished results in the journal; a new journal gets its first line."""
     journal.seek(0)
     content = journal.read()
     whole = content[: content.rfind(b"\n") + 1]  # a run that was killed may have left half a line
     journal.truncate(len(whole))
     if not whole:
-        journal.write(_line(made_by))
+        journal.write(_line(settings))
         return []
     try:
         before, *lines = map(json.loads, whole.splitlines())
         changes = [
-            f"{key} {before.get(key)} instead of {made_by.get(key)}"
-            for key in {**before, **made_by}
-            if before.get(key) != made_by.get(key)
+            f"{key} {before.get(key)} instead of {settings.get(key)}"
+            for key in {**before, **settings}
+            if before.get(key) != settings.get(key)
         ]
         done = [ResultEntry(**line) for line in lines]
     except (ValueError, TypeError, AttributeError) as error:

@@ -11,7 +11,7 @@ from flexiast.spec import PatchSize, Spec
 from flexiast_runtime.detection.records import Summary, VariantUse
 from flexiast_runtime.percentiles import percentile
 
-KEPT_LATENCIES = 10_000
+MAX_LATENCIES = 10_000
 """Latencies per variant for the percentiles: 80 kB each, so memory stays flat over weeks."""
 
 
@@ -36,7 +36,7 @@ class VariantStats:
         self.misses += timing.latency_s > deadline_s
         self.cpu_s += timing.cpu_s
         self.latencies_s.append(timing.latency_s)
-        del self.latencies_s[:-KEPT_LATENCIES]
+        del self.latencies_s[:-MAX_LATENCIES]
 
     def report(self, patch: PatchSize) -> VariantUse:
         p50_s, p95_s = (percentile(sorted(self.latencies_s), percent) for percent in (50, 95))

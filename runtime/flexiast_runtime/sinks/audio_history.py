@@ -91,7 +91,7 @@ class RecordingAudio:
 
     def __init__(self, source: Source, seconds: float, rate_hz: int) -> None:
         self.rate_hz = rate_hz
-        self._source, self._kept = source, round(seconds * rate_hz)
+        self._source, self._held_samples = source, round(seconds * rate_hz)
         self._chunks: Iterator[Chunk] = iter(())
         self._held: deque[Chunk] = deque()
         self._begin = self._end = 0  # of what was read and is held
@@ -110,7 +110,7 @@ class RecordingAudio:
         while self._end < end and (chunk := next(self._chunks, None)) is not None:
             self._held.append(chunk)
             self._end = chunk.start + len(chunk.samples)
-            self._forget(min(start, self._end - self._kept))
+            self._forget(min(start, self._end - self._held_samples))
         samples = np.zeros(max(0, min(end, self._end) - start), np.float32)  # what is missing is silence
         for chunk in self._held:
             first, last = max(start, chunk.start), min(end, chunk.start + len(chunk.samples))

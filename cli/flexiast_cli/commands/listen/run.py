@@ -70,9 +70,9 @@ def run(
         live=sources.live,
         duration_s=sources.duration,
     )
-    heard = [one.source for one in opened]
-    histories = histories_for(sinks, heard, frontend.sample_rate_hz, live=sources.live)
-    title = f"{name} · {', '.join(source.name for source in heard)}"
+    streams = [one.source for one in opened]
+    histories = histories_for(sinks, streams, frontend.sample_rate_hz, live=sources.live)
+    title = f"{name} · {', '.join(source.name for source in streams)}"
     page = None if address is None else WebPage(*address, title, frontend, clips=clip_folder(sinks), public=public)
     session = _Session(
         name, sources, output, candidates, controller, stations, sinks, histories, machine, manager, page

@@ -124,10 +124,10 @@ def _open_recording(
     inputs = []
     for source in open_channels(Path(name), rate_hz, channel=channel, say=say):
         if isinstance(source, PcmSource):
-            heard: Source = Monitored(_watch(source, manager))
+            opened: Source = Monitored(_watch(source, manager))
         else:
-            heard = Monitored(RealTime(source)) if realtime else source
-        inputs.append(Input(heard, source.channel))
+            opened = Monitored(RealTime(source)) if realtime else source
+        inputs.append(Input(opened, source.channel))
     return inputs
 
 
