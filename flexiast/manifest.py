@@ -1,4 +1,7 @@
-"""The bundle's manifest: what export writes last and the runtime reads first."""
+"""The bundle's manifest: what export writes last and the runtime reads first.
+
+python -m flexiast.manifest > docs/reference/manifest.schema.json
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from flexiast.spec import Patch, PatchSize, Spec, Value, describe
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = "1.0"
+JSON_SCHEMA_DRAFT = "https://json-schema.org/draft/2020-12/schema"
 MAX_MANIFEST_BYTES = 4_000_000
 """100,000 labels fit; a larger file is not a manifest."""
 
@@ -250,3 +254,12 @@ def _check_version(path: Path, document: Any) -> None:
             f"{path} has schema version {version or 'none'!r}; "
             f"this flexiast reads {SCHEMA_VERSION}: upgrade flexiast or export again"
         )
+
+
+def json_schema() -> dict[str, Any]:
+    """The manifest's JSON Schema, for readers in any language; what spans several fields is checked in Python only."""
+    return {"$schema": JSON_SCHEMA_DRAFT} | Manifest.model_json_schema()
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))

@@ -18,6 +18,7 @@ from pydantic import (
     PlainValidator,
     SerializerFunctionWrapHandler,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_serializer,
     model_validator,
@@ -83,7 +84,12 @@ def _patch_or_value_error(value: object) -> PatchSize:
         raise ValueError(str(error)) from None  # pydantic collects ValueErrors only
 
 
-Patch = Annotated[PatchSize, PlainValidator(_patch_or_value_error), PlainSerializer(str, return_type=str)]
+Patch = Annotated[
+    PatchSize,
+    PlainValidator(_patch_or_value_error),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^[1-9]\d{0,3}x[1-9]\d{0,3}$"}),
+]
 """A PatchSize as a pydantic field: ``"16x32"`` in JSON."""
 
 

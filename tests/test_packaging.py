@@ -97,11 +97,13 @@ def test_the_files_of_the_repository_stay_under_60_mb() -> None:
     assert sum(path.stat().st_size for path in files if path.is_file()) < 60e6
 
 
-def test_the_wheel_brings_the_page(wheel: Path) -> None:
-    expected = {f"flexiast_cli/web/page/{path.name}" for path in (ROOT / "cli/flexiast_cli/web/page").iterdir()}
+def test_the_wheel_brings_the_pages(wheel: Path) -> None:
+    folders = ("flexiast_cli/web/page", "flexiast_cli/browser")
+    expected = {f"{folder}/{path.name}" for folder in folders for path in (ROOT / "cli" / folder).iterdir()}
     with zipfile.ZipFile(wheel) as archive:
         assert expected <= set(archive.namelist())
-    assert {"flexiast_cli/web/page/index.html", "flexiast_cli/web/page/page.js"} <= expected
+    for folder in folders:
+        assert {f"{folder}/index.html", f"{folder}/page.js"} <= expected
 
 
 def test_the_wheel_has_a_licence_and_types(wheel: Path) -> None:

@@ -44,6 +44,9 @@ EXAMPLES: dict[Words, tuple[str, ...]] = {
     ("export",): (
         "flexiast export runs/first --patch-sizes 8,16,32,48 -o home.bundle --verify-data sounds",
         "flexiast export home.bundle --patch-sizes 12,20x40",
+        "flexiast export commands --patch-sizes 16 --single-file -o models",
+        "flexiast export commands --web site",
+        "flexiast export home.bundle --conformance answers",
     ),
     ("inspect",): ("flexiast inspect sounds", "flexiast inspect runs/first --json"),
     ("verify",): ("flexiast verify home.bundle",),

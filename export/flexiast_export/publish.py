@@ -12,28 +12,42 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from flexiast.errors import UsageError
 from flexiast.files import check_sibling_output
 from flexiast.manifest import MANIFEST
 
 
+class Kind(NamedTuple):
+    """Of a folder; only one of the same kind is replaced."""
+
+    name: str
+    marker: str
+    """A file that every one has"""
+
+
+BUNDLE = Kind("bundle folder", MANIFEST)
+PAGE = Kind("page of flexiast", f"model/{MANIFEST}")
+CONFORMANCE = Kind("conformance folder", "conformance.json")
+
+
 @contextmanager
-def stage_bundle(output: Path, *, force: bool) -> Iterator[Path]:
+def stage_bundle(output: Path, *, force: bool, kind: Kind = BUNDLE) -> Iterator[Path]:
     """A folder to fill, published as ``output`` when the block ends and removed when it raises.
 
-    An existing folder is replaced only with ``force`` and only if it is a bundle; raises UsageError before anything is
-    built. A second export to the same place waits for the first.
+    An existing folder is replaced only with ``force`` and only if it is of this kind; raises UsageError before anything
+    is built. A second export to the same place waits for the first.
     """
     output = output.parent.resolve() / output.name  # one place has one name, and one lock
     prefix = f".{output.name}.tmp-"
     with _alone(output):
         _sweep(output, prefix)
-        check_place(output, force=force)
+        check_place(output, force=force, kind=kind)
         with _folder(output.parent):
             stage = Path(tempfile.mkdtemp(dir=output.parent, prefix=prefix))
             try:
@@ -44,15 +58,24 @@ def stage_bundle(output: Path, *, force: bool) -> Iterator[Path]:
                 shutil.rmtree(stage, ignore_errors=True)  # gone already, or the old bundle, once published
 
 
-def check_place(output: Path, *, force: bool) -> None:
-    """Raise UsageError where nothing may be published: on what exists, unless a bundle is to be replaced."""
+def publish_files(files: Mapping[str, bytes], output: Path, *, force: bool, kind: Kind) -> None:
+    """Publish a folder of these files; those in folders of their own are named ``model/manifest.json``."""
+    with stage_bundle(output, force=force, kind=kind) as stage:
+        for name, content in files.items():
+            path = stage / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+def check_place(output: Path, *, force: bool, kind: Kind = BUNDLE) -> None:
+    """Raise UsageError where nothing may be published: on what exists, unless one of its kind is to be replaced."""
     check_sibling_output(output)
     if not os.path.lexists(output):
         return
     if not force:
         raise UsageError(f"{output} exists; choose another name, or replace it with --force")
-    if output.is_symlink() or not (output / MANIFEST).is_file():
-        what = "a link" if output.is_symlink() else "not a bundle folder"
+    if output.is_symlink() or not (output / kind.marker).is_file():
+        what = "a link" if output.is_symlink() else f"not a {kind.name}"
         raise UsageError(f"{output} exists and is {what}, so --force does not replace it; choose another name")
 
 
@@ -72,11 +95,9 @@ def _folder(path: Path) -> Iterator[None]:
 
 def _seal(stage: Path) -> None:
     """Everything on disk and read-only, so that a session that maps a file never sees it change."""
-    for path in sorted(stage.iterdir()):
-        path.chmod(0o444)
+    for path in (*sorted(stage.rglob("*")), stage):
+        path.chmod(0o755 if path.is_dir() else 0o444)
         _flush(path)
-    stage.chmod(0o755)
-    _flush(stage)
 
 
 def _publish(stage: Path, output: Path) -> None:

@@ -144,6 +144,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "yaml": yaml.safe_load,
     "nginx": parse_braces,
     "caddy": parse_braces,
+    "js": parse_braces,  # which its own test runs
     "text": str,  # what a program prints, names of files
 }
 

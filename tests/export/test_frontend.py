@@ -18,7 +18,7 @@ from flexiast.spec import FrontendSpec, Spec
 from flexiast_export.add import add_sizes
 from flexiast_export.frontend import FRONTEND, frontend
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.inference.ort import load_session
+from flexiast_runtime.inference.ort import load_engines, load_session
 from flexiast_runtime.inference.selfcheck import FRONTEND_TOLERANCE_NAT, frontend_error, verify_bundle
 from tests.runtime.inference.test_selfcheck import put
 
@@ -184,3 +184,17 @@ def test_an_older_bundle_loads_and_can_be_given_one(bundle_copy: Path, tiny_bund
     assert load_session(Bundle.open(bundle_copy), FRONTEND)
     with pytest.raises(UsageError, match="name others with --patch-sizes"):
         add_sizes(Bundle.open(bundle_copy), (), bundle_copy)
+
+
+def test_a_window_that_is_no_number_spoils_its_own_row(tiny_bundle: Path) -> None:
+    """Of the embedder and the encoder, in float32, as the reference page says."""
+    engines = load_engines(Bundle.open(tiny_bundle))
+    spec = engines.spec.frontend
+    features = np.random.default_rng(0).normal(size=(3, spec.window_frames, spec.mel_bins)).astype(np.float32)
+    for patch in engines.patches:
+        clean = engines.logits(features, patch)
+        spoilt = features.copy()
+        spoilt[1, 5, 5] = np.nan
+        found = engines.logits(spoilt, patch)
+        assert np.isnan(found[1]).all()
+        np.testing.assert_allclose(found[[0, 2]], clean[[0, 2]], atol=1e-5)

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from flexiast.errors import ModelError, UsageError
-from flexiast.manifest import MANIFEST, MAX_MANIFEST_BYTES, FileEntry, Manifest, read_manifest
+from flexiast.manifest import MANIFEST, MAX_MANIFEST_BYTES, FileEntry, Manifest, json_schema, read_manifest
 from flexiast.spec import PatchSize
 
 Document = dict[str, Any]
@@ -205,3 +206,45 @@ def test_what_is_no_folder_says_how_to_make_a_bundle(write: Callable[..., Path],
 def test_a_manifest_cannot_be_changed_in_memory(tiny_manifest: Manifest) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         tiny_manifest.encoder = "other.onnx"
+
+
+# ----- the JSON Schema
+
+
+def test_the_published_schema_is_that_of_the_models() -> None:
+    published = (Path(__file__).parents[2] / "docs/reference/manifest.schema.json").read_text("utf-8")
+    assert json.loads(published) == json_schema(), "python -m flexiast.manifest > docs/reference/manifest.schema.json"
+
+
+@pytest.mark.parametrize("name", ["commands", "commands-ar", "sounds"])
+def test_the_schema_takes_what_the_models_take(name: str) -> None:
+    folder = Path(__file__).parents[2] / f"runtime/flexiast_runtime/models/{name}/bundle"
+    jsonschema.validate(json.loads((folder / MANIFEST).read_text("utf-8")), json_schema())
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("run_as",), "root"),
+        (("schema_version",), "2.0"),
+        (("variants", 0, "tokens"), "7"),
+        (("variants", 0, "patch_size"), "16"),
+        (("variants", 0, "temperature"), 0),
+        (("golden",), "../golden.npz"),
+        (("spec", "frontend", "std"), 0),
+        (("spec", "task"), "both"),
+        (("files", 0, "sha256"), "abc"),
+    ],
+)
+def test_the_schema_refuses_what_the_models_refuse(
+    tiny_manifest: Manifest, where: tuple[str | int, ...], value: object
+) -> None:
+    document = json.loads(tiny_manifest.model_dump_json(exclude_none=True))
+    jsonschema.validate(document, json_schema())
+    *path, last = where
+    place = document
+    for key in path:
+        place = place[key]
+    place[last] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, json_schema())

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import re
-import shutil
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,72 +14,18 @@ from flexiast.spec import FrontendSpec
 from flexiast_cli.web.server import TOKEN_VARIABLE, WebPage
 from flexiast_runtime.audio.signal import Signal
 from flexiast_runtime.detection.records import EngineFailure, Event, Overload, SourceNotice, Switch
+from tests.cli.chromium import Tab, open_tab
 from tests.cli.terminal.test_screen import COARSE, FINE, event, status
 
 pytest.importorskip("starlette", reason="the page needs the extra `service`")
-client = pytest.importorskip("websockets.sync.client", reason="the page needs the extra `service`")
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-PATIENCE_S = 30.0
-
-
-class Tab:
-    """One page of a headless Chromium."""
-
-    def __init__(self, socket: Any) -> None:
-        self._socket = socket
-        self._numbers = itertools.count()
-
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        number = next(self._numbers)
-        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        while (answer := json.loads(self._socket.recv(timeout=PATIENCE_S))).get("id") != number:
-            pass
-        result: dict[str, Any] = answer["result"]
-        return result
-
-    def value(self, expression: str) -> Any:
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
-
-    def until(self, expression: str) -> None:
-        """Wait until it is true."""
-        end = time.monotonic() + PATIENCE_S
-        while not self.value(expression):
-            assert time.monotonic() < end, f"never true: {expression}\n{self.value('document.body.innerText')}"
-            time.sleep(0.05)
-
-    def press(self, key: str, text: str = "") -> None:
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, text=text if kind == "keyDown" else "")
 
 
 @pytest.fixture
 def tab(tmp_path: Path) -> Iterator[Tab]:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("chromium is absent")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0"]
-    with subprocess.Popen(
-        [chromium, *options, f"--user-data-dir={tmp_path}", "about:blank"], stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        try:
-            lines = (re.search(r"ws://([^/]+)/", line) for line in process.stderr)
-            host = next(found[1] for found in lines if found)
-            with client.connect(_address(host), max_size=None) as socket:
-                yield Tab(socket)
-        finally:
-            process.terminate()
-
-
-def _address(host: str) -> str:
-    import http.client
-
-    connection = http.client.HTTPConnection(host, timeout=PATIENCE_S)
-    connection.request("PUT", "/json/new?about:blank")
-    address: str = json.loads(connection.getresponse().read())["webSocketDebuggerUrl"]
-    connection.close()
-    return address
+    with open_tab(tmp_path) as tab:
+        yield tab
 
 
 def test_what_a_person_sees_and_does(tab: Tab, build_frontend_spec: Callable[..., FrontendSpec]) -> None:

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from flexiast.extras import require
-
 
 def export(
     model: Annotated[
@@ -29,6 +27,18 @@ def export(
             "programs without flexiast.",
         ),
     ] = False,
+    web: Annotated[
+        Path | None,
+        typer.Option("--web", metavar="DIR", help="Write a page that runs a BUNDLE in a browser, for any static host."),
+    ] = None,
+    conformance: Annotated[
+        Path | None,
+        typer.Option(
+            "--conformance",
+            metavar="DIR",
+            help="Write a sound and all that the BUNDLE makes of it, to test a runtime of one's own.",
+        ),
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -68,9 +78,7 @@ def export(
     published. Given a BUNDLE, it adds sizes to that bundle, without torch and the checkpoint: the new engines are
     compared with numpy. An older bundle also gets the front end as a graph, which needs no --patch-sizes.
     """
-    require("onnx", "export")
-
-    from flexiast_cli.commands.export.forms import run_form
+    from flexiast_cli.commands.export.forms import Form, run_form
     from flexiast_cli.commands.export.run import Options
 
     run_form(
@@ -87,7 +95,7 @@ def export(
             opset=opset,
             force=force,
         ),
-        single_file=single_file,
+        form=Form(single_file=single_file, web=web, conformance=conformance),
         dry_run=dry_run,
         as_json=as_json,
     )

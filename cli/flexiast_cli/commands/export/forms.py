@@ -1,41 +1,83 @@
-"""What `flexiast export` can write: a bundle, or what programs without flexiast use instead of one."""
+"""What `flexiast export` can write: a bundle, or what programs without flexiast use of one."""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flexiast.errors import UsageError
+from flexiast.extras import require
 from flexiast.manifest import MANIFEST, Precision
-from flexiast.spec import parse_patches
+from flexiast.spec import PatchSize, parse_patches
 from flexiast_cli.commands.export.run import Options, parse_precisions, prepare, publish, run
-from flexiast_cli.terminal.console import print_json, stdout
+from flexiast_cli.commands.export.web import build_page
+from flexiast_cli.terminal.console import count_noun, print_json, say, stdout
+from flexiast_export.conformance import build_conformance
+from flexiast_export.publish import CONFORMANCE, PAGE, Kind, check_place, publish_files
 from flexiast_export.single_file import write_single_files
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.catalog import find_any, find_checkpoint
+from flexiast_runtime.catalog import find_any, find_bundle, find_checkpoint
 
 
-def run_form(options: Options, *, single_file: bool, dry_run: bool, as_json: bool) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What is written in place of a bundle, as given."""
+
+    single_file: bool
+    web: Path | None
+    conformance: Path | None
+
+    @property
+    def given(self) -> list[str]:
+        every = {"--single-file": self.single_file, "--web": self.web, "--conformance": self.conformance}
+        return [name for name, value in every.items() if value]
+
+
+def run_form(options: Options, *, form: Form, dry_run: bool, as_json: bool) -> None:
     """Raises UsageError for options that do not fit together, before any work begins."""
-    if not single_file:
+    if not form.given:
+        require("onnx", "export")
         run(options, dry_run=dry_run, as_json=as_json)
         return
+    if len(form.given) > 1:
+        raise UsageError(f"{' and '.join(form.given)} write different things; give one of them")
     if dry_run:
         raise UsageError("--dry-run shows what a bundle would hold; leave it out")
-    if options.output is None:
-        raise UsageError("--single-file needs a folder for its files; name one with --output")
-    found = find_any(options.model)
-    if (found / MANIFEST).is_file():
-        bundle = _open_bundle(found, options)
-        paths = _write_single_files(bundle, _given_precisions(options, bundle), options, options.output)
+    if form.single_file:
+        paths = _write_single_files(options)
+    elif form.web is not None:
+        paths = _write_folder(options, form.web, PAGE, build_page)
     else:
-        paths = _write_from_checkpoint(options, options.output)
+        assert form.conformance is not None
+        paths = _write_folder(options, form.conformance, CONFORMANCE, build_conformance)
     if as_json:
         print_json({"files": [str(path) for path in paths]})
         return
     for path in paths:
-        stdout().print(f"{path}  {path.stat().st_size / 1e6:.1f} MB", markup=False, soft_wrap=True, highlight=False)
+        files = [each for each in (path, *path.rglob("*")) if each.is_file()]
+        size = f"{sum(each.stat().st_size for each in files) / 1e6:.1f} MB"
+        found = f"{count_noun(len(files), 'file')}, {size}" if path.is_dir() else size
+        stdout().print(f"{path}  {found}", markup=False, soft_wrap=True, highlight=False)
+    if form.web is not None:
+        say(f"Any host of static files can serve it; to try it here: python3 -m http.server --directory {form.web}")
+
+
+# ----- one file a size
+
+
+def _write_single_files(options: Options) -> list[Path]:
+    require("onnx", "export")
+    if options.output is None:
+        raise UsageError("--single-file needs a folder for its files; name one with --output")
+    found = find_any(options.model)
+    if not (found / MANIFEST).is_file():
+        return _write_from_checkpoint(options, options.output)
+    _check_bundle_options(options)
+    bundle = Bundle.open(found)
+    precisions = _parse_precisions(options, bundle)
+    return write_single_files(bundle, _parse_patches(options, bundle), precisions, options.output, force=options.force)
 
 
 def _write_from_checkpoint(options: Options, folder: Path) -> list[Path]:
@@ -45,18 +87,35 @@ def _write_from_checkpoint(options: Options, folder: Path) -> list[Path]:
     with tempfile.TemporaryDirectory() as place:
         through = replace(options, output=Path(place) / f"{name}.bundle", force=False)
         bundle = publish(through, prepare(through))
-        return _write_single_files(bundle, bundle.manifest.precisions, options, folder)
+        patches, precisions = _parse_patches(options, bundle), bundle.manifest.precisions
+        return write_single_files(bundle, patches, precisions, folder, force=options.force)
 
 
-def _write_single_files(
-    bundle: Bundle, precisions: tuple[Precision, ...], options: Options, folder: Path
+# ----- folders
+
+
+def _write_folder(
+    options: Options,
+    folder: Path,
+    kind: Kind,
+    build: Callable[[Bundle, tuple[PatchSize, ...], Precision], dict[str, bytes]],
 ) -> list[Path]:
-    patches = bundle.manifest.patches if options.patches is None else parse_patches(options.patches)
-    return write_single_files(bundle, patches, precisions, folder, force=options.force)
+    """Build the files of a folder from a bundle, and publish it whole; raises UsageError before the work begins."""
+    if options.output is not None:
+        raise UsageError("--output names a bundle; --web and --conformance name their own folder: leave it out")
+    _check_bundle_options(options)
+    check_place(folder, force=options.force, kind=kind)
+    bundle = Bundle.open(find_bundle(options.model))
+    precision, *others = _parse_precisions(options, bundle)
+    if others:
+        raise UsageError("--web and --conformance take one precision; leave the others out")
+    files = build(bundle, _parse_patches(options, bundle), precision)
+    publish_files(files, folder, force=options.force, kind=kind)
+    return [folder]
 
 
-def _open_bundle(folder: Path, options: Options) -> Bundle:
-    """Raises UsageError for options of an export from a checkpoint."""
+def _check_bundle_options(options: Options) -> None:
+    """Raise UsageError for options of an export from a checkpoint."""
     given = {
         "--verify-data": options.verify_data,
         "--val-fold": options.val_fold,
@@ -70,10 +129,13 @@ def _open_bundle(folder: Path, options: Options) -> Bundle:
             f"{ineffective[0]} has no effect on a bundle, whose engines are taken as they are; leave it out, or export "
             "from the checkpoint"
         )
-    return Bundle.open(folder)
 
 
-def _given_precisions(options: Options, bundle: Bundle) -> tuple[Precision, ...]:
+def _parse_patches(options: Options, bundle: Bundle) -> tuple[PatchSize, ...]:
+    return bundle.manifest.patches if options.patches is None else parse_patches(options.patches)
+
+
+def _parse_precisions(options: Options, bundle: Bundle) -> tuple[Precision, ...]:
     """Those of --precision, or the bundle's default; raises UsageError for one that the bundle lacks."""
     if options.precision is None:
         return bundle.manifest.precisions[:1]

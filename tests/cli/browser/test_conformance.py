@@ -1,0 +1,48 @@
+"""The page's JavaScript, in Node on ONNX Runtime Web, gives what flexiast writes into a conformance folder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import Run
+
+SCRIPT = Path(__file__).parents[3] / "examples/browser/conformance.mjs"
+
+
+@pytest.fixture(scope="module")
+def answers(run: Run, site: Path) -> Path:
+    folder = site.parent / "answers"
+    result = run("export", "commands", "--patch-sizes", "8,48", "--conformance", folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def check(node: str, site: Path, answers: Path) -> tuple[int, dict[str, Any]]:
+    done = subprocess.run([node, SCRIPT, site, answers], check=False, capture_output=True, text=True)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_javascript_gives_the_same_features_scores_and_events(node: str, site: Path, answers: Path) -> None:
+    code, report = check(node, site, answers)
+    assert code == 0, report
+    assert set(report["sizes"]) == {"8x8", "48x48"}
+    assert report["sizes"]["48x48"]["events"]["strict"]
+
+
+def test_another_answer_is_noticed(node: str, site: Path, answers: Path, tmp_path: Path) -> None:
+    for path in answers.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    scores = np.load(tmp_path / "scores-48x48.npy")
+    scores[3, 1] += 0.01
+    np.save(tmp_path / "scores-48x48.npy", scores)
+    code, report = check(node, site, tmp_path)
+    assert code == 1
+    assert report["sizes"]["48x48"]["scores"] > 0.009
+    assert report["sizes"]["8x8"]["scores"] < 1e-4
