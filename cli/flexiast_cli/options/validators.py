@@ -15,7 +15,7 @@ from typing import TypeVar
 import typer
 
 from flexiast.errors import UsageError
-from flexiast_runtime.units import parse_duration
+from flexiast_runtime.units import parse_duration, parse_size
 
 T = TypeVar("T")
 
@@ -70,6 +70,13 @@ def _sizes(text: str) -> None:
     parse_patches(text)
 
 
+def _size(text: str) -> None:
+    try:
+        parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} cannot be read; give {error}") from None
+
+
 def _sinks(texts: Sequence[str]) -> None:
     if texts:  # which needs pydantic
         from flexiast_runtime.sinks.parse import parse_sinks
@@ -120,6 +127,7 @@ share = validate_with(_share)
 percent = validate_with(_percent)
 worker_count = validate_with(_workers)
 named_sizes = validate_with(_sizes)
+size_text = validate_with(_size)
 known_sinks = validate_with(_sinks)
 web_address = validate_with(parse_address)
 public_urls = validate_with(_public_urls)
