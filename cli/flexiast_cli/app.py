@@ -29,7 +29,9 @@ from flexiast_cli.commands.history.command import history
 from flexiast_cli.commands.import_.command import import_
 from flexiast_cli.commands.inspect.command import inspect
 from flexiast_cli.commands.listen.command import listen
+from flexiast_cli.commands.mine.command import mine
 from flexiast_cli.commands.profile.command import profile
+from flexiast_cli.commands.record.command import record
 from flexiast_cli.commands.service import command as service
 from flexiast_cli.commands.simulate.command import simulate
 from flexiast_cli.commands.train.command import train
@@ -112,8 +114,8 @@ def _group(name: str, help_text: str, *registered: Callable[..., None], settable
     app.add_typer(group, name=name)
 
 
-_register(app, listen, history, classify, devices, doctor, profile, simulate)
-_register(app, train, import_, evaluate, embed, export, calibrate, inspect, verify, demo)
+_register(app, listen, history, classify, record, devices, doctor, profile, simulate)
+_register(app, train, import_, evaluate, embed, export, calibrate, mine, inspect, verify, demo)
 _group("data", "Prepare data sets: a CSV of a published one, shards of a large one.", manifest, shard)
 _group(
     "engines",

@@ -11,16 +11,19 @@ EXAMPLES: dict[Words, tuple[str, ...]] = {
         "flexiast listen home.bundle --device USB --to sqlite --to mqtt://broker --web 8642",
         "flexiast listen --until 18:00 --min-battery 30 --record evening.jsonl",
         "flexiast listen --config garden.toml --json",
+        "flexiast listen home.bundle --false-alarms-per-day 2",
         "arecord -t raw -f S16_LE -c 1 -r 16000 | flexiast listen home.bundle --input -",
     ),
     ("history",): (
         "flexiast history --since 24h",
         "flexiast history --label dog --since 2026-11-01 --format csv",
     ),
+    ("record",): ("flexiast record -o place --hours 2", "flexiast record -o place --device USB --disk-limit 1GB"),
     ("devices",): ("flexiast devices", "flexiast devices --device USB --json"),
     ("calibrate",): (
         "flexiast calibrate home.bundle --data sounds --dry-run",
         "flexiast calibrate home.bundle --data sounds --precision-target 0.9",
+        "flexiast calibrate home.bundle --data sounds --background hours --false-alarms-per-hour 0.5",
     ),
     ("classify",): (
         "flexiast classify recordings",
@@ -48,6 +51,7 @@ EXAMPLES: dict[Words, tuple[str, ...]] = {
         "flexiast export commands --web site",
         "flexiast export home.bundle --conformance answers",
     ),
+    ("mine",): ("flexiast mine home.bundle hours -o hard.csv",),
     ("inspect",): ("flexiast inspect sounds", "flexiast inspect runs/first --json"),
     ("verify",): ("flexiast verify home.bundle",),
     ("profile",): (

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from flexiast.arrays import Float
+from flexiast.calibration import CALIBRATION, Calibration
 from flexiast.errors import UsageError
 from flexiast.evaluation.calibration import best_temperature, calibration_error, negative_log_likelihood
 from flexiast.evaluation.evaluate import Windows, classify
@@ -98,9 +99,12 @@ def publish(
     thresholds: Mapping[str, float],
     output: Path,
     *,
+    calibration: Calibration | None = None,
     force: bool = False,
 ) -> Manifest:
     """The same engines to the byte under a manifest with these variants and thresholds; it may take its own place.
+
+    ``calibration`` takes the place of an earlier one.
 
     Every file and engine is checked first. Raises UsageError for an existing output and VerificationError for a bundle
     that is not what was exported; then nothing is published.
@@ -113,4 +117,7 @@ def publish(
             raise UsageError(f"{bundle.folder} was replaced meanwhile; calibrate it again")
         writer = BundleWriter(folder, draft)
         writer.copy_files(bundle)
+        writer.remove_file(CALIBRATION)
+        if calibration is not None:
+            writer.add_file(CALIBRATION, calibration.model_dump_json(indent=1).encode())
         return writer.finish()

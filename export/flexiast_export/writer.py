@@ -39,6 +39,11 @@ class BundleWriter:
         files = {listed.name: listed for listed in self.manifest.files} | {name: entry}
         self._update(files=tuple(files.values()))
 
+    def remove_file(self, name: str) -> None:
+        """Remove a file that no variant needs, if there is one of that name."""
+        (self.folder / name).unlink(missing_ok=True)
+        self._update(files=tuple(entry for entry in self.manifest.files if entry.name != name))
+
     def copy_files(self, bundle: Bundle) -> None:
         """Add every file of another bundle, to the byte; raises VerificationError for one that is damaged."""
         for entry in bundle.manifest.files:

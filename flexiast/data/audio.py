@@ -24,6 +24,9 @@ AUDIO_SUFFIXES = frozenset(
 (.sd2) or has no header (.raw) must be named one by one."""
 
 
+SPAN_ROUNDING_S = 0.1
+"""By so much a span may end after its file, which is where it then ends."""
+
 BLOCK_FRAMES = 65_536
 """Decoded at once of a file that is read as a whole."""
 
@@ -78,25 +81,50 @@ def check_audio(path: Path, say: Callable[[str], None] = ignore_message) -> None
 
 
 def decode_audio(
-    path: Path, part: Part | None = None, say: Callable[[str], None] = ignore_message
+    path: Path,
+    part: Part | None = None,
+    say: Callable[[str], None] = ignore_message,
+    span_s: tuple[float, float] | None = None,
 ) -> tuple[Float, int]:
-    """The whole file as mono [samples] in [-1, 1] and its rate in Hz; raises DataError. Channels are averaged."""
+    """The whole file, or a span of it, as mono [samples] in [-1, 1] and its rate in Hz. Channels are averaged.
+
+    Raises DataError, also for a span that the file ends before.
+    """
     with open_audio(path, part, say=say) as audio:
         blocks = [samples.mean(axis=1, dtype=np.float32) for samples in audio.blocks(BLOCK_FRAMES)]
-        return np.concatenate(blocks), audio.rate_hz
+        mono, rate_hz = np.concatenate(blocks), audio.rate_hz
+    start, end = span_samples(path, span_s, len(mono), rate_hz)
+    return mono[start:end], rate_hz
+
+
+def span_samples(path: Path, span_s: tuple[float, float] | None, samples: int, rate_hz: int) -> tuple[int, int]:
+    """First sample of a span and one past its last, in a file of so many samples; raises DataError outside it."""
+    if span_s is None:
+        return 0, samples
+    start, end = (round(seconds * rate_hz) for seconds in span_s)
+    if end > samples + round(SPAN_ROUNDING_S * rate_hz) or start >= samples:
+        raise DataError(
+            f"{path} lasts {samples / rate_hz:.2f} s, and {span_s[0]:g} s to {span_s[1]:g} s of it were named; correct "
+            "the times, or name the file that was meant"
+        )
+    return start, min(end, samples)
 
 
 def read_audio(
-    path: Path, sample_rate_hz: int, part: Part | None = None, say: Callable[[str], None] = ignore_message
+    path: Path,
+    sample_rate_hz: int,
+    part: Part | None = None,
+    say: Callable[[str], None] = ignore_message,
+    span_s: tuple[float, float] | None = None,
 ) -> Float:
-    """The whole file as mono [samples] in [-1, 1] at ``sample_rate_hz``; raises DataError.
+    """The whole file, or a span of it, as mono [samples] in [-1, 1] at ``sample_rate_hz``; raises DataError.
 
     Other rates are resampled by soxr at its high quality.
     """
     import soxr
 
     try:
-        mono, rate = decode_audio(path, part, say)
+        mono, rate = decode_audio(path, part, say, span_s)
         waveform: Float = mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz)
     except MemoryError as error:
         raise DataError(f"{path} is too long for this machine's memory; cut it into parts") from error

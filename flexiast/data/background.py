@@ -14,9 +14,9 @@ import numpy as np
 import soxr
 
 from flexiast.arrays import Float
-from flexiast.data.audio import BLOCK_FRAMES, Part, check_bad_files, open_audio
+from flexiast.data.audio import BLOCK_FRAMES, Part, check_bad_files, open_audio, span_samples
 from flexiast.data.clips import Clip
-from flexiast.data.dataset import VALIDATION_SHARE
+from flexiast.data.dataset import VALIDATION_SHARE, read_background_csv
 from flexiast.data.search import find_audio
 from flexiast.data.waveforms import WaveformSequence
 from flexiast.errors import DataError
@@ -101,16 +101,22 @@ def split_stretches(stretches: Stretches) -> tuple[Stretches, Stretches]:
 
 
 def background_clips(paths: Sequence[Path]) -> tuple[Clip, ...]:
-    """Every audio file of files and folders, as clips without a label; raises DataError where there is none."""
-    files: list[Path] = []
+    """Every audio file of files and folders, and what a CSV lists, as clips without a label.
+
+    Raises DataError where there is none.
+    """
+    clips: list[Clip] = []
     for path in paths:
         if not path.exists():
             raise DataError(f"{path} does not exist; give an audio file or a folder of them as background")
+        if path.suffix.lower() == ".csv":
+            clips += sorted(read_background_csv(path), key=lambda clip: (clip.path, clip.span_s or (0.0, 0.0)))
+            continue
         found = find_audio(path) if path.is_dir() else [path]
         if not found:
             raise DataError(f"{path} holds no audio; give recordings in which none of the labels sounds")
-        files += found
-    return tuple(Clip(path, (), "") for path in files)
+        clips += [Clip(file, (), "") for file in found]
+    return tuple(clips)
 
 
 def stretches_of(
@@ -123,9 +129,12 @@ def stretches_of(
     """
     found: list[Stretch] = []
     errors: list[DataError] = []
+    lengths: dict[tuple[Path, Part | None], tuple[int, int]] = {}  # many clips may be spans of one long recording
     for clip in clips:
         try:
-            found += _stretches(clip)
+            if (clip.path, clip.part) not in lengths:
+                lengths[clip.path, clip.part] = _measure_length(clip)
+            found += _stretches(clip, *lengths[clip.path, clip.part])
         except DataError as error:
             errors.append(error)
     if clips:
@@ -133,12 +142,17 @@ def stretches_of(
     return Stretches(tuple(found), sample_rate_hz), errors
 
 
-def _stretches(clip: Clip) -> list[Stretch]:
-    """Equal parts of a recording, which is decoded once to know how long it really is."""
+def _measure_length(clip: Clip) -> tuple[int, int]:
+    """Samples of a recording, which is decoded to know how long it really is, and its rate in Hz."""
     with open_audio(clip.path, clip.part) as file:
-        samples, rate_hz = sum(map(len, file.blocks(BLOCK_FRAMES))), file.rate_hz
-    count = max(1, int(samples / (STRETCH_S * rate_hz)))
-    edges = [samples * number // count for number in range(count + 1)]
+        return sum(map(len, file.blocks(BLOCK_FRAMES))), file.rate_hz
+
+
+def _stretches(clip: Clip, samples: int, rate_hz: int) -> list[Stretch]:
+    """Equal parts of a recording of so many samples, or of the span of it that the clip is."""
+    first, last = span_samples(clip.path, clip.span_s, samples, rate_hz)
+    count = max(1, int((last - first) / (STRETCH_S * rate_hz)))
+    edges = [first + (last - first) * number // count for number in range(count + 1)]
     return [Stretch(clip.path, clip.part, start, end - start, rate_hz) for start, end in pairwise(edges)]
 
 

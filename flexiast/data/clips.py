@@ -29,6 +29,8 @@ class Clip:
     split: str
     part: Part | None = None
     """Where it lies, if ``path`` is a shard."""
+    span_s: tuple[float, float] | None = None
+    """From where to where it lies in its recording, in seconds; None: all of it."""
 
 
 @dataclass(frozen=True)

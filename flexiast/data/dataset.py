@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import hashlib
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -33,7 +34,7 @@ HASHED = "a fifth of each label by path hash"
 
 
 def read_dataset(data: Path, val_fold: str | None = None) -> Dataset:
-    """A folder of folders named by label, a CSV with the columns path, label and maybe split or fold, or shards.
+    """A folder of folders named by label, a CSV (path, label, maybe split or fold, maybe start_s and end_s), or shards.
 
     Label folders may lie in folders named by split: train, val (valid, validation, dev) and test.
     Paths in a CSV are relative to its folder; several labels of a clip are joined by ``;``. With a fold column,
@@ -68,7 +69,7 @@ def drop_bad_clips(
     left_out = defaultdict(LeftOut, dataset.left_out)
     for clip in progress(dataset.clips):
         try:
-            decode_audio(clip.path, clip.part)
+            decode_audio(clip.path, clip.part, span_s=clip.span_s)
         except DataError as error:
             errors.append(error)
             for label in clip.labels:
@@ -105,7 +106,7 @@ def load_waveforms(
     for clip in progress(dataset.clips):
         try:
             if held < budget:
-                loaded.append(read_audio(clip.path, sample_rate_hz, clip.part, say))
+                loaded.append(read_audio(clip.path, sample_rate_hz, clip.part, say, clip.span_s))
                 held += loaded[-1].nbytes
             elif clip.part is None:
                 check_audio(clip.path, say)
@@ -170,7 +171,21 @@ def _read_shards(folder: Path, val_fold: str | None) -> Dataset:
     return Dataset(clips, index.labels, index.task, index.split_rule)
 
 
-def _read_csv(path: Path, val_fold: str | None) -> Dataset:
+def read_background_csv(path: Path) -> tuple[Clip, ...]:
+    """The clips of a CSV whose labels are all empty, such as `flexiast mine` writes; raises DataError."""
+    _, rows = _read_rows(path)
+    clips = [_clip(path, number, row) for number, row in enumerate(rows, start=2)]
+    for number, clip in enumerate(clips, start=2):
+        if clip.labels:
+            raise DataError(
+                f"{path} line {number} has the label {clip.labels[0]!r}, and background has none; empty it, or give "
+                "the CSV as data"
+            )
+    return tuple(clips)
+
+
+def _read_rows(path: Path) -> tuple[Sequence[str], list[dict[str, str | None]]]:
+    """Columns and lines of a CSV that lists clips; raises DataError."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -191,6 +206,11 @@ def _read_csv(path: Path, val_fold: str | None) -> Dataset:
             )
     if not rows:
         raise DataError(f"{path} lists no clips")
+    return columns, rows
+
+
+def _read_csv(path: Path, val_fold: str | None) -> Dataset:
+    columns, rows = _read_rows(path)
     clips = [_clip(path, number, row) for number, row in enumerate(rows, start=2)]
     if not any(clip.labels for clip in clips):
         raise DataError(f"{path} has no label in any line; an empty one means that none of the labels sounds")
@@ -241,7 +261,24 @@ def _clip(csv_path: Path, number: int, row: dict[str, str | None]) -> Clip:
         )
     if labels == (BACKGROUND,):
         labels = ()
-    return Clip(csv_path.parent / name, tuple(_validate_label(label, csv_path) for label in labels), "")
+    span_s = _parse_span(f"{csv_path} line {number}", row.get("start_s"), row.get("end_s"))
+    labels = tuple(_validate_label(label, csv_path) for label in labels)
+    return Clip(csv_path.parent / name, labels, "", span_s=span_s)
+
+
+def _parse_span(where: str, start: str | None, end: str | None) -> tuple[float, float] | None:
+    """Seconds of a line's start_s and end_s; None where both are empty or no columns."""
+    if not start and not end:
+        return None
+    try:
+        span_s = float(start or "nan"), float(end or "nan")
+    except ValueError:
+        span_s = math.nan, math.nan
+    if not 0 <= span_s[0] < span_s[1] < math.inf:
+        raise DataError(
+            f"{where}: start_s {start!r} and end_s {end!r} are no stretch of time; give seconds, or neither"
+        )
+    return span_s
 
 
 def _validate_label(label: str, where: Path) -> str:

@@ -21,9 +21,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, NamedTuple
 
+import soundfile
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from typing_extensions import Self
 
+from flexiast.arrays import Float
 from flexiast.data.audio import AUDIO_SUFFIXES, check_bad_files, decode_audio, ignore_message
 from flexiast.data.clips import Clip, Dataset
 from flexiast.data.media import MEDIA_SUFFIXES
@@ -179,19 +181,26 @@ def _samples(
     """Clips read and checked; once a bad one makes the shards useless, the others are checked only."""
     for number, clip in clips:
         try:
-            decode_audio(clip.path, say=say)
-            audio = clip.path.read_bytes()
+            decoded = decode_audio(clip.path, say=say, span_s=clip.span_s)
+            audio = clip.path.read_bytes() if clip.span_s is None else _encode_wav(*decoded)
         except DataError as error:
             errors.append(error)
             continue
         if errors and not skip_bad:
             continue
-        suffix = clip.path.suffix.lower()
+        suffix = clip.path.suffix.lower() if clip.span_s is None else ".wav"
         suffix = suffix if suffix in AUDIO_SUFFIXES | MEDIA_SUFFIXES else ".audio"
         source = os.path.relpath(clip.path, root).replace(os.sep, "/")
         description = json.dumps({"labels": clip.labels, "source": source, "split": clip.split}).encode()
         labels = tuple(columns[label] for label in clip.labels)
         yield _Sample(number, clip.split, suffix, audio, description, labels)
+
+
+def _encode_wav(mono: Float, rate_hz: int) -> bytes:
+    """A part of a recording as a file of its own, to the same samples."""
+    file = io.BytesIO()
+    soundfile.write(file, mono, rate_hz, format="WAV", subtype="FLOAT")
+    return file.getvalue()
 
 
 def _shard_names(samples: Iterable[_Sample], shard_bytes: int) -> Iterator[tuple[str, _Sample]]:

@@ -51,7 +51,7 @@ class Waveforms(WaveformSequence):
         if place < len(self._cached):
             return self._cached[place]
         clip = self._clips[place]
-        return read_audio(clip.path, self._sample_rate_hz, clip.part)
+        return read_audio(clip.path, self._sample_rate_hz, clip.part, span_s=clip.span_s)
 
 
 def memory_budget() -> int:

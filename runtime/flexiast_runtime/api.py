@@ -145,11 +145,12 @@ class Model:
 
     @property
     def rules(self) -> EventRules:
-        """The bundle's own, with the thresholds that ``flexiast calibrate`` chose for single labels.
+        """The bundle's own, with the thresholds that ``flexiast calibrate`` chose for single labels and sizes.
 
         Change a copy with ``dataclasses.replace(model.rules, confirm_s=0.5)``.
         """
-        return EventRules(label_thresholds=self._engines.manifest.thresholds)
+        manifest = self._engines.manifest
+        return EventRules(label_thresholds=manifest.thresholds, size_thresholds=manifest.size_thresholds)
 
     def classify(
         self, samples: ArrayLike, rate_hz: int, *, patch_size: str | int | PatchSize | None = None

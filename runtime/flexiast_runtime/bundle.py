@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flexiast.calibration import CALIBRATION, Calibration, parse_calibration
 from flexiast.errors import ModelError, VerificationError
 from flexiast.manifest import Manifest, read_manifest
 
@@ -29,6 +30,12 @@ class Bundle:
     def open(cls, folder: Path) -> Bundle:
         """Read the manifest; raises ModelError. Files are verified when they are read."""
         return cls(folder, read_manifest(folder))
+
+    def read_calibration(self) -> Calibration | None:
+        """What `flexiast calibrate` measured with hours of background; None where it did not. Raises as ``read``."""
+        if all(entry.name != CALIBRATION for entry in self.manifest.files):
+            return None
+        return parse_calibration(self.read(CALIBRATION), str(self.folder / CALIBRATION))
 
     def read(self, name: str) -> bytes:
         """The verified content of a listed file.

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flexiast.errors import UsageError
-from flexiast_cli.options.validators import not_negative, power_source_line, public_urls, validate_with, web_address
+from flexiast_cli.options.validators import (
+    not_negative,
+    positive,
+    power_source_line,
+    public_urls,
+    validate_with,
+    web_address,
+)
 from flexiast_cli.terminal.console import say
 from flexiast_runtime.inference.backends import Backend
 
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
 
     from flexiast.manifest import Manifest
     from flexiast.spec import PatchSize
+    from flexiast_runtime.bundle import Bundle
     from flexiast_runtime.detection.settings import DetectionSettings
     from flexiast_runtime.hardware.power_source import ReportedOnce
 
@@ -120,11 +128,23 @@ GateOption = Annotated[
     ),
 ]
 
+FalseAlarmsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--false-alarms-per-day",
+        metavar="NUMBER",
+        callback=positive,
+        help="Use the thresholds that `flexiast calibrate` stored for so many false alarms of all labels together.",
+        show_default=False,
+    ),
+]
+
 
 @dataclass(frozen=True)
 class EventOptions:
-    """What becomes an event, as the command line gave it: the arguments of ``event_settings``."""
+    """What becomes an event, as the command line gave it."""
 
+    false_alarms_per_day: FalseAlarmsOption = None
     threshold: ThresholdOption = None
     label_thresholds: LabelThresholdOption = None
     allow: AllowOption = None
@@ -141,6 +161,43 @@ def power_source_of(text: str | None) -> ReportedOnce | None:
     from flexiast_runtime.hardware.power_source import ReportedOnce, parse_power_source
 
     return None if text is None else ReportedOnce(parse_power_source(text), say)
+
+
+def bundle_event_settings(bundle: Bundle, options: EventOptions) -> DetectionSettings:
+    """Detection settings from the options of `listen`; raises as ``event_settings``.
+
+    And UsageError for a number of false alarms that the bundle was not calibrated for.
+    """
+    given = asdict(options)
+    per_day = given.pop("false_alarms_per_day")
+    return event_settings(bundle.manifest if per_day is None else _choose_point(bundle, per_day, options), **given)
+
+
+def _choose_point(bundle: Bundle, per_day: float, options: EventOptions) -> Manifest:
+    """The manifest with the thresholds of an operating point, which is logged."""
+    if options.threshold is not None:
+        raise UsageError("--threshold and --false-alarms-per-day both choose thresholds; give one of them")
+    calibration = bundle.read_calibration()
+    if calibration is None:
+        raise UsageError(
+            f"{bundle.folder} was not calibrated with background, so --false-alarms-per-day cannot choose thresholds; "
+            "make some with: flexiast calibrate BUNDLE --background HOURS --false-alarms-per-hour 0.5 -o new.bundle"
+        )
+    point = calibration.point(per_day / 24)
+    shown = max(size.at_most_per_hour for size in point.sizes.values())
+    say(
+        f"Thresholds for {24 * point.false_alarms_per_hour:.3g} false alarms a day; {calibration.hours:.1f} h of "
+        f"background showed with 90 % confidence that there are at most {24 * shown:.3g}"
+    )
+    by_size = point.size_thresholds
+    missing = [str(patch) for patch in bundle.manifest.patches if patch not in by_size]
+    if missing:
+        say(f"{', '.join(missing)} not calibrated for it: these sizes keep their own thresholds")
+    variants = [
+        one.model_copy(update={"thresholds": by_size.get(one.patch_size, one.thresholds)})
+        for one in bundle.manifest.variants
+    ]
+    return bundle.manifest.model_copy(update={"variants": tuple(variants)})
 
 
 def event_settings(

@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 import typer
 
 from flexiast.errors import UsageError
-from flexiast_runtime.units import parse_duration
+from flexiast_runtime.units import parse_duration, parse_size
 
 T = TypeVar("T")
 
@@ -68,6 +68,13 @@ def _sizes(text: str) -> None:
     from flexiast.spec import parse_patches
 
     parse_patches(text)
+
+
+def _size(text: str) -> None:
+    try:
+        parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} cannot be read; give {error}") from None
 
 
 def _sinks(texts: Sequence[str]) -> None:
@@ -129,6 +136,7 @@ share = validate_with(_share)
 percent = validate_with(_percent)
 worker_count = validate_with(_workers)
 named_sizes = validate_with(_sizes)
+size_text = validate_with(_size)
 known_sinks = validate_with(_sinks)
 named_channel = validate_with(parse_channel)
 web_address = validate_with(parse_address)

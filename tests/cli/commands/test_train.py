@@ -187,7 +187,8 @@ def test_without_a_background_a_run_warns_and_with_one_it_tells_what_it_took(
     run: Run, short_sounds: Path, trained_by_default: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     assert "There is no background" in trained_by_default[1].stderr
-    assert "--background room.wav" in trained_by_default[1].stderr
+    assert "flexiast record --hours 1 -o place" in trained_by_default[1].stderr
+    assert "--background place" in trained_by_default[1].stderr
     noise = 0.1 * np.random.default_rng(0).standard_normal(70 * 16_000)
     soundfile.write(tmp_path / "room.wav", noise, 16_000)
     options = ("--patch-sizes", 24, "--background", tmp_path / "room.wav")

@@ -117,3 +117,38 @@ def test_background_comes_back_from_shards(recordings: list[Clip], tmp_path: Pat
     stretches, _ = stretches_of(packed.background, RATE)
     for found, expected in zip(stretches, stretches_of(recordings, RATE)[0], strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_csv_of_moments_is_background_in_their_order_in_the_recording(
+    tmp_path: Path, write_audio: Callable[..., Path]
+) -> None:
+    ramp = np.arange(50 * 8_000) / 400_000
+    write_audio(tmp_path / "beds" / "a.wav", ramp, 8_000, subtype="FLOAT")
+    lines = ["path,start_s,end_s,label,score", "beds/a.wav,40,45.5,,0.9", "beds/a.wav,1.25,3,,0.8", "beds/a.wav,,,,0.1"]
+    (tmp_path / "hard.csv").write_text("\n".join(lines))
+    stretches, errors = stretches_of(background_clips([tmp_path / "hard.csv"]), 8_000)
+    assert not errors
+    assert [one.start / 8_000 for one in stretches.stretches] == [0, 25, 1.25, 40]
+    assert stretches.seconds == [25, 25, 1.75, 5.5]
+    np.testing.assert_array_equal(stretches[2], np.float32(ramp[10_000:24_000]))
+    np.testing.assert_array_equal(stretches[3], np.float32(ramp[320_000:364_000]))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a.wav,1,2,dog", "line 2 has the label 'dog', and background has none"),
+        ("a.wav,2,1,", "line 2: start_s '2' and end_s '1' are no stretch of time"),
+        ("a.wav,2,,", "are no stretch of time"),
+        ("a.wav,-1,2,", "are no stretch of time"),
+        ("a.wav,one,two,", "are no stretch of time"),
+        ("a.wav,1,9,", "lasts 5.00 s, and 1 s to 9 s of it were named"),
+    ],
+)
+def test_moments_that_cannot_be_are_refused(
+    tmp_path: Path, write_audio: Callable[..., Path], line: str, message: str
+) -> None:
+    write_audio(tmp_path / "a.wav", np.full(40_000, 0.1), 8_000)
+    (tmp_path / "hard.csv").write_text(f"path,start_s,end_s,label\n{line}\n")
+    with pytest.raises(DataError, match=message):
+        stretches_of(background_clips([tmp_path / "hard.csv"]), 8_000)

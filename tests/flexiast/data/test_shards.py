@@ -321,3 +321,15 @@ def test_a_file_inside_another_is_read_as_if_alone(
     np.testing.assert_array_equal(
         read_audio(tmp_path / "around", 16_000, Part(6, len(content))), read_audio(path, 16_000)
     )
+
+
+def test_a_span_of_a_recording_is_written_as_a_file_of_its_own(
+    tmp_path: Path, write_audio: Callable[..., Path]
+) -> None:
+    ramp = np.arange(80_000) / 80_000
+    write_audio(tmp_path / "day.wav", ramp, subtype="FLOAT")
+    (tmp_path / "clips.csv").write_text("path,label,split,start_s,end_s\nday.wav,dog,train,1,2.5\nday.wav,cat,val,,\n")
+    write_shards(read_dataset(tmp_path / "clips.csv"), tmp_path, tmp_path / "shards", shard_bytes=1_000_000)
+    for split, (start, end) in {"train": (16_000, 40_000), "val": (0, 80_000)}.items():
+        _, (waveform,), _ = load_waveforms(read_dataset(tmp_path / "shards").split(split), 16_000)
+        np.testing.assert_array_equal(waveform, np.float32(ramp[start:end]))

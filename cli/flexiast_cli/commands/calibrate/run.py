@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from flexiast.arrays import Float
 from flexiast.data.background import background_clips
 from flexiast.errors import UsageError
 from flexiast.evaluation.budget import check_budget
 from flexiast.evaluation.evaluate import Windows
+from flexiast.evaluation.mixing import choose_clips
 from flexiast.evaluation.operating_points import Aim, OperatingPoint, operating_points
 from flexiast.files import check_output
 from flexiast.frontend import Frontend
@@ -21,11 +23,14 @@ from flexiast_cli.commands.calibrate.tables import describe_fit, show_budgets, s
 from flexiast_cli.dataset import load_background, load_split
 from flexiast_cli.terminal.console import print_json, stderr, track
 from flexiast_export.calibrate import Fit, fit_temperatures, peak_scores, publish
-from flexiast_export.false_alarms import SizeBudget, keep_budget
+from flexiast_export.false_alarms import Budgets, keep_budget
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
 
 PRECISION_TARGET = 0.9
+
+MIXED_CLIPS = 200
+"""Clips at most that are mixed into the background; half of them found is known to 7 points."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,9 @@ class Fitted:
     points: Sequence[OperatingPoint]
     variants: Sequence[Variant]
     """With their new temperatures; the bundle's own where there are no clips."""
-    clips: int
+    clips: Sequence[tuple[str, Float]] = ()
+    """Label and waveform of those that have one label"""
+    count: int = 0
 
 
 def run(
@@ -58,26 +65,29 @@ def run(
     folder = None if dry_run else _output_folder(model, output, force=force)
     bundle = Bundle.open(find_bundle(model))
     fitted = _fit_on_clips(bundle, data, split, val_fold, aim, skip_bad=skip_bad)
-    budgets = _fit_on_background(bundle, fitted.variants, background, false_alarms, skip_bad=skip_bad)
+    budgets = _fit_on_background(bundle, fitted, background, false_alarms, skip_bad=skip_bad)
+    sizes = budgets.sizes if budgets else ()
     if folder is not None:
         thresholds = {point.label: point.threshold for point in fitted.points if point.threshold is not None}
-        by_size = {budget.patch_size: budget.thresholds for budget in budgets}
+        by_size = {size.patch_size: size.thresholds for size in sizes}
         variants = [one.model_copy(update={"thresholds": by_size.get(one.patch_size)}) for one in fitted.variants]
-        publish(bundle, variants, thresholds, folder, force=force)
+        calibration = budgets.calibration if budgets else None
+        publish(bundle, variants, thresholds, folder, calibration=calibration, force=force)
     if as_json:
-        clips = {"data": str(data), "split": split, "clips": fitted.clips} if data else {}
+        clips = {"data": str(data), "split": split, "clips": fitted.count} if data else {}
         target = {"aim": str(aim)} if aim else {"false_alarms_per_hour": false_alarms}
         figures = {
             "variants": [describe_fit(fit) for fit in fitted.fits],
             "labels": [json.loads(point.model_dump_json()) for point in fitted.points],
-            "sizes": [json.loads(budget.model_dump_json()) for budget in budgets],
+            "sizes": [json.loads(size.model_dump_json()) for size in sizes],
+            "suspects": [json.loads(one.model_dump_json()) for one in budgets.suspects] if budgets else [],
         }
         print_json({"model": model} | clips | target | figures)
         return
     if data is not None:
-        show_fits(fitted.fits, fitted.points, f"{model} on {data.name}, {split} ({fitted.clips} clips)", aim)
-    if false_alarms is not None:
-        show_budgets(budgets, false_alarms)
+        show_fits(fitted.fits, fitted.points, f"{model} on {data.name}, {split} ({fitted.count} clips)", aim)
+    if budgets is not None:
+        show_budgets(budgets)
 
 
 def _choose_aim(
@@ -119,7 +129,7 @@ def _fit_on_clips(
     """Fit temperatures and, with an aim, thresholds on clips with labels."""
     spec = bundle.manifest.spec
     if data is None:
-        return Fitted((), (), bundle.manifest.variants, 0)
+        return Fitted((), (), bundle.manifest.variants)
     waveforms, targets = load_split(data, split, val_fold, spec, stderr(), skip_bad=skip_bad)
     windows = Windows(waveforms, Frontend(spec.frontend))
     by_class = np.pad(targets, ((0, 0), (0, spec.classes - len(spec.labels))))  # each has a label: none is of nothing
@@ -129,15 +139,21 @@ def _fit_on_clips(
         peaks = peak_scores(bundle, fits, waveforms, lambda variants: track(list(variants), "Detecting"))
         durations_s = [len(waveform) / spec.frontend.sample_rate_hz for waveform in waveforms]
         points = operating_points(peaks, targets, durations_s, spec.labels, aim)
-    return Fitted(fits, points, [fit.variant for fit in fits], len(targets))
+    single = [place for place in range(len(targets)) if targets[place].sum() == 1]
+    names = [spec.labels[int(targets[place].argmax())] for place in single]
+    chosen = choose_clips(names, MIXED_CLIPS, 0)
+    clips = [(names[number], waveforms[single[number]]) for number in chosen]
+    return Fitted(fits, points, [fit.variant for fit in fits], clips, len(targets))
 
 
 def _fit_on_background(
-    bundle: Bundle, variants: Sequence[Variant], paths: Sequence[Path], per_hour: float | None, *, skip_bad: bool
-) -> Sequence[SizeBudget]:
-    """Choose thresholds of each size on hours of background; none without a budget."""
+    bundle: Bundle, fitted: Fitted, paths: Sequence[Path], per_hour: float | None, *, skip_bad: bool
+) -> Budgets | None:
+    """Choose thresholds of each size on hours of background; None without a budget."""
     if per_hour is None:
-        return ()
+        return None
     rate_hz = bundle.manifest.spec.frontend.sample_rate_hz
     sources = [load_background(background_clips([path]), rate_hz, stderr(), skip_bad=skip_bad) for path in paths]
-    return keep_budget(bundle, variants, sources, per_hour, lambda items: track(list(items), "Detecting"))
+    return keep_budget(
+        bundle, fitted.variants, sources, per_hour, fitted.clips, lambda items: track(list(items), "Detecting")
+    )

@@ -11,12 +11,15 @@ from rich.table import Table
 from flexiast.evaluation.budget import CONFIDENCE, hours_needed
 from flexiast.evaluation.operating_points import Aim, OperatingPoint
 from flexiast.text import preview
-from flexiast_cli.terminal.console import say, stdout
+from flexiast_cli.terminal.console import count_noun, say, stdout
 from flexiast_export.calibrate import Fit
-from flexiast_export.false_alarms import SizeBudget
+from flexiast_export.false_alarms import Budgets
 
 DENY_FROM = 0.95
 """From this threshold on, a label is hardly ever detected."""
+
+SUSPECTS = 10
+"""Moments that are listed at most."""
 
 
 def describe_fit(fit: Fit) -> dict[str, Any]:
@@ -75,39 +78,61 @@ def _points_table(points: Sequence[OperatingPoint]) -> Table:
     return table
 
 
-def show_budgets(budgets: Sequence[SizeBudget], per_hour: float) -> None:
-    """Print each size's false alarms on the half held back, before and after, and how much background is missing."""
-    hours = budgets[0].hours
+def show_budgets(budgets: Budgets) -> None:
+    """Print each size's false alarms and recall on the half held back, before and after; notes go to stderr."""
+    sizes, calibration = budgets.sizes, budgets.calibration
+    hours, per_hour = calibration.hours, calibration.false_alarms_per_hour
     console = stdout()
     console.print(
         f"False alarms in {hours:.2f} h of background held back from the choice; the budget is {per_hour:g} an hour:",
         markup=False,
         soft_wrap=True,
     )
+    snrs = list(sizes[0].recall_after)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("patch", "before", "after", "after, an hour", f"at most ({CONFIDENCE:.0%})", "kept"):
+    recalls = [f"recall at {snr_db} dB" for snr_db in snrs]
+    for name in ("patch", "before", "after", "after, an hour", f"at most ({CONFIDENCE:.0%})", "kept", *recalls):
         table.add_column(name, justify="left" if name in {"patch", "kept"} else "right")
-    for budget in budgets:
+    for size in sizes:
         table.add_row(
-            str(budget.patch_size),
-            f"{budget.before}",
-            f"{budget.after}",
-            f"{budget.after / hours:.2f}",
-            f"{budget.at_most_per_hour:.2f}",
-            "yes" if budget.kept else "not shown",
+            str(size.patch_size),
+            f"{size.before}",
+            f"{size.after}",
+            f"{size.after / hours:.2f}",
+            f"{size.at_most_per_hour:.2f}",
+            "yes" if size.kept else "not shown",
+            *(f"{size.recall_before[snr_db]:.2f} → {size.recall_after[snr_db]:.2f}" for snr_db in snrs),
         )
     console.print(table)
-    if not all(budget.kept for budget in budgets):
-        worst = max(budget.after for budget in budgets)
+    stored = ", ".join(f"{point.false_alarms_per_hour:.2g}" for point in calibration.points)
+    say(f"Stored for `listen --false-alarms-per-day`: {stored} an hour")
+    if not snrs:
+        say("What this costs in recall was not measured; give clips with labels by --data")
+    _report_doubts(budgets)
+
+
+def _report_doubts(budgets: Budgets) -> None:
+    """How much background is missing, which labels are at fault, and where a label may truly sound."""
+    sizes, hours = budgets.sizes, budgets.calibration.hours
+    per_hour = budgets.calibration.false_alarms_per_hour
+    if not all(size.kept for size in sizes):
+        worst = max(size.after for size in sizes)
         more = hours_needed(worst, per_hour) - hours
         if more > 0:
             say(
                 f"It takes {2 * more:.1f} more hours of background, a half of them held back, to show with "
                 f"{CONFIDENCE:.0%} confidence that {per_hour:g} an hour is kept, if they hold no more false alarms"
             )
-    faulty = sorted({label for budget in budgets for label, value in budget.thresholds.items() if value >= DENY_FROM})
+    faulty = sorted({label for size in sizes for label, value in size.thresholds.items() if value >= DENY_FROM})
     if faulty:
         say(
-            f"Hardly ever detected any more: {preview(faulty)}; leave them out with --deny, or train again with this "
-            "background"
+            f"Hardly ever detected any more: {preview(faulty)}; leave them out with --deny {','.join(faulty[:3])}, or "
+            "train again with this background (flexiast mine finds what is at fault)"
         )
+    if budgets.suspects:
+        say(
+            f"The model is sure of labels at {count_noun(len(budgets.suspects), 'moment')} of the background. Listen "
+            "to these, and cut out what truly sounds:"
+        )
+    for one in budgets.suspects[:SUSPECTS]:
+        say(f"  {one.path} at {one.start_s:.1f} s: {one.label} ({one.score:.2f})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 from flexiast.errors import ExitCode
@@ -20,7 +20,7 @@ from flexiast_cli.commands.listen.stations import (
     open_stations,
 )
 from flexiast_cli.governor import Candidates, Controller, load_candidates, prepare, record_trace
-from flexiast_cli.options.common import EventOptions, event_settings, power_source_of
+from flexiast_cli.options.common import EventOptions, bundle_event_settings, power_source_of
 from flexiast_cli.options.policy import PolicyOptions
 from flexiast_cli.options.validators import parse_address
 from flexiast_cli.terminal.console import say
@@ -51,7 +51,7 @@ def run(
     public = public_urls(output.web, output.web_url)
     name = model or DEFAULT
     bundle = Bundle.open(find_bundle(name))
-    settings = event_settings(bundle.manifest, **asdict(events))
+    settings = bundle_event_settings(bundle, events)
     candidates = load_candidates(bundle, sizes)
     frontend = candidates.engines.spec.frontend
     manager = ServiceManager.from_environment(os.environ, say)

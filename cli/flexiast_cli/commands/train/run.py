@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 NO_BACKGROUND = (
     "There is no background: in a real room the model will find one of its labels in every voice, song and noise. "
-    "Record an hour there in which none of them sounds, such as by `arecord -f S16_LE -r 16000 -d 3600 room.wav`, "
-    "and give it by --background room.wav"
+    "Record an hour there in which none of them sounds, by `flexiast record --hours 1 -o place`, and give it by "
+    "--background place"
 )
 
 FEW_CLIPS = 100
