@@ -9,7 +9,7 @@ from typing import Literal
 from flexiast.errors import MissingExtraError
 
 
-def require(module: str, extra: Literal["train", "export", "tensorboard", "service"]) -> ModuleType:
+def require(module: str, extra: Literal["train", "export", "tensorboard", "service", "cluster"]) -> ModuleType:
     """Import a module of an extra; raises MissingExtraError that says what to install or what does not load."""
     try:
         return import_module(module)
