@@ -34,6 +34,8 @@ class ExitCode(IntEnum):
     """An audio file or data set cannot be read."""
     LOST = 9
     """`flexiast listen --to`: a sink did not get every record; stderr says how many and why."""
+    REMOTE = 10
+    """An object store or a Ray cluster cannot be reached, or refuses what was asked."""
     INTERRUPTED = 130
     """Ended by Ctrl-C, after everything was flushed."""
     TERMINATED = 143
@@ -95,6 +97,12 @@ class DataError(FlexiastError):
     """Audio or a data set cannot be read."""
 
     exit_code = ExitCode.DATA
+
+
+class RemoteError(DataError):
+    """An object store or a cluster cannot be reached, or refuses what was asked."""
+
+    exit_code = ExitCode.REMOTE
 
 
 class SinkError(FlexiastError):

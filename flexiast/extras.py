@@ -10,7 +10,7 @@ from flexiast.errors import MissingExtraError
 
 
 def require(
-    module: str, extra: Literal["train", "teacher", "export", "parquet", "tensorboard", "service"]
+    module: str, extra: Literal["train", "teacher", "export", "parquet", "tensorboard", "service", "cluster"]
 ) -> ModuleType:
     """Import a module of an extra; raises MissingExtraError that says what to install or what does not load."""
     try:

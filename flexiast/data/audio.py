@@ -47,17 +47,19 @@ def open_audio(
     path: Path,
     part: Part | None = None,
     *,
+    name: str | None = None,
     channel: int | None = None,
     keep_cut: bool = False,
     say: Callable[[str], None] = ignore_message,
 ) -> Iterator[AudioFile]:
     """The open file, or the one that lies at ``part`` of it; raises DataError, also for one that was cut short.
 
-    ``keep_cut`` takes what is left of that, ``channel`` one channel, counted from 1. ``say`` is given, in words that
-    begin with the file's name, what else differs from what its header promises or from what a recording is. Names are
-    handed on as bytes, for not all are UTF-8.
+    ``name`` is what errors call it, where the path is that of a copy. ``keep_cut`` takes what is left of one that was
+    cut short, ``channel`` one channel, counted from 1. ``say`` is given, in words that begin with the file's name, what
+    else differs from what its header promises or from what a recording is. Names are handed on as bytes, for not all
+    are UTF-8.
     """
-    name = str(path) if part is None else f"{path} at byte {part.offset:,}"
+    name = (name or str(path)) + ("" if part is None else f" at byte {part.offset:,}")
     try:
         if path.exists() and not path.is_file():
             raise IsADirectoryError("it is no file")

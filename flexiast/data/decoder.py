@@ -91,6 +91,8 @@ class AudioFile:
         with self._translate_errors("cannot be read as audio"):
             self._layout: Layout = examine(file)
         self._decoder = self._open(0)
+        self._passed = 0
+        """Frames that were sought over"""
         self.rate_hz: int = self._decoder.samplerate
         self._channel = channel
         self.channels: int = self._decoder.channels
@@ -105,22 +107,40 @@ class AudioFile:
         """Blocks can no longer be read."""
         self._decoder.close()
 
-    def blocks(self, frames: int) -> Iterator[Float]:
-        """[at most ``frames``, channels] in −1 … 1, or [.., 1] of the channel that was chosen; none is empty."""
-        levels, delivered = Levels(1 if self._channel else self.channels), 0
+    def blocks(self, frames: int, start: int = 0) -> Iterator[Float]:
+        """[at most ``frames``, channels] in −1 … 1, or [.., 1] of the channel that was chosen; none is empty.
+
+        They begin at frame ``start``: it is sought where that is exact, else what comes before is decoded.
+        """
+        levels, delivered = Levels(1 if self._channel else self.channels), self._seek(start)
         for block in filter(len, self._segments(frames)):
-            samples = block if self._channel is None else block[:, self._channel - 1 : self._channel]
+            if delivered + len(block) <= start:
+                delivered += len(block)
+                continue
+            whole = block[max(0, start - delivered) :]
+            delivered += len(block) - len(whole)
+            samples = whole if self._channel is None else whole[:, self._channel - 1 : self._channel]
             try:
                 levels.push(samples)
             except DataError as error:
                 raise DataError(f"{self._name} {error}") from None
             delivered += len(samples)
             yield samples
-        if not delivered:
-            raise DataError(f"{self._name} holds no samples; remove it or record it again")
+        if delivered <= start:
+            after = f" after {start / self.rate_hz:.2f} s" if start else ""
+            raise DataError(f"{self._name} holds no samples{after}; remove it or record it again")
         self._check_length(delivered)
         for warning in levels.warnings():
             self._say(f"{self._name} {warning}")
+
+    def _seek(self, start: int) -> int:
+        """Seek in a file that is one stream of plain samples or FLAC; returns the frame where decoding begins."""
+        from flexiast.data.libsndfile import SequentialFile
+
+        decoder = self._decoder
+        if len(self._layout.segments) == 1 and isinstance(decoder, SequentialFile) and decoder.seeks_to(start):
+            self._passed = start
+        return self._passed
 
     def _open(self, number: int) -> Decoder:
         pieces = self._layout.segments[number]
@@ -164,7 +184,7 @@ class AudioFile:
         from flexiast.data.libsndfile import UNKNOWN_FRAMES
 
         size = min(frames, SALVAGE_FRAMES) if self._keep_cut else frames  # a block that breaks off is lost
-        delivered = 0
+        delivered = self._passed
         while True:
             try:
                 with self._translate_errors("broke off while it was read"):

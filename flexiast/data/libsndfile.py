@@ -33,6 +33,19 @@ class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]  # python-sound
     def seekable(self) -> bool:
         return False
 
+    def seeks_to(self, frame: int) -> bool:
+        """Go on reading at a frame, where the format finds it exactly; False where nothing has changed."""
+        if not self.is_exact or not 0 < frame <= self.frames:
+            return False
+        self.seek(frame)
+        return True
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether its length is known and any frame can be sought: plain samples, and FLAC."""
+        plain = self.subtype.startswith("PCM_") or self.subtype in {"FLOAT", "DOUBLE"}
+        return bool(plain and self.frames < UNKNOWN_FRAMES)
+
     def read_block(self, frames: int) -> Float:
         """[frames, channels], fewer at the end of the file, none after it."""
         block = np.empty((frames, self.channels), np.float32)

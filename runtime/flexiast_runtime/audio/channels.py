@@ -27,6 +27,7 @@ def open_channels(
     rate_hz: int,
     block_s: float = BLOCK_S,
     *,
+    name: str | None = None,
     channel: Channel | None = None,
     keep_cut: bool = False,
     say: Callable[[str], None] = ignore_message,
@@ -36,22 +37,18 @@ def open_channels(
     A file of one channel keeps its name. What is said of a file is said once.
     """
     if channel != "each":
-        return [open_recording(path, rate_hz, block_s, channel=channel, keep_cut=keep_cut, say=say)]
-    mix = open_recording(path, rate_hz, block_s, keep_cut=keep_cut)
+        return [open_recording(path, rate_hz, block_s, name=name, channel=channel, keep_cut=keep_cut, say=say)]
+    mix = open_recording(path, rate_hz, block_s, name=name, keep_cut=keep_cut)
     if isinstance(mix, PcmSource):
         return [mix]
     numbers, say_once = range(1, mix.channels + 1), _say_once(say)
-    return [
-        FileSource(
-            path,
-            block_s,
-            channel=number,
-            keep_cut=keep_cut,
-            say=say_once,
-            name=channel_name(mix.name, number) if len(numbers) > 1 else None,
-        )
-        for number in numbers
-    ]
+    sources: list[FileSource | PcmSource] = []
+    for number in numbers:
+        source = FileSource(path, block_s, name=name, channel=number, keep_cut=keep_cut, say=say_once)
+        if len(numbers) > 1:
+            source.name = channel_name(mix.name, number)
+        sources.append(source)
+    return sources
 
 
 def split_channels(source: Source, count: int) -> list[Source]:

@@ -87,21 +87,23 @@ class FileSource:
         path: Path,
         block_s: float = BLOCK_S,
         *,
+        name: str | None = None,
         channel: int | None = None,
         keep_cut: bool = False,
         say: Callable[[str], None] = ignore_message,
-        name: str | None = None,
     ) -> None:
-        """``channel``, ``keep_cut`` and ``say`` as ``open_audio`` takes them; raises DataError for what is no audio."""
-        self.name, self.channel = name or printable_line(str(path)), channel
+        """The other arguments are those of ``open_audio``; raises DataError for what is no audio."""
+        self.name, self.channel = printable_line(name or str(path)), channel
         self._block_s, self._say = block_s, say
-        self._open = partial(open_audio, path, channel=channel, keep_cut=keep_cut)
+        self.start_frame = 0
+        """Where the blocks begin"""
+        self._open = partial(open_audio, path, name=name, channel=channel, keep_cut=keep_cut)
         with self._open() as file:
             self.rate_hz, self.channels = file.rate_hz, file.channels
 
     def blocks(self) -> Iterator[Block]:
         with self._open(say=self._say) as file:
-            yield from map(Block, file.blocks(round(self._block_s * self.rate_hz)))
+            yield from map(Block, file.blocks(round(self._block_s * self.rate_hz), self.start_frame))
 
 
 class PcmSource:
@@ -208,6 +210,7 @@ def open_recording(
     rate_hz: int,
     block_s: float = BLOCK_S,
     *,
+    name: str | None = None,
     channel: int | None = None,
     keep_cut: bool = False,
     say: Callable[[str], None] = ignore_message,
@@ -224,7 +227,7 @@ def open_recording(
             return PcmSource(path.open("rb", buffering=0), rate_hz, printable_line(str(path)))
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    return FileSource(path, block_s, channel=channel, keep_cut=keep_cut, say=say)
+    return FileSource(path, block_s, name=name, channel=channel, keep_cut=keep_cut, say=say)
 
 
 def chunks(source: Source, rate_hz: int) -> Iterator[Chunk]:

@@ -16,6 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flexiast.storage import RemotePath
 from flexiast.text import printable_line
 from flexiast_runtime.schema import SCHEMA_VERSION
 
@@ -50,6 +51,7 @@ class Format(str, Enum):
     RAVEN = "raven"
     AUDACITY = "audacity"
     SRT = "srt"
+    PARQUET = "parquet"
 
     @property
     def suffix(self) -> str:
@@ -66,7 +68,7 @@ class Format(str, Enum):
 class Result:
     """The events of one file, or the error that prevented them."""
 
-    path: Path
+    path: Path | RemotePath
     source: str
     """Its path, printable"""
     rate_hz: int = 0
@@ -79,7 +81,7 @@ class Result:
 
 
 def render(output_format: Format, results: Iterable[Result], model: str) -> Iterator[str]:
-    """The pieces of the whole text. A result is fetched when the last one has been written."""
+    """The pieces of the whole text; Parquet is none. A result is fetched when the last one has been written."""
     return _FORMATS[output_format](results, model)
 
 

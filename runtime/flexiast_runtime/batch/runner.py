@@ -14,12 +14,14 @@ from flexiast import __version__
 from flexiast.errors import DataError
 from flexiast.manifest import MANIFEST
 from flexiast.spec import PatchSize
+from flexiast.storage import RemotePath
 from flexiast.text import printable, printable_line
 from flexiast_runtime.audio.channels import Channel, open_channels
 from flexiast_runtime.audio.source import FileSource, PcmSource, chunks
 from flexiast_runtime.batch.formats import Result
 from flexiast_runtime.batch.workers import WorkerDied, map_tasks
 from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.detection.detector import ScoreConsumer
 from flexiast_runtime.detection.listener import StreamClassifier
 from flexiast_runtime.detection.records import Event, Summary
 from flexiast_runtime.detection.settings import DetectionSettings
@@ -73,7 +75,7 @@ def _alone(
     engines: Engines, job: Job, paths: Sequence[Path], stopped: Callable[[], bool]
 ) -> Iterator[tuple[int, Result]]:
     for number, path in enumerate(paths):
-        result = _classify(engines, job, path, stopped)
+        result = classify_file(engines, job, path, stopped)
         if stopped():
             return
         yield number, result
@@ -88,35 +90,54 @@ def _classify_in_workers(
 
 def _load(job: Job, say: Callable[[str], None]) -> Callable[[Path], Result]:
     engines = _engines(job, say)
-    return lambda path: _classify(engines, job, path, stopped=lambda: False)
+    return lambda path: classify_file(engines, job, path)
 
 
 def _engines(job: Job, say: Callable[[str], None]) -> Engines:
     return load_engines(Bundle.open(job.bundle), [job.patch], job.precision, job.backend, say)
 
 
-def _classify(engines: Engines, job: Job, path: Path, stopped: Callable[[], bool]) -> Result:
+def classify_file(
+    engines: Engines,
+    job: Job,
+    path: Path,
+    stopped: Callable[[], bool] = lambda: False,
+    *,
+    original: RemotePath | None = None,
+) -> Result:
+    """The events of one recording, or why there are none; ``original`` is what the path is a copy of."""
     events: list[Event] = []
     notices: list[str] = []
-    audio_s, rate_hz = 0.0, engines.spec.frontend.sample_rate_hz
+    audio_s, rate_hz, shown = 0.0, engines.spec.frontend.sample_rate_hz, original or path
     try:
-        sources = open_channels(path, rate_hz, BLOCK_S, channel=job.channel, keep_cut=job.keep_cut, say=notices.append)
+        sources = open_channels(
+            path,
+            rate_hz,
+            BLOCK_S,
+            name=str(shown),
+            channel=job.channel,
+            keep_cut=job.keep_cut,
+            say=notices.append,
+        )
         for source in sources:
             audio_chunks = takewhile(lambda _: not stopped(), chunks(source, rate_hz))
-            for record in _listener(engines, job, source).run(audio_chunks):
+            for record in create_classifier(engines, job, source).run(audio_chunks):
                 if isinstance(record, Event):
                     events.append(record)
                 elif isinstance(record, Summary):
                     audio_s = record.audio_s
     except DataError as error:
-        return _error_result(path, str(error))
+        return error_result(shown, str(error))
     except MemoryError:
-        return _error_result(path, f"{path} needs more memory than there is; cut it into parts")
+        return error_result(shown, f"{shown} needs more memory than there is; cut it into parts")
     printed = tuple(map(printable, notices))
-    return Result(path, printable_line(str(path)), source.rate_hz, audio_s, tuple(events), notices=printed)
+    return Result(shown, printable_line(str(shown)), source.rate_hz, audio_s, tuple(events), notices=printed)
 
 
-def _listener(engines: Engines, job: Job, source: FileSource | PcmSource) -> StreamClassifier:
+def create_classifier(
+    engines: Engines, job: Job, source: FileSource | PcmSource, detector: ScoreConsumer | None = None
+) -> StreamClassifier:
+    """What turns the chunks of a recording into records, at the size of the job."""
     settings = job.settings
     return StreamClassifier(
         engines,
@@ -124,15 +145,16 @@ def _listener(engines: Engines, job: Job, source: FileSource | PcmSource) -> Str
         settings,
         source=source.name,
         conditions=lambda _: Conditions(settings.step_s),
+        detector=detector,
         channel=source.channel,
     )
 
 
 def _worker_died_result(path: Path, lost: WorkerDied) -> Result:
-    return _error_result(
+    return error_result(
         path, printable(f"{path} was given up: the worker that read it {lost.reason}; classify it alone")
     )
 
 
-def _error_result(path: Path, error: str) -> Result:
+def error_result(path: Path | RemotePath, error: str) -> Result:
     return Result(path, printable_line(str(path)), error=error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,17 @@ class _Track:
     run: _Run | None = None
     past: Detection | None = None
     """The last event, while another may still follow closely enough to be merged with it"""
+
+
+class ScoreConsumer(Protocol):
+    """What takes the smoothed scores of a stream: a detector, or what stands in its place."""
+
+    @property
+    def active(self) -> dict[int, float]: ...
+
+    def push(self, window: Window, scores: Float, patch: PatchSize) -> Iterator[Detection]: ...
+
+    def flush(self, end: int) -> Iterator[Detection]: ...
 
 
 class Detector:

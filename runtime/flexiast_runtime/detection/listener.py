@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from flexiast.errors import FlexiastError
 from flexiast.frontend import Frontend
-from flexiast.spec import PatchSize
+from flexiast.spec import PatchSize, Spec
 from flexiast_runtime.audio.signal import Signal
 from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.detection.accounting import Accounting, Timing
 from flexiast_runtime.detection.cascade import Cascade
-from flexiast_runtime.detection.detector import Detection, Detector
+from flexiast_runtime.detection.detector import Detection, Detector, ScoreConsumer
 from flexiast_runtime.detection.framer import Framer, Window
 from flexiast_runtime.detection.gate import Gate
 from flexiast_runtime.detection.records import EngineFailure, Event, Overload, Record, SourceNotice, Status, Switch
@@ -73,14 +73,16 @@ class StreamClassifier:
         clock: Callable[[], float] = time.perf_counter,
         unix_s: Callable[[int], float | None] = lambda sample: None,
         cascade: Cascade | None = None,
+        detector: ScoreConsumer | None = None,
         run: str = "",
         channel: int | None = None,
     ) -> None:
         """``conditions`` takes the seconds of audio so far; ``backlog`` gives the samples that wait.
 
         ``signal`` gives the state of the source. ``unix_s`` converts a sample number to Unix seconds, or None for
-        recordings. ``cascade`` skips windows of background; it needs a `GovernedController`. ``run`` is part of each
-        event's id, so that two runs never share one. ``channel`` is the one that events report.
+        recordings. ``detector`` replaces the one that the settings describe. ``cascade`` skips windows of background;
+        it needs a `GovernedController`. ``run`` is part of each event's id, so that two runs never share one.
+        ``channel`` is the one that events report.
         """
         frontend = engines.spec.frontend
         self._engines, self._controller, self._source = engines, controller, source
@@ -90,10 +92,7 @@ class StreamClassifier:
         self._step = round(settings.step_s * self._rate)
         self._framer = Framer(Frontend(frontend), self._step)
         self._smoother = Smoother(settings.smoothing_s, settings.step_s)
-        delay = round(self._smoother.delay_steps * self._step)
-        self._detector = Detector(
-            settings.rules, engines.spec.labels, self._rate, frontend.window_samples, self._step, delay
-        )
+        self._detector: ScoreConsumer = detector or create_detector(engines.spec, settings)
         self._gate = Gate(settings.gate_dbfs)
         self._cascade, self._run_id, self._channel = cascade, run, channel
         self._silence = np.zeros(len(engines.spec.labels), np.float32)
@@ -287,6 +286,14 @@ class StreamClassifier:
                 self._run_id,
                 self._channel,
             )
+
+
+def create_detector(spec: Spec, settings: DetectionSettings) -> Detector:
+    """The detector of a stream whose windows are classified and smoothed as the settings say."""
+    rate_hz = spec.frontend.sample_rate_hz
+    step = round(settings.step_s * rate_hz)
+    delay = round(Smoother(settings.smoothing_s, settings.step_s).delay_steps * step)
+    return Detector(settings.rules, spec.labels, rate_hz, spec.frontend.window_samples, step, delay)
 
 
 def process_streams(
