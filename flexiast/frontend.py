@@ -66,31 +66,38 @@ class Frontend:
         """Waveform [samples] → natural log of mel energies [frames, mels]."""
         frames = self.spec.frames_in(len(waveform))
         log_mel = np.empty((frames, self.spec.mel_bins), np.float32)
-        if frames:
-            samples = np.asarray(waveform, np.float32)
-            strided = np.lib.stride_tricks.sliding_window_view(samples, self.spec.taper_samples)
-            strided = strided[:: self.spec.hop_samples]
-            for start in range(0, frames, CHUNK_FRAMES):
-                chunk = slice(start, start + CHUNK_FRAMES)
-                self._log_mel_of_frames(strided[chunk], log_mel[chunk])
+        for start in range(0, frames, CHUNK_FRAMES):
+            chunk = log_mel[start : start + CHUNK_FRAMES]
+            first = start * self.spec.hop_samples
+            end = first + (len(chunk) - 1) * self.spec.hop_samples + self.spec.taper_samples
+            self._log_mel_of_frames(waveform[first:end], chunk)
         return log_mel
 
     def normalise(self, log_mel: Float) -> Float:
         """Log-mel → features, (log-mel − mean) / (2 · std), as in AST."""
         return (log_mel - np.float32(self.spec.mean)) / np.float32(2 * self.spec.std)
 
-    def _log_mel_of_frames(self, framed: Float, out: Float) -> None:
+    def _log_mel_of_frames(self, waveform: Float, out: Float) -> None:
+        """Samples of exactly as many frames as ``out`` [frames, mels] holds → their log-mel, written there."""
         # In float32 the mean and the FFT leave errors of 2e-3 nat in quiet bins beside loud ones; float64 costs 10 %.
-        framed = framed.astype(np.float64)
-        centred = framed - framed.mean(axis=1, keepdims=True)
-        emphasised = centred.copy()
-        emphasised[:, 1:] -= self.spec.preemphasis * centred[:, :-1]  # the first sample is 0 under the taper
-        emphasised *= self.taper
-        spectrum = np.fft.rfft(emphasised, n=self.spec.fft_samples)
+        samples = np.asarray(waveform, np.float64)
+        emphasised = samples.copy()  # of each frame the first sample is 0 under the taper
+        emphasised[1:] -= self.spec.preemphasis * samples[:-1]
+        # Frames overlap, so the samples are emphasised once; then each frame's mean is taken from what became of it.
+        means = self._view_frames(samples, len(out)).mean(axis=1, keepdims=True)
+        framed = self._view_frames(emphasised, len(out)) - (1 - self.spec.preemphasis) * means
+        framed *= self.taper
+        spectrum = np.fft.rfft(framed, n=self.spec.fft_samples)
         power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
         np.matmul(power, self._filters, out=out)
         np.maximum(out, np.float32(LOG_FLOOR), out=out)
         np.log(out, out=out)
+
+    def _view_frames(self, samples: Double, frames: int) -> Double:
+        """A view [frames, taper samples] of contiguous samples; numpy's own views take longer to make than to use."""
+        size = samples.itemsize
+        shape = frames, self.spec.taper_samples
+        return np.ndarray(shape, samples.dtype, samples, strides=(size * self.spec.hop_samples, size))
 
 
 class FeatureStream:

@@ -2,13 +2,19 @@
 
 PortAudio before mid-2025 spins for ever when a microphone is unplugged, and hangs a process that closes the stream or
 exits; its list of devices is also as old as its process. Its audio goes into memory shared with the parent: a ring of
-blocks, float32 [SLOTS, block_frames, channels] after a header. On stdout, one JSON document a line:
+blocks, float32 [SLOTS, block_frames, channels], behind a header of int64:
 
-    {"rate_hz": 48000, "channels": 2, "block_frames": 1536}    the stream runs and the memory has its size
-    [blocks, overflows]                                        written so far, at each block
+    written, wake_at             blocks written so far; the parent wants to be woken once there are so many
+    [SLOTS] arrived, in ns       by CLOCK_BOOTTIME where there is one, which counts suspend
+    [SLOTS] overflows            that the device had reported by then
+
+On stdout, one line for each message, and an empty one to wake the parent:
+
+    {"rate_hz": 48000, "channels": 2, "block_frames": 4800}    the stream runs and the memory has its size
     {"error": "another program is using it"}                   and nothing more
 
-It ends when its stdin does, so with its parent, however that ends.
+It ends when its stdin does, so with its parent, however that ends. It imports little: a small board has started it
+before the parent has loaded its engines.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -33,19 +40,23 @@ from flexiast_runtime.audio.devices import (
     missing_device_hint,
 )
 
-BLOCK_S = 0.032
-"""Callback interval: long enough for Python, short against a step."""
-LATENCY_S = 0.1
-"""Requested latency. PortAudio's own `high` is 32 ms on ALSA and lost audio in one of twenty runs on a busy machine."""
-SLOTS = 128
-"""Blocks in the ring: four seconds in which the parent may be busy."""
-HEADER_BYTES = 64
-"""An int64, blocks written so far, alone in its cache line."""
+BLOCK_S = 0.1
+"""Callback interval: each wakes the processor, and sound waits for it; a step is a whole number of them."""
+LATENCY_S = 0.3
+"""Requested latency, which is the size of the driver's buffer: three blocks. Audio arrives after one."""
+SLOTS = 42
+"""Blocks in the ring: four seconds in which the parent may be busy, and two that may be in the making."""
+WRITTEN, WAKE_AT, ARRIVED, OVERFLOWS = 0, 1, 8, 8 + SLOTS
+"""Places in the header; the first ones are alone in their cache line"""
+HEADER_BYTES = 8 * (8 + 2 * SLOTS)
+NEVER = 2**62
 FIRST_CHANNELS = 2
 """Opened unless a further one is chosen, or each: a stereo pair is mixed, the others of an array are raw capsules.
 Never one of several: ALSA's plug and PulseAudio would mix them all into it, whichever is chosen."""
 DEVICE_UNAVAILABLE, BAD_IO_DEVICE_COMBINATION = -9985, -9993
 """PortAudio's error codes; on ALSA the second is what opening a device that is gone gives."""
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""That of `timeline.uptime_s`"""
 
 
 def main() -> None:
@@ -78,18 +89,22 @@ def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int)
     block_bytes = 4 * channels * frames
     os.ftruncate(memory_fd, HEADER_BYTES + SLOTS * block_bytes)
     memory = mmap.mmap(memory_fd, 0)
-    written = memoryview(memory)[:8].cast("q")
+    header = memoryview(memory)[:HEADER_BYTES].cast("q")
     blocks = overflows = 0
     ended = threading.Event()
 
     def copy(samples: Any, frames: int, timing: Any, status: Any) -> None:
         nonlocal blocks, overflows
-        start = HEADER_BYTES + blocks % SLOTS * block_bytes
+        slot = blocks % SLOTS
+        start = HEADER_BYTES + slot * block_bytes
         memory[start : start + block_bytes] = samples
         blocks += 1
         overflows += status.input_overflow
-        written[0] = blocks
-        _send(pipe, [blocks, overflows])
+        header[ARRIVED + slot], header[OVERFLOWS + slot] = time.clock_gettime_ns(CLOCK), overflows
+        header[WRITTEN] = blocks
+        if blocks >= header[WAKE_AT]:
+            header[WAKE_AT] = NEVER
+            _write(pipe, b"\n")
 
     portaudio = import_portaudio()
     stream = portaudio.RawInputStream(
@@ -109,8 +124,12 @@ def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int)
 
 
 def _send(pipe: int, document: object) -> None:
-    with suppress(BlockingIOError):  # the parent is suspended; the next block reports the same counters
-        os.write(pipe, json.dumps(document).encode() + b"\n")
+    _write(pipe, json.dumps(document).encode() + b"\n")
+
+
+def _write(pipe: int, content: bytes) -> None:
+    with suppress(BlockingIOError):  # the parent is suspended, and has enough to wake it
+        os.write(pipe, content)
 
 
 def _reason(error: Exception) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import mmap
 import os
-import select
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -20,17 +20,23 @@ from soxr import ResampleStream
 from typing_extensions import Self
 
 from flexiast_runtime.audio import capture_process
-from flexiast_runtime.audio.capture_process import HEADER_BYTES, SLOTS
+from flexiast_runtime.audio.capture_process import ARRIVED, HEADER_BYTES, OVERFLOWS, SLOTS, WAKE_AT, WRITTEN
 from flexiast_runtime.audio.devices import InputDevice
+from flexiast_runtime.audio.source import IDLE_S, Wait
+from flexiast_runtime.audio.timeline import uptime_s
 
 Float = NDArray[np.float32]
 
 SILENT_S = 0.5
-"""Seconds without a block after which the device counts as lost; blocks come every few milliseconds."""
+"""Seconds without a block after which the device counts as lost; blocks come ten times a second."""
 OPENING_S = 10.0
 """Longest time from the start of a capture process to its first block: a Raspberry Pi loads Python from a slow card."""
-WAKE_S = 0.1
-"""Seconds between two chances for the reader to stop while nothing arrives"""
+LATE_S = 0.05
+"""A block may be so late before the reader looks what is wrong."""
+SUSPENDED_S = 0.25
+"""A reader that is woken so much later than it asked for was suspended, or busy, and so may its device have been."""
+PUNCTUAL = 0.01
+"""Share of a block that an hour-old rounding may amount to: it asks for no further block."""
 KILLED_S = 1.0
 """Seconds to wait for a killed process. Inside a broken driver it may end much later."""
 
@@ -40,18 +46,20 @@ class StreamEndedError(Exception):
 
 
 class Delivery(NamedTuple):
-    """Audio that arrived since the last delivery."""
+    """Blocks that arrived since the last delivery."""
 
     samples: Float
-    """[frames, channels], at the rate of the requested device"""
+    """[blocks, frames, channels], at the device's rate of today"""
+    arrived_s: tuple[float, ...]
+    """When each block was complete, by `uptime_s`"""
+    overflowed: tuple[bool, ...]
+    """Whether the device reported lost frames before or in each"""
     missed: int
-    """Frames before them that were overwritten before they were read"""
-    overflowed: bool
-    """The device reports lost frames"""
+    """Blocks before them that were overwritten before they were read"""
 
 
 class DeviceStream:
-    """A stream of one device, at the rate given even if the device has changed; leaving the context kills it."""
+    """A stream of one device; leaving the context kills it."""
 
     def __init__(self, device: InputDevice, channels: range | None) -> None:
         """``channels`` count from 1; the first two at most for None."""
@@ -59,12 +67,16 @@ class DeviceStream:
         last = None if channels is None else channels[-1]
         self._process = _start({"device": device, "channel": last, "memory": self._memory_fd}, self._memory_fd)
         self._pipe = self._process.stdout.fileno()  # type: ignore[union-attr]
-        self._poll = select.poll()
-        self._poll.register(self._pipe, select.POLLIN)
+        os.set_blocking(self._pipe, False)
         self._device, self._channels = device, channels
-        self._unread = b""
+        self._header: NDArray[np.int64] | None = None  # until the device is open
+        self._unread, self._failure = b"", ""
         self._taken = self._overflows = 0
+        self._seen_s = uptime_s()  # the last block, or the last time that the reader could not have seen one
+        self._wake_by_s = math.inf
         self._resample: Callable[[Float], Float] = _identity
+        self.block_frames = 0
+        """Of a block, at the rate of the requested device, once it is open"""
 
     def __enter__(self) -> Self:
         return self
@@ -77,56 +89,84 @@ class DeviceStream:
             end.close()  # type: ignore[union-attr]
         os.close(self._memory_fd)
 
-    def deliveries(self) -> Iterator[Delivery | None]:
-        """What comes, as it comes, and None every WAKE_S while nothing does. Raises StreamEndedError."""
-        deadline_s = time.monotonic() + OPENING_S
+    def deliveries(self) -> Iterator[Delivery | Wait]:
+        """What has come, at once, or what to wait for. Raises StreamEndedError."""
         while True:
-            delivery = self._take() if self._poll.poll(1000 * WAKE_S) else None
-            # Checked after the wait: a reader that was suspended finds the blocks of the meantime.
-            if delivery is None and time.monotonic() > deadline_s:
+            self._read_messages()
+            if (delivery := self._take()) is not None:
+                self._seen_s = delivery.arrived_s[-1]
+                yield delivery
+                continue
+            if self._failure:
+                raise StreamEndedError(self._failure)
+            limit_s = SILENT_S if self._taken else OPENING_S
+            if uptime_s() - self._seen_s > limit_s:
                 raise StreamEndedError("it delivers nothing")
-            yield delivery
-            if delivery is not None:
-                deadline_s = time.monotonic() + SILENT_S
+            yield Wait(self._wake_after(0.0), self._pipe, self._wake_after)
+            if (now_s := uptime_s()) > self._wake_by_s + SUSPENDED_S:
+                self._seen_s = now_s
 
-    def _take(self) -> Delivery | None:
-        content = os.read(self._pipe, 65_536)
-        if not content:
-            raise StreamEndedError("its capture process ended without a word")
+    def resample(self, blocks: Float) -> Float:
+        """Blocks [blocks, frames, channels] that follow each other → samples at the rate of the requested device."""
+        return self._resample(blocks.reshape(-1, blocks.shape[2]))
+
+    def _wake_after(self, seconds: float) -> float:
+        """Have the pipe written to once so much more audio has come; returns for how long to wait for it."""
+        now_s, wait_s = uptime_s(), IDLE_S
+        if self._header is not None:
+            blocks = max(1, math.ceil(seconds / self._block_s - PUNCTUAL))
+            self._header[WAKE_AT] = self._taken + blocks
+            if self._header[WRITTEN] >= self._header[WAKE_AT]:
+                wait_s = 0.0
+            elif self._taken:
+                wait_s = self._seen_s + max(SILENT_S, blocks * self._block_s + LATE_S) - now_s
+        self._wake_by_s = now_s + max(0.0, wait_s)
+        return max(0.0, wait_s)
+
+    def _read_messages(self) -> None:
+        try:
+            content = os.read(self._pipe, 65_536)
+        except BlockingIOError:
+            return
         *lines, self._unread = (self._unread + content).split(b"\n")
-        counts = None
-        for message in map(json.loads, lines):
-            if isinstance(message, list):
-                counts = message
-            elif "error" in message:
-                raise StreamEndedError(message["error"])
+        for message in map(json.loads, filter(None, lines)):
+            if "error" in message:
+                self._failure = message["error"]
             else:
                 self._attach(**message)
-        return self._copy(*counts) if counts else None
+        if not content:
+            self._failure = self._failure or "its capture process ended without a word"
 
     def _attach(self, rate_hz: int, channels: int, block_frames: int) -> None:
         memory = mmap.mmap(self._memory_fd, 0)
-        self._written = np.frombuffer(memory, np.int64, 1)
+        self._header = np.frombuffer(memory, np.int64, HEADER_BYTES // 8)
         audio = np.frombuffer(memory, np.float32, offset=HEADER_BYTES).reshape(SLOTS, block_frames, channels)
         self._audio = audio if self._channels is None else audio[:, :, self._channels[0] - 1 : self._channels[-1]]
-        self._ratio = self._device.rate_hz / rate_hz
-        if self._ratio != 1:
+        self._block_s = block_frames / rate_hz
+        self.block_frames = round(block_frames * self._device.rate_hz / rate_hz)
+        if self._device.rate_hz != rate_hz:
             self._resample = ResampleStream(
                 rate_hz, self._device.rate_hz, self._audio.shape[2], dtype="float32"
             ).resample_chunk
 
-    def _copy(self, blocks: int, overflows: int) -> Delivery:
+    def _take(self) -> Delivery | None:
         """Blocks not yet taken; those that may have been overwritten while they were copied are missed."""
-        first = max(self._taken, blocks - SLOTS)
-        copied = self._audio[np.arange(first, blocks) % SLOTS]
-        # Two more than were counted: the one that is being written, and one whose count is not seen here yet.
-        oldest = min(max(first, int(self._written[0]) + 2 - SLOTS), blocks)
-        _, frames, channels = copied.shape
-        samples = self._resample(copied[oldest - first :].reshape(-1, channels))
-        missed = round((oldest - self._taken) * frames * self._ratio)
-        overflowed = overflows > self._overflows
-        self._taken, self._overflows = blocks, overflows
-        return Delivery(samples, missed, overflowed)
+        written = 0 if self._header is None else int(self._header[WRITTEN])
+        if self._header is None or written == self._taken:
+            return None
+        first = max(self._taken, written - SLOTS)
+        header, slots = self._header, [block % SLOTS for block in range(first, written)]
+        samples = self._audio[slots]
+        arrived_s = [int(header[ARRIVED + slot]) / 1e9 for slot in slots]
+        overflows = [self._overflows, *(int(header[OVERFLOWS + slot]) for slot in slots)]
+        # One more than were counted: the one that is being written.
+        oldest = min(max(first, int(header[WRITTEN]) + 1 - SLOTS), written)
+        if oldest == written:  # the reader was suspended just now
+            return self._take()
+        new = slice(oldest - first, None)
+        overflowed = [after > before for before, after in itertools.pairwise(overflows)]
+        missed, self._taken, self._overflows = oldest - self._taken, written, overflows[-1]
+        return Delivery(samples[new], tuple(arrived_s[new]), tuple(overflowed[new]), missed)
 
 
 def _start(wanted: dict[str, Any], memory_fd: int) -> subprocess.Popen[bytes]:

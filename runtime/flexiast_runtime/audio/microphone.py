@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from typing import Literal
-
-import numpy as np
 
 from flexiast.errors import DeviceError, DeviceLostError
 from flexiast_runtime.audio.capture_process import FIRST_CHANNELS
 from flexiast_runtime.audio.channels import Channel
-from flexiast_runtime.audio.device_stream import WAKE_S, Delivery, DeviceStream, StreamEndedError
+from flexiast_runtime.audio.device_stream import Delivery, DeviceStream, StreamEndedError
 from flexiast_runtime.audio.devices import NOT_THERE_YET, InputDevice, choose, input_devices, is_absent
-from flexiast_runtime.audio.source import Block, Notice
-from flexiast_runtime.audio.timeline import Timeline, uptime_s
+from flexiast_runtime.audio.source import IDLE_S, NOTHING, Block, Notice, Wait
+from flexiast_runtime.audio.timeline import Timeline
 
 RETRY_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Pauses between attempts to reopen a lost device; the last one repeats."""
@@ -28,7 +26,6 @@ ABSENT_RATE_HZ = 48_000
 """Assumed rate of a microphone that is not connected yet: most have it."""
 
 OnLoss = Literal["retry", "exit"]
-EMPTY = Block(np.empty((0, 1), np.float32))
 
 
 class Microphone:
@@ -41,10 +38,9 @@ class Microphone:
         channel: Channel | None = None,
         on_loss: OnLoss = "retry",
         may_come: bool = False,
-        clock: Callable[[], float] = uptime_s,
         retry_s: tuple[float, ...] = RETRY_S,
     ) -> None:
-        """``device`` as `devices.choose` takes it; ``channel`` counts from 1; ``clock`` must run on in suspend.
+        """``device`` as `devices.choose` takes it; ``channel`` counts from 1.
 
         With ``may_come`` the device may be missing or in use at the start: it counts as lost and is reopened later.
 
@@ -57,10 +53,10 @@ class Microphone:
         self.name, self.rate_hz = self._device.name, self._device.rate_hz
         self.channels = self._select_channels(channel)
         """Those that its blocks hold, counted from 1; None for the first two at most"""
-        self._on_loss, self._clock, self._retry_s = on_loss, clock, retry_s
+        self._on_loss, self._retry_s = on_loss, retry_s
 
     def blocks(self) -> Iterator[Block]:
-        """Blocks until the iterator is closed; empty ones while nothing arrives.
+        """Blocks until the iterator is closed; empty ones, with a wait, while nothing has come.
 
         Raises DeviceError if the device cannot be opened at first, unless it may come. A later loss is reported in the
         notice of a block, and so is the return, with the missing seconds. With ``on_loss="exit"`` a loss raises
@@ -74,7 +70,7 @@ class Microphone:
         while True:
             if delivered_s or not is_known:
                 is_known = True
-                yield EMPTY._replace(notice=Notice("lost", reason))
+                yield Block(NOTHING, notice=Notice("lost", reason))
             if self._on_loss == "exit":
                 raise DeviceLostError(
                     f"{self.name} was lost: {reason}; check that it is plugged in, then start again, "
@@ -105,22 +101,41 @@ class Microphone:
         with DeviceStream(self._device, self.channels) as stream:
             try:
                 for delivery in stream.deliveries():
-                    if delivery is None:
-                        yield EMPTY
+                    if isinstance(delivery, Wait):
+                        yield Block(NOTHING, wait=delivery)
                         continue
                     found = again and since_s is None
                     since_s = since_s or time.monotonic()
-                    yield self._block(delivery, timeline, found=found)
+                    yield from self._blocks(stream, delivery, timeline, found=found)
             except StreamEndedError as error:
                 reason = str(error)
         return 0.0 if since_s is None else time.monotonic() - since_s, reason
 
-    def _block(self, delivery: Delivery, timeline: Timeline, *, found: bool) -> Block:
-        arrived = len(delivery.samples) + delivery.missed
-        lost = delivery.missed + timeline.push(self._clock(), arrived, broken=found or delivery.overflowed)
-        missing = f"{lost / self.rate_hz:.1f} s are missing" if lost else "audio starts now"
-        notice = Notice("found", missing) if found else None
-        return Block(delivery.samples, lost, notice, timeline.drift_ppm)
+    def _blocks(self, stream: DeviceStream, delivery: Delivery, timeline: Timeline, *, found: bool) -> Iterator[Block]:
+        """A delivery as one block, or as several where frames are missing within it."""
+        first, missed = 0, delivery.missed * stream.block_frames
+        lost = missed
+        notice = None
+        for place, (arrived_s, overflowed) in enumerate(zip(delivery.arrived_s, delivery.overflowed, strict=True)):
+            came = stream.block_frames + (0 if place else missed)
+            gap = timeline.push(arrived_s, came, broken=overflowed or (found and not place))
+            if found and not place:
+                lost += gap
+                missing = f"{lost / self.rate_hz:.1f} s are missing" if lost else "audio starts now"
+                notice = Notice("found", missing)
+            elif gap and place:
+                yield self._block(stream, delivery, slice(first, place), timeline, lost, notice)
+                first, lost, notice = place, gap, None
+            else:
+                lost += gap
+        yield self._block(stream, delivery, slice(first, None), timeline, lost, notice)
+
+    @staticmethod
+    def _block(
+        stream: DeviceStream, delivery: Delivery, part: slice, timeline: Timeline, lost: int, notice: Notice | None
+    ) -> Block:
+        samples = stream.resample(delivery.samples[part])
+        return Block(samples, lost, notice, timeline.drift_ppm, delivery.arrived_s[part][-1])
 
 
 def absent_device(name: str) -> InputDevice:
@@ -131,5 +146,4 @@ def absent_device(name: str) -> InputDevice:
 def _pause(seconds: float) -> Iterator[Block]:
     end_s = time.monotonic() + seconds
     while (left_s := end_s - time.monotonic()) > 0:
-        time.sleep(min(WAKE_S, left_s))
-        yield EMPTY
+        yield Block(NOTHING, wait=Wait(min(IDLE_S, left_s)))

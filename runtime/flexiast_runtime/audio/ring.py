@@ -1,13 +1,12 @@
-"""Between capture and inference: a bounded ring whose sample counter is the clock.
+"""Between a source and inference: a bounded ring whose sample counter is the clock.
 
 A live source never waits: when the ring is full the oldest whole steps go, and the jump in the counter marks the
-discontinuity. A file or pipe waits instead, and loses nothing. Counters are Python integers: a 32-bit one overflows
+discontinuity. A recording waits instead, and loses nothing. Counters are Python integers: a 32-bit one overflows
 after 37 hours at 16 kHz.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 
 import numpy as np
@@ -16,90 +15,56 @@ from flexiast_runtime.audio.source import Chunk, Notice
 
 
 class Ring:
-    """Bounded audio buffer for one writer and one reader."""
+    """Audio that was read and not yet classified; one thread writes and takes."""
 
-    def __init__(
-        self, steps: int, step_samples: int, *, live: bool, changed: threading.Condition | None = None
-    ) -> None:
-        """``live``: when full, drop the oldest steps; otherwise make the writer wait.
-
-        ``changed`` is notified of every write and end; one reader can wait for all rings that share it.
-        """
-        if steps < 2:
+    def __init__(self, steps: int | None, step_samples: int) -> None:
+        """``steps`` that it holds at most; None: everything, for a source whose reader stops in time."""
+        if steps is not None and steps < 2:
             raise ValueError(f"a ring of {steps} steps cannot drop one and keep one; use at least 2")
-        self._step, self._capacity, self._live = step_samples, steps * step_samples, live
+        self._step, self._capacity = step_samples, None if steps is None else steps * step_samples
         self._chunks: deque[Chunk] = deque()
         self._backlog = 0
         self._notices: tuple[Notice, ...] = ()  # of chunks that were dropped
-        self._ended = False
-        self._error: BaseException | None = None
-        self._changed = changed or threading.Condition()
 
     def write(self, chunk: Chunk) -> None:
-        """Add a chunk; what comes after ``end`` is ignored."""
-        with self._changed:
-            start, samples = chunk.start, chunk.samples
-            if chunk.notices and not self._ended:
-                self._chunks.append(chunk._replace(samples=samples[:0]))
-                self._changed.notify_all()
-            while len(samples) and not self._ended:
-                part = samples[: self._step]  # a chunk larger than the ring goes in step by step
-                self._make_room(len(part))
-                if not self._ended:  # else the reader has gone
-                    self._chunks.append(Chunk(start, part))
-                    self._backlog += len(part)
-                start, samples = start + len(part), samples[len(part) :]
-                self._changed.notify_all()
-
-    def end(self, error: BaseException | None = None) -> None:
-        """No more will be written; an error is raised where the ring is read. Safe in a signal handler."""
-        with self._changed:
-            self._ended, self._error = True, self._error or error
-            self._changed.notify_all()
+        """Add a chunk."""
+        start, samples = chunk.start, chunk.samples
+        if chunk.notices:
+            self._chunks.append(Chunk(start, samples[:0], chunk.notices))
+        while len(samples):
+            part = samples[: self._step]  # a chunk larger than the ring goes in step by step
+            self._make_room(len(part))
+            self._chunks.append(Chunk(start, part))
+            self._backlog += len(part)
+            start, samples = start + len(part), samples[len(part) :]
 
     @property
-    def ended(self) -> bool:
-        return self._ended
-
-    @property
-    def readable(self) -> bool:
-        """Whether `take` has something to give or to raise."""
-        return bool(self._chunks) or (self._ended and self._error is not None)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether all was read, and nothing will come."""
-        return self._ended and not self.readable
+    def is_empty(self) -> bool:
+        """Whether there is nothing to take."""
+        return not self._chunks
 
     def backlog(self) -> int:
-        """Samples written and not yet read."""
+        """Samples written and not yet taken."""
         return self._backlog
 
     def take(self) -> Chunk | None:
         """All that is held up to the next discontinuity or notice; None when there is nothing."""
-        with self._changed:
-            if not self._chunks:
-                if self._ended and self._error is not None:
-                    raise self._error
-                return None
-            run = [self._chunks.popleft()]
-            while self._chunks and self._follows(run[-1]):
-                run.append(self._chunks.popleft())
-            samples = np.concatenate([chunk.samples for chunk in run])
-            notices, self._notices = self._notices + run[0].notices, ()
-            self._backlog -= len(samples)
-            self._changed.notify_all()
-            return Chunk(run[0].start, samples, notices)
+        if not self._chunks:
+            return None
+        run = [self._chunks.popleft()]
+        while self._chunks and self._follows(run[-1]):
+            run.append(self._chunks.popleft())
+        samples = np.concatenate([chunk.samples for chunk in run])
+        notices, self._notices = self._notices + run[0].notices, ()
+        self._backlog -= len(samples)
+        return Chunk(run[0].start, samples, notices)
 
     def _follows(self, last: Chunk) -> bool:
         following = self._chunks[0]
         return following.start == last.start + len(last.samples) and not following.notices
 
     def _make_room(self, samples: int) -> None:
-        if not self._live:
-            self._changed.wait_for(lambda: self._backlog + samples <= self._capacity or self._ended)
-            return
-        excess = self._backlog + samples - self._capacity
+        excess = 0 if self._capacity is None else self._backlog + samples - self._capacity
         if excess > 0:
             self._drop(min(-(-excess // self._step) * self._step, self._backlog))
 

@@ -19,6 +19,8 @@ CLIPPED = 1 - 2**-15
 """From here on a sample counts as clipped: the largest value that 16 bits hold."""
 INVALID_SHARE = 0.01
 """Of a block; with more samples that are no numbers it is lost, with fewer they become silence."""
+PIECE_S = 0.1
+"""Seconds of a block that are lost together"""
 FLOOR_DBFS = -120.0
 DC_S = 1.0
 """Time constant of the mean: slow enough that no audible sound looks like a DC offset"""
@@ -33,7 +35,7 @@ class Signal:
     """What is known of a source now; counts since it was opened."""
 
     level_dbfs: float = FLOOR_DBFS
-    """Of the last block as it is mixed, without its mean: 0 is a square wave of full scale"""
+    """Of the last block as it is mixed, a step of a microphone, without its mean: 0 is a square wave of full scale"""
     peak_dbfs: float = FLOOR_DBFS
     """Of any channel"""
     dc_offset: float = 0.0
@@ -93,7 +95,7 @@ class Monitored:
     def blocks(self) -> Iterator[Block]:
         """The source's blocks, with gaps where samples were no numbers, and notices when the signal goes or comes."""
         lost = 0
-        for block in self._source.blocks():
+        for block in self._pieces():
             numbers = self._numbers(block)
             if len(numbers) < len(block.samples):
                 lost += block.lost + len(block.samples)
@@ -103,6 +105,18 @@ class Monitored:
             checked = self._check_block(block._replace(samples=numbers, lost=block.lost + lost))
             lost = 0
             yield from checked
+
+    def _pieces(self) -> Iterator[Block]:
+        """The source's blocks, cut where some samples are no numbers: few bad ones must not cost a long block."""
+        for block in self._source.blocks():
+            if np.isfinite(block.samples).all():
+                yield block
+                continue
+            size = max(1, round(PIECE_S * self.rate_hz))
+            first = block._replace(samples=block.samples[:size])
+            yield first
+            for start in range(size, len(block.samples), size):
+                yield Block(block.samples[start : start + size], drift_ppm=block.drift_ppm, arrived_s=block.arrived_s)
 
     def _numbers(self, block: Block) -> NDArray[np.float32]:
         """The samples with the few that are no numbers silenced; none of them if these are many."""

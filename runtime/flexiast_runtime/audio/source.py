@@ -1,7 +1,8 @@
 """Where audio comes from: blocks at the source's own rate, converted to mono chunks at the model's.
 
-A source delivers; it neither paces the model nor drops for it. `listen` puts a ring between the two, `classify` reads
-as fast as it goes: the same conversion, the same sample counter.
+A source delivers; it neither paces the model nor drops for it. It never waits either: a source that has nothing now
+gives an empty block that says what to wait for. So one thread reads any number of them. `listen` puts a ring between
+source and model, `classify` reads as fast as it goes: the same conversion, the same sample counter.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import io
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, Protocol
@@ -29,8 +31,10 @@ Float = NDArray[np.float32]
 
 BLOCK_S = 0.1
 """Seconds of audio that files and pipes are read in."""
-WAKE_S = 0.1
-"""Seconds between two chances for the reader to stop while a pipe is empty"""
+IDLE_S = 1.0
+"""Longest wait for a source that is lost: each shows a service manager that it is still looked for"""
+MIN_WAIT_S = 0.01
+"""Shortest wait for an empty pipe"""
 BURST_S = 0.25
 """Seconds after a stall in which the late audio may still arrive, all at once"""
 
@@ -40,6 +44,22 @@ class Notice(NamedTuple):
 
     state: Literal["lost", "found", "no signal", "signal", "channels"]
     reason: str
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Why a source has nothing now, and when it is worth asking again."""
+
+    timeout_s: float
+    """After so long at the latest"""
+    fileno: int | None = None
+    """Readable as soon as there is something"""
+    wake_after: Callable[[float], float] | None = None
+    """Makes ``fileno`` readable only once so many more seconds of audio have come; returns the timeout for that"""
+
+    def request(self, seconds: float) -> Wait:
+        """The wait of a reader that needs so many more seconds of audio, where the source can count them itself."""
+        return self if self.wake_after is None else Wait(self.wake_after(seconds), self.fileno)
 
 
 class Block(NamedTuple):
@@ -53,6 +73,10 @@ class Block(NamedTuple):
     """Reported with it; such a block may hold no samples."""
     drift_ppm: float | None = None
     """How much slower the device's clock is than the machine's, where that is known"""
+    arrived_s: float | None = None
+    """When its last frame arrived, by `uptime_s`, where the source knows; else it arrives when it is read"""
+    wait: Wait | None = None
+    """What to wait for before the next block is asked for; such a block holds no samples"""
 
 
 class Chunk(NamedTuple):
@@ -63,6 +87,13 @@ class Chunk(NamedTuple):
     samples: Float
     notices: tuple[Notice, ...] = ()
     """Reported with it; such a chunk may hold no samples."""
+    arrived_s: float | None = None
+    """As of the block"""
+    wait: Wait | None = None
+    """As of the block; such a chunk holds no samples"""
+
+
+NOTHING = np.empty((0, 1), np.float32)
 
 
 class Source(Protocol):
@@ -75,8 +106,30 @@ class Source(Protocol):
     def rate_hz(self) -> int: ...
 
     def blocks(self) -> Iterator[Block]:
-        """Blocks until the source ends; closing the iterator releases the source."""
+        """Blocks until the source ends, an empty one with a wait while it has nothing; closing releases the source."""
         ...
+
+
+def read_blocks(source: Source) -> Iterator[Block]:
+    """The blocks of one source, for a reader that waits for nothing else; empty ones let it look round."""
+    for block in source.blocks():
+        yield block
+        if block.wait is not None:
+            wait_for([block.wait])
+
+
+def wait_for(waits: Iterable[Wait], *more: int) -> None:
+    """Wait until one of the sources is worth asking again, or one of ``more`` file descriptors is readable."""
+    waits = list(waits)
+    filenos = [*more, *(wait.fileno for wait in waits if wait.fileno is not None)]
+    timeout_s = max(0.0, min(wait.timeout_s for wait in waits))
+    if not filenos:  # Windows, which has no poll, has no source with one either
+        time.sleep(timeout_s)
+        return
+    poll = select.poll()
+    for fileno in filenos:
+        poll.register(fileno, select.POLLIN)
+    poll.poll(1000 * timeout_s)
 
 
 class FileSource:
@@ -106,11 +159,15 @@ class FileSource:
             yield from map(Block, file.blocks(round(self._block_s * self.rate_hz), self.start_frame))
 
 
+_Read = tuple[bytes, int, Notice | None, Wait | None]
+"""Bytes, samples missing before them, a notice, and what to wait for where there are no bytes"""
+
+
 class PcmSource:
     """Raw PCM from a pipe: mono, signed 16-bit little-endian, as ``arecord -t raw -f S16_LE -c 1 -r RATE`` writes.
 
     An unbuffered pipe is watched like a microphone: one that stalls is lost until it goes on, and what did not come in
-    the meantime is missing. Empty blocks come while nothing does.
+    the meantime is missing.
     """
 
     def __init__(
@@ -122,13 +179,13 @@ class PcmSource:
 
     def blocks(self) -> Iterator[Block]:
         pending = b""
-        for content, lost, notice in self._read_watched() if self._can_be_watched else self._read_unwatched():
+        for content, lost, notice, wait in self._read_watched() if self._can_be_watched else self._read_unwatched():
             pending += content
             whole = len(pending) // 2 * 2
             samples = np.frombuffer(pending[:whole], "<i2").astype(np.float32) / np.float32(32768)
             pending = pending[whole:]
             if len(samples) or not content:
-                yield Block(samples[:, None], lost, notice)
+                yield Block(samples[:, None], lost, notice, wait=wait)
         if pending:
             raise DataError(
                 f"{self.name} ended inside a sample; expected raw 16-bit little-endian mono PCM at {self.rate_hz} Hz"
@@ -139,25 +196,27 @@ class PcmSource:
         """What a buffer holds cannot be waited for, and Windows has no poll."""
         return isinstance(self._stream, io.FileIO) and hasattr(select, "poll")
 
-    def _read_unwatched(self) -> Iterator[tuple[bytes, int, Notice | None]]:
+    def _read_unwatched(self) -> Iterator[_Read]:
         # read1 hands over what a pipe holds now: a slow microphone is not waited for until a block is full.
         read = getattr(self._stream, "read1", self._stream.read)
         while content := read(self._size):
-            yield content, 0, None
+            yield content, 0, None, None
 
-    def _read_watched(self) -> Iterator[tuple[bytes, int, Notice | None]]:
-        """Bytes, samples missing before them and a notice; no bytes every WAKE_S while the pipe stalls."""
-        pipe, poll = PipeClock(), select.poll()
-        poll.register(self._stream, select.POLLIN)
+    def _read_watched(self) -> Iterator[_Read]:
+        """No bytes and a wait while the pipe is empty."""
+        pipe, poll, fileno = PipeClock(), select.poll(), self._stream.fileno()
+        poll.register(fileno, select.POLLIN)
         while True:
             pipe.start_wait(self._clock())
             is_lost = False
-            while not poll.poll(1000 * WAKE_S):
-                overdue_s, notice = pipe.overdue_s(self._clock()), None
+            while not poll.poll(0):
+                overdue_s, notice, timeout_s = pipe.overdue_s(self._clock()), None, IDLE_S
                 if not is_lost and overdue_s > STALL_S:
                     is_lost = True
                     notice = Notice("lost", f"no audio for {overdue_s:.1f} s: the program that writes it has stalled")
-                yield b"", 0, notice
+                elif not is_lost:
+                    timeout_s = max(MIN_WAIT_S, STALL_S - overdue_s)
+                yield b"", 0, notice, Wait(timeout_s, fileno)
             content = self._read_burst(poll, pipe) if is_lost else self._stream.read(self._size)
             if not content:
                 return
@@ -165,7 +224,7 @@ class PcmSource:
             missing_s = pipe.overdue_s(now_s, came_s) if is_lost else 0.0
             lost = round(missing_s * self.rate_hz) if missing_s > LATE_S else 0
             pipe.receive(now_s, came_s, lost / self.rate_hz)
-            yield content, lost, Notice("found", f"{lost / self.rate_hz:.1f} s are missing") if is_lost else None
+            yield content, lost, Notice("found", f"{lost / self.rate_hz:.1f} s are missing") if is_lost else None, None
 
     def _read_burst(self, poll: select.poll, pipe: PipeClock) -> bytes:
         """What arrives at once after a stall: all late audio, if the writer kept it."""
@@ -186,22 +245,16 @@ class PcmSource:
 class RealTime:
     """A source slowed to real time, so that a file behaves like a microphone."""
 
-    def __init__(
-        self,
-        source: Source,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
         self.name, self.rate_hz = source.name, source.rate_hz
-        self._source, self._clock, self._sleep = source, clock, sleep
+        self._source, self._clock = source, clock
 
     def blocks(self) -> Iterator[Block]:
         started, delivered = self._clock(), 0
         for block in self._source.blocks():
             delivered += len(block.samples)
-            wait = started + delivered / self.rate_hz - self._clock()
-            if wait > 0:
-                self._sleep(wait)
+            while (early_s := started + delivered / self.rate_hz - self._clock()) > 0:
+                yield Block(NOTHING, wait=Wait(early_s))
             yield block
 
 
@@ -233,28 +286,39 @@ def open_recording(
 def chunks(source: Source, rate_hz: int) -> Iterator[Chunk]:
     """Blocks of a source → mono chunks at ``rate_hz``, channels mixed, resampled with state from block to block.
 
-    A block without samples gives a chunk without, so a reader can stop while a source delivers nothing.
+    A block without samples gives a chunk without, so a reader can wait or stop while a source delivers nothing.
     """
     resampler = _resampler(source.rate_hz, rate_hz)
     mixer, start = Mixer(source.rate_hz), 0
     for block in source.blocks():
+        if not len(block.samples) and not block.lost:
+            yield Chunk(start, NOTHING[:, 0], _notices(block), wait=block.wait)
+            continue
         mono = mixer.mix(block.samples)[:, 0]
         if block.lost:
             if len(rest := _flush(resampler)):
-                yield Chunk(start, rest)
+                yield Chunk(start, rest, arrived_s=block.arrived_s)
             start += len(rest) + round(block.lost * rate_hz / source.rate_hz)
             resampler = _resampler(source.rate_hz, rate_hz)
-        samples = resampler.resample_chunk(mono) if resampler else mono
-        notices = (block.notice,) if block.notice else ()
+        samples = _resample(resampler, mono)
+        notices = _notices(block)
         if len(samples) or notices or not len(mono):  # the resampler may hold a short block, never its notice
-            yield Chunk(start, samples, notices)
+            yield Chunk(start, samples, notices, block.arrived_s)
             start += len(samples)
     if len(rest := _flush(resampler)):
         yield Chunk(start, rest)
 
 
+def _notices(block: Block) -> tuple[Notice, ...]:
+    return () if block.notice is None else (block.notice,)
+
+
 def _resampler(source_hz: int, target_hz: int) -> soxr.ResampleStream | None:
     return None if source_hz == target_hz else soxr.ResampleStream(source_hz, target_hz, 1, dtype="float32")
+
+
+def _resample(resampler: soxr.ResampleStream | None, mono: Float) -> Float:
+    return mono if resampler is None else resampler.resample_chunk(mono)
 
 
 def _flush(resampler: soxr.ResampleStream | None) -> Float:

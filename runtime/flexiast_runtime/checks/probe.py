@@ -17,6 +17,7 @@ from flexiast.errors import DeviceError
 from flexiast_runtime.audio.devices import import_portaudio
 from flexiast_runtime.audio.microphone import Microphone
 from flexiast_runtime.audio.mixing import measure_powers
+from flexiast_runtime.audio.source import read_blocks
 
 RATES_HZ = (16_000, 22_050, 32_000, 44_100, 48_000, 96_000)
 GRACE_S = 3.0
@@ -53,7 +54,7 @@ def record_sample(seconds: float, name: str | None = None) -> dict[str, Any]:
     """
     microphone = Microphone(name)
     started_s, frames, blocks, lost = time.monotonic(), 0, [], 0
-    for block in microphone.blocks():
+    for block in read_blocks(microphone):
         frames, lost = frames + len(block.samples), lost + block.lost
         blocks.append(block.samples)
         if frames >= seconds * microphone.rate_hz or time.monotonic() - started_s > seconds + GRACE_S:

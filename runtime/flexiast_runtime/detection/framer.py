@@ -13,6 +13,9 @@ from flexiast.frontend import FeatureStream, Frontend
 
 Float = NDArray[np.float32]
 
+BUFFERED_WINDOWS = 4
+"""Windows that a buffer of frames has room for: most steps then copy their new frames only."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -51,7 +54,8 @@ class Framer:
         self.end = start
         """One past the last sample pushed."""
         self._start, self._first = start, True
-        self._frames: Float = np.empty((0, self._frontend.spec.mel_bins), np.float32)
+        self._buffer: Float = np.empty((0, self._frontend.spec.mel_bins), np.float32)
+        self._held = slice(0, 0)  # frames of the buffer that a window may still need
         self._waiting: list[Float] = []
         self._stream.reset()
 
@@ -68,14 +72,26 @@ class Framer:
     def flush(self) -> Iterator[Window]:
         """Audio that no window held yet, padded with the floor; at most one window."""
         self._compute()
-        if len(self._frames) > self._known_frames:
+        if len(self._buffer[self._held]) > self._known_frames:
             yield self._cut(self.end)
 
     def _compute(self) -> None:
-        """Features of the blocks that wait, at once: a microphone's are short, and a call costs dozens of frames."""
-        if self._waiting:
-            self._frames = np.concatenate((self._frames, self._stream.push(np.concatenate(self._waiting))))
-            self._waiting.clear()
+        """Features of the blocks that wait, at once: a file's are short, and a call costs dozens of frames."""
+        if not self._waiting:
+            return
+        new = self._stream.push(np.concatenate(self._waiting))
+        self._waiting.clear()
+        end = self._held.stop + len(new)
+        if end > len(self._buffer):
+            held = self._buffer[self._held]
+            end = len(held) + len(new)
+            # Windows are views of the buffer, which is never written twice: a full one makes room for a new one.
+            room = max(end, BUFFERED_WINDOWS * self._frontend.spec.window_frames)
+            self._buffer = np.empty((room, self._frontend.spec.mel_bins), np.float32)
+            self._buffer[: len(held)] = held
+            self._held = slice(0, len(held))
+        self._buffer[self._held.stop : end] = new
+        self._held = slice(self._held.start, end)
 
     @property
     def _known_frames(self) -> int:
@@ -83,9 +99,9 @@ class Framer:
         return 0 if self._first else self._frontend.spec.window_frames - self._step_frames
 
     def _cut(self, end: int) -> Window:
-        frames = self._frames[: self._frontend.spec.window_frames]
+        frames = self._buffer[self._held][: self._frontend.spec.window_frames]
         new = frames[self._known_frames :].copy()  # a view would keep the whole window in memory
         window = Window(self._start, end, self._frontend.pad(frames), self._first, new)
-        self._frames = self._frames[self._step_frames :]
+        self._held = slice(min(self._held.start + self._step_frames, self._held.stop), self._held.stop)
         self._start, self._first = self._start + self._step, False
         return window

@@ -29,11 +29,15 @@ class Gate:
 
     def update(self, start: int, samples: Float) -> None:
         """Take a block whose first sample has the number ``start``."""
-        before = self._last if len(self._last) else samples[:1]
-        moves = ~(np.abs(np.diff(samples, prepend=before)) <= STILL)  # NaN is not silence
-        loud = np.flatnonzero(moves & ~(np.abs(samples) < self._level))
-        self._loud = np.concatenate((self._loud[-1:], start + loud))
-        self._last = samples[-1:].copy() if len(samples) else self._last
+        if not len(samples):
+            return
+        moves = np.empty(len(samples), np.bool_)
+        before = self._last[0] if len(self._last) else samples[0]
+        moves[0] = not abs(samples[0] - before) <= STILL  # NaN is not silence
+        np.logical_not(np.abs(samples[1:] - samples[:-1]) <= STILL, out=moves[1:])
+        moves &= ~(np.abs(samples) < self._level)
+        self._loud = np.concatenate((self._loud[-1:], start + np.flatnonzero(moves)))
+        self._last = samples[-1:].copy()
 
     def silent(self, start: int, end: int) -> bool:
         """Whether samples ``start`` … ``end`` are all silent; call it when the newest block holds ``end``."""

@@ -1,10 +1,11 @@
-"""Polls a sensor every few seconds in a thread of its own, so that no window waits for a sensor or a program."""
+"""Polls a sensor every few seconds, when a reader asks, and never lets the reader wait for it."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from typing_extensions import Self
@@ -20,9 +21,10 @@ VALID_S = 30.0
 
 
 class Poller(Generic[T]):
-    """Polls once when created, and then periodically while it is used as a context.
+    """Polls once when created. While it is used as a context, a reader that finds the reading old has it renewed.
 
-    A reading that is too old is replaced by ``unknown``.
+    A thread does that, since a sensor may hang; it sleeps until it is asked, so nothing wakes the processor between
+    two polls. A reading that is too old is replaced by ``unknown``.
     """
 
     def __init__(
@@ -36,28 +38,36 @@ class Poller(Generic[T]):
         """``say`` is called once for an unexpected error. The reading is then unknown, and polling continues."""
         self._say, self._reported = say, False
         self._poll, self._unknown, self._every_s, self._clock = poll, unknown, every_s, clock
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="flexiast-sensors", daemon=True)
+        self._requests: SimpleQueue[bool] = SimpleQueue()  # True: poll; False: end
+        self._is_idle = False  # the thread waits for a request
+        self._thread = threading.Thread(target=self._serve, name="flexiast-sensors", daemon=True)
         self._reading = (poll(), clock())
 
     @property
     def latest(self) -> T:
-        """The last reading, or ``unknown`` if it is too old."""
+        """The last reading, or ``unknown`` if it is too old. One older than ``every_s`` is renewed meanwhile."""
         reading, at_s = self._reading
-        return reading if self._clock() - at_s <= VALID_S else self._unknown
+        age_s = self._clock() - at_s
+        if age_s >= self._every_s and self._is_idle:
+            self._is_idle = False
+            self._requests.put(True)
+        return reading if age_s <= VALID_S else self._unknown
 
     def __enter__(self) -> Self:
         self._thread.start()
+        self._is_idle = True
         return self
 
     def __exit__(self, *_: object) -> None:
         """Wait for a poll in progress, which has a timeout if it is a program; do not wait for a sensor that hangs."""
-        self._done.set()
+        self._is_idle = False
+        self._requests.put(False)
         self._thread.join(GRACE_S)
 
-    def _watch(self) -> None:
-        while not self._done.wait(self._every_s):
+    def _serve(self) -> None:
+        while self._requests.get():
             self._reading = (self._poll_once(), self._clock())
+            self._is_idle = True
 
     def _poll_once(self) -> T:
         try:

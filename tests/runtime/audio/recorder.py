@@ -16,6 +16,7 @@ import numpy as np
 
 from flexiast.errors import DeviceError
 from flexiast_runtime.audio.microphone import Microphone
+from flexiast_runtime.audio.source import read_blocks
 from flexiast_runtime.audio.timeline import uptime_s
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     try:
         microphone = Microphone(**options)
         say(pid=os.getpid(), name=microphone.name, rate_hz=microphone.rate_hz)
-        blocks = microphone.blocks()
+        blocks = read_blocks(microphone)
         for block in blocks:
             state, reason = block.notice or (None, None)
             say(at=uptime_s(), frames=len(block.samples), lost=block.lost, state=state, reason=reason)

@@ -1,8 +1,11 @@
-"""Sources read by threads: what comes out is what went in, whoever stops, fails or is late."""
+"""Sources read by one thread: what comes out is what went in, whoever stops, fails or is late."""
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,9 +15,11 @@ from hypothesis import strategies as st
 
 from flexiast.errors import DataError
 from flexiast_runtime.audio.capture import Capture, limit_chunks, merge_captures
-from flexiast_runtime.audio.source import Block, Chunk, Notice, chunks
+from flexiast_runtime.audio.source import NOTHING, Block, Chunk, Notice, Wait, chunks
 
 RATE, STEP = 16_000, 5
+PATIENCE_S = 20.0
+"""Far more than a busy machine needs"""
 
 
 class Script:
@@ -22,16 +27,14 @@ class Script:
 
     name, rate_hz = "script", RATE
 
-    def __init__(self, blocks: int, error: BaseException | None = None, after: threading.Event | None = None) -> None:
-        self._blocks, self._error, self._after = blocks, error, after
+    def __init__(self, blocks: int, error: Exception | None = None) -> None:
+        self._blocks, self._error = blocks, error
         self.released = threading.Event()
 
     def blocks(self) -> Iterator[Block]:
         try:
             for index in range(self._blocks):
                 yield Block(np.arange(100 * index, 100 * (index + 1), dtype=np.float32)[:, None])
-            if self._after is not None:
-                self._after.wait(10)
             if self._error is not None:
                 raise self._error
         finally:
@@ -73,19 +76,40 @@ def test_a_stopped_capture_ends_the_stream_and_keeps_what_is_held() -> None:
     assert source.released.is_set()
 
 
-def test_a_signal_that_ends_the_ring_while_it_is_waited_for_is_not_missed() -> None:
-    """The handler runs in the reading thread, between its look at the ring and its wait for a change."""
+class Idle:
+    """A source that has nothing: it waits for a pipe that nobody writes to, until it is released."""
 
-    class Interrupted(threading.Condition):
-        def wait(self, timeout: float | None = None) -> bool:
-            if threading.current_thread() is threading.main_thread():
-                capture.stop()
-                release.set()
-                assert timeout is not None, "waits for ever: nobody will wake it"
-            return False
+    name, rate_hz = "idle", RATE
 
-    release = threading.Event()
-    capture = Capture(Script(0, after=release), RATE, STEP, live=True, changed=Interrupted())
+    def __init__(self) -> None:
+        self.is_released = False
+
+    def blocks(self) -> Iterator[Block]:
+        reading, writing = os.pipe()
+        try:
+            while not self.is_released:
+                yield Block(NOTHING, wait=Wait(PATIENCE_S, reading))
+        finally:
+            os.close(reading)
+            os.close(writing)
+
+
+def test_a_signal_ends_a_wait_at_once() -> None:
+    """The handler runs in the reading thread, while it waits: nothing else would wake it."""
+    capture = Capture(Idle(), RATE, STEP, live=True)
+    previous = signal.signal(signal.SIGALRM, lambda *_: capture.stop())
+    begun_s = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert list(capture) == []
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert time.monotonic() - begun_s < PATIENCE_S / 2
+
+
+def test_a_capture_that_is_stopped_before_it_begins_ends_at_once() -> None:
+    capture = Capture(Idle(), RATE, STEP, live=True)
+    capture.stop()
     assert list(capture) == []
 
 
@@ -157,8 +181,7 @@ def test_what_is_late_without_a_loss_leaves_no_old_time_behind(late_s: float) ->
 
 
 def test_several_sources_are_read_together_each_in_its_order() -> None:
-    changed = threading.Condition()
-    captures = [Capture(Script(blocks), RATE, STEP, live=False, changed=changed) for blocks in (30, 0, 50)]
+    captures = [Capture(Script(blocks), RATE, STEP, live=False) for blocks in (30, 0, 50)]
     heard: list[list[float]] = [[], [], []]
     for place, chunk in merge_captures(captures):
         heard[place] += list(chunk.samples)
@@ -167,24 +190,18 @@ def test_several_sources_are_read_together_each_in_its_order() -> None:
 
 
 def test_one_that_waits_does_not_hold_up_the_other() -> None:
-    changed, release = threading.Condition(), threading.Event()
-    captures = [
-        Capture(Script(0, after=release), RATE, STEP, live=False, changed=changed),
-        Capture(Script(10), RATE, STEP, live=False, changed=changed),
-    ]
-    heard = 0
-    for _, chunk in merge_captures(captures):
+    idle, heard = Idle(), 0
+    for _, chunk in merge_captures([Capture(idle, RATE, STEP, live=True), Capture(Script(10), RATE, STEP, live=False)]):
         heard += len(chunk.samples)
-        if heard == 1_000:
-            release.set()
+        idle.is_released = heard == 1_000
     assert heard == 1_000
 
 
 def test_one_that_fails_ends_and_releases_all() -> None:
-    changed, endless = threading.Condition(), Script(1_000_000)
+    endless = Script(1_000_000)
     captures = [
-        Capture(endless, RATE, STEP, live=False, changed=changed),
-        Capture(Script(1, DataError("broken")), RATE, STEP, live=False, changed=changed),
+        Capture(endless, RATE, STEP, live=False),
+        Capture(Script(1, DataError("broken")), RATE, STEP, live=False),
     ]
     with pytest.raises(DataError, match="broken"):
         list(merge_captures(captures))
@@ -193,11 +210,10 @@ def test_one_that_fails_ends_and_releases_all() -> None:
 
 @pytest.mark.parametrize("error", [DataError("broken"), OSError("broken")])
 def test_one_that_fails_ends_no_other_if_so_asked_and_is_raised_in_the_end(error: Exception) -> None:
-    changed = threading.Condition()
     captures = [
-        Capture(Script(30), RATE, STEP, live=False, changed=changed),
-        Capture(Script(2, error), RATE, STEP, live=False, changed=changed),
-        Capture(Script(1, DataError("too")), RATE, STEP, live=False, changed=changed),
+        Capture(Script(30), RATE, STEP, live=False),
+        Capture(Script(2, error), RATE, STEP, live=False),
+        Capture(Script(1, DataError("too")), RATE, STEP, live=False),
     ]
     heard, notices = [0, 0, 0], []
     with pytest.raises((DataError, OSError)) as raised:  # whichever comes first
@@ -210,9 +226,83 @@ def test_one_that_fails_ends_no_other_if_so_asked_and_is_raised_in_the_end(error
     assert str(raised.value) in {"broken", "too"}
 
 
-def test_captures_that_cannot_be_waited_for_together_are_refused() -> None:
-    with pytest.raises(ValueError, match="share one condition"):
-        next(merge_captures([Capture(Script(1), RATE, STEP, live=False) for _ in range(2)]))
+# ----- when the reader is woken
+
+
+class Device:
+    """A microphone in virtual time: blocks that come in bursts, some of them lost, none while the reader is busy."""
+
+    name, rate_hz = "device", RATE
+
+    def __init__(self, bursts: list[tuple[int, int]], block: int) -> None:
+        self._bursts, self._block = bursts, block
+        self.asked: list[float] = []
+
+    def blocks(self) -> Iterator[Block]:
+        place = 0
+        for blocks, lost in self._bursts:
+            for number in range(blocks):
+                missing = lost if number == blocks // 2 else 0
+                place += missing
+                yield Block(np.arange(place, place + self._block, dtype=np.float32)[:, None], missing)
+                place += self._block
+            yield Block(NOTHING, wait=Wait(1.0, None, self._wake_after))
+
+    def _wake_after(self, seconds: float) -> float:
+        self.asked.append(seconds * RATE)
+        return seconds
+
+
+BURSTS = st.lists(st.tuples(st.integers(0, 12), st.sampled_from([0, 0, 0, 3, 1_000])), max_size=20)
+
+
+@given(BURSTS, st.integers(1, 40), st.sampled_from([0, 23, 50, 64]), st.integers(1, 4))
+def test_nothing_is_lost_that_is_not_marked_however_it_comes_and_however_late_it_is_read(
+    bursts: list[tuple[int, int]], block: int, window: int, reads_each: int
+) -> None:
+    """A reader whose window takes longer than the step comes late; a clock that jumps changes no sample's number."""
+    clock, step, steps = [77.0], 25, 4
+    device = Device(bursts, block)
+    capture = Capture(
+        device, RATE, step, live=True, window_samples=window, steps=steps, clock=lambda: clock[0], wall=lambda: 0.0
+    )
+    heard: list[int] = []
+    for turn, _ in enumerate(range(4 * len(bursts) + 40)):
+        clock[0] += [0.5, 3_600.0, 0.0][turn % 3]
+        capture.receive()
+        if turn % reads_each and not capture.exhausted:
+            continue
+        while (chunk := capture.take()) is not None:
+            numbers = list(map(int, chunk.samples))
+            assert numbers == list(range(chunk.start, chunk.start + len(numbers)))
+            heard += numbers
+    assert capture.exhausted
+    came = [int(x) for block_ in Device(bursts, block).blocks() for x in block_.samples[:, 0]]
+    assert heard == sorted(set(heard) & set(came))
+    if reads_each == 1 and all(blocks * block <= step * steps for blocks, _ in bursts):
+        assert heard == came
+
+
+@given(st.integers(1, 60), st.integers(1, 40), st.sampled_from([0, 23, 50, 64]))
+def test_the_reader_asks_to_be_woken_when_its_next_window_is_complete(bursts: int, block: int, window: int) -> None:
+    step = 25
+    device = Device([(1, 0)] * bursts, block)
+    capture = Capture(device, RATE, step, live=True, window_samples=window)
+    for place in range(1, bursts + 1):
+        capture.receive()
+        due = place * block + device.asked[-1]
+        assert 0 < device.asked[-1] <= step + 1e-9
+        assert (due - window) % step == pytest.approx(0, abs=1e-9)
+
+
+def test_a_window_after_a_gap_is_counted_from_the_gap() -> None:
+    device = Device([(1, 0), (1, 1_003)], 30)
+    capture = Capture(device, RATE, 25, live=True, window_samples=50)
+    asked = []
+    for _ in range(2):
+        capture.receive()
+        asked.append(device.asked[-1])
+    assert asked == pytest.approx([20, 20])
 
 
 # ----- limits

@@ -194,12 +194,13 @@ def likeness(piece: NDArray[np.float32], whole: NDArray[np.float32]) -> float:
     return float(found.max() / (np.linalg.norm(piece) * np.std(whole) * np.sqrt(len(piece))))
 
 
-def test_a_stopped_capture_process_loses_audio_and_says_so(hear: Plug) -> None:
+def test_a_stopped_capture_process_loses_audio_and_says_so(hear: Plug, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMIC_BUFFER_MS", "200")
     running = hear(device="usbmic")
     heard = until_heard(running)
     (stopped,) = children(heard[0]["pid"])
     os.kill(stopped, signal.SIGSTOP)
-    time.sleep(0.3)  # the device's buffer is shorter; no microphone is lost so soon
+    time.sleep(0.4)  # the device's buffer is shorter; no microphone is lost so soon
     os.kill(stopped, signal.SIGCONT)
     heard += [line for line, _ in zip(lines(running), range(20), strict=False)]
     assert sum(line.get("lost", 0) for line in heard) > 0.1 * 48_000

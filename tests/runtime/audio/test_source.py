@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -238,7 +239,7 @@ def test_a_pipe_that_ends_inside_a_sample_is_a_data_error_after_what_was_whole()
 
 
 class Clock:
-    """Time that passes only in sleep and in ``work``."""
+    """Time that passes only while a reader waits, and where a test sets it."""
 
     def __init__(self) -> None:
         self.now, self.slept = 100.0, 0.0
@@ -246,21 +247,45 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def sleep(self, seconds: float) -> None:
-        assert seconds > 0
-        self.now += seconds
-        self.slept += seconds
+    def read(self, source: RealTime) -> Iterator[Block]:
+        """The blocks with sound, each after the waits that the source asked for."""
+        for block in source.blocks():
+            if block.wait is None:
+                yield block
+                continue
+            assert block.wait.timeout_s > 0
+            assert not len(block.samples)
+            self.now += block.wait.timeout_s
+            self.slept += block.wait.timeout_s
+
+
+class Read(NamedTuple):
+    """A source in real time, read by somebody who waits."""
+
+    clock: Clock
+    source: RealTime
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def rate_hz(self) -> int:
+        return self.source.rate_hz
+
+    def blocks(self) -> Iterator[Block]:
+        return self.clock.read(self.source)
 
 
 def test_each_block_comes_when_a_microphone_would_have_it() -> None:
     clock, source = Clock(), Script([Block(noise(size, 1)) for size in (160, 1_600, 3_200)], 16_000)
-    times = [clock.now for _ in RealTime(source, clock, clock.sleep).blocks()]
+    times = [clock.now for _ in clock.read(RealTime(source, clock))]
     assert times == pytest.approx([100.01, 100.11, 100.31])  # sums of floats
 
 
 def test_a_late_reader_is_not_made_later() -> None:
     clock, source = Clock(), Script([Block(noise(1_600, 1))] * 10, 16_000)
-    for _ in RealTime(source, clock, clock.sleep).blocks():
+    for _ in clock.read(RealTime(source, clock)):
         clock.now += 0.25
     assert clock.slept == pytest.approx(0.1)  # before the first block only
     assert clock.now == pytest.approx(100.1 + 10 * 0.25)
@@ -268,7 +293,7 @@ def test_a_late_reader_is_not_made_later() -> None:
 
 def test_pacing_changes_no_audio(tmp_path: Path, write_audio: WriteAudio) -> None:
     clock, path = Clock(), write_audio(tmp_path / "clip.wav", noise(20_000, 2), 44_100)
-    paced = list(chunks(RealTime(FileSource(path), clock, clock.sleep), 16_000))
+    paced = list(chunks(Read(clock, RealTime(FileSource(path), clock)), 16_000))
     plain = list(chunks(FileSource(path), 16_000))
     assert np.array_equal(joined(paced), joined(plain))
     assert clock.slept == pytest.approx(20_000 / 44_100)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexiast_runtime.audio.source import Block, PcmSource
+from flexiast_runtime.audio.source import Block, PcmSource, read_blocks
 from flexiast_runtime.audio.stall import LATE_S, STALL_S, PipeClock
 
 RATE = 16_000
@@ -101,7 +101,7 @@ def test_a_pipe_that_stalls_is_lost_and_found_and_what_is_missing_is_counted() -
     thread, begun_s = threading.Thread(target=write), time.monotonic()
     thread.start()
     with os.fdopen(reading, "rb", buffering=0) as pipe:
-        blocks = list(PcmSource(pipe, RATE).blocks())
+        blocks = list(read_blocks(PcmSource(pipe, RATE)))
     lasted_s = time.monotonic() - begun_s
     thread.join()
     notices = [block.notice for block in blocks if block.notice is not None]
@@ -128,7 +128,7 @@ def test_a_pipe_that_was_late_has_lost_nothing() -> None:
     thread = threading.Thread(target=write)
     thread.start()
     with os.fdopen(reading, "rb", buffering=0) as pipe:
-        blocks = list(PcmSource(pipe, RATE).blocks())
+        blocks = list(read_blocks(PcmSource(pipe, RATE)))
     thread.join()
     assert [block.notice.state for block in blocks if block.notice is not None] == ["lost", "found"]
     assert sum(block.lost for block in blocks) <= LATE_S * RATE
@@ -139,6 +139,6 @@ def test_a_file_is_read_as_fast_as_it_goes(tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.mktemp("pcm") / "raw"
     path.write_bytes(bytes(2 * 100 * RATE))
     with path.open("rb", buffering=0) as file:
-        blocks: list[Block] = list(PcmSource(file, RATE).blocks())
+        blocks: list[Block] = list(read_blocks(PcmSource(file, RATE)))
     assert sum(len(block.samples) for block in blocks) == 100 * RATE
     assert {(block.lost, block.notice) for block in blocks} == {(0, None)}

@@ -375,7 +375,7 @@ def test_time_is_kept_whatever_is_lost(tiny_manifest: Manifest, pieces: list[tup
 
 
 def test_what_a_full_ring_drops_is_what_the_summary_says_was_dropped(listen: Callable[..., list[Record]]) -> None:
-    ring = Ring(4, 1_600, live=True)
+    ring = Ring(4, 1_600)
 
     def late_reader() -> Iterator[Chunk]:
         for turn in range(10):

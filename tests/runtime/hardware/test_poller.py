@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import pytest
 
 from flexiast_runtime.hardware.poller import VALID_S, Poller
+
+T = TypeVar("T")
 
 PATIENCE_S = 30.0
 """Far more than a thread needs to run on a busy machine."""
@@ -25,38 +29,52 @@ def numbers() -> Iterator[int]:
     return iter(range(1_000_000))
 
 
-def test_it_looks_once_before_and_again_while_it_runs(numbers: Iterator[int]) -> None:
-    third = threading.Event()
+def ask_until(lookout: Poller[T], wanted: Callable[[T], bool]) -> T:
+    """Ask as a loop does, until the answer is wanted."""
+    end_s = time.monotonic() + PATIENCE_S
+    while not wanted(found := lookout.latest):
+        assert time.monotonic() < end_s, f"it still says {found!r}"
+        time.sleep(0.001)
+    return found
 
-    def look() -> int:
-        number = next(numbers)
-        if number == 3:
-            third.set()
-        return number
 
-    lookout = Poller(look, unknown=-1, every_s=0.001)
-    assert lookout.latest == 0
+def test_it_polls_once_before_and_again_while_somebody_asks(numbers: Iterator[int]) -> None:
+    clock = Clock()
+    lookout = Poller(numbers.__next__, unknown=-1, every_s=5.0, clock=clock)
+    clock.now = 10.0
+    assert lookout.latest == 0  # it is not open
     with lookout:
-        assert third.wait(PATIENCE_S)
-        assert lookout.latest >= 2
+        assert lookout.latest == 0  # known at once; its successor is fetched meanwhile
+        assert ask_until(lookout, lambda number: number != 0) == 1
+        clock.now += 4.9
+        assert lookout.latest == 1
+        clock.now += 0.1
+        assert ask_until(lookout, lambda number: number != 1) == 2
+    assert lookout.latest == 2
+    assert next(numbers) == 3  # nobody asked in between, so nobody polled
+
+
+def test_its_thread_ends_with_it() -> None:
+    before = threading.active_count()
+    with Poller(lambda: 1, unknown=0, every_s=0.0) as lookout:
+        assert lookout.latest == 1
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
 
 
 def test_an_error_that_nobody_foresaw_is_said_once_and_looking_goes_on(numbers: Iterator[int]) -> None:
     said: list[str] = []
-    seen_again = threading.Event()
 
     def look() -> str:
         number = next(numbers)
         if number in {1, 2}:
             raise PermissionError("not yours")
-        if number > 3:
-            seen_again.set()
         return "seen"
 
     lookout = Poller(look, unknown="unknown", every_s=0.001, say=said.append)
     with lookout:
-        assert seen_again.wait(PATIENCE_S)
-        assert lookout.latest == "seen"
+        ask_until(lookout, lambda found: found == "unknown")
+        ask_until(lookout, lambda found: found == "seen")
     assert said == ["a sensor cannot be read: PermissionError: not yours; polling continues"]
 
 
@@ -71,6 +89,8 @@ def test_a_sensor_that_hangs_delays_nobody_and_is_no_longer_believed(numbers: It
 
     lookout = Poller(look, unknown="unknown", every_s=0.001, clock=clock)
     with lookout:
+        clock.now = 1.0
+        assert lookout.latest == "seen"
         assert hung.wait(PATIENCE_S)
         clock.now = VALID_S
         assert lookout.latest == "seen"

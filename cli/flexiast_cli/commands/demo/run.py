@@ -65,14 +65,15 @@ def run(model: str | None, source: str | None, web: str | None) -> None:
         opened, title = _open_source(source, Path(folder))
         audio = Monitored(opened)
         conditions = _Scenario(Path(folder), settings.step_s)
-        capture = Capture(audio, frontend.sample_rate_hz, round(settings.step_s * frontend.sample_rate_hz), live=True)
+        step, window = round(settings.step_s * frontend.sample_rate_hz), frontend.window_samples
+        capture = Capture(audio, frontend.sample_rate_hz, step, live=True, window_samples=window)
         classifier = StreamClassifier(
             engines,
             prepare(candidates, PolicyOptions(), conditions(0.0), policy),
             settings,
             source=title,
             conditions=conditions,
-            backlog=capture.ring.backlog,
+            backlog=capture.backlog,
             signal=lambda: audio.signal,
         )
         with graceful_shutdown(capture.stop, terminated=ExitCode.OK) as request:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -148,11 +147,15 @@ def open_stations(
     """
     thresholds = settings.rules.thresholds(engines.spec.labels)
     cheapest = _cascade_size(controller, thresholds, engines.spec) if cascade else None
-    changed, run = threading.Condition(), secrets.token_hex(8)
-    rate_hz, stations = engines.spec.frontend.sample_rate_hz, []
+    run, frontend, stations = secrets.token_hex(8), engines.spec.frontend, []
     for source, channel in inputs:
         capture = Capture(
-            source, rate_hz, round(settings.step_s * rate_hz), live=live, duration_s=duration_s, changed=changed
+            source,
+            frontend.sample_rate_hz,
+            round(settings.step_s * frontend.sample_rate_hz),
+            live=live,
+            window_samples=frontend.window_samples,
+            duration_s=duration_s,
         )
         classifier = StreamClassifier(
             engines,
@@ -160,7 +163,7 @@ def open_stations(
             settings,
             source=source.name,
             conditions=conditions,
-            backlog=capture.ring.backlog if live else lambda: 0,
+            backlog=capture.backlog,
             signal=partial(getattr, source, "signal", None),
             unix_s=capture.unix_s if isinstance(source, Monitored) else lambda _: None,  # files have no wall clock
             run=run,
