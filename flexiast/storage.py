@@ -88,7 +88,7 @@ def list_objects(url: str) -> Iterator[Stored]:
     while waiting:
         folder = waiting.pop()
         entries = {
-            entry["name"].rstrip("/"): entry for entry in _translated(url, lambda at=folder: files.ls(at, detail=True))
+            entry["name"].rstrip("/"): entry for entry in _translated(url, partial(files.ls, folder, detail=True))
         }
         visible = sorted(name for name in entries if not PurePosixPath(name).name.startswith(".") and name != folder)
         yield from (_stored(files, name, entries[name]) for name in visible if entries[name]["type"] == "file")

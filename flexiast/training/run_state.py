@@ -51,6 +51,8 @@ class Position(NamedTuple):
     """Best mean over the patch sizes so far; -1 before the first measurement."""
     measured_on: str = ""
     """``validation_digest`` of the clips on which it was measured; empty before the first call of ``Trainer.steps``."""
+    new_settings: tuple[str, ...] = ()
+    """Settings that the version which saved the run did not have. They have their defaults."""
 
 
 class RunState:
@@ -79,8 +81,10 @@ class RunState:
         """
         metadata, tensors = self._read()
         try:
-            differing = list(_diff_settings(_read_identity(metadata["run"], identity, plan), identity))
-            position = Position(int(metadata["step"]), float(metadata["best"]), metadata["measured_on"])
+            saved = _read_identity(metadata["run"], identity, plan)
+            differing = list(_diff_settings(saved, identity))
+            new = tuple(_list_new_settings(json.loads(metadata["run"]), saved))
+            position = Position(int(metadata["step"]), float(metadata["best"]), metadata["measured_on"], new)
             if not differing:
                 self._restore(tensors)
         except (KeyError, ValueError, RuntimeError) as error:  # the last is torch's, for names or shapes that differ
@@ -179,6 +183,18 @@ def _diff_settings(one: Any, other: Any, name: str = "") -> Iterator[str]:
         return
     for key in sorted({*one, *other}):
         yield from _diff_settings(one.get(key), other.get(key), f"{name}.{key}" if name else key)
+
+
+def _list_new_settings(older: Any, newer: Any, name: str = "") -> Iterator[str]:
+    """Names of the settings in ``newer`` that ``older`` does not have."""
+    if not (isinstance(older, dict) and isinstance(newer, dict)):
+        return
+    for key, value in newer.items():
+        full = f"{name}.{key}" if name else key
+        if key in older:
+            yield from _list_new_settings(older[key], value, full)
+        else:
+            yield full
 
 
 def _strip_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -133,7 +133,7 @@ class Trainer:
         self._backgrounds = backgrounds
         epochs = epochs_of(self._training, len(log_mels))
         self.plan = Plan(spec, self._training, len(log_mels), epochs, started=start is not None)
-        self.step, self.best, self._measured_on = Position()
+        self.step, self.best, self._measured_on, _ = Position()
         self.stopping = False
         self._stop_requested = False
 
@@ -141,9 +141,13 @@ class Trainer:
     def total(self) -> int:
         return len(self.plan)
 
-    def resume(self) -> None:
-        """Continue from ``last.safetensors``; raises ModelError when it is of another run."""
-        self.step, self.best, self._measured_on = self._state.load(self._identity, self.plan)
+    def resume(self) -> tuple[str, ...]:
+        """Continue from ``last.safetensors``; raises ModelError when it is of another run.
+
+        Returns the settings that the version which saved it did not have. They have their defaults.
+        """
+        self.step, self.best, self._measured_on, new_settings = self._state.load(self._identity, self.plan)
+        return new_settings
 
     def stop(self) -> None:
         """End after the next step that all ranks agree on; the state is saved, so that resume continues from there."""

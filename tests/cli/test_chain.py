@@ -243,7 +243,7 @@ def test_csv_has_fixed_columns_and_appears_whole(run: Run, bundle: Path, stream:
     output = tmp_path / "events.csv"
     assert run("classify", bundle, stream.parent, "--format", "csv", "-o", output).returncode == 0
     rows = list(csv.reader(io.StringIO(output.read_text())))
-    assert rows[0] == ["source", "start_s", "end_s", "label", "score", "patch_size", "model"]
+    assert rows[0] == ["source", "start_s", "end_s", "label", "score", "patch_size", "model", "channel"]
     assert list(tmp_path.iterdir()) == [output]
 
 

@@ -42,7 +42,7 @@ def write_events(results: Iterable[Result], model: str) -> bytes:
             "end_s": event.end_s,
             "score": event.score,
             "patch_size": str(event.patch),
-            "channel": result.channel,
+            "channel": event.channel,
             "start_sample": event.start_sample,
             "end_sample": event.end_sample,
             "sample_rate_hz": event.sample_rate_hz,

@@ -192,8 +192,8 @@ class _ScoreRecorder:
         return PieceScores(
             len(self._kept),
             np.repeat(np.arange(len(counts), dtype=np.int32), counts),
-            np.concatenate([classes for classes, _ in self._kept] or [np.empty(0)]).astype(np.int16),
-            np.concatenate([scores for _, scores in self._kept] or [np.empty(0)]).astype(np.float32),
+            np.concatenate([classes for classes, _ in self._kept] or [np.empty(0, np.intp)]).astype(np.int16),
+            np.concatenate([scores for _, scores in self._kept] or [np.empty(0, np.float32)]),
             self._end,
             rate_hz,
             patch,

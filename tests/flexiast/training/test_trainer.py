@@ -440,6 +440,18 @@ def test_a_run_with_other_settings_is_not_resumed(toy: Toy, straight: Trainer, c
     assert f"recipe.training.{name}" in str(refused.value)
 
 
+def test_settings_that_are_newer_than_a_saved_run_are_named(toy: Toy, straight: Trainer, tmp_path: Path) -> None:
+    """As a version without them saved it: they have their defaults, in the run too."""
+    with safetensors.safe_open(straight.run / "last.safetensors", "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    identity = json.loads(metadata["run"])
+    del identity["recipe"]["training"]["augment"]["masks"], identity["recipe"]["training"]["balanced"]
+    safetensors.torch.save_file(tensors, tmp_path / "last.safetensors", metadata | {"run": json.dumps(identity)})
+    new_settings = toy.trainer(tmp_path).resume()
+    assert set(new_settings) == {"recipe.training.augment.masks", "recipe.training.balanced"}
+    assert toy.trainer(straight.run).resume() == ()
+
+
 def test_a_run_of_another_model_is_not_resumed(toy: Toy, straight: Trainer) -> None:
     spec = toy.spec.model_copy(update={"network": NetworkSpec(width=16, depth=2, heads=2)})
     with pytest.raises(ModelError, match="of a run with other data or settings"):

@@ -91,7 +91,7 @@ class Batch:
             with self._report_at_end(already=len(self.files) - len(missing)):
                 for result in self.tally.watch(results, len(self.unusable) + len(missing), shown=True):
                     if result.error is None:
-                        folder.write(missing[result.path], result, self.model)
+                        folder.write(missing[Path(str(result.path))], result, self.model)
 
     @property
     def _total(self) -> int:

@@ -13,6 +13,7 @@ from flexiast.errors import ExitCode, UsageError
 from flexiast.evaluation.evaluate import PatchResult
 from flexiast.files import check_output
 from flexiast.networks import load_model
+from flexiast.text import preview
 from flexiast.training.distributed import World, init_process_group, is_restarted, launcher
 from flexiast.training.external_teacher import ExternalTeacher
 from flexiast.training.journal import Journal
@@ -61,8 +62,15 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
         else:
             prepared = prepare_with_teacher(sources, recipe, start, external, teachers, output, console)
         trainer = _build_trainer(world, output, prepared, start, teachers, execution, external)
-        if resume:
-            trainer.resume()
+        if resume and (new_settings := trainer.resume()):
+            one = len(new_settings) == 1
+            console.print(
+                f"The run was saved before there {'was' if one else 'were'} {preview(new_settings)}; "
+                f"it goes on with {'its default' if one else 'their defaults'}, not as it began",
+                style="yellow",
+                markup=False,
+                soft_wrap=True,
+            )
         _print_plan(trainer, prepared, start, teachers, console)
         header = _describe_run(trainer, prepared, start, teachers)
         if external is not None:
