@@ -5,7 +5,6 @@ A device is opened once, and its blocks are handed to all of its channels. A fil
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,7 +51,7 @@ def open_channels(
 
 
 def split_channels(source: Source, count: int) -> list[Source]:
-    """The channels of a live source, whose blocks hold ``count`` of them. All are to be read, by a thread each.
+    """The channels of a live source, whose blocks hold ``count`` of them. All are to be read, in any order.
 
     What the source reports, its losses and its failure reach every channel.
     """
@@ -82,26 +81,23 @@ class _SharedBlocks:
         self._waiting: dict[int, deque[Block]] = {place: deque() for place in range(readers)}
         self._failure: Exception | None = None
         self._ended = False
-        self._lock = threading.Lock()
 
     def take(self, place: int) -> Block | None:
         """The reader's next block; None at the end. Raises what the source raised."""
-        with self._lock:
-            waiting = self._waiting[place]
-            if not waiting and not self._ended:
-                self._fetch()
-            if waiting:
-                return waiting.popleft()
-            if self._failure is not None:
-                raise self._failure
-            return None
+        waiting = self._waiting[place]
+        if not waiting and not self._ended:
+            self._fetch()
+        if waiting:
+            return waiting.popleft()
+        if self._failure is not None:
+            raise self._failure
+        return None
 
     def leave(self, place: int) -> None:
         """Stop collecting blocks for a reader; the last one releases the source."""
-        with self._lock:
-            self._waiting.pop(place, None)
-            if not self._waiting:
-                self._blocks.close()  # type: ignore[attr-defined]
+        self._waiting.pop(place, None)
+        if not self._waiting:
+            self._blocks.close()  # type: ignore[attr-defined]
 
     def _fetch(self) -> None:
         try:

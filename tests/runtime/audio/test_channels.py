@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,12 +100,12 @@ def test_a_channel_that_is_no_longer_read_holds_nothing_up_and_the_last_one_clos
 
 @pytest.mark.parametrize("live", [True, False])
 def test_captured_together_each_has_its_own_level_and_audio(live: bool) -> None:
-    """In threads, as `listen` reads them: a loud channel, a quiet one, a dead one."""
+    """As `listen` reads them: a loud channel, a quiet one, a dead one."""
     gains = np.float32([0.5, 0.05, 0.0])
     blocks = [Block(gains * samples(1_600, 1, seed)) for seed in range(5)]
-    device, changed = Device(blocks), threading.Condition()
+    device = Device(blocks)
     sources = [Monitored(source) for source in split_channels(device, 3)]
-    captures = [Capture(source, RATE, 1_600, live=live, changed=changed) for source in sources]
+    captures = [Capture(source, RATE, 1_600, live=live) for source in sources]
     heard: list[list[Float]] = [[], [], []]
     for place, chunk in merge_captures(captures):
         heard[place].append(chunk.samples)
