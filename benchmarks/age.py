@@ -27,9 +27,9 @@ import soundfile
 import soxr
 
 from benchmarks.ears import RIG
-from benchmarks.events import Stream
 from benchmarks.measure import heading
 from benchmarks.spoken import spoken
+from benchmarks.streams import Stream
 from flexiast.spec import FrontendSpec, parse_patches
 from flexiast_cli.app import app
 from flexiast_runtime.audio import microphone as mic
@@ -151,12 +151,12 @@ def decided_after(frontend: FrontendSpec, settings: DetectionSettings) -> int:
 
 def since_words(stream: Stream, started_s: float, events: Received, rate_hz: int) -> Iterator[float]:
     """Seconds from the end of each word to the record of the event that overlaps it."""
-    turn = len(stream.samples)
+    turn_s = len(stream.samples) / rate_hz
     for event, at_s in events:
-        middle = (event["start_sample"] + event["end_sample"]) // 2
-        word = min(stream.truth, key=lambda sound: abs((sound.start + sound.end) // 2 - middle % turn))
+        turns, middle_s = divmod((event["start_s"] + event["end_s"]) / 2, turn_s)
+        word = min(stream.truth, key=lambda sound: abs((sound.start_s + sound.end_s) / 2 - middle_s))
         if word.label == event["label"]:
-            yield at_s - started_s - (middle // turn * turn + word.end) / rate_hz
+            yield at_s - started_s - (turns * turn_s + word.end_s)
 
 
 def row(name: str, values_s: Sequence[float]) -> float:

@@ -2,7 +2,7 @@
 
 python -m benchmarks.cascade --data ../shared/data [--model commands] [--minutes 10] [--seed 1]
 
-Streams as in benchmarks.events, but with events in a twentieth of the time. The real listener hears each stream with
+Streams of benchmarks.streams, but with events in a twentieth of the time. The real listener hears each stream with
 one size, and with a cascade of the cheapest size and that one; CPU time is the listener's own, front end and all.
 """
 
@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from benchmarks.events import ONSET_S, TASKS, Counts, Sound, Stream, count, halves, make_streams, run
 from benchmarks.measure import heading
+from benchmarks.streams import TASKS, Stream, halves, make_streams, run
 from flexiast.data.dataset import read_dataset
+from flexiast.evaluation.events import ONSET_S, Counts, Sound, count_by_onset, count_by_overlap
 from flexiast.spec import PatchSize
 from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.bundle import Bundle
@@ -47,9 +46,9 @@ class Heard(NamedTuple):
     runs: dict[PatchSize, int]
 
 
-def hear(engines: Engines, cheap: PatchSize | None, sharp: PatchSize, stream: Stream, onset_s: float) -> Heard:
+def hear(engines: Engines, cheap: PatchSize | None, sharp: PatchSize, stream: Stream, onset_s: float | None) -> Heard:
     """With the sharp size alone, or after a cheap one."""
-    spec, rate_hz = engines.spec, engines.spec.frontend.sample_rate_hz
+    spec = engines.spec
     settings = DetectionSettings.from_frontend(spec.frontend)
     conditions = Conditions(10.0)  # nobody waits here
     thresholds = settings.rules.thresholds(spec.labels)
@@ -65,12 +64,14 @@ def hear(engines: Engines, cheap: PatchSize | None, sharp: PatchSize, stream: St
     found, summary = [], None
     for record in listener.run(chunks):
         if isinstance(record, Event):
-            found.append(Sound(record.label, record.start_sample, record.end_sample))
+            found.append(Sound(record.label, record.start_s, record.end_s))
         if isinstance(record, Summary):
             summary = record
     assert summary is not None
     runs = {use.patch: use.windows for use in summary.variants}
-    return Heard(count(found, stream.truth, onset_s * rate_hz), summary.cpu_s, summary.windows, runs)
+    by_overlap = onset_s is None
+    counts = count_by_overlap(found, stream.truth) if by_overlap else count_by_onset(found, stream.truth, onset_s)
+    return Heard(counts, summary.cpu_s, summary.windows, runs)
 
 
 def governed(cheap: PatchSize, sharp: PatchSize, conditions: Conditions) -> GovernedController:
@@ -95,7 +96,7 @@ def experiment(name: str, data: Path, minutes: float, seed: int) -> None:
     sides = halves(read_dataset(data / task.metadata, task.val_fold).split("val"), task.source)
     streams = make_streams(sides[seed % 2], rate_hz, round(60 * minutes * rate_hz), seed, SNRS_DB, SHARE)
     hours = sum(len(stream.samples) for stream in streams) / rate_hz / 3600
-    onset_s = ONSET_S if engines.spec.frontend.window_s < 2 else np.inf  # a long window knows no onset
+    onset_s = ONSET_S if engines.spec.frontend.window_s < 2 else None  # a long window knows no onset
     events = sum(len(stream.truth) for stream in streams)
     heading(f"{name}: {events} events in {60 * hours:.0f} minutes, SNR {', '.join(map(str, SNRS_DB))} dB")
     print("\n| | precision | recall | F1 | by SNR | windows run | CPU s per hour | of 16 |")

@@ -27,9 +27,10 @@ import soundfile
 import soxr
 
 from benchmarks.ears import ENDING_S, Ears, Heard
-from benchmarks.events import ONSET_S, Sound, Stream, pairs
 from benchmarks.measure import heading
 from benchmarks.spoken import SLOT_S, spoken
+from benchmarks.streams import Stream
+from flexiast.evaluation.events import Sound, count_by_onset
 from flexiast.spec import parse_patches
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
@@ -204,9 +205,9 @@ def expected(reference: Sequence[Sound], lost: Sequence[Gap], end_s: float, besi
     for gap in (*lost, Gap(end_s, end_s, reopened=False)):
         first_s = begin_s + beside_s if begin_s else 0.0
         for turn in range(int((gap.start_s - anchor_s) / TURN_S) + 1):
-            shift = round((anchor_s + turn * TURN_S) * RATE_HZ)
-            moved = [Sound(label, start + shift, end + shift) for label, start, end in reference]
-            found += [s for s in moved if s.start >= first_s * RATE_HZ and s.end <= (gap.start_s - beside_s) * RATE_HZ]
+            shift_s = anchor_s + turn * TURN_S
+            moved = [Sound(label, start_s + shift_s, end_s + shift_s) for label, start_s, end_s in reference]
+            found += [one for one in moved if one.start_s >= first_s and one.end_s <= gap.start_s - beside_s]
         begin_s, anchor_s = gap.end_s, gap.end_s if gap.reopened else anchor_s
     return found
 
@@ -222,7 +223,7 @@ def events(heard: Heard) -> dict[str, Sound]:
     """By id, whoever has them."""
     full = [record for record in heard.records if record["type"] == "event"]
     full += [event for sink in ("jsonl", "sqlite", "mqtt") for event in heard.sinks[sink]]
-    return {event["id"]: Sound(event["label"], event["start_sample"], event["end_sample"]) for event in full}
+    return {event["id"]: Sound(event["label"], event["start_s"], event["end_s"]) for event in full}
 
 
 class Row(NamedTuple):
@@ -250,8 +251,8 @@ def row(case: Case, heard: Heard, reference: Sequence[Sound]) -> Row:
     known, lost, end = events(heard), list(gaps(heard.records)), end_s(heard.records)
     outside = expected(reference, lost, end, BESIDE_S)
     beside = [sound for sound in expected(reference, lost, end, 0.0) if sound not in outside]
-    onset, found = ONSET_S * RATE_HZ, list(known.values())
-    hits, near = len(list(pairs(found, outside, onset))), len(list(pairs(found, beside, onset)))
+    found = list(known.values())
+    hits, near = count_by_onset(found, outside).found, count_by_onset(found, beside).found
     missing = [str(len(known.keys() - {event["id"] for event in events})) for events in heard.sinks.values()]
     cells = (
         case.name,
@@ -307,7 +308,7 @@ def main() -> None:
         plain = Case("none", unbroken)
         first = run(plain)
         assert first is not None
-        reference = [sound for sound in events(first).values() if sound.start < TURN_S * RATE_HZ]
+        reference = [sound for sound in events(first).values() if sound.start_s < TURN_S]
         rows = [row(plain, first, stream.truth)]
         print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|", flush=True)
         print("| " + " | ".join(rows[0].cells) + " |", flush=True)

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.events import TASKS, Sound, Stream, audible, listen, louder, pink
+from benchmarks.streams import TASKS, Stream, listen, louder, pink
 from flexiast.data.dataset import load_waveforms, read_dataset
+from flexiast.evaluation.events import Sound
+from flexiast.evaluation.mixing import trim_to_audible
 from flexiast_runtime.detection.rules import EventRules
 from flexiast_runtime.governor.live import FixedSize
 from flexiast_runtime.inference.engine import Engines
@@ -41,21 +43,21 @@ def _words(data: Path, engines: Engines) -> Iterator[Word]:
     dataset = read_dataset(data / task.metadata, task.val_fold).split("val")
     clips, waveforms, _ = load_waveforms(dataset, rate_hz)
     for index in np.random.default_rng(0).permutation(len(waveforms)):
-        yield clips.clips[index].labels[0], audible(waveforms[index], rate_hz)
+        yield clips.clips[index].labels[0], trim_to_audible(waveforms[index], rate_hz)
 
 
 def _clear(words: list[Word], engines: Engines) -> list[Word]:
     """Those that make one event of their label, and nothing else, at every phase."""
     rate_hz = _rate_hz(engines)
-    samples, slot = _stream(words, rate_hz).samples, round(SLOT_S * rate_hz)
+    samples = _stream(words, rate_hz).samples
     good = set(range(len(words)))
     for phase in range(PHASES):
         shift = round(STEP_S * rate_hz) * phase // PHASES
         shifted = Stream(np.concatenate([pink(shift, np.random.default_rng(1)), samples]) if shift else samples, ())
         heard: list[list[str]] = [[] for _ in words]
         for event in listen(engines, FixedSize(engines.patches[0]), EventRules(), shifted):
-            middle = (event.start + event.end) // 2 - shift
-            heard[min(max(middle, 0) // slot, len(words) - 1)].append(event.label)
+            middle_s = (event.start_s + event.end_s) / 2 - shift / rate_hz
+            heard[min(int(max(middle_s, 0) / SLOT_S), len(words) - 1)].append(event.label)
         good &= {place for place, (label, _) in enumerate(words) if heard[place] == [label]}
     return [words[place] for place in sorted(good)]
 
@@ -66,7 +68,7 @@ def _stream(words: list[Word], rate_hz: int) -> Stream:
     for place, (label, word) in enumerate(words):
         start, heard = place * slot + pause, word[: slot - pause]
         samples[start : start + len(heard)] += louder(heard, SNR_DB)
-        truth.append(Sound(label, start, start + len(heard)))
+        truth.append(Sound(label, start / rate_hz, (start + len(heard)) / rate_hz))
     return Stream(np.clip(samples, -1, 1), tuple(truth))
 
 

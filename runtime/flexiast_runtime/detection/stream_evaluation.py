@@ -32,7 +32,8 @@ from flexiast_runtime.inference.engine import Engines
 Float = NDArray[np.float32]
 
 BUDGETS_PER_HOUR = (0.1, 0.5, 1.0, 2.0, 5.0)
-"""False events an hour at which the recall is told, with one threshold for all labels."""
+"""False events an hour at which the recall is told, with one threshold for all labels; those that the hours could show,
+by one event at least."""
 
 ALL_KINDS = "all"
 """In the place of a kind of background."""
@@ -128,6 +129,7 @@ class StreamResult(Value):
     """In all streams that no clips were mixed into, and in each kind of them"""
     psds: float | None = None
     budgets: tuple[BudgetPoint, ...] = ()
+    """Of one size; those of `BUDGETS_PER_HOUR` that the hours can tell"""
     trade_off: tuple[DetPoint, ...] = ()
 
 
@@ -176,7 +178,7 @@ class StreamEvaluation:
         return self._summarize(str(patch), detections).model_copy(
             update={
                 "psds": compute_psds(self._lay(smoothed, *self._snrs()) if sweeps else background, release),
-                "budgets": tuple(_budget_point(curve, sweeps, per_hour) for per_hour in BUDGETS_PER_HOUR),
+                "budgets": tuple(_budget_point(curve, sweeps, at) for at in BUDGETS_PER_HOUR if at * hours >= 1),
                 "trade_off": _det_points(curve),
             }
         )

@@ -49,8 +49,11 @@ def test_mixes_and_background_give_recall_by_snr_and_false_events_by_kind(
         assert every["false"] == sum(rate["false"] for rate in kinds)
         assert {name: share["of"] for name, share in one["recall_by_snr_db"].items()} == {"quiet": 9, "10": 9}
         assert one["events"] == 18
+        assert one["budgets"] == []  # 50 seconds cannot show a rate below 72 an hour
     assert (tmp_path / "det.png").read_bytes().startswith(b"\x89PNG")
-    assert evaluate(tiny_bundle, *words).stdout.count("governed") == 2
+    shown = evaluate(tiny_bundle, *words)
+    assert shown.stdout.count("governed") == 2
+    assert "cannot show a rate below 72 an hour" in shown.stderr
 
 
 def test_a_threshold_for_all_labels_replaces_the_bundles(tiny_bundle: Path, sounds: Path) -> None:

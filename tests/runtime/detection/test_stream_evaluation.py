@@ -19,7 +19,12 @@ from flexiast_runtime.detection.records import Event
 from flexiast_runtime.detection.rules import EventRules
 from flexiast_runtime.detection.scoring import compute_slots, detect, score_stream, smooth
 from flexiast_runtime.detection.settings import DetectionSettings
-from flexiast_runtime.detection.stream_evaluation import AnnotatedStream, StreamEvaluation, score_streams
+from flexiast_runtime.detection.stream_evaluation import (
+    BUDGETS_PER_HOUR,
+    AnnotatedStream,
+    StreamEvaluation,
+    score_streams,
+)
 from flexiast_runtime.governor.live import Conditions, FixedSize, GovernedController
 from flexiast_runtime.governor.types import Observation, Option, Policy
 from flexiast_runtime.inference.engine import Engines
@@ -148,3 +153,22 @@ def test_every_threshold_gives_the_events_of_the_detector(
             for label, pairs in enumerate(expected):
                 found = timeline.detections(label, float(threshold), release)
                 np.testing.assert_allclose(found, np.array(sorted(pairs)).reshape(-1, 2), atol=1e-9)
+
+
+def test_a_budget_is_told_where_the_hours_can_show_it(
+    engines: Engines, settings: DetectionSettings, waveform: Float
+) -> None:
+    """Each with the lowest threshold that keeps it, and the recall there."""
+    bed = AnnotatedStream("bed", [waveform])
+    mixed = AnnotatedStream("bed", [waveform], (Sound(engines.spec.labels[0], 1.0, 2.0),), (), 10.0)
+    scored = list(score_streams(engines, settings, [bed, mixed]))
+    scored = [scored[0]] * 600 + scored[1:]  # an hour and a half
+    result = StreamEvaluation(engines, settings, scored).evaluate(engines.patches[0])
+    hours = result.false_events[0].hours
+    assert [point.false_per_hour for point in result.budgets] == [at for at in BUDGETS_PER_HOUR if at >= 1 / hours]
+    for point in result.budgets:
+        kept = [one for one in result.trade_off if one.false_per_hour <= point.false_per_hour]
+        assert (point.threshold is None) == (not kept)
+        if kept:
+            assert point.threshold == min(one.threshold for one in kept)
+            assert point.recall == point.recall_by_snr_db["10"] == pytest.approx(1 - kept[0].missed)

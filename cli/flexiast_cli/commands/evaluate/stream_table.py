@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from flexiast_cli.terminal.console import stdout
-from flexiast_runtime.detection.stream_evaluation import StreamResult
+from flexiast_cli.terminal.console import say, stdout
+from flexiast_runtime.detection.stream_evaluation import BUDGETS_PER_HOUR, StreamResult
 
 
 def show_streams(results: Sequence[StreamResult], title: str) -> None:
@@ -37,13 +37,23 @@ def show_streams(results: Sequence[StreamResult], title: str) -> None:
                 *(f"{r.per_hour:.1f} ({r.interval[0]:.1f} to {r.interval[1]:.1f})" for r in result.false_events),
             )
         console.print(table)
-    sized = [result for result in results if result.budgets]
     if results[0].events and results[0].false_events:
+        _show_budgets([result for result in results if result.trade_off])
+
+
+def _show_budgets(results: Sequence[StreamResult]) -> None:
+    """Print what each size finds at the budgets that the hours can tell, and which they cannot."""
+    budgets = [point.false_per_hour for point in results[0].budgets]
+    hours = results[0].false_events[0].hours
+    console = stdout()
+    if budgets:
         console.print("\nRecall where one threshold for all labels keeps false events an hour at most at")
-        table = _table(["patch", *(f"{point.false_per_hour:g}" for point in sized[0].budgets)])
-        for result in sized:
+        table = _table(["patch", *(f"{per_hour:g}" for per_hour in budgets)])
+        for result in results:
             table.add_row(result.patch_size, *(_at_budget(point.recall, point.threshold) for point in result.budgets))
         console.print(table)
+    if len(budgets) < len(BUDGETS_PER_HOUR):
+        say(f"{hours:.2f} h of background cannot show a rate below {1 / hours:.2g} an hour; give more for such budgets")
 
 
 def _table(columns: Sequence[str]) -> Table:
