@@ -46,6 +46,8 @@ class Position(NamedTuple):
     """Steps done."""
     best: float = -1.0
     """Best mean over the patch sizes so far; -1 before the first measurement."""
+    stale: int = 0
+    """Measurements since the best one."""
     measured_on: str = ""
     """``validation_digest`` of the clips on which it was measured; empty before the first call of ``Trainer.steps``."""
 
@@ -65,6 +67,7 @@ class RunState:
         for index, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
         metadata = {"step": str(position.step), "best": repr(position.best), "measured_on": position.measured_on}
+        metadata["stale"] = str(position.stale)
         metadata["run"] = json.dumps(identity)
         contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         write_atomically(self.path, safetensors.save(contiguous, metadata))
@@ -77,7 +80,8 @@ class RunState:
         metadata, tensors = self._read()
         try:
             differing = list(_diff_settings(_read_identity(metadata["run"]), identity))
-            position = Position(int(metadata["step"]), float(metadata["best"]), metadata["measured_on"])
+            stale = int(metadata.get("stale", "0"))  # version 0.1 before early stopping
+            position = Position(int(metadata["step"]), float(metadata["best"]), stale, metadata["measured_on"])
             if not differing:
                 self._restore(tensors)
         except (KeyError, ValueError, RuntimeError) as error:  # the last is torch's, for names or shapes that differ

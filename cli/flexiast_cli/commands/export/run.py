@@ -23,7 +23,7 @@ class Options:
     """The command's options that decide what is exported, as given."""
 
     model: str
-    patches: str
+    patches: str | None
     output: Path | None
     precision: str | None
     verify_data: Path | None
@@ -46,11 +46,13 @@ class Options:
 
 def run(options: Options, *, dry_run: bool, as_json: bool) -> None:
     """Raises UsageError for options that do not fit together, before any work begins."""
-    patches = parse_patches(options.patches)
+    patches = None if options.patches is None else parse_patches(options.patches)
     precisions = _parse_precisions("fp32" if options.precision is None else options.precision)
     _check(options, precisions)
     output, force, skip_bad = options.bundle_folder, options.force, options.skip_bad
     if options.adds_sizes:
+        if patches is None:
+            raise UsageError(f"{options.model} is a bundle; say which sizes to add, such as --patch-sizes 24,30")
         job = job_from_bundle(options.model, patches, output, force=force)
     else:
         calibrated = options.calibration_data is not None
