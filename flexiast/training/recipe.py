@@ -78,7 +78,6 @@ class Augment(Value):
 
 
 START_VALUES: dict[str, Any] = {
-    "learning_rate": 5e-4,
     "layer_decay": 0.75,
     "patience": 3,
     "max_tokens": 128,

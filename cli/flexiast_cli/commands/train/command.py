@@ -46,7 +46,7 @@ def train(
         ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="(32)")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="(0.0005; from scratch 0.001)")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="(0.001)")] = None,
     init: Annotated[
         str | None,
         typer.Option(
