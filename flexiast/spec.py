@@ -307,6 +307,14 @@ class Spec(Value):
         rows, columns = self.grid(patch)
         return rows * columns + self.network.prefix_tokens
 
+    def fits(self, patch: PatchSize) -> bool:
+        """Whether a patch size can be had in a window."""
+        try:
+            self.check_patch(patch)
+        except UsageError:
+            return False
+        return True
+
     def gmac(self, patch: PatchSize) -> float:
         """Billions of multiply-accumulates for one window: embedding, attention, feed-forward and head.
 

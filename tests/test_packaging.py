@@ -37,9 +37,20 @@ HEAVY = (
 )
 TORCH_CODE = ("model", "convnet", "networks", "training.distillation", "training.distributed", "training.journal")
 NEEDS_TORCH = {
-    f"flexiast.{name}" for name in (*TORCH_CODE, "training.embedding_targets", "training.run_state", "training.trainer")
+    f"flexiast.{name}"
+    for name in (
+        *TORCH_CODE,
+        "training.embedding_targets",
+        "training.linear_head",
+        "training.warm_start",
+        "training.run_state",
+        "training.trainer",
+    )
 }
-NEEDS_TORCH |= {f"flexiast_cli.commands.train.{name}" for name in ("external", "prepare", "progress", "run")}
+NEEDS_TORCH |= {
+    f"flexiast_cli.commands.train.{name}"
+    for name in ("external", "prepare", "progress", "report", "run", "start", "summary")
+}
 NEEDS_TORCH |= {"flexiast_cli.commands.embed.run"}
 DRAWS = {f"flexiast_cli.{name}" for name in ("plot_axes", "commands.evaluate.plot", "commands.profile.report")}
 """Modules of pictures, imported when one is asked for: they begin with matplotlib."""

@@ -127,8 +127,8 @@ def warn_uneven(targets: Float, labels: Sequence[str]) -> list[str]:
     if counts[most] < UNEVEN * counts[least]:
         return []
     return [
-        f"{labels[most]} has {counts[most]:,.0f} training clips, {labels[least]} {counts[least]:,.0f}: a recipe "
-        "(--config) with balanced = true under [training] draws all labels equally often"
+        f"{labels[most]} has {counts[most]:,.0f} training clips, {labels[least]} {counts[least]:,.0f}: all labels are "
+        "drawn equally often; more clips of the rarest would help most"
     ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 from typing_extensions import Self
@@ -77,6 +77,20 @@ class Augment(Value):
         return self
 
 
+START_VALUES: dict[str, Any] = {
+    "layer_decay": 0.75,
+    "patience": 3,
+    "max_tokens": 128,
+    "warmup_share": 0.1,
+}
+"""Of a run that starts from another model: its lower blocks know more than few clips can tell them."""
+
+START_GMAC = 3_500.0
+"""Of forward passes: about 4 minutes on two cores, which train at 8 GMAC a second each."""
+
+START_EPOCHS = (12, 60)
+
+
 class Distill(Value):
     """Learning from answers besides labels; all weights are shares of the loss."""
 
@@ -102,11 +116,18 @@ class Training(Value):
     """1 keeps the tokens of a step constant, so the batch grows as patches grow; 0 keeps the clips constant."""
     learning_rate: float = Field(default=1e-3, gt=0, le=1e30)  # float32 ends soon above
     weight_decay: float = Field(default=0.05, ge=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Each block learns at this share of the rate of the block above it: 0.75 for a run that starts from another."""
+    patience: int | None = Field(default=None, ge=1)
+    """Measurements without a better one after which the run ends early; None: it goes to its end."""
     warmup_share: float = Field(default=0.04, ge=0, le=1)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
     evaluations: int = Field(default=8, ge=1, le=10_000)
-    """How often the validation split is measured; the best mean over all patch sizes is kept."""
+    """How often the validation split is measured; the best mean over all patch sizes is kept.
+
+    Unless told, less often where measuring would take more than a fifth of what learning takes.
+    """
     seed: int = Field(default=0, ge=0, lt=2**32)
     balanced: bool = False
     """Draw clips so that every label is seen equally often, as AST does on AudioSet."""
@@ -139,8 +160,22 @@ class Training(Value):
         """Without the default sizes that do not fit a window; sizes that were told stay as they are."""
         if "patches" in self.model_fields_set or self.patch_weights is not None:
             return self
-        fitting = tuple(patch for patch in self.patches if _fits(spec, patch))
+        fitting = tuple(patch for patch in self.patches if spec.fits(patch))
         return self.model_copy(update={"patches": fitting or self.patches})
+
+    def fill_for_start(self, spec: Spec, clips: int) -> Training:
+        """With what suits a run from another model, whose head is fitted already, wherever nothing was told.
+
+        The run is as long as ``START_GMAC`` allows, within ``START_EPOCHS`` over so many clips.
+        """
+        tokens = self.max_tokens or START_VALUES["max_tokens"]
+        kept = [min(1.0, tokens / spec.tokens(patch)) * spec.gmac(patch) for patch in self.patches]
+        epochs = round(START_GMAC / (clips * sum(kept) / len(kept)))
+        values = START_VALUES | {"epochs": min(max(epochs, START_EPOCHS[0]), START_EPOCHS[1])}
+        if "mix_from" not in self.augment.model_fields_set:
+            values["augment"] = self.augment.model_copy(update={"mix_from": 0.0})
+        told = self.model_fields_set - {"augment"}
+        return self.model_copy(update={name: value for name, value in values.items() if name not in told})
 
 
 class ModelConfig(Value):
@@ -218,14 +253,6 @@ def _replace_fields(value: V, fields: dict[str, object]) -> V:
     given = {name: field for name, field in fields.items() if field is not None}
     told = {name: getattr(value, name) for name in value.model_fields_set}
     return type(value).validate_fields(**told | given)
-
-
-def _fits(spec: Spec, patch: PatchSize) -> bool:
-    try:
-        spec.check_patch(patch)
-    except UsageError:
-        return False
-    return True
 
 
 def parse_weighted_patches(text: str) -> tuple[tuple[PatchSize, ...], tuple[float, ...] | None]:

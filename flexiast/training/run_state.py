@@ -49,6 +49,8 @@ class Position(NamedTuple):
     """Steps done."""
     best: float = -1.0
     """Best mean over the patch sizes so far; -1 before the first measurement."""
+    stale: int = 0
+    """Measurements since the best one."""
     measured_on: str = ""
     """``validation_digest`` of the clips on which it was measured; empty before the first call of ``Trainer.steps``."""
     new_settings: tuple[str, ...] = ()
@@ -70,6 +72,7 @@ class RunState:
         for index, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
         metadata = {"step": str(position.step), "best": repr(position.best), "measured_on": position.measured_on}
+        metadata["stale"] = str(position.stale)
         metadata["run"] = json.dumps(identity)
         contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         write_atomically(self.path, safetensors.save(contiguous, metadata))
@@ -84,7 +87,8 @@ class RunState:
             saved = _read_identity(metadata["run"], identity, plan)
             differing = list(_diff_settings(saved, identity))
             new = tuple(_list_new_settings(json.loads(metadata["run"]), saved))
-            position = Position(int(metadata["step"]), float(metadata["best"]), metadata["measured_on"], new)
+            stale = int(metadata.get("stale", "0"))  # version 0.1 before early stopping
+            position = Position(int(metadata["step"]), float(metadata["best"]), stale, metadata["measured_on"], new)
             if not differing:
                 self._restore(tensors)
         except (KeyError, ValueError, RuntimeError) as error:  # the last is torch's, for names or shapes that differ

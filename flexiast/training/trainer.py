@@ -42,6 +42,12 @@ SCORES_WEIGHT = 0.1
 """Of the cross-entropies of a teacher's scores, summed over its labels: next to the squared error of its embedding,
 which is 1 at the start, that of YAMNet's 521 labels is then about as large."""
 
+MEASURED_SHARE = 0.2
+"""Of what learning costs, in multiply-accumulates, that measuring may cost where a recipe does not say how often."""
+
+BACKWARD = 3.0
+"""Times the multiply-accumulates of a forward pass that a training step takes."""
+
 LEAST_STEPS = 3_000
 """A small data set is seen until the network has had this many steps; fewer teach little."""
 
@@ -97,11 +103,13 @@ class Trainer:
         bf16: bool = False,
         embeddings: EmbeddingTargets | None = None,
         learn_scores: bool = False,
+        measure_start: bool = False,
         build: Callable[[Spec], Model] = build_model,
     ) -> None:
         """``targets`` are [clips, classes], ``probabilities`` [clips] those of drawing each clip.
 
         ``embeddings`` are learnt next to them. With ``learn_scores`` the targets are a teacher's scores, not labels.
+        With ``measure_start`` the start, whose head must be the run's, is measured too, and kept if nothing is better.
 
         Raises UsageError for patch sizes that the model cannot have and for two equal teachers, and ModelError for a
         start or a teacher that does not fit the run.
@@ -116,7 +124,7 @@ class Trainer:
             build = partial(build_student, width=len(embeddings.weights), prior=prior)
             targets = np.concatenate((targets, embeddings.values), axis=1)
             self._embedding_weights = torch.from_numpy(embeddings.weights).to(world.device)
-        self._learn_scores = learn_scores
+        self._learn_scores, self._starts_measured = learn_scores, measure_start
         self.model = build(spec).to(world.device)
         if start is not None:
             load_weights(self.model, transfer_weights(start, spec))
@@ -133,7 +141,7 @@ class Trainer:
         self._backgrounds = backgrounds
         epochs = epochs_of(self._training, len(log_mels))
         self.plan = Plan(spec, self._training, len(log_mels), epochs, started=start is not None)
-        self.step, self.best, self._measured_on, _ = Position()
+        self.step, self.best, self._stale, self._measured_on, _ = Position()
         self.stopping = False
         self._stop_requested = False
 
@@ -141,12 +149,18 @@ class Trainer:
     def total(self) -> int:
         return len(self.plan)
 
+    @property
+    def ended_early(self) -> bool:
+        """Whether so many measurements brought nothing better that the run is over."""
+        return self._training.patience is not None and self._stale >= self._training.patience
+
     def resume(self) -> tuple[str, ...]:
         """Continue from ``last.safetensors``; raises ModelError when it is of another run.
 
         Returns the settings that the version which saved it did not have. They have their defaults.
         """
-        self.step, self.best, self._measured_on, new_settings = self._state.load(self._identity, self.plan)
+        state = self._state.load(self._identity, self.plan)
+        self.step, self.best, self._stale, self._measured_on, new_settings = state
         return new_settings
 
     def stop(self) -> None:
@@ -162,9 +176,15 @@ class Trainer:
         clips before it was resumed, because its best so far could not be compared.
         """
         self._check_validation(validation, targets)
-        measured = self._choose_measured_steps()
+        measured = self._choose_measured_steps(len(validation))
         losses: dict[str, list[float]] = {}
-        for features, target in self._batches(workers):
+        if self._starts_measured and self.step == 0:
+            first = self._measure(validation, targets)
+            improved = self._update_best(first)
+            if journal is not None:
+                self._record(first, journal, improved=improved)
+            yield Progress(0, self.total, self.plan[0].patch, math.nan, first)
+        for features, target in () if self.ended_early else self._batches(workers):
             patch = self.plan[self.step].patch
             loss = self._train_step(features, target)
             losses.setdefault(str(patch), []).append(loss)
@@ -180,7 +200,7 @@ class Trainer:
                 if results or self.step % SAVE_EVERY == 0:
                     self._save_state()
             yield Progress(self.step, self.total, patch, loss, results)
-            if self.stopping:
+            if self.stopping or self.ended_early:
                 break
         if journal is not None:
             self._save_state()
@@ -197,9 +217,13 @@ class Trainer:
             )
         self._measured_on = measured_on
 
-    def _choose_measured_steps(self) -> set[int]:
+    def _choose_measured_steps(self, windows: int) -> set[int]:
         """Steps after which the validation split is measured, evenly spaced; the last is one of them."""
         count = self._training.evaluations
+        if "evaluations" not in self._training.model_fields_set:
+            learning = BACKWARD * sum(step.clips * self.spec.gmac(step.patch) for step in self.plan)
+            measuring = windows * sum(self.spec.gmac(patch) for patch in self._training.patches)
+            count = max(1, min(count, round(MEASURED_SHARE * learning / measuring)))
         return {round(self.total * (number + 1) / count) for number in range(count)}
 
     def _batches(self, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -232,7 +256,8 @@ class Trainer:
         device = self.world.device
         features, target = features.to(device, non_blocking=True), target.to(device, non_blocking=True)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._training.learning_rate * schedule(progress, self._training.warmup_share)
+            rate = self._training.learning_rate * schedule(progress, self._training.warmup_share)
+            group["lr"] = rate * group["rate_share"]
         self.model.train()
         torch.manual_seed(hash((self._training.seed, self.step, self.world.rank)))  # tokens that are dropped
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
@@ -305,6 +330,7 @@ class Trainer:
         mean = float(np.mean([result.merit for result in results]))
         improved = mean > self.best
         self.best = max(mean, self.best)
+        self._stale = 0 if improved else self._stale + 1
         return improved
 
     def _record(self, results: list[PatchResult], journal: Journal, *, improved: bool) -> None:
@@ -319,7 +345,7 @@ class Trainer:
             save_checkpoint(self.run / "checkpoint.safetensors", Checkpoint(self.spec, weights_of(self.ema), record))
 
     def _save_state(self) -> None:
-        self._state.save(Position(self.step, self.best, self._measured_on), self._identity)
+        self._state.save(Position(self.step, self.best, self._stale, self._measured_on), self._identity)
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
@@ -351,8 +377,24 @@ def label_loss(logits: Tensor, target: Tensor, task: str, smoothing: float) -> T
 
 
 def _optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
-    """AdamW; norms, biases, kernel and positions do not decay."""
-    matrices = [p for p in model.parameters() if p.ndim in {2, 4}]  # linear layers and convolutions
-    others = [p for p in model.parameters() if p.ndim not in {2, 4}]
-    groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98))
+    """AdamW; norms, biases, kernel and positions do not decay. Lower blocks learn at a share of the rate."""
+    by_share: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        by_share.setdefault(_rate_share(name, model, training.layer_decay), []).append(parameter)
+    groups: list[dict[str, Any]] = []
+    for share, parameters in by_share.items():
+        matrices = [p for p in parameters if p.ndim in {2, 4}]  # linear layers and convolutions
+        others = [p for p in parameters if p.ndim not in {2, 4}]
+        groups.append({"params": matrices, "weight_decay": training.weight_decay, "rate_share": share})
+        groups.append({"params": others, "weight_decay": 0.0, "rate_share": share})
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def _rate_share(name: str, model: nn.Module, layer_decay: float) -> float:
+    """Of the learning rate that a parameter has: 1 for the head, less by ``layer_decay`` with each block below it."""
+    if layer_decay == 1 or not isinstance(model, FlexiAST):
+        return 1.0
+    depth = len(model.blocks)
+    if name.startswith("blocks."):
+        return float(layer_decay ** (depth - int(name.split(".")[1])))
+    return float(layer_decay ** (depth + 1)) if name.startswith(("embedding.", "cls", "distillation")) else 1.0

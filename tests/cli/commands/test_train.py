@@ -62,7 +62,7 @@ def test_few_clips_are_advised_a_shipped_model_first_and_that_a_convnet_cannot_b
     trained_by_default: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     (hint,) = [line for line in trained_by_default[1].stderr.splitlines() if line.startswith("Fewer than 100 clips")]
-    places = [hint.index(text) for text in ("--init sounds", "--model convnet", "cannot be exported")]
+    places = [hint.index(text) for text in ("--init commands", "--model convnet", "cannot be exported")]
     assert places == sorted(places)
 
 

@@ -162,7 +162,7 @@ def test_uneven_labels_are_said_with_the_setting_that_helps() -> None:
     targets = np.repeat(np.eye(3, dtype=np.float32), [40, 3, 1], axis=0)
     (note,) = warn_uneven(targets, ("dog", "cat", "cow"))
     assert note.startswith("dog has 40 training clips, cow 1")
-    assert "balanced = true" in note
+    assert "drawn equally often" in note
 
 
 def test_the_table_counts_every_clip_once(write_set: WriteSet) -> None:

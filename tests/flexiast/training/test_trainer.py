@@ -77,6 +77,7 @@ class Toy:
         probabilities: Double | None = None,
         bf16: bool = False,
         embeddings: EmbeddingTargets | None = None,
+        measure_start: bool = False,
         **training: Any,
     ) -> Trainer:
         defaults = {"epochs": 2, "batch_size": 8, "evaluations": 2, "patches": PATCHES}
@@ -93,6 +94,7 @@ class Toy:
             probabilities=probabilities,
             bf16=bf16,
             embeddings=embeddings,
+            measure_start=measure_start,
         )
 
     def steps(self, trainer: Trainer, header: dict[str, Any] | None = None, **options: Any) -> Iterator[Progress]:
@@ -738,6 +740,37 @@ def test_embeddings_are_learnt_next_to_labels_by_their_weight(toy: Toy, tmp_path
     assert losses[0.0] == pytest.approx(plain, rel=1e-5)
     assert losses[2.0] - losses[1.0] == pytest.approx(losses[1.0] - losses[0.0], rel=1e-4)
     assert losses[1.0] - losses[0.0] > 0.1  # 1 where nothing is known, a little off for the projection's first answer
+
+
+def test_lower_blocks_learn_at_a_share_of_the_rate(toy: Toy, tmp_path: Path) -> None:
+    start = random_checkpoint(toy.spec)  # whose head is not zero, so that gradients reach every block
+    trainer = toy.trainer(tmp_path / "run", start=start, layer_decay=0.5, learning_rate=1e-3, epochs=1)
+    before = {name: value.copy() for name, value in weights_of(trainer.model).items()}
+    next(toy.steps(trainer))
+    moved = {name: np.abs(value - before[name]).max() for name, value in weights_of(trainer.model).items()}
+    depth = toy.spec.network.depth
+    # AdamW's first step moves every weight that has a gradient by the rate.
+    for block in range(depth):
+        ratio = moved[f"blocks.{block}.expand.weight"] / moved["head.bias"]
+        assert ratio == pytest.approx(0.5 ** (depth - block), rel=0.1)
+    assert moved["embedding.kernel"] / moved["head.bias"] == pytest.approx(0.5 ** (depth + 1), rel=0.1)
+
+
+def test_a_start_that_nothing_beats_is_kept_and_the_run_ends_early(toy: Toy, learnt: Trainer, tmp_path: Path) -> None:
+    best = load_checkpoint(learnt.run / "checkpoint.safetensors")
+    options: dict[str, Any] = {"epochs": 6, "evaluations": 6, "patience": 2, "learning_rate": 1e-12, "ema_decay": 0.0}
+    trainer = toy.trainer(tmp_path / "run", spec=best.spec, start=best, measure_start=True, patches=COARSE, **options)
+    steps = list(toy.steps(trainer))
+    assert (steps[0].number, math.isnan(steps[0].loss)) == (0, True)
+    assert trainer.ended_early
+    assert len([step for step in steps if step.results]) == 3
+    assert steps[-1].number < trainer.total
+    kept = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
+    assert kept.info["step"] == 0
+    assert weights_sha256(kept) == weights_sha256(best)
+    again = toy.trainer(tmp_path / "run", spec=best.spec, start=best, measure_start=True, patches=COARSE, **options)
+    again.resume()
+    assert list(toy.steps(again)) == []
 
 
 def test_several_teachers_answer_with_the_mean_of_their_logits(toy: Toy, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ def export(
         typer.Argument(metavar="MODEL", help="A checkpoint, the name of a shipped model, or a bundle to add sizes to."),
     ],
     patch_sizes: Annotated[
-        str | None, typer.Option("--patch-sizes", help="Sizes to export, e.g. 8,16,32,48 or 16x32.")
+        str | None,
+        typer.Option("--patch-sizes", help="Sizes to export, e.g. 8,16,32,48 or 16x32. (all that were trained)"),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Bundle folder to write. (the bundle that sizes are added to)")

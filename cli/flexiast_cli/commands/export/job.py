@@ -41,7 +41,7 @@ class Job:
 
 def job_from_checkpoint(
     model: str,
-    patches: Sequence[PatchSize],
+    patches: Sequence[PatchSize] | None,
     output: Path,
     precisions: Sequence[Precision],
     opset: int,
@@ -53,6 +53,7 @@ def job_from_checkpoint(
     require("torch", "export")
     path = find_checkpoint(model)
     checkpoint = load_checkpoint(path)
+    patches = checkpoint.spec.trained_patches if patches is None else patches
     check_export(checkpoint, patches, output, precisions=precisions, opset=opset, calibrated=calibrated, force=force)
     if output.resolve() in path.resolve().parents:
         raise UsageError(f"{output} holds the checkpoint itself; choose another name")

@@ -68,11 +68,13 @@ def run(options: Options, *, dry_run: bool, as_json: bool) -> None:
 
 def prepare(options: Options) -> Prepared:
     """Check everything that can be checked without work; raises UsageError and DataError."""
-    patches = () if options.patches is None else parse_patches(options.patches)
+    patches = None if options.patches is None else parse_patches(options.patches)
     precisions = parse_precisions("fp32" if options.precision is None else options.precision)
     _check(options, precisions)
     output, force, skip_bad = options.bundle_folder, options.force, options.skip_bad
     if options.adds_sizes:
+        if patches is None:
+            raise UsageError(f"{options.model} is a bundle; say which sizes to add, such as --patch-sizes 24,30")
         job = job_from_bundle(options.model, patches, output, force=force)
     else:
         calibrated = options.calibration_data is not None

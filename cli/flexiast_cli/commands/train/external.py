@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from flexiast.training.trainer import make_spec
 from flexiast.training.unlabelled import CONFIDENT, WINDOW_S, Pieces, read_recordings
 from flexiast_cli.commands.train.options import Sources
 from flexiast_cli.commands.train.prepare import SAMPLE_RATE_HZ, Prepared, fit_to_window, prepare
+from flexiast_cli.commands.train.start import Start
 from flexiast_cli.dataset import load_clips, print_left_out, track
 
 if TYPE_CHECKING:
@@ -57,19 +58,22 @@ def open_external(sources: Sources, recipe: Recipe) -> ExternalTeacher | None:
 def prepare_with_teacher(
     sources: Sources,
     recipe: Recipe,
-    start: Checkpoint | None,
+    candidates: Mapping[str, Checkpoint],
     teacher: ExternalTeacher,
     checkpoints: Sequence[Checkpoint],
     output: Path,
     console: Console,
+    *,
+    fill: bool,
 ) -> Prepared:
     """Labelled clips with the teacher's embedding, or recordings without labels with its scores and embedding.
 
     With its labels the recordings need none, and ``checkpoints`` teach their embeddings too.
     """
     if teacher.labels:
+        start = next((Start(name, candidate) for name, candidate in candidates.items()), None)
         return _prepare_unlabelled(sources, recipe, start, teacher, checkpoints, output, console)
-    prepared = prepare(sources, recipe, start, console)
+    prepared = prepare(sources, recipe, candidates, console, fill=fill)
     answers = _ask(teacher, prepared.waveforms, output / CACHE.format(part="train"), console)
     return prepared.with_embeddings(EmbeddingTargets([vectors_to_learn(answers)]))
 
@@ -82,7 +86,7 @@ def _ask(teacher: ExternalTeacher, clips: Sequence[Float], cache: Path, console:
 def _prepare_unlabelled(
     sources: Sources,
     recipe: Recipe,
-    start: Checkpoint | None,
+    start: Start | None,
     teacher: ExternalTeacher,
     checkpoints: Sequence[Checkpoint],
     output: Path,
@@ -116,7 +120,7 @@ def _prepare_unlabelled(
     spec = make_spec(
         frontend,
         log_mels,
-        **recipe.model.fields(None if start is None else start.spec),
+        **recipe.model.fields(None if start is None else start.checkpoint.spec),
         trained_patches=recipe.training.patches,
         task="multi",
         labels=teacher.labels,
@@ -141,7 +145,8 @@ def _prepare_unlabelled(
         confident,
         None,
         header,
-        EmbeddingTargets(embeddings),
+        start=start,
+        embeddings=EmbeddingTargets(embeddings),
     )
 
 

@@ -12,10 +12,12 @@ class Sources:
 
     data: Path
     val_fold: str | None
-    init: Path | None
+    init: str | None
     teachers: tuple[Path, ...]
     background: tuple[Path, ...]
     skip_bad: bool
+    configured: bool = False
+    """Whether a recipe file decides how the run goes, so that nothing is filled in."""
     teacher_labels: Path | None = None
     teacher_rate_hz: int | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from flexiast.training.sampling import sample_evenly
 from flexiast.training.trainer import make_spec
 from flexiast_cli.commands.train.dataset_report import print_audio_warnings, print_counts, print_warnings
 from flexiast_cli.commands.train.options import Sources
+from flexiast_cli.commands.train.start import Start, choose_start, measure_baseline, spec_from
 from flexiast_cli.dataset import load_background, load_clips, read_data, track
 
 if TYPE_CHECKING:
@@ -47,6 +48,12 @@ class Prepared:
     backgrounds: Backgrounds | None
     header: dict[str, Any]
     """What run.json records about the data."""
+    start: Start | None = None
+    baseline: float | None = None
+    """Metric of logistic regression on log-mel statistics."""
+    validation_waveforms: Sequence[NDArray[np.float32]] = ()
+    validation_names: Sequence[str] = ()
+    """Paths of the validation clips, for a report; empty where they have no labels."""
     embeddings: EmbeddingTargets | None = None
     """Of a teacher of another maker, where there is one."""
 
@@ -59,8 +66,13 @@ class Prepared:
         return int(self.header["clips"]["val"])
 
 
-def prepare(sources: Sources, recipe: Recipe, start: Checkpoint | None, console: Console) -> Prepared:
-    """Raises DataError for data that no model can be trained on."""
+def prepare(
+    sources: Sources, recipe: Recipe, candidates: Mapping[str, Checkpoint], console: Console, *, fill: bool
+) -> Prepared:
+    """Choose among the candidates to start from, and with ``fill`` settings that suit one where none were told.
+
+    Raises DataError for data that no model can be trained on.
+    """
     dataset = read_data(sources.data, sources.val_fold, console, skip_bad=sources.skip_bad)
     stretches, held_back = _read_background(dataset, sources, console)
     dataset = dataset.labelled
@@ -79,13 +91,19 @@ def prepare(sources: Sources, recipe: Recipe, start: Checkpoint | None, console:
     spec = make_spec(
         frontend,
         log_mels,
-        **recipe.model.fields(None if start is None else start.spec),
+        **recipe.model.fields(None),
         trained_patches=recipe.training.patches,
         task=training.task,
         labels=training.labels,
         nothing_class=bool(stretches) and training.task == "single",
     )
     recipe, spec = fit_to_window(recipe, spec, console)
+    targets, validation_targets = training.targets(spec.labels), validation.targets(spec.labels)
+    baseline = measure_baseline(spec, log_mels, targets, validation_waveforms, validation_targets)
+    start = choose_start(candidates, recipe, spec, waveforms, targets, console)
+    if start is not None:
+        spec = spec_from(recipe, spec, start.checkpoint)
+    recipe = _settle(recipe, spec, targets, console, fill=fill and start is not None)
     header: dict[str, Any] = {
         "data": sources.data.name,
         "split": dataset.split_rule,
@@ -93,10 +111,7 @@ def prepare(sources: Sources, recipe: Recipe, start: Checkpoint | None, console:
     }
     quiet = held_back.windows(frontend.window_samples, MOST_WINDOWS)
     windows = Windows(Chain((validation_waveforms, quiet)), Frontend(spec.frontend))
-    targets, validation_targets = training.targets(spec.labels), validation.targets(spec.labels)
     validation_targets = np.pad(validation_targets, ((0, len(quiet)), (0, 0)))
-    if not recipe.training.balanced:
-        print_warnings(warn_uneven(targets, spec.labels), console)
     backgrounds = None
     if stretches:
         backgrounds = _transform_background(stretches, frontend, recipe, console)
@@ -106,7 +121,32 @@ def prepare(sources: Sources, recipe: Recipe, start: Checkpoint | None, console:
             "val_windows": len(quiet),
         }
     targets = with_nothing(targets) if spec.nothing_class else targets
-    return Prepared(recipe, spec, waveforms, log_mels, targets, windows, validation_targets, backgrounds, header)
+    return Prepared(
+        recipe,
+        spec,
+        waveforms,
+        log_mels,
+        targets,
+        windows,
+        validation_targets,
+        backgrounds,
+        header,
+        start=start,
+        baseline=baseline,
+        validation_waveforms=validation_waveforms,
+        validation_names=[str(clip.path) for clip in validation.clips],
+    )
+
+
+def _settle(recipe: Recipe, spec: Spec, targets: NDArray[np.float32], console: Console, *, fill: bool) -> Recipe:
+    """The recipe with all labels drawn equally often where they are uneven; and, with ``fill``, as suits a start."""
+    training = recipe.training
+    if "balanced" not in training.model_fields_set and (notes := warn_uneven(targets, spec.labels)):
+        print_warnings(notes, console)
+        training = training.model_copy(update={"balanced": True})
+    if fill and spec.network.kind == "transformer":
+        training = training.fill_for_start(spec, len(targets))
+    return recipe.model_copy(update={"training": training})
 
 
 def _choose_frontend(

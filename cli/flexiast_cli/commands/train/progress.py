@@ -40,6 +40,9 @@ def follow(trainer: Trainer, steps: Iterable[Progress], clips: int, console: Con
         task = bar.add_task("", total=trainer.total, completed=trainer.step)
         for step in steps:
             size = str(step.patch)
+            if step.number == 0:  # the start, measured before it learns
+                _print_measurement(step, step.results or [], "", trainer.spec, clips, console)
+                continue
             losses[size] = LOSS_DECAY * losses.get(size, step.loss) + (1 - LOSS_DECAY) * step.loss
             listed = "  ".join(
                 f"{patch} {losses[patch]:.2f}" for patch in sorted(losses, key=lambda p: int(p.split("x")[0]))
@@ -58,10 +61,10 @@ def _print_measurement(
     mean = sum(result.metric for result in results) / len(results)
     specificities = [result.specificity for result in results if result.specificity is not None]
     background = f"  background right {sum(specificities) / len(specificities):.4f}" if specificities else ""
-    console.print(
-        f"step {step.number}/{step.total}  mean {format_mean(mean, spec, clips)}{background}  {by_size}\n"
-        f"  [dim]loss {losses}[/]"
-    )
+    title = f"step {step.number}/{step.total}" if step.number else "linear head on the frozen start"
+    console.print(f"{title}  mean {format_mean(mean, spec, clips)}{background}  {by_size}")
+    if losses:
+        console.print(f"  [dim]loss {losses}[/]")
     always = {result.repeated_answer for result in results}
     if len(always) == 1 and (label := always.pop()) is not None and step.number == step.total:
         console.print(

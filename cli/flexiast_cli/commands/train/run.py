@@ -13,6 +13,7 @@ from flexiast.errors import ExitCode, UsageError
 from flexiast.evaluation.evaluate import PatchResult
 from flexiast.files import check_output
 from flexiast.networks import load_model
+from flexiast.spec import Spec
 from flexiast.text import preview
 from flexiast.training.distributed import World, init_process_group, is_restarted, launcher
 from flexiast.training.external_teacher import ExternalTeacher
@@ -20,10 +21,14 @@ from flexiast.training.journal import Journal
 from flexiast.training.recipe import Distill, Recipe
 from flexiast.training.trainer import Trainer
 from flexiast.training.transfer import changes
+from flexiast.training.warm_start import fit_start
 from flexiast_cli.commands.train.external import is_external, open_external, prepare_with_teacher
 from flexiast_cli.commands.train.options import Execution, Sources
 from flexiast_cli.commands.train.prepare import Prepared, prepare
 from flexiast_cli.commands.train.progress import describe_chance, follow, format_mean
+from flexiast_cli.commands.train.report import write_report
+from flexiast_cli.commands.train.start import list_candidates
+from flexiast_cli.commands.train.summary import advise, compare_ways, summarize_run
 from flexiast_cli.terminal.console import count_noun, stderr
 from flexiast_cli.terminal.interrupts import graceful_shutdown
 from flexiast_runtime.catalog import DEFAULT, find_checkpoint, list_shipped
@@ -54,14 +59,17 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
     with init_process_group() as world:
         console = stderr()
         console.quiet = not world.is_main
-        start = None if sources.init is None else _load_checkpoint(sources.init, start=True)
-        teachers = [_load_checkpoint(path) for path in sources.teachers if not is_external(path)]
+        teachers = [load_checkpoint(find_checkpoint(str(path))) for path in sources.teachers if not is_external(path)]
         external = open_external(sources, recipe)
+        first = _read_first_start(output) if resume else None
+        by_default = first is None and not sources.configured and (external is None or not external.labels)
+        candidates = list_candidates(sources.init or first, recipe, by_default=by_default and not resume)
+        fill = not sources.configured and (not resume or first is not None)
         if external is None:
-            prepared = prepare(sources, recipe, start, console)
+            prepared = prepare(sources, recipe, candidates, console, fill=fill)
         else:
-            prepared = prepare_with_teacher(sources, recipe, start, external, teachers, output, console)
-        trainer = _build_trainer(world, output, prepared, start, teachers, execution, external)
+            prepared = prepare_with_teacher(sources, recipe, candidates, external, teachers, output, console, fill=fill)
+        trainer = _build_trainer(world, output, prepared, teachers, execution, external, fresh=not resume)
         if resume and (new_settings := trainer.resume()):
             one = len(new_settings) == 1
             console.print(
@@ -71,29 +79,47 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
                 markup=False,
                 soft_wrap=True,
             )
-        _print_plan(trainer, prepared, start, teachers, console)
-        header = _describe_run(trainer, prepared, start, teachers)
+        _print_plan(trainer, prepared, teachers, console)
+        header = _describe_run(trainer, prepared, teachers)
         if external is not None:
             header["external_teacher"] = external.sha256
         _train(trainer, prepared, header, sources, execution, console)
 
 
-def _load_checkpoint(path: Path, *, start: bool = False) -> Checkpoint:
-    """The checkpoint of a file, a run's folder or a shipped name. A start may be one without labels."""
-    return load_checkpoint(find_checkpoint(str(path)), start=start)
+def _read_first_start(output: Path) -> str | None:
+    """The start of a run to be resumed; None for one that began without, or before starts were chosen."""
+    try:
+        name = json.loads((output / "run.json").read_text("utf-8")).get("start")
+    except (OSError, ValueError):
+        return None
+    return name if isinstance(name, str) else None
 
 
 def _build_trainer(
     world: World,
     output: Path,
     prepared: Prepared,
-    start: Checkpoint | None,
     teachers: list[Checkpoint],
     execution: Execution,
     external: ExternalTeacher | None,
+    *,
+    fresh: bool,
 ) -> Trainer:
-    balanced = prepared.recipe.training.balanced
+    probabilities = compute_balanced_weights(prepared.targets) if prepared.recipe.training.balanced else None
     unlabelled = external is not None and bool(external.labels)
+    start = None if prepared.start is None else prepared.start.checkpoint
+    has_head = start is not None and prepared.spec.network.kind == "transformer" and not unlabelled
+    if has_head and fresh and start is not None and not _has_head_of(start.spec, prepared.spec):
+        training, log_mels = prepared.recipe.training, prepared.log_mels
+        start = fit_start(
+            start,
+            prepared.spec,
+            training,
+            log_mels,
+            prepared.targets,
+            probabilities=probabilities,
+            backgrounds=prepared.backgrounds,
+        )
     return Trainer(
         output,
         prepared.spec,
@@ -102,19 +128,23 @@ def _build_trainer(
         prepared.targets,
         world=world,
         start=start,
+        measure_start=has_head,
         teachers=[] if unlabelled else [load_model(teacher) for teacher in teachers],
         embeddings=prepared.embeddings,
         learn_scores=unlabelled,
-        probabilities=compute_balanced_weights(prepared.targets) if balanced else None,
+        probabilities=probabilities,
         backgrounds=prepared.backgrounds,
         compiled=execution.compiled,
         bf16=execution.bf16,
     )
 
 
-def _print_plan(
-    trainer: Trainer, prepared: Prepared, start: Checkpoint | None, teachers: list[Checkpoint], console: Console
-) -> None:
+def _has_head_of(start: Spec, spec: Spec) -> bool:
+    """Whether a start names the run's labels already."""
+    return (start.labels, start.task, start.nothing_class) == (spec.labels, spec.task, spec.nothing_class)
+
+
+def _print_plan(trainer: Trainer, prepared: Prepared, teachers: list[Checkpoint], console: Console) -> None:
     """Print what is trained on what, and warn about what is missing."""
     spec, clips = prepared.spec, prepared.header["clips"]
     console.print(
@@ -134,10 +164,10 @@ def _print_plan(
             markup=False,
             soft_wrap=True,
         )
-    if start is not None and (changed := changes(start.spec, spec)):
+    if prepared.start is not None and (changed := changes(prepared.start.checkpoint.spec, spec)):
         console.print(f"From the start: {', '.join(changed)}", soft_wrap=True)
     few = clips["train"] < FEW_CLIPS * len(spec.labels)
-    if few and spec.network.kind == "transformer" and start is None and not teachers:
+    if few and spec.network.kind == "transformer" and prepared.start is None and not teachers:
         console.print(
             f"Fewer than {FEW_CLIPS} clips a label: start from a shipped model ({_list_starts()}). A teacher "
             "(--model convnet, then --teacher) helps too, but takes a second run; a convnet itself cannot be exported",
@@ -153,13 +183,13 @@ def _list_starts() -> str:
     return " or ".join(f"--init {name}" for name in list_shipped())
 
 
-def _describe_run(
-    trainer: Trainer, prepared: Prepared, start: Checkpoint | None, teachers: list[Checkpoint]
-) -> dict[str, object]:
+def _describe_run(trainer: Trainer, prepared: Prepared, teachers: list[Checkpoint]) -> dict[str, object]:
     """The header of run.json."""
     return prepared.header | {
         "recipe": json.loads(prepared.recipe.model_dump_json()),
-        "init": None if start is None else weights_sha256(start),
+        "start": None if prepared.start is None else prepared.start.name,
+        "init": None if prepared.start is None else weights_sha256(prepared.start.checkpoint),
+        "baseline": prepared.baseline,
         "teachers": [weights_sha256(teacher) for teacher in teachers],
         "precision": str(trainer.precision).removeprefix("torch."),
         "ranks": trainer.world.ranks,
@@ -185,7 +215,7 @@ def _train(
     clips = prepared.validation_clips
     with graceful_shutdown(trainer.stop, terminated=ExitCode.TERMINATED):
         results = follow(trainer, steps, clips, console)
-        if trainer.step < trainer.total:
+        if trainer.step < trainer.total and not trainer.ended_early:
             console.print(f"Stopped at step {trainer.step} of {trainer.total}; --resume continues to the same weights")
     measured = "all sizes" if prepared.backgrounds is None else "all sizes and background"
     console.print(
@@ -194,8 +224,22 @@ def _train(
         markup=False,
         soft_wrap=True,
     )
-    if trainer.step == trainer.total:
+    if trainer.world.is_main and prepared.validation_names and trainer.best >= 0:
+        _summarize(trainer, prepared, console)
+    if trainer.step == trainer.total or trainer.ended_early:
         _suggest_next(results, prepared, sources, trainer.run, console)
+
+
+def _summarize(trainer: Trainer, prepared: Prepared, console: Console) -> None:
+    """Print what the run buys and what would help, and write its report."""
+    summary = summarize_run(trainer.run, prepared)
+    for way, value in compare_ways(summary):
+        console.print(f"  {value:6.1%}  {way}", markup=False, soft_wrap=True)
+    for note in advise(summary, background=prepared.backgrounds is not None):
+        console.print(note, markup=False, soft_wrap=True)
+    report = trainer.run / "report.html"
+    write_report(report, summary, prepared)
+    console.print(f"Report: {report}", markup=False, soft_wrap=True)
 
 
 def _suggest_next(
@@ -207,7 +251,7 @@ def _suggest_next(
     if at_chance is None:
         return
     data = shlex.quote(str(sources.data))
-    if sources.init is None:
+    if prepared.start is None:
         other = shlex.quote(str(run_folder.with_name(f"{run_folder.name}-{DEFAULT}")))
         command = f"flexiast train {data} -o {other} --init {DEFAULT}"
     else:

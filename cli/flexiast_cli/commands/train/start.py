@@ -1,0 +1,109 @@
+"""What a run starts from: a named checkpoint, the shipped one whose ears suit the clips best, or nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flexiast.arrays import Float
+from flexiast.checkpoint import Checkpoint, load_checkpoint
+from flexiast.data.waveforms import Waveforms
+from flexiast.evaluation.evaluate import score
+from flexiast.spec import PRESETS, Spec
+from flexiast.training.batches import LogMels
+from flexiast.training.linear_head import compute_statistics, fit_head
+from flexiast.training.recipe import Augment, Recipe
+from flexiast.training.sampling import sample_evenly
+from flexiast.training.warm_start import compare_starts
+from flexiast_runtime.catalog import find_checkpoint, list_shipped
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SCRATCH = "none"
+"""In the place of a start: random weights."""
+
+BASELINE_CLIPS = 2_000
+"""That the baseline learns from, at the most: it takes two seconds."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint to start from."""
+
+    name: str
+    """As given, or the name of a shipped one."""
+    checkpoint: Checkpoint
+
+
+def list_candidates(init: str | None, recipe: Recipe, *, by_default: bool) -> dict[str, Checkpoint]:
+    """The named start, or, ``by_default``, every shipped model with the run's network; empty for scratch."""
+    if init == SCRATCH or (init is None and not by_default):
+        return {}
+    if init is not None:
+        return {init: load_checkpoint(find_checkpoint(init), start=True)}
+    shipped = {name: load_checkpoint(find_checkpoint(name), start=True) for name in list_shipped()}
+    size = recipe.model.size
+    return {
+        name: candidate
+        for name, candidate in shipped.items()
+        if size is None or candidate.spec.network == PRESETS[size]
+    }
+
+
+def choose_start(
+    candidates: Mapping[str, Checkpoint],
+    recipe: Recipe,
+    spec: Spec,
+    waveforms: Waveforms,
+    targets: Float,
+    console: Console,
+) -> Start | None:
+    """The candidate on whose frozen embeddings a linear head is best; a single one is taken as it is.
+
+    ``spec`` is that of a run from scratch.
+    """
+    if len(candidates) <= 1:
+        return next((Start(name, candidate) for name, candidate in candidates.items()), None)
+    specs = {name: (each, spec_from(recipe, spec, each)) for name, each in candidates.items()}
+    found = compare_starts(specs, waveforms, targets)
+    if not found:
+        return None
+    best = max(found, key=lambda name: found[name])
+    others = ", ".join(f"{name} {found[name]:.2f}" for name in sorted(found, key=lambda name: -found[name]))
+    console.print(
+        f"Starts from {best}{_licence(best)}: a linear head on its frozen embeddings is best, cross-validated on the "
+        f"training clips ({others}). --init names another start, --init {SCRATCH} none",
+        markup=False,
+        soft_wrap=True,
+    )
+    return Start(best, candidates[best])
+
+
+def spec_from(recipe: Recipe, spec: Spec, start: Checkpoint) -> Spec:
+    """A run's spec with the network, base patch and kernel resize of its start where the recipe says nothing."""
+    return spec.model_copy(update=recipe.model.fields(start.spec))
+
+
+def _licence(name: str) -> str:
+    """In parentheses, from the card of a shipped model."""
+    card = find_checkpoint(name).with_name("MODEL_CARD.md")
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    found = re.search(r"Licence of these weights:\*\* (CC [A-Z-]+ \d\.\d)", text)
+    return f" ({found.group(1)}{', not for commercial use' if '-NC' in found.group(1) else ''})" if found else ""
+
+
+def measure_baseline(
+    spec: Spec, log_mels: LogMels, targets: Float, validation: Waveforms, validation_targets: Float
+) -> float:
+    """Metric of logistic regression on mean and spread of each log-mel bin, trained and validated as the run is."""
+    clips = sample_evenly(len(log_mels), BASELINE_CLIPS)
+    still = LogMels(validation, spec.frontend, Augment(speed=0.0), memory_bytes=0)
+    head = fit_head(compute_statistics(log_mels, clips), targets[clips], spec.task, clips=len(clips))
+    logits = head(compute_statistics(still, range(len(validation))))
+    known = validation_targets.any(axis=1)
+    return score(np.asarray(logits[known]), validation_targets[known], spec.task)

@@ -1,0 +1,115 @@
+"""A run that begins with ears: which checkpoint to start from, and a head on its frozen embeddings. Needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from flexiast.arrays import Double, Float
+from flexiast.checkpoint import Checkpoint
+from flexiast.errors import ModelError, UsageError
+from flexiast.evaluation.evaluate import Windows, classify
+from flexiast.frontend import Frontend
+from flexiast.networks import Embedder, load_model
+from flexiast.spec import PatchSize, Spec
+from flexiast.training.batches import Backgrounds, Batches, LogMels
+from flexiast.training.linear_head import cross_validate, fit_head
+from flexiast.training.recipe import Training
+from flexiast.training.sampling import draw_patch, plan
+from flexiast.training.transfer import transfer_weights
+
+COMPARED_CLIPS = 300
+"""By which starts are compared: enough to tell them apart, and seconds of computing."""
+
+COMPARED_TOKENS = 70
+"""At the finest size of so many tokens at the most: embeddings of all sizes are much alike."""
+
+HEAD_GMAC = 150.0
+"""Of the embeddings that a head is fitted to: five seconds of one core, at 30 GMAC a second."""
+
+MOST_VIEWS = 6
+"""Of each clip, each cut, filtered and sized anew."""
+
+
+def compare_starts(
+    candidates: Mapping[str, tuple[Checkpoint, Spec]], waveforms: Sequence[Float], targets: Float
+) -> dict[str, float]:
+    """Cross-validated metric of a linear head on each candidate's frozen embeddings; misfits are left out.
+
+    Each candidate comes with the spec that the run would have from it; ``targets`` are [clips, labels].
+    """
+    chosen = _choose_clips(targets)
+    clips, labels = [waveforms[clip] for clip in chosen], targets[chosen]
+    found = {}
+    for name, (candidate, spec) in candidates.items():
+        try:
+            start = _carry_over(candidate, spec)
+        except (ModelError, UsageError):  # another network, another front end, or a base patch beyond the window
+            continue
+        windows = Windows(clips, Frontend(spec.frontend))
+        embeddings = classify(Embedder(load_model(start)), windows, _choose_size(spec))
+        found[name] = cross_validate(windows.clip_mean(embeddings), labels, spec.task)
+    return found
+
+
+def _choose_clips(targets: Float) -> list[int]:
+    """Up to ``COMPARED_CLIPS`` of the clips, of every class about as many."""
+    classes = targets.argmax(axis=1)
+    rank = np.empty(len(targets), np.int64)
+    for number in np.unique(classes):
+        mine = np.flatnonzero(classes == number)
+        rank[mine] = np.random.default_rng(0).permutation(len(mine))
+    return sorted(np.argsort(rank, kind="stable")[:COMPARED_CLIPS].tolist())
+
+
+def _carry_over(candidate: Checkpoint, spec: Spec) -> Checkpoint:
+    """The candidate as a run's spec would have it; a head for other labels is zero."""
+    spec.check_patch(spec.base_patch)
+    shape = (spec.classes, spec.network.width)
+    head = {"head.weight": np.zeros(shape, np.float32), "head.bias": np.zeros(spec.classes, np.float32)}
+    return Checkpoint(spec, head | transfer_weights(candidate, spec))
+
+
+def _choose_size(spec: Spec) -> PatchSize:
+    fitting = [patch for patch in spec.trained_patches if spec.fits(patch)]
+    small = [patch for patch in fitting if spec.tokens(patch) <= COMPARED_TOKENS]
+    return max(small, key=spec.tokens) if small else min(fitting, key=spec.tokens)
+
+
+def fit_start(
+    start: Checkpoint,
+    spec: Spec,
+    training: Training,
+    log_mels: LogMels,
+    targets: Float,
+    *,
+    probabilities: Double | None = None,
+    backgrounds: Backgrounds | None = None,
+) -> Checkpoint:
+    """The start with a head for the run's labels, fitted to its frozen embeddings of augmented clips at all sizes.
+
+    Examples are made as a run's are, so that the head knows background and every place in the window; but they are not
+    masked, filtered or louder: frozen embeddings tell such clips apart less well than a network that learns.
+    """
+    carried = _carry_over(start, spec)
+    plain = training.augment.model_copy(update={"masks": 0, "gain_db": 0.0, "filter_db": 0.0, "mix_from": 1.0})
+    drawn = training.model_copy(update={"augment": plain, "batch_growth": 0.0, "base_first": 0.0})
+    mean_gmac = float(np.mean([spec.gmac(patch) for patch in training.patches]))
+    views = int(np.clip(HEAD_GMAC / (mean_gmac * len(log_mels)), 1, MOST_VIEWS))
+    steps = plan(spec, drawn, len(log_mels), views, started=True)
+    most = max(1, round(HEAD_GMAC / (mean_gmac * training.batch_size)))
+    # Progress 0 keeps clips unmixed; the sizes are those that a run draws after its beginning.
+    steps = tuple(
+        step._replace(patch=draw_patch(spec, drawn, number, 1.0, started=True), progress=0.0)
+        for number, step in enumerate(steps[:most])
+    )
+    batches = Batches(log_mels, targets, spec, drawn, steps, probabilities=probabilities, backgrounds=backgrounds)
+    embedder = Embedder(load_model(carried))
+    embeddings, answers = [], []
+    for number, step in enumerate(steps):
+        features, target = batches[number]
+        embeddings.append(embedder.logits(features, step.patch))
+        answers.append(target[:, : spec.classes])
+    head = fit_head(np.concatenate(embeddings), np.concatenate(answers), spec.task, clips=len(log_mels))
+    return Checkpoint(spec, carried.weights | {"head.weight": head.weight, "head.bias": head.bias})
