@@ -21,9 +21,9 @@ from flexiast_cli.terminal.console import say
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.governor.live import Conditions, FixedSize, GovernedController
 from flexiast_runtime.governor.presets import POLICIES
-from flexiast_runtime.governor.step import frontier
 from flexiast_runtime.governor.trace import Header, Recorder
 from flexiast_runtime.governor.types import Decision, Goal, Observation, Option, Policy
+from flexiast_runtime.governor.worth import frontier
 from flexiast_runtime.inference.backends import Backend, load_engines
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.profiling.options import measure_options
@@ -45,11 +45,24 @@ class Candidates:
 
     def options(self) -> tuple[Option, ...]:
         """Each engine's option, as profiled or else as quickly measured now; warms up every engine."""
-        if self.profile is None:
-            return measure_options(self.engines)
-        watts = self.profile.watts(self.precision)
-        options = measure_options(self.engines, self.profile.latencies_s(self.precision))
-        return tuple(replace(option, watts=watts.get(option.patch)) for option in options)
+        profile, recalls = self.profile, read_recalls(self.bundle)
+        watts = {} if profile is None else profile.watts(self.precision)
+        options = measure_options(self.engines, None if profile is None else profile.latencies_s(self.precision))
+        return tuple(
+            replace(option, watts=watts.get(option.patch), recall_by_snr_db=recalls.get(option.patch, ()))
+            for option in options
+        )
+
+
+def read_recalls(bundle: Bundle) -> dict[PatchSize, tuple[tuple[float, float], ...]]:
+    """Patch size → (ratio in dB, recall there at the bundle's rate of false alarms), lowest ratio first.
+
+    Empty for a bundle whose calibration, if it has one, measured no recall.
+    """
+    calibration = bundle.read_calibration() if hasattr(bundle, "read_calibration") else None
+    if calibration is None:
+        return {}
+    return {patch: tuple(sorted(calibration.recall_by_snr_db(patch).items())) for patch in bundle.manifest.patches}
 
 
 def load_candidates(bundle: Bundle, request: PolicyOptions) -> Candidates:

@@ -36,7 +36,7 @@ from flexiast_runtime.detection.rules import EventRules
 from flexiast_runtime.detection.settings import DetectionSettings
 from flexiast_runtime.governor.live import Conditions, FixedSize, GovernedController
 from flexiast_runtime.governor.presets import POLICIES
-from flexiast_runtime.governor.step import frontier
+from flexiast_runtime.governor.worth import frontier
 from flexiast_runtime.inference.backends import Backend, load_engines
 from flexiast_runtime.inference.engine import Engine, Engines, label_scores
 from flexiast_runtime.profiling.options import measure_options

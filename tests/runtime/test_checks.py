@@ -96,8 +96,18 @@ def test_the_doctor_and_the_governor_know_the_same_limit(tmp_path: Path, kind: s
     files |= {f"{ZONE}0/trip_point_0_type": kind, f"{ZONE}0/trip_point_0_temp": "66000"}
     headroom_c = read_climate(tree(tmp_path, files)).thermal_headroom_c
     assert headroom_c == (None if kind == "active" else 16.0)  # a fan that starts slows nothing down
+    said = machine.check_temperature(tmp_path).text
     limit_c = machine.HOT_C if headroom_c is None else 50 + headroom_c
-    assert f"its limit is {limit_c:.0f} °C" in machine.check_temperature(tmp_path).text
+    assert f"its limit is {limit_c:.0f} °C" in said
+    assert ("assumed" in said) == (headroom_c is None)
+
+
+def test_a_zone_without_a_trip_point_does_not_hide_one_that_has_it(tmp_path: Path) -> None:
+    files = {f"{ZONE}0/type": "battery", f"{ZONE}0/temp": "79000", f"{ZONE}1/type": "cpu", f"{ZONE}1/temp": "60000"}
+    files |= {f"{ZONE}1/trip_point_0_type": "passive", f"{ZONE}1/trip_point_0_temp": "95000"}
+    headroom_c = read_climate(tree(tmp_path, files)).thermal_headroom_c
+    assert headroom_c == 35.0
+    assert "cpu is at 60 °C, its limit is 95 °C" in machine.check_temperature(tmp_path).text
 
 
 @pytest.mark.parametrize(

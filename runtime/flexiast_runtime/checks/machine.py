@@ -20,7 +20,8 @@ from flexiast_runtime.hardware.sysfs import list_entries, read_text
 LOW_BATTERY = 0.2
 """The default reserve of the governor"""
 HOT_C = 80.0
-"""Assumed throttling temperature of a zone without a trip point; most processors throttle at 80 to 100 °C."""
+"""Assumed throttling temperature where no zone has a trip point; most processors throttle at 80 to 100 °C. The governor
+assumes nothing: it then goes by the latency alone."""
 MIN_FREE_BYTES = 200_000_000
 """Room for the plans of one model and its profile"""
 
@@ -77,13 +78,14 @@ def check_gpu(found: Gpu | None) -> CheckResult:
 
 
 def check_temperature(root: Path = ROOT) -> CheckResult:
-    """The zone that is closest to its throttling temperature."""
+    """The zone that is closest to its throttling temperature, by the trip points that the governor goes by, too."""
     zones = read_thermal_zones(root)
     if not zones:
         return CheckResult("temperature", "note", "no sensor can be read")
-    limits = {zone: HOT_C if zone.limit_c is None else zone.limit_c for zone in zones}
-    zone = max(zones, key=lambda each: each.celsius - limits[each])
-    summary = f"{zone.name} is at {zone.celsius:.0f} °C, its limit is {limits[zone]:.0f} °C"
+    limits = {zone: zone.limit_c for zone in zones if zone.limit_c is not None} or dict.fromkeys(zones, HOT_C)
+    zone = max(limits, key=lambda each: each.celsius - limits[each])
+    assumed = " (assumed: it has no trip point)" if zone.limit_c is None else ""
+    summary = f"{zone.name} is at {zone.celsius:.0f} °C, its limit is {limits[zone]:.0f} °C{assumed}"
     if read_climate(root).throttled:
         return CheckResult("temperature", "warning", f"{summary}; the processor is throttled now", COOL_IT)
     if zone.celsius >= limits[zone]:

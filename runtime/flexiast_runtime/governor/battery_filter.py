@@ -7,10 +7,10 @@ battery in use does. This distinguishes a broken sensor from a gauge that correc
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
-from flexiast_runtime.governor.types import BatteryEstimate, Observation, Policy
+from flexiast_runtime.governor.state import BatteryEstimate
+from flexiast_runtime.governor.types import Observation, Policy
 from flexiast_runtime.hardware.battery import Battery
 
 JUMP = 0.26
@@ -23,7 +23,7 @@ steps of a gauge in percent, so that rounding alone is not enough."""
 def update_estimate(policy: Policy, estimate: BatteryEstimate, observation: Observation) -> BatteryEstimate:
     """The estimate after one more reading."""
     now, elapsed_s = observation.battery, max(observation.time_s - estimate.read_at_s, 0.0)
-    if now is None or not math.isfinite(now.fraction):
+    if now is None or not 0 <= now.fraction <= 1:  # NaN is neither
         return estimate if elapsed_s <= policy.battery_timeout_s else BatteryEstimate()
     reach, suspect_charge = policy.max_charge_per_min * elapsed_s / 60, None
     if estimate.battery is None or not now.discharging:  # while it charges nothing is limited, so nothing can go wrong

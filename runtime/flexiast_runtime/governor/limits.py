@@ -10,15 +10,20 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from flexiast_runtime.governor.battery_filter import STEP
-from flexiast_runtime.governor.types import Goal, Observation, Option, State
+from flexiast_runtime.governor.state import State
+from flexiast_runtime.governor.types import Goal, Observation, Option
 from flexiast_runtime.hardware.battery import Battery
 
 TAPER_FROM = 0.5
 """Without a time to last until, allowed cost falls from this charge down to the reserve. Half a charge is a compromise:
 a higher value gives accuracy away that the user may never need, a lower one shortens what is left."""
-TOLERANCE = 1.02
-"""A power up to 2 % above what the battery can sustain is allowed: the next observation corrects it, and without it a
-rounding error would forbid the option that fits exactly."""
+TOLERANCE = 1.002
+"""A power up to 0.2 % above what the battery can sustain is allowed: the next observation corrects it, and without it a
+rounding error would forbid the option that fits exactly. Idle power is most of a machine's: 2 % of it can be more than
+all options differ by."""
+TOLERANCE_IN_PERCENT = 1.02
+"""The same where energy is learnt from a gauge in percent: half a step of it in a quarter of the charge. What such a
+gauge cannot tell apart is not forbidden."""
 BAND = 0.1
 """Full width, in charge, of the band around the straight discharge line. Above the band everything is allowed, below it
 only the cheapest option. It is wider than one step of a gauge in percent, so that one step moves at most one option."""
@@ -70,8 +75,11 @@ def _limit_by_battery(
         return Limit(_allow_by_share(options, spare / (taper_from - goal.min_battery)), reason)
     if spare <= 0:
         return Limit(0, f"{reason}, below the reserve of {goal.min_battery:.0%}")
-    if battery.energy_j is not None and all(option.watts is not None for option in options):
-        allowed_w = TOLERANCE * spare / max(battery.fraction, 1e-9) * battery.energy_j / left_s
+    gauge_j = None if battery.energy_j is None else battery.energy_j / max(battery.fraction, 1e-9)
+    full_j = state.drain.full_j(gauge_j)
+    if full_j is not None and all(option.watts is not None for option in options):
+        tolerance = TOLERANCE_IN_PERCENT if gauge_j is None else TOLERANCE
+        allowed_w = tolerance * spare * full_j / left_s
         return Limit(
             _allow_by_watts(options, allowed_w), f"{reason}; {allowed_w:.1f} W would last {left_s / 3600:.1f} h"
         )

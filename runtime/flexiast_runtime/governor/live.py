@@ -21,6 +21,8 @@ class Conditions:
     """Degrees to the temperature at which the kernel throttles the processor"""
     throttled: bool | None = None
     power_saver: bool | None = None
+    snr_db: float | None = None
+    """Signal-to-noise ratio of the sounds at this place"""
 
     def to_observation(self, time_s: float) -> Observation:
         """The governor's view of them, without a window."""
@@ -31,6 +33,7 @@ class Conditions:
             thermal_headroom_c=self.thermal_headroom_c,
             throttled=self.throttled,
             power_saver=self.power_saver,
+            snr_db=self.snr_db,
         )
 
 

@@ -1,10 +1,11 @@
 """Which patch size runs next: a pure function of observations. No clock and no files, so every run can be replayed.
 
-Latency. One slowdown factor, shared by all variants, tracks measured ÷ profiled latency: what slows one variant slows
-all (ALERT, arXiv 1911.00119). Its mean and variance predict each variant's 95th percentile. The governor downshifts
-immediately when that misses the deadline or misses accumulate. It upshifts when a costlier option would have fitted,
-with headroom, for a whole dwell, and then straight to the costliest that fits. An upshift that must soon be reversed
-doubles the dwell.
+Down. The governor downshifts immediately when a window missed the deadline and the predicted 95th percentile of the
+current option misses it, too, or when misses accumulate. While few misses are left in the budget the prediction alone
+is enough. An option whose record shows that it seldom misses is held through a lone miss.
+
+Up. It upshifts when a costlier option would have fitted for a whole dwell, is worth more on average over the loads that
+come, see `outlook`, and the budget of switches allows it. An upshift that must soon be reversed doubles the dwell.
 
 Energy, heat and power-saving modes are limits of their own, see `limits`. An engine that fails is left at once and
 tried again after a cooldown, which doubles each time.
@@ -16,88 +17,71 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from flexiast_runtime.governor.battery_filter import update_estimate
+from flexiast_runtime.governor.budgets import init_budgets, update_budgets
+from flexiast_runtime.governor.drain import update_drain
+from flexiast_runtime.governor.heat import update_heat
 from flexiast_runtime.governor.limits import limit
-from flexiast_runtime.governor.types import Cooldown, Decision, Observation, Option, Policy, State
-
-P95 = 1.645
-"""Standard deviations from the mean to the 95th percentile of a normal distribution"""
-
-MISS_DECAY = 0.8
-"""Per window, of the count of misses: one miss is forgotten (below FEW_MISSES) after eleven windows."""
-MANY_MISSES, FEW_MISSES = 1.5, 0.1
-"""Of that count. Two misses in a row make 1.8, two with two windows between them 1.51. One alone is never enough."""
-
-WEIGHT_SLOWER, WEIGHT_FASTER = 0.5, 0.2
-"""Weight of a new latency in the mean slowdown. Slower counts more: a missed deadline costs a result, a late upshift
-only some accuracy. A lasting slowdown is half learned in one window, a lasting speed-up in three. What another weight
-for missed windows would have given stands in docs/governor.md."""
-WEIGHT_VARIANCE = 0.1
-"""Weight in the variance: about ten windows, so that one outlier does not widen the prediction for long"""
-OUTLIER_SIGMAS = 4.0
-"""A lone slow window counts as at most so many standard deviations: beyond them the cause is an
-interruption (a page fault, another process), not the machine's speed."""
-FAST_SIGMAS = 3.0
-"""A fast window counts as at most so many: beyond them its square would raise the predicted percentile."""
-MAX_DEVIATION = 2.0
-"""Of a slow window, in profiled latencies: a pause of seconds must not widen the predictions for minutes."""
-MIN_SLOWDOWN, MIN_VARIANCE = 0.05, 1e-4
-"""Bounds that keep predictions positive; the variance's is a jitter of 1 %, the timer's own on a quiet machine."""
+from flexiast_runtime.governor.load_record import MAX_STEP_S, MEMORY_S
+from flexiast_runtime.governor.outlook import expect_worths, hold_worth, is_held, is_waited_out
+from flexiast_runtime.governor.slowdown import MANY_MISSES, predict_p95, update_slowdown
+from flexiast_runtime.governor.state import Cooldown, State
+from flexiast_runtime.governor.types import Decision, Observation, Option, Policy
+from flexiast_runtime.governor.worth import describe_gain, weigh_options
 
 MAX_COOLDOWN_S = 3_600.0
 """Of an engine that keeps failing: it is tried at least once an hour."""
-
-
-def frontier(options: Sequence[Option]) -> tuple[Option, ...]:
-    """Options ordered by cost, without those that are no better than a cheaper one.
-
-    The metric of an unmeasured option is interpolated between its neighbours in cost, since a flexible model loses
-    nothing between trained sizes. An option costlier than all measured ones counts as no better, a cheaper one as worse
-    than all. If none was measured, costlier counts as better.
-    """
-    ordered = sorted(options, key=lambda option: option.latency_s)
-    measured = [option for option in ordered if option.metric is not None]
-    if not measured:
-        return tuple(ordered)
-    costs = np.log([option.latency_s for option in measured])
-    metrics = [option.metric or 0.0 for option in measured]
-    best_options: list[Option] = []
-    best = -1.0
-    for option in ordered:
-        known = option.metric
-        metric = float(np.interp(math.log(option.latency_s), costs, metrics, left=0.0)) if known is None else known
-        if metric > best:
-            best_options.append(option)
-            best = metric
-    return tuple(best_options)
+JUDGE_S = 2.0
+"""Between two judgements of what options are worth: what fifteen minutes show does not change in two seconds, and a
+small board should not work it out for every window."""
+MIN_GAIN = 0.001
+"""Of the metric: a tenth of a point is less than any validation set resolves, and no reason to switch."""
 
 
 def init_state(policy: Policy, options: Sequence[Option], observation: Observation) -> State:
     """The state before the first window: the best option that fits the deadline and the limits."""
-    state = _update_estimates(policy, State(0), observation)
+    start = State(0, budgets=init_budgets(policy, observation))
+    state = _update_estimates(policy, options, start, observation)
     fitting = _best_fitting(policy, options, state, observation)
     return state._replace(index=min(fitting, limit(policy.goal, options, state, observation).option))
 
 
 def step(policy: Policy, options: Sequence[Option], state: State, observation: Observation) -> tuple[State, Decision]:
     """One observation → the new state, and the option to run next."""
-    state = _update_estimates(policy, _back_off(policy, state, observation), observation)
+    before = state.index
+    state, decision = _decide(policy, options, _forget_sleep(state, observation), observation)
+    if decision.reason is None:
+        return state, decision
+    budgets = state.budgets._replace(switches=state.budgets.switches - 1)
+    gain = describe_gain(options, before, decision.index, observation.snr_db)
+    notes = "; ".join(filter(None, (decision.reason, gain, state.heat.ignored)))
+    return state._replace(budgets=budgets), Decision(decision.index, notes)
+
+
+def _decide(
+    policy: Policy, options: Sequence[Option], state: State, observation: Observation
+) -> tuple[State, Decision]:
+    state = _update_estimates(policy, options, _back_off(policy, state, observation), observation)
     if observation.failed or state.degraded:
         return _fail_over(policy, options, state, observation)
-    state = _update_slowdown(options, state, observation)
+    state = update_slowdown(options, state, observation, cheapest=_is_cheapest(state))
     allowed = limit(policy.goal, options, state, observation)
     if state.index > allowed.option:
         state = state._replace(raised_at_s=None)  # the limit, not the last upshift, is to blame
-        target = min(allowed.option, _best_fitting(policy, options, state, observation))  # which may be lower still
-        return _downshift(policy, state, observation, target, allowed.reason)
+        most = min(allowed.option, _best_fitting(policy, options, state, observation))  # which may be lower still
+        return _downshift(policy, options, state, observation, most, allowed.reason, allowed.option)
     reason = _describe_slowness(policy, options, state, observation)
     state = state._replace(backlog_steps=observation.backlog_steps)
     if reason and state.index > 0:
-        target = min(_best_fitting(policy, options, state, observation), state.index - 1)
-        return _downshift(policy, state, observation, target, reason)
-    return _maybe_upshift(policy, options, state, observation)
+        most = min(_best_fitting(policy, options, state, observation), state.index - 1)
+        return _downshift(policy, options, state, observation, most, reason, allowed.option)
+    return _maybe_switch(policy, options, state, observation)
+
+
+def _forget_sleep(state: State, observation: Observation) -> State:
+    """After a gap, as of a suspended machine, a dwell begins anew: nobody has watched whether anything fitted."""
+    asleep = observation.time_s - state.budgets.at_s > MAX_STEP_S
+    return state._replace(fits_since_s=None) if asleep and state.fits_since_s is not None else state
 
 
 def _sustainable_option(policy: Policy, options: Sequence[Option], state: State, observation: Observation) -> int:
@@ -107,35 +91,18 @@ def _sustainable_option(policy: Policy, options: Sequence[Option], state: State,
     return limit(policy.goal, options, state._replace(battery=state.battery._replace(battery=less)), observation).option
 
 
-def predict_p95(option: Option, state: State) -> float:
-    """Seconds that 95 of 100 windows stay below, at the current slowdown."""
-    return option.latency_s * (state.slowdown + P95 * math.sqrt(state.variance))
-
-
-def _update_estimates(policy: Policy, state: State, observation: Observation) -> State:
-    """Update the battery estimate and the heat limit."""
-    return _update_heat_limit(
-        policy, state._replace(battery=update_estimate(policy, state.battery, observation)), observation
-    )
-
-
-def _update_heat_limit(policy: Policy, state: State, observation: Observation) -> State:
-    """Lower the limit by one option every ``heat_s`` while hot; raise it by one every longest dwell while cool."""
-    headroom_c = observation.thermal_headroom_c
-    if headroom_c is None or math.isnan(headroom_c):
-        headroom_c = math.inf
-    hot = bool(observation.throttled) or headroom_c < policy.hot_headroom_c
-    since_s = observation.time_s - state.heat_at_s
-    if hot and since_s >= policy.heat_s:
-        return state._replace(heat_limit=max(state.index - 1, 0), heat_at_s=observation.time_s)
-    if (
-        state.heat_limit is not None
-        and not hot
-        and headroom_c > policy.cool_headroom_c
-        and since_s >= policy.max_dwell_s
-    ):
-        return state._replace(heat_limit=state.heat_limit + 1, heat_at_s=observation.time_s)
-    return state
+def _update_estimates(policy: Policy, options: Sequence[Option], state: State, observation: Observation) -> State:
+    """Update what is known of the budgets, the battery and heat."""
+    latency_s = observation.latency_s
+    # A miss that the cheapest option would not have spared is nobody's choice.
+    spared = options[0].latency_s / options[state.index].latency_s
+    missed = latency_s is not None and latency_s > observation.budget_s >= latency_s * spared
+    budgets = update_budgets(policy, state.budgets, observation, missed=missed, ran=latency_s is not None)
+    battery = update_estimate(policy, state.battery, observation)
+    follows = battery.battery is not None and battery.reading == battery.battery.fraction
+    read = battery.battery if follows and observation.battery is not None else None
+    drain = update_drain(state.drain, observation.time_s, read, options[state.index].watts)
+    return update_heat(policy, options, state._replace(budgets=budgets, battery=battery, drain=drain), observation)
 
 
 def _back_off(policy: Policy, state: State, observation: Observation) -> State:
@@ -171,53 +138,54 @@ def _list_cooling_down(state: State) -> set[int]:
     return {cooldown.option for cooldown in state.cooldowns if cooldown.active}
 
 
-def _update_slowdown(options: Sequence[Option], state: State, observation: Observation) -> State:
-    """Slowdown and misses after one more latency."""
-    if observation.latency_s is None or not math.isfinite(observation.latency_s):
-        return state
-    option = options[state.index if observation.option is None else observation.option]
-    surprise = observation.latency_s / option.latency_s - state.slowdown
-    sigma = math.sqrt(state.variance)
-    missed = observation.latency_s > observation.budget_s
-    if surprise > OUTLIER_SIGMAS * sigma and not missed and state.misses < FEW_MISSES:
-        surprise = OUTLIER_SIGMAS * sigma
-    weight = WEIGHT_SLOWER if surprise > 0 else WEIGHT_FASTER
-    deviation = max(-FAST_SIGMAS * sigma, min(surprise, MAX_DEVIATION))
-    misses = MISS_DECAY * state.misses + missed
-    return state._replace(
-        slowdown=max(state.slowdown + weight * surprise, MIN_SLOWDOWN),
-        variance=max((1 - WEIGHT_VARIANCE) * state.variance + WEIGHT_VARIANCE * deviation**2, MIN_VARIANCE),
-        misses=misses,
-        overloaded=misses > FEW_MISSES if state.overloaded else misses > MANY_MISSES and _is_cheapest(state),
-    )
-
-
 def _is_cheapest(state: State) -> bool:
     """Whether no cheaper engine works."""
     return _list_cooling_down(state).issuperset(range(state.index))
 
 
 def _describe_slowness(policy: Policy, options: Sequence[Option], state: State, observation: Observation) -> str | None:
-    predicted = predict_p95(options[state.index], state)
+    option = options[state.index]
     deadline = f"the deadline of {1000 * observation.deadline_s:.1f} ms"
-    if predicted > policy.limit * observation.budget_s:
-        return f"predicted p95 of {1000 * predicted:.1f} ms does not fit {deadline}"
-    if state.misses > MANY_MISSES:
-        return f"{deadline} was missed repeatedly"
+    most_s = policy.limit * observation.budget_s
+    missed = observation.latency_s is not None and observation.latency_s > observation.budget_s
     # A backlog that shrinks is being caught up.
     if observation.backlog_steps > 1 and observation.backlog_steps >= state.backlog_steps:
         return f"{observation.backlog_steps:.1f} steps of audio are waiting"
+    if is_waited_out(policy, state, state.index):
+        return None
+    if is_held(policy, state, state.index):
+        if (mean_s := option.latency_s * state.slowdown) > most_s:
+            return f"a mean of {1000 * mean_s:.1f} ms does not fit {deadline}"
+    elif (predicted_s := predict_p95(option, state)) > most_s and (missed or not state.budgets.spares_a_miss(policy)):
+        return f"predicted p95 of {1000 * predicted_s:.1f} ms does not fit {deadline}"
+    if state.misses > MANY_MISSES:
+        return f"{deadline} was missed repeatedly"
     return None
 
 
 def _downshift(
-    policy: Policy, state: State, observation: Observation, target: int, reason: str
+    policy: Policy,
+    options: Sequence[Option],
+    state: State,
+    observation: Observation,
+    most: int,
+    reason: str,
+    allowed: int,
 ) -> tuple[State, Decision]:
-    """Switch to the target, or below it while that cools down; stay if all of these do."""
-    healthy = [index for index in range(target + 1) if index not in _list_cooling_down(state)]
+    """Switch to the option that is worth most through the loads that come; stay if all cool down.
+
+    Options up to ``most`` fit now; a costlier one that waits out such loads need not.
+    """
+    resting = _list_cooling_down(state)
+    healthy = [
+        index
+        for index in range(state.index)
+        if index not in resting and (index <= most or (index <= allowed and is_waited_out(policy, state, index)))
+    ]
     if not healthy:
         return state, Decision(state.index)
-    target = healthy[-1]
+    worths = weigh_options(options, observation.snr_db)
+    target = max(healthy, key=lambda index: (hold_worth(policy, state, index, worths[index]), index))
     relapse = state.raised_at_s is not None and observation.time_s - state.raised_at_s < policy.relapse_s
     dwell = policy.dwell_s if _is_settled(policy, state, observation) else state.dwell_s or policy.dwell_s
     state = state._replace(
@@ -230,30 +198,76 @@ def _downshift(
     return state, Decision(target, reason)
 
 
-def _maybe_upshift(
+def _maybe_switch(
     policy: Policy, options: Sequence[Option], state: State, observation: Observation
 ) -> tuple[State, Decision]:
-    """Switch to the costliest option that fits and is allowed, once any costlier one has for a whole dwell."""
-    best = min(
-        _best_fitting(policy, options, state, observation), _sustainable_option(policy, options, state, observation)
-    )
-    target = max(
-        (index for index in range(state.index + 1, best + 1) if index not in _list_cooling_down(state)), default=None
-    )
+    """Switch to the option that is worth most, once one has been worth more than the current one for a whole dwell."""
+    if not 0 <= observation.time_s - state.judged_at_s < JUDGE_S:
+        worths = expect_worths(policy, options, state, observation.snr_db)
+        state = state._replace(worths=tuple(worths), judged_at_s=observation.time_s)
+    target, is_detour = _find_better(policy, options, state, observation)
     if target is None:
         return state._replace(fits_since_s=None), Decision(state.index)
     since = observation.time_s if state.fits_since_s is None else state.fits_since_s
     dwell = state.dwell_s or policy.dwell_s
-    if observation.time_s - since < dwell:
+    climbs = target > state.index
+    is_allowed = not climbs or (state.budgets.allows_detour() if is_detour else state.budgets.allows_climb())
+    if observation.time_s - since < dwell or not is_allowed:
         return state._replace(fits_since_s=since), Decision(state.index)
     next_dwell_s = None if _is_settled(policy, state, observation) else state.dwell_s
-    state = state._replace(index=target, fits_since_s=None, raised_at_s=observation.time_s, dwell_s=next_dwell_s)
-    predicted = predict_p95(options[target], state)
-    reason = (
-        f"predicted p95 of {1000 * predicted:.1f} ms has fit the deadline of {1000 * observation.deadline_s:.1f} ms "
-        f"for {dwell:g} s"
-    )
+    reason = _describe_switch(policy, options, state, observation, target)
+    raised_at_s = observation.time_s if climbs else None
+    state = state._replace(index=target, fits_since_s=None, raised_at_s=raised_at_s, dwell_s=next_dwell_s)
     return state, Decision(target, reason)
+
+
+def _find_better(
+    policy: Policy, options: Sequence[Option], state: State, observation: Observation
+) -> tuple[int | None, bool]:
+    """The allowed option that fits and is worth most, if it is worth more than the current one.
+
+    Then whether an even better one does not fit yet: a climb to less than that is a detour.
+    """
+    worths, resting = state.worths, _list_cooling_down(state)
+    best, best_worth, most_worth = None, worths[state.index] + MIN_GAIN, 0.0
+    if max(worths) <= best_worth:
+        return None, False
+    highest = _sustainable_option(policy, options, state, observation)
+    for index, worth in enumerate(worths):
+        if index in resting or worth <= best_worth or index == state.index:
+            continue
+        if index > state.index:
+            if index > highest:
+                break
+            most_worth = max(most_worth, worth)
+            if not _fits(policy, options, state, observation, index):
+                continue
+        best, best_worth = index, worth
+    return best, best_worth < most_worth
+
+
+def _fits(policy: Policy, options: Sequence[Option], state: State, observation: Observation, index: int) -> bool:
+    """Whether an option fits with headroom, or is one to be held and fits on average."""
+    if predict_p95(options[index], state) <= policy.headroom * observation.budget_s:
+        return True
+    fits = options[index].latency_s * state.slowdown <= policy.limit * observation.budget_s
+    return fits and state.budgets.spares_a_miss(policy) and is_held(policy, state, index)
+
+
+def _describe_switch(
+    policy: Policy, options: Sequence[Option], state: State, observation: Observation, target: int
+) -> str:
+    if target < state.index:
+        return (
+            f"{options[state.index].patch} fits for {state.loads.fit_s(state.index):.0f} s between loads; "
+            f"{options[target].patch} is worth more on average"
+        )
+    predicted, deadline = predict_p95(options[target], state), f"deadline of {1000 * observation.deadline_s:.1f} ms"
+    if predicted <= policy.headroom * observation.budget_s:
+        dwell = state.dwell_s or policy.dwell_s
+        return f"predicted p95 of {1000 * predicted:.1f} ms has fit the {deadline} for {dwell:g} s"
+    share = 1 - state.loads.late_share(target)
+    return f"it has fit the {deadline} in {share:.2%} of the last {MEMORY_S / 60:.0f} minutes"
 
 
 def _is_settled(policy: Policy, state: State, observation: Observation) -> bool:
@@ -262,10 +276,17 @@ def _is_settled(policy: Policy, state: State, observation: Observation) -> bool:
 
 
 def _best_fitting(policy: Policy, options: Sequence[Option], state: State, observation: Observation) -> int:
-    """The costliest option that fits with headroom, else the cheapest."""
-    fitting = [
-        index
-        for index, option in enumerate(options)
-        if predict_p95(option, state) <= policy.headroom * observation.budget_s
-    ]
-    return max(fitting, default=0)
+    """The costliest option that fits, also at the slowdown of the last window, else the cheapest.
+
+    Half of that slowdown may not be learnt yet; to believe it saves a second switch, and costs little if it was a lone
+    pause.
+    """
+    most_s = policy.headroom * observation.budget_s / state.latest if state.latest > 0 else math.inf
+    return max(
+        (
+            index
+            for index, option in enumerate(options)
+            if option.latency_s <= most_s and _fits(policy, options, state, observation, index)
+        ),
+        default=0,
+    )

@@ -32,6 +32,7 @@ VALID_RANGES: dict[str, tuple[float, float]] = {
     "overhead_s": (-math.inf, math.inf),  # a difference of two clock readings, which may round below 0
     "backlog_steps": (0.0, math.inf),
     "thermal_headroom_c": (-math.inf, math.inf),
+    "snr_db": (-math.inf, math.inf),
 }
 """Of the numbers in an observation; none may be infinite or NaN"""
 

@@ -1,10 +1,8 @@
-"""What the governor is given, what it remembers and what it decides."""
+"""What the governor is given and what it decides; what it remembers is in `state`."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from flexiast.spec import Patch
 from flexiast_runtime.hardware.battery import Battery
@@ -33,6 +31,8 @@ class Option:
     """Accuracy or mean average precision, if measured"""
     watts: float | None = None
     """Power of the machine while it listens with this variant, if profiled"""
+    recall_by_snr_db: tuple[tuple[float, float], ...] = ()
+    """Signal-to-noise ratio in dB and recall there at the bundle's rate of false alarms, if measured"""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,13 @@ class Policy:
     limit: float = 0.97
     """A downshift follows a predicted latency above this share of the deadline. The rest covers timer noise."""
     goal: Goal = Goal()
+    switches_per_h: float = 20.0
+    """Switches an hour, in the long run. A switch down is never refused; a switch up waits until it and the next one
+    down are in this budget."""
+    misses_share: float = 0.01
+    """Share of windows that may be missed where that wins a better size"""
+    miss_cost: float = 1.0
+    """What a missed window costs, in windows of that size: 1 is the window itself."""
     hot_headroom_c: float = 3.0
     """Below this thermal headroom the governor downshifts step by step. Sensors have a resolution of about 1 °C."""
     cool_headroom_c: float = 8.0
@@ -87,6 +94,8 @@ class Observation:
     throttled: bool | None = None
     power_saver: bool | None = None
     """Whether the user asked the system to save power"""
+    snr_db: float | None = None
+    """Signal-to-noise ratio of the sounds at this place"""
     failed: bool = False
     """Whether the engine raised an error"""
     option: int | None = None
@@ -96,65 +105,6 @@ class Observation:
     def budget_s(self) -> float:
         """What the deadline leaves for the engine."""
         return self.deadline_s - self.overhead_s
-
-
-class BatteryEstimate(NamedTuple):
-    """The filtered battery, and what the filter needs of earlier readings."""
-
-    battery: Battery | None = None
-    """The estimate"""
-    discharge_start: tuple[float, float] | None = None
-    """Time in seconds and charge when the battery began to discharge"""
-    read_at_s: float = 0.0
-    reading: float = 0.0
-    """The last charge that was read, accepted or not"""
-    suspect_charge: float | None = None
-    """The charge that the readings jumped to, until it is accepted"""
-
-
-class Cooldown(NamedTuple):
-    """An engine that failed, and how long it is not used."""
-
-    option: int
-    until_s: float
-    seconds: float
-    """Length of this cooldown"""
-    active: bool = True
-    """Whether it lasts. Afterwards only its length is needed, for the next one."""
-
-
-class State(NamedTuple):
-    """Everything remembered between two decisions; options are indices, ordered by cost."""
-
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a state
-    """The current option"""
-    slowdown: float = 1.0
-    """Mean of measured latency ÷ profiled latency"""
-    variance: float = 0.02
-    """Of the same ratio. It starts at a standard deviation of 14 %, since nothing is known yet of the load."""
-    misses: float = 0.0
-    """Leaky count of missed deadlines"""
-    overloaded: bool = False
-    """Whether even the cheapest engine that works misses the deadline repeatedly"""
-    backlog_steps: float = 0.0
-    """At the last window"""
-    fits_since_s: float | None = None
-    """Since when a costlier option would have fitted"""
-    raised_at_s: float | None = None
-    """Time of the last upshift"""
-    dwell_s: float | None = None
-    """Current dwell; None: the policy's"""
-    battery: BatteryEstimate = BatteryEstimate()
-    heat_limit: int | None = None
-    """Costliest option that heat allows; None: all"""
-    heat_at_s: float = -math.inf
-    """When the heat limit last changed"""
-    cooldowns: tuple[Cooldown, ...] = ()
-
-    @property
-    def degraded(self) -> bool:
-        """Whether the current option's engine failed and no other one works."""
-        return any(cooldown.option == self.index and cooldown.active for cooldown in self.cooldowns)
 
 
 @dataclass(frozen=True)

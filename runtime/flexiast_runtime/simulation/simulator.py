@@ -21,6 +21,8 @@ from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.percentiles import percentile
 from flexiast_runtime.simulation.world import Boolean, Double, Scenario, World
 
+AMBIENT_C = 25.0
+"""Temperature of a machine that does not warm"""
 WILSON = 1.96
 """Quantile of the normal distribution for a 95 % interval"""
 BISECTIONS = 24
@@ -100,7 +102,7 @@ class Run:
         cell, heat = world.scenario.cell, world.scenario.heat
         self.world, self.tick = world, 0
         self.charge = cell.charge if cell else 1.0
-        self.celsius = heat.ambient_c if heat else 25.0
+        self.celsius = heat.ambient_c if heat else AMBIENT_C
         self.backlog_s = self.latency_s = 0.0
         self._options, self._step_s, self._heat, self._fan = len(world.options), world.scenario.step_s, heat, False
         asleep_s = world.scenario.asleep_s
@@ -228,10 +230,34 @@ def simulate(policy: Policy, world: World) -> Outcome:
 
 def replay(world: World, chosen: Iterable[int]) -> Outcome:
     """Run a given sequence of options, one for each tick."""
+    scenario = world.scenario
+    if scenario.heat is None and scenario.asleep_s is None:
+        return _add_up(world, np.fromiter(chosen, np.int64))
     run = Run(world)
     for index in chosen:
         run.advance(index)
     return run.outcome()
+
+
+def _add_up(world: World, chosen: NDArray[np.int64]) -> Outcome:
+    """The outcome where no tick depends on an earlier one but by sums: without heat and sleep, at once."""
+    scenario, ticks = world.scenario, np.arange(len(chosen))
+    latencies_s = world.latencies_s[0, ticks, chosen]
+    late_s = np.concatenate(([0.0], np.cumsum(latencies_s - scenario.step_s)))
+    backlogs_s = (late_s - np.minimum.accumulate(late_s))[1:]
+    start = scenario.cell.charge if scenario.cell else 1.0
+    charges = np.subtract.accumulate(np.concatenate(([start], world.drain[0, ticks, chosen])))[1:]
+    return Outcome(
+        scenario,
+        world.options,
+        chosen,
+        latencies_s,
+        latencies_s + backlogs_s,
+        scenario.watts(latencies_s),
+        np.maximum(charges, 0.0),
+        np.full(len(chosen), AMBIENT_C),
+        world.failing[ticks, chosen],
+    )
 
 
 def always(index: int, world: World) -> Outcome:
@@ -263,8 +289,10 @@ def solve_with_price(world: World, price: float) -> Outcome:
     scenario = world.scenario
     answered = (world.latencies_s <= scenario.deadline_s[:, None]) & ~world.failing
     value = metrics(world.options) * answered - price * (world.watts - scenario.idle_w)
-    best = value.argmax(axis=2).tolist()
-    run = Run(world)
+    choices = value.argmax(axis=2)
+    if scenario.heat is None:
+        return replay(world, choices[0])
+    run, best = Run(world), choices.tolist()
     for tick in range(scenario.ticks):
         run.advance(best[run.throttled][tick])
     return run.outcome()

@@ -118,7 +118,8 @@ class World:
         self.failing = np.zeros(self.latencies_s.shape[1:], bool) if scenario.failing is None else scenario.failing
         self.flat_latencies_s = _flatten(self.latencies_s)
         self.flat_watts = _flatten(self.watts)
-        self.flat_drain = _flatten(self.watts * self._charge_per_watt())
+        self.drain = self.watts * self._charge_per_watt()
+        self.flat_drain = _flatten(self.drain)
 
     def _charge_per_watt(self) -> Double:
         """[ticks, 1] Share of the charge that one watt uses in one step."""

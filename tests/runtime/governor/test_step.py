@@ -16,17 +16,11 @@ from hypothesis import strategies as st
 from flexiast.spec import PatchSize
 from flexiast_runtime.governor.battery_filter import update_estimate
 from flexiast_runtime.governor.limits import BAND, TAPER_FROM, limit
-from flexiast_runtime.governor.step import frontier, init_state, predict_p95, step
-from flexiast_runtime.governor.types import (
-    BatteryEstimate,
-    Cooldown,
-    Decision,
-    Goal,
-    Observation,
-    Option,
-    Policy,
-    State,
-)
+from flexiast_runtime.governor.slowdown import predict_p95
+from flexiast_runtime.governor.state import BatteryEstimate, Cooldown, State
+from flexiast_runtime.governor.step import init_state, step
+from flexiast_runtime.governor.types import Decision, Goal, Observation, Option, Policy
+from flexiast_runtime.governor.worth import frontier
 from flexiast_runtime.hardware.battery import Battery
 
 POLICY = Policy()
@@ -58,15 +52,16 @@ def play(
     battery: Callable[[float], Battery | None] = lambda time_s: None,
     state: State | None = None,
     begin_s: float = 0.0,
+    policy: Policy = POLICY,
 ) -> tuple[State, list[Moment]]:
     """Windows every step on a machine that is slower than its profile by a factor of time and option."""
-    state = state or init_state(POLICY, options, Observation(begin_s, DEADLINE_S, battery=battery(begin_s)))
+    state = state or init_state(policy, options, Observation(begin_s, DEADLINE_S, battery=battery(begin_s)))
     moments = []
     for tick in range(1, round(seconds / STEP_S) + 1):
         time_s, index = begin_s + tick * STEP_S, state.index
         latency_s = options[index].latency_s * slowdown(time_s, index)
         seen = Observation(time_s, DEADLINE_S, latency_s, battery=battery(time_s))
-        state, decision = step(POLICY, options, state, seen)
+        state, decision = step(policy, options, state, seen)
         moments.append(Moment(seen, index, decision, state))
     return state, moments
 
@@ -284,7 +279,7 @@ def test_waiting_audio_lowers() -> None:
     state = init_state(POLICY, OPTIONS, Observation(0.0, DEADLINE_S))
     waiting = Observation(STEP_S, DEADLINE_S, OPTIONS[2].latency_s, backlog_steps=1.5)
     _, decision = step(POLICY, OPTIONS, state, waiting)
-    assert decision == Decision(1, "1.5 steps of audio are waiting")
+    assert decision == Decision(1, "1.5 steps of audio are waiting; -10.0 points on clean sounds")
 
 
 @pytest.mark.parametrize(("waits", "index"), [(1.4, 1), (1.5, 0), (2.0, 0)], ids=["falls", "stays", "grows"])
@@ -400,13 +395,17 @@ def test_all_sizes_lost_to_one_load_are_back_within_half_a_minute(factor: float,
     assert state.index == 2
 
 
+LAVISH = replace(POLICY, switches_per_h=1_000.0)
+"""As many switches as it likes"""
+
+
 def deceptive(_: float, index: int) -> float:
     """The dearest option is slower than its profile says; the others are not."""
     return 3.0 if index == 2 else 1.0
 
 
 def test_each_failed_climb_waits_twice_as_long_up_to_a_minute() -> None:
-    state, moments = play(900, deceptive)
+    state, moments = play(900, deceptive, policy=LAVISH)
     # a few windows at the cheaper option pass before the dearer one is believed to fit again
     waits = [after - before for before, after in pairwise(rises(moments))]
     assert waits[0] == pytest.approx(2 * POLICY.dwell_s, abs=10)
@@ -416,11 +415,11 @@ def test_each_failed_climb_waits_twice_as_long_up_to_a_minute() -> None:
 
 
 def test_what_failed_is_forgiven_after_a_quiet_time() -> None:
-    state, _ = play(300, deceptive)
-    state, _ = play(300, state=state, begin_s=300)
+    state, _ = play(300, deceptive, policy=LAVISH)
+    state, _ = play(300, state=state, begin_s=300, policy=LAVISH)
     assert state.index == 2
-    _, moments = play(60, lambda time_s, _: 3.0 if time_s <= 601 else 1.0, state=state, begin_s=600)
-    (down,) = (moment.seen.time_s for moment in moments if moment.rise < 0)
+    _, moments = play(60, lambda time_s, _: 3.0 if time_s <= 606 else 1.0, state=state, begin_s=600, policy=LAVISH)
+    (down,) = (moment.seen.time_s for moment in moments if moment.rise < 0)  # once the budget of misses is spent
     assert rises(moments)[0] - down == pytest.approx(POLICY.dwell_s, abs=10)
 
 
@@ -576,20 +575,6 @@ def test_a_system_that_saves_power_is_followed(saves: bool | None, index: int) -
     assert init_state(POLICY, OPTIONS, Observation(0.0, DEADLINE_S, power_saver=saves)).index == index
 
 
-@pytest.mark.parametrize("hot", [{"thermal_headroom_c": 1.0}, {"throttled": True}], ids=["near", "throttled"])
-def test_heat_lowers_step_by_step_and_lets_go_step_by_step(hot: dict[str, object]) -> None:
-    state = told(POLICY, watched(), STEP_S, **hot)
-    assert state.index == 1
-    state = told(POLICY, state, POLICY.heat_s - 1, STEP_S, **hot)
-    assert state.index == 1  # a step takes its time to be felt
-    state = told(POLICY, state, 3, POLICY.heat_s, **hot)
-    assert state.index == 0
-    state = told(POLICY, state, 600, 100, thermal_headroom_c=5.0, throttled=False)
-    assert state.index == 0  # neither hot nor cool
-    state = told(POLICY, state, 600, 1_000, thermal_headroom_c=20.0, throttled=False)
-    assert state.index == 2
-
-
 @given(MENUS, TRACES)
 def test_a_machine_that_says_nothing_of_heat_or_saving_is_as_before(
     options: Sequence[Option], trace: list[Observation]
@@ -706,7 +691,7 @@ def test_an_engine_that_failed_is_tried_again_after_a_wait_that_doubles() -> Non
             tried.append(time_s)
         seen = Observation(time_s, DEADLINE_S, OPTIONS[state.index].latency_s, failed=fails)
         state, decision = step(POLICY, OPTIONS, state, seen)
-        assert not fails or decision.reason == "the engine of 8x8 failed"
+        assert not fails or decision.reason.startswith("the engine of 8x8 failed")
     waits = [after - before for before, after in pairwise(tried)]
     assert all(wait >= rest for wait, rest in zip(waits, (30, 60, 120, 240, 480), strict=False))
     assert all(

@@ -60,7 +60,7 @@ def run(model: str | None, source: str | None, web: str | None) -> None:
     settings = DetectionSettings.from_frontend(frontend, rules)
     # Measured now, whatever a profile says: the script squeezes the latencies of this very run.
     candidates = Candidates(bundle, engines, manifest.precision(None), profile=None)
-    policy = Policy(dwell_s=DWELL_S, max_charge_per_min=math.inf)
+    policy = Policy(dwell_s=DWELL_S, max_charge_per_min=math.inf, switches_per_h=math.inf)
     with tempfile.TemporaryDirectory(prefix="flexiast-demo-") as folder:
         opened, title = _open_source(source, Path(folder))
         audio = Monitored(opened)

@@ -119,10 +119,6 @@ def _check(options: Options, precisions: tuple[Precision, ...]) -> None:
             "a bundle's precisions and opset stay as they are when sizes are added to it; leave --precision, --opset "
             "and --calibration-data out, or export from the checkpoint"
         )
-    if not options.adds_sizes and options.patches is None:
-        raise UsageError(
-            "export needs the sizes to write engines for; name some with --patch-sizes, such as 8,16,32,48"
-        )
     if not options.adds_sizes and options.output is None:
         raise UsageError("export needs a place for the bundle; name one with --output")
     if options.calibration_data is not None and "int8-static" not in precisions:

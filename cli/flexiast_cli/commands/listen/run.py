@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from flexiast.errors import ExitCode
@@ -31,6 +31,7 @@ from flexiast_runtime.audio.capture import OnSourceLoss, merge_captures, stop
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import DEFAULT, find_bundle
 from flexiast_runtime.detection.listener import process_streams
+from flexiast_runtime.detection.place_noise import PlaceNoise
 from flexiast_runtime.detection.records import Record
 from flexiast_runtime.governor.live import Conditions
 from flexiast_runtime.hardware.poller import Poller
@@ -60,12 +61,13 @@ def run(
     deadline_s = min(sizes.latency / 1000, share_s) if sizes.latency else share_s
     machine = machine_conditions(deadline_s, sizes.backend, supply)
     controller = prepare(candidates, sizes, machine.latest)
+    place = PlaceNoise()
     stations = open_stations(
         opened,
         candidates.engines,
         controller,
         settings,
-        lambda _: machine.latest,
+        lambda _: replace(machine.latest, snr_db=place.snr_db),
         cascade=sizes.cascade,
         live=sources.live,
         duration_s=sources.duration,
@@ -75,7 +77,7 @@ def run(
     title = f"{name} · {', '.join(source.name for source in streams)}"
     page = None if address is None else WebPage(*address, title, frontend, clips=clip_folder(sinks), public=public)
     session = _Session(
-        name, sources, output, candidates, controller, stations, sinks, histories, machine, manager, page
+        name, sources, output, candidates, controller, stations, sinks, histories, machine, place, manager, page
     )
     session.run(settings.step_s, sizes)
 
@@ -93,6 +95,7 @@ class _Session:
     sinks: Sequence[Sink]
     histories: Mapping[str, Audio]
     machine: Poller[Conditions]
+    place: PlaceNoise
     manager: ServiceManager | None
     page: WebPage | None
 
@@ -125,7 +128,8 @@ class _Session:
         captures, classifiers = zip(*((station.capture, station.classifier) for station in self.stations), strict=True)
         on_loss: OnSourceLoss = "exit" if len(captures) == 1 or self.options.exits_on_source_loss else "continue"
         chunks = tee_to_history(merge_captures(captures, on_loss), self.names, self.histories)
-        return process_streams(((classifiers[place], chunk) for place, chunk in chunks), classifiers)
+        pairs = ((classifiers[index], chunk) for index, chunk in chunks)
+        return self.place.watch(process_streams(pairs, classifiers))
 
     def _print(self, records: Iterator[Record], request: StopRequest) -> None:
         records = self.manager.notify_each(records) if self.manager else records

@@ -16,6 +16,7 @@ GREEN, ORANGE, PALE, GREY, RED = "#2a7f62", "#c8641e", "#cfe3da", "#8a938f", "#c
 WHY = {
     "too slow": (("missed", "steps of audio", "does not fit"), RED),
     "fits": (("has fit",), GREEN),
+    "loads": (("on average",), "#2f6db5"),
     "battery": (("battery",), ORANGE),
     "heat": (("heat", "throttling"), "#6a4c93"),
     "other limit": (("saving power", "power limit"), "#b08900"),

@@ -21,9 +21,9 @@ from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import DEFAULT, find_bundle
 from flexiast_runtime.detection.settings import DetectionSettings
 from flexiast_runtime.governor.presets import POLICIES
-from flexiast_runtime.governor.step import frontier
 from flexiast_runtime.governor.trace import Replay, Trace, read_trace, replay
 from flexiast_runtime.governor.types import Option
+from flexiast_runtime.governor.worth import frontier
 from flexiast_runtime.simulation.comparison import (
     Comparison,
     Means,
