@@ -24,7 +24,7 @@ from flexiast_runtime.governor.presets import POLICIES
 from flexiast_runtime.governor.trace import Header, Recorder
 from flexiast_runtime.governor.types import Decision, Goal, Observation, Option, Policy
 from flexiast_runtime.governor.worth import frontier
-from flexiast_runtime.inference.backends import Backend, load_engines
+from flexiast_runtime.inference.backends import Backend, choose_precision, load_engines
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.profiling.options import measure_options
 from flexiast_runtime.profiling.profiler import manifest_sha256, profile_key, versions
@@ -70,9 +70,10 @@ def load_candidates(bundle: Bundle, request: PolicyOptions) -> Candidates:
 
     Raises UsageError for options that exclude each other, and all that ``load_engines`` raises.
     """
-    precision = bundle.manifest.precision(request.precision)
     profile = find_profile(bundle, request.backend)
-    patches = select_sizes(request, bundle.manifest, profile)
+    measured = () if profile is None else tuple(each.precision for each in profile.measurements)
+    precision = choose_precision(bundle.manifest, request.precision, request.backend, measured)
+    patches = select_sizes(request, bundle.manifest, profile, precision)
     return Candidates(bundle, load_engines(bundle, patches, precision, request.backend, say), precision, profile)
 
 
@@ -99,7 +100,9 @@ def find_profile(bundle: Bundle, backend: Backend) -> Profile | None:
         return None
 
 
-def select_sizes(request: PolicyOptions, manifest: Manifest, profile: Profile | None) -> tuple[PatchSize, ...] | None:
+def select_sizes(
+    request: PolicyOptions, manifest: Manifest, profile: Profile | None, precision: str
+) -> tuple[PatchSize, ...] | None:
     """The sizes to load, None for all; raises UsageError for options that exclude each other or leave no size."""
     if request.pin is not None:
         choosing = list_given({"--patch-sizes": request.patch_sizes, "--min-metric": request.min_metric})
@@ -109,7 +112,6 @@ def select_sizes(request: PolicyOptions, manifest: Manifest, profile: Profile | 
     patches = None if request.patch_sizes is None else parse_patches(request.patch_sizes)
     if request.min_metric is None:
         return patches
-    precision = manifest.precision(request.precision)
     variants = [manifest.variant(patch, precision) for patch in patches or manifest.patches]
     return _select_by_metric(request.min_metric, variants, precision, profile)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flexiast.processor import read_processor_name
+from flexiast.processor import has_int8_dot_product, read_processor_name
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,24 @@ def test_the_name_is_read_from_cpuinfo(tmp_path: Path, lines: str, name: str) ->
 
 def test_without_cpuinfo_it_is_what_python_knows(tmp_path: Path) -> None:
     assert read_processor_name(tmp_path) == (platform.processor() or platform.machine())
+
+
+@pytest.mark.parametrize(
+    ("lines", "known"),
+    [
+        ("flags\t\t: fpu avx2 avx512_vnni sse\n", True),
+        ("flags\t\t: fpu avx_vnni\n", True),
+        ("Features\t: fp asimd asimddp\n", True),
+        ("flags\t\t: fpu avx2 avx512f\n", False),
+        ("Features\t: fp asimd\n", False),
+        ("bugs\t\t: avx512_vnni\n", False),
+    ],
+)
+def test_what_multiplies_bytes_is_read_from_cpuinfo(tmp_path: Path, lines: str, known: bool) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "cpuinfo").write_text("processor\t: 0\n" + lines)
+    assert has_int8_dot_product(tmp_path) == known
+
+
+def test_without_cpuinfo_no_processor_multiplies_bytes(tmp_path: Path) -> None:
+    assert not has_int8_dot_product(tmp_path)

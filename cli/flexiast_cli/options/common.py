@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from flexiast_runtime.hardware.power_source import ReportedOnce
 
 PrecisionOption = Annotated[
-    str | None, typer.Option("--precision", help="Precision of the engines (default: the bundle's first).")
+    str | None,
+    typer.Option(
+        "--precision",
+        help="Precision of the engines (default: the bundle's first; for `listen` int8 where it is fast and good).",
+    ),
 ]
 BackendOption = Annotated[
     Backend, typer.Option("--backend", help="What runs the engines; tensorrt builds its plans first.")

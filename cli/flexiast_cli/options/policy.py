@@ -26,9 +26,9 @@ PolicyOption = Annotated[
 CascadeOption = Annotated[
     bool,
     typer.Option(
-        "--cascade",
-        help="Run no engine while nothing stands out from the background; run the chosen size only where the cheapest "
-        "one finds that something may be an event.",
+        "--cascade/--every-window",
+        help="Run no engine while nothing changes, and the chosen size only where the cheapest one finds a possible "
+        "event; or run the chosen size on every window.",
     ),
 ]
 LatencyOption = Annotated[
@@ -94,7 +94,7 @@ class PolicyOptions:
     pin: PinOption = None
     min_metric: MinMetricOption = None
     policy: PolicyOption = None
-    cascade: CascadeOption = False
+    cascade: CascadeOption = True
     until: UntilOption = None
     min_battery: MinBatteryOption = None
     max_watts: MaxWattsOption = None

@@ -2,8 +2,10 @@
 
 While nothing stands out from the background, no engine runs and the last scores hold. When something does, the cheapest
 size classifies the window. If that makes it a candidate, the size that the governor chose classifies it and the windows
-after it, until they are no candidates any more. Every few seconds the cheapest size runs anyway, because a background
-may become an event. docs/benchmarks/governor.md has the savings and the losses.
+after it, until they are no candidates any more. Steady rain may be a candidate for hours: while nothing at all has
+changed for a whole window, louder or quieter, its last scores hold too. Every few seconds an engine runs anyway,
+because a background may become an event, and a slow change may stay below what counts as one.
+docs/benchmarks/governor.md has the savings and the losses.
 """
 
 from __future__ import annotations
@@ -30,7 +32,13 @@ Steady noise exceeds 4 once in 30,000 values."""
 RETRY_S = 60.0
 """Seconds without the cheapest size after its engine failed"""
 RECHECK_S = 10.0
-"""Seconds of background after which the cheapest size runs on it"""
+"""Seconds after which an engine runs on what has not changed: no score is older"""
+SETTLED_VARIANCE = 0.25
+"""In nat squared. Right after a change the spread is wide, and hides the next one; steady noise has a tenth of this."""
+REVIEW_S = 120.0
+"""Seconds after which a cascade is asked whether it saves anything"""
+PAUSE_S = 600.0
+"""Seconds without a cascade that saved nothing"""
 
 
 def candidate_threshold(thresholds: Float, spec: Spec) -> Float:
@@ -39,16 +47,11 @@ def candidate_threshold(thresholds: Float, spec: Spec) -> Float:
     return nothing + np.float32(CANDIDATE_SHARE) * (thresholds - nothing)
 
 
-def is_ineffective(thresholds: Float, spec: Spec) -> bool:
-    """Whether every window is a candidate: scores that sum to 1 cannot all be below bounds that sum to 1 or less."""
-    return spec.task == "single" and not spec.nothing_class and float(candidate_threshold(thresholds, spec).sum()) <= 1
-
-
 class Cascade:
     """The state of one stream. Call `level` once for each window, in order, and `update` with its scores."""
 
     def __init__(self, cheap: PatchSize, thresholds: Float, spec: Spec, step_s: float) -> None:
-        """``thresholds`` [classes]: scores at which events begin."""
+        """``thresholds`` [classes]: scores at which events begin. ``cheap`` may be the only size there is."""
         self.cheap = cheap
         self._candidate_at = candidate_threshold(thresholds, spec)
         self._frontend, self._step_s = spec.frontend, step_s
@@ -57,45 +60,71 @@ class Cascade:
         self._failed_steps = 0
         self.skipped = 0
         """Windows that the chosen size did not run for"""
+        self.is_paused = False
+        """Whether it has saved nothing lately, and every window runs"""
+        self.wasted = 0
+        """Times that the cheapest size ran and the chosen one after it"""
+        self._windows = self._reviewed = 0
+        self._saved_before = 0
         self._candidate_windows = np.zeros(len(thresholds), np.int64)
         self.reset()
 
     @property
     def busiest_label(self) -> int | None:
-        """The class that was a candidate most often, if no window was skipped."""
-        return int(self._candidate_windows.argmax()) if self._candidate_windows.any() and not self.skipped else None
+        """The class that was a candidate most often, if no window was skipped from the first review on."""
+        found = self._candidate_windows.any() and not self.skipped and self._reviewed
+        return int(self._candidate_windows.argmax()) if found else None
 
     def reset(self) -> None:
         """Forget the stream after a discontinuity: another place may follow."""
-        self._background = Background(self._frontend, self._step_s)
+        self._background = Background(self._frontend, self._step_s)  # what no candidate is part of
+        self._recent = Background(self._frontend, self._step_s)  # whatever sounded in the last seconds
         self._has_candidate = False
-        self._quiet_steps = self._idle_steps = 0
-        self.quiet: Float | None = None
-        """Scores [classes] of the last window that an engine ran for, if it was no candidate"""
+        self._quiet_steps = self._steady_steps = self._idle_steps = 0
+        self.last: tuple[PatchSize, Float] | None = None
+        """Scores [classes] of the last window that an engine ran for, and the size that gave them"""
 
     def level(self, window: Window) -> Level:
         """Which engine the window needs: none, the cheapest or the chosen one."""
+        if self._review():
+            return "sharp"
         stands_out = self._background.update(window.new, learn=not self._has_candidate) >= STANDS_OUT
+        self._recent.update(window.new, learn=True)
+        is_steady = self._recent.change < STANDS_OUT and self._recent.is_settled
         self._quiet_steps = 0 if stands_out else self._quiet_steps + 1  # since something last stood out
+        self._steady_steps = self._steady_steps + 1 if is_steady else 0  # since anything last changed
         self._idle_steps += 1
         self._failed_steps = max(0, self._failed_steps - 1)
-        if self._has_candidate or self._failed_steps:
+        unchanged_steps = self._steady_steps if self._has_candidate else self._quiet_steps
+        may_hold = self.last is not None and unchanged_steps >= self._window_steps
+        if self._failed_steps or (self._has_candidate and not may_hold):
             return "sharp"
-        if self.quiet is None or self._quiet_steps < self._window_steps or self._idle_steps > self._recheck_steps:
-            return "cheap"
-        return "skip"
+        if may_hold and self._idle_steps <= self._recheck_steps:
+            return "skip"
+        return "sharp" if self._has_candidate else "cheap"
+
+    def _review(self) -> bool:
+        """Whether it is paused, because since the last review it has cost more windows than it has saved, or none."""
+        self._windows += 1
+        if (self._windows - self._reviewed) * self._step_s >= (PAUSE_S if self.is_paused else REVIEW_S):
+            was_paused, saved = self.is_paused, self.skipped - self.wasted
+            self.is_paused = not was_paused and saved <= self._saved_before
+            self._reviewed, self._saved_before = self._windows, saved
+            if self.is_paused != was_paused:
+                self.reset()
+        return self.is_paused
 
     def record_failure(self) -> None:
         """The cheapest engine failed: the chosen one runs on every window for a while."""
         self._failed_steps = round(RETRY_S / self._step_s)
 
-    def update(self, scores: Float) -> bool:
-        """Take the scores of a window [classes]; returns whether it is a candidate."""
+    def update(self, scores: Float, patch: PatchSize) -> bool:
+        """Take the scores of a window [classes] from an engine; returns whether it is a candidate."""
         candidates = scores >= self._candidate_at
         self._candidate_windows += candidates
         self._has_candidate = bool(candidates.any())
         self._idle_steps = 0
-        self.quiet = None if self._has_candidate else scores
+        self.last = patch, scores
         return self._has_candidate
 
 
@@ -116,6 +145,13 @@ class Background:
         self._edges = np.arange(0, frontend.mel_bins, self.BINS)
         self._scale = 2 * frontend.std / np.diff(self._edges, append=frontend.mel_bins)  # to nat, and from sum to mean
         self._mean, self._variance = np.zeros(len(self._edges)), np.full(len(self._edges), 0.1)
+        self.change = math.inf
+        """Deviations of the last features from the background, above or below"""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the spread is that of steady sound, so that a change would show."""
+        return float(self._variance.max()) <= SETTLED_VARIANCE
 
     def update(self, features: Float, *, learn: bool) -> float:
         """New features [frames, mels] → deviations above the background. With ``learn`` they become part of it."""
@@ -124,6 +160,7 @@ class Background:
             self._mean = bands.mean(axis=0)
         deviation = np.sqrt(self._variance)
         above = (bands - self._mean) / deviation
+        self.change = float(np.abs(above).max())
         if learn:
             self._learn(above, deviation)
         return float(above.max())

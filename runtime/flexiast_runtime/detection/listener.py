@@ -80,9 +80,9 @@ class StreamClassifier:
         """``conditions`` takes the seconds of audio so far; ``backlog`` gives the samples that wait.
 
         ``signal`` gives the state of the source. ``unix_s`` converts a sample number to Unix seconds, or None for
-        recordings. ``detector`` replaces the one that the settings describe. ``cascade`` skips windows of background;
-        it needs a `GovernedController`. ``run`` is part of each event's id, so that two runs never share one.
-        ``channel`` is the one that events report.
+        recordings. ``detector`` replaces the one that the settings describe. ``cascade`` skips windows in which nothing
+        changes; None runs every one. ``run`` is part of each event's id, so that two runs never share one. ``channel``
+        is the one that events report.
         """
         frontend = engines.spec.frontend
         self._engines, self._controller, self._source = engines, controller, source
@@ -179,13 +179,13 @@ class StreamClassifier:
         if result is None:
             return None
         if self._cascade is not None:
-            self._cascade.update(result.scores)
+            self._cascade.update(result.scores, result.patch)
         return result._replace(cheap_pass_s=cheap_pass_s)
 
     def _cheap_pass(self, window: Window, cascade: Cascade, *, skip: bool) -> RecordsAndResult:
         """Return the last scores again, or those of the cheapest size; None if the window may hold an event."""
-        if skip and cascade.quiet is not None:
-            return WindowResult(cascade.cheap, cascade.quiet, 0.0, ran=False)
+        if skip and cascade.last is not None:
+            return WindowResult(*cascade.last, 0.0, ran=False)
         if cascade.cheap == self._controller.patch:
             return None
         try:
@@ -194,7 +194,10 @@ class StreamClassifier:
             yield EngineFailure(self._source, window.end / self._rate, cascade.cheap, str(error))
             cascade.record_failure()
             return None
-        return None if cascade.update(result.scores) else result._replace(option=0)
+        if cascade.update(result.scores, result.patch):
+            cascade.wasted += 1
+            return None
+        return result._replace(option=0)
 
     def _run_selected(self, window: Window) -> RecordsAndResult:
         """Return the result of the chosen size or, where its engine fails, of the next one chosen."""

@@ -69,9 +69,9 @@ def announce(title: str | None, page: WebPage | None) -> None:
 
 
 def report_ineffective_cascade(classifiers: Sequence[StreamClassifier]) -> None:
-    """Print which labels kept a cascade from saving anything, once for all sources."""
+    """Print which labels kept every window running, once for all sources."""
     if labels := dict.fromkeys(filter(None, (classifier.busiest_label for classifier in classifiers))):
         say(
-            f"--cascade saved nothing: all the time something may have been an event, mostly {', '.join(labels)}; "
+            f"every window was run: all the time something may have been an event, mostly {', '.join(labels)}; "
             "raise its threshold, or leave it out with --deny"
         )

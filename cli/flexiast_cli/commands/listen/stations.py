@@ -8,11 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flexiast.errors import UsageError
-from flexiast.spec import PatchSize, Spec
 from flexiast_cli.commands.listen.options import SourceOptions
 from flexiast_cli.governor import Controller
 from flexiast_cli.terminal.console import say
@@ -21,7 +17,7 @@ from flexiast_runtime.audio.channels import Channel, open_channels, split_channe
 from flexiast_runtime.audio.microphone import Microphone
 from flexiast_runtime.audio.signal import Monitored
 from flexiast_runtime.audio.source import PcmSource, RealTime, Source
-from flexiast_runtime.detection.cascade import Cascade, is_ineffective
+from flexiast_runtime.detection.cascade import Cascade
 from flexiast_runtime.detection.listener import StreamClassifier
 from flexiast_runtime.detection.settings import DetectionSettings
 from flexiast_runtime.governor.live import Conditions, FixedSize
@@ -141,12 +137,9 @@ def open_stations(
     live: bool,
     duration_s: float | None,
 ) -> list[Station]:
-    """Each source's capture and classifier; all share the engines and the controller.
-
-    Raises UsageError for a cascade of one size. A cascade that cannot save anything is left off, with a note.
-    """
+    """Each source's capture and classifier; all share the engines and the controller."""
     thresholds = settings.rules.thresholds(engines.spec.labels)
-    cheapest = _cascade_size(controller, thresholds, engines.spec) if cascade else None
+    cheapest = controller.patch if isinstance(controller, FixedSize) else controller.options[0].patch
     run, frontend, stations = secrets.token_hex(8), engines.spec.frontend, []
     for source, channel in inputs:
         capture = Capture(
@@ -168,20 +161,10 @@ def open_stations(
             unix_s=capture.unix_s if isinstance(source, Monitored) else lambda _: None,  # files have no wall clock
             run=run,
             channel=channel,
-            cascade=None if cheapest is None else Cascade(cheapest, thresholds, engines.spec, settings.step_s),
+            cascade=Cascade(cheapest, thresholds, engines.spec, settings.step_s) if cascade else None,
         )
         stations.append(Station(source.name, capture, classifier))
     return stations
-
-
-def _cascade_size(controller: Controller, thresholds: NDArray[np.float32], spec: Spec) -> PatchSize | None:
-    """The size that a cascade runs first; None, with a note, where a cascade cannot save anything."""
-    if isinstance(controller, FixedSize):
-        raise UsageError("--cascade runs a cheap size before a better one; there is only one size here")
-    if is_ineffective(thresholds, spec):
-        say("--cascade is left off: with these thresholds any sound may be an event; raise --threshold to use it")
-        return None
-    return controller.options[0].patch
 
 
 def machine_conditions(deadline_s: float, backend: Backend, source: ReportedOnce | None) -> Poller[Conditions]:
