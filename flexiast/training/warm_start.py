@@ -16,7 +16,7 @@ from flexiast.spec import PatchSize, Spec
 from flexiast.training.batches import Backgrounds, Batches, LogMels
 from flexiast.training.linear_head import cross_validate, fit_head
 from flexiast.training.recipe import Training
-from flexiast.training.sampling import draw_patch, plan
+from flexiast.training.sampling import Plan
 from flexiast.training.transfer import transfer_weights
 
 COMPARED_CLIPS = 300
@@ -97,13 +97,9 @@ def fit_start(
     drawn = training.model_copy(update={"augment": plain, "batch_growth": 0.0, "base_first": 0.0})
     mean_gmac = float(np.mean([spec.gmac(patch) for patch in training.patches]))
     views = int(np.clip(HEAD_GMAC / (mean_gmac * len(log_mels)), 1, MOST_VIEWS))
-    steps = plan(spec, drawn, len(log_mels), views, started=True)
     most = max(1, round(HEAD_GMAC / (mean_gmac * training.batch_size)))
-    # Progress 0 keeps clips unmixed; the sizes are those that a run draws after its beginning.
-    steps = tuple(
-        step._replace(patch=draw_patch(spec, drawn, number, 1.0, started=True), progress=0.0)
-        for number, step in enumerate(steps[:most])
-    )
+    # Progress 0 keeps clips unmixed.
+    steps = tuple(step._replace(progress=0.0) for step in Plan(spec, drawn, len(log_mels), views, started=True)[:most])
     batches = Batches(log_mels, targets, spec, drawn, steps, probabilities=probabilities, backgrounds=backgrounds)
     embedder = Embedder(load_model(carried))
     embeddings, answers = [], []

@@ -14,9 +14,10 @@ import pytest
 
 from flexiast.spec import PatchSize
 from flexiast_runtime.governor.presets import POLICIES
-from flexiast_runtime.governor.step import frontier, init_state, step
+from flexiast_runtime.governor.step import init_state, step
 from flexiast_runtime.governor.trace import read_trace
 from flexiast_runtime.governor.types import Observation, Option, Policy
+from flexiast_runtime.governor.worth import frontier
 from flexiast_runtime.hardware.battery import Battery
 
 HERE = Path(__file__).parent

@@ -32,7 +32,7 @@ from flexiast_runtime.detection.stream_evaluation import (
 )
 from flexiast_runtime.governor.live import Conditions, GovernedController
 from flexiast_runtime.governor.presets import POLICIES
-from flexiast_runtime.governor.step import frontier
+from flexiast_runtime.governor.worth import frontier
 from flexiast_runtime.inference.backends import Backend, load_engines
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.profiling.options import measure_options
