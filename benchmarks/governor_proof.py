@@ -25,6 +25,7 @@ from flexiast_runtime.governor.presets import POLICIES
 from flexiast_runtime.governor.types import Option
 from flexiast_runtime.simulation.comparison import Comparison, compare, rename_outcome
 from flexiast_runtime.simulation.scenarios import scenarios
+from flexiast_runtime.simulation.simulator import Outcome, metrics, replay
 from flexiast_runtime.simulation.world import World
 
 FIRST_SEED = 7701
@@ -48,6 +49,9 @@ MAX_STATIC_LOSS = 0.5
 MAX_REGRET, MAX_MEAN_REGRET = 3.0, 1.5
 MAX_MISSES, MAX_SWITCHES = 1.0, 20.0
 
+BOUNDED = ("square", "bursts", "flurry", "tenant")
+BISECTIONS = 14
+"""Of the price of a switch, in windows: to a hundredth"""
 DRAWN = ("heat", "flurry", "limit")
 
 Figures = dict[str, list[float]]
@@ -85,6 +89,44 @@ def _describe(one: Comparison) -> dict[str, float]:
         "over static": 100 * (governed.score - one.best_static.score),
         "over admitted": 100 * (governed.score - max(admitted, default=one.statics[0].score)),
     }
+
+
+def print_bounds(seed: int) -> None:
+    """What perfect foresight could reach with no more switches than a governor may make, where loads come and go."""
+    print(f"\nAn oracle with {MAX_SWITCHES:g} switches an hour, seed {seed}\n")
+    print("| | regret against the free oracle % | missed % | switches/h | governor's regret against it % |")
+    print("|---|---:|---:|---:|---:|")
+    for machine, options in MACHINES.items():
+        known = scenarios(options, HOURS, seed)
+        for name in BOUNDED:
+            world = World(known[name], options)
+            one, best = compare(POLICIES["balanced"], world), plan_ahead(world, MAX_SWITCHES)
+            figures = 100 * (1 - best.score / one.ideal.score), 100 * best.miss_rate, best.switches_per_hour
+            lost = 100 * (1 - one.governed.score / best.score)
+            print(f"| {machine}, {name} | " + " | ".join(f"{each:.2f}" for each in (*figures, lost)) + " |")
+
+
+def plan_ahead(world: World, switches_per_h: float) -> Outcome:
+    """The best sequence of options with so many switches, the future known: Viterbi's, with a price on a switch."""
+    low, high = 0.0, 100.0
+    for _ in range(BISECTIONS):
+        price = (low + high) / 2
+        low, high = (price, high) if _plan(world, price).switches_per_hour > switches_per_h else (low, price)
+    return _plan(world, high)
+
+
+def _plan(world: World, price: float) -> Outcome:
+    gains = metrics(world.options) * (world.latencies_s[0] <= world.scenario.deadline_s[:, None]) * ~world.failing
+    sums, came_from = gains[0].copy(), np.empty(gains.shape, np.int64)
+    stay = np.arange(len(world.options))
+    for tick in range(1, len(gains)):
+        best = int(sums.argmax())
+        came_from[tick] = np.where(sums >= sums[best] - price, stay, best)
+        sums = np.maximum(sums, sums[best] - price) + gains[tick]
+    chosen = [int(sums.argmax())]
+    for tick in range(len(gains) - 1, 0, -1):
+        chosen.append(int(came_from[tick, chosen[-1]]))
+    return replay(world, reversed(chosen))
 
 
 def print_table(found: dict[str, dict[str, Figures]], before: dict[str, dict[str, Figures]] | None) -> None:
@@ -158,6 +200,7 @@ def main() -> None:
     print(f"\nmean regret {mean_regret(found):.2f} %", end="")
     print("" if before is None else f", before {mean_regret(before):.2f} %")
     missed = list(list_misses(found))
+    print_bounds(seeds[0])
     print("\n".join(("", *missed, "", f"{time.process_time() - begun:.0f} s of CPU")))
     if missed:
         sys.exit(f"{len(missed)} bars are missed")

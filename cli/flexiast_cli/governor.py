@@ -24,11 +24,12 @@ from flexiast_runtime.governor.presets import POLICIES
 from flexiast_runtime.governor.trace import Header, Recorder
 from flexiast_runtime.governor.types import Decision, Goal, Observation, Option, Policy
 from flexiast_runtime.governor.worth import frontier
+from flexiast_runtime.hardware.machine import MachineSettings
 from flexiast_runtime.inference.backends import Backend, choose_precision, load_engines
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.profiling.options import measure_options
 from flexiast_runtime.profiling.profiler import manifest_sha256, profile_key, versions
-from flexiast_runtime.profiling.profiles import Profile, find
+from flexiast_runtime.profiling.profiles import Profile, find, find_other_settings
 
 Controller = GovernedController | FixedSize
 
@@ -59,7 +60,7 @@ def read_recalls(bundle: Bundle) -> dict[PatchSize, tuple[tuple[float, float], .
 
     Empty for a bundle whose calibration, if it has one, measured no recall.
     """
-    calibration = bundle.read_calibration() if hasattr(bundle, "read_calibration") else None
+    calibration = bundle.read_calibration()
     if calibration is None:
         return {}
     return {patch: tuple(sorted(calibration.recall_by_snr_db(patch).items())) for patch in bundle.manifest.patches}
@@ -93,11 +94,24 @@ def prepare(
 
 def find_profile(bundle: Bundle, backend: Backend) -> Profile | None:
     """The bundle's profile on this machine; None where there is none, or, with a note, one that cannot be read."""
+    key = profile_key(bundle, backend)
     try:
-        return find(profile_key(bundle, backend))
+        profile = find(key)
     except DataError as error:
         say(f"{error}; until then engines are measured at the start")
         return None
+    if profile is None and (other := find_other_settings(key)) is not None:
+        say(
+            f"the profile made with {describe_settings(other)} is ignored: this machine now has "
+            f"{describe_settings(key.settings)}; engines are measured at the start (flexiast profile)"
+        )
+    return profile
+
+
+def describe_settings(settings: MachineSettings) -> str:
+    """Power mode and frequency governor, as a note names them."""
+    known = {"power mode": settings.power_mode, "frequency governor": settings.governor}
+    return ", ".join(f"{name} {value}" for name, value in known.items() if value) or "no power mode"
 
 
 def select_sizes(

@@ -26,7 +26,7 @@ from flexiast_runtime.governor.types import Goal, Option, Policy
 from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.inference.backends import Backend
 from flexiast_runtime.profiling.profiler import profile_key
-from flexiast_runtime.profiling.profiles import Measurement, Profile, profile_folder
+from flexiast_runtime.profiling.profiles import Measurement, Profile, keep, profile_folder, read_profile
 from tests.cli.conftest import RATE_HZ, Run
 
 NOW = datetime(2026, 7, 1, 17, 30, 15)
@@ -56,6 +56,22 @@ def test_a_profile_that_cannot_be_read_is_said_and_done_without(
         said = " ".join(capsys.readouterr().err.split())
         assert "profile again" in said
         assert path.name in said
+
+
+def test_a_profile_of_another_power_mode_is_ignored_and_named(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    bundle = Bundle.open(tiny_bundle)
+    key = profile_key(bundle, Backend.CPU)
+    other = key.model_copy(update={"settings": key.settings.model_copy(update={"power_mode": "15W"})})
+    written = read_profile(Path(__file__).parents[1] / "runtime" / "artefacts" / "profile-1.0.json")
+    keep(written.model_copy(update={"key": other}))
+    assert find_profile(bundle, Backend.CPU) is None
+    assert "the profile made with power mode 15W" in " ".join(capsys.readouterr().err.split())
+    keep(written.model_copy(update={"key": key}))
+    assert find_profile(bundle, Backend.CPU) is not None
+    assert not capsys.readouterr().err
 
 
 # ----- what is asked of battery and power

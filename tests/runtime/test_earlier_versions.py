@@ -86,7 +86,7 @@ def test_a_profile_of_schema_1_is_read_found_and_kept_under_the_keys_of_today(tm
     assert again.schema_version == "2.0"
 
 
-def test_a_trace_of_schema_1_is_decided_as_it_was_then(tmp_path: Path) -> None:
+def test_a_trace_of_schema_1_is_decided_as_it_was_then_but_for_harmless_heat(tmp_path: Path) -> None:
     path = ARTEFACTS / "trace-1.0.jsonl"
     trace, (header, *steps) = read_trace(path), [json.loads(line) for line in path.read_text().splitlines()]
     assert (trace.header.created_at, trace.header.schema_version) == (header["made_at"], "2.0")
@@ -95,7 +95,10 @@ def test_a_trace_of_schema_1_is_decided_as_it_was_then(tmp_path: Path) -> None:
         step["seen"]["heat_room_k"] for step in steps
     ]
     assert any(step.reason for step in trace.steps)
-    assert replay(trace) == (len(steps), None)
+    same, difference = replay(trace)
+    assert difference is not None
+    then, now = difference
+    assert (same, then.reason, now.index) == (8, "2 K to throttling", 1)  # 40 of 250 ms: it fits throttled, too
     other = Path(shutil.copy(path, tmp_path))
     Recorder(other, trace.header).close()  # it may be replaced, as a trace of today may
     assert read_trace(other) == (trace.header, (), False)

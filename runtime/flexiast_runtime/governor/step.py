@@ -151,7 +151,7 @@ def _describe_slowness(policy: Policy, options: Sequence[Option], state: State, 
     # A backlog that shrinks is being caught up.
     if observation.backlog_steps > 1 and observation.backlog_steps >= state.backlog_steps:
         return f"{observation.backlog_steps:.1f} steps of audio are waiting"
-    if is_waited_out(policy, state, state.index):
+    if is_waited_out(policy, state, state.index) or _is_stalled_outside(policy, options, state, observation):
         return None
     if is_held(policy, state, state.index):
         if (mean_s := option.latency_s * state.slowdown) > most_s:
@@ -161,6 +161,13 @@ def _describe_slowness(policy: Policy, options: Sequence[Option], state: State, 
     if state.misses > MANY_MISSES:
         return f"{deadline} was missed repeatedly"
     return None
+
+
+def _is_stalled_outside(policy: Policy, options: Sequence[Option], state: State, observation: Observation) -> bool:
+    """Whether a lone stall outside the engine took so much of the deadline that no cheaper size would have met it."""
+    predicted_s = predict_p95(options[state.index], state)
+    fits = predicted_s <= policy.limit * observation.deadline_s and state.misses <= MANY_MISSES
+    return fits and predict_p95(options[0], state) > observation.budget_s
 
 
 def _downshift(

@@ -289,6 +289,18 @@ def find(key: ProfileKey, folder: Path | None = None) -> Profile | None:
     return profile
 
 
+def find_other_settings(key: ProfileKey, folder: Path | None = None) -> MachineSettings | None:
+    """The settings of a profile that matches but for them, such as one of another power mode; None where none does."""
+    for path in sorted((folder or profile_folder()).glob("*.json")):
+        try:
+            other = read_profile(path).key
+        except DataError:  # `find` reports the damaged one that would be used
+            continue
+        if other != key and other.model_copy(update={"settings": key.settings}) == key:
+            return other.settings
+    return None
+
+
 def newest(
     source_sha256: str, machine: Machine, settings: MachineSettings, folder: Path | None = None
 ) -> Profile | None:

@@ -176,3 +176,17 @@ def test_lies_of_the_clock_of_latencies_are_bounded() -> None:
         assert 0 <= decision.index < len(OPTIONS)
         assert math.isfinite(state.slowdown)
         assert state.slowdown > 0
+
+
+@given(st.floats(0.5, 5))
+def test_a_lone_stall_outside_the_engine_is_no_reason_for_a_smaller_size(overhead_s: float) -> None:
+    """No size would have met the deadline; a second one in a row is a reason, so that an overload is noticed."""
+    state = init_state(POLICY, OPTIONS, Observation(0.0, 0.5))._replace(index=3, variance=1e-4)
+    for tick, (overhead, expected) in enumerate([(0.0, 3), (overhead_s, 3), (0.0, 3), (0.0, 3)], 1):
+        seen = Observation(0.5 * tick, 0.5, OPTIONS[state.index].latency_s, overhead)
+        state, _ = step(POLICY, OPTIONS, state, seen)
+        assert state.index == expected
+    for tick in (10, 11, 12):
+        seen = Observation(0.5 * tick, 0.5, OPTIONS[state.index].latency_s, overhead_s)
+        state, _ = step(POLICY, OPTIONS, state, seen)
+    assert state.index < 3

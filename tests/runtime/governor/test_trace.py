@@ -27,6 +27,7 @@ OPTIONS = (
     Option(PatchSize(16, 20), 0.09),
     Option(PatchSize(8, 8), 0.1 + 0.2, 0.8),
 )
+SQUEEZED = Path(__file__).parents[1] / "artefacts" / "trace-squeezed.jsonl"
 JOULES = st.one_of(st.none(), st.floats(0, 1e9))
 SEEN = st.builds(
     Observation,
@@ -157,6 +158,18 @@ def test_windows_that_no_engine_ran_are_no_part_of_it(path: Path) -> None:
     record(path, Policy(), [Observation(1.0, 0.25), Observation(2.0, 0.25, failed=True)])
     with pytest.raises(DataError, match="no window"):
         replay_trace(read_trace(path))
+
+
+def test_a_run_under_a_real_squeeze_is_replayed_decision_by_decision() -> None:
+    """`listen --record` with a real engine, clock and file, while busy loops took the core; made by this governor."""
+    found = read_trace(SQUEEZED)
+    assert not found.torn
+    assert replay(found) == (len(found.steps), None)
+    reasons = [step.reason for step in found.steps if step.reason]
+    assert "points on clean sounds" in reasons[0]
+    assert len(reasons) == 3  # down twice, up once
+    late = [step for step in found.steps if (step.observation.latency_s or 0) > step.observation.budget_s]
+    assert 0 < len(late) <= 3
 
 
 # ----- strict, but for the end
