@@ -27,7 +27,7 @@ class CalibratedSize(Value):
     """Decibels of the clips above the background → share that was detected; empty where no clips were given"""
 
 
-class OperatingPoint(Value):
+class CalibratedBudget(Value):
     """A budget of false alarms, and the sizes that keep it."""
 
     false_alarms_per_hour: float = Field(gt=0)
@@ -49,10 +49,10 @@ class Calibration(Value):
     """Of the background that the figures were measured on, which no threshold was chosen on"""
     clips: int = Field(ge=0)
     """That the recall was measured with, at each signal-to-noise ratio"""
-    points: tuple[OperatingPoint, ...] = Field(min_length=1)
+    points: tuple[CalibratedBudget, ...] = Field(min_length=1)
     """The smallest budget first"""
 
-    def point(self, most_per_hour: float | None = None) -> OperatingPoint:
+    def point(self, most_per_hour: float | None = None) -> CalibratedBudget:
         """That of the largest budget within ``most_per_hour``, or of the one asked for; UsageError where none is."""
         if most_per_hour is None:
             return next(one for one in self.points if one.false_alarms_per_hour == self.false_alarms_per_hour)

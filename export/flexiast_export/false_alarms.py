@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexiast.arrays import Float
-from flexiast.calibration import CalibratedSize, Calibration, OperatingPoint
+from flexiast.calibration import CalibratedBudget, CalibratedSize, Calibration
 from flexiast.data.background import Stretch, Stretches
 from flexiast.errors import DataError, UsageError
 from flexiast.evaluation.budget import LOWEST_SCORE, Trace, most_events, thresholds_for, upper_bound
@@ -187,7 +187,7 @@ def keep_budget(
         for one in after
     ]
     points = tuple(
-        OperatingPoint(false_alarms_per_hour=budget, sizes=sizes)
+        CalibratedBudget(false_alarms_per_hour=budget, sizes=sizes)
         for budget in budgets
         if (sizes := {str(size.patch_size): own[budget] for size, own in found if budget in own})
     )

@@ -1,4 +1,4 @@
-"""Operating points: the threshold of each label at which a wanted precision or number of false alarms is met."""
+"""Operating points: the threshold of each label at which a wanted precision is met on clips."""
 
 from __future__ import annotations
 
@@ -20,30 +20,15 @@ MIN_POSITIVES = 10
 class Aim:
     """What a threshold is chosen for; the lowest that meets it misses the fewest sounds."""
 
-    precision: float | None = None
+    precision: float
     """Share of the clips reported that must be right"""
-    false_alarms_per_hour: float | None = None
-    """Of audio that does not hold the label"""
 
     def __post_init__(self) -> None:
-        if (self.precision is None) == (self.false_alarms_per_hour is None):
-            raise UsageError("give a precision or a number of false alarms per hour, one of the two")
-        if self.precision is not None and not 0 < self.precision <= 1:
+        if not 0 < self.precision <= 1:
             raise UsageError(f"a precision of {self.precision:g} cannot be aimed at; it is above 0 and at most 1")
-        if self.false_alarms_per_hour is not None and not self.false_alarms_per_hour >= 0:
-            raise UsageError(f"{self.false_alarms_per_hour:g} false alarms per hour cannot be aimed at; give 0 or more")
-
-    def is_met(self, precision: Double, false_alarms_per_hour: Double) -> NDArray[np.bool_]:
-        """Of operating points: whether each will do."""
-        if self.precision is not None:
-            return precision >= self.precision
-        assert self.false_alarms_per_hour is not None  # one of the two is given
-        return false_alarms_per_hour <= self.false_alarms_per_hour
 
     def __str__(self) -> str:
-        if self.precision is not None:
-            return f"a precision of {self.precision:g}"
-        return f"{self.false_alarms_per_hour:g} false alarms per hour"
+        return f"a precision of {self.precision:g}"
 
 
 class OperatingPoint(Value):
@@ -97,7 +82,7 @@ def _operating_point(
         for chosen in (np.sort(scores[:, group], axis=None) for group in (positive, ~positive))
     )
     precision, per_hour = hits / (hits + alarms), alarms / len(scores) / max(hours, 1e-9)
-    met = np.flatnonzero(aim.is_met(precision, per_hour))
+    met = np.flatnonzero(precision >= aim.precision)
     if not len(met):
         # Left at the default the worst label would be the loudest: it is kept silent above all that is not it.
         silent = (float(scores[:, ~positive].max(initial=0.0)) + 1) / 2

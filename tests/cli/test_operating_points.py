@@ -66,6 +66,9 @@ def test_the_cost_of_a_budget_stands_in_the_bundle(calibrated: tuple[Path, dict[
         assert set(size["recall_before"]) == set(size["recall_after"]) == {"20", "10", "5"}
         assert calibration.recall_by_snr_db(patch) == {float(at): one for at, one in size["recall_after"].items()}
     assert run("verify", made).returncode == 0
+    shown = run("inspect", made).stdout
+    assert "those in use are for 6e+02, with a recall of " in shown
+    assert " at 10 dB" in shown
     # Programs that are older than the file read the manifest as before: nothing but its list of files knows of it.
     text = (made / MANIFEST).read_text()
     assert "recall_by_snr_db" not in text

@@ -110,7 +110,7 @@ class Recorder:
             file.temporary.unlink()
             self.recorded.samples -= file.samples
             return
-        with file.temporary.open("rb") as written:
+        with file.temporary.open("rb+") as written:
             os.fsync(written.fileno())
         size = file.temporary.stat().st_size
         file.temporary.rename(file.path)

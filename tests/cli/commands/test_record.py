@@ -84,6 +84,13 @@ def test_a_full_disk_ends_it_with_what_there_is(tmp_path: Path, capsys: pytest.C
     assert len(list(tmp_path.glob("*.wav"))) == 1
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "place").touch()
+    result = CliRunner().invoke(app, ["record", "-o", str(tmp_path / "place")])
+    assert result.exit_code == 2
+    assert "name a folder" in result.stderr
+
+
 @pytest.mark.parametrize(
     "words", [("--hours", "0"), ("--disk-limit", "much"), ("--file-minutes", "-1"), ("--format", "mp3"), ()]
 )

@@ -382,21 +382,3 @@ def test_the_real_data_sets_are_read_as_described(
     # every label is in both splits, or its figure would mean nothing
     for split in ("train", "val"):
         assert {clip.labels[0] for clip in data_set.split(split).clips} == set(data_set.labels)
-
-
-def test_a_clip_may_be_a_span_of_a_recording(tmp_path: Path, write_audio: Callable[..., Path]) -> None:
-    ramp = np.arange(80_000) / 80_000
-    write_audio(tmp_path / "day.wav", ramp, subtype="FLOAT")
-    lines = [
-        "path,label,split,start_s,end_s",
-        "day.wav,dog,train,1,2.5",
-        "day.wav,cat,train,,",
-        "day.wav,dog,val,4,5.05",
-    ]
-    (tmp_path / "clips.csv").write_text("\n".join(lines))
-    dataset = read_dataset(tmp_path / "clips.csv")
-    assert [clip.span_s for clip in dataset.clips] == [(1, 2.5), None, (4, 5.05)]
-    for budget in (None, 0):
-        _, waveforms, _ = load_waveforms(dataset, 16_000, budget_bytes=budget)
-        for waveform, (start, end) in zip(waveforms, [(16_000, 40_000), (0, 80_000), (64_000, 80_000)], strict=True):
-            np.testing.assert_array_equal(waveform, np.float32(ramp[start:end]))

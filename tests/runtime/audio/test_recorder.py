@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,3 +120,42 @@ def test_a_microphone_that_is_turned_down_or_clips_is_named_once() -> None:
     assert len(hear(1, level_dbfs=-90.0, peak_dbfs=-75.0, clipped=5_020)) == 1  # again, after it was over
     assert str(levels) == "median level -50 dBFS"
     assert QUIET_S == 60
+
+
+def test_a_microphone_that_is_unplugged_for_a_while_gives_two_recordings(
+    virtual_microphone: Callable[..., Any], write_audio: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Each of which is what was played, to the likeness that a converter leaves."""
+    played = np.random.default_rng(0).normal(0, 0.1, 48_000 * 4)
+    wav, place = write_audio(tmp_path / "played.wav", played, 48_000), tmp_path / "place"
+    program = [sys.executable, "-m", "flexiast_cli.main", "record", "-o", place, "--device", "usbmic"]
+    running = virtual_microphone(program, usbmic=wav)
+
+    def await_that(is_so: Callable[[], bool]) -> None:
+        end_s = time.monotonic() + 120
+        while not is_so():
+            assert time.monotonic() < end_s, running.errors.read_text()
+            assert running.process.poll() is None, running.errors.read_text()
+            time.sleep(0.05)
+
+    def count_written() -> int:
+        return sum(path.stat().st_size for path in place.glob(".*.flac.tmp*"))
+
+    await_that(lambda: count_written() > 100_000)
+    running.ctl("usbmic", "unplug")
+    await_that(lambda: "lost: " in running.errors.read_text())
+    running.ctl("usbmic", "ok")
+    await_that(lambda: len(list(place.glob("*.flac"))) == 1 and count_written() > 100_000)
+    (recording,) = subprocess.run(
+        ["pgrep", "-P", str(running.process.pid)], check=True, capture_output=True, text=True
+    ).stdout.split()
+    os.kill(int(recording), signal.SIGINT)
+    assert running.process.wait(60) == 130, running.errors.read_text()
+    files = sorted(place.glob("*.flac"))
+    assert len(files) == 2
+    assert "in 2 files, 1 gap" in running.errors.read_text()
+    for file in files:
+        heard, rate_hz = soundfile.read(file)
+        assert rate_hz == 48_000
+        assert np.sqrt(np.mean(heard[4_800:-4_800] ** 2)) == pytest.approx(0.1, rel=0.2)
+    assert not list(place.glob(".*tmp*"))

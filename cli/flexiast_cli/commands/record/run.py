@@ -6,7 +6,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from flexiast.errors import ExitCode
+from flexiast.errors import ExitCode, UsageError
+from flexiast.files import check_sibling_output
 from flexiast_cli.terminal.console import count_noun, say
 from flexiast_cli.terminal.interrupts import graceful_shutdown
 from flexiast_runtime.audio.capture import Capture
@@ -30,6 +31,9 @@ def run(
     disk_limit: str,
     file_format: FileFormat,
 ) -> None:
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file; name a folder for the recordings")
+    check_sibling_output(output)
     source = Microphone(device, channel=channel)
     recorder = Recorder(output, source.rate_hz, 60 * file_minutes, file_format, most_bytes=parse_size(disk_limit))
     record_source(source, recorder, None if hours is None else 3600 * hours)
