@@ -35,7 +35,7 @@ class ExitCode(IntEnum):
     LOST = 9
     """`flexiast listen --to`: a sink did not get every record; stderr says how many and why."""
     REMOTE = 10
-    """An object store or a Ray cluster cannot be reached, or refuses what was asked."""
+    """An object store cannot be reached, or refuses what was asked."""
     INTERRUPTED = 130
     """Ended by Ctrl-C, after everything was flushed."""
     TERMINATED = 143
@@ -100,7 +100,7 @@ class DataError(FlexiastError):
 
 
 class RemoteError(DataError):
-    """An object store or a cluster cannot be reached, or refuses what was asked."""
+    """An object store cannot be reached, or refuses what was asked."""
 
     exit_code = ExitCode.REMOTE
 

@@ -77,21 +77,20 @@ def list_objects(url: str) -> Iterator[Stored]:
     """
     files, root = _file_system(url)
     if any(character in url for character in "*?["):
-        matches = _translated(url, partial(files.glob, root, detail=True))
-        yield from (_stored(files, name, info) for name, info in sorted(matches.items()) if info["type"] == "file")
+        matches = _request(url, partial(files.glob, root, detail=True))
+        yield from (_to_stored(files, name, info) for name, info in sorted(matches.items()) if info["type"] == "file")
         return
-    info = _translated(url, partial(files.info, root))
+    info = _request(url, partial(files.info, root))
     if info["type"] == "file":
-        yield _stored(files, root, info)
+        yield _to_stored(files, root, info)
         return
     waiting = [root]
     while waiting:
         folder = waiting.pop()
-        entries = {
-            entry["name"].rstrip("/"): entry for entry in _translated(url, partial(files.ls, folder, detail=True))
-        }
+        listed = _request(url, partial(files.ls, folder, detail=True))
+        entries = {entry["name"].rstrip("/"): entry for entry in listed}
         visible = sorted(name for name in entries if not PurePosixPath(name).name.startswith(".") and name != folder)
-        yield from (_stored(files, name, entries[name]) for name in visible if entries[name]["type"] == "file")
+        yield from (_to_stored(files, name, entries[name]) for name in visible if entries[name]["type"] == "file")
         waiting += [name for name in reversed(visible) if entries[name]["type"] == "directory"]
 
 
@@ -110,7 +109,7 @@ def download(url: str, size: int, target: Path) -> None:
 def open_object(url: str) -> BinaryIO:
     """An object to read a few parts of, such as its header, without a copy; raises RemoteError."""
     files, path = _file_system(url)
-    file: BinaryIO = _translated(url, partial(files.open, path, "rb", block_size=HEADER_BYTES))
+    file: BinaryIO = _request(url, partial(files.open, path, "rb", block_size=HEADER_BYTES))
     return file
 
 
@@ -121,7 +120,7 @@ def _read_range(files: Any, url: str, path: str, begin: int, end: int) -> bytes:
             raise ConnectionError(f"{len(content):,} of {end - begin:,} bytes came")
         return content
 
-    return _translated(url, read)
+    return _request(url, read)
 
 
 class Folder:
@@ -145,7 +144,7 @@ class Folder:
                 return None
             return content
 
-        return _translated(self._url(name), read)
+        return _request(self._url(name), read)
 
     def read_all(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Many small files, in the order of their names."""
@@ -157,7 +156,7 @@ class Folder:
                 continue
             files, root = self._remote
             paths = [f"{root}/{name}" for name in some]
-            contents = _translated(self.place, partial(files.cat, paths))
+            contents = _request(self.place, partial(files.cat, paths))
             yield from ((name, contents[path]) for name, path in zip(some, paths, strict=True))
 
     def write(self, name: str, content: bytes) -> None:
@@ -166,7 +165,7 @@ class Folder:
             write_atomically(Path(self.place, name), content)
             return
         files, root = self._remote
-        _translated(self._url(name), lambda: files.pipe_file(f"{root}/{name}", content))
+        _request(self._url(name), lambda: files.pipe_file(f"{root}/{name}", content))
 
     def names(self, folder: str) -> set[str]:
         """Files right inside a folder of it, with the folder's name before theirs; none where it is not there."""
@@ -182,14 +181,14 @@ class Folder:
                 return set()
             return {f"{folder}/{PurePosixPath(name).name}" for name in found}
 
-        return _translated(self._url(folder), list_names)
+        return _request(self._url(folder), list_names)
 
     def delete(self, name: str) -> None:
         if self._remote is None:
             Path(self.place, name).unlink(missing_ok=True)
             return
         files, root = self._remote
-        _translated(self._url(name), lambda: files.rm_file(f"{root}/{name}"))
+        _request(self._url(name), lambda: files.rm_file(f"{root}/{name}"))
 
     def _url(self, name: str) -> str:
         return f"{self.place}/{name}"
@@ -211,12 +210,12 @@ def _file_system(url: str) -> tuple[Any, str]:
     return files, files._strip_protocol(url)
 
 
-def _stored(files: Any, name: str, info: dict[str, Any]) -> Stored:
+def _to_stored(files: Any, name: str, info: dict[str, Any]) -> Stored:
     version = str(info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("created") or "").strip('"')
     return Stored(files.unstrip_protocol(name), int(info["size"]), version)
 
 
-def _translated(url: str, request: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
+def _request(url: str, request: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
     """The answer of a request, which is tried again where that may help; raises RemoteError in words."""
     for attempt in range(TRIES):
         try:

@@ -270,5 +270,6 @@ class AudioFile:
         except FlexiastError:
             raise
         except Exception as error:
-            reason = str(error) or type(error).__name__
+            # libsndfile's own words name the path that it was given, which may be that of a copy.
+            reason = getattr(error, "error_string", None) or str(error) or type(error).__name__
             raise DataError(f"{self._name} {what}: {reason}" + (f"; {expected}" if expected else "")) from error

@@ -38,7 +38,7 @@ KINDS = ("tutorial", "how-to", "explanation", "reference")
 INSTRUCTIONS = {page: text for page, text in PAGES.items() if page.split("/")[0] in KINDS}
 TUTORIAL = "tutorial/first-model.md"
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-RUN_ELSEWHERE = {"how-to/jetson.md", "how-to/own-program.md", "how-to/sinks.md", "how-to/power.md"}
+RUN_ELSEWHERE = {"how-to/cluster.md", "how-to/jetson.md", "how-to/own-program.md", "how-to/sinks.md", "how-to/power.md"}
 """Pages with programs that need hardware or a server: their own tests run those"""
 
 

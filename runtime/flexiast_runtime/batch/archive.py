@@ -128,7 +128,8 @@ class Worker:
     """Runs tasks with engines that were loaded once."""
 
     def __init__(self, archive: Archive, engines: Engines) -> None:
-        self._archive, self._engines = archive, engines
+        self._archive, self.engines, self.job = archive, engines, archive.job
+        self.sizes = archive.sizes or (archive.job.patch,)
         self._cache = ObjectCache(cache_folder() / "objects")
 
     def __call__(self, task: Task, patch: PatchSize | None = None) -> Report:
@@ -153,7 +154,7 @@ class Worker:
     def _classify(self, job: Job, recording: Recording) -> Result:
         try:
             with self._local(recording) as path:
-                return classify_file(self._engines, job, path, original=original_of(recording))
+                return classify_file(self.engines, job, path, original=original_of(recording))
         except RemoteError as error:
             return error_result(RemotePath(recording.path), str(error))
 
@@ -161,7 +162,7 @@ class Worker:
         (recording,) = task.recordings
         try:
             with self._local(recording) as path:
-                scores = classify_piece(self._engines, job, path, piece, original=original_of(recording))
+                scores = classify_piece(self.engines, job, path, piece, original=original_of(recording))
         except DataError as error:
             return Report(task, failed=((recording.path, str(error)),))
         windows_s = scores.windows * job.settings.step_s

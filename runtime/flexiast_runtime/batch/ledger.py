@@ -141,7 +141,7 @@ def _check_same_run(folder: Folder, content: bytes, made_by: Mapping[str, str]) 
     try:
         before = dict(json.loads(content))
     except (ValueError, TypeError) as error:
-        raise _damaged(folder, RUN, error) from error
+        raise _damage_error(folder, RUN, error) from error
     changes = [
         f"{key} {before.get(key)} instead of {made_by.get(key)}"
         for key in {**before, **made_by}
@@ -171,10 +171,10 @@ def _read_entries(folder: Folder) -> Iterable[tuple[str, Entry]]:
         try:
             yield name.removeprefix(f"{ENTRIES}/").removesuffix(".json"), Entry(**json.loads(content))
         except (ValueError, TypeError) as error:
-            raise _damaged(folder, name, error) from error
+            raise _damage_error(folder, name, error) from error
 
 
-def _damaged(folder: Folder, name: str, error: Exception) -> DataError:
+def _damage_error(folder: Folder, name: str, error: Exception) -> DataError:
     return DataError(f"{folder.place}/{name} is damaged: {error}; remove it, and its recordings are classified again")
 
 

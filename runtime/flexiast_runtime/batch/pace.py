@@ -6,16 +6,37 @@ took, scaled by its operations; the share that does not depend on the size (deco
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from flexiast.spec import PatchSize
+from flexiast_runtime.batch.archive import Worker
 
 MARGIN = 0.95
 """Share of the time left that is planned for: the last tasks do not end together."""
+RUNS = 5
+"""Windows of each size that are measured at the start."""
 MEMORY_S = 3600.0
 """Seconds of work that a measurement is remembered for, about: machines and recordings change on the way."""
+
+
+def measure_sizes(worker: Worker) -> dict[PatchSize, float]:
+    """Seconds that the engine of each size takes for a second of audio, on this machine."""
+    frontend, step_s = worker.engines.spec.frontend, worker.job.settings.step_s
+    features = np.zeros((1, frontend.window_frames, frontend.mel_bins), np.float32)
+    found = {}
+    for size in worker.sizes:
+        times = []
+        for _ in range(1 + RUNS):  # the first one allocates
+            started_s = time.perf_counter()
+            worker.engines.scores(features, size)
+            times.append(time.perf_counter() - started_s)
+        found[size] = sorted(times[1:])[RUNS // 2] / step_s
+    return found
 
 
 class Measured(NamedTuple):
@@ -35,7 +56,7 @@ class Pace:
     """From the start to the deadline"""
     workers: int
     """That work at once"""
-    total_bytes: int
+    total_bytes: float
     """Of all recordings that have no result yet"""
     done_bytes: float = 0.0
     measured: dict[PatchSize, Measured] = field(default_factory=dict)
@@ -56,11 +77,11 @@ class Pace:
         """The size of the next task: the finest that finishes in time, or the fastest of all."""
         left_s = MARGIN * (self.seconds - elapsed_s)
         fastest = min(self.windows_s, key=lambda size: self.windows_s[size])
-        fitting = [size for size in self.windows_s if self.needed_s(size) <= left_s]
+        fitting = [size for size in self.windows_s if self.estimate_s(size) <= left_s]
         self.current = max(fitting, key=lambda size: self.windows_s[size], default=fastest)
         return self.current
 
-    def needed_s(self, size: PatchSize) -> float:
+    def estimate_s(self, size: PatchSize) -> float:
         """Seconds that the rest would take at a size; 0 while nothing has been measured."""
         return self._audio_left_s * self.cost(size) / self.workers
 

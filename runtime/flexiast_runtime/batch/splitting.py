@@ -192,8 +192,8 @@ class _ScoreRecorder:
         return PieceScores(
             len(self._kept),
             np.repeat(np.arange(len(counts), dtype=np.int32), counts),
-            np.concatenate([classes for classes, _ in self._kept] or [np.empty(0, np.intp)]).astype(np.int16),
-            np.concatenate([scores for _, scores in self._kept] or [np.empty(0, np.float32)]),
+            np.concatenate([np.empty(0, np.int16), *(classes.astype(np.int16) for classes, _ in self._kept)]),
+            np.concatenate([np.empty(0, np.float32), *(scores for _, scores in self._kept)]),
             self._end,
             rate_hz,
             patch,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flexiast.errors import ExitCode
+from flexiast_cli.commands.classify.options import ArchiveOptions
 from flexiast_cli.options.common import (
     GATE,
     AllowOption,
@@ -34,15 +34,34 @@ def classify(
         list[str],
         typer.Argument(
             metavar="[MODEL] PATH...",
-            help="Audio files or folders, or - for a list of them on stdin; a bundle or shipped model may stand first.",
+            help="Audio files, folders or URLs, or - for a list of them on stdin; a bundle or shipped model may stand "
+            "first.",
         ),
     ],
-    output_format: Annotated[Format, typer.Option("--format", help="How events are written.")] = Format.TABLE,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of stdout.")] = None,
-    output_dir: Annotated[
-        Path | None,
+    output_format: Annotated[
+        Format | None,
         typer.Option(
-            "--output-dir", help="Write one result for each file here; run again, it continues where it ended."
+            "--format",
+            help="How events are written.",
+            show_default="table; parquet for an archive",
+            case_sensitive=True,
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE|URL",
+            help="Write here instead of stdout; results of an archive below a URL.",
+        ),
+    ] = None,
+    output_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--output-dir",
+            metavar="DIR|URL",
+            help="Write one result for each file here; run again, it continues where it ended.",
         ),
     ] = None,
     workers: Annotated[
@@ -57,6 +76,17 @@ def classify(
             callback=named_channel,
             help="Channel of each file, counted from 1, or `each` by itself.",
             show_default="the mean of all",
+        ),
+    ] = None,
+    batch_files: Annotated[
+        int, typer.Option("--batch-files", min=1, help="Recordings of an archive in one task and one Parquet file.")
+    ] = 16,
+    budget_hours: Annotated[
+        float | None,
+        typer.Option(
+            "--budget-hours",
+            min=0.001,
+            help="Finish an archive in this time, at the finest patch sizes that do.",
         ),
     ] = None,
     keep_cut: Annotated[
@@ -102,13 +132,14 @@ def classify(
         precision,
         backend,
         settings,
-        output_format=output_format,
+        chosen_format=output_format,
         output=output,
         output_dir=output_dir,
         workers=workers,
         fail_fast=fail_fast,
         channel=None if channel is None else parse_channel(channel),
         keep_cut=keep_cut,
+        archive=ArchiveOptions(batch_files, budget_hours),
     )
     if not all_read:
         raise typer.Exit(ExitCode.DATA)

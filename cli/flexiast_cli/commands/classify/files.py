@@ -15,15 +15,15 @@ from flexiast_runtime.batch.formats import Result
 from flexiast_runtime.catalog import DEFAULT, list_shipped, looks_like_model
 
 
-def split_model(arguments: list[str]) -> tuple[str, list[Path]]:
-    """The model, which the first argument may be, and the paths; raises UsageError."""
+def split_model(arguments: list[str]) -> tuple[str, list[str]]:
+    """The model, which the first argument may be, and the paths or URLs; raises UsageError."""
     first, *rest = arguments
     sounds_by_that_name = first in list_shipped() and not rest and Path(first).is_dir()
     if not looks_like_model(first) or sounds_by_that_name:
-        return DEFAULT, [Path(name) for name in arguments]
+        return DEFAULT, arguments
     if not rest:
         raise UsageError(f"{first} is a model; name the audio files or folders after it")
-    return first, [Path(name) for name in rest]
+    return first, rest
 
 
 def find_files(paths: list[Path]) -> tuple[dict[Path, Path], list[Result]]:

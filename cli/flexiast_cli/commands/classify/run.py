@@ -13,7 +13,9 @@ from flexiast.errors import DataError, ExitCode, UsageError
 from flexiast.files import atomic, check_output
 from flexiast.manifest import Manifest
 from flexiast.spec import PatchSize
+from flexiast_cli.commands.classify.archive import name_place, run_archive
 from flexiast_cli.commands.classify.files import find_files, split_model
+from flexiast_cli.commands.classify.options import ArchiveOptions
 from flexiast_cli.commands.classify.progress import Tally
 from flexiast_cli.terminal.console import say
 from flexiast_cli.terminal.interrupts import graceful_shutdown
@@ -35,27 +37,43 @@ def run(
     backend: Backend,
     settings: Callable[[Manifest], DetectionSettings],
     *,
-    output_format: Format,
-    output: Path | None,
-    output_dir: Path | None,
+    chosen_format: Format | None,
+    output: str | None,
+    output_dir: str | None,
     workers: int,
     fail_fast: bool,
     channel: Channel | None,
     keep_cut: bool,
+    archive: ArchiveOptions,
 ) -> bool:
     """Whether every file could be read; raises DataError where none could."""
-    model, paths = split_model(arguments)
+    model, places = split_model(arguments)
+    if archive.are_for(chosen_format, [*places, output, output_dir]):
+        job = replace(_create_job(model, patch_size, precision, backend, settings), channel=channel, keep_cut=keep_cut)
+        return run_archive(
+            places,
+            job,
+            model,
+            name_place(output, output_dir),
+            chosen_format or Format.PARQUET,
+            workers=workers,
+            fail_fast=fail_fast,
+            size_is_chosen=patch_size is not None,
+            options=archive,
+        )
+    output_format, paths = chosen_format or Format.TABLE, [Path(place) for place in places]
     files, unusable = find_files(paths)
     if unusable and (fail_fast or not files):
         raise DataError("\n".join(result.error or "" for result in unusable))
-    _check_output(output_format, output, output_dir, len(files))
+    output_file = None if output is None else Path(output)
+    _check_output(output_format, output_file, output_dir, len(files))
     job = replace(_create_job(model, patch_size, precision, backend, settings), channel=channel, keep_cut=keep_cut)
     tally = Tally(fail_fast=fail_fast)
     batch = Batch(job, files, unusable, model, output_format, workers, tally)
     if output_dir is None:
-        batch.to_stream(output)
+        batch.to_stream(output_file)
     else:
-        batch.to_folder(output_dir)
+        batch.to_folder(Path(output_dir))
     return not tally.failures
 
 
@@ -108,7 +126,7 @@ class Batch:
             self.tally.report(self._total, already, f"{self.model} at {self.job.patch}")
 
 
-def _check_output(output_format: Format, output: Path | None, output_dir: Path | None, files: int) -> None:
+def _check_output(output_format: Format, output: Path | None, output_dir: str | None, files: int) -> None:
     """Raise UsageError for an output that cannot be written, before any work is done."""
     if output is not None and output_dir is not None:
         raise UsageError("--output and --output-dir exclude each other; give one")
