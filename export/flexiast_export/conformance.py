@@ -90,7 +90,6 @@ def build_conformance(bundle: Bundle, patches: Sequence[PatchSize], precision: s
             "features": FRONTEND_TOLERANCE_NAT / (2 * spec.frontend.std),
             "logits": {str(patch): _tolerance(engines[patch].variant) for patch in patches},
             "scores": SCORE_TOLERANCE if bundle.manifest.precision(precision) == "fp32" else COARSE_SCORE_TOLERANCE,
-            "samples": 0,
         },
         "rules": [
             _describe_rules(name, each)

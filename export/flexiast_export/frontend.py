@@ -43,7 +43,7 @@ def frontend(spec: Spec, opset: int = OPSET) -> onnx.ModelProto:
 def write_features(graph: Graph, spec: FrontendSpec, samples: str, output: str | None = None) -> str:
     """Add the nodes of ``Frontend.__call__``: samples [batch, samples] → features [batch, frames, mels]."""
     batch, frames = _count_frames(graph, spec, samples)
-    tapered = _taper(graph, spec, _cut_frames(graph, spec, samples, frames))
+    tapered = _taper_frames(graph, spec, samples, frames)
     mel = graph.node("MatMul", _power(graph, spec, tapered), graph.weight("filters", _filters_by_column(spec)))
     log_mel = graph.node("Log", graph.node("Max", mel, graph.weight("log_floor", np.float32(LOG_FLOOR))))
     centred = graph.node("Sub", log_mel, graph.weight("mean", np.float32(spec.mean)))
@@ -84,30 +84,43 @@ def _count_frames(graph: Graph, spec: FrontendSpec, samples: str) -> tuple[str, 
     return batch, graph.node("Div", beyond, _integers(graph, "hop", spec.hop_samples))
 
 
-def _cut_frames(graph: Graph, spec: FrontendSpec, samples: str, frames: str) -> str:
-    """Samples → frames [batch, frames, taper_samples] in float64: blocks of one hop, next to those after them."""
+def _taper_frames(graph: Graph, spec: FrontendSpec, samples: str, frames: str) -> str:
+    """Samples → frames without their means, pre-emphasised and tapered [batch, frames, taper_samples − 1], in float64.
+
+    Emphasis and means are taken before the frames are cut, which overlap: x[j] − a x[j−1] less (1 − a) times the mean.
+    The first sample of a frame is 0 under the taper, so it is left out; that turns phases, and no power.
+    """
     hop, count = spec.hop_samples, -(-spec.taper_samples // spec.hop_samples)
-    blocks = graph.node("Add", frames, _integers(graph, "later_blocks", count - 1))
-    padded = graph.node("Pad", samples, _integers(graph, "last_blocks", 0, 0, 0, count * hop))
-    padded = graph.node("Slice", padded, "none", graph.node("Mul", blocks, "hop"), "axis_1")
-    blocks = graph.cast(graph.node("Reshape", padded, _integers(graph, "blocks", 0, -1, hop)), np.float64)
-    axes, parts = _integers(graph, "frame_and_sample", 1, 2), []
-    for place in range(count):
-        width = min(hop, spec.taper_samples - place * hop)
-        last = graph.node("Add", frames, _integers(graph, f"place_{place}", place))
-        end = graph.node("Concat", last, _integers(graph, f"width_{place}", width), axis=0)
-        parts.append(graph.node("Slice", blocks, _integers(graph, f"start_{place}", place, 0), end, axes))
-    return graph.node("Concat", *parts, axis=2)
-
-
-def _taper(graph: Graph, spec: FrontendSpec, framed: str) -> str:
-    """Frames without their means, pre-emphasised and tapered; the first sample is 0 under the taper."""
-    centred = graph.node("Sub", framed, graph.mean(framed, axis=2, keep=True))
-    first = _integers(graph, "first_sample", 0)
-    before = graph.node("Slice", centred, first, _integers(graph, "last_sample", -1), "axis_2")
-    before = graph.node("Pad", before, _integers(graph, "one_before", 0, 0, 1, 0, 0, 0))
+    length = graph.node("Mul", graph.node("Add", frames, _integers(graph, "later_blocks", count - 1)), "hop")
+    padded = graph.cast(graph.node("Pad", samples, _integers(graph, "last_blocks", 0, 0, 0, count * hop)), np.float64)
+    padded = graph.node("Slice", padded, "none", length, "axis_1")
+    before = graph.node("Pad", padded, _integers(graph, "one_before", 0, 1, 0, -1))
     scaled = graph.node("Mul", before, graph.weight("preemphasis", np.float64(spec.preemphasis)))
-    return graph.node("Mul", graph.node("Sub", centred, scaled), graph.weight("taper", Frontend(spec).taper))
+    shape = _integers(graph, "blocks", 0, -1, hop)
+    blocks = graph.node("Reshape", padded, shape)
+    emphasised = graph.node("Reshape", graph.node("Sub", padded, scaled), shape)
+    parts, sums = [], []
+    for place in range(count):
+        bounds = (min(hop, spec.taper_samples - place * hop), int(place == 0))
+        parts.append(_shift(graph, emphasised, frames, place, *bounds))
+        whole = _shift(graph, blocks, frames, place, bounds[0], 0)
+        sums.append(graph.node("ReduceSum", whole, "axis_2", keepdims=1))
+    total = sums[0]
+    for each in sums[1:]:
+        total = graph.node("Add", total, each)
+    share = np.float64((1 - spec.preemphasis) / spec.taper_samples)
+    centre = graph.node("Mul", total, graph.weight("emphasised_mean", share))
+    centred = graph.node("Sub", graph.node("Concat", *parts, axis=2), centre)
+    return graph.node("Mul", centred, graph.weight("taper", Frontend(spec).taper[1:]))
+
+
+def _shift(graph: Graph, blocks: str, frames: str, place: int, width: int, start: int) -> str:
+    """Of the block that stands ``place`` after each frame's first, samples ``start`` … ``width``."""
+    name = f"{blocks}.{place}"
+    last = graph.node("Add", frames, _integers(graph, f"{name}.place", place))
+    end = graph.node("Concat", last, _integers(graph, f"{name}.width", width), axis=0)
+    axes = _integers(graph, f"{name}.axes", 1, 2)
+    return graph.node("Slice", blocks, _integers(graph, f"{name}.start", place, start), end, axes)
 
 
 def _factors(spec: FrontendSpec) -> tuple[int, int]:
@@ -124,7 +137,7 @@ def _power(graph: Graph, spec: FrontendSpec, tapered: str) -> str:
     """
     first, second = _factors(spec)
     rows, columns = -(-spec.taper_samples // second), first // 2 + 1
-    missing = rows * second - spec.taper_samples
+    missing = rows * second - (spec.taper_samples - 1)
     if missing:
         tapered = graph.node("Pad", tapered, _integers(graph, "to_rows", 0, 0, 0, 0, 0, missing))
     x = graph.node("Reshape", tapered, _integers(graph, "rows", -1, rows, second))
@@ -133,23 +146,21 @@ def _power(graph: Graph, spec: FrontendSpec, tapered: str) -> str:
     x = graph.node("MatMul", graph.weight("first_transform", transform), x)
     x = graph.node("Reshape", x, _integers(graph, "columns", -1, columns, 2 * second))
     x = graph.node("Transpose", x, perm=[1, 0, 2])
-    x = graph.node("MatMul", x, graph.weight("second_transform", _second_transform(spec)))
-    x = graph.node("Reshape", graph.node("Mul", x, x), _integers(graph, "parts", columns, -1, 2, second))
-    x = graph.node("ReduceSum", x, _integers(graph, "part_axis", 2), keepdims=0)  # of the real and imaginary squares
-    x = graph.node("Transpose", graph.cast(x, np.float32), perm=[1, 0, 2])
+    squares = []
+    for name, matrices in zip(("real", "imaginary"), _second_transform(spec), strict=True):
+        part = graph.cast(graph.node("MatMul", x, graph.weight(name, matrices)), np.float32)
+        squares.append(graph.node("Mul", part, part))
+    x = graph.node("Transpose", graph.node("Add", *squares), perm=[1, 0, 2])
     return graph.node("Reshape", x, _integers(graph, "bins", -1, columns * second))
 
 
-def _second_transform(spec: FrontendSpec) -> Double:
-    """For each k₁, a complex matrix [N₂, N₂] written as a real one [2 N₂, 2 N₂]."""
+def _second_transform(spec: FrontendSpec) -> tuple[Double, Double]:
+    """For each k₁, matrices [2 N₂, N₂] from real and imaginary parts over n₂ to the real and to the imaginary parts."""
     first, second = _factors(spec)
-    n2 = np.arange(second)
-    matrices = []
-    for k1 in range(first // 2 + 1):
-        angles = -2 * np.pi * (n2[:, None] * k1 / spec.fft_samples + np.outer(n2, n2) / second)
-        cosine, sine = np.cos(angles), np.sin(angles)
-        matrices.append(np.block([[cosine, sine], [-sine, cosine]]))
-    return np.stack(matrices)
+    n2, k1 = np.arange(second), np.arange(first // 2 + 1)[:, None, None]
+    angles = -2 * np.pi * (n2[:, None] * k1 / spec.fft_samples + np.outer(n2, n2) / second)
+    cosine, sine = np.cos(angles), np.sin(angles)
+    return np.concatenate((cosine, -sine), axis=1), np.concatenate((sine, cosine), axis=1)
 
 
 def _filters_by_column(spec: FrontendSpec) -> Float:

@@ -17,7 +17,7 @@ import pytest
 
 client = pytest.importorskip("websockets.sync.client", reason="Chromium is driven over a WebSocket")
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 class Tab:
@@ -64,7 +64,9 @@ def open_tab(profile: Path, *options: str) -> Iterator[Tab]:
             lines = (re.search(r"ws://([^/]+)/", line) for line in process.stderr)
             host = next(found[1] for found in lines if found)
             with client.connect(_address(host), max_size=None) as socket:
-                yield Tab(socket)
+                tab = Tab(socket)
+                tab.call("Page.enable")  # else no script is evaluated on a new document
+                yield tab
         finally:
             process.terminate()
 

@@ -34,11 +34,11 @@ export async function openMicrophone(rate, take) {
     await context.audioWorklet.addModule(new URL("./capture.js", import.meta.url));
     const capture = new AudioWorkletNode(context, "capture", { numberOfOutputs: 0 });
     capture.port.onmessage = ({ data }) => take(data);
-    await context.resume();
     // Last, so that nothing is lost while the rest is made ready. Browsers filter voices by default.
     const plain = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     media = await navigator.mediaDevices.getUserMedia({ audio: plain });
     context.createMediaStreamSource(media).connect(capture);
+    await context.resume();
   } catch (error) {
     await stop();
     throw new MissingError(REFUSALS[error.name] ??

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -46,3 +47,24 @@ def test_another_answer_is_noticed(node: str, site: Path, answers: Path, tmp_pat
     assert code == 1
     assert report["sizes"]["48x48"]["scores"] > 0.009
     assert report["sizes"]["8x8"]["scores"] < 1e-4
+
+
+def test_the_javascript_of_the_page_on_own_programs_runs(node: str, site: Path, run: Run, tmp_path: Path) -> None:
+    """With the runtime that the page has, which is what npm would install, less its choice of threads in Node."""
+    page = (Path(__file__).parents[3] / "docs/how-to/own-program.md").read_text("utf-8")
+    (program,) = re.findall(r"```js\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "program.mjs").write_text(program, "utf-8")
+    package = tmp_path / "node_modules/onnxruntime-web"
+    package.mkdir(parents=True)
+    (package / "ort").symlink_to(site / "ort")
+    (package / "package.json").write_text('{"type": "module", "exports": "./index.mjs"}', "utf-8")
+    source = "./ort/ort.wasm.min.mjs"
+    text = f'import {{ env }} from "{source}";\nenv.wasm.numThreads = 1;\nexport * from "{source}";\n'
+    (package / "index.mjs").write_text(text, "utf-8")
+    options = ("--patch-sizes", "16", "--single-file", "-o", "models")
+    assert run("export", "commands", *options, cwd=tmp_path).returncode == 0
+    done = subprocess.run([node, "program.mjs"], check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    scores = [float(number) for number in re.findall(r"\d\.\d+(?:e-\d+)?", done.stdout)]
+    assert len(scores) == 14
+    assert all(0 <= score <= 1 for score in scores)

@@ -1,0 +1,223 @@
+"""The page in a real browser: what it hears through Chromium's fake microphone is what flexiast hears."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+from scipy import signal
+
+from flexiast_cli.commands.demo.soundscape import RATE_HZ, soundscape
+from flexiast_cli.commands.export import web
+from tests.cli.chromium import Tab, open_tab
+from tests.cli.conftest import Run
+
+Serve = Callable[[Path], int]
+
+PATIENCE_S = 240.0
+"""A model is loaded and measured, on a machine that may be busy."""
+SECONDS = 10
+READY = "document.getElementById('connection').dataset.state === 'ready'"
+REFUSED = "!document.getElementById('refusal').hidden"
+KEEP_SAMPLES = """
+    window.received = [];
+    const post = Worker.prototype.postMessage;
+    Worker.prototype.postMessage = function (message, transfer) {
+      if (message.type === 'samples') window.received.push(...message.samples);
+      return post.call(this, message, transfer);
+    };
+"""
+
+
+def set_deadline(tab: Tab, place: int) -> None:
+    """Move the slider, as a hand would: 0 is 1 ms, 300 is 1 s."""
+    tab.value(
+        f"(() => {{ const slider = document.getElementById('wanted'); slider.value = {place}; "
+        "slider.dispatchEvent(new Event('input')); })()"
+    )
+
+
+def press(tab: Tab, name: str) -> None:
+    """As a person does: browsers let no sound begin otherwise."""
+    tab.call("Runtime.evaluate", expression=f"document.getElementById('{name}').click()", userGesture=True)
+
+
+def list_events(tab: Tab) -> list[tuple[str, float, float]]:
+    items = tab.value(
+        "JSON.stringify([...document.querySelectorAll('#events li:not(.none)')].map(line => "
+        "[line.dataset.label, Number(line.dataset.start), Number(line.dataset.end)]))"
+    )
+    return sorted((label, start, end) for label, start, end in json.loads(items))
+
+
+def read_received(tab: Tab) -> NDArray[np.float32]:
+    packed = tab.value(
+        "(() => { const bytes = new Uint8Array(new Float32Array(window.received).buffer); let text = ''; "
+        "for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192)); "
+        "return btoa(text); })()"
+    )
+    return np.frombuffer(base64.b64decode(packed), "<f4")
+
+
+def write_scape(path: Path) -> NDArray[np.float32]:
+    samples = soundscape()[: SECONDS * RATE_HZ]
+    soundfile.write(path, samples, RATE_HZ, subtype="PCM_16")
+    return samples
+
+
+def classify(run: Run, site: Path, path: Path, *options: str) -> list[tuple[str, float, float]]:
+    result = run("classify", site / "model", path, *options, "--format", "csv")
+    assert result.returncode == 0, result.stderr
+    rows = csv.DictReader(io.StringIO(result.stdout))
+    return sorted((row["label"], float(row["start_s"]), float(row["end_s"])) for row in rows)
+
+
+def assert_same_events(found: list[tuple[str, float, float]], expected: list[tuple[str, float, float]]) -> None:
+    assert [label for label, _, _ in found] == [label for label, _, _ in expected]
+    np.testing.assert_allclose([each[1:] for each in found], [each[1:] for each in expected], atol=0.1)
+
+
+def test_what_the_microphone_gives_has_the_events_of_flexiast(
+    run: Run, site: Path, serve: Serve, tmp_path: Path
+) -> None:
+    """At a deadline that only the coarsest size may try to meet. A busy machine loses some of the fake microphone's
+    sound before the page hears it, so the samples that reached the page are compared, and are the file's."""
+    sent = write_scape(tmp_path / "scape.wav")
+    options = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+    with open_tab(tmp_path / "profile", *options, f"--use-file-for-fake-audio-capture={tmp_path}/scape.wav") as tab:
+        tab.call("Page.addScriptToEvaluateOnNewDocument", source=KEEP_SAMPLES)
+        tab.call("Page.navigate", url=f"http://localhost:{serve(site)}/")
+        tab.until(READY, PATIENCE_S)
+        set_deadline(tab, 0)
+        press(tab, "microphone")
+        tab.until(f"window.received.length >= {SECONDS * RATE_HZ}", PATIENCE_S)
+        press(tab, "stop")
+        tab.until("document.getElementById('connection').textContent === 'the sound has ended'", PATIENCE_S)
+        received, found = read_received(tab), list_events(tab)
+        assert tab.value("document.getElementById('patch').textContent") == "48x48"
+    soundfile.write(tmp_path / "received.wav", received, RATE_HZ, subtype="FLOAT")
+    expected = classify(run, site, tmp_path / "received.wav", "--patch-size", "48")
+    assert len(expected) >= 3
+    assert_same_events(found, expected)
+    # Half a second of what arrived, found again in the file: Chromium resamples on the way.
+    energy = np.convolve(received**2, np.ones(RATE_HZ // 2), "valid")
+    part = received[int(energy.argmax()) :][: RATE_HZ // 2]
+    norms = np.sqrt(np.convolve(sent**2, np.ones(len(part)), "valid") * (part**2).sum())
+    assert (np.abs(signal.correlate(sent, part, "valid")) / np.maximum(norms, 1e-9)).max() > 0.8
+
+
+def test_a_file_plays_without_a_microphone_and_a_squeezed_deadline_switches(
+    run: Run, site: Path, serve: Serve, tmp_path: Path
+) -> None:
+    write_scape(tmp_path / "scape.wav")
+    with open_tab(tmp_path / "profile", "--autoplay-policy=no-user-gesture-required") as tab:
+        tab.call("Page.navigate", url=f"http://localhost:{serve(site)}/")
+        tab.until(READY, PATIENCE_S)
+        set_deadline(tab, 300)
+        root = tab.call("DOM.getDocument")["root"]["nodeId"]
+        entry = tab.call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
+        tab.call("DOM.setFileInputFiles", nodeId=entry, files=[str(tmp_path / "scape.wav")])
+        tab.until("/^(8|24)x/.test(document.getElementById('patch').textContent)", PATIENCE_S)
+        set_deadline(tab, 0)
+        tab.until("document.getElementById('patch').textContent === '48x48'", PATIENCE_S)
+        # On a busy machine even a second may have been too short before: then that is the reason.
+        reason = tab.value("document.querySelector('#switches li .more').textContent")
+        assert "the deadline of 1.0 ms" in reason or "the deadline of 1000.0 ms" in reason
+        assert reason in tab.value("document.getElementById('why').textContent")
+        tab.until("document.getElementById('connection').textContent === 'the sound has ended'", PATIENCE_S)
+        assert list_events(tab)
+        # The picture is drawn: some of its pixels are far from the ground's colour.
+        assert tab.value(
+            "(() => { const c = document.getElementById('chart'), d = c.getContext('2d')"
+            ".getImageData(0, 0, c.width, c.height).data; return d.some((v, i) => i % 4 === 0 && v > 180); })()"
+        )
+
+
+def refuse(name: str) -> str:
+    return f"navigator.mediaDevices.getUserMedia = async () => {{ throw new DOMException('no', '{name}'); }};"
+
+
+def test_the_page_says_what_is_missing(site: Path, serve: Serve, tmp_path: Path) -> None:
+    port = serve(site)
+    with open_tab(tmp_path / "profile", "--host-resolver-rules=MAP sounds.test 127.0.0.1") as tab:
+
+        def open_page(script: str = "", host: str = f"localhost:{port}", state: str = REFUSED) -> str:
+            added = tab.call("Page.addScriptToEvaluateOnNewDocument", source=script)["identifier"]
+            tab.call("Page.navigate", url=f"http://{host}/")
+            tab.until(f"document.readyState === 'complete' && {state}", PATIENCE_S)
+            tab.call("Page.removeScriptToEvaluateOnNewDocument", identifier=added)
+            return str(tab.value("document.getElementById('reason').textContent"))
+
+        assert "not a secure context" in open_page(host=f"sounds.test:{port}")
+        assert "no WebAssembly with SIMD" in open_page("WebAssembly.validate = () => false;")
+        for error, said in (
+            ("NotAllowedError", "was refused"),
+            ("NotFoundError", "There is no microphone"),
+            ("NotReadableError", "another program may hold it"),
+            ("OddError", "cannot be read at 16000 Hz"),
+        ):
+            open_page(refuse(error), state=READY)
+            press(tab, "microphone")
+            tab.until(REFUSED)
+            assert said in tab.value("document.getElementById('reason').textContent")
+            assert "lay a file" in tab.value("document.getElementById('reason').textContent")
+
+
+def test_a_bundle_that_is_not_what_was_exported_is_refused(site: Path, serve: Serve, tmp_path: Path) -> None:
+    damaged, old, missing = (shutil.copytree(site, tmp_path / name) for name in ("damaged", "old", "missing"))
+    graph = damaged / "model/encoder.onnx"
+    graph.chmod(0o644)
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(content)
+    manifest = old / "model/manifest.json"
+    document = json.loads(manifest.read_text("utf-8"))
+    del document["frontend"]
+    manifest.write_text(json.dumps(document), "utf-8")
+    (missing / "model/embed-24x24.onnx").unlink()
+    with open_tab(tmp_path / "profile") as tab:
+        for folder, said in (
+            (damaged, "encoder.onnx differs from what was exported: sha256"),
+            (old, "from before frontend.onnx"),
+            (missing, "model/embed-24x24.onnx is missing (404)"),
+        ):
+            tab.call("Page.navigate", url=f"http://localhost:{serve(folder)}/")
+            tab.until(f"document.readyState === 'complete' && {REFUSED}", PATIENCE_S)
+            assert said in tab.value("document.getElementById('reason').textContent")
+            assert tab.value("document.getElementById('microphone').disabled")
+
+
+# ----- the command
+
+
+def test_the_pinned_version_is_named_once_and_hashed(tmp_path: Path) -> None:
+    package = json.loads((Path(__file__).parents[3] / "examples/browser/package.json").read_text("utf-8"))
+    assert package["dependencies"] == {web.PACKAGE: web.VERSION}
+    (tmp_path / "other.tgz").write_bytes(b"another archive")
+    with pytest.raises(Exception, match="nothing was written"):
+        web.unpack_runtime(tmp_path / "other.tgz")
+
+
+def test_without_npm_the_command_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run("export", "commands", "--web", tmp_path / "site")
+    assert (result.returncode, "install Node.js with npm" in result.stderr) == (7, True), result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_is_a_bundle_too_and_only_a_page_is_replaced(run: Run, site: Path, tmp_path: Path) -> None:
+    result = run("verify", site / "model")
+    assert result.returncode == 0, result.stderr
+    (tmp_path / "photos").mkdir()
+    result = run("export", "commands", "--web", tmp_path / "photos", "--force")
+    assert result.returncode == 2
+    assert "not a page of flexiast" in result.stderr
