@@ -104,7 +104,7 @@ def advise(summary: Summary, *, background: bool) -> list[str]:
             f"Logistic regression on log-mel statistics is better ({summary.baseline:.2f} over {summary.mean:.2f}): "
             "labels differ in level or colour more than in what sounds. Record all of them alike, and more of each"
         )
-    if summary.head_is_best:
+    if summary.head_is_best and summary.mean < 1:
         notes.append("Nothing that was learnt on top beat the linear head, so it is kept; more clips would help most")
     for weak in summary.weakest[:1]:
         count = summary.clips_by_label[weak.label]
