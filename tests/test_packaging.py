@@ -42,6 +42,7 @@ NEEDS_TORCH = {
         *TORCH_CODE,
         "training.embedding_targets",
         "training.linear_head",
+        "training.optimizer",
         "training.warm_start",
         "training.run_state",
         "training.trainer",

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from flexiast.arrays import Double, Float
@@ -27,6 +27,7 @@ from flexiast.training.distillation import Teachers, distillation_loss
 from flexiast.training.distributed import SINGLE_PROCESS, World
 from flexiast.training.embedding_targets import EmbeddingTargets, build_student, embedding_loss
 from flexiast.training.journal import Journal
+from flexiast.training.optimizer import make_optimizer, schedule
 from flexiast.training.recipe import Recipe, Training
 from flexiast.training.run_state import Position, RunState, run_identity, validation_digest
 from flexiast.training.sampling import Plan, sample_evenly
@@ -44,6 +45,9 @@ which is 1 at the start, that of YAMNet's 521 labels is then about as large."""
 
 MEASURED_SHARE = 0.2
 """Of what learning costs, in multiply-accumulates, that measuring may cost where a recipe does not say how often."""
+
+AFFORDABLE_GMAC = 1_500.0
+"""Of measuring a start before it learns: under a minute of one core, whatever learning costs."""
 
 BACKWARD = 3.0
 """Times the multiply-accumulates of a forward pass that a training step takes."""
@@ -135,7 +139,7 @@ class Trainer:
                 block.compile(dynamic=True)  # one code for every number of tokens
         self._replicated = world.wrap_model(self.model)
         self._teachers = Teachers(teachers, spec, self._training.distill.teacher_patch, world.device)
-        self._optimizer = _optimizer(self.model, self._training)
+        self._optimizer = make_optimizer(self.model, self._training)
         self._state = RunState(run, self.model, self.ema, self._optimizer)
         self._targets, self._log_mels, self._probabilities = targets, log_mels, probabilities
         self._backgrounds = backgrounds
@@ -148,6 +152,18 @@ class Trainer:
     @property
     def total(self) -> int:
         return len(self.plan)
+
+    @cached_property
+    def learning_gmac(self) -> float:
+        """Of the forward passes of the whole run."""
+        keep = self._training.max_tokens or math.inf
+        cost = {patch: self.spec.gmac(patch) for patch in self._training.patches}
+        if self.spec.network.kind == "transformer":
+            cost = {patch: gmac * min(1.0, keep / self.spec.tokens(patch)) for patch, gmac in cost.items()}
+        return sum(step.clips * cost[step.patch] for step in self.plan)
+
+    def _measuring_gmac(self, windows: int) -> float:
+        return windows * sum(self.spec.gmac(patch) for patch in self._training.patches)
 
     @property
     def ended_early(self) -> bool:
@@ -178,7 +194,8 @@ class Trainer:
         self._check_validation(validation, targets)
         measured = self._choose_measured_steps(len(validation))
         losses: dict[str, list[float]] = {}
-        if self._starts_measured and self.step == 0:
+        affordable = max(AFFORDABLE_GMAC, MEASURED_SHARE * BACKWARD * self.learning_gmac)
+        if self._starts_measured and self.step == 0 and self._measuring_gmac(len(validation)) <= affordable:
             first = self._measure(validation, targets)
             improved = self._update_best(first)
             if journal is not None:
@@ -221,9 +238,8 @@ class Trainer:
         """Steps after which the validation split is measured, evenly spaced; the last is one of them."""
         count = self._training.evaluations
         if "evaluations" not in self._training.model_fields_set:
-            learning = BACKWARD * sum(step.clips * self.spec.gmac(step.patch) for step in self.plan)
-            measuring = windows * sum(self.spec.gmac(patch) for patch in self._training.patches)
-            count = max(1, min(count, round(MEASURED_SHARE * learning / measuring)))
+            learning, measuring = self.learning_gmac, self._measuring_gmac(windows)
+            count = max(1, min(count, round(MEASURED_SHARE * BACKWARD * learning / measuring)))
         return {round(self.total * (number + 1) / count) for number in range(count)}
 
     def _batches(self, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -326,11 +342,14 @@ class Trainer:
         return [found[patch] for patch in self._training.patches]
 
     def _update_best(self, results: list[PatchResult]) -> bool:
-        """Whether these results are the best so far, on average over the sizes. Every rank has the same answer."""
+        """Whether these results are the best so far, on average over the sizes. Every rank has the same answer.
+
+        Of equal ones the later are: their network has trained on more variations of the clips.
+        """
         mean = float(np.mean([result.merit for result in results]))
-        improved = mean > self.best
+        improved = mean >= self.best
+        self._stale = 0 if mean > self.best else self._stale + 1
         self.best = max(mean, self.best)
-        self._stale = 0 if improved else self._stale + 1
         return improved
 
     def _record(self, results: list[PatchResult], journal: Journal, *, improved: bool) -> None:
@@ -362,39 +381,8 @@ def _check_patches(spec: Spec, training: Training) -> None:
         raise UsageError(f"a convnet has no patch sizes; train it with --patch-sizes {spec.base_patch}")
 
 
-def schedule(progress: float, warmup_share: float) -> float:
-    """Linear warm-up, then a cosine to zero, as a share of the learning rate."""
-    if progress < warmup_share:
-        return (progress + 0.01 * warmup_share) / (1.01 * warmup_share)
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup_share) / (1 - warmup_share)))
-
-
 def label_loss(logits: Tensor, target: Tensor, task: str, smoothing: float) -> Tensor:
     """Cross-entropy with targets that may be shares [batch, classes], or binary ones summed up to a mean → [batch]."""
     if task == "single":
         return F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
     return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=1)
-
-
-def _optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
-    """AdamW; norms, biases, kernel and positions do not decay. Lower blocks learn at a share of the rate."""
-    by_share: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        by_share.setdefault(_rate_share(name, model, training.layer_decay), []).append(parameter)
-    groups: list[dict[str, Any]] = []
-    for share, parameters in by_share.items():
-        matrices = [p for p in parameters if p.ndim in {2, 4}]  # linear layers and convolutions
-        others = [p for p in parameters if p.ndim not in {2, 4}]
-        groups.append({"params": matrices, "weight_decay": training.weight_decay, "rate_share": share})
-        groups.append({"params": others, "weight_decay": 0.0, "rate_share": share})
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98), fused=True)
-
-
-def _rate_share(name: str, model: nn.Module, layer_decay: float) -> float:
-    """Of the learning rate that a parameter has: 1 for the head, less by ``layer_decay`` with each block below it."""
-    if layer_decay == 1 or not isinstance(model, FlexiAST):
-        return 1.0
-    depth = len(model.blocks)
-    if name.startswith("blocks."):
-        return float(layer_decay ** (depth - int(name.split(".")[1])))
-    return float(layer_decay ** (depth + 1)) if name.startswith(("embedding.", "cls", "distillation")) else 1.0

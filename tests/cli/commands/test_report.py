@@ -115,3 +115,5 @@ def test_advice_names_what_is_wrong_first(summary: Summary) -> None:
     assert "Logistic regression on log-mel statistics is better (0.90 over 0.59)" in beaten[0]
     assert "the linear head" in beaten[1]
     assert advise(replace(summary, logits=summary.targets), background=True) == []
+    within_noise = replace(summary, baseline=0.6, logits=summary.targets)  # six clips say nothing about a hundredth
+    assert advise(within_noise, background=True) == []

@@ -34,9 +34,10 @@ from flexiast.training.batches import Backgrounds, LogMels
 from flexiast.training.distillation import Teacher, distillation_loss
 from flexiast.training.embedding_targets import EmbeddingTargets
 from flexiast.training.journal import Journal
+from flexiast.training.optimizer import schedule
 from flexiast.training.recipe import ALL_PATCHES, Augment, Distill, Recipe, Training
 from flexiast.training.sampling import MEASURED_CLIPS, sample_evenly
-from flexiast.training.trainer import LEAST_STEPS, Progress, Trainer, epochs_of, label_loss, make_spec, schedule
+from flexiast.training.trainer import LEAST_STEPS, Progress, Trainer, epochs_of, label_loss, make_spec
 
 Float = NDArray[np.float32]
 Double = NDArray[np.float64]
@@ -758,7 +759,13 @@ def test_lower_blocks_learn_at_a_share_of_the_rate(toy: Toy, tmp_path: Path) -> 
 
 def test_a_start_that_nothing_beats_is_kept_and_the_run_ends_early(toy: Toy, learnt: Trainer, tmp_path: Path) -> None:
     best = load_checkpoint(learnt.run / "checkpoint.safetensors")
-    options: dict[str, Any] = {"epochs": 6, "evaluations": 6, "patience": 2, "learning_rate": 1e-12, "ema_decay": 0.0}
+    options: dict[str, Any] = {
+        "epochs": 6,
+        "evaluations": 6,
+        "patience": 2,
+        "learning_rate": 0.3,
+        "ema_decay": 0.0,
+    }  # unlearns
     trainer = toy.trainer(tmp_path / "run", spec=best.spec, start=best, measure_start=True, patches=COARSE, **options)
     steps = list(toy.steps(trainer))
     assert (steps[0].number, math.isnan(steps[0].loss)) == (0, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,21 @@ LOSS_DECAY = 0.95
 """Weight of the past in the running mean of a size's losses, which is shown."""
 
 
+TRAINED_GMAC_A_SECOND = 8.0
+"""Of forward passes with their backward ones, on one core; AMD EPYC, 2026."""
+
+
+def describe_duration(trainer: Trainer) -> str | None:
+    """How many minutes a run may take on the cores of this machine; None for less than one, or on other machines."""
+    import torch
+
+    cores = torch.get_num_threads()
+    minutes = trainer.learning_gmac / (TRAINED_GMAC_A_SECOND * cores) / 60
+    if minutes < 1 or trainer.world.ranks > 1 or trainer.world.device.type != "cpu":
+        return None
+    return f"{trainer.total:,} steps: up to about {minutes:,.0f} min on {count_noun(cores, 'core')}"
+
+
 def follow(trainer: Trainer, steps: Iterable[Progress], clips: int, console: Console) -> list[PatchResult]:
     """Train to the end, and show how it goes; returns what the last step measured, nothing where it did not measure.
 
@@ -36,12 +52,14 @@ def follow(trainer: Trainer, steps: Iterable[Progress], clips: int, console: Con
         rich.TimeRemainingColumn(),
         rich.TextColumn("{task.description}"),
     )
+    first_step, began = trainer.step, time.monotonic()
     with rich.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=trainer.total, completed=trainer.step)
         for step in steps:
             size = str(step.patch)
             if step.number == 0:  # the start, measured before it learns
                 _print_measurement(step, step.results or [], "", trainer.spec, clips, console)
+                began = time.monotonic()
                 continue
             losses[size] = LOSS_DECAY * losses.get(size, step.loss) + (1 - LOSS_DECAY) * step.loss
             listed = "  ".join(
@@ -50,26 +68,37 @@ def follow(trainer: Trainer, steps: Iterable[Progress], clips: int, console: Con
             bar.update(task, completed=step.number, description=f"[dim]loss[/] {listed}")
             results = step.results or []
             if results:
-                _print_measurement(step, results, listed, trainer.spec, clips, console)
+                left_s = (time.monotonic() - began) / (step.number - first_step) * (step.total - step.number)
+                _print_measurement(step, results, listed, trainer.spec, clips, console, left_s=left_s)
     return results
 
 
 def _print_measurement(
-    step: Progress, results: list[PatchResult], losses: str, spec: Spec, clips: int, console: Console
+    step: Progress,
+    results: list[PatchResult],
+    losses: str,
+    spec: Spec,
+    clips: int,
+    console: Console,
+    *,
+    left_s: float = 0.0,
 ) -> None:
     by_size = "  ".join(f"{result.patch_size} {result.metric:.3f}" for result in results)
     mean = sum(result.metric for result in results) / len(results)
     specificities = [result.specificity for result in results if result.specificity is not None]
     background = f"  background right {sum(specificities) / len(specificities):.4f}" if specificities else ""
-    title = f"step {step.number}/{step.total}" if step.number else "linear head on the frozen start"
-    console.print(f"{title}  mean {format_mean(mean, spec, clips)}{background}  {by_size}")
+    title = (
+        f"step {step.number}/{step.total}" if step.number else "before training, with a linear head on the frozen start"
+    )
+    left = f"  about {math.ceil(left_s / 60)} min left" if left_s else ""
+    console.print(f"{title}{left}  mean {format_mean(mean, spec, clips)}{background}  {by_size}")
     if losses:
         console.print(f"  [dim]loss {losses}[/]")
     always = {result.repeated_answer for result in results}
     if len(always) == 1 and (label := always.pop()) is not None and step.number == step.total:
         console.print(
             f"Every size answers {label!r} to nearly every validation clip: nothing else was learnt. Record more of "
-            "the others, train longer, start from a model (--init), or set balanced = true in a recipe",
+            "the others, train longer, or start from a model (--init)",
             style="yellow",
             markup=False,
             soft_wrap=True,

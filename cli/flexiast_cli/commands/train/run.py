@@ -25,7 +25,7 @@ from flexiast.training.warm_start import fit_start
 from flexiast_cli.commands.train.external import is_external, open_external, prepare_with_teacher
 from flexiast_cli.commands.train.options import Execution, Sources
 from flexiast_cli.commands.train.prepare import Prepared, prepare
-from flexiast_cli.commands.train.progress import describe_chance, follow, format_mean
+from flexiast_cli.commands.train.progress import describe_chance, describe_duration, follow, format_mean
 from flexiast_cli.commands.train.report import write_report
 from flexiast_cli.commands.train.start import list_candidates
 from flexiast_cli.commands.train.summary import advise, compare_ways, summarize_run
@@ -154,6 +154,8 @@ def _print_plan(trainer: Trainer, prepared: Prepared, teachers: list[Checkpoint]
         markup=False,
         soft_wrap=True,
     )
+    if duration := describe_duration(trainer):
+        console.print(duration)
     if prepared.backgrounds is None:
         console.print(NO_BACKGROUND, style="yellow", markup=False, soft_wrap=True)
     else:
@@ -217,6 +219,8 @@ def _train(
         results = follow(trainer, steps, clips, console)
         if trainer.step < trainer.total and not trainer.ended_early:
             console.print(f"Stopped at step {trainer.step} of {trainer.total}; --resume continues to the same weights")
+    if trainer.ended_early:
+        console.print(f"Ended after step {trainer.step} of {trainer.total}: measurements no longer rise")
     measured = "all sizes" if prepared.backgrounds is None else "all sizes and background"
     console.print(
         f"Best mean over {measured} {format_mean(trainer.best, prepared.spec, clips)}; "

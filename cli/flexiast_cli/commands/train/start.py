@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 SCRATCH = "none"
 """In the place of a start: random weights."""
 
+RESTRICTED_MARGIN = 0.03
+"""By which a start whose licence forbids commercial use must be better: the weights of the run inherit it."""
+
 BASELINE_CLIPS = 2_000
 """That the baseline learns from, at the most: it takes two seconds."""
 
@@ -73,7 +76,7 @@ def choose_start(
     found = compare_starts(specs, waveforms, targets)
     if not found:
         return None
-    best = max(found, key=lambda name: found[name])
+    best = max(found, key=lambda name: found[name] - (RESTRICTED_MARGIN if "-NC" in _licence(name) else 0.0))
     others = ", ".join(f"{name} {found[name]:.2f}" for name in sorted(found, key=lambda name: -found[name]))
     console.print(
         f"Starts from {best}{_licence(best)}: a linear head on its frozen embeddings is best, cross-validated on the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,12 +100,13 @@ def compare_ways(summary: Summary) -> list[tuple[str, float]]:
 def advise(summary: Summary, *, background: bool) -> list[str]:
     """What would help most, the most helpful first."""
     notes = []
-    if summary.baseline is not None and summary.baseline > summary.mean:
+    noise = math.sqrt(summary.mean * (1 - summary.mean) / len(summary.targets))
+    if summary.baseline is not None and summary.baseline > summary.mean + noise:
         notes.append(
             f"Logistic regression on log-mel statistics is better ({summary.baseline:.2f} over {summary.mean:.2f}): "
             "labels differ in level or colour more than in what sounds. Record all of them alike, and more of each"
         )
-    if summary.head_is_best:
+    if summary.head_is_best and summary.mean < 1:
         notes.append("Nothing that was learnt on top beat the linear head, so it is kept; more clips would help most")
     for weak in summary.weakest[:1]:
         count = summary.clips_by_label[weak.label]

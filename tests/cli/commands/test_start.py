@@ -1,0 +1,61 @@
+"""Which shipped model a run starts from."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from flexiast.checkpoint import Checkpoint
+from flexiast.data.waveforms import Waveforms
+from flexiast.spec import PRESETS, Spec
+from flexiast.training.recipe import ModelConfig, Recipe, Training
+from flexiast_cli.commands.train import start as module
+from flexiast_cli.commands.train.prepare import _settle
+from flexiast_cli.commands.train.start import choose_start, list_candidates
+from flexiast_runtime.catalog import list_shipped
+
+
+@pytest.mark.parametrize(
+    ("figures", "chosen"),
+    [
+        ({"commands": 0.80, "sounds": 0.82}, "commands"),  # `sounds` is not for commercial use
+        ({"commands": 0.80, "sounds": 0.90}, "sounds"),
+        ({"commands": 0.80, "commands-ar": 0.82}, "commands-ar"),
+        ({}, None),
+    ],
+)
+def test_the_best_start_is_taken_unless_its_licence_costs_more_than_it_brings(
+    figures: dict[str, float], chosen: str | None, build_spec: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "compare_starts", lambda *_: figures)
+    spec, output = build_spec(), io.StringIO()
+    candidates = {name: Checkpoint(spec, {}) for name in ("commands", "commands-ar", "sounds")}
+    waveforms = Waveforms((), 16_000, ())
+    found = choose_start(candidates, Recipe(), spec, waveforms, waveforms, Console(file=output))  # type: ignore[arg-type]
+    assert (found and found.name) == chosen
+    if chosen == "sounds":
+        assert "not for commercial use" in output.getvalue()
+
+
+def test_uneven_labels_are_drawn_equally_often_unless_told(build_spec: Callable[..., Spec]) -> None:
+    output, spec = io.StringIO(), build_spec()
+    uneven = np.repeat(np.eye(2, dtype=np.float32), [16, 2], axis=0)
+    settle = partial(_settle, spec=spec, console=Console(file=output, width=200), fill=False)
+    assert settle(Recipe(), targets=uneven).training.balanced
+    assert "high has 16 training clips, low 2: all labels are drawn equally often" in output.getvalue()
+    assert not settle(Recipe(training=Training(balanced=False)), targets=uneven).training.balanced
+    assert not settle(Recipe(), targets=uneven[14:]).training.balanced
+
+
+def test_every_shipped_model_of_the_runs_network_is_a_candidate() -> None:
+    assert set(list_candidates(None, Recipe(), by_default=True)) == set(list_shipped())
+    assert list_candidates(None, Recipe(), by_default=False) == {}
+    assert list_candidates("none", Recipe(), by_default=True) == {}
+    assert list(list_candidates("commands", Recipe(), by_default=True)) == ["commands"]
+    assert list_candidates(None, Recipe(model=ModelConfig(size="tiny")), by_default=True) == {}
+    assert PRESETS["tiny"] != PRESETS["nano"]
