@@ -1,6 +1,7 @@
 """What an hour of listening costs: CPU time and wake-ups of every process, as a user starts them.
 
-python -m benchmarks.hour [--seconds 40] [--only NAME]
+python -m benchmarks.hour [--seconds 40] [--only NAME] [--stages]
+python -m benchmarks.hour --data ../shared/data [--peers] [--yamnet yamnet.tflite] [--plot hour.png]
 
 Runs itself under ../shared/rigs/virtual_mic.sh: a real PortAudio over a virtual microphone at 48 kHz, in a quiet room.
 Each program starts with a clean environment. Between two moments, both after its start-up, all its processes are
@@ -12,13 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from benchmarks import stages
+from benchmarks import rooms, stages
 from benchmarks.measure import heading
 
 RIGS = Path(__file__).parents[2] / "shared" / "rigs"
@@ -35,17 +40,27 @@ CONTROL_S = "double wait = 0.02;"
 RATE_HZ = 48_000
 ROOM_S = 30
 STEP_MS = 500.0
-SETTLED_S = 8.0
-"""Seconds after the start when the first window has been classified and everything is warm"""
+WINDOW_S = 5.0
+SETTLED_S = 20.0
+"""Seconds after the first window when everything is warm, and the background known"""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+SCREEN = "screen"
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
-    "sounds, governed": ("sounds",),
-    "sounds, pinned 48": ("sounds", "--pin", "48"),
-    "sounds, pinned 16": ("sounds", "--pin", "16"),
-    "sounds, cascade": ("sounds", "--cascade"),
-    "commands, governed": ("commands",),
-    "sounds, engine off": ("sounds", "--pin", "48", "--gate", "0"),
+    "no engine (`--gate 0`)": ("sounds", "--pin", "48", "--gate", "0"),
+    "**`listen sounds`**": ("sounds",),
+    "every window": ("sounds", "--every-window"),
+    "every window, pinned 48": ("sounds", "--every-window", "--pin", "48"),
+    "every window, pinned 16": ("sounds", "--every-window", "--pin", "16"),
+    "`listen commands`": ("commands",),
+    "two microphones": ("sounds", "--device", "mic2"),
+    "four microphones": ("sounds", "--device", "mic2", "--device", "mic3", "--device", "mic4"),
+    "the screen": ("sounds", SCREEN),
+    "a page that nobody looks at": ("sounds", "--web", "127.0.0.1:0"),
+    "`--to sqlite`": ("sounds", "--to", "sqlite"),
+    "`--to jsonl`": ("sounds", "--to", "jsonl:events.jsonl"),
+    "`--to clips`": ("sounds", "--to", "clips:clips"),
 }
+"""What is added to `flexiast listen --device mic`"""
 
 
 class Usage(NamedTuple):
@@ -77,7 +92,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=40.0, help="that are measured of each program")
     parser.add_argument("--only", help="programs whose name holds this")
     parser.add_argument("--stages", action="store_true", help="where the time of the loop goes, instead")
+    parser.add_argument("--data", type=Path, help="folder of esc50/ and background/: events in three rooms, instead")
+    parser.add_argument("--minutes", type=float, default=4.0, help="of each room")
+    parser.add_argument("--yamnet", type=Path, metavar="TFLITE", help="run YAMNet too, by ai-edge-litert")
+    parser.add_argument("--peers", action="store_true", help="export the same network by torch and run it too")
+    parser.add_argument("--plot", type=Path, help="F1 against CPU-seconds, as PNG")
     given = parser.parse_args()
+    if given.data is not None:
+        heading("An hour in three rooms, listening process")
+        rooms.compare(given.data, given.minutes, given.yamnet, given.plot, peers=given.peers)
+        return
     if "VMIC_DIR" not in os.environ:
         sys.exit(run_under_rig(sys.argv[1:]))
     if given.stages:
@@ -98,7 +122,8 @@ def run_under_rig(arguments: list[str]) -> int:
         wav = Path(folder) / "room.wav"
         soundfile.write(wav, noise, RATE_HZ, subtype="PCM_16")
         rig = build_quiet_rig(Path(folder))
-        command = [rig, "-m", f"mic={wav}", "--", sys.executable, "-m", "benchmarks.hour", *arguments]
+        microphones = [word for number in ("", "2", "3", "4") for word in ("-m", f"mic{number}={wav}")]
+        command = [rig, *microphones, "--", sys.executable, "-m", "benchmarks.hour", *arguments]
         own = {"VMIC_QUIET": "1", "FAKEMIC_SO": f"{folder}/device/fakemic.so"}
         return subprocess.run(command, check=False, env=os.environ | own).returncode
 
@@ -117,24 +142,39 @@ def build_quiet_rig(folder: Path) -> Path:
 def measure(words: tuple[str, ...], seconds: float) -> Cost:
     """Start `flexiast listen` with these words, and count from SETTLED_S on for so many seconds."""
     with tempfile.TemporaryDirectory() as home:
-        program = [str(Path(sys.executable).with_name("flexiast")), "listen", *words, "--device", "mic", "--json"]
+        shown = ("--json",) if SCREEN not in words else ()
+        given = [word for word in words if word != SCREEN]
+        program = [str(Path(sys.executable).with_name("flexiast")), "listen", *given, "--device", "mic", *shown]
         environment = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
         environment |= {"XDG_CONFIG_HOME": home, "XDG_DATA_HOME": home}
-        with subprocess.Popen(program, stdout=subprocess.PIPE, env=environment) as running:
-            assert running.stdout is not None
-            running.stdout.readline()  # its first record: the first window was classified
+        reading, writing = pty.openpty() if not shown else os.pipe()
+        with subprocess.Popen(program, stdout=writing, env=environment, cwd=home) as running:
+            os.close(writing)
+            os.read(reading, 1)  # its first record, after the first window, or its first picture, before it
+            reader = threading.Thread(target=read_to_end, args=(reading,))
+            reader.start()
             time.sleep(SETTLED_S)
             began_s, before = time.monotonic(), read_usage(running.pid)
             time.sleep(seconds)
             after, elapsed_s = read_usage(running.pid), time.monotonic() - began_s
             running.send_signal(signal.SIGTERM)
-            running.communicate()
-    names = {pid: usage.name for pid, usage in after.items() if pid in before}
-    shares = {name: (after[pid].cpu_s - before[pid].cpu_s) / elapsed_s for pid, name in names.items()}
-    wakeups = {name: (after[pid].wakeups - before[pid].wakeups) / elapsed_s for pid, name in names.items()}
-    listened_s = SETTLED_S + 5.0  # until the first count, with the first window
+        reader.join()
+        os.close(reading)
+    shares: dict[str, float] = defaultdict(float)
+    wakeups: dict[str, float] = defaultdict(float)
+    for pid, usage in after.items():
+        if pid in before:
+            shares[usage.name] += (usage.cpu_s - before[pid].cpu_s) / elapsed_s
+            wakeups[usage.name] += (usage.wakeups - before[pid].wakeups) / elapsed_s
+    listened_s = SETTLED_S + WINDOW_S  # until the first count, with the first window
     startup_s = sum(usage.cpu_s for usage in before.values()) - sum(shares.values()) * listened_s
     return Cost(startup_s, shares, wakeups)
+
+
+def read_to_end(reading: int) -> None:
+    with suppress(OSError):  # a terminal ends with an error
+        while os.read(reading, 65_536):
+            pass
 
 
 def read_usage(pid: int) -> dict[int, Usage]:

@@ -29,6 +29,9 @@ docs/governor.md has what this saves and loses."""
 STANDS_OUT = 4.0
 """Standard deviations by which a sound must exceed the background in one band.
 Steady noise exceeds 4 once in 30,000 values."""
+CHANGES = 5.0
+"""Deviations, up or down, at which steady sound has changed. Silent moments are deeper than loud ones are high: of half
+seconds of white noise 4 % reach −4, none in five minutes −5."""
 RETRY_S = 60.0
 """Seconds without the cheapest size after its engine failed"""
 RECHECK_S = 10.0
@@ -90,8 +93,9 @@ class Cascade:
             return "sharp"
         stands_out = self._background.update(window.new, learn=not self._has_candidate) >= STANDS_OUT
         self._recent.update(window.new, learn=True)
-        is_steady = self._recent.change < STANDS_OUT and self._recent.is_settled
-        self._quiet_steps = 0 if stands_out else self._quiet_steps + 1  # since something last stood out
+        is_quiet = not stands_out and self._background.is_settled
+        is_steady = self._recent.change < CHANGES and self._recent.is_settled
+        self._quiet_steps = self._quiet_steps + 1 if is_quiet else 0  # since something last stood out, or may have
         self._steady_steps = self._steady_steps + 1 if is_steady else 0  # since anything last changed
         self._idle_steps += 1
         self._failed_steps = max(0, self._failed_steps - 1)
@@ -135,6 +139,8 @@ class Background:
     """Frames and mel bins that are averaged before the comparison: 50 ms in one band"""
     MEMORY_S = 10.0
     """Time constant: a fan becomes background within half a minute, three of them."""
+    NEW_STEPS = 20
+    """Steps in which a new background learns fast"""
     MAX_DEVIATIONS = 4.0
     """Limit of a sound's influence on the background"""
     MIN_VARIANCE = 0.01
@@ -150,8 +156,8 @@ class Background:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the spread is that of steady sound, so that a change would show."""
-        return float(self._variance.max()) <= SETTLED_VARIANCE
+        """Whether the spread is known, and that of steady sound, so that a change would show."""
+        return self._steps > self.NEW_STEPS and float(self._variance.max()) <= SETTLED_VARIANCE
 
     def update(self, features: Float, *, learn: bool) -> float:
         """New features [frames, mels] → deviations above the background. With ``learn`` they become part of it."""
@@ -167,7 +173,7 @@ class Background:
 
     def _learn(self, above: NDArray[np.float64], deviation: NDArray[np.float64]) -> None:
         self._steps += 1
-        share = max(self._share, 1 / self._steps) if self._steps <= 20 else self._share  # a new background learns fast
+        share = max(self._share, 1 / self._steps) if self._steps <= self.NEW_STEPS else self._share
         part = np.clip(above, -self.MAX_DEVIATIONS, self.MAX_DEVIATIONS) * deviation
         self._mean = self._mean + share * part.mean(axis=0)
         self._variance = np.maximum((1 - share) * self._variance + share * (part**2).mean(axis=0), self.MIN_VARIANCE)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
 from flexiast_cli.terminal.console import json_line, say, shows_pictures, stderr
 from flexiast_cli.terminal.interrupts import StopRequest, yield_until_reader_stalls
-from flexiast_cli.terminal.screen import Screen, print_lines, print_switch
-from flexiast_cli.web.server import WebPage
 from flexiast_runtime.audio.capture import Capture, stop
 from flexiast_runtime.detection.listener import StreamClassifier
 from flexiast_runtime.detection.records import Record, Status, Switch
+
+if TYPE_CHECKING:
+    from flexiast_cli.web.server import WebPage
 
 STATUS_EVERY_S = 1.0
 """Seconds of audio between two status records of a source in JSON."""
@@ -24,6 +26,9 @@ def choose_printer(*, as_json: bool, explain: bool, several: bool, title: str, n
     """JSON if asked for, a picture where the terminal can show one, else lines."""
     if as_json:
         return lambda records: print_jsonl(records, explain=explain, several=several)
+
+    from flexiast_cli.terminal.screen import Screen, print_lines  # rich: a tenth of the start-up, which JSON needs not
+
     if shows_pictures():
         return lambda records: Screen(title, note).show(records)
     return lambda records: print_lines(records, explain=explain, several=several)
@@ -39,6 +44,8 @@ def print_jsonl(records: Iterator[Record], *, explain: bool, several: bool) -> N
             next_status_s[record.source] = record.time_s + STATUS_EVERY_S
         typer.echo(json_line(record.document()))
         if explain and isinstance(record, Switch):
+            from flexiast_cli.terminal.screen import print_switch
+
             print_switch(record, several=several)
 
 

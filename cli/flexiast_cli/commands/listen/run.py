@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from flexiast.errors import ExitCode
 from flexiast_cli.commands.listen.options import OutputOptions, SourceOptions
@@ -26,7 +27,6 @@ from flexiast_cli.options.validators import parse_address
 from flexiast_cli.terminal.console import say
 from flexiast_cli.terminal.full_disk import surviving_full_disk
 from flexiast_cli.terminal.interrupts import StopRequest, graceful_shutdown
-from flexiast_cli.web.server import WebPage, public_urls, tee_to_web
 from flexiast_runtime.audio.capture import OnSourceLoss, merge_captures, stop
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import DEFAULT, find_bundle
@@ -40,6 +40,9 @@ from flexiast_runtime.sinks.parse import parse_sinks
 from flexiast_runtime.sinks.sink import RunContext, Sink
 from flexiast_runtime.systemd import ServiceManager
 
+if TYPE_CHECKING:
+    from flexiast_cli.web.server import WebPage
+
 
 def run(
     model: str | None, sources: SourceOptions, sizes: PolicyOptions, events: EventOptions, output: OutputOptions
@@ -48,8 +51,7 @@ def run(
     check_sources(sources)
     sinks = parse_sinks(output.to or ())
     supply = power_source_of(sizes.power_source)
-    address = None if output.web is None else parse_address(output.web)
-    public = public_urls(output.web, output.web_url)
+    open_page = _choose_page(output)
     name = model or DEFAULT
     bundle = Bundle.open(find_bundle(name))
     settings = bundle_event_settings(bundle, events)
@@ -75,11 +77,22 @@ def run(
     streams = [one.source for one in opened]
     histories = histories_for(sinks, streams, frontend.sample_rate_hz, live=sources.live)
     title = f"{name} · {', '.join(source.name for source in streams)}"
-    page = None if address is None else WebPage(*address, title, frontend, clips=clip_folder(sinks), public=public)
+    page = None if open_page is None else open_page(title, frontend, clips=clip_folder(sinks))
     session = _Session(
         name, sources, output, candidates, controller, stations, sinks, histories, machine, place, manager, page
     )
     session.run(settings.step_s, sizes)
+
+
+def _choose_page(output: OutputOptions) -> Callable[..., WebPage] | None:
+    """What opens the page; None without one. Raises UsageError for an address that cannot be."""
+    if output.web is None and not output.web_url:
+        return None
+
+    from flexiast_cli.web.server import WebPage, public_urls  # asyncio: a twentieth of the start-up
+
+    public = public_urls(output.web, output.web_url)
+    return partial(WebPage, *parse_address(output.web or ""), public=public)
 
 
 @dataclass(frozen=True)
@@ -141,5 +154,8 @@ class _Session:
             note="Ctrl-C ends" if self.page is None else f"{self.page.url} · Ctrl-C ends",
         )
         captures = [station.capture for station in self.stations]
-        records = records if self.page is None else tee_to_web(records, self.page)
+        if self.page is not None:
+            from flexiast_cli.web.server import tee_to_web
+
+            records = tee_to_web(records, self.page)
         print_records(records, printer, captures, request, live=self.options.live)
