@@ -30,8 +30,8 @@ from benchmarks.ears import ENDING_S, Ears, Heard
 from benchmarks.measure import heading
 from benchmarks.spoken import SLOT_S, spoken
 from benchmarks.streams import Stream
-from flexiast.evaluation.events import Sound, count_by_onset
 from flexiast.errors import ExitCode
+from flexiast.evaluation.events import Sound, count_by_onset
 from flexiast.spec import parse_patches
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
