@@ -53,7 +53,10 @@ NEEDS_TORCH |= {
     for name in ("external", "prepare", "progress", "report", "run", "start", "summary")
 }
 NEEDS_TORCH |= {"flexiast_cli.commands.embed.run"}
-DRAWS = {f"flexiast_cli.{name}" for name in ("plot_axes", "commands.evaluate.plot", "commands.profile.report")}
+DRAWS = {
+    f"flexiast_cli.{name}"
+    for name in ("plot_axes", "commands.evaluate.plot", "commands.history.plot", "commands.profile.report")
+}
 """Modules of pictures, imported when one is asked for: they begin with matplotlib."""
 
 

@@ -89,13 +89,13 @@ def prepare_run(
 
     Raises UsageError where it holds results of another kind, DataError for a damaged ledger, and RemoteError.
     """
-    folder, made_by = Folder(archive.place), archive.identity()
-    ledger = open_ledger(folder, made_by)
+    folder, identity = Folder(archive.place), archive.identity()
+    ledger = open_ledger(folder, identity)
     changed = [recording for recording in recordings if ledger.find(recording) == "changed"]
     if changed:
         for recording in changed:
             ledger.forget(recording)
-        ledger = open_ledger(folder, made_by)
+        ledger = open_ledger(folder, identity)
     sweep(folder)
     already = sum(ledger.find(recording) == "done" for recording in recordings)
     plan = partial(_plan_pieces, archive=archive, spec=spec, piece_s=piece_s)

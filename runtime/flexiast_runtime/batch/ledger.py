@@ -122,7 +122,7 @@ class Ledger:
         return place if place < len(self._index.paths) and self._index.paths[place] == wanted else None
 
 
-def open_ledger(folder: Folder, made_by: Mapping[str, str]) -> Ledger:
+def open_ledger(folder: Folder, identity: Mapping[str, str]) -> Ledger:
     """Read what a place holds; a new one gets its first file.
 
     Raises UsageError where the results there were made otherwise, DataError for a damaged ledger and RemoteError.
@@ -131,21 +131,21 @@ def open_ledger(folder: Folder, made_by: Mapping[str, str]) -> Ledger:
     if content is None:
         if folder.names(EVENTS):
             raise UsageError(f"{folder.place} holds events of something else and no {RUN}; give an empty place")
-        folder.write(RUN, json.dumps(made_by, indent=1, ensure_ascii=False).encode())
+        folder.write(RUN, json.dumps(identity, indent=1, ensure_ascii=False).encode())
     else:
-        _check_same_run(folder, content, made_by)
+        _check_same_run(folder, content, identity)
     return Ledger(folder, _read_entries(folder))
 
 
-def _check_same_run(folder: Folder, content: bytes, made_by: Mapping[str, str]) -> None:
+def _check_same_run(folder: Folder, content: bytes, identity: Mapping[str, str]) -> None:
     try:
         before = dict(json.loads(content))
     except (ValueError, TypeError) as error:
         raise _damage_error(folder, RUN, error) from error
     changes = [
-        f"{key} {before.get(key)} instead of {made_by.get(key)}"
-        for key in {**before, **made_by}
-        if before.get(key) != made_by.get(key)
+        f"{key} {before.get(key)} instead of {identity.get(key)}"
+        for key in {**before, **identity}
+        if before.get(key) != identity.get(key)
     ]
     if changes:
         raise UsageError(

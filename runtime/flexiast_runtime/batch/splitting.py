@@ -169,17 +169,17 @@ class _ScoreRecorder:
         self._lowest = np.float32(settings.rules.release) * settings.rules.thresholds(spec.labels)
         """Below it [classes], a score is the end of an event whatever it is."""
         self._end = 0
-        self._kept: list[tuple[NDArray[np.intp], Float]] = []
+        self._scores: list[tuple[NDArray[np.intp], Float]] = []
 
     @property
     def windows(self) -> int:
-        return len(self._kept)
+        return len(self._scores)
 
     def push(self, window: Window, scores: Float, patch: PatchSize) -> Iterator[Detection]:
         number = window.start // self._step
         if number >= self._piece.first and (self._piece.stop is None or number < self._piece.stop):
             classes = np.flatnonzero(scores >= self._lowest)
-            self._kept.append((classes, scores[classes]))
+            self._scores.append((classes, scores[classes]))
         return iter(())
 
     def flush(self, end: int) -> Iterator[Detection]:
@@ -188,12 +188,12 @@ class _ScoreRecorder:
 
     def answer(self, rate_hz: int, patch: PatchSize, notices: tuple[str, ...]) -> PieceScores:
         """What was kept, once the stream has ended."""
-        counts = [len(classes) for classes, _ in self._kept]
+        counts = [len(classes) for classes, _ in self._scores]
         return PieceScores(
-            len(self._kept),
+            len(self._scores),
             np.repeat(np.arange(len(counts), dtype=np.int32), counts),
-            np.concatenate([np.empty(0, np.int16), *(classes.astype(np.int16) for classes, _ in self._kept)]),
-            np.concatenate([np.empty(0, np.float32), *(scores for _, scores in self._kept)]),
+            np.concatenate([np.empty(0, np.int16), *(classes.astype(np.int16) for classes, _ in self._scores)]),
+            np.concatenate([np.empty(0, np.float32), *(scores for _, scores in self._scores)]),
             self._end,
             rate_hz,
             patch,

@@ -32,7 +32,7 @@ from flexiast_runtime.inference.engine import Engines
 Float = NDArray[np.float32]
 
 BUDGETS_PER_HOUR = (0.1, 0.5, 1.0, 2.0, 5.0)
-"""False events an hour at which the recall is told, with one threshold for all labels; those that the hours could show,
+"""False events an hour at which recall is reported, with one threshold for all labels: those that the hours can show,
 by one event at least."""
 
 ALL_KINDS = "all"
@@ -187,11 +187,11 @@ class StreamEvaluation:
         self, controller: GovernedController | FixedSize, conditions: Conditions, name: str
     ) -> StreamResult:
         """As a controller switches between windows; each engine takes as long as the governor's option of it says."""
-        detections, heard_s = [], 0.0
+        detections, elapsed_s = [], 0.0
 
         def choose(time_s: float) -> PatchSize:
-            if heard_s + time_s > 0:  # it decides after each window
-                seen = conditions.to_observation(heard_s + time_s)
+            if elapsed_s + time_s > 0:  # it decides after each window
+                seen = conditions.to_observation(elapsed_s + time_s)
                 if isinstance(controller, GovernedController):
                     seen = replace(seen, latency_s=controller.options[controller.index].latency_s)
                 controller.observe(seen)
@@ -204,7 +204,7 @@ class StreamEvaluation:
             }
             followed, chosen = follow(one.logits, scores, choose, self._rate_hz)
             detections.append(self._detect(one.logits, smooth(followed, one.logits.silent, self._settings), chosen))
-            heard_s += one.logits.samples / self._rate_hz
+            elapsed_s += one.logits.samples / self._rate_hz
         return self._summarize(name, detections)
 
     def _detect(self, stream: StreamLogits, smoothed: Float, patches: Sequence[PatchSize]) -> list[Sound]:
@@ -235,14 +235,14 @@ class StreamEvaluation:
 
     def _summarize(self, name: str, detections: Sequence[Sequence[Sound]]) -> StreamResult:
         pairs = list(zip(self.streams, detections, strict=True))
-        told = [(one, found) for one, found in pairs if one.snr_db is not None or not self._mixes]
-        overlap = sum((count_by_overlap(found, one.events) for one, found in told), Counts())
-        onset = sum((count_by_onset(found, one.events) for one, found in told), Counts())
+        counted = [(one, found) for one, found in pairs if one.snr_db is not None or not self._mixes]
+        overlap = sum((count_by_overlap(found, one.events) for one, found in counted), Counts())
+        onset = sum((count_by_onset(found, one.events) for one, found in counted), Counts())
         by_snr = {
-            key: sum((count_by_overlap(found, one.events) for one, found in told if one.snr_db == snr_db), Counts())
+            key: sum((count_by_overlap(found, one.events) for one, found in counted if one.snr_db == snr_db), Counts())
             for snr_db, key in self._snrs().items()
         }
-        others = [_find_reported(one.others, found) for one, found in told]
+        others = [_find_reported(one.others, found) for one, found in counted]
         return StreamResult(
             patch_size=name,
             precision=overlap.precision,

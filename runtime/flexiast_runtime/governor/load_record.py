@@ -73,14 +73,14 @@ def update_record(record: LoadRecord, options: Sequence[Option], observation: Ob
     keep = math.exp(-elapsed_s / MEMORY_S)
     budget_s = observation.budget_s
     late_s, spells, fits_since_s = [], [], []
-    for option, late, begun, fits in zip(options, record.late_s, record.spells, record.fits_since_s, strict=True):
+    for option, late, spell, fits in zip(options, record.late_s, record.spells, record.fits_since_s, strict=True):
         if ratio * option.latency_s > budget_s:
             late_s.append(keep * late + elapsed_s)
-            spells.append(keep * begun + (fits >= SPELL_GAP_S))
+            spells.append(keep * spell + (fits >= SPELL_GAP_S))
             fits_since_s.append(0.0)
         else:
             late_s.append(keep * late)
-            spells.append(keep * begun)
+            spells.append(keep * spell)
             fits_since_s.append(fits + elapsed_s)
     window_s = elapsed_s if not record.window_s else record.window_s + 0.1 * (elapsed_s - record.window_s)
     return LoadRecord(

@@ -36,7 +36,7 @@ def expect_worths(policy: Policy, options: Sequence[Option], state: State, snr_d
     found, cycled_below, held_below = [], 0.0, 0.0
     for index, worth in enumerate(worths):
         is_feasible = index == 0 or is_held(policy, state, index)
-        held = _held_worth(policy, state, index, worth, held_below) if is_feasible else 0.0
+        held = _compute_worth_of_holding(policy, state, index, worth, held_below) if is_feasible else 0.0
         cycle = 0.0 if index == 0 else _cycle_worth(policy, state, index, worth, cycled_below, held_below)
         found.append(max(held, cycle))
         cycled_below, held_below = max(cycled_below, found[-1]), max(held_below, held)
@@ -56,7 +56,7 @@ def hold_worth(policy: Policy, state: State, option: int, worth: float) -> float
     return worth * (1 - policy.miss_cost * state.loads.late_share(option))
 
 
-def _held_worth(policy: Policy, state: State, option: int, worth: float, below: float) -> float:
+def _compute_worth_of_holding(policy: Policy, state: State, option: int, worth: float, below: float) -> float:
     """The worth of an option that is held for as much of the time as the budget of misses allows."""
     late = state.loads.late_share(option)
     time = min(policy.misses_share / late, 1.0) if late else 1.0

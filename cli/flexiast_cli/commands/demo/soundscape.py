@@ -39,17 +39,21 @@ def _band(noise: Wave, low_hz: float, high_hz: float, slope: float = 0.0) -> Wav
 
 
 PARTIALS = (
-    (0.5, 0.6, 0.5),
-    (1.0, 0.8, 0.8),
-    (1.2, 0.9, 1.0),
-    (1.5, 0.5, 1.3),
-    (2.0, 0.8, 1.2),
-    (2.67, 0.5, 1.8),
-    (3.0, 0.5, 2.0),
-    (4.1, 0.3, 2.8),
-    (5.4, 0.2, 3.6),
+    (0.5, 0.6, 0.3),
+    (1.0, 0.8, 0.48),
+    (1.2, 0.9, 0.6),
+    (1.5, 0.5, 0.78),
+    (2.0, 0.8, 0.72),
+    (2.67, 0.5, 1.08),
+    (3.0, 0.5, 1.2),
+    (4.1, 0.3, 1.68),
+    (5.4, 0.2, 2.16),
 )
 """Of a bell, from its hum: frequency over that of the strike, gain, and decay in 1 / s."""
+
+STRIKES_HZ = (330, 370, 415)
+SWING_S = 0.6
+"""Between two strikes of different bells."""
 
 
 def siren(seconds: float, rng: np.random.Generator) -> Wave:
@@ -70,15 +74,17 @@ def rain(seconds: float, rng: np.random.Generator) -> Wave:
 
 
 def church_bells(seconds: float, rng: np.random.Generator) -> Wave:
-    """Two bells a third apart, in turn, with the partials of bells: higher ones die sooner."""
-    wave = 0.001 * rng.standard_normal(round(seconds * RATE_HZ))
-    for number, start_s in enumerate(np.arange(0.05, seconds, 1.1)):
-        t = _time(seconds - start_s)
-        strike_hz = 440 if number % 2 else 554
+    """Three bells of a tower in the open, swinging a little unevenly; their higher partials die sooner."""
+    count = round(seconds * RATE_HZ)
+    wave = 0.15 * _band(rng.standard_normal(count), 60, 4000, -0.5)
+    for number, due_s in enumerate(np.arange(0.05, seconds, SWING_S)):
+        start_s = due_s + (SWING_S * rng.uniform(-0.08, 0.08) if number else 0)
+        t = _time(max(0.1, seconds - start_s))[:count]
+        strike_hz = STRIKES_HZ[number % len(STRIKES_HZ)]
         ringing = sum(
             gain * np.exp(-decay * t) * np.sin(2 * np.pi * ratio * strike_hz * t) for ratio, gain, decay in PARTIALS
         )
-        wave[len(wave) - len(t) :] += ringing
+        wave[count - len(t) :] += ringing
     return wave / np.abs(wave).max()
 
 
