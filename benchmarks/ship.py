@@ -14,7 +14,9 @@ from pathlib import Path
 from flexiast.checkpoint import load_checkpoint, save_checkpoint
 from flexiast.data.dataset import load_waveforms, read_dataset
 from flexiast.evaluation.evaluate import PatchResult, Windows, evaluate
+from flexiast.files import write_atomically
 from flexiast.frontend import Frontend
+from flexiast.manifest import MANIFEST, read_manifest
 from flexiast.networks import TorchClassifier, load_model
 from flexiast.spec import parse_patches
 from flexiast_export.to_onnx import export_onnx
@@ -33,6 +35,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the data it was trained on")
     parser.add_argument("--val-fold")
     parser.add_argument("--patch-sizes", type=parse_patches, required=True, help="sizes of the bundle")
+    parser.add_argument("--threshold", type=float, help="score at which an event of any label begins, if not 0.5")
     given = parser.parse_args()
     folder = MODELS / given.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,6 +61,8 @@ def main() -> None:
         sounds=VerificationData(spec, waveforms, targets),
         force=True,
     )
+    if given.threshold is not None:
+        set_threshold(folder / "bundle", given.threshold)
     save_checkpoint(folder / CHECKPOINT, checkpoint, half=True)
     card = folder / "MODEL_CARD.md"
     text, found = TABLE.subn(lambda _: table(results), card.read_text(), count=1)
@@ -65,6 +70,14 @@ def main() -> None:
         parser.error(f"{card} has no table of patch sizes to write into; give it one that begins with | patch |")
     card.write_text(text)
     print(table(results))
+
+
+def set_threshold(bundle: Path, threshold: float) -> None:
+    """Give every label of a bundle the same threshold, for all sizes."""
+    manifest = read_manifest(bundle)
+    thresholds = dict.fromkeys(manifest.spec.labels, threshold)
+    manifest = manifest.model_copy(update={"thresholds": thresholds})
+    write_atomically(bundle / MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True).encode())
 
 
 def table(results: list[PatchResult]) -> str:
