@@ -1,6 +1,6 @@
-// Which patch size runs next: the core of flexiast_runtime.governor in plain JavaScript, decision for decision.
+// Which patch size runs next: the core rules of flexiast_runtime.governor in plain JavaScript.
 // Here: latency against the deadline, backlog, dwell and hysteresis, the battery's charge and its filter.
-// Not here, since a page cannot see it: heat, power limits, a time to last until, engines that fail.
+// Not here: heat, power limits, a time to last until, engines that fail; budgets of switches and misses.
 
 export const BALANCED = {
   dwell_s: 20, max_dwell_s: 60, relapse_s: 10, headroom: 0.8, limit: 0.97, min_battery: 0.2,

@@ -1,4 +1,4 @@
-"""The page's governor decides as Python's does, and gives the same reasons, on recorded and on random traces."""
+"""The page's governor decides by the core rules of Python's, with the same reasons, on recorded and random traces."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 
 from flexiast.spec import PatchSize
 from flexiast_runtime.governor.presets import POLICIES
-from flexiast_runtime.governor.step import init_state, step
 from flexiast_runtime.governor.trace import read_trace
 from flexiast_runtime.governor.types import Observation, Option, Policy
 from flexiast_runtime.governor.worth import frontier
 from flexiast_runtime.hardware.battery import Battery
+from tests.cli.browser.core_rules import init_core, step_core
 
 HERE = Path(__file__).parent
 GOVERNOR = HERE.parents[2] / "cli/flexiast_cli/browser/governor.js"
@@ -89,10 +89,10 @@ def to_line(trace: Trace) -> str:
 def decide(trace: Trace) -> tuple[list[list[Any]], bool]:
     """Python's decisions, and whether it is overloaded in the end."""
     policy, options, (first, *others) = trace
-    state = init_state(policy, options, first)
+    state = init_core(policy, options, first)
     decisions: list[list[Any]] = [[state.index, None]]
     for observation in others:
-        state, decision = step(policy, options, state, observation)
+        state, decision = step_core(policy, options, state, observation)
         decisions.append([decision.index, decision.reason])
     return decisions, state.overloaded
 
@@ -103,7 +103,7 @@ def replay(node: str, traces: Sequence[Trace]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_decisions_and_reasons_are_those_of_python(node: str) -> None:
+def test_decisions_and_reasons_are_those_of_the_core_rules(node: str) -> None:
     traces = [read_recorded(), *map(simulate, range(60))]
     found = replay(node, traces)
     assert len(found) == len(traces)
