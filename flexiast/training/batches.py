@@ -120,15 +120,17 @@ class Batches(Sequence[tuple[Float, Float]]):
         *,
         probabilities: Double | None = None,
         backgrounds: Backgrounds | None = None,
+        embedding_width: int = 0,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
+        """``embedding_width`` of the targets' columns, the last ones, are a teacher's embedding."""
         self._log_mels, self._targets, self._training, self._steps = log_mels, targets, training, steps
         self._frontend = Frontend(spec.frontend)
         self._order = Order(training.seed, len(log_mels), probabilities)
         self._noise = Noise(self._frontend, training.seed) if training.augment.noise_share else None
         self._backgrounds, self._loudness = backgrounds, Loudness(self._frontend)
-        self._nothing = _nothing_target(spec, targets.shape[1] - spec.classes)
+        self._nothing = _nothing_target(spec, targets.shape[1] - embedding_width, embedding_width)
         self._rank, self._ranks = rank, ranks
 
     def __len__(self) -> int:
@@ -244,13 +246,13 @@ def _silence_around(real: slice, log_mel: Float) -> Float:
     return window
 
 
-def _nothing_target(spec: Spec, width: int) -> Float:
+def _nothing_target(spec: Spec, classes: int, width: int) -> Float:
     """The target of a window in which nothing sounds [classes + width]: its class, or no label likelier than another.
 
     The ``width`` columns of a teacher's embedding are NaN: no teacher was asked about such a window.
     """
     if spec.nothing_class:
-        scores = np.eye(spec.classes, dtype=np.float32)[-1]
+        scores = np.eye(classes, dtype=np.float32)[-1]
     else:
-        scores = np.full(spec.classes, 1 / max(spec.classes, 1) if spec.task == "single" else 0.0, np.float32)
+        scores = np.full(classes, 1 / max(classes, 1) if spec.task == "single" else 0.0, np.float32)
     return np.concatenate((scores, np.full(width, np.nan, np.float32)))

@@ -142,6 +142,7 @@ class Trainer:
         self._optimizer = make_optimizer(self.model, self._training)
         self._state = RunState(run, self.model, self.ema, self._optimizer)
         self._targets, self._log_mels, self._probabilities = targets, log_mels, probabilities
+        self._embedding_width = 0 if embeddings is None else len(embeddings.weights)
         self._backgrounds = backgrounds
         epochs = epochs_of(self._training, len(log_mels))
         self.plan = Plan(spec, self._training, len(log_mels), epochs, started=start is not None)
@@ -252,6 +253,7 @@ class Trainer:
             self.plan,
             probabilities=self._probabilities,
             backgrounds=self._backgrounds,
+            embedding_width=self._embedding_width,
             rank=self.world.rank,
             ranks=self.world.ranks,
         )

@@ -36,7 +36,18 @@ Launch = Callable[..., "subprocess.Popen[str]"]
 PATIENCE_S = 120
 """A run takes seconds; one whose ranks wait for each other would never end."""
 
-ARGUMENTS = ("--patch-sizes", "24,32x16", "--epochs", "61", "--batch-size", "5", "--learning-rate", "3e-3")
+ARGUMENTS = (
+    "--init",
+    "none",
+    "--patch-sizes",
+    "24,32x16",
+    "--epochs",
+    "61",
+    "--batch-size",
+    "5",
+    "--learning-rate",
+    "3e-3",
+)
 """195 steps of 5 clips and one of 1: the ranks' shares are 3 and 2, and 1 and 0 in the last step of all."""
 
 # An odd number of clips in a batch, and the last step's single one, are what a split could get wrong.
