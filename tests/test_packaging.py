@@ -55,7 +55,13 @@ NEEDS_TORCH |= {
 NEEDS_TORCH |= {"flexiast_cli.commands.embed.run"}
 DRAWS = {
     f"flexiast_cli.{name}"
-    for name in ("plot_axes", "commands.evaluate.plot", "commands.history.plot", "commands.profile.report")
+    for name in (
+        "plot_axes",
+        "commands.evaluate.plot",
+        "commands.history.plot",
+        "commands.simulate.plot",
+        "commands.profile.report",
+    )
 }
 """Modules of pictures, imported when one is asked for: they begin with matplotlib."""
 

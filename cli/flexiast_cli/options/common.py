@@ -218,12 +218,12 @@ def event_settings(
     gate: str,
 ) -> DetectionSettings:
     """Detection settings from a command's options, which override the bundle's thresholds; raises UsageError."""
-    from flexiast_runtime.detection.rules import THRESHOLD, EventRules
-    from flexiast_runtime.detection.settings import DetectionSettings
+    from flexiast_runtime.detection import rules as detection_rules
+    from flexiast_runtime.detection import settings as detection_settings
 
     labels, own_thresholds = manifest.spec.labels, _label_thresholds(label_thresholds or ())
-    rules = EventRules(
-        threshold=THRESHOLD if threshold is None else threshold,
+    rules = detection_rules.EventRules(
+        threshold=detection_rules.THRESHOLD if threshold is None else threshold,
         label_thresholds=(manifest.thresholds if threshold is None else {}) | own_thresholds,
         size_thresholds={} if threshold is not None else _drop_labels(own_thresholds, manifest.size_thresholds),
         confirm_s=confirm,
@@ -233,7 +233,9 @@ def event_settings(
         deny=_labels(deny or (), labels),
     )
     rules.thresholds(labels)  # a label that the model lacks is refused before anything is opened
-    return DetectionSettings.from_frontend(manifest.spec.frontend, rules, smoothing_s=smoothing, gate_dbfs=_level(gate))
+    return detection_settings.DetectionSettings.from_frontend(
+        manifest.spec.frontend, rules, smoothing_s=smoothing, gate_dbfs=_level(gate)
+    )
 
 
 def _drop_labels(

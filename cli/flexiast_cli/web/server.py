@@ -132,6 +132,13 @@ class WebPage:
         self._server.should_exit = True
         self._thread.join()
 
+    def show_all(self, records: Iterator[Record]) -> Iterator[Record]:
+        """Yield the records and show each on the page, which is served until they end."""
+        with self:
+            for record in records:
+                self.publish(record)
+                yield record
+
     def _application(self) -> Any:
         from starlette.applications import Starlette
         from starlette.routing import Mount, Route, WebSocketRoute
@@ -195,14 +202,6 @@ class WebPage:
                 if self._clip_path(message.document["id"]) is not None:
                     self._feed.add_clip(message, f"clips/{message.document['id']}")
             await asyncio.sleep(CLIPS_EVERY_S)
-
-
-def tee_to_web(records: Iterator[Record], page: WebPage) -> Iterator[Record]:
-    """Yield the records and show each on the page, which is served until they end."""
-    with page:
-        for record in records:
-            page.publish(record)
-            yield record
 
 
 async def _answer_without_websocket(_: Request) -> Response:

@@ -24,7 +24,7 @@ from flexiast_cli.options.validators import parse_address
 from flexiast_cli.spectrogram import shades
 from flexiast_cli.web import feed
 from flexiast_cli.web.feed import Browser, Message
-from flexiast_cli.web.server import PAGE, TOKEN_VARIABLE, WebPage, tee_to_web
+from flexiast_cli.web.server import PAGE, TOKEN_VARIABLE, WebPage
 from flexiast_runtime.audio.signal import Signal
 from flexiast_runtime.detection.records import SourceNotice, Status, Summary
 from tests.cli.terminal.test_screen import event, status
@@ -107,7 +107,7 @@ def test_the_end_of_the_stream_comes_after_all_records(serve: Any, build_fronten
     records = [status(time_s=float(number)) for number in range(40)] + [
         Summary("garden", 40.0, 40, 0, 0, 0, 0, 0.0, 1.0, ())
     ]
-    stream = tee_to_web(iter(records), page)
+    stream = page.show_all(iter(records))
     next(stream)
     with browse(page) as browser:
         assert list(stream) == records[1:]

@@ -36,9 +36,10 @@ Launch = Callable[..., "subprocess.Popen[str]"]
 PATIENCE_S = 120
 """A run takes seconds; one whose ranks wait for each other would never end."""
 
+PLAIN = str(Path(__file__).parent / "plain.toml")
 ARGUMENTS = (
-    "--init",
-    "none",
+    "--config",
+    PLAIN,
     "--patch-sizes",
     "24,32x16",
     "--epochs",

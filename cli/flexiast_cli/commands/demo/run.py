@@ -19,7 +19,7 @@ from flexiast_cli.options.validators import parse_address
 from flexiast_cli.terminal.console import say, shows_pictures
 from flexiast_cli.terminal.interrupts import graceful_shutdown, yield_until_reader_stalls
 from flexiast_cli.terminal.screen import Screen, print_lines
-from flexiast_cli.web.server import WebPage, tee_to_web
+from flexiast_cli.web.server import WebPage
 from flexiast_runtime.audio.capture import Capture
 from flexiast_runtime.audio.microphone import Microphone
 from flexiast_runtime.audio.signal import Monitored
@@ -81,7 +81,7 @@ def run(model: str | None, source: str | None, web: str | None) -> None:
             page = None if web is None else WebPage(*parse_address(web), f"demo · {name}", frontend)
             if page is not None:
                 say(f"the page is at {page.url}")
-                records = tee_to_web(records, page)
+                records = page.show_all(records)
             _choose_printer(f"flexiast demo · {name}")(yield_until_reader_stalls(records, request, live=True))
 
 

@@ -16,6 +16,7 @@ from flexiast.checkpoint import load_checkpoint
 from flexiast.data.audio import check_bad_files, read_audio
 from flexiast.errors import DataError, UsageError
 from flexiast.evaluation.evaluate import Windows, classify
+from flexiast.extras import require
 from flexiast.files import atomic, check_output, write_atomically
 from flexiast.frontend import Frontend
 from flexiast.networks import Embedder, load_model
@@ -93,9 +94,7 @@ def _embed_files(
 
 
 def _write_parquet(output: Path, found: Embeddings) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
+    pa, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
     width = found.vectors.shape[1]
     columns = {
         "path": pa.array(found.paths, pa.string()),

@@ -104,10 +104,11 @@ def evaluate(
         None if deadline is None else deadline / 1000,
     )
     options.check(data)
-    if data is None:
-        from flexiast_cli.commands.evaluate.streams import run_on_streams
+    from flexiast_cli.commands.evaluate import run as on_clips
+    from flexiast_cli.commands.evaluate import streams as on_streams
 
-        run_on_streams(
+    if data is None:
+        on_streams.run_on_streams(
             model,
             options,
             patch_sizes,
@@ -120,9 +121,7 @@ def evaluate(
             det=det,
         )
         return
-    from flexiast_cli.commands.evaluate.run import run
-
-    run(
+    on_clips.run(
         model,
         data,
         patch_sizes,

@@ -79,11 +79,10 @@ def export(
     published. Given a BUNDLE, it adds sizes to that bundle, without torch and the checkpoint: the new engines are
     compared with numpy. An older bundle also gets the front end as a graph, which needs no --patch-sizes.
     """
-    from flexiast_cli.commands.export.forms import Form, run_form
-    from flexiast_cli.commands.export.run import Options
+    from flexiast_cli.commands.export import forms, run
 
-    run_form(
-        Options(
+    forms.run_form(
+        run.Options(
             model=model,
             patches=patch_sizes,
             output=output,
@@ -96,7 +95,7 @@ def export(
             opset=opset,
             force=force,
         ),
-        form=Form(single_file=single_file, web=web, conformance=conformance),
+        form=forms.Form(single_file=single_file, web=web, conformance=conformance),
         dry_run=dry_run,
         as_json=as_json,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -24,18 +25,21 @@ Printer = Callable[[Iterator[Record]], None]
 
 def choose_printer(*, as_json: bool, explain: bool, several: bool, title: str, note: str) -> Printer:
     """JSON if asked for, a picture where the terminal can show one, else lines."""
-    if as_json:
-        return lambda records: print_jsonl(records, explain=explain, several=several)
+    if as_json and not explain:
+        return print_jsonl
+    # rich: a tenth of the start-up, which JSON needs not
+    from flexiast_cli.terminal.screen import Screen, print_lines, print_switch
 
-    from flexiast_cli.terminal.screen import Screen, print_lines  # rich: a tenth of the start-up, which JSON needs not
+    if as_json:
+        return lambda records: print_jsonl(records, partial(print_switch, several=several))
 
     if shows_pictures():
         return lambda records: Screen(title, note).show(records)
     return lambda records: print_lines(records, explain=explain, several=several)
 
 
-def print_jsonl(records: Iterator[Record], *, explain: bool, several: bool) -> None:
-    """A line for each record; of statuses one per source and ``STATUS_EVERY_S``."""
+def print_jsonl(records: Iterator[Record], explain: Callable[[Switch], None] | None = None) -> None:
+    """A line for each record; of statuses one per source and ``STATUS_EVERY_S``. ``explain`` prints each switch too."""
     next_status_s: dict[str, float] = {}  # by source: their time lines differ
     for record in records:
         if isinstance(record, Status):
@@ -43,10 +47,8 @@ def print_jsonl(records: Iterator[Record], *, explain: bool, several: bool) -> N
                 continue
             next_status_s[record.source] = record.time_s + STATUS_EVERY_S
         typer.echo(json_line(record.document()))
-        if explain and isinstance(record, Switch):
-            from flexiast_cli.terminal.screen import print_switch
-
-            print_switch(record, several=several)
+        if explain is not None and isinstance(record, Switch):
+            explain(record)
 
 
 def print_records(

@@ -155,7 +155,5 @@ class _Session:
         )
         captures = [station.capture for station in self.stations]
         if self.page is not None:
-            from flexiast_cli.web.server import tee_to_web
-
-            records = tee_to_web(records, self.page)
+            records = self.page.show_all(records)
         print_records(records, printer, captures, request, live=self.options.live)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib import pyplot as plt
 
 if TYPE_CHECKING:
     from flexiast_runtime.simulation.comparison import Comparison
@@ -33,11 +35,7 @@ NARROW = (5.2, 1.1)
 
 def draw(found: Sequence[Comparison], path: Path) -> None:
     """A PNG with a timeline for each: one across the page, several in columns."""
-    import matplotlib as mpl
-
     mpl.use("agg")
-    from matplotlib import pyplot as plt
-
     with plt.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
         columns = min(COLUMNS, len(found))
         rows = [found[at : at + columns] for at in range(0, len(found), columns)]

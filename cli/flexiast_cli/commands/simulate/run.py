@@ -13,7 +13,6 @@ from flexiast.errors import ExitCode, UsageError
 from flexiast.extras import require
 from flexiast.files import check_output
 from flexiast_cli.commands.simulate.command import ALL, SimulationOptions
-from flexiast_cli.commands.simulate.plot import draw
 from flexiast_cli.governor import load_candidates
 from flexiast_cli.options.policy import PolicyOptions, Preset
 from flexiast_cli.terminal.console import count_noun, print_json, say, stdout, track
@@ -81,6 +80,8 @@ def run(model: str | None, simulation: SimulationOptions, *, as_json: bool, plot
     else:
         stdout().print(_table(comparisons, means))
     if plot is not None:
+        from flexiast_cli.commands.simulate.plot import draw
+
         draw(comparisons, plot)
     if replayed is not None and replayed.difference is not None:
         raise typer.Exit(ExitCode.VERIFICATION)

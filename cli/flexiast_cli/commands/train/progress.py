@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich import progress as rich
 
@@ -30,8 +31,6 @@ TRAINED_GMAC_A_SECOND = 8.0
 
 def describe_duration(trainer: Trainer) -> str | None:
     """How many minutes a run may take on the cores of this machine; None for less than one, or on other machines."""
-    import torch
-
     cores = torch.get_num_threads()
     minutes = trainer.learning_gmac / (TRAINED_GMAC_A_SECOND * cores) / 60
     if minutes < 1 or trainer.world.ranks > 1 or trainer.world.device.type != "cpu":
