@@ -39,7 +39,7 @@ def check_battery(found: Battery | None) -> CheckResult:
         return CheckResult("battery", "note", "cannot be read without psutil", "pip install 'flexiast[power]'")
     if found is None:
         return CheckResult(
-            "battery", "note", "none: the governor considers the deadline only", "docs/power.md, for a UPS HAT"
+            "battery", "note", "none: the governor considers the deadline only", "docs/how-to/power.md, for a UPS HAT"
         )
     charge = _describe_charge(found)
     if found.discharging and found.fraction < LOW_BATTERY:
@@ -52,7 +52,7 @@ def check_power_source(named: PowerSource) -> CheckResult:
     try:
         supply = named.read()
     except DataError as error:
-        return CheckResult("power source", "failure", str(error), "docs/power.md describes its format")
+        return CheckResult("power source", "failure", str(error), "docs/how-to/power.md describes its format")
     readings = [] if supply.battery is None else [_describe_charge(supply.battery)]
     readings += [] if supply.watts is None else [f"{supply.watts:g} W"]
     return CheckResult("power source", "ok", f"{named.name}: {', '.join(readings)}")

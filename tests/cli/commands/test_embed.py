@@ -55,4 +55,7 @@ def test_vectors_are_what_the_head_reads(run: Run, trained: Path, tmp_path: Path
 
 def test_what_cannot_be_written_is_refused(run: Run, trained: Path, tmp_path: Path) -> None:
     assert_refused(run("embed", trained, tmp_path, "-o", tmp_path / "vectors.csv"), 2, "must end in .parquet or .npy")
+    (tmp_path / "mine.csv").write_text("path,label\n")
+    assert_refused(run("embed", trained, tmp_path, "-o", tmp_path / "mine.npy"), 2, "mine.csv exists")
+    assert (tmp_path / "mine.csv").read_text() == "path,label\n"
     assert_refused(run("embed", trained, tmp_path, "-o", tmp_path / "vectors.npy"), 8, "no audio")

@@ -71,6 +71,9 @@ def test_a_threshold_for_all_labels_replaces_the_bundles(tiny_bundle: Path, soun
         (("--streams", "BEDS", "--background", "BEDS"), "leave --mix and --background out"),
         (("--mix", "CLIPS"), "needs a --background"),
         (("--mix", "CLIPS", "--background", "BEDS", "--snr", "loud"), "cannot be read; give decibels"),
+        (("--mix", "CLIPS", "--background", "BEDS", "--per-label"), "--per-label: of labels of clips only"),
+        (("DATA", "--snr", "3", "--clips", "2"), "--snr, --clips: of events in streams only"),
+        (("--streams", "BEDS", "--split", "val"), "--split: of clips that are mixed into a background"),
     ],
 )
 def test_what_cannot_be_combined_is_refused(

@@ -172,7 +172,6 @@ def test_one_is_not_many(number: int, noun: str, text: str) -> None:
         (("BUNDLE-fp32", "-o", "NEW", "--opset", "18"), "--opset has no effect on a bundle"),
         (("BUNDLE-fp32", "-o", "NEW", "--skip-bad"), "--skip-bad has no effect on a bundle"),
         (("BUNDLE-fp32", "-o", "NEW", "--dry-run"), "leave it out"),
-        (("CHECKPOINT", "-o", "NEW"), "--patch-sizes"),
     ],
 )
 def test_a_single_file_refuses_what_has_no_effect(

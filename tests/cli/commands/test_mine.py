@@ -73,13 +73,13 @@ def test_a_copy_of_a_recording_adds_nothing(run: Run, tiny_bundle: Path, room: P
     assert read_rows(tmp_path / "few.csv") == read_rows(tmp_path / "once.csv")[:2]
 
 
-def test_a_place_that_is_taken_and_a_quiet_background_are_refused(
+def test_a_place_that_is_taken_is_refused_and_a_quiet_background_gives_no_file(
     run: Run, tiny_bundle: Path, room: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "hard.csv").touch()
     assert "exists" in run("mine", tiny_bundle, room, "-o", tmp_path / "hard.csv").stderr
     assert "end with .csv" in run("mine", tiny_bundle, room, "-o", tmp_path / "hard.txt").stderr
     quiet = run("mine", tiny_bundle, room / "a", "-o", tmp_path / "none.csv", "--threshold", "1")
-    assert quiet.returncode == 2
+    assert quiet.returncode == 0  # a model that is right is no mistake of the caller
     assert "nothing is wrongly reported" in quiet.stderr
     assert not (tmp_path / "none.csv").exists()

