@@ -58,13 +58,6 @@ FIELDS_TERMS = {
 }
 """Private words, and what the field calls it"""
 
-UNFINISHED = (
-    "flexiast/evaluation",
-    "flexiast/training",
-    "flexiast_export/false_alarms.py",
-)
-"""Packages, rooms and files whose variables may still have a private word. Remove an entry to see them; add none."""
-
 
 class Name(NamedTuple):
     """An identifier that a source defines."""
@@ -129,10 +122,6 @@ def _read_all_names() -> Iterator[Name]:
             yield from list_names(path.read_text(encoding="utf-8"), file)
 
 
-def _is_unfinished(file: str) -> bool:
-    return any(file == room or file.startswith(f"{room}/") for room in UNFINISHED)
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -179,7 +168,6 @@ def test_names_use_the_words_of_the_field() -> None:
     found = [
         f"{name} (say {FIELDS_TERMS[word]})"
         for name in list_all_names()
-        if name.is_function or not _is_unfinished(name.file)
         for word in words_of(name.text)
         if word in FIELDS_TERMS and name.text not in ALLOWED
     ]

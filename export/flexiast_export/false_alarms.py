@@ -76,7 +76,7 @@ class SizeBudget(Value):
     after: int
     at_most_per_hour: float
     """Upper bound of the rate, with 90 % confidence."""
-    kept: bool
+    is_proven: bool
     """Whether that is within the budget"""
     recall_before: dict[str, float]
     """By decibels of the clips above the background; empty without clips"""
@@ -236,7 +236,7 @@ def _keep_at_size(
                 before=before[held_back],
                 after=after,
                 at_most_per_hour=bound,
-                kept=bound <= per_hour,
+                is_proven=bound <= per_hour,
                 recall_before=recall_before,
                 recall_after=recall,
             )

@@ -34,11 +34,11 @@ class Trace:
 
     def peaks(self, threshold: float, release: float) -> Float:
         """The highest score of each event at this threshold, which ends below ``release`` of it; as the detector's."""
-        kept = np.flatnonzero(self.scores >= np.float32(release) * np.float32(threshold))
-        if not len(kept):
+        above = np.flatnonzero(self.scores >= np.float32(release) * np.float32(threshold))
+        if not len(above):
             return np.empty(0, np.float32)
-        starts = np.flatnonzero(np.diff(self.windows[kept], prepend=self.windows[kept[0]] - 2) > 1)
-        highest = np.maximum.reduceat(self.scores[kept], starts)
+        starts = np.flatnonzero(np.diff(self.windows[above], prepend=self.windows[above[0]] - 2) > 1)
+        highest = np.maximum.reduceat(self.scores[above], starts)
         return highest[highest >= np.float32(threshold)]
 
 

@@ -73,14 +73,14 @@ class Windows:
     def __init__(self, waveforms: Sequence[Float], frontend: Frontend, *, memory_bytes: int | None = None) -> None:
         self._waveforms, self._frontend = waveforms, frontend
         room = memory_budget() // 2 if memory_bytes is None else memory_bytes
-        self._kept: list[Float] = []
+        self._cached: list[Float] = []
         held: list[list[int]] = []
         for waveform in waveforms:
             held.append(frontend.spec.windows_in(len(waveform)))
             for number in range(len(held[-1])):
                 if room > 0:
-                    self._kept.append(self._window(waveform, number))
-                    room -= self._kept[-1].nbytes
+                    self._cached.append(self._window(waveform, number))
+                    room -= self._cached[-1].nbytes
         frames = np.array([max(1, real) for clip in held for real in clip], np.float32)
         counts = np.array([len(clip) for clip in held])
         self._clips = np.repeat(np.arange(len(counts)), counts)
@@ -92,8 +92,8 @@ class Windows:
 
     def __getitem__(self, chosen: slice) -> Float:
         rows = range(len(self))[chosen]
-        kept = [self._kept[row] for row in rows if row < len(self._kept)]
-        return np.stack([*kept, *self._compute_features(rows[len(kept) :])])
+        cached = [self._cached[row] for row in rows if row < len(self._cached)]
+        return np.stack([*cached, *self._compute_features(rows[len(cached) :])])
 
     def _compute_features(self, rows: Sequence[int]) -> Iterator[Float]:
         for clip, group in groupby(rows, lambda row: int(self._clips[row])):

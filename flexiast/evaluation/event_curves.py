@@ -38,17 +38,17 @@ class Timeline:
     def detections(self, label: int, threshold: float, release: float) -> Double:
         """Events of a label as the detector reports them without further rules [detections, 2]."""
         scores = self.scores[:, label]
-        kept = np.flatnonzero(scores >= np.float32(release) * np.float32(threshold))
-        if not len(kept):
+        above = np.flatnonzero(scores >= np.float32(release) * np.float32(threshold))
+        if not len(above):
             return np.empty((0, 2))
-        apart = np.diff(kept) > 1
-        apart |= self.starts_s[kept[1:]] != self.ends_s[kept[1:] - 1]
+        apart = np.diff(above) > 1
+        apart |= self.starts_s[above[1:]] != self.ends_s[above[1:] - 1]
         firsts = np.concatenate(([0], np.flatnonzero(apart) + 1))
-        lasts = np.concatenate((firsts[1:], [len(kept)])) - 1
+        lasts = np.concatenate((firsts[1:], [len(above)])) - 1
         run = np.concatenate(([0], np.cumsum(apart)))
-        begun = np.flatnonzero(scores[kept] >= np.float32(threshold))
-        runs, first = np.unique(run[begun], return_index=True)
-        return np.stack((self.starts_s[kept[begun[first]]], self.ends_s[kept[lasts[runs]]]), axis=1)
+        reached = np.flatnonzero(scores[above] >= np.float32(threshold))
+        runs, first = np.unique(run[reached], return_index=True)
+        return np.stack((self.starts_s[above[reached[first]]], self.ends_s[above[lasts[runs]]]), axis=1)
 
     def count(self, label: int, threshold: float, release: float, share: float = SHARE) -> Counts:
         """Counts of one label, by overlap."""

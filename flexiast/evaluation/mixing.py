@@ -49,8 +49,8 @@ def trim_to_audible(waveform: Float, rate_hz: int) -> Float:
     power = (frames.astype(np.float64) ** 2).mean(axis=1)
     if not power.any():
         return waveform[:0]
-    heard = np.flatnonzero(power > power.max() * 10 ** (-AUDIBLE_DB / 10))
-    return waveform[heard[0] * size : (heard[-1] + 1) * size]
+    audible = np.flatnonzero(power > power.max() * 10 ** (-AUDIBLE_DB / 10))
+    return waveform[audible[0] * size : (audible[-1] + 1) * size]
 
 
 def make_pink_noise(samples: int, rng: np.random.Generator) -> Float:

@@ -71,8 +71,8 @@ def audible_part(log_mel: Float) -> slice:
 def half(log_mel: Float, rng: np.random.Generator) -> Float:
     """The first or the last 35 to 50 % of what is audible of a clip [frames, mels], as if the rest were not heard."""
     audible = audible_part(log_mel)
-    kept = max(1, round((audible.stop - audible.start) * rng.uniform(0.35, 0.5)))
-    return log_mel[: audible.start + kept] if rng.random() < 0.5 else log_mel[audible.stop - kept :]
+    length = max(1, round((audible.stop - audible.start) * rng.uniform(0.35, 0.5)))
+    return log_mel[: audible.start + length] if rng.random() < 0.5 else log_mel[audible.stop - length :]
 
 
 def echo(log_mel: Float, hop_s: float, rng: np.random.Generator) -> Float:
@@ -82,16 +82,16 @@ def echo(log_mel: Float, hop_s: float, rng: np.random.Generator) -> Float:
     """
     frames, mels = log_mel.shape
     decay_s = rng.uniform(*DECAY_S) * np.linspace(1, 0.5, mels)
-    kept = 10.0 ** (-6 * hop_s / decay_s)  # of the energy, from frame to frame
+    remaining = 10.0 ** (-6 * hop_s / decay_s)  # of the energy, from frame to frame
     reach = min(frames, round(DECAY_S[1] / 2 / hop_s))  # 30 dB down and more
-    heard = np.exp(log_mel.astype(np.float64))
-    energy = np.maximum(heard - LOG_FLOOR, 0)  # silence has no echo
-    tail, power, shift = energy, kept, 1
+    direct = np.exp(log_mel.astype(np.float64))
+    energy = np.maximum(direct - LOG_FLOOR, 0)  # silence has no echo
+    tail, power, shift = energy, remaining, 1
     while shift < reach:  # the sum over all frames before, by doubling
         tail = np.concatenate((tail[:shift], tail[shift:] + power * tail[:-shift]))
         power, shift = power**2, 2 * shift
-    wet = (1 - kept) * (tail - energy) * 10 ** (-rng.uniform(*DIRECT_DB) / 10)
-    return np.maximum(np.log(heard + wet), SILENCE).astype(np.float32)
+    wet = (1 - remaining) * (tail - energy) * 10 ** (-rng.uniform(*DIRECT_DB) / 10)
+    return np.maximum(np.log(direct + wet), SILENCE).astype(np.float32)
 
 
 def gain(log_mel: Float, limit_db: float, rng: np.random.Generator) -> Float:

@@ -58,20 +58,20 @@ class LogMels:
         self._frontend = Frontend(frontend)
         self.speeds = np.linspace(1 - augment.speed, 1 + augment.speed, SPEEDS) if augment.speed else np.ones(1)
         room = memory_budget() if memory_bytes is None else memory_bytes
-        self._kept: list[list[NDArray[np.float16]]] = []
+        self._cached: list[list[NDArray[np.float16]]] = []
         for clip in progress(range(len(waveforms))):
-            kept = [self._compute(clip, speed) for speed in range(len(self.speeds))]
-            room -= sum(log_mel.nbytes for log_mel in kept)
+            log_mels = [self._compute(clip, speed) for speed in range(len(self.speeds))]
+            room -= sum(log_mel.nbytes for log_mel in log_mels)
             if room < 0:
                 break
-            self._kept.append(kept)
+            self._cached.append(log_mels)
 
     def __len__(self) -> int:
         return len(self._waveforms)
 
     def __call__(self, clip: int, speed: int) -> Float:
         """Log-mel [frames, mels] of a clip at one of the speeds; at least one frame."""
-        log_mel = self._kept[clip][speed] if clip < len(self._kept) else self._compute(clip, speed)
+        log_mel = self._cached[clip][speed] if clip < len(self._cached) else self._compute(clip, speed)
         return log_mel.astype(np.float32)
 
     def _compute(self, clip: int, speed: int) -> NDArray[np.float16]:

@@ -224,11 +224,11 @@ def _open_litert(path: Path, labels: tuple[str, ...] | None) -> tuple[_Run, int 
 
 def _find_last_linear_input(model: Any, scores: int) -> int | None:
     """The tensor that the last linear layer before the scores reads; None where another kind of layer comes first."""
-    made_by = {
+    producers = {
         int(out): one for one in model._get_ops_details() for out in one["outputs"] if one["op_name"] != "DELEGATE"
     }
     tensor = scores
-    while (operation := made_by.get(tensor)) is not None:
+    while (operation := producers.get(tensor)) is not None:
         if operation["op_name"] in LINEAR:
             return int(operation["inputs"][0])
         if operation["op_name"] not in ELEMENTWISE:

@@ -169,13 +169,13 @@ class Training(Value):
         The run is as long as ``START_GMAC`` allows, within ``START_EPOCHS`` over so many clips.
         """
         tokens = self.max_tokens or START_VALUES["max_tokens"]
-        kept = [min(1.0, tokens / spec.tokens(patch)) * spec.gmac(patch) for patch in self.patches]
-        epochs = round(START_GMAC / (clips * sum(kept) / len(kept)))
+        costs = [min(1.0, tokens / spec.tokens(patch)) * spec.gmac(patch) for patch in self.patches]
+        epochs = round(START_GMAC / (clips * sum(costs) / len(costs)))
         values = START_VALUES | {"epochs": min(max(epochs, START_EPOCHS[0]), START_EPOCHS[1])}
         if "mix_from" not in self.augment.model_fields_set:
             values["augment"] = self.augment.model_copy(update={"mix_from": 0.0})
-        told = self.model_fields_set - {"augment"}
-        return self.model_copy(update={name: value for name, value in values.items() if name not in told})
+        given = self.model_fields_set - {"augment"}
+        return self.model_copy(update={name: value for name, value in values.items() if name not in given})
 
 
 class ModelConfig(Value):
@@ -212,9 +212,9 @@ class ModelConfig(Value):
         samples = round(median_samples if self.window_s is None else self.window_s * sample_rate_hz)
         frame = FrontendSpec.model_fields["taper_samples"].default
         if samples < frame:
-            told = "the median clip, " if self.window_s is None else ""
+            source = "the median clip, " if self.window_s is None else ""
             raise UsageError(
-                f"a window of {samples / sample_rate_hz:g} s ({told}{samples} samples) is shorter than one frame of "
+                f"a window of {samples / sample_rate_hz:g} s ({source}{samples} samples) is shorter than one frame of "
                 f"{frame} samples; give a longer window, and clips that fill it"
             )
         return FrontendSpec.validate_fields(
@@ -251,8 +251,8 @@ class Recipe(Value):
 
 def _replace_fields(value: V, fields: dict[str, object]) -> V:
     given = {name: field for name, field in fields.items() if field is not None}
-    told = {name: getattr(value, name) for name in value.model_fields_set}
-    return type(value).validate_fields(**told | given)
+    chosen = {name: getattr(value, name) for name in value.model_fields_set}
+    return type(value).validate_fields(**chosen | given)
 
 
 def parse_weighted_patches(text: str) -> tuple[tuple[PatchSize, ...], tuple[float, ...] | None]:

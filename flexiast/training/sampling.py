@@ -118,8 +118,8 @@ class Plan(Sequence[Step]):
 
 def step_clips(spec: Spec, training: Training, patch: PatchSize) -> int:
     """Clips in a step at this patch size: as many tokens as the base patch makes, or as many clips, or between."""
-    kept = [min(spec.tokens(size), training.max_tokens or math.inf) for size in (spec.base_patch, patch)]
-    return max(1, round(training.batch_size * (kept[0] / kept[1]) ** training.batch_growth))
+    retained = [min(spec.tokens(size), training.max_tokens or math.inf) for size in (spec.base_patch, patch)]
+    return max(1, round(training.batch_size * (retained[0] / retained[1]) ** training.batch_growth))
 
 
 def active_patches(spec: Spec, training: Training, progress: float, *, started: bool = False) -> tuple[PatchSize, ...]:

@@ -100,7 +100,7 @@ def show_budgets(budgets: Budgets) -> None:
             f"{size.after}",
             f"{size.after / hours:.2f}",
             f"{size.at_most_per_hour:.2f}",
-            "yes" if size.kept else "not proven",
+            "yes" if size.is_proven else "not proven",
             *(f"{size.recall_before[snr_db]:.2f} → {size.recall_after[snr_db]:.2f}" for snr_db in snrs),
         )
     console.print(table)
@@ -115,7 +115,7 @@ def _report_doubts(budgets: Budgets) -> None:
     """How much background is missing, which labels are at fault, and where a label may truly sound."""
     sizes, hours = budgets.sizes, budgets.calibration.hours
     per_hour = budgets.calibration.false_alarms_per_hour
-    if not all(size.kept for size in sizes):
+    if not all(size.is_proven for size in sizes):
         worst = max(size.after for size in sizes)
         more = hours_needed(worst, per_hour) - hours
         if more > 0:
