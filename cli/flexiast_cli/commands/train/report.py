@@ -73,7 +73,8 @@ def _cost_curve(summary: Summary) -> str:
     costs = [math.log10(result.gmac) for result in summary.results]
     levels = [result.metric for result in summary.results] + [value for _, value in compare_ways(summary)]
     low, high = math.floor(min(levels) * 10) / 10, min(1.0, math.ceil(max(levels) * 10) / 10)
-    high = high if high > low else low + 0.1
+    if high <= low:  # all alike: a tenth of room, under 100 %
+        low, high = (low, low + 0.1) if low < 1 else (0.9, 1.0)
     first, last = min(costs) - 0.05, max(costs) + 0.05
 
     def x(cost: float) -> float:
