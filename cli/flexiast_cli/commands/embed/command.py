@@ -23,13 +23,13 @@ def embed(
         ),
     ],
     patch_size: Annotated[
-        str | None, typer.Option("--patch-size", help="Size to embed with. (the model's base size)")
+        str | None, typer.Option("--patch-size", help="Size to embed with.", show_default="the model's base size")
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
 ) -> None:
-    """Write a vector for each window of recordings: what the model's last layer names.
+    """Write an embedding for each window of recordings: the input of the model's last layer.
 
-    Windows stand side by side; a shorter last one is padded with silence. Sounds that are alike have vectors that are.
+    Windows stand side by side; a shorter last one is padded with silence. Similar sounds have similar vectors.
     """
     require("torch", "train")
     if output.suffix == ".parquet":
