@@ -35,7 +35,12 @@ def export(
     ] = False,
     web: Annotated[
         Path | None,
-        typer.Option("--web", metavar="DIR", help="Write a page that runs a BUNDLE in a browser, for any static host."),
+        typer.Option(
+            "--web",
+            metavar="DIR",
+            help="Write a page that runs a BUNDLE in a browser, for any static host; fetches ONNX Runtime Web "
+            "from npm.",
+        ),
     ] = None,
     conformance: Annotated[
         Path | None,
