@@ -1,4 +1,4 @@
-"""Whether the governor ever loses to standing still: every scenario, twenty seeds that tuning never saw, two machines.
+"""Whether the governor ever does worse than one fixed size: all scenarios, twenty seeds unseen by tuning, two machines.
 
 `python -m benchmarks.governor_proof [--seeds N] [--json FILE] [--before FILE | --plot FILE]` prints the table and the
 bars; exits with 1 if one is missed. `--json` keeps the figures; `--before` shows those of another version beside them.

@@ -36,7 +36,7 @@ def manifest(
     audio: Annotated[
         Path | None,
         typer.Option(
-            "--audio", help="Folder of the clips of audioset or vggsound, at any depth. (default: that of the CSV)"
+            "--audio", help="Folder of the clips of audioset or vggsound, at any depth.", show_default="that of the CSV"
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a CSV that exists.")] = False,
@@ -85,7 +85,8 @@ def shard(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="Megabytes of a shard, about.")] = 500,
     val_fold: Annotated[
-        str | None, typer.Option("--val-fold", help="Fold that validates, for a CSV with folds. (the last)")
+        str | None,
+        typer.Option("--val-fold", help="Fold that validates, for a CSV with folds.", show_default="the last"),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
 ) -> None:

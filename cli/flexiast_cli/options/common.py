@@ -33,7 +33,8 @@ PrecisionOption = Annotated[
     str | None,
     typer.Option(
         "--precision",
-        help="Precision of the engines (default: the bundle's first; for `listen` int8 where it is fast and good).",
+        help="Precision of the engines.",
+        show_default="the bundle's first; for `listen` int8 where it is fast and good",
     ),
 ]
 BackendOption = Annotated[
@@ -84,7 +85,8 @@ ThresholdOption = Annotated[
         "--threshold",
         min=0.01,
         max=1.0,
-        help="Score at which an event begins (default: the bundle's for a label, else 0.5).",
+        help="Score at which an event begins.",
+        show_default="the bundle's for a label, else 0.5",
     ),
 ]
 LabelThresholdOption = Annotated[
@@ -119,7 +121,8 @@ SmoothingOption = Annotated[
         min=0,
         metavar="SECONDS",
         callback=not_negative,
-        help="Time constant of the scores' mean (default: 1.5 steps).",
+        help="Time constant of the scores' mean.",
+        show_default="1.5 steps",
     ),
 ]
 GateOption = Annotated[

@@ -20,7 +20,8 @@ PolicyOption = Annotated[
     Preset | None,
     typer.Option(
         "--policy",
-        help="steady switches seldom, greedy takes the best size as soon as it fits (default: balanced).",
+        help="steady switches seldom, greedy takes the best size as soon as it fits.",
+        show_default="balanced",
     ),
 ]
 CascadeOption = Annotated[
@@ -36,7 +37,8 @@ LatencyOption = Annotated[
     typer.Option(
         "--latency",
         callback=positive,
-        help="Deadline for one window in ms (default: one step, shared by the sources).",
+        help="Deadline for one window in ms.",
+        show_default="one step, shared by the sources",
     ),
 ]
 PatchSizesOption = Annotated[
@@ -58,7 +60,7 @@ UntilOption = Annotated[
 ]
 MinBatteryOption = Annotated[
     float | None,
-    typer.Option("--min-battery", metavar="PERCENT", callback=percent, help="Charge to keep (default: 20)."),
+    typer.Option("--min-battery", metavar="PERCENT", callback=percent, help="Charge to keep.", show_default="20"),
 ]
 MaxWattsOption = Annotated[
     float | None,

@@ -43,7 +43,7 @@ def _table(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(annotation: Any, parameter: Any) -> dict[str, Any]:
-    """What one option takes, with its help."""
+    """What one option takes, with its help and the default that the help names."""
     information: Any = None
     if get_origin(annotation) is Annotated:
         annotation, information = get_args(annotation)[:2]
@@ -51,7 +51,8 @@ def _value(annotation: Any, parameter: Any) -> dict[str, Any]:
     for ours, theirs in (("min", "minimum"), ("max", "maximum")):
         if (limit := getattr(information, ours, None)) is not None:
             found[theirs] = limit
-    return found | {"description": parameter.help}
+    default = f" (default: {parameter.show_default})" if isinstance(parameter.show_default, str) else ""
+    return found | {"description": f"{parameter.help}{default}"}
 
 
 def _type(annotation: Any) -> dict[str, Any]:

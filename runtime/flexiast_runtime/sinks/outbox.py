@@ -1,7 +1,7 @@
 """Between a stream and a sink: a bounded queue and a thread.
 
 A sink that is slow, fails or hangs stops neither the audio nor the other sinks. A record that a sink does not take
-steps aside, so that it does not hold up the others.
+is tried again behind the others, so that it does not hold them up.
 """
 
 from __future__ import annotations

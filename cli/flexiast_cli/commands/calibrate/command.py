@@ -22,7 +22,8 @@ def calibrate(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Place of the new bundle (default: in place of the old one).")
+        Path | None,
+        typer.Option("--output", "-o", help="Place of the new bundle.", show_default="in place of the old one"),
     ] = None,
     precision_target: Annotated[
         float | None,
@@ -35,7 +36,8 @@ def calibrate(
     false_alarms: Annotated[
         float | None,
         typer.Option(
-            "--false-alarms-per-hour", help="Or: false alarms of all labels together in an hour of the background."
+            "--false-alarms-per-hour",
+            help="Budget of false alarms in an hour of --background, of all labels together; chooses the thresholds.",
         ),
     ] = None,
     split: Annotated[
@@ -43,7 +45,7 @@ def calibrate(
     ] = "val",
     val_fold: Annotated[
         str | None,
-        typer.Option("--val-fold", help="Fold that is called val, for a CSV with folds (default: the last)."),
+        typer.Option("--val-fold", help="Fold that is called val, for a CSV with folds.", show_default="the last"),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that exists.")] = False,

@@ -93,7 +93,7 @@ def classify(
         bool, typer.Option("--keep-cut", help="Classify what a recording that was cut short still holds.")
     ] = False,
     patch_size: Annotated[
-        str | None, typer.Option("--patch-size", help="Size to run (default: the one measured best).")
+        str | None, typer.Option("--patch-size", help="Size to run.", show_default="the one measured best")
     ] = None,
     precision: PrecisionOption = None,
     backend: BackendOption = Backend.CPU,

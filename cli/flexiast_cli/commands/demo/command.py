@@ -16,7 +16,9 @@ def demo(
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option("--input", help="An audio file, or mic for the microphone (default: a synthesised soundscape)."),
+        typer.Option(
+            "--input", help="An audio file, or mic for the microphone.", show_default="a synthesised soundscape"
+        ),
     ] = None,
     web: WebOption = None,
 ) -> None:

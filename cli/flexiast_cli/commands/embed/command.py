@@ -23,12 +23,12 @@ def embed(
         ),
     ],
     patch_size: Annotated[
-        str | None, typer.Option("--patch-size", help="Size to embed with. (the model's base size)")
+        str | None, typer.Option("--patch-size", help="Size to embed with.", show_default="the model's base size")
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
 ) -> None:
-    """Write a vector for each window of recordings: what the model's last layer names.
+    """Write an embedding for each window of recordings: the input of the model's last layer.
 
     Windows follow one another (of 1 s: every 0.98 s); a shorter last one is padded with silence. Similar sounds have
     similar vectors.

@@ -24,16 +24,16 @@ def evaluate(
     ] = None,
     patch_sizes: Annotated[
         str | None,
-        typer.Option("--patch-sizes", help="Sizes to measure (default: all of the bundle, or all trained ones)."),
+        typer.Option("--patch-sizes", help="Sizes to measure.", show_default="all of the bundle, or all trained ones"),
     ] = None,
     precision: PrecisionOption = None,
     backend: BackendOption = Backend.CPU,
     split: Annotated[
-        str | None, typer.Option("--split", help="Measure this split only, e.g. val (default: every clip).")
+        str | None, typer.Option("--split", help="Measure this split only, e.g. val.", show_default="every clip")
     ] = None,
     val_fold: Annotated[
         str | None,
-        typer.Option("--val-fold", help="Fold that is called val, for a CSV with folds (default: the last)."),
+        typer.Option("--val-fold", help="Fold that is called val, for a CSV with folds.", show_default="the last"),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
@@ -79,17 +79,19 @@ def evaluate(
     threshold: ThresholdOption = None,
     deadline: Annotated[
         float | None,
-        typer.Option("--latency", min=0.1, metavar="MS", help="Deadline of the governor's row (default: the step)."),
+        typer.Option(
+            "--latency", min=0.1, metavar="MS", help="Deadline of the governor's row.", show_default="the step"
+        ),
     ] = None,
     det: Annotated[
         Path | None,
         typer.Option("--det", help="Write a picture (PNG) of missed events against false ones, at all thresholds."),
     ] = None,
 ) -> None:
-    """Measure accuracy (mAP for clips with several labels) at each patch size.
+    """Measure accuracy on clips, or events in streams, at each patch size.
 
-    On background (an empty label, or a folder _background_) it also measures the specificity: the share of windows in
-    which no score reaches 0.5.
+    Clips with several labels give mAP in place of accuracy. On background (an empty label, or a folder _background_)
+    it also measures the specificity: the share of windows in which no score reaches 0.5.
 
     With --streams, or --mix and --background, it measures events in streams instead, as `flexiast listen` detects
     them: precision, recall and F1, false events an hour, and what becomes of them at other thresholds.

@@ -15,10 +15,15 @@ def export(
     ],
     patch_sizes: Annotated[
         str | None,
-        typer.Option("--patch-sizes", help="Sizes to export, e.g. 8,16,32,48 or 16x32. (all that were trained)"),
+        typer.Option(
+            "--patch-sizes", help="Sizes to export, e.g. 8,16,32,48 or 16x32.", show_default="all that were trained"
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Bundle folder to write. (the bundle that sizes are added to)")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Bundle folder to write.", show_default="the bundle that sizes are added to"
+        ),
     ] = None,
     single_file: Annotated[
         bool,
@@ -30,7 +35,12 @@ def export(
     ] = False,
     web: Annotated[
         Path | None,
-        typer.Option("--web", metavar="DIR", help="Write a page that runs a BUNDLE in a browser, for any static host."),
+        typer.Option(
+            "--web",
+            metavar="DIR",
+            help="Write a page that runs a BUNDLE in a browser, for any static host; fetches ONNX Runtime Web "
+            "from npm.",
+        ),
     ] = None,
     conformance: Annotated[
         Path | None,
@@ -55,11 +65,13 @@ def export(
         ),
     ] = None,
     val_fold: Annotated[
-        str | None, typer.Option("--val-fold", help="Fold that is the validation split (default: the last).")
+        str | None, typer.Option("--val-fold", help="Fold that is the validation split.", show_default="the last")
     ] = None,
     max_drop: Annotated[
         float | None,
-        typer.Option("--max-drop", min=0, help="Points that an engine may lose on clips with labels. (default: 0.5)"),
+        typer.Option(
+            "--max-drop", min=0, help="Points that an engine may lose on clips with labels.", show_default="0.5"
+        ),
     ] = None,
     calibration_data: Annotated[
         Path | None,

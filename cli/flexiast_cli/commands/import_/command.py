@@ -25,17 +25,19 @@ def import_(
         typer.Option("--task", help="One label a clip or any number, where the source does not record it."),
     ] = None,
     mean: Annotated[
-        float | None, typer.Option("--mean", help="Mean log-mel, for .pth. (default: AudioSet's, −4.2677)")
+        float | None, typer.Option("--mean", help="Mean log-mel, for .pth.", show_default="AudioSet's, −4.2677")
     ] = None,
     std: Annotated[
-        float | None, typer.Option("--std", help="Its standard deviation, for .pth. (default: AudioSet's, 4.5690)")
+        float | None, typer.Option("--std", help="Its standard deviation, for .pth.", show_default="AudioSet's, 4.5690")
     ] = None,
     frames: Annotated[
-        int | None, typer.Option("--frames", min=1, help="Frames of a window, for .pth. (default: 1024)")
+        int | None, typer.Option("--frames", min=1, help="Frames of a window, for .pth.", show_default="1024")
     ] = None,
     stride: Annotated[
         str | None,
-        typer.Option("--stride", help="Step between patches, e.g. 10 or 10x16, for .pth. (default: from the weights)"),
+        typer.Option(
+            "--stride", help="Step between patches, e.g. 10 or 10x16, for .pth.", show_default="from the weights"
+        ),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store matrices as float16: half the size.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,

@@ -15,8 +15,8 @@ InputOption = Annotated[
     typer.Option(
         "--input",
         help="An audio file, or raw mono 16-bit PCM at the model's rate: - for stdin, or a named pipe; may be "
-        "repeated (default: the microphone).",
-        show_default=False,
+        "repeated.",
+        show_default="the microphone",
     ),
 ]
 RealtimeOption = Annotated[bool, typer.Option("--realtime", help="Play a file at the pace of a microphone.")]

@@ -19,7 +19,8 @@ def mine(
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write, for `train --background`.")],
     threshold: ThresholdOption = None,
     patch_sizes: Annotated[
-        str | None, typer.Option("--patch-sizes", help="Sizes to look with (default: the one that was measured best).")
+        str | None,
+        typer.Option("--patch-sizes", help="Sizes to look with.", show_default="the one that was measured best"),
     ] = None,
     most: Annotated[int, typer.Option("--most", min=1, help="Write so many at most, the surest first.")] = 1000,
     precision: PrecisionOption = None,

@@ -16,12 +16,12 @@ from flexiast_runtime.inference.backends import Backend
 def profile(
     model: Annotated[str, typer.Argument(metavar="[MODEL]", help="A bundle, or the name of a shipped model.")] = "",
     patch_sizes: Annotated[
-        str | None, typer.Option("--patch-sizes", help="Sizes to measure (default: all of the bundle).")
+        str | None, typer.Option("--patch-sizes", help="Sizes to measure.", show_default="all of the bundle")
     ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
-            "--precision", help="Precisions to measure, such as fp32,int8 (default: all that the backend runs)."
+            "--precision", help="Precisions to measure, such as fp32,int8.", show_default="all that the backend runs"
         ),
     ] = None,
     backend: BackendOption = Backend.CPU,

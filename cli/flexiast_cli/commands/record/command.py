@@ -13,7 +13,8 @@ from flexiast_cli.options.validators import positive, size_text
 def record(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the recordings; those in it stay.")],
     hours: Annotated[
-        float | None, typer.Option("--hours", callback=positive, help="Stop after so many hours (default: Ctrl-C).")
+        float | None,
+        typer.Option("--hours", callback=positive, help="Stop after so many hours.", show_default="until Ctrl-C"),
     ] = None,
     device: Annotated[
         str | None,

@@ -26,13 +26,17 @@ class SimulationOptions:
     ] = None
     scenario: Annotated[str, typer.Option("--scenario", metavar="NAME", help="What happens, by name.")] = ALL
     hours: Annotated[
-        float | None, typer.Option("--hours", min=0.01, max=168, help="Duration of each scenario. (2)")
+        float | None, typer.Option("--hours", min=0.01, max=168, help="Duration of each scenario.", show_default="2")
     ] = None
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of what is random in them. (0)")] = None
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of what is random in them.", show_default="0")] = (
+        None
+    )
     policy: Annotated[
         Preset | None,
         typer.Option(
-            "--policy", help="The preset to try (default: balanced); with --trace, in addition to the recorded run."
+            "--policy",
+            help="The preset to try; with --trace, in addition to the recorded run.",
+            show_default="balanced",
         ),
     ] = None
     patch_sizes: Annotated[

@@ -24,35 +24,49 @@ def train(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="pico, nano, tiny, small, base; or a teacher: convnet, convnet-wide. (nano)"),
+        typer.Option(
+            "--model", help="pico, nano, tiny, small, base; or a teacher: convnet, convnet-wide.", show_default="nano"
+        ),
     ] = None,
     patch_sizes: Annotated[
         str | None,
         typer.Option(
-            "--patch-sizes", help="Sizes to train, e.g. 8,16,16x32; 16:2 is drawn twice as often. (8 … 48, as fit)"
+            "--patch-sizes",
+            help="Sizes to train, e.g. 8,16,16x32; 16:2 is drawn twice as often.",
+            show_default="8 … 48, as fit",
         ),
     ] = None,
     base_patch: Annotated[
-        str | None, typer.Option("--base-patch", help="Size at which kernel and positions are stored. (16)")
+        str | None,
+        typer.Option("--base-patch", help="Size at which kernel and positions are stored.", show_default="16"),
     ] = None,
     window: Annotated[
         float | None,
-        typer.Option("--window", callback=positive, help="Seconds of audio classified at once. (the median clip)"),
+        typer.Option(
+            "--window", callback=positive, help="Seconds of audio classified at once.", show_default="the median clip"
+        ),
     ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
-            "--epochs", min=1, help="(about 4 minutes on two cores; from scratch 100, or as many as make 3,000 steps)"
+            "--epochs",
+            min=1,
+            help="Passes over the training clips.",
+            show_default="about 4 minutes on two cores; from scratch 100, or as many as make 3,000 steps",
         ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="(32)")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="(0.001)")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Clips in a step.", show_default="32")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="Highest learning rate of the run.", show_default="0.001")
+    ] = None,
     init: Annotated[
         str | None,
         typer.Option(
             "--init",
-            help="Checkpoint or shipped model to start from, none for scratch. (the shipped one that suits the clips "
-            "best; with --config none)",
+            help="Checkpoint or shipped model to start from; `none` trains from scratch.",
+            show_default="the shipped model that suits the clips best; `none` where --config is given",
         ),
     ] = None,
     teachers: Annotated[
@@ -88,9 +102,12 @@ def train(
         ),
     ] = None,
     val_fold: Annotated[
-        str | None, typer.Option("--val-fold", help="Fold that validates, for a CSV with folds. (the last)")
+        str | None,
+        typer.Option("--val-fold", help="Fold that validates, for a CSV with folds.", show_default="the last"),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="(0)")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Of everything that is random.", show_default="0")
+    ] = None,
     workers: Annotated[
         int,
         typer.Option(
