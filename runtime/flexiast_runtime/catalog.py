@@ -22,6 +22,10 @@ def find_bundle(model: str) -> Path:
     """The bundle folder of a path or a shipped name; raises ModelError."""
     path = _find(model, "bundle")
     if path.is_file():
+        if path.suffix != ".safetensors":
+            raise ModelError(
+                f"{model} is a file and no model; give a bundle folder or a shipped model ({', '.join(list_shipped())})"
+            )
         raise ModelError(
             f"{model} is a file; this needs a bundle folder: make one with `flexiast export {model} -o BUNDLE`"
         )

@@ -90,6 +90,13 @@ def test_a_file_where_a_bundle_is_needed_says_how_to_make_one(install: Path, run
         find_bundle(str(path))
 
 
+def test_audio_where_a_bundle_is_needed_is_not_to_be_exported(install: Path, tmp_path: Path) -> None:
+    (tmp_path / "mono.wav").touch()
+    with pytest.raises(ModelError, match=r"mono\.wav is a file and no model; give a bundle folder") as error:
+        find_bundle(str(tmp_path / "mono.wav"))
+    assert "export" not in str(error.value)
+
+
 @pytest.mark.parametrize("find", [find_checkpoint, find_any])
 def test_a_folder_where_a_checkpoint_is_needed_says_what_one_is(
     install: Path, tmp_path: Path, find: Callable[[str], Path]
