@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from flexiast.errors import UsageError
@@ -86,13 +87,26 @@ def check_output(path: Path) -> None:
     """Raise UsageError when a file could not be written here: asked before the work, not after."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file")
-    check_sibling_output(path.resolve())
+    target = path.resolve()  # a link is followed
+    if target.exists() and not target.is_file():  # a device or pipe is written to
+        return
+    _check_folder(target, path)
 
 
 def check_sibling_output(path: Path) -> None:
     """Raise UsageError when nothing could be written beside this path, in a folder that need not be there yet."""
-    folder = path.absolute().parent
+    _check_folder(path, path)
+
+
+def _check_folder(target: Path, named: Path) -> None:
+    """Write a file without a name beside ``target``: permissions alone say nothing of a file system that takes none."""
+    folder = target.absolute().parent
     while not folder.exists():
         folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"{path} cannot be written: {folder} is not a folder that you may write to")
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        raise UsageError(
+            f"{named} cannot be written: {folder} is not a folder that you may write to; name another place"
+        ) from None

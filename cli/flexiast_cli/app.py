@@ -37,6 +37,7 @@ from flexiast_cli.commands.simulate.command import simulate
 from flexiast_cli.commands.train.command import train
 from flexiast_cli.commands.verify.command import verify
 from flexiast_cli.examples import epilog
+from flexiast_cli.options.parsing import PlainCommand
 from flexiast_cli.settings.configurable import configurable
 from flexiast_cli.settings.layers import Words
 
@@ -105,7 +106,7 @@ def _register(group: typer.Typer, *registered: Callable[..., None], under: Words
     for command in registered:
         name = command.__name__.rstrip("_")
         wrapped = _handle_errors(configurable(command) if settable else command)
-        group.command(name, epilog=epilog((*under, name)))(wrapped)
+        group.command(name, cls=PlainCommand, epilog=epilog((*under, name)))(wrapped)
 
 
 def _group(name: str, help_text: str, *registered: Callable[..., None], settable: bool = True) -> None:

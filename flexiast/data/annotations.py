@@ -60,7 +60,8 @@ def read_annotated(folder: Path) -> tuple[list[AnnotatedRecording], list[Path]]:
     """The recordings under a folder that have annotations, and those that have none; raises DataError."""
     recordings = find_audio(folder) if folder.is_dir() else []
     if not recordings:
-        raise DataError(f"{folder} holds no audio; give a folder of recordings with their annotations")
+        absence = "holds no audio" if folder.is_dir() else "is no folder" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {absence}; give a folder of recordings with their annotations")
     shared = _read_shared(folder, recordings)
     annotated, bare = [], []
     for path in recordings:
@@ -123,13 +124,13 @@ def read_annotations(file: Path) -> list[Annotation]:
     if not text.strip():
         return []
     if file.suffix == ".jsonl":
-        return list(_parse_json_lines(text, file.name))
+        return list(_parse_json_lines(text, str(file)))
     first = text.split("\n", 1)[0]
     if "\t" not in first and file.suffix == ".csv":
-        return list(_parse_table(text, ",", file.name))
+        return list(_parse_table(text, ",", str(file)))
     if _is_number(first.split("\t", 1)[0]):
-        return list(_parse_audacity(text, file.name))
-    return list(_parse_table(text, "\t", file.name))
+        return list(_parse_audacity(text, str(file)))
+    return list(_parse_table(text, "\t", str(file)))
 
 
 def _find_file(recording: Path) -> Path | None:

@@ -64,8 +64,14 @@ def open_audio(
         if path.exists() and not path.is_file():
             raise IsADirectoryError("it is no file")
         file: BinaryIO = path.open("rb")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{name} cannot be read as audio: {error}") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{name} does not exist; give an audio file") from error
+    except (OSError, ValueError) as error:  # a name may hold a zero byte, which the system does not take
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{name} cannot be read as audio: {reason}") from error
+    if not os.fstat(file.fileno()).st_size:
+        file.close()
+        raise DataError(f"{name} cannot be read as audio: it is empty; record or copy it again")
     with file:
         whole = None if part is not None else os.fsencode(path)
         view = file if part is None else splice(file, [range(part.offset, part.offset + part.size)])
@@ -140,6 +146,8 @@ def check_bad_files(errors: Sequence[DataError], files: int, *, skip_bad: bool |
 
     ``skip_bad`` is None where a command needs them all.
     """
+    if errors and files == 1 and not skip_bad:
+        raise errors[0]
     if errors and not skip_bad:
         listed = "\n".join(f"  {error}" for error in errors[:20])
         raise DataError(

@@ -272,4 +272,6 @@ class AudioFile:
         except Exception as error:
             # libsndfile's own words name the path that it was given, which may be that of a copy.
             reason = getattr(error, "error_string", None) or str(error) or type(error).__name__
-            raise DataError(f"{self._name} {what}: {reason}" + (f"; {expected}" if expected else "")) from error
+            raise DataError(
+                f"{self._name} {what}: {reason.rstrip('.')}" + (f"; {expected}" if expected else "")
+            ) from error

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from flexiast.calibration import CALIBRATION, Calibration, parse_calibration
 from flexiast.errors import ModelError, VerificationError
 from flexiast.manifest import Manifest, read_manifest
+from flexiast_runtime.catalog import name_bundle
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Bundle:
     def open(cls, folder: Path) -> Bundle:
         """Read the manifest; raises ModelError. Files are verified when they are read."""
         return cls(folder, read_manifest(folder))
+
+    @property
+    def name(self) -> str:
+        """What a user calls it: a shipped one by its name, another by its path."""
+        return name_bundle(self.folder)
 
     def read_calibration(self) -> Calibration | None:
         """What `flexiast calibrate` measured with hours of background; None where it did not. Raises as ``read``."""

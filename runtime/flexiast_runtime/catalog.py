@@ -18,10 +18,19 @@ def list_shipped() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in _SHIPPED.glob("*/MODEL_CARD.md")))
 
 
+def name_bundle(folder: Path) -> str:
+    """What a user calls the bundle of a folder: a shipped one by its name, another by its path."""
+    return folder.parent.name if folder.parent.parent == _SHIPPED else str(folder)
+
+
 def find_bundle(model: str) -> Path:
     """The bundle folder of a path or a shipped name; raises ModelError."""
     path = _find(model, "bundle")
     if path.is_file():
+        if path.suffix != ".safetensors":
+            raise ModelError(
+                f"{model} is a file and no model; give a bundle folder or a shipped model ({', '.join(list_shipped())})"
+            )
         raise ModelError(
             f"{model} is a file; this needs a bundle folder: make one with `flexiast export {model} -o BUNDLE`"
         )

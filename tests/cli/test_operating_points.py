@@ -104,7 +104,7 @@ def test_listening_picks_the_largest_budget_that_is_within_the_number_of_a_day(
 def test_a_bundle_without_background_says_how_to_calibrate_it(run: Run, tiny_bundle: Path, room: Path) -> None:
     refused = run("listen", tiny_bundle, "--input", room / "0.wav", "--false-alarms-per-day", 2)
     assert refused.returncode == 2
-    assert "flexiast calibrate" in refused.stderr
+    assert f"flexiast calibrate {tiny_bundle} --background HOURS --false-alarms-per-hour 0.0833 -o" in refused.stderr
 
 
 def test_clips_alone_remove_what_the_old_thresholds_measured(

@@ -6,11 +6,13 @@ import os
 import resource
 import signal
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flexiast.files import atomic, write_atomically
+from flexiast.errors import UsageError
+from flexiast.files import atomic, check_output, check_sibling_output, write_atomically
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -87,6 +89,23 @@ def test_a_name_as_long_as_names_may_be_is_written(tmp_path: Path) -> None:
         assert [".flexiast.csv" in each.name for each in tmp_path.iterdir()] == [True]
         file.write(b"whole")
     assert path.read_bytes() == b"whole"
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="the file system that takes no files is Linux's")
+@pytest.mark.parametrize("check", [check_output, check_sibling_output])
+def test_a_place_that_takes_no_file_is_refused_by_the_name_it_was_given(check: Callable[[Path], None]) -> None:
+    with pytest.raises(UsageError, match=r"^/proc/new/y\.npy cannot be written: /proc is not a folder that you may"):
+        check(Path("/proc/new/y.npy"))
+
+
+def test_asking_leaves_nothing_and_takes_links_and_devices(tmp_path: Path) -> None:
+    (tmp_path / "link.csv").symlink_to(tmp_path / "absent" / "to.csv")
+    for path in (tmp_path / "a" / "b.csv", tmp_path / "link.csv", Path("/dev/null")):
+        check_output(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["link.csv"]
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file is not a folder"):
+        check_output(tmp_path / "file" / "b.csv")
 
 
 def test_a_full_disk_names_the_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from flexiast.errors import ModelError
 from flexiast_runtime import catalog as models
-from flexiast_runtime.catalog import find_any, find_bundle, find_checkpoint, list_shipped
+from flexiast_runtime.catalog import find_any, find_bundle, find_checkpoint, list_shipped, name_bundle
 
 
 @pytest.fixture
@@ -88,6 +88,18 @@ def test_a_file_where_a_bundle_is_needed_says_how_to_make_one(install: Path, run
     path = run_folder / "checkpoint.safetensors"
     with pytest.raises(ModelError, match=rf"is a file; .*flexiast export {path} -o BUNDLE"):
         find_bundle(str(path))
+
+
+def test_a_bundle_is_called_what_its_user_calls_it(install: Path, tmp_path: Path) -> None:
+    assert name_bundle(find_bundle("doorbell")) == "doorbell"
+    assert name_bundle(tmp_path / "home.bundle") == str(tmp_path / "home.bundle")
+
+
+def test_audio_where_a_bundle_is_needed_is_not_to_be_exported(install: Path, tmp_path: Path) -> None:
+    (tmp_path / "mono.wav").touch()
+    with pytest.raises(ModelError, match=r"mono\.wav is a file and no model; give a bundle folder") as error:
+        find_bundle(str(tmp_path / "mono.wav"))
+    assert "export" not in str(error.value)
 
 
 @pytest.mark.parametrize("find", [find_checkpoint, find_any])

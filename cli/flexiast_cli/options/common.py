@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -187,8 +188,9 @@ def _choose_point(bundle: Bundle, per_day: float, options: EventOptions) -> Mani
     calibration = bundle.read_calibration()
     if calibration is None:
         raise UsageError(
-            f"{bundle.folder} was not calibrated with background, so --false-alarms-per-day cannot choose thresholds; "
-            "make some with: flexiast calibrate BUNDLE --background HOURS --false-alarms-per-hour 0.5 -o new.bundle"
+            f"{bundle.name} was not calibrated with background, so --false-alarms-per-day cannot choose thresholds; "
+            f"make some with: flexiast calibrate {shlex.quote(bundle.name)} --background HOURS --false-alarms-per-hour "
+            f"{per_day / 24:.3g} -o new.bundle"
         )
     point = calibration.point(per_day / 24)
     shown = max(size.at_most_per_hour for size in point.sizes.values())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexiast.errors import UsageError
+from flexiast_cli.options.parsing import describe
 from flexiast_cli.settings.layers import Catalogue, Kind, Setting, Words, gather
 from flexiast_cli.terminal.console import say
 
@@ -76,7 +77,7 @@ def check_setting(setting: Setting, parameter: Any, context: Any) -> Any:
     try:
         parameter.process_value(context, value)
     except typer.BadParameter as error:
-        message = f"{error.message.rstrip('.')} (from {setting.origin})"
+        message = f"{describe(error).rstrip('.')} (from {setting.origin})"
         raise typer.BadParameter(message, ctx=context, param=parameter) from None
     return value
 

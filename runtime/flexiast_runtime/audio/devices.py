@@ -102,7 +102,7 @@ def _match_devices(devices: Sequence[InputDevice], wanted: str) -> list[InputDev
 
 def no_microphone_hint() -> str:
     """What to do on a machine without a microphone."""
-    return f"no microphone was found; plug one in, or give a file with --input FILE{missing_device_hint()}"
+    return f"no microphone was found; plug one in (`flexiast listen --input FILE` hears a file){missing_device_hint()}"
 
 
 def match_device(devices: Iterable[InputDevice], known: InputDevice) -> InputDevice | None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from flexiast.errors import DataError, UsageError
 from flexiast.storage import Folder
+from flexiast_runtime.batch.identity import check_same_run
 
 ENTRIES = "_done"
 RUN = f"{ENTRIES}/run.json"
@@ -142,15 +143,7 @@ def _check_same_run(folder: Folder, content: bytes, identity: Mapping[str, str])
         before = dict(json.loads(content))
     except (ValueError, TypeError) as error:
         raise _damage_error(folder, RUN, error) from error
-    changes = [
-        f"{key} {before.get(key)} instead of {identity.get(key)}"
-        for key in {**before, **identity}
-        if before.get(key) != identity.get(key)
-    ]
-    if changes:
-        raise UsageError(
-            f"{folder.place} holds results made with {', '.join(changes)}; run it as before or give another place"
-        )
+    check_same_run(folder.place, before, identity, "run it as before or give another place")
 
 
 def write_entry(folder: Folder, name: str, entry: Entry) -> None:

@@ -17,6 +17,7 @@ from typing import BinaryIO
 from flexiast.errors import DataError, UsageError
 from flexiast.files import TEMPORARY, atomic, check_output, shorten_name
 from flexiast_runtime.batch.formats import Format, Result, render
+from flexiast_runtime.batch.identity import check_same_run
 
 JOURNAL = ".flexiast-run.jsonl"
 ANOTHER = "give each folder of recordings its own --output-dir"
@@ -113,19 +114,11 @@ def _read(journal: BinaryIO, settings: Mapping[str, str]) -> list[ResultEntry]:
         return []
     try:
         before, *lines = map(json.loads, whole.splitlines())
-        changes = [
-            f"{key} {before.get(key)} instead of {settings.get(key)}"
-            for key in {**before, **settings}
-            if before.get(key) != settings.get(key)
-        ]
+        before = {**before}  # a list is damage
         done = [ResultEntry(**line) for line in lines]
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{journal.name} is damaged: {error}; remove it, and all results are made anew") from error
-    if changes:
-        raise UsageError(
-            f"{Path(journal.name).parent} holds results made with {', '.join(changes)}; "
-            "run it as before or give another --output-dir"
-        )
+    check_same_run(Path(journal.name).parent, before, settings, "run it as before or give another --output-dir")
     return done
 
 

@@ -230,6 +230,19 @@ def test_progress_is_for_terminals_and_leaves_stdout_alone(recordings: Path) -> 
     assert "× real time" in said.decode()
 
 
+def test_the_name_of_the_output_chooses_its_format(run: Run, recordings: Path, tmp_path: Path) -> None:
+    result = run("classify", *QUICK, recordings, "-o", tmp_path / "events.JSON")
+    assert result.returncode == 0, result.stderr
+    assert len(json.loads((tmp_path / "events.JSON").read_text())["files"]) == 3
+    for words, said in (
+        (("-o", tmp_path / "events.parquet"), "--format parquet -o FOLDER"),
+        (("--batch-files", "3"), "--batch-files groups the recordings of an archive"),
+    ):
+        refused = run("classify", *QUICK, recordings, *words)
+        assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
+    assert [path.name for path in tmp_path.glob("events*")] == ["events.JSON"]
+
+
 def test_a_missing_path_and_an_empty_folder_stop_no_other(run: Run, recordings: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     listed = "\n".join(map(str, (tmp_path / "absent.wav", tmp_path / "empty", recordings))).encode() + b"\na\0b\n"

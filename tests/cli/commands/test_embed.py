@@ -53,6 +53,16 @@ def test_vectors_are_what_the_head_reads(run: Run, trained: Path, tmp_path: Path
     np.testing.assert_allclose(head, logits[0], atol=1e-4)  # float32
 
 
+def test_a_size_that_the_model_was_not_trained_at_is_warned_of(run: Run, trained: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(500, 0.4, 1), 16_000)
+    sizes = load_checkpoint(find_checkpoint(str(trained))).spec.trained_patches
+    small = min(min(patch.mels, patch.frames) for patch in sizes)
+    for side, warned in ((small - 1, True), (small, False)):
+        result = run("embed", trained, tmp_path / "a.wav", "-o", tmp_path / f"{side}.npy", "--patch-size", side)
+        assert result.returncode == 0, result.stderr
+        assert (f"and {side}x{side} lies outside" in result.stderr) == warned
+
+
 def test_what_cannot_be_written_is_refused(run: Run, trained: Path, tmp_path: Path) -> None:
     assert_refused(run("embed", trained, tmp_path, "-o", tmp_path / "vectors.csv"), 2, "must end in .parquet or .npy")
     (tmp_path / "mine.csv").write_text("path,label\n")

@@ -56,6 +56,17 @@ def test_mixes_and_background_give_recall_by_snr_and_false_events_by_kind(
     assert "cannot show a rate below 72 an hour" in shown.stderr
 
 
+def test_a_rate_that_short_background_cannot_show_is_a_plain_number(
+    tiny_bundle: Path, tmp_path: Path, write_audio: Callable[..., Path]
+) -> None:
+    noise = np.random.default_rng(2).normal(0, 0.1, 16_000 * 20)
+    write_audio(tmp_path / "a.wav", noise)
+    (tmp_path / "a.csv").write_text("start_s,end_s,label\n0,1,bark\n")
+    result = evaluate(tiny_bundle, "--streams", tmp_path, "--patch-sizes", "8")
+    assert "\n1 event\n" in result.stdout, result.output
+    assert "cannot show a rate below 180 an hour" in result.stderr
+
+
 def test_a_threshold_for_all_labels_replaces_the_bundles(tiny_bundle: Path, sounds: Path) -> None:
     words = (tiny_bundle, "--background", sounds / "beds", "--patch-sizes", "8", "--json")
     low, high = (json.loads(evaluate(*words, "--threshold", one).stdout)["results"][0] for one in ("0.01", "1"))
@@ -113,6 +124,9 @@ def test_annotated_recordings_give_what_their_own_events_say(
     false = {rate["kind"]: rate["false"] for rate in found["false_events"]}
     assert false == {"all": false["hall"], "hall": false["hall"], "yard": 0}
     assert found["trade_off"]
+    shown = evaluate(tiny_bundle, "--streams", tmp_path / "places", "--patch-sizes", "8").stdout
+    assert "events; " not in shown  # not a word on SNR or other clips, which recordings do not have
+    assert "SNR" not in shown
 
 
 def test_an_annotation_that_the_model_cannot_know_ends_with_the_code_of_data(
@@ -122,4 +136,4 @@ def test_an_annotation_that_the_model_cannot_know_ends_with_the_code_of_data(
     (tmp_path / "a.csv").write_text("start_s,end_s,label\n0,1,unicorn\n")
     result = evaluate(tiny_bundle, "--streams", tmp_path)
     assert result.exit_code == 8
-    assert "a.csv line 2: the model does not know 'unicorn'" in result.stderr
+    assert f"{tmp_path / 'a.csv'} line 2: the model does not know 'unicorn'" in result.stderr

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flexiast.data.audio import Part, check_audio, read_audio
+from flexiast.data.audio import Part, check_audio, check_bad_files, read_audio
 from flexiast.data.riff import SLACK_BYTES, find_data
 from flexiast.data.search import find_audio
 from flexiast.errors import DataError
@@ -62,13 +62,27 @@ def test_what_the_models_rate_cannot_hold_is_filtered_not_folded(
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"absent\.wav cannot be read as audio"):
-        read_audio(tmp_path / "absent.wav", 16_000)
+    (tmp_path / "file").touch()
+    for name in ("absent.wav", "file/absent.wav"):
+        with pytest.raises(DataError, match=r"absent\.wav does not exist"):
+            read_audio(tmp_path / name, 16_000)
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").touch()
+    with pytest.raises(DataError, match=r"empty\.wav cannot be read as audio: it is empty"):
+        read_audio(tmp_path / "empty.wav", 16_000)
+
+
+def test_the_only_file_is_refused_in_its_own_words() -> None:
+    for skip_bad in (False, None):
+        with pytest.raises(DataError, match=r"^a\.wav does not exist$"):
+            check_bad_files([DataError("a.wav does not exist")], 1, skip_bad=skip_bad)
 
 
 def test_what_is_no_audio_says_what_would_be(tmp_path: Path) -> None:
     (tmp_path / "notes.wav").write_text("not audio at all")
-    with pytest.raises(DataError, match=r"notes\.wav cannot be read as audio: .*expected WAV, FLAC"):
+    with pytest.raises(DataError, match=r"notes\.wav cannot be read as audio: .*\w; expected WAV, FLAC"):
         read_audio(tmp_path / "notes.wav", 16_000)
 
 

@@ -331,7 +331,7 @@ def test_all_bad_files_are_listed_at_once(damaged: Dataset) -> None:
             ("empty.wav", "no samples"),
             ("nan.wav", "not numbers"),
             ("text.wav", "cannot be read"),
-            ("absent.wav", "cannot be read"),
+            ("absent.wav", "does not exist"),
         ],
         strict=True,
     ):

@@ -92,7 +92,7 @@ def test_without_a_name_it_is_the_default_else_the_first() -> None:
 
 
 def test_a_machine_without_a_microphone_says_what_to_do() -> None:
-    with pytest.raises(DeviceError, match="no microphone was found; plug one in, or give a file with --input FILE"):
+    with pytest.raises(DeviceError, match=r"was found; plug one in .`flexiast listen --input FILE` hears a file."):
         choose((), None)
 
 

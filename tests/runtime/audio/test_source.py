@@ -162,7 +162,7 @@ def with_one(value: float) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, "cannot be read as audio"),
+        (lambda path: None, "does not exist"),
         (lambda path: path.write_text("a story"), "cannot be read as audio"),
         (lambda path: path.write_bytes(b""), "cannot be read as audio"),
         (lambda path: path.mkdir(), "cannot be read as audio"),

@@ -66,7 +66,7 @@ def test_results_of_two_kinds_never_lie_together(tmp_path: Path, recordings: dic
     make(tmp_path / "out", recordings)
     with pytest.raises(UsageError, match=r"made with threshold 0\.5 instead of 0\.6"):
         make(tmp_path / "out", recordings, MADE_BY | {"threshold": "0.6"})
-    with pytest.raises(UsageError, match="made with floor 3 instead of None"):
+    with pytest.raises(UsageError, match="made with floor 3 instead of no floor"):
         make(tmp_path / "other", recordings, MADE_BY | {"floor": "3"})
         make(tmp_path / "other", recordings)
     other = tmp_path / "other recordings/a.wav"

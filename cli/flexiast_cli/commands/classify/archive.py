@@ -17,7 +17,7 @@ from flexiast.files import check_output
 from flexiast.spec import PatchSize
 from flexiast.storage import RemotePath, is_url, list_objects
 from flexiast_cli.commands.classify.files import find_files
-from flexiast_cli.commands.classify.options import ArchiveOptions
+from flexiast_cli.commands.classify.options import BATCH_FILES, ArchiveOptions
 from flexiast_cli.terminal.console import count_noun, say, stderr
 from flexiast_cli.terminal.interrupts import graceful_shutdown
 from flexiast_runtime.batch.archive import Archive, Report, Task
@@ -68,7 +68,7 @@ def run_archive(
         raise DataError("\n".join(listing.errors))
     if not recordings:
         raise DataError(f"{', '.join(places)} holds no audio; expected WAV, FLAC, Ogg, Opus, MP3 or AIFF")
-    run = prepare_run(archive, bundle.manifest.spec, recordings, options.batch_files)
+    run = prepare_run(archive, bundle.manifest.spec, recordings, options.batch_files or BATCH_FILES)
     tally = _Tally(fail_fast=fail_fast)
     tally.failures += listing.errors
     pace = _start_pace(archive, run.tasks, workers, options)

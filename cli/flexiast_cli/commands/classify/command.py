@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flexiast.errors import ExitCode
-from flexiast_cli.commands.classify.options import ArchiveOptions
+from flexiast_cli.commands.classify.options import BATCH_FILES, ArchiveOptions
 from flexiast_cli.options.common import (
     GATE,
     AllowOption,
@@ -43,7 +43,7 @@ def classify(
         typer.Option(
             "--format",
             help="How events are written.",
-            show_default="table; parquet for an archive",
+            show_default="by the name of -o, else table; parquet for an archive",
             case_sensitive=True,
         ),
     ] = None,
@@ -79,8 +79,14 @@ def classify(
         ),
     ] = None,
     batch_files: Annotated[
-        int, typer.Option("--batch-files", min=1, help="Recordings of an archive in one task and one Parquet file.")
-    ] = 16,
+        int | None,
+        typer.Option(
+            "--batch-files",
+            min=1,
+            help="Recordings of an archive in one task and one Parquet file.",
+            show_default=str(BATCH_FILES),
+        ),
+    ] = None,
     budget_hours: Annotated[
         float | None,
         typer.Option(

@@ -61,7 +61,8 @@ def run(
             size_is_chosen=patch_size is not None,
             options=archive,
         )
-    output_format, paths = chosen_format or Format.TABLE, [Path(place) for place in places]
+    archive.refuse_without_archive()
+    output_format, paths = chosen_format or _choose_format(output), [Path(place) for place in places]
     files, unusable = find_files(paths)
     if unusable and (fail_fast or not files):
         raise DataError("\n".join(result.error or "" for result in unusable))
@@ -124,6 +125,17 @@ class Batch:
         with graceful_shutdown(self.tally.stop.set, terminated=ExitCode.TERMINATED):
             yield
             self.tally.report(self._total, already, f"{self.model} at {self.job.patch}")
+
+
+def _choose_format(output: str | None) -> Format:
+    """That which the name of the output ends with, else a table; raises UsageError for Parquet: it needs a folder."""
+    ending = "" if output is None else Path(output).suffix.lower()
+    if ending == ".parquet":
+        raise UsageError(
+            f"{output} would be one file, and Parquet is written into a folder; give --format parquet -o FOLDER, or "
+            "another name"
+        )
+    return next((one for one in Format if ending == f".{one.value}"), Format.TABLE)
 
 
 def _check_output(output_format: Format, output: Path | None, output_dir: str | None, files: int) -> None:

@@ -20,9 +20,9 @@ from flexiast.extras import require
 from flexiast.files import atomic, check_output, write_atomically
 from flexiast.frontend import Frontend
 from flexiast.networks import Embedder, load_model
-from flexiast.spec import PatchSize
+from flexiast.spec import PatchSize, Spec
 from flexiast_cli.dataset import print_skipped, search_sounds, track
-from flexiast_cli.terminal.console import count_noun, stderr
+from flexiast_cli.terminal.console import count_noun, say, stderr
 from flexiast_runtime.catalog import find_checkpoint
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def run(
     embedder = Embedder(load_model(load_checkpoint(find_checkpoint(model), start=True)))
     base = embedder.spec.base_patch
     patch = base if patch_size is None else embedder.spec.check_patch(PatchSize.parse(patch_size))
+    if warning := _warn_of_untrained(embedder.spec, patch):
+        say(warning)
     files = [file for path in recordings for file in _find_files(path, console)]
     if not files:
         raise DataError(f"there is no audio in {', '.join(map(str, recordings))}")
@@ -68,6 +70,17 @@ def run(
         _write_npy(output, index, found)
     windows, width = found.vectors.shape
     console.print(f"{count_noun(windows, 'vector')} of {width} at {patch} in {output}", markup=False, soft_wrap=True)
+
+
+def _warn_of_untrained(spec: Spec, patch: PatchSize) -> str | None:
+    """A warning for a size below or above all that the model was trained at; what lies between is as good as they."""
+    sides = [side for trained in spec.trained_patches for side in (trained.mels, trained.frames)]
+    if not sides or (min(sides) <= min(patch.mels, patch.frames) and max(patch.mels, patch.frames) <= max(sides)):
+        return None
+    return (
+        f"Warning: the model was trained at {', '.join(map(str, spec.trained_patches))}, and {patch} lies outside; its "
+        "vectors may say little"
+    )
 
 
 def _find_files(path: Path, console: Console) -> Sequence[Path]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from flexiast_cli.terminal.console import say, stdout
+from flexiast_cli.terminal.console import count_noun, say, stdout
 from flexiast_runtime.detection.stream_evaluation import BUDGETS_PER_HOUR, StreamResult
 
 
@@ -25,7 +25,7 @@ def show_streams(results: Sequence[StreamResult], title: str) -> None:
             shares += [result.recall_by_snr_db[snr].share for snr in snrs]
             shares += [result.others_reported.share] if others else []
             table.add_row(result.patch_size, *map(_share, shares))
-        console.print(f"\n{results[0].events:,} events; recall by SNR, other clips as the share reported", markup=False)
+        console.print(_describe_columns(results[0].events, by_snr=bool(snrs), others=others), markup=False)
         console.print(table)
     if results[0].false_events:
         console.print("\nFalse events an hour (95 % interval)")
@@ -41,6 +41,12 @@ def show_streams(results: Sequence[StreamResult], title: str) -> None:
         _show_budgets([result for result in results if result.trade_off])
 
 
+def _describe_columns(events: int, *, by_snr: bool, others: bool) -> str:
+    """``90 events; recall by SNR``: how many there are, and what the columns hold that only mixtures have."""
+    explained = ["recall by SNR"] * by_snr + ["other clips as the share reported"] * others
+    return f"\n{count_noun(events, 'event')}" + (f"; {', '.join(explained)}" if explained else "")
+
+
 def _show_budgets(results: Sequence[StreamResult]) -> None:
     """Print what each size finds at the budgets that the hours can tell, and which they cannot."""
     budgets = [point.false_per_hour for point in results[0].budgets]
@@ -53,7 +59,8 @@ def _show_budgets(results: Sequence[StreamResult]) -> None:
             table.add_row(result.patch_size, *(_at_budget(point.recall, point.threshold) for point in result.budgets))
         console.print(table)
     if len(budgets) < len(BUDGETS_PER_HOUR):
-        say(f"{hours:.2f} h of background cannot show a rate below {1 / hours:.2g} an hour; give more for such budgets")
+        rate = f"{1 / hours:,.0f}" if hours < 0.1 else f"{1 / hours:.2g}"
+        say(f"{hours:.2f} h of background cannot show a rate below {rate} an hour; give more for such budgets")
 
 
 def _table(columns: Sequence[str]) -> Table:

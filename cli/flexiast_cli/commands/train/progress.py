@@ -90,9 +90,10 @@ def _print_measurement(
         f"step {step.number}/{step.total}" if step.number else "before training, with a linear head on the frozen start"
     )
     left = f"  about {math.ceil(left_s / 60)} min left" if left_s else ""
-    console.print(f"{title}{left}  mean {format_mean(mean, spec, clips)}{background}  {by_size}")
+    # One line each, however wide: a log is searched by line.
+    console.print(f"{title}{left}  mean {format_mean(mean, spec, clips)}{background}  {by_size}", soft_wrap=True)
     if losses:
-        console.print(f"  [dim]loss {losses}[/]")
+        console.print(f"  [dim]loss {losses}[/]", soft_wrap=True)
     always = {result.repeated_answer for result in results}
     if len(always) == 1 and (label := always.pop()) is not None and step.number == step.total:
         console.print(
