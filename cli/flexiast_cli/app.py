@@ -37,9 +37,9 @@ from flexiast_cli.commands.simulate.command import simulate
 from flexiast_cli.commands.train.command import train
 from flexiast_cli.commands.verify.command import verify
 from flexiast_cli.examples import epilog
-from flexiast_cli.options.parsing import PlainCommand
 from flexiast_cli.settings.configurable import configurable
 from flexiast_cli.settings.layers import Words
+from flexiast_cli.settings.parsing import PlainCommand
 
 EPILOG = "Exit codes: " + ", ".join(f"{code.value} {code.name.lower()}" for code in ExitCode) + "."
 

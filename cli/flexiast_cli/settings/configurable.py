@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexiast.errors import UsageError
-from flexiast_cli.options.parsing import describe
 from flexiast_cli.settings.layers import Catalogue, Kind, Setting, Words, gather
+from flexiast_cli.settings.parsing import describe
 from flexiast_cli.terminal.console import say
 
 if TYPE_CHECKING:
