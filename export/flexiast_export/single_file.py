@@ -132,6 +132,12 @@ def describe(bundle: Bundle, variant: Variant) -> dict[str, str]:
     return described | ({} if licence is None else {"licence": licence})
 
 
+def carries_licence(path: Path) -> bool:
+    """Whether a single file names the licence of its weights."""
+    model = require("onnx", "export").load_model(path)
+    return any(entry.key == "licence" for entry in model.metadata_props)
+
+
 def _read_licence(bundle: Bundle) -> str | None:
     """Of the weights, as the card beside the bundle names it; None where there is no card."""
     card = bundle.folder.resolve().parent / MODEL_CARD

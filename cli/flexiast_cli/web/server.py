@@ -186,10 +186,10 @@ class WebPage:
             self._feed.leave(browser)
 
     async def _clip(self, request: Request) -> Response:
-        from starlette.responses import FileResponse, PlainTextResponse
-
+        responses = require("starlette.responses", "service")
         path = self._clip_path(request.path_params["id"])
-        return PlainTextResponse("there is no such clip\n", 404) if path is None else FileResponse(path)
+        missing: Response = responses.PlainTextResponse("there is no such clip\n", 404)
+        return missing if path is None else responses.FileResponse(path)
 
     def _clip_path(self, event_id: str) -> Path | None:
         if self._clips is None or not re.fullmatch(r"[0-9a-f]{16}", event_id):
@@ -205,10 +205,10 @@ class WebPage:
 
 
 async def _answer_without_websocket(_: Request) -> Response:
-    from starlette.responses import PlainTextResponse
-
+    responses = require("starlette.responses", "service")
     text = "no WebSocket gets through: a proxy in between must pass on the headers Upgrade and Connection\n"
-    return PlainTextResponse(text, 426, {"upgrade": "websocket"})
+    answer: Response = responses.PlainTextResponse(text, 426, {"upgrade": "websocket"})
+    return answer
 
 
 async def _send(socket: WebSocket, message: Message) -> None:

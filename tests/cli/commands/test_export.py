@@ -184,6 +184,14 @@ def test_a_single_file_refuses_what_has_no_effect(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_single_file_without_a_licence_says_so(ready: Path, tmp_path: Path) -> None:
+    said = "the licence of these weights is not known"
+    alone = flexiast("export", ready / "BUNDLE-fp32", "--single-file", "-o", tmp_path / "a")
+    assert (alone.exit_code, said in " ".join(alone.stderr.split())) == (0, True), alone.stderr
+    shipped = flexiast("export", "sounds", "--patch-sizes", "48", "--single-file", "-o", tmp_path / "b")
+    assert (shipped.exit_code, said in " ".join(shipped.stderr.split())) == (0, False), shipped.stderr
+
+
 def test_a_checkpoint_gives_the_same_single_file_as_its_bundle(ready: Path, tmp_path: Path) -> None:
     for model, folder in (("CHECKPOINT", "one"), ("BUNDLE-fp32", "two")):
         given = ("--patch-sizes", "16") if model == "CHECKPOINT" else ()

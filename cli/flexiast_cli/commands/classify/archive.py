@@ -194,7 +194,11 @@ class _Tally:
             self._sizes.append(size)
 
     def report(self, total: int, already: int, place: str) -> None:
-        """Print one line of totals, and one for each notice and failure."""
+        """Print one line for each notice and failure, and one of totals."""
+        for notice in self._notices:
+            say(f"note: {notice}")
+        for failure in self.failures:
+            typer.echo(f"flexiast: {failure}", err=True)
         passed = f" ({already:,} there already)" if already else ""
         hours = self._audio_s / 3600
         cost = f", {self._cpu_s / hours:,.0f} CPU-seconds an hour of audio" if hours else ""
@@ -202,7 +206,3 @@ class _Tally:
             f"{count_noun(self._events, 'event')} in {self._recordings:,} of {count_noun(total, 'recording')}{passed}, "
             f"{hours:,.1f} h of audio{cost}; at {' and '.join(dict.fromkeys(self._sizes)) or 'no size'}, in {place}"
         )
-        for notice in self._notices:
-            say(f"note: {notice}")
-        for failure in self.failures:
-            typer.echo(f"flexiast: {failure}", err=True)

@@ -56,12 +56,12 @@ class Tally:
             self.failures.append(result.error)
 
     def report(self, total: int, already: int, description: str) -> None:
-        """Print one line of totals, and one for each notice and failure."""
-        classified = self._files - len(self.failures)
-        passed = f" ({already:,} there already)" if already else ""
-        counts = f"{count_noun(self._events, 'event')} in {classified:,} of {count_noun(total, 'file')}{passed}"
-        stderr().print(f"{counts}, {description}", style="dim", markup=False, soft_wrap=True)
+        """Print one line for each notice and failure, and one of totals."""
         for notice in self._notices:
             say(f"note: {notice}")
         for failure in self.failures:
             typer.echo(f"flexiast: {failure}", err=True)
+        classified = self._files - len(self.failures)
+        passed = f" ({already:,} there already)" if already else ""
+        counts = f"{count_noun(self._events, 'event')} in {classified:,} of {count_noun(total, 'file')}{passed}"
+        stderr().print(f"{counts}, {description}", style="dim", markup=False, soft_wrap=True)

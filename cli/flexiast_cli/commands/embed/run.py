@@ -75,7 +75,7 @@ def run(
 def _warn_of_untrained(spec: Spec, patch: PatchSize) -> str | None:
     """A warning for a size below or above all that the model was trained at; what lies between is as good as they."""
     sides = [side for trained in spec.trained_patches for side in (trained.mels, trained.frames)]
-    if not sides or (min(sides) <= min(patch.mels, patch.frames) and max(patch.mels, patch.frames) <= max(sides)):
+    if min(sides) <= min(patch.mels, patch.frames) and max(patch.mels, patch.frames) <= max(sides):
         return None
     return (
         f"Warning: the model was trained at {', '.join(map(str, spec.trained_patches))}, and {patch} lies outside; its "

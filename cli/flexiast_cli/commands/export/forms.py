@@ -16,7 +16,7 @@ from flexiast_cli.commands.export.web import build_page
 from flexiast_cli.terminal.console import count_noun, print_json, say, stdout
 from flexiast_export.conformance import build_conformance
 from flexiast_export.publish import CONFORMANCE, PAGE, Kind, check_place, publish_files
-from flexiast_export.single_file import write_single_files
+from flexiast_export.single_file import carries_licence, write_single_files
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_any, find_bundle, find_checkpoint
 
@@ -60,6 +60,11 @@ def run_form(options: Options, *, form: Form, dry_run: bool, as_json: bool) -> N
         size = f"{sum(each.stat().st_size for each in files) / 1e6:.1f} MB"
         found = f"{count_noun(len(files), 'file')}, {size}" if path.is_dir() else size
         stdout().print(f"{path}  {found}", markup=False, soft_wrap=True, highlight=False)
+    if form.single_file and not carries_licence(paths[0]):
+        say(
+            "Note: the licence of these weights is not known here, so the files name none; weights that were trained "
+            "from a model inherit its licence"
+        )
     if form.web is not None:
         say(f"Any host of static files can serve it; to try it here: python3 -m http.server --directory {form.web}")
 
