@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -1110,3 +1111,12 @@ def test_a_teacher_that_knows_nothing_teaches_a_student_without_it(toy: Toy) -> 
     features = features_of(toy.spec)
     expected = model(features, toy.spec.base_patch)[:, :2]
     torch.testing.assert_close(Teacher(model, toy.spec, None)(features), expected)
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_of_equal_measurements_a_fitted_start_stays_and_else_the_later_counts(
+    toy: Toy, tmp_path: Path, measured: bool
+) -> None:
+    trainer = toy.trainer(tmp_path, start=random_checkpoint(toy.spec, 1), measure_start=measured)
+    found = [trainer._update_best([SimpleNamespace(merit=merit)]) for merit in (0.5, 0.5, 0.25, 0.75)]  # type: ignore[list-item]
+    assert found == [True, not measured, False, True]
