@@ -50,7 +50,7 @@ def test_what_fits_is_read_once_and_the_rest_at_each_access(tones: Dataset) -> N
     for clip in tones.clips:
         clip.path.unlink()
     assert [len(waveforms[index]) for index in (0, 1)] == [8_000, 8_000]
-    with pytest.raises(DataError, match=r"2\.wav cannot be read"):
+    with pytest.raises(DataError, match=r"2\.wav does not exist"):
         waveforms[2]
 
 
