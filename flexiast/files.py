@@ -93,6 +93,13 @@ def check_output(path: Path) -> None:
     _check_folder(target, path)
 
 
+def check_new_output(path: Path, *, force: bool) -> None:
+    """``check_output``, and raise UsageError for a file that exists and is not to be replaced."""
+    check_output(path)
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists; choose another name, or replace it with --force")
+
+
 def check_sibling_output(path: Path) -> None:
     """Raise UsageError when nothing could be written beside this path, in a folder that need not be there yet."""
     _check_folder(path, path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flexiast.errors import UsageError
-from flexiast.files import check_output
+from flexiast.files import check_new_output
 from flexiast_cli.terminal.console import count_noun, say, stderr, track
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ def manifest(
     """
     from flexiast_cli.dataset import print_left_out
 
-    check_output(output)
-    if output.exists() and not force:
-        raise UsageError(f"{output} exists; choose another name, or replace it with --force")
+    check_new_output(output, force=force)
     listing = _write_listing(kind, source, audio, output)
     missing = f"; {listing.missing:,} more are listed, but not on this disk" if listing.missing else ""
     stderr().print(f"{count_noun(len(listing.clips), 'clip')}{missing}", markup=False)

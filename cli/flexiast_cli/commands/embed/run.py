@@ -17,7 +17,7 @@ from flexiast.data.audio import check_bad_files, read_audio
 from flexiast.errors import DataError, UsageError
 from flexiast.evaluation.evaluate import Windows, classify
 from flexiast.extras import require
-from flexiast.files import atomic, check_output, write_atomically
+from flexiast.files import atomic, check_new_output, write_atomically
 from flexiast.frontend import Frontend
 from flexiast.networks import Embedder, load_model
 from flexiast.spec import PatchSize, Spec
@@ -51,9 +51,7 @@ def run(
         raise UsageError(f"{output} must end in .parquet or .npy")
     index = output.with_suffix(".csv")
     for path in (output, index) if output.suffix == ".npy" else (output,):
-        if path.exists() and not force:
-            raise UsageError(f"{path} exists; choose another name, or replace it with --force")
-        check_output(path)
+        check_new_output(path, force=force)
     console = stderr()
     embedder = Embedder(load_model(load_checkpoint(find_checkpoint(model), start=True)))
     base = embedder.spec.base_patch

@@ -30,19 +30,19 @@ class Form:
     conformance: Path | None
 
     @property
-    def given(self) -> list[str]:
+    def option_names(self) -> list[str]:
         every = {"--single-file": self.single_file, "--web": self.web, "--conformance": self.conformance}
         return [name for name, value in every.items() if value]
 
 
 def run_form(options: Options, *, form: Form, dry_run: bool, as_json: bool) -> None:
     """Raises UsageError for options that do not fit together, before any work begins."""
-    if not form.given:
+    if not form.option_names:
         require("onnx", "export")
         run(options, dry_run=dry_run, as_json=as_json)
         return
-    if len(form.given) > 1:
-        raise UsageError(f"{' and '.join(form.given)} write different things; give one of them")
+    if len(form.option_names) > 1:
+        raise UsageError(f"{' and '.join(form.option_names)} write different things; give one of them")
     if dry_run:
         raise UsageError("--dry-run shows what a bundle would hold; leave it out")
     if form.single_file:

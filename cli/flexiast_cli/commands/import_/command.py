@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from flexiast.errors import UsageError
-from flexiast.files import check_output
+from flexiast.files import check_new_output
 
 
 def import_(
@@ -49,9 +49,7 @@ def import_(
     """
     from flexiast_cli.commands.import_.run import run
 
-    check_output(output)
-    if output.exists() and not force:
-        raise UsageError(f"{output} exists; choose another name, or replace it with --force")
+    check_new_output(output, force=force)
     if output.exists() and any(output.samefile(path) for path in (source, source / output.name) if path.exists()):
         raise UsageError(f"{output} is what is imported; choose another name")
     run(source, output, labels, task=task, mean=mean, std=std, frames=frames, stride=stride, half=half)

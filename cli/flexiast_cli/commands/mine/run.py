@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flexiast.data.background import Stretches, background_clips
 from flexiast.errors import UsageError
-from flexiast.files import check_output, write_atomically
+from flexiast.files import check_new_output, write_atomically
 from flexiast.spec import PatchSize, parse_patches
 from flexiast_cli.dataset import load_background
 from flexiast_cli.terminal.console import count_noun, say, stderr, track
@@ -53,9 +53,7 @@ def run(
 ) -> None:
     if output.suffix.lower() != ".csv":
         raise UsageError(f"{output} would be no CSV for `flexiast train`; let its name end with .csv")
-    if output.exists() and not force:
-        raise UsageError(f"{output} exists; choose another name, or replace it with --force")
-    check_output(output)
+    check_new_output(output, force=force)
     bundle = Bundle.open(find_bundle(model))
     manifest = bundle.manifest
     patches = parse_patches(patch_sizes) if patch_sizes else (manifest.best_patch,)
