@@ -52,23 +52,22 @@ onmessage = async ({ data }) => {
   }
 };
 
-// The median time of each size on silence, after a warm-up.
+// The median time of each size on silence, after a warm-up. In rounds, so that a busy moment slows every size, not one.
 async function measure() {
-  const measured = [];
   const features = new Float32Array(new Stream(model).framer.windowFrames * model.spec.frontend.mel_bins);
-  for (const [patch, variant] of model.variants) {
-    postMessage({ type: "loading", name: `measuring ${patch}` });
-    await model.logits(features, patch);
-    const times = [];
-    for (let run = 0; run < REPEATS; run++) {
+  const times = new Map([...model.variants.keys()].map((patch) => [patch, []]));
+  postMessage({ type: "loading", name: "measuring the patch sizes" });
+  for (let round = 0; round <= REPEATS; round++) {
+    for (const patch of times.keys()) {
       const began = performance.now();
       await model.logits(features, patch);
-      times.push(performance.now() - began);
+      if (round > 0) times.get(patch).push(performance.now() - began);
     }
-    const latency_s = Math.max(times.sort((a, b) => a - b)[REPEATS >> 1], 0.01) / 1000; // clocks of pages are coarse
-    measured.push({ patch, latency_s, metric: variant.metric });
   }
-  return measured;
+  return [...model.variants].map(([patch, { metric }]) => {
+    const median_ms = times.get(patch).sort((a, b) => a - b)[REPEATS >> 1];
+    return { patch, latency_s: Math.max(median_ms, 0.01) / 1000, metric }; // clocks of pages are coarse
+  });
 }
 
 const choose = () => options[state.index].patch;

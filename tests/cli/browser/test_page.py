@@ -46,6 +46,11 @@ def set_deadline(tab: Tab, place: int) -> None:
     )
 
 
+def read_cheapest(tab: Tab) -> str:
+    """The patch size that the page measured as its fastest: 24 and 48 are so near that a busy machine may swap them."""
+    return str(tab.value("document.getElementById('sizes').textContent.match(/Measured here: (\\S+)/)[1]"))
+
+
 def press(tab: Tab, name: str) -> None:
     """As a person does: browsers let no sound begin otherwise."""
     tab.call("Runtime.evaluate", expression=f"document.getElementById('{name}').click()", userGesture=True)
@@ -89,7 +94,7 @@ def assert_same_events(found: list[tuple[str, float, float]], expected: list[tup
 def test_what_the_microphone_gives_has_the_events_of_flexiast(
     run: Run, site: Path, serve: Serve, tmp_path: Path
 ) -> None:
-    """At a deadline that only the coarsest size may try to meet. A busy machine loses some of the fake microphone's
+    """At a deadline that only the fastest size may try to meet. A busy machine loses some of the fake microphone's
     sound before the page hears it, so the samples that reached the page are compared, and are the file's."""
     sent = write_scape(tmp_path / "scape.wav")
     options = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
@@ -97,15 +102,16 @@ def test_what_the_microphone_gives_has_the_events_of_flexiast(
         tab.call("Page.addScriptToEvaluateOnNewDocument", source=KEEP_SAMPLES)
         tab.call("Page.navigate", url=f"http://localhost:{serve(site)}/")
         tab.until(READY, PATIENCE_S)
+        cheapest = read_cheapest(tab)
         set_deadline(tab, 0)
         press(tab, "microphone")
         tab.until(f"window.received.length >= {SECONDS * RATE_HZ}", PATIENCE_S)
         press(tab, "stop")
         tab.until("document.getElementById('connection').textContent === 'the sound has ended'", PATIENCE_S)
         received, found = read_received(tab), list_events(tab)
-        assert tab.value("document.getElementById('patch').textContent") == "48x48"
+        assert tab.value("document.getElementById('patch').textContent") == cheapest
     soundfile.write(tmp_path / "received.wav", received, RATE_HZ, subtype="FLOAT")
-    expected = classify(run, site, tmp_path / "received.wav", "--patch-size", "48")
+    expected = classify(run, site, tmp_path / "received.wav", "--patch-size", cheapest)
     assert len(expected) >= 3
     assert_same_events(found, expected)
     # Half a second of what arrived, found again in the file: Chromium resamples on the way.
@@ -126,9 +132,10 @@ def test_a_file_plays_without_a_microphone_and_a_squeezed_deadline_switches(
         root = tab.call("DOM.getDocument")["root"]["nodeId"]
         entry = tab.call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
         tab.call("DOM.setFileInputFiles", nodeId=entry, files=[str(tmp_path / "scape.wav")])
-        tab.until("/^(8|24)x/.test(document.getElementById('patch').textContent)", PATIENCE_S)
+        cheapest = read_cheapest(tab)
+        tab.until(f"!['–', {cheapest!r}].includes(document.getElementById('patch').textContent)", PATIENCE_S)
         set_deadline(tab, 0)
-        tab.until("document.getElementById('patch').textContent === '48x48'", PATIENCE_S)
+        tab.until(f"document.getElementById('patch').textContent === {cheapest!r}", PATIENCE_S)
         # On a busy machine even a second may have been too short before: then that is the reason.
         reason = tab.value("document.querySelector('#switches li .more').textContent")
         assert "the deadline of 1.0 ms" in reason or "the deadline of 1000.0 ms" in reason
