@@ -60,7 +60,7 @@ class ExternalTeacher:
     """
 
     def __init__(self, path: Path, labels: tuple[str, ...] | None = None, sample_rate_hz: int | None = None) -> None:
-        """``labels`` are those of its scores; without, it must have one output of scores.
+        """``labels`` are those of its scores; without, one output must be scores, which a linear layer gives.
 
         Raises ModelError for a model that is no teacher, and UsageError for one that does not state its sample rate.
         """
@@ -202,9 +202,13 @@ def _open_litert(path: Path, labels: tuple[str, ...] | None) -> tuple[_Run, int 
         listed = ", ".join(f"{one['name']} {one['shape'].tolist()} {np.dtype(one['dtype'])}" for one in inputs)
         raise ModelError(f"{path} must have one input of float32, a waveform; it has {listed}")
     size = _window_samples(path, inputs[0]["shape_signature"].tolist())
+    indices = {one["name"]: one["index"] for one in outputs}
+    if labels is None and len(outputs) > 1:  # YAMNet's other output is its spectrogram
+        linear = [one for one in outputs if _find_last_linear_input(model, one["index"]) is not None]
+        outputs = linear or outputs
     name = _find_scores(path, [(one["name"], one["shape_signature"].tolist()) for one in outputs], labels)
-    scores = next(one["index"] for one in outputs if one["name"] == name)
-    named = (one["index"] for one in outputs if "embedding" in one["name"].lower())
+    scores = indices[name]
+    named = (index for output, index in indices.items() if "embedding" in output.lower())
     embedding = next(named, None) or _find_last_linear_input(model, scores)
     into, rank = inputs[0]["index"], len(inputs[0]["shape"])
 

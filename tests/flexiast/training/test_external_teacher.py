@@ -55,7 +55,10 @@ def write_onnx(
 
 
 def write_tflite(path: Path) -> Path:
-    """The same model; its embedding is inside, read by the last linear layer. Slots as in TensorFlow Lite's schema."""
+    """The same model; its embedding is inside, read by the last linear layer. Slots as in TensorFlow Lite's schema.
+
+    A further output is no score: it comes from the input by no linear layer, as YAMNet's spectrogram does.
+    """
     flatbuffers = pytest.importorskip("flatbuffers")
     builder = flatbuffers.Builder(1 << 16)
 
@@ -82,21 +85,21 @@ def write_tflite(path: Path) -> Path:
     constants = [into.T, out.T]  # FULLY_CONNECTED keeps [out, in]
     held = [builder.CreateNumpyVector(np.ascontiguousarray(each).view(np.uint8).ravel()) for each in constants]
     buffers = offsets([table(), *(table(("offset", 0, one)) for one in held)])
-    shapes = [(1, SIZE), (WIDTH, SIZE), (1, WIDTH), (len(LABELS), WIDTH), (1, len(LABELS)), (1, len(LABELS))]
+    shapes = [(1, SIZE), (WIDTH, SIZE), (1, WIDTH), (len(LABELS), WIDTH), (1, len(LABELS)), (1, len(LABELS)), (1, SIZE)]
     tensors = []
     for number, shape in enumerate(shapes):
         name, sizes = builder.CreateString(f"tensor{number}"), ints(*shape)
         buffer = {1: 1, 3: 2}.get(number, 0)
         tensors.append(table(("offset", 0, sizes), ("int32", 2, buffer), ("offset", 3, name)))
     operators = []
-    for code, read, written in ((0, (0, 1, -1), 2), (0, (2, 3, -1), 4), (1, (4,), 5)):
+    for code, read, written in ((0, (0, 1, -1), 2), (0, (2, 3, -1), 4), (1, (4,), 5), (1, (0,), 6)):
         inputs, outputs = ints(*read), ints(written)
         fields = [("int32", 0, code), ("offset", 1, inputs), ("offset", 2, outputs)]
         if code == 0:
             fields += [("int8", 3, 8), ("offset", 4, table())]  # FullyConnectedOptions, all defaults
         operators.append(table(*fields))
     listed, done = offsets(tensors), offsets(operators)
-    first, last = ints(0), ints(5)
+    first, last = ints(0), ints(5, 6)
     subgraph = table(("offset", 0, listed), ("offset", 1, first), ("offset", 2, last), ("offset", 3, done))
     codes = [table(("int8", 0, code), ("int32", 2, 1), ("int32", 3, code)) for code in (9, 14)]
     codes_at, subgraphs = offsets(codes), offsets([subgraph])
@@ -135,6 +138,16 @@ def test_answers_are_means_over_windows_that_overlap_by_half(
     clip = noise(samples)
     for found, wanted in zip(teacher.answer(clip, RATE_HZ), expected(clip, starts), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)  # float32, sums in another order
+
+
+def test_a_tflite_teacher_needs_no_labels_to_teach_its_embedding(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    clip = noise(SIZE)
+    scores, embedding = ExternalTeacher(write_tflite(tmp_path / "t.tflite"), sample_rate_hz=RATE_HZ).answer(
+        clip, RATE_HZ
+    )
+    np.testing.assert_allclose(scores, expected(clip, [0])[0], atol=1e-5)
+    np.testing.assert_allclose(embedding, expected(clip, [0])[1], atol=1e-4)
 
 
 def test_clips_at_another_rate_are_resampled(tmp_path: Path) -> None:
