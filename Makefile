@@ -5,7 +5,7 @@ DEMO := .venv-demo
 DEV := .venv
 NEWEST := .venv-newest
 
-.PHONY: demo test check docs newest lock format bench results clean
+.PHONY: demo test check docs coverage newest lock format bench results clean
 
 demo: $(DEMO)/installed
 	@$(DEMO)/bin/flexiast demo
@@ -20,13 +20,17 @@ check:
 	$(PYTHON) -m mypy
 	$(dir $(PYTHON))lint-imports
 	$(MAKE) docs
-	$(PYTHON) -m pytest --cov --cov-report=term
+	$(PYTHON) -m pytest
 
 # The site, in build/docs: a broken link or reference fails, and so does a long line. Prints how the pages read.
 docs: $(DEV)/installed
 	$(DEV)/bin/python scripts/docs_words.py docs
 	$(DEV)/bin/python -m sphinx -q -b html -W -n --keep-going docs build/docs
 	@echo "The site is in build/docs/index.html"
+
+# Not part of `check`: measuring coverage more than doubles the suite's time.
+coverage: $(DEV)/installed
+	$(DEV)/bin/python -m pytest --cov --cov-report=term
 
 # The suite on the newest of everything, torch included: not a gate, but what it finds goes into the changelog.
 newest:
