@@ -227,7 +227,7 @@ def test_a_damaged_bundle_is_a_failure_that_names_the_file(damaged: Path) -> Non
     assert (first.state, "embed" in first.text) == ("failure", True)
     assert {finding.state for finding in others} == {"ok"}
     assert model.check_provider(str(damaged), "cpu").state == "failure"
-    assert model.check_profile(str(damaged)).state == "note"
+    assert model.check_profile(str(damaged), None).state == "note"
 
 
 def test_a_model_that_is_none_is_a_failure_of_each_that_needs_it() -> None:

@@ -9,6 +9,7 @@ from flexiast.errors import DataError, FlexiastError, GpuError, MissingExtraErro
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle, list_shipped
 from flexiast_runtime.checks.result import CheckResult
+from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.inference.backends import Backend
 from flexiast_runtime.inference.ort import PROVIDERS, Provider, load_engines
 from flexiast_runtime.inference.selfcheck import golden_errors
@@ -16,7 +17,7 @@ from flexiast_runtime.inference.tensorrt.build import find_tensorrt
 from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
 from flexiast_runtime.inference.tensorrt.plans import Target, check_usable, list_cached_plans
 from flexiast_runtime.profiling.profiler import profile_key
-from flexiast_runtime.profiling.profiles import find
+from flexiast_runtime.profiling.profiles import describe_battery_life, find
 
 NVIDIA = Path("/proc/driver/nvidia")
 
@@ -64,8 +65,8 @@ def check_provider(model: str, name: Provider) -> CheckResult:
     )
 
 
-def check_profile(model: str) -> CheckResult:
-    """Whether this machine has a profile of the model, which the governor uses."""
+def check_profile(model: str, battery: Battery | None) -> CheckResult:
+    """Whether this machine has a profile of the model, which the governor uses, and for how long its battery lasts."""
     try:
         found = find(profile_key(Bundle.open(find_bundle(model)), Backend.CPU))
     except DataError as error:  # it counts as none
@@ -75,7 +76,8 @@ def check_profile(model: str) -> CheckResult:
     if found is None:
         text = f"none of {model} for this machine with its settings; latencies are measured at each start"
         return CheckResult("profile", "note", text, f"flexiast profile {model}")
-    return CheckResult("profile", "ok", f"{model} was measured at {found.created_at}")
+    life = describe_battery_life(found, battery)
+    return CheckResult("profile", "ok", f"{model} was measured at {found.created_at}" + (f". {life}" if life else ""))
 
 
 def check_plans(model: str, store: PlanStore) -> Iterator[CheckResult]:

@@ -20,6 +20,7 @@ from flexiast.errors import DataError
 from flexiast.files import write_atomically
 from flexiast.manifest import Precision, Sha256
 from flexiast.spec import Patch, PatchSize, Value, describe
+from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.hardware.machine import Machine, MachineSettings
 from flexiast_runtime.inference.engine import Stages
 from flexiast_runtime.paths import data_folder
@@ -221,6 +222,18 @@ def summarize_latencies(runs: Runs, step_s: float) -> dict[str, object]:
         "rtf": mean / step_s,
         "cpu_ms": 1000 * runs.cpu_s / count,
     }
+
+
+def describe_battery_life(profile: Profile, battery: Battery | None) -> str:
+    """How long the charge lasts at each size; empty where its energy or the power is not known."""
+    watts = profile.watts(profile.measurements[0].precision)
+    if battery is None or battery.energy_j is None or not watts:
+        return ""
+    hours = ", ".join(f"{battery.energy_j / power / 3600:.1f} h at {patch}" for patch, power in watts.items())
+    return (
+        f"The {battery.energy_j / 3600:.1f} Wh in the battery last {hours}, if every window is run; listen skips those "
+        "in which nothing changes, which lasts longer."
+    )
 
 
 def describe_change(old: Measurement, new: Measurement) -> str:

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from flexiast.spec import PatchSize
 from flexiast_cli.commands.profile.report import render
-from flexiast_cli.commands.profile.table import battery_note, latencies_csv, show_profile
-from flexiast_runtime.hardware.battery import Battery
+from flexiast_cli.commands.profile.table import latencies_csv, show_profile
 from flexiast_runtime.inference.engine import Stages
 from flexiast_runtime.profiling.measure import Runs
-from flexiast_runtime.profiling.profiles import GpuTimes, Measurement, Profile, read_profile
+from flexiast_runtime.profiling.profiles import GpuTimes, read_profile
 from tests.cli.conftest import Run
 
 QUICK = ("--duration", "0.1", "--warmup", "0.01")
@@ -132,17 +130,3 @@ def test_bad_options_are_refused_before_anything_is_measured(run: Run, bundle: P
     assert result.returncode in {2, 8}
     assert word in result.stderr
     assert "kept" not in result.stderr
-
-
-def test_the_hours_on_a_battery_follow_from_its_energy_and_what_a_size_draws() -> None:
-    fields = [
-        {"patch_size": PatchSize(size, size), "precision": "fp32", "energy_above_idle_mj": mj}
-        for size, mj in ((16, 1_000.0), (48, 250.0))
-    ]
-    measured = tuple(Measurement.model_construct(**one) for one in fields)
-    profile = Profile.model_construct(measurements=measured, idle_w=3.0, step_s=0.5)  # 5 and 3.5 W
-    note = battery_note(profile, Battery(0.5, discharging=True, energy_j=35 * 3_600))
-    assert note.startswith("The 35.0 Wh in the battery last 7.0 h at 16x16, 10.0 h at 48x48,")
-    assert battery_note(profile, Battery(0.5, discharging=True)) == ""
-    assert battery_note(profile, None) == ""
-    assert battery_note(profile.model_copy(update={"idle_w": None}), Battery(0.5, discharging=True, energy_j=1e5)) == ""

@@ -18,12 +18,23 @@ from flexiast.errors import DataError
 from flexiast.manifest import Manifest, Variant
 from flexiast.spec import PatchSize
 from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.checks import model as checks
+from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.inference.backends import Backend
 from flexiast_runtime.inference.ort import load_engines
 from flexiast_runtime.profiling import footprint
 from flexiast_runtime.profiling.measure import PATIENCE, POWER_S, measure, measure_paced, measure_power
 from flexiast_runtime.profiling.profiler import profile_bundle, profile_key, warnings
-from flexiast_runtime.profiling.profiles import Profile, describe_change, find, keep, newest, read_profile
+from flexiast_runtime.profiling.profiles import (
+    Measurement,
+    Profile,
+    describe_battery_life,
+    describe_change,
+    find,
+    keep,
+    newest,
+    read_profile,
+)
 
 Float = NDArray[np.float32]
 FEATURES = np.zeros((1, 98, 128), np.float32)
@@ -336,3 +347,33 @@ def test_watts_while_listening_are_idle_ones_and_what_a_window_takes_each_step(p
     metered = (first.model_copy(update={"energy_above_idle_mj": 500.0}), *rest)
     found = profile.model_copy(update={"idle_w": 3.0, "step_s": 0.25, "measurements": metered})
     assert found.watts("fp32") == {first.patch_size: 5.0}  # half a joule, four times a second
+
+
+def test_the_hours_on_a_battery_follow_from_its_energy_and_what_a_size_draws() -> None:
+    fields = [
+        {"patch_size": PatchSize(size, size), "precision": "fp32", "energy_above_idle_mj": mj}
+        for size, mj in ((16, 1_000.0), (48, 250.0))
+    ]
+    measured = tuple(Measurement.model_construct(**one) for one in fields)
+    profile = Profile.model_construct(measurements=measured, idle_w=3.0, step_s=0.5)  # 5 and 3.5 W
+    note = describe_battery_life(profile, Battery(0.5, discharging=True, energy_j=35 * 3_600))
+    assert note.startswith("The 35.0 Wh in the battery last 7.0 h at 16x16, 10.0 h at 48x48,")
+    assert describe_battery_life(profile, Battery(0.5, discharging=True)) == ""
+    assert describe_battery_life(profile, None) == ""
+    assert (
+        describe_battery_life(profile.model_copy(update={"idle_w": None}), Battery(0.5, discharging=True, energy_j=1e5))
+        == ""
+    )
+
+
+def test_doctor_tells_how_long_the_battery_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Measurement.model_construct(
+        patch_size=PatchSize(16, 16), precision="fp32", energy_above_idle_mj=1_000.0, p50_ms=1.0
+    )
+    profile = Profile.model_construct(
+        measurements=(measured,), idle_w=3.0, step_s=0.5, created_at="2026-11-30T12:00:00"
+    )
+    monkeypatch.setattr(checks, "find", lambda key: profile)
+    found = checks.check_profile("commands", Battery(0.5, discharging=True, energy_j=35 * 3_600))
+    assert (found.state, "35.0 Wh in the battery last 7.0 h at 16x16" in found.text) == ("ok", True)
+    assert "battery" not in checks.check_profile("commands", None).text

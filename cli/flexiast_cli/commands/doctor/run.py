@@ -53,7 +53,8 @@ def examine(
     yield from models.check_files(model)
     yield from models.check_providers(model)
     yield from models.check_plans(model, PlanStore.default())
-    yield models.check_profile(model)
+    battery = read_current_battery()
+    yield models.check_profile(model, battery)
     yield from audio.check_devices(audio.run_probe("devices"))
     yield machine.check_sound_rights()
     if record_s:
@@ -61,7 +62,7 @@ def examine(
         yield audio.judge_recording(audio.run_probe(*question, patience_s=record_s + audio.PATIENCE_S))
     else:
         yield CheckResult("recording", "note", "none was made", "flexiast doctor --record 2")
-    yield machine.check_battery(read_current_battery())
+    yield machine.check_battery(battery)
     if power_source is not None:
         yield machine.check_power_source(parse_power_source(power_source))
     yield machine.check_gpu(Gpu.open())

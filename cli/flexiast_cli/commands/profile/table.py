@@ -9,10 +9,9 @@ from typing import Any
 from rich.table import Table
 
 from flexiast_cli.terminal.console import say, stderr, stdout
-from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.hardware.platform import read_current_battery
 from flexiast_runtime.profiling.measure import Runs
-from flexiast_runtime.profiling.profiles import Profile, describe_change
+from flexiast_runtime.profiling.profiles import Profile, describe_battery_life, describe_change
 
 GPU_STAGES = (("enqueue", "enqueue_ms"), ("H2D", "h2d_ms"), ("compute", "compute_ms"), ("D2H", "d2h_ms"))
 
@@ -41,7 +40,7 @@ def show_profile(profile: Profile) -> None:
         "MB: memory that no other process shares."
     )
     console.print(f"Energy: {profile.meter or 'not available'}.")
-    for note in (battery_note(profile, read_current_battery()), gpu_note(profile)):
+    for note in (describe_battery_life(profile, read_current_battery()), gpu_note(profile)):
         if note:
             console.print(note)
 
@@ -66,18 +65,6 @@ def _variant_table(profile: Profile) -> Table:
             _or_dash(m.metric, ".3f"),
         )
     return table
-
-
-def battery_note(profile: Profile, battery: Battery | None) -> str:
-    """How long the charge lasts at each size; empty where its energy or the power is not known."""
-    watts = profile.watts(profile.measurements[0].precision)
-    if battery is None or battery.energy_j is None or not watts:
-        return ""
-    hours = ", ".join(f"{battery.energy_j / power / 3600:.1f} h at {patch}" for patch, power in watts.items())
-    return (
-        f"The {battery.energy_j / 3600:.1f} Wh in the battery last {hours}, if every window is run; listen skips those "
-        "in which nothing changes, which lasts longer."
-    )
 
 
 def gpu_note(profile: Profile) -> str:
