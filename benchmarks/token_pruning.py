@@ -24,7 +24,7 @@ from flexiast.networks import load_model
 from flexiast.spec import MLP_RATIO, PatchSize, parse_patches
 from flexiast_runtime.catalog import find_checkpoint
 
-BLOCKS = (3, 5, 7, 9, 11)
+BLOCKS = (3, 4, 5)
 SHARES = (0.7, 0.5, 0.25, 0.15)
 BATCH = 32
 
