@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime
 import torch
 import torchaudio
 
 from benchmarks.measure import cpu_ms, heading
 from flexiast.frontend import FeatureStream, Frontend
 from flexiast.spec import FrontendSpec
+from flexiast_export.frontend import frontend as write_frontend
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
-from flexiast_runtime.inference.ort import load_session
 
 SECONDS = 10
 GOAL = 1.5
@@ -33,7 +34,10 @@ def main() -> None:
             tensor, htk_compat=True, window_type="hanning", num_mel_bins=128, dither=0.0
         )
 
-    session = load_session(Bundle.open(find_bundle("sounds")), "frontend.onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    model = write_frontend(Bundle.open(find_bundle("sounds")).manifest.spec)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     figures = cpu_ms(
         {
             "flexiast": lambda: frontend(waveform),

@@ -1,150 +1,149 @@
-// Which patch size runs next: the core rules of flexiast_runtime.governor in plain JavaScript.
-// Here: latency against the deadline, backlog, dwell and hysteresis, the battery's charge and its filter.
-// Not here: heat, power limits, a time to last until, engines that fail; budgets of switches and misses.
+// Which patch size runs next: the rules of flexiast_runtime.governor in plain JavaScript, for what a page can see.
+// Not here: heat, watts, noise, a time to last until, engines that fail.
+
+import { NO_BATTERY, filterBattery, limit, withMargin } from "./battery.js";
+import {
+  MANY_MISSES, MAX_STEP_S, MEMORY_S, NO_LOADS, allowsClimb, budgetOf, expectWorths, fitSeconds, holdWorth, isHeld, isLate,
+  isWaitedOut, lateShare, predictP95, sparesAMiss, startBudgets, updateBudgets, updateSlowdown, weighOptions,
+} from "./estimates.js";
 
 export const BALANCED = {
-  dwell_s: 20, max_dwell_s: 60, relapse_s: 10, headroom: 0.8, limit: 0.97, min_battery: 0.2,
+  dwell_s: 20, max_dwell_s: 60, relapse_s: 10, headroom: 0.8, limit: 0.97, goal: { min_battery: 0.2 },
+  switches_per_h: 20, misses_share: 0.01, miss_cost: 1,
   max_charge_per_min: 0.05, battery_timeout_s: 60, charge_margin: 0.02,
 };
-const P95 = 1.645, MISS_DECAY = 0.8, MANY_MISSES = 1.5, FEW_MISSES = 0.1;
-const WEIGHT_SLOWER = 0.5, WEIGHT_FASTER = 0.2, WEIGHT_VARIANCE = 0.1;
-const OUTLIER_SIGMAS = 4, FAST_SIGMAS = 3, MAX_DEVIATION = 2, MIN_SLOWDOWN = 0.05, MIN_VARIANCE = 1e-4;
-const TAPER_FROM = 0.5, BAND = 0.1, JUMP = 0.26, STEP = 0.02;
-const NO_BATTERY = { battery: null, read_at_s: 0, reading: 0, suspect: null };
+const JUDGE_S = 2, MIN_GAIN = 0.001;
 const START = {
-  slowdown: 1, variance: 0.02, misses: 0, overloaded: false, backlog_steps: 0,
-  fits_since_s: null, raised_at_s: null, dwell_s: null, estimate: NO_BATTERY,
+  index: 0, slowdown: 1, latest: 1, variance: 0.02, misses: 0, overloaded: false, backlog_steps: 0, loads: NO_LOADS,
+  worths: [], judged_at_s: -Infinity, fits_since_s: null, raised_at_s: null, dwell_s: null, estimate: NO_BATTERY,
 };
 
-// Options {patch, latency_s, metric} by cost, without those that are no better than a cheaper one.
-export function frontier(options) {
-  const ordered = [...options].sort((a, b) => a.latency_s - b.latency_s);
-  const measured = ordered.filter((option) => option.metric != null);
-  if (!measured.length) return ordered;
-  let best = -1;
-  return ordered.filter((option) => {
-    const metric = option.metric ?? interpolate(measured, option.latency_s);
-    if (!(metric > best)) return false;
-    best = metric;
-    return true;
-  });
-}
-
-function interpolate(measured, latency_s) {
-  const after = measured.findIndex((option) => option.latency_s >= latency_s);
-  if (after === 0) return 0;
-  if (after < 0) return measured.at(-1).metric;
-  const [low, high] = [measured[after - 1], measured[after]];
-  const share = Math.log(latency_s / low.latency_s) / Math.log(high.latency_s / low.latency_s);
-  return low.metric + share * (high.metric - low.metric);
-}
-
 export function initState(policy, options, seen) {
-  const state = { ...START, estimate: filterBattery(policy, NO_BATTERY, seen), index: 0 };
-  return { ...state, index: Math.min(bestFitting(policy, options, state, seen), limit(policy, options, state).option) };
+  const start = { ...START, budgets: startBudgets(policy, seen) }, state = updateEstimates(policy, options, start, seen);
+  return { ...state, index: Math.min(bestFitting(policy, options, state, seen), limit(policy, options, state.estimate).option) };
 }
 
 // An observation {time_s, deadline_s, latency_s, overhead_s, backlog_steps, battery, option} → {state, index, reason}.
 export function step(policy, options, before, seen) {
-  const state = updateSlowdown(options, { ...before, estimate: filterBattery(policy, before.estimate, seen) }, seen);
-  const allowed = limit(policy, options, state);
+  const { state, reason } = decide(policy, options, forgetSleep(before, seen), seen);
+  if (!reason) return { state, index: state.index, reason: null };
+  const budgets = { ...state.budgets, switches: state.budgets.switches - 1 };
+  const notes = [reason, describeGain(options[before.index], options[state.index])].filter(Boolean).join("; ");
+  return { state: { ...state, budgets }, index: state.index, reason: notes };
+}
+
+function decide(policy, options, before, seen) {
+  const state = { ...updateSlowdown(options, updateEstimates(policy, options, before, seen), seen) };
+  const allowed = limit(policy, options, state.estimate), best = bestFitting(policy, options, state, seen);
   if (state.index > allowed.option) {
-    const target = Math.min(allowed.option, bestFitting(policy, options, state, seen));
-    return downshift(policy, { ...state, raised_at_s: null }, seen, target, allowed.reason);
+    state.raised_at_s = null; // the limit, not the last upshift, is to blame
+    return downshift(policy, options, state, seen, Math.min(allowed.option, best), allowed);
   }
   const reason = describeSlowness(policy, options, state, seen);
   state.backlog_steps = seen.backlog_steps ?? 0;
-  if (reason && state.index > 0) {
-    const target = Math.min(bestFitting(policy, options, state, seen), state.index - 1);
-    return downshift(policy, state, seen, target, reason);
-  }
-  return maybeUpshift(policy, options, state, seen);
+  if (!reason || state.index === 0) return maybeSwitch(policy, options, state, seen);
+  return downshift(policy, options, state, seen, Math.min(best, state.index - 1), { ...allowed, reason });
 }
 
-const budget = (seen) => seen.deadline_s - (seen.overhead_s ?? 0);
-export const predictP95 = (option, state) => option.latency_s * (state.slowdown + P95 * Math.sqrt(state.variance));
+// After a gap, as of a suspended machine, a dwell begins anew.
+const forgetSleep = (state, seen) =>
+  seen.time_s - state.budgets.at_s > MAX_STEP_S ? { ...state, fits_since_s: null } : state;
 
-function updateSlowdown(options, state, seen) {
-  if (seen.latency_s == null || !Number.isFinite(seen.latency_s)) return state;
-  let surprise = seen.latency_s / options[seen.option ?? state.index].latency_s - state.slowdown;
-  const sigma = Math.sqrt(state.variance), missed = seen.latency_s > budget(seen);
-  if (surprise > OUTLIER_SIGMAS * sigma && !missed && state.misses < FEW_MISSES) surprise = OUTLIER_SIGMAS * sigma;
-  const weight = surprise > 0 ? WEIGHT_SLOWER : WEIGHT_FASTER;
-  const deviation = Math.max(-FAST_SIGMAS * sigma, Math.min(surprise, MAX_DEVIATION));
-  const misses = MISS_DECAY * state.misses + Number(missed);
-  return {
-    ...state, misses,
-    slowdown: Math.max(state.slowdown + weight * surprise, MIN_SLOWDOWN),
-    variance: Math.max((1 - WEIGHT_VARIANCE) * state.variance + WEIGHT_VARIANCE * deviation ** 2, MIN_VARIANCE),
-    overloaded: state.overloaded ? misses > FEW_MISSES : misses > MANY_MISSES && state.index === 0,
-  };
+function updateEstimates(policy, options, state, seen) {
+  const estimate = filterBattery(policy, state.estimate, seen);
+  return { ...state, budgets: updateBudgets(policy, options, state, seen), estimate };
 }
 
 function describeSlowness(policy, options, state, seen) {
-  const predicted = predictP95(options[state.index], state), backlog = seen.backlog_steps ?? 0;
-  const deadline = `the deadline of ${ms(seen.deadline_s)} ms`;
-  if (predicted > policy.limit * budget(seen)) return `predicted p95 of ${ms(predicted)} ms does not fit ${deadline}`;
-  if (state.misses > MANY_MISSES) return `${deadline} was missed repeatedly`;
+  const { index, misses } = state, option = options[index], backlog = seen.backlog_steps ?? 0;
+  const deadline = `the deadline of ${ms(seen.deadline_s)} ms`, most = policy.limit * budgetOf(seen);
   if (backlog > 1 && backlog >= state.backlog_steps) return `${backlog.toFixed(1)} steps of audio are waiting`;
-  return null;
+  const mean = option.latency_s * state.slowdown, predicted = predictP95(option, state);
+  if (isWaitedOut(policy, state, index) || isStalledOutside(policy, options, state, seen)) return null;
+  if (isHeld(policy, state, index)) {
+    if (mean > most) return `a mean of ${ms(mean)} ms does not fit ${deadline}`;
+  } else if (predicted > most && (isLate(seen) || !sparesAMiss(policy, state.budgets))) {
+    return `predicted p95 of ${ms(predicted)} ms does not fit ${deadline}`;
+  }
+  return misses > MANY_MISSES ? `${deadline} was missed repeatedly` : null;
 }
 
-function downshift(policy, state, seen, target, reason) {
+// Whether a lone stall outside the engine took so much of the deadline that no cheaper size would have met it.
+function isStalledOutside(policy, options, state, seen) {
+  const fits = predictP95(options[state.index], state) <= policy.limit * seen.deadline_s && state.misses <= MANY_MISSES;
+  return fits && predictP95(options[0], state) > budgetOf(seen);
+}
+
+// To what is worth most through the loads that come; a size that waits them out need not fit now.
+function downshift(policy, options, state, seen, most, allowed) {
+  const worths = weighOptions(options).map((worth, index) => holdWorth(policy, state, index, worth));
+  const healthy = (index) => index <= most || (index <= allowed.option && isWaitedOut(policy, state, index));
+  let index = 0;
+  for (let other = 1; other < state.index; other++) if (healthy(other) && worths[other] >= worths[index]) index = other;
   const relapse = state.raised_at_s !== null && seen.time_s - state.raised_at_s < policy.relapse_s;
   const dwell = isSettled(policy, state, seen) ? policy.dwell_s : state.dwell_s ?? policy.dwell_s;
   const dwell_s = relapse ? Math.min(2 * dwell, policy.max_dwell_s) : dwell;
-  return { state: { ...state, index: target, misses: 0, fits_since_s: null, raised_at_s: null, dwell_s }, index: target, reason };
+  return { state: { ...state, index, misses: 0, fits_since_s: null, raised_at_s: null, dwell_s }, reason: allowed.reason };
 }
 
-function maybeUpshift(policy, options, state, seen) {
-  const { battery } = state.estimate;
-  const less = battery && { ...battery, fraction: Math.max(battery.fraction - policy.charge_margin, 0) };
-  const sustainable = limit(policy, options, { estimate: { ...state.estimate, battery: less } }).option;
-  const target = Math.min(bestFitting(policy, options, state, seen), sustainable);
-  if (target <= state.index) return { state: { ...state, fits_since_s: null }, index: state.index, reason: null };
-  const since = state.fits_since_s ?? seen.time_s, dwell = state.dwell_s ?? policy.dwell_s;
-  if (seen.time_s - since < dwell) return { state: { ...state, fits_since_s: since }, index: state.index, reason: null };
-  const dwell_s = isSettled(policy, state, seen) ? null : state.dwell_s, p95 = ms(predictP95(options[target], state));
-  const reason = `predicted p95 of ${p95} ms has fit the deadline of ${ms(seen.deadline_s)} ms for ${dwell} s`;
-  return { state: { ...state, index: target, fits_since_s: null, raised_at_s: seen.time_s, dwell_s }, index: target, reason };
+// To what is worth most on average, once it has been so for a whole dwell and the budgets allow it.
+function maybeSwitch(policy, options, before, seen) {
+  const age = seen.time_s - before.judged_at_s, state = { ...before };
+  if (!(age >= 0 && age < JUDGE_S)) [state.worths, state.judged_at_s] = [expectWorths(policy, options, state), seen.time_s];
+  const { target, isDetour } = findBetter(policy, options, state, seen), dwell = state.dwell_s ?? policy.dwell_s;
+  state.fits_since_s = target === null ? null : state.fits_since_s ?? seen.time_s;
+  const climbs = target > state.index, isAllowed = !climbs || allowsClimb(state.budgets, isDetour);
+  if (target === null || seen.time_s - state.fits_since_s < dwell || !isAllowed) return { state, reason: null };
+  const reason = describeSwitch(policy, options, state, seen, target), raised_at_s = climbs ? seen.time_s : null;
+  const dwell_s = isSettled(policy, state, seen) ? null : state.dwell_s;
+  return { state: { ...state, index: target, fits_since_s: null, raised_at_s, dwell_s }, reason };
+}
+
+// A climb to less than what may fit soon is a detour.
+function findBetter(policy, options, state, seen) {
+  const { worths, index: now } = state, highest = limit(policy, options, withMargin(policy, state.estimate)).option;
+  let target = null, best = worths[now] + MIN_GAIN, most = 0;
+  for (const [index, worth] of worths.entries()) {
+    if (worth <= best || index === now || index > Math.max(now, highest)) continue;
+    if (index > now) most = Math.max(most, worth);
+    if (index < now || fits(policy, options, state, seen, index)) [target, best] = [index, worth];
+  }
+  return { target, isDetour: best < most };
+}
+
+// Whether an option fits with headroom, or is one to be held and fits on average.
+function fits(policy, options, state, seen, index) {
+  const budget = budgetOf(seen);
+  if (predictP95(options[index], state) <= policy.headroom * budget) return true;
+  const isOnAverage = options[index].latency_s * state.slowdown <= policy.limit * budget;
+  return isOnAverage && sparesAMiss(policy, state.budgets) && isHeld(policy, state, index);
+}
+
+function bestFitting(policy, options, state, seen) {
+  const most = state.latest > 0 ? (policy.headroom * budgetOf(seen)) / state.latest : Infinity;
+  return Math.max(0, options.findLastIndex((option, index) => option.latency_s <= most && fits(policy, options, state, seen, index)));
 }
 
 const isSettled = (policy, state, seen) =>
   state.raised_at_s !== null && seen.time_s - state.raised_at_s > policy.max_dwell_s;
 
-const bestFitting = (policy, options, state, seen) =>
-  Math.max(0, options.findLastIndex((option) => predictP95(option, state) <= policy.headroom * budget(seen)));
-
-function limit(policy, options, { estimate }) {
-  const { battery } = estimate, costliest = options.length - 1;
-  if (!battery?.discharging) return { option: costliest, reason: "" };
-  const share = (battery.fraction - policy.min_battery) / (Math.max(TAPER_FROM, policy.min_battery + BAND) - policy.min_battery);
-  const [low, high] = [options[0].latency_s, options[costliest].latency_s];
-  const allowed = share >= 1 ? Infinity : low * (high / low) ** Math.max(share, 0);
-  const reading = Math.abs(estimate.reading - battery.fraction) >= STEP ? ` (the sensor reads ${percent(estimate.reading)})` : "";
-  const reason = `battery at ${percent(battery.fraction)}${reading} and discharging`;
-  return { option: Math.max(0, options.findLastIndex((option) => option.latency_s <= allowed)), reason };
-}
-
-// The charge from readings that may vanish, stick or drop to zero, no faster than a battery discharges.
-function filterBattery(policy, estimate, seen) {
-  const now = seen.battery, elapsed = Math.max(seen.time_s - estimate.read_at_s, 0);
-  if (now == null || !Number.isFinite(now.fraction)) return elapsed <= policy.battery_timeout_s ? estimate : NO_BATTERY;
-  const reach = (policy.max_charge_per_min * elapsed) / 60, known = estimate.battery;
-  const suspect = known && now.discharging ? suspectCharge(estimate, now, reach) : null;
-  let battery = now;
-  if (suspect !== null) battery = { ...known, discharging: true };
-  else if (known && now.discharging) {
-    battery = { ...now, fraction: Math.min(Math.max(now.fraction, known.fraction - reach), known.fraction + reach) };
+function describeSwitch(policy, options, state, seen, target) {
+  const [from, to] = [options[state.index].patch, options[target].patch];
+  if (target < state.index) {
+    return `${from} fits for ${fitSeconds(state.loads, state.index).toFixed(0)} s between loads; ${to} is worth more on average`;
   }
-  return { battery, read_at_s: seen.time_s, reading: now.fraction, suspect };
+  const predicted = predictP95(options[target], state), deadline = `deadline of ${ms(seen.deadline_s)} ms`;
+  if (predicted <= policy.headroom * budgetOf(seen)) {
+    return `predicted p95 of ${ms(predicted)} ms has fit the ${deadline} for ${state.dwell_s ?? policy.dwell_s} s`;
+  }
+  const share = (100 * (1 - lateShare(state.loads, target))).toFixed(2);
+  return `it has fit the ${deadline} in ${share}% of the last ${MEMORY_S / 60} minutes`;
 }
 
-function suspectCharge({ battery, reading, suspect }, now, elapsedReach) {
-  const reach = elapsedReach + (now.fraction < STEP ? STEP : JUMP), change = now.fraction - reading;
-  if (Math.abs(now.fraction - battery.fraction) <= reach) return null;
-  if (change > reach || (suspect === null && change < -reach)) return now.fraction;
-  return suspect === null || suspect - now.fraction >= STEP ? null : suspect;
+function describeGain({ metric: before }, { metric: after }) {
+  if (before == null || after == null) return "";
+  const points = 100 * (after - before);
+  return `${points < 0 ? "" : "+"}${points.toFixed(1)} points on clean sounds`;
 }
 
-const ms = (seconds) => (1000 * seconds).toFixed(1), percent = (share) => `${(100 * share).toFixed(0)}%`;
+const ms = (seconds) => (1000 * seconds).toFixed(1);

@@ -1,7 +1,8 @@
 // Loads the bundle, runs it on the samples it is sent, and lets the governor choose the patch size.
 
 import * as ort from "./ort/ort.wasm.min.mjs";
-import { BALANCED, frontier, initState, step } from "./governor.js";
+import { frontier } from "./estimates.js";
+import { BALANCED, initState, step } from "./governor.js";
 import { Bundle, Model } from "./model.js";
 import { Stream } from "./stream.js";
 

@@ -1,13 +1,14 @@
-// Traces, one a line of JSON: {policy, options, first, observations} → the decisions of the page's governor on each.
+// Traces, one a line of JSON: {policy, options, observations} → the decisions of the page's governor on each.
 
 import { createInterface } from "node:readline";
-import { frontier, initState, step } from "../../../cli/flexiast_cli/browser/governor.js";
+import { frontier } from "../../../cli/flexiast_cli/browser/estimates.js";
+import { initState, step } from "../../../cli/flexiast_cli/browser/governor.js";
 
 for await (const line of createInterface({ input: process.stdin })) {
-  const { policy, options, first, observations } = JSON.parse(line);
+  const { policy, options, observations: [first, ...others] } = JSON.parse(line);
   let state = initState(policy, options, first);
   const decisions = [[state.index, null]];
-  for (const observation of observations) {
+  for (const observation of others) {
     const decision = step(policy, options, state, observation);
     state = decision.state;
     decisions.push([decision.index, decision.reason]);

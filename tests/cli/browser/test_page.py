@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -79,11 +77,11 @@ def write_scape(path: Path) -> NDArray[np.float32]:
     return samples
 
 
-def classify(run: Run, site: Path, path: Path, *options: str) -> list[tuple[str, float, float]]:
-    result = run("classify", site / "model", path, *options, "--format", "csv")
+def listen(run: Run, site: Path, path: Path, patch: str) -> list[tuple[str, float, float]]:
+    result = run("listen", site / "model", "--input", path, "--pin", patch, "--json")
     assert result.returncode == 0, result.stderr
-    rows = csv.DictReader(io.StringIO(result.stdout))
-    return sorted((row["label"], float(row["start_s"]), float(row["end_s"])) for row in rows)
+    records = map(json.loads, result.stdout.splitlines())
+    return sorted((each["label"], each["start_s"], each["end_s"]) for each in records if each["type"] == "event")
 
 
 def assert_same_events(found: list[tuple[str, float, float]], expected: list[tuple[str, float, float]]) -> None:
@@ -111,7 +109,7 @@ def test_what_the_microphone_gives_has_the_events_of_flexiast(
         received, found = read_received(tab), list_events(tab)
         assert tab.value("document.getElementById('patch').textContent") == cheapest
     soundfile.write(tmp_path / "received.wav", received, RATE_HZ, subtype="FLOAT")
-    expected = classify(run, site, tmp_path / "received.wav", "--patch-size", cheapest)
+    expected = listen(run, site, tmp_path / "received.wav", cheapest)
     assert len(expected) >= 3
     assert_same_events(found, expected)
     # Half a second of what arrived, found again in the file: Chromium resamples on the way.
