@@ -30,6 +30,7 @@ EXAMPLES: dict[Words, tuple[str, ...]] = {
         "flexiast classify home.bundle recordings --format csv -o events.csv",
         "flexiast classify home.bundle recordings --format raven --output-dir found --workers 4",
         "flexiast classify home.bundle s3://yard/2026/ -o s3://results/run1/ --workers 16",
+        "flexiast classify home.bundle s3://yard/2026/ -o s3://results/run1/ --engine ray --ray-address auto",
     ),
     ("train",): (
         "flexiast train sounds -o runs/first",

@@ -143,6 +143,10 @@ def test_what_is_wrong_is_said_and_nothing_is_written(recordings: Path, bucket: 
         (("s3://yard/2026",), 2, "name a folder or URL with -o"),
         ((recordings, "--format", "parquet", "-o", recordings / "a.wav"), 2, "is a file"),
         ((recordings, "--budget-hours", "1", *local), 2, "leave --patch-size out"),
+        ((recordings, "--ray-address", "auto"), 2, "--ray-address is for --engine ray"),
+        ((recordings, "--cpus-per-worker", "2", *local), 2, "--cpus-per-worker is for --engine ray"),
+        ((recordings, "--engine", "ray", "--workers", "2", *local), 2, "leave --workers or --engine out"),
+        ((recordings, "--engine", "ray"), 2, "name a folder or URL with -o"),
     )
     for arguments, code, text in cases:
         result = run("classify", *QUICK, *arguments)
@@ -153,6 +157,32 @@ def test_what_is_wrong_is_said_and_nothing_is_written(recordings: Path, bucket: 
     denied = run("classify", *QUICK, "s3://yard/2026", *out)
     bucket.denied = 0
     assert (denied.exit_code, "refused to these credentials" in denied.stderr) == (10, True), denied.stderr
+
+
+def test_a_cluster_that_does_not_answer_is_named_before_anything_is_written(recordings: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    arguments = ("classify", *QUICK, recordings, "-o", tmp_path / "out", "--engine", "ray", "--ray-address")
+    result = run(*arguments, "127.0.0.1:9")
+    assert (result.exit_code, "cluster at 127.0.0.1:9 cannot be reached" in result.stderr) == (10, True), result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_ray_on_this_machine_goes_on_where_one_process_ended(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")
+    place = ("-o", tmp_path / "out", "--format", "parquet")
+    assert run("classify", *QUICK, recordings, *place).exit_code == 8
+    expected = parquet.read_table(tmp_path / "out/events").to_pylist()
+    entries = sorted((tmp_path / "out/_done").glob("*.json"))
+    (entry,) = (path for path in entries if path.name != "run.json")
+    entry.unlink()
+    result = run("classify", *QUICK, recordings, *place, "--engine", "ray")
+    assert result.exit_code == 8, result.stderr
+    assert "Ray: 1 node, " in result.stderr
+    assert "in 3 of 4 recordings" in result.stderr
+    assert bounds(parquet.read_table(tmp_path / "out/events").to_pylist(), "") == bounds(expected, "") != []
 
 
 def test_a_place_of_another_run_is_refused(recordings: Path, tmp_path: Path) -> None:

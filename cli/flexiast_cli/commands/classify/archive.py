@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -17,7 +18,7 @@ from flexiast.files import check_output
 from flexiast.spec import PatchSize
 from flexiast.storage import RemotePath, is_url, list_objects
 from flexiast_cli.commands.classify.files import find_files
-from flexiast_cli.commands.classify.options import BATCH_FILES, ArchiveOptions
+from flexiast_cli.commands.classify.options import BATCH_FILES, CPUS_PER_WORKER, ArchiveOptions, EngineName
 from flexiast_cli.terminal.console import count_noun, say, stderr
 from flexiast_cli.terminal.interrupts import graceful_shutdown
 from flexiast_runtime.batch.archive import Archive, Report, Task
@@ -25,9 +26,11 @@ from flexiast_runtime.batch.archive_run import Engine, prepare_run, run_in_proce
 from flexiast_runtime.batch.formats import Format
 from flexiast_runtime.batch.ledger import RUN, Recording
 from flexiast_runtime.batch.pace import Pace, measure_sizes
+from flexiast_runtime.batch.ray_engine import GPU_SHARE, RayCluster, RayOptions, connect
 from flexiast_runtime.batch.runner import Job
 from flexiast_runtime.batch.tasks import spool_recordings
 from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.inference.backends import Backend
 
 
 def name_place(output: str | None, output_dir: str | None) -> str:
@@ -53,13 +56,10 @@ def run_archive(
     *,
     workers: int,
     fail_fast: bool,
-    size_is_chosen: bool,
     options: ArchiveOptions,
 ) -> bool:
     """Whether every recording could be read; raises DataError where there is none, and RemoteError."""
-    bundle = Bundle.open(job.bundle)
-    if options.budget_hours is not None and size_is_chosen:
-        raise UsageError("--budget-hours chooses the patch size; leave --patch-size out")
+    bundle, cluster = Bundle.open(job.bundle), _connect(job, options)
     sizes = bundle.manifest.patches if options.budget_hours is not None else ()
     archive = Archive(job, place, output_format, model, sizes)
     listing = _Listing()
@@ -71,13 +71,27 @@ def run_archive(
     run = prepare_run(archive, bundle.manifest.spec, recordings, options.batch_files or BATCH_FILES)
     tally = _Tally(fail_fast=fail_fast)
     tally.failures += listing.errors
-    pace = _start_pace(archive, run.tasks, workers, options)
-    engine = _choose_engine(workers, pace, lambda: tally.stopped)
+    pace = _start_pace(archive, run.tasks, workers if cluster is None else cluster.workers, options)
+    if cluster is not None:
+        engine: Engine = partial(cluster.run, stopped=lambda: tally.stopped, pace=pace)
+    else:
+        engine = _choose_engine(workers, pace, lambda: tally.stopped)
     with graceful_shutdown(tally.stop, terminated=ExitCode.TERMINATED):
         for _ in tally.watch(run.reports(engine), run.tasks):
             pass
         tally.report(len(recordings), run.already, place)
     return not tally.failures
+
+
+def _connect(job: Job, options: ArchiveOptions) -> RayCluster | None:
+    """Ray, where it is asked for: a cluster that does not answer is known before anything is listed or written."""
+    if options.engine is not EngineName.RAY:
+        return None
+    gpu_share = None if job.backend is Backend.CPU else GPU_SHARE
+    cpus = CPUS_PER_WORKER if options.cpus_per_worker is None else options.cpus_per_worker
+    cluster = connect(RayOptions(options.ray_address, cpus, gpu_share), say)
+    say(f"Room for {count_noun(cluster.workers, 'worker')}")
+    return cluster
 
 
 class _Listing:
@@ -128,7 +142,7 @@ def _start_pace(archive: Archive, tasks: Sequence[Task], workers: int, options: 
 
 
 def _choose_engine(workers: int, pace: Pace | None, stopped: Callable[[], bool]) -> Engine:
-    """What runs the tasks."""
+    """What runs the tasks on this machine."""
     started_s = time.monotonic()
 
     def choose() -> PatchSize | None:

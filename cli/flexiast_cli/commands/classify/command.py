@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flexiast.errors import ExitCode
-from flexiast_cli.commands.classify.options import BATCH_FILES, ArchiveOptions
+from flexiast_cli.commands.classify.options import BATCH_FILES, CPUS_PER_WORKER, ArchiveOptions, EngineName
 from flexiast_cli.options.common import (
     GATE,
     AllowOption,
@@ -78,6 +78,27 @@ def classify(
             show_default="the mean of all",
         ),
     ] = None,
+    engine: Annotated[
+        EngineName, typer.Option("--engine", help="What runs an archive: this machine, or a Ray cluster.")
+    ] = EngineName.LOCAL,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="HOST:PORT|auto",
+            help="The cluster; auto is the one that this machine belongs to.",
+            show_default="Ray on this machine",
+        ),
+    ] = None,
+    cpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            "--cpus-per-worker",
+            min=0.1,
+            help="CPUs that Ray gives to each worker.",
+            show_default=f"{CPUS_PER_WORKER:g}",
+        ),
+    ] = None,
     batch_files: Annotated[
         int | None,
         typer.Option(
@@ -145,7 +166,7 @@ def classify(
         fail_fast=fail_fast,
         channel=None if channel is None else parse_channel(channel),
         keep_cut=keep_cut,
-        archive=ArchiveOptions(batch_files, budget_hours),
+        archive=ArchiveOptions(engine, ray_address, cpus_per_worker, batch_files, budget_hours),
     )
     if not all_read:
         raise typer.Exit(ExitCode.DATA)

@@ -47,6 +47,7 @@ def run(
     archive: ArchiveOptions,
 ) -> bool:
     """Whether every file could be read; raises DataError where none could."""
+    archive.check(workers, size_is_chosen=patch_size is not None)
     model, places = split_model(arguments)
     if archive.are_for(chosen_format, [*places, output, output_dir]):
         job = replace(_create_job(model, patch_size, precision, backend, settings), channel=channel, keep_cut=keep_cut)
@@ -58,7 +59,6 @@ def run(
             chosen_format or Format.PARQUET,
             workers=workers,
             fail_fast=fail_fast,
-            size_is_chosen=patch_size is not None,
             options=archive,
         )
     archive.refuse_without_archive()

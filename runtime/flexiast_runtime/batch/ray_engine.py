@@ -1,0 +1,295 @@
+"""Runs the tasks of an archive with Ray Data, on as many machines as a Ray cluster has.
+
+Ray schedules: it starts an actor for every free share of a node, gives each the next tasks, starts again those of a
+node that is lost, and takes new nodes as they come. The bundle travels with the tasks, so a node needs flexiast and
+nothing else. A task that is run twice writes the same files twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import socket
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from flexiast import __version__
+from flexiast.errors import FlexiastError, RemoteError, UsageError, VerificationError
+from flexiast.extras import require
+from flexiast.manifest import MANIFEST
+from flexiast_runtime.batch.archive import Archive, Report, Task, Worker
+from flexiast_runtime.batch.archive_run import give_up
+from flexiast_runtime.batch.pace import Pace
+from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.inference.backends import choose_precision
+from flexiast_runtime.paths import cache_folder
+
+BLOCKS = 4_000
+"""Of tasks, at most, that Ray Data is given. Each costs the driver some kilobytes, and is run as a whole."""
+TASK_RETRIES = 1
+"""Of a block over which an actor dies or a node is lost."""
+PASSES = 3
+"""Over what is left of an archive: all of it in blocks, then twice what was lost with actors, one by one."""
+GPU_SHARE = 0.25
+"""Of a GPU for each worker: decoding and features keep four of them busy with one."""
+ANSWER_S = 5.0
+"""For the address of a cluster to answer."""
+OBJECT_STORE_BYTES = 200 << 20
+"""On a machine of our own: tasks and reports are small, recordings never pass through Ray."""
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Where the tasks run, and what each actor takes."""
+
+    address: str | None = None
+    """``HOST:PORT``, or ``auto`` for the cluster that this machine is a node of; None starts Ray here"""
+    cpus_per_worker: float = 1.0
+    gpu_share: float | None = None
+    """Of a GPU for each worker; None where they need none"""
+
+
+class RayCluster:
+    """A cluster that ``connect`` found."""
+
+    def __init__(self, ray: Any, options: RayOptions) -> None:
+        self.ray, self.options = ray, options
+
+    @property
+    def workers(self) -> int:
+        """That its nodes have room for; raises UsageError for none, for which Ray would wait without end."""
+        room = sum(self._count_workers(node["Resources"]) for node in self.ray.nodes() if node["Alive"])
+        if not room:
+            gpu = self.options.gpu_share is not None
+            raise UsageError(
+                f"no node of the Ray cluster has the {self.options.cpus_per_worker:g} CPUs{' and the GPU' * gpu} of a "
+                f"worker; lower --cpus-per-worker, {'leave --backend out, ' * gpu}or add nodes (`ray status` lists "
+                "what they have)"
+            )
+        return room
+
+    def _count_workers(self, resources: Mapping[str, float]) -> int:
+        room = resources.get("CPU", 0) // self.options.cpus_per_worker
+        if self.options.gpu_share is not None:
+            room = min(room, resources.get("GPU", 0) // self.options.gpu_share)
+        return int(room)
+
+    def run(
+        self, archive: Archive, tasks: Sequence[Task], stopped: Callable[[], bool], pace: Pace | None = None
+    ) -> Iterator[Report]:
+        """Run the tasks in any order; ends early when ``stopped()``. Disconnects at the end.
+
+        Raises what a worker raises when it loads the model, VerificationError for a node with another version of
+        flexiast, and RemoteError for a cluster that breaks down.
+        """
+        job = archive.job
+        # Left to the nodes, it would be that of each one's processor, and their scores would differ.
+        precision = choose_precision(Bundle.open(job.bundle).manifest, job.precision, job.backend)
+        archive = replace(archive, job=replace(job, precision=precision))
+        try:
+            yield from self._run_all(archive, tasks, stopped, pace)
+        except (self.ray.exceptions.RayError, ConnectionError) as error:
+            raise RemoteError(
+                f"the Ray cluster ended the run: {_last_line(error)}; look at its nodes (`ray status`), install "
+                f"flexiast {__version__} on each, and run the same command again"
+            ) from error
+        finally:
+            self.ray.shutdown()
+
+    def _run_all(
+        self, archive: Archive, tasks: Sequence[Task], stopped: Callable[[], bool], pace: Pace | None
+    ) -> Iterator[Report]:
+        for _ in range(PASSES):
+            if not tasks:
+                return
+            reported = bytearray(len(tasks))
+            for number, report in self._run_once(archive, tasks, stopped, pace):
+                reported[number] = True
+                yield report
+            if stopped():
+                return
+            lost = (tasks[number] for number, done in enumerate(reported) if not done)
+            tasks = [one for task in lost for one in _take_apart(task)]
+        for task in tasks:
+            yield give_up(archive, task, f"workers died over it {PASSES * (TASK_RETRIES + 1)} times")
+
+    def _run_once(
+        self, archive: Archive, tasks: Sequence[Task], stopped: Callable[[], bool], pace: Pace | None
+    ) -> Iterator[tuple[int, Report]]:
+        """Each task's number and report, as they come; a block over which actors died has none."""
+        ray, workers = self.ray, min(self.workers, len(tasks))
+        with warnings.catch_warnings():
+            # `max_task_retries` has no name of its own yet; without it, a recording that kills its reader would
+            # kill one actor after the other for ever.
+            warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+            dataset = _to_dataset(tasks).map_batches(
+                _Actor,
+                batch_size=1,
+                # one task in hand and one waiting: more would wait behind a long one while others rest
+                compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=workers, max_tasks_in_flight_per_actor=2),
+                num_cpus=self.options.cpus_per_worker,
+                num_gpus=self.options.gpu_share,
+                max_task_retries=TASK_RETRIES,
+                fn_constructor_kwargs={
+                    "archive": pickle.dumps(archive),
+                    "files": _pack(archive.job.bundle),
+                    "version": __version__,
+                    "pace": None if pace is None else _serve_pace(ray, pace),
+                },
+            )
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for number, content in zip(batch["number"].to_pylist(), batch["report"].to_pylist(), strict=True):
+                answer = pickle.loads(content)
+                if isinstance(answer, FlexiastError):
+                    raise answer
+                yield number, answer
+            if stopped():
+                return
+
+
+def connect(options: RayOptions, say: Callable[[str], None]) -> RayCluster:
+    """A cluster; raises RemoteError, within seconds where none answers, and MissingExtraError."""
+    # Ray would report its use to its makers; no command opens a connection unasked.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray = require("ray", "cluster")
+    require("ray.data", "cluster")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # an actor that dies is an error there, and a matter of ours
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "ignore_reinit_error": True}
+    try:
+        if options.address is None:
+            ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        else:
+            _check_answers(options.address)
+            ray.init(address=options.address, **quiet)
+    except Exception as error:  # Ray raises the root of all where a node does not start in time
+        raise RemoteError(
+            f"the Ray cluster at {options.address or 'this machine'} cannot be reached: {_last_line(error)}; start one "
+            "with `ray start --head`, or give its address with --ray-address"
+        ) from error
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    say(f"Ray: {len(nodes)} node{'s' * (len(nodes) != 1)}, {ray.cluster_resources().get('CPU', 0):g} CPUs")
+    return RayCluster(ray, options)
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError for an address at which nothing listens; Ray itself would wait for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), ANSWER_S).close()
+
+
+def _last_line(error: BaseException) -> str:
+    """What an error of Ray is about: it tells of its causes first, with their tracebacks."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+
+
+def _take_apart(task: Task) -> list[Task]:
+    return [task] if task.piece is not None else [Task((recording,)) for recording in task.recordings]
+
+
+def _to_dataset(tasks: Sequence[Task]) -> Any:
+    """The tasks as a dataset of texts, in blocks that are run one at a time."""
+    pyarrow, data = require("pyarrow", "cluster"), require("ray.data", "cluster")
+    context = data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1
+    each = -(-len(tasks) // BLOCKS)
+    blocks = []
+    for begin in range(0, len(tasks), each):
+        numbers = range(begin, min(len(tasks), begin + each))
+        texts = [tasks[number].to_json() for number in numbers]
+        blocks.append(pyarrow.table({"number": list(numbers), "task": texts}))
+    return data.from_arrow(blocks)
+
+
+class _Actor:
+    """A worker on a node: loads the model once, and answers with a pickled report or FlexiastError.
+
+    An actor that raised would be started again, or its tasks lost, and why would stand in a log of Ray's.
+    """
+
+    def __init__(self, archive: bytes, files: dict[str, bytes], version: str, pace: Any) -> None:
+        self._pace = pace
+        self._worker: Worker | None = None
+        self._failure: FlexiastError | None = None
+        self._node = socket.gethostname()
+        try:
+            self._worker = self._load(archive, files, version)
+        except FlexiastError as error:
+            self._failure = type(error)(f"on the node {self._node}: {error}")
+
+    def _load(self, archive: bytes, files: dict[str, bytes], version: str) -> Worker:
+        if version != __version__:
+            raise VerificationError(f"flexiast is {__version__} here, and {version} where the run began; install one")
+        unpickled: Archive = pickle.loads(archive)
+        here = replace(unpickled, job=replace(unpickled.job, bundle=_unpack(files)))
+        return here.load(lambda _: None)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"number": batch["number"], "report": [pickle.dumps(self._run(str(text))) for text in batch["task"]]}
+
+    def _run(self, text: str) -> Report | FlexiastError:
+        if self._worker is None:
+            return self._failure or FlexiastError("the worker has no model")
+        task = Task.from_json(text)
+        try:
+            if self._pace is None:
+                return self._worker(task)
+            report = self._worker(task, require("ray", "cluster").get(self._pace.choose.remote()))
+            self._pace.add.remote(report.patch, report.audio_s, report.busy_s, task.size)
+        except FlexiastError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 (the driver raises it)
+            return FlexiastError(f"on the node {self._node}: {task.recordings[0].path} failed with {error!r}")
+        return report
+
+
+def _serve_pace(ray: Any, pace: Pace) -> Any:
+    """An actor that all workers ask for the size of their next task."""
+
+    class PaceServer:
+        def __init__(self, pace: Pace) -> None:
+            self._pace, self._started_s = pace, time.monotonic()
+
+        def choose(self) -> Any:
+            return self._pace.choose(time.monotonic() - self._started_s)
+
+        def add(self, *measured: Any) -> None:
+            self._pace.add(*measured)
+
+    return ray.remote(num_cpus=0)(PaceServer).remote(pace)
+
+
+def _pack(bundle: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(bundle.iterdir()) if path.is_file()}
+
+
+def _unpack(files: dict[str, bytes]) -> Path:
+    """The bundle in a folder of this node, written by the first of its workers; each verifies what it reads of it."""
+    folder = cache_folder() / "bundles" / sha256(files[MANIFEST]).hexdigest()[:40]
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as stage:
+            whole = Path(stage, "bundle")
+            whole.mkdir()
+            for name, content in files.items():
+                (whole / name).write_bytes(content)
+            whole.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another worker was first
+            raise RemoteError(
+                f"the model cannot be kept in {folder.parent}: {error.strerror}; make room there, or set XDG_CACHE_HOME"
+            ) from error
+    return folder
