@@ -99,7 +99,7 @@ class Detector:
 
     def push(self, window: Window, scores: Float, patch: PatchSize) -> Iterator[Detection]:
         """The next window's smoothed scores [classes] → the events that ended before it."""
-        slot = self.slot_start(window)
+        slot = self.slot_start(window.start, first=window.first)
         if self._rules.size_thresholds:
             if patch not in self._on_at:
                 self._on_at[patch] = self._rules.thresholds(self._labels, patch)
@@ -115,9 +115,12 @@ class Detector:
             if track.run is None and track.past is None:
                 del self._tracks[index]
 
-    def slot_start(self, window: Window) -> int:
-        """The first sample of the part of the stream that a window's score stands for."""
-        return window.start if window.first else window.start + self._lead
+    def slot_start(self, start: int, *, first: bool) -> int:
+        """The first sample of the part of the stream that the score of a window stands for, which starts at ``start``.
+
+        ``first``: the window is the first one since the stream started or broke off.
+        """
+        return start if first else start + self._lead
 
     def flush(self, end: int) -> Iterator[Detection]:
         """End all events at sample ``end``, where the stream ends or breaks off; none is merged with a later one."""
