@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flexiast.errors import ExitCode
 from flexiast_cli.commands.listen.options import OutputOptions, SourceOptions
 from flexiast_cli.commands.listen.output import announce, choose_printer, print_records, report_ineffective_cascade
-from flexiast_cli.commands.listen.sinks import clip_folder, histories_for, open_sinks, tee_to_history, tee_to_sinks
+from flexiast_cli.commands.listen.sinks import clip_folders, histories_for, open_sinks, tee_to_history, tee_to_sinks
 from flexiast_cli.commands.listen.stations import (
     Station,
     check_sources,
@@ -37,7 +37,7 @@ from flexiast_runtime.governor.live import Conditions
 from flexiast_runtime.hardware.poller import Poller
 from flexiast_runtime.sinks.audio_history import Audio
 from flexiast_runtime.sinks.parse import parse_sinks
-from flexiast_runtime.sinks.sink import RunContext, Sink
+from flexiast_runtime.sinks.sink import Model, RunContext, Sink
 from flexiast_runtime.systemd import ServiceManager
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run(
     streams = [one.source for one in opened]
     histories = histories_for(sinks, streams, frontend.sample_rate_hz, live=sources.live)
     title = f"{name} · {', '.join(source.name for source in streams)}"
-    page = None if open_page is None else open_page(title, frontend, clips=clip_folder(sinks))
+    page = None if open_page is None else open_page(title, frontend, clips=next(iter(clip_folders(sinks)), None))
     session = _Session(
         name, sources, output, candidates, controller, stations, sinks, histories, machine, place, manager, page
     )
@@ -121,7 +121,12 @@ class _Session:
         bundle, engines = self.candidates.bundle, self.candidates.engines
         live, captures = self.options.live, [station.capture for station in self.stations]
         context = RunContext(
-            engines.spec.labels, self.names, self.histories, patch_sizes=tuple(map(str, engines.patches))
+            engines.spec.labels,
+            self.names,
+            self.histories,
+            patch_sizes=tuple(map(str, engines.patches)),
+            models={bundle.sha256: Model(self.name, engines.spec.labels)},
+            clip_folders=clip_folders(self.sinks),
         )
         with (
             closing(engines),
