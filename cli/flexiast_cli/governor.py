@@ -28,7 +28,7 @@ from flexiast_runtime.hardware.machine import MachineSettings
 from flexiast_runtime.inference.backends import Backend, choose_precision, load_engines
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.profiling.options import measure_options
-from flexiast_runtime.profiling.profiler import manifest_sha256, profile_key, versions
+from flexiast_runtime.profiling.profiler import profile_key, versions
 from flexiast_runtime.profiling.profiles import Profile, find, find_other_settings
 
 Controller = GovernedController | FixedSize
@@ -223,7 +223,7 @@ def record_trace(
     header = Header(
         created_at=datetime.now().astimezone().isoformat(timespec="seconds"),
         bundle=name,
-        bundle_sha256=manifest_sha256(bundle),
+        bundle_sha256=bundle.sha256,
         versions=versions(),
         step_s=step_s,
         options=controller.options,

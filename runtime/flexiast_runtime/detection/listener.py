@@ -320,6 +320,8 @@ class StreamClassifier:
                 self._unix_s(detection.start),
                 self._run_id,
                 self._channel,
+                detection.threshold,
+                self._engines.bundle_sha256,
             )
 
 

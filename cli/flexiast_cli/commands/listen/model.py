@@ -15,7 +15,6 @@ from flexiast_runtime.detection.settings import DetectionSettings
 from flexiast_runtime.detection.takeover import check_takes_over
 from flexiast_runtime.governor.live import Conditions
 from flexiast_runtime.inference.selfcheck import golden_errors
-from flexiast_runtime.profiling.profiler import manifest_sha256
 
 SHOWN = 8
 """Digits of a bundle's hash in a message"""
@@ -61,7 +60,7 @@ class ModelLoader:
         lacks what the options ask for, and as ``Bundle.open`` and ``load_engines`` do.
         """
         bundle = Bundle.open(find_bundle(name))
-        found = ModelId(name, manifest_sha256(bundle))
+        found = ModelId(name, bundle.sha256)
         if expected is not None and found != expected:
             raise ModelError(
                 f"{expected} ran before, but {found} lies there now; give the path of a copy: flexiast swap OLD.bundle"

@@ -13,7 +13,14 @@ from flexiast.errors import ExitCode
 from flexiast_cli.commands.listen.model import ModelId, ModelLoader, RunningModel
 from flexiast_cli.commands.listen.options import OutputOptions, SourceOptions
 from flexiast_cli.commands.listen.output import announce, choose_printer, print_records, report_ineffective_cascade
-from flexiast_cli.commands.listen.sinks import clip_folder, histories_for, log, open_sinks, tee_to_history, tee_to_sinks
+from flexiast_cli.commands.listen.sinks import (
+    clip_folders,
+    histories_for,
+    log,
+    open_sinks,
+    tee_to_history,
+    tee_to_sinks,
+)
 from flexiast_cli.commands.listen.stations import (
     Station,
     check_sources,
@@ -38,7 +45,6 @@ from flexiast_runtime.detection.place_noise import PlaceNoise
 from flexiast_runtime.detection.records import Record
 from flexiast_runtime.governor.live import Conditions
 from flexiast_runtime.hardware.poller import Poller
-from flexiast_runtime.profiling.profiler import manifest_sha256
 from flexiast_runtime.sinks.audio_history import Audio
 from flexiast_runtime.sinks.parse import parse_sinks
 from flexiast_runtime.sinks.sink import RunContext, Sink
@@ -67,7 +73,7 @@ def run(
     deadline_s = min(sizes.latency / 1000, share_s) if sizes.latency else share_s
     machine = machine_conditions(deadline_s, sizes.backend, supply)
     controller = prepare(candidates, sizes, machine.latest)
-    first = RunningModel(ModelId(name, manifest_sha256(bundle)), settings, candidates, controller)
+    first = RunningModel(ModelId(name, bundle.sha256), settings, candidates, controller)
     place = PlaceNoise()
     stations = open_stations(
         opened,
@@ -82,7 +88,7 @@ def run(
     streams = [one.source for one in opened]
     histories = histories_for(sinks, streams, frontend.sample_rate_hz, live=sources.live)
     title = f"{name} · {', '.join(source.name for source in streams)}"
-    page = None if open_page is None else open_page(title, frontend, clips=clip_folder(sinks))
+    page = None if open_page is None else open_page(title, frontend, clips=next(iter(clip_folders(sinks)), None))
     swapper = ModelSwapper(first, stations, ModelLoader(sizes, events, lambda: machine.latest), log)
     session = _Session(name, sources, output, swapper, stations, sinks, histories, machine, place, manager, page)
     session.run(first, sizes)
@@ -124,7 +130,12 @@ class _Session:
         bundle, engines, step_s = model.candidates.bundle, model.candidates.engines, model.settings.step_s
         live, captures = self.options.live, [station.capture for station in self.stations]
         context = RunContext(
-            engines.spec.labels, self.names, self.histories, patch_sizes=tuple(map(str, engines.patches))
+            engines.spec.labels,
+            self.names,
+            self.histories,
+            patch_sizes=tuple(map(str, engines.patches)),
+            models=self.swapper.models,
+            clip_folders=clip_folders(self.sinks),
         )
         with (
             self.swapper,

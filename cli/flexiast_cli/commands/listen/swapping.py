@@ -23,6 +23,7 @@ from flexiast_cli.commands.listen.stations import Station, create_cascade
 from flexiast_runtime.governor.live import GovernedController
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.memory import return_free_memory
+from flexiast_runtime.sinks.sink import Model
 
 T = TypeVar("T")
 
@@ -58,6 +59,9 @@ class ModelSwapper:
         self, first: RunningModel, stations: Sequence[Station], loader: ModelLoader, log: Callable[[str], None]
     ) -> None:
         self.running = first
+        self.models: dict[str, Model] = {}
+        """What ran so far, by its bundle's hash: sinks tell by it whose an event is"""
+        self._remember(first)
         self._before: ModelId | None = None
         self._stations, self._loader, self._log = stations, loader, log
         self._requests: SimpleQueue[SwapRequest | None] = SimpleQueue()
@@ -112,6 +116,7 @@ class ModelSwapper:
             return
         old, self.running = self.running, model
         self._before = old.id
+        self._remember(model)
         engines, controller, settings = model.candidates.engines, model.controller, model.settings
         is_cascaded = self._loader.sizes.cascade
         for station in self._stations:
@@ -124,6 +129,9 @@ class ModelSwapper:
             text += f". The recording {self._loader.sizes.record} ends here: it is of one model"
         self._log(text)
         request.end(text)
+
+    def _remember(self, model: RunningModel) -> None:
+        self.models[model.id.sha256] = Model(model.id.name, model.candidates.engines.spec.labels)
 
     def _serve(self) -> None:
         while (request := self._requests.get()) is not None:
