@@ -21,8 +21,8 @@ import pytest
 import typer.testing
 
 from flexiast.manifest import MANIFEST
-from flexiast_runtime.bundle import Bundle
 from flexiast_cli.app import app
+from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.control import find_processes
 
 RATE_HZ = 16_000
