@@ -20,8 +20,8 @@ from typing import Any
 
 import psutil
 
-from flexiast_runtime.history import read_events
-from flexiast_runtime.sinks.retention import NAME
+from flexiast_runtime.history.clips import NAME
+from flexiast_runtime.history.events import read_events
 
 RIG = Path(__file__).parents[2] / "shared" / "rigs" / "virtual_mic.sh"
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")

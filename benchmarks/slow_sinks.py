@@ -168,7 +168,7 @@ def _read_lines(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _stored_ids(path: Path) -> list[str]:
-    from flexiast_runtime.history import read_events
+    from flexiast_runtime.history.events import read_events
 
     return [one["id"] for one in read_events(path)]
 

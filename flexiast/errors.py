@@ -99,6 +99,14 @@ class DataError(FlexiastError):
     exit_code = ExitCode.DATA
 
 
+class LockedError(DataError):
+    """Another program holds a database; worth another try."""
+
+
+class ChangedError(DataError):
+    """What was to be changed is no longer as the caller saw it."""
+
+
 class RemoteError(DataError):
     """An object store cannot be reached, or refuses what was asked."""
 

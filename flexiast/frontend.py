@@ -114,6 +114,10 @@ class FeatureStream:
         self._pending = samples[len(features) * self._frontend.spec.hop_samples :]
         return features
 
+    def renormalise(self, frontend: Frontend) -> None:
+        """Go on with a front end that differs in mean and std only; the samples that are pending stay."""
+        self._frontend = frontend
+
     def reset(self) -> None:
         """Forget what is pending: the next block follows a gap."""
         self._pending = np.empty(0, np.float32)

@@ -19,7 +19,7 @@ from flexiast_cli.commands.calibrate.command import calibrate
 from flexiast_cli.commands.classify.command import classify
 from flexiast_cli.commands.data import manifest, shard
 from flexiast_cli.commands.demo.command import demo
-from flexiast_cli.commands.devices import devices
+from flexiast_cli.commands.devices.command import devices
 from flexiast_cli.commands.doctor.command import doctor
 from flexiast_cli.commands.embed.command import embed
 from flexiast_cli.commands.engines import command as engines
@@ -34,6 +34,7 @@ from flexiast_cli.commands.profile.command import profile
 from flexiast_cli.commands.record.command import record
 from flexiast_cli.commands.service import command as service
 from flexiast_cli.commands.simulate.command import simulate
+from flexiast_cli.commands.swap.command import swap
 from flexiast_cli.commands.train.command import train
 from flexiast_cli.commands.verify.command import verify
 from flexiast_cli.examples import epilog
@@ -115,7 +116,7 @@ def _group(name: str, help_text: str, *registered: Callable[..., None], settable
     app.add_typer(group, name=name)
 
 
-_register(app, listen, history, classify, record, devices, doctor, profile, simulate)
+_register(app, listen, swap, history, classify, record, devices, doctor, profile, simulate)
 _register(app, train, import_, evaluate, embed, export, calibrate, mine, inspect, verify, demo)
 _group("data", "Prepare data sets: a CSV of a published one, shards of a large one.", manifest, shard)
 _group(

@@ -14,6 +14,7 @@ EXAMPLES: dict[Words, tuple[str, ...]] = {
         "flexiast listen home.bundle --false-alarms-per-day 2",
         "arecord -t raw -f S16_LE -c 1 -r 16000 | flexiast listen home.bundle --input -",
     ),
+    ("swap",): ("flexiast swap new.bundle", "flexiast swap --back"),
     ("history",): (
         "flexiast history --since 24h",
         "flexiast history --label dog --since 2026-11-01 --format csv",

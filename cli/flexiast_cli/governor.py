@@ -28,7 +28,7 @@ from flexiast_runtime.hardware.machine import MachineSettings
 from flexiast_runtime.inference.backends import Backend, choose_precision, load_engines
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.profiling.options import measure_options
-from flexiast_runtime.profiling.profiler import manifest_sha256, profile_key, versions
+from flexiast_runtime.profiling.profiler import profile_key, versions
 from flexiast_runtime.profiling.profiles import Profile, find, find_other_settings
 
 Controller = GovernedController | FixedSize
@@ -79,17 +79,25 @@ def load_candidates(bundle: Bundle, request: PolicyOptions) -> Candidates:
 
 
 def prepare(
-    candidates: Candidates, request: PolicyOptions, conditions: Conditions, policy: Policy | None = None
+    candidates: Candidates,
+    request: PolicyOptions,
+    conditions: Conditions,
+    policy: Policy | None = None,
+    *,
+    time_s: float = 0.0,
 ) -> Controller:
     """The governor over the options that are worth their cost, or the only size there is.
 
-    ``policy`` replaces the preset that the options name. Raises UsageError for a limit that cannot be kept.
+    ``policy`` replaces the preset that the options name; ``time_s`` is the time of the stream at which it begins.
+    Raises UsageError for a limit that cannot be kept.
     """
     options = candidates.options()
     policy = build_policy(request, options, conditions, datetime.now(), policy)
     if len(options) == 1:
         return FixedSize(options[0].patch)
-    return GovernedController(frontier(options), policy, conditions)
+    if policy.goal.until_s is not None:
+        policy = replace(policy, goal=replace(policy.goal, until_s=policy.goal.until_s + time_s))
+    return GovernedController(frontier(options), policy, conditions, time_s)
 
 
 def find_profile(bundle: Bundle, backend: Backend) -> Profile | None:
@@ -215,7 +223,7 @@ def record_trace(
     header = Header(
         created_at=datetime.now().astimezone().isoformat(timespec="seconds"),
         bundle=name,
-        bundle_sha256=manifest_sha256(bundle),
+        bundle_sha256=bundle.sha256,
         versions=versions(),
         step_s=step_s,
         options=controller.options,

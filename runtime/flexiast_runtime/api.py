@@ -111,6 +111,7 @@ def load(
     else:
         variants = [manifest.variant(patch, precision) for patch in patches]
         engines = Engines(manifest, {one.patch_size: make_engine(bundle, one) for one in variants})
+        engines.bundle_sha256 = bundle.sha256
         _check_shapes(engines)
     return Model(engines, manifest.best_patch if patch_size is None else patches[0])
 

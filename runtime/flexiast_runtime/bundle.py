@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flexiast.calibration import CALIBRATION, Calibration, parse_calibration
 from flexiast.errors import ModelError, VerificationError
-from flexiast.manifest import Manifest, read_manifest
+from flexiast.manifest import MANIFEST, Manifest, read_manifest
 from flexiast_runtime.catalog import name_bundle
 
 
@@ -36,6 +36,11 @@ class Bundle:
     def name(self) -> str:
         """What a user calls it: a shipped one by its name, another by its path."""
         return name_bundle(self.folder)
+
+    @property
+    def sha256(self) -> str:
+        """Of the manifest, which has the hash of every file: two bundles of one hash are the same."""
+        return hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
 
     def read_calibration(self) -> Calibration | None:
         """What `flexiast calibrate` measured with hours of background; None where it did not. Raises as ``read``."""

@@ -16,5 +16,13 @@ def cache_folder() -> Path:
     return _find("XDG_CACHE_HOME", ".cache")
 
 
+def runtime_folders() -> list[Path]:
+    """For what lasts as long as a process: where this one puts it, then where one of a system service may be."""
+    own = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]  # by systemd, for a unit
+    session = os.environ.get("XDG_RUNTIME_DIR", "")
+    first = Path(own) if own else Path(session) / "flexiast" if session else cache_folder()
+    return list(dict.fromkeys((first, Path("/run/flexiast"))))
+
+
 def _find(variable: str, default: str) -> Path:
     return Path(os.environ.get(variable) or Path.home() / default) / "flexiast"

@@ -13,7 +13,9 @@ import pytest
 from flexiast.spec import PatchSize
 from flexiast_runtime.detection.records import Event
 from flexiast_runtime.governor.trace import Recorder, read_trace, replay
-from flexiast_runtime.history import Query, labels_and_sources, list_labels, read_events
+from flexiast_runtime.history.events import Query, labels_and_sources, list_labels, read_events
+from flexiast_runtime.history.marks import read_marks
+from flexiast_runtime.history.verdicts import Verdict, give_verdict, read_bundles, read_verdicts
 from flexiast_runtime.profiling.profiles import find, keep, newest, read_profile
 from flexiast_runtime.sinks.sink import RunContext
 from flexiast_runtime.sinks.sqlite import SqliteHistory
@@ -64,9 +66,21 @@ def test_a_writer_upgrades_a_database_of_version_1_and_loses_nothing(database: P
     assert events[: len(STORED)] == STORED
     assert [label for label, *_ in events[len(STORED) :]] == ["siren", "siren"]
     with closing(sqlite3.connect(database)) as connection:
-        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(2,)]
+        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(3,)]
         plan = str(connection.execute("EXPLAIN QUERY PLAN SELECT id FROM events WHERE started_at_s > 1").fetchall())
     assert "events_by_time" in plan
+
+
+def test_a_database_of_version_2_is_read_as_it_is_and_takes_verdicts(tmp_path: Path) -> None:
+    database = Path(shutil.copy(ARTEFACTS / "history-2.db", tmp_path))
+    before = database.read_bytes()
+    rain = Event("kitchen", "rain", 16_000, 24_000, 16_000, 0.75, PatchSize(16, 16), RAIN_AT_S, "run")
+    assert list(read_events(database))[-1] == rain.document()
+    assert (read_verdicts(database), read_bundles(database), read_marks(database)) == ({}, {}, [])
+    assert database.read_bytes() == before
+    given = give_verdict(database, rain.id, Verdict.WRONG, reviewer="ann", instead_of=None)
+    assert read_verdicts(database) == {rain.id: given}
+    assert [event["label"] for event in read_events(database)] == ["tape", "dog", "rain"]
 
 
 def test_a_profile_of_schema_1_is_read_found_and_kept_under_the_keys_of_today(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import select
 import signal
 import sys
@@ -59,6 +60,40 @@ def graceful_shutdown(stop: Callable[[], None], terminated: ExitCode) -> Iterato
             signal.signal(number, handler)
     if request.by is not None:
         raise typer.Exit(ExitCode.INTERRUPTED if request.by == signal.SIGINT else terminated)
+
+
+@contextmanager
+def reload_on_hangup(reload: Callable[[], None]) -> Iterator[None]:
+    """Call ``reload`` at SIGHUP, as daemons do; where it says that the terminal was closed, it ends the process.
+
+    One that ignores it, under nohup, goes on ignoring it.
+    """
+    if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:  # Windows has none
+        yield
+        return
+    had_terminal = _has_terminal()
+
+    def handle(number: int, _: object) -> None:
+        if had_terminal and not _has_terminal():
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        else:
+            reload()
+
+    signal.signal(signal.SIGHUP, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def _has_terminal() -> bool:
+    """Whether the process has a terminal that it is controlled from; a service has none."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def yield_until_reader_stalls(records: Iterable[Record], request: StopRequest, *, live: bool) -> Iterator[Record]:

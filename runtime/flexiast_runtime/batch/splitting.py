@@ -68,6 +68,7 @@ class PieceScores:
     rate_hz: int
     """Of the file"""
     patch: PatchSize
+    bundle_sha256: str | None
     notices: tuple[str, ...] = ()
 
 
@@ -118,7 +119,7 @@ def classify_piece(
         pass
     if piece.stop is not None and recorder.windows != piece.stop - piece.first:
         raise DataError(f"{source.name} ends before its header says; copy it again")
-    return recorder.answer(source.rate_hz, job.patch, tuple(map(printable, notices)))
+    return recorder.answer(source.rate_hz, job.patch, engines.bundle_sha256, tuple(map(printable, notices)))
 
 
 def join_pieces(pieces: Sequence[PieceScores], job: Job, spec: Spec, path: Path | RemotePath) -> Result:
@@ -146,6 +147,8 @@ def join_pieces(pieces: Sequence[PieceScores], job: Job, spec: Spec, path: Path 
             each.score,
             each.patch,
             channel=_one_channel(job),
+            threshold=each.threshold,
+            bundle_sha256=pieces[-1].bundle_sha256,
         )
         for each in found
     )
@@ -186,7 +189,9 @@ class _ScoreRecorder:
         self._end = end
         return iter(())
 
-    def answer(self, rate_hz: int, patch: PatchSize, notices: tuple[str, ...]) -> PieceScores:
+    def answer(
+        self, rate_hz: int, patch: PatchSize, bundle_sha256: str | None, notices: tuple[str, ...]
+    ) -> PieceScores:
         """What was kept, once the stream has ended."""
         counts = [len(classes) for classes, _ in self._scores]
         return PieceScores(
@@ -197,6 +202,7 @@ class _ScoreRecorder:
             self._end,
             rate_hz,
             patch,
+            bundle_sha256,
             notices,
         )
 

@@ -35,6 +35,8 @@ class Detection:
     """Highest smoothed score"""
     patch: PatchSize
     """Patch size that gave the highest score"""
+    threshold: float
+    """What its label had to reach at that size"""
 
 
 @dataclass
@@ -44,6 +46,7 @@ class _Run:
     start: int
     score: float
     patch: PatchSize
+    threshold: float
     confirmed: bool = False
 
 
@@ -99,7 +102,7 @@ class Detector:
 
     def push(self, window: Window, scores: Float, patch: PatchSize) -> Iterator[Detection]:
         """The next window's smoothed scores [classes] → the events that ended before it."""
-        slot = self.slot_start(window)
+        slot = self.slot_start(window.start, first=window.first)
         if self._rules.size_thresholds:
             if patch not in self._on_at:
                 self._on_at[patch] = self._rules.thresholds(self._labels, patch)
@@ -115,9 +118,12 @@ class Detector:
             if track.run is None and track.past is None:
                 del self._tracks[index]
 
-    def slot_start(self, window: Window) -> int:
-        """The first sample of the part of the stream that a window's score stands for."""
-        return window.start if window.first else window.start + self._lead
+    def slot_start(self, start: int, *, first: bool) -> int:
+        """The first sample of the part of the stream that the score of a window stands for, which starts at ``start``.
+
+        ``first``: the window is the first one since the stream started or broke off.
+        """
+        return start if first else start + self._lead
 
     def flush(self, end: int) -> Iterator[Detection]:
         """End all events at sample ``end``, where the stream ends or breaks off; none is merged with a later one."""
@@ -133,15 +139,16 @@ class Detector:
         if run is None or score >= (self._off if run.confirmed else self._on)[index]:
             return
         if run.confirmed:
-            track.past = Detection(index, run.start, slot, run.score, run.patch)
+            track.past = Detection(index, run.start, slot, run.score, run.patch, run.threshold)
         track.run = None
 
     def _rise(self, track: _Track, score: float, slot: int, patch: PatchSize) -> None:
         """Start a run at sample ``slot``, or raise the score of the open one."""
-        if track.run is None and score >= self._on[track.class_index]:
-            track.run = _Run(slot, score, patch)
+        threshold = float(self._on[track.class_index])
+        if track.run is None and score >= threshold:
+            track.run = _Run(slot, score, patch, threshold)
         if track.run is not None and score > track.run.score:
-            track.run.score, track.run.patch = score, patch
+            track.run.score, track.run.patch, track.run.threshold = score, patch, threshold
         self._confirm_run(track, slot)
 
     def _confirm_run(self, track: _Track, slot: int) -> None:
@@ -153,7 +160,7 @@ class Detector:
         if past is not None:
             run.start, track.past = past.start, None
             if past.score >= run.score:
-                run.score, run.patch = past.score, past.patch
+                run.score, run.patch, run.threshold = past.score, past.patch, past.threshold
 
     def _emit_settled(self, track: _Track, slot: float) -> Iterator[Detection]:
         """Yield the past event once no run that starts at ``slot`` or later can be merged with it."""

@@ -59,6 +59,25 @@ class Framer:
         self._waiting: list[Float] = []
         self._stream.reset()
 
+    @property
+    def next_window(self) -> tuple[int, bool]:
+        """Where the next window starts, and whether it is the first one since the stream started or broke off."""
+        return self._start, self._first
+
+    def renormalise(self, frontend: Frontend) -> None:
+        """Go on with a front end that differs in mean and std only; the frames held are converted.
+
+        Their rounding differs from that of frames computed anew, by 1e-6 of a deviation.
+        """
+        before, after = self._frontend.spec, frontend.spec
+        self._compute()
+        self._stream.renormalise(frontend)
+        self._frontend = frontend
+        if (before.mean, before.std) != (after.mean, after.std):  # a new buffer: windows are views of the old one
+            log_mel = self._buffer[self._held] * np.float32(2 * before.std) + np.float32(before.mean)
+            self._buffer = frontend.normalise(log_mel)
+            self._held = slice(0, len(self._buffer))
+
     def push(self, samples: Float) -> Iterator[Window]:
         """The next samples → the windows they complete. The array must not change until then."""
         spec = self._frontend.spec

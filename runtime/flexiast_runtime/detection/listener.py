@@ -99,6 +99,7 @@ class StreamClassifier:
         self._accounting = Accounting()
         self._is_interrupted = False  # since the audio broke off
         self._carried_cpu_s = 0.0  # CPU time of chunks that completed no window yet
+        self._last_of_old: list[Event] = []  # events of a model that was swapped, not yet yielded
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[Record]:
         """Yield records while the chunks last, then finish the stream."""
@@ -106,6 +107,7 @@ class StreamClassifier:
 
     def push(self, chunk: Chunk) -> Iterator[Record]:
         """Process one chunk and yield the records it completes."""
+        yield from self._pop_last_of_old()
         for state, reason in chunk.notices:
             yield SourceNotice(self._source, self._framer.end / self._rate, state, reason)
             if state == "lost":
@@ -117,8 +119,38 @@ class StreamClassifier:
         self._gate.update(chunk.start, chunk.samples)
         yield from self._process_windows(self._framer.push(chunk.samples))
 
+    @property
+    def time_s(self) -> float:
+        """Seconds of audio so far."""
+        return self._framer.end / self._rate
+
+    def swap_model(
+        self,
+        engines: Engines,
+        controller: GovernedController | FixedSize,
+        settings: DetectionSettings,
+        cascade: Cascade | None,
+    ) -> None:
+        """Go on with another model from the next window on. No audio is dropped, and no window is left out.
+
+        Its labels, window and rate must be those of the model before, as ``check_takes_over`` says; its normalisation
+        may differ. Each event is of one model: one that is open ends where the next window's score begins, and comes
+        with the next chunk.
+        """
+        detector = create_detector(engines.spec, settings)
+        start, first = self._framer.next_window
+        self._last_of_old += self._emit_events(self._detector.flush(detector.slot_start(start, first=first)))
+        self._engines, self._controller, self._detector, self._cascade = engines, controller, detector, cascade
+        self._framer.renormalise(Frontend(engines.spec.frontend))
+        self._smoother.reset()  # scores of two models have no mean
+
+    def _pop_last_of_old(self) -> Iterator[Event]:
+        events, self._last_of_old = self._last_of_old, []
+        yield from events
+
     def finish(self) -> Iterator[Record]:
         """End the stream: yield the records of its last window, its last events and the summary."""
+        yield from self._pop_last_of_old()
         yield from self._interrupt()
         yield self._accounting.summarise(self._source, self._framer.end, self._engines.spec)
 
@@ -288,6 +320,8 @@ class StreamClassifier:
                 self._unix_s(detection.start),
                 self._run_id,
                 self._channel,
+                detection.threshold,
+                self._engines.bundle_sha256,
             )
 
 

@@ -21,6 +21,13 @@ RENAMED_EVENT_KEYS = {"began_at": "started_at"}
 """Keys of an event of schema 1.0 and what they are called since 2.0"""
 
 
+EVENT_KEYS = (
+    *("schema_version", "type", "id", "source", "channel", "label", "started_at", "start_s", "end_s"),
+    *("start_sample", "end_sample", "score", "patch_size", "threshold", "bundle_sha256"),
+)
+"""The order of an event's keys"""
+
+
 @dataclass(frozen=True)
 class Event:
     """A sound that has ended; samples at the model's rate, counted from the start of the stream."""
@@ -41,6 +48,10 @@ class Event:
     """Part of the id, so that two runs over the same source have different ones"""
     channel: int | None = None
     """The only channel of the recording or device that was classified, from 1; None for the mix"""
+    threshold: float | None = None
+    """The score that its label had to reach at this patch size"""
+    bundle_sha256: str | None = None
+    """The bundle whose engines gave it, by the hash of its manifest"""
 
     @property
     def id(self) -> str:
@@ -69,6 +80,8 @@ class Event:
             "end_sample": self.end_sample,
             "score": round(self.score, 4),
             "patch_size": str(self.patch),
+            "threshold": None if self.threshold is None else round(self.threshold, 4),
+            "bundle_sha256": self.bundle_sha256,
         }
 
 
@@ -271,12 +284,9 @@ Record = Event | Switch | Status | SourceNotice | EngineFailure | Overload | Sum
 
 def upgrade_event(document: dict[str, Any]) -> dict[str, Any]:
     """The JSON form of an event, stored by this or an earlier version, as `Event.document` gives it today."""
-    if document["schema_version"] == SCHEMA_VERSION:
-        return document
-    added = {"schema_version": SCHEMA_VERSION, "channel": None}
-    order = ("schema_version", "type", "id", "source", "channel")
-    upgraded = rename_keys(document, RENAMED_EVENT_KEYS) | added
-    return {key: upgraded[key] for key in order if key in upgraded} | upgraded
+    absent = {"channel": None, "threshold": None, "bundle_sha256": None}
+    upgraded = absent | rename_keys(document, RENAMED_EVENT_KEYS) | {"schema_version": SCHEMA_VERSION}
+    return {key: upgraded[key] for key in EVENT_KEYS if key in upgraded} | upgraded
 
 
 def _record(kind: str) -> dict[str, Any]:

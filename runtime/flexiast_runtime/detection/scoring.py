@@ -125,7 +125,10 @@ def detect(
 def compute_slots(stream: StreamLogits, spec: Spec, settings: DetectionSettings) -> Int:
     """Edges of the parts of the stream that the windows' scores stand for, in samples [windows + 1]."""
     detector = make_detector(spec, settings)
-    return np.array([*(detector.slot_start(window) for window in stream.windows), stream.samples], np.int64)
+    return np.array(
+        [*(detector.slot_start(window.start, first=window.first) for window in stream.windows), stream.samples],
+        np.int64,
+    )
 
 
 def follow(

@@ -40,8 +40,11 @@ class Conditions:
 class GovernedController:
     """The governor with its state. It decides before the first window and after each one."""
 
-    def __init__(self, options: tuple[Option, ...], policy: Policy, conditions: Conditions) -> None:
-        self.options, self.policy, self.first = options, policy, conditions.to_observation(0.0)
+    def __init__(
+        self, options: tuple[Option, ...], policy: Policy, conditions: Conditions, time_s: float = 0.0
+    ) -> None:
+        """``time_s``: time of the stream at which it begins."""
+        self.options, self.policy, self.first = options, policy, conditions.to_observation(time_s)
         self.record: Callable[[Observation, Decision], None] = lambda observation, decision: None
         """Called with each observation and its decision"""
         self._state = init_state(policy, options, self.first)

@@ -72,8 +72,10 @@ def load_engines(
     if backend is Backend.TENSORRT:
         from flexiast_runtime.inference.tensorrt import engines
 
-        return engines.load_engines(bundle, patches, precision, say=say)
+        loaded: Engines = engines.load_engines(bundle, patches, precision, say=say)
+    else:
+        from flexiast_runtime.inference import ort
 
-    from flexiast_runtime.inference import ort
-
-    return ort.load_engines(bundle, patches, precision, threads, "cuda" if backend is Backend.CUDA else "cpu")
+        loaded = ort.load_engines(bundle, patches, precision, threads, "cuda" if backend is Backend.CUDA else "cpu")
+    loaded.bundle_sha256 = bundle.sha256
+    return loaded

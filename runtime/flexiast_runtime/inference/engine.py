@@ -56,6 +56,9 @@ class StagedEngine(Engine, Protocol):
 class Engines:
     """The loaded engines of a bundle. Switching between them is a look-up."""
 
+    bundle_sha256: str | None = None
+    """Of the bundle that they were loaded from; events carry it. None for engines of no bundle"""
+
     def __init__(self, manifest: Manifest, engines: dict[PatchSize, Engine]) -> None:
         self.manifest = manifest
         self._engines = engines

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 
 from flexiast import __version__
-from flexiast.manifest import MANIFEST
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.hardware.machine import read_settings
 from flexiast_runtime.hardware.meters import Meter, find_meter
@@ -46,16 +44,11 @@ def profile_key(bundle: Bundle, backend: Backend, threads: int = 1) -> ProfileKe
     return ProfileKey(
         machine=describe_machine(),
         settings=read_settings(),
-        bundle_sha256=manifest_sha256(bundle),
+        bundle_sha256=bundle.sha256,
         backend=backend.value,
         threads=threads,
         versions=versions(backend),
     )
-
-
-def manifest_sha256(bundle: Bundle) -> str:
-    """SHA-256 of the manifest, which has the hash of every file."""
-    return hashlib.sha256((bundle.folder / MANIFEST).read_bytes()).hexdigest()
 
 
 def versions(backend: Backend = Backend.CPU) -> dict[str, str]:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from flexiast.errors import DataError, SinkDownError, SinkError, SinkUnavailableError
 from flexiast.files import write_atomically
+from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.detection.records import Event, Record
-from flexiast_runtime.sinks.retention import KEEP_ALL, NAME, Keeper, Retention, clock_is_synchronised
+from flexiast_runtime.history.clips import NAME, Span, render_span
+from flexiast_runtime.sinks.retention import KEEP_ALL, Keeper, Retention, clock_is_synchronised
 from flexiast_runtime.sinks.sink import PASSING, RunContext, file_error
 
 POST_ROLL_WAIT_S = 5.0
@@ -65,13 +67,15 @@ class Clips:
         end = event.end_sample + post
         begin = max(0, event.start_sample - pre, end - round(LONGEST_S * history.rate_hz))
         try:
-            samples = history.read(begin, end, self._post_s + POST_ROLL_WAIT_S).samples
+            chunk = history.read(begin, end, self._post_s + POST_ROLL_WAIT_S)
         except DataError as error:
             raise SinkError(str(error)) from error
-        if not len(samples):
+        if not len(chunk.samples):
             raise SinkError(f"the audio of {event.label} at {event.start_s:.1f} s is no longer held")
         content = io.BytesIO()
-        soundfile.write(content, samples, history.rate_hz, format="FLAC", subtype="PCM_16")
+        with soundfile.SoundFile(content, "w", history.rate_hz, 1, "PCM_16", format="FLAC") as file:
+            file.comment = render_span(locate(event, chunk, history.rate_hz))
+            file.write(chunk.samples)
         try:
             self._keeper.make_room(content.getbuffer().nbytes)
             write_atomically(self.folder / clip_name(event), content.getvalue())
@@ -88,6 +92,14 @@ class Clips:
 def list_half_written(folder: Path) -> Iterator[Path]:
     """Half-written clips of a killed program, recognised by the names that `write_atomically` gives."""
     return (path for path in folder.glob(".*.tmp-*") if NAME.fullmatch(path.name[1:].rpartition(".tmp-")[0]))
+
+
+def locate(event: Event, chunk: Chunk, rate_hz: int) -> Span:
+    """Where an event lies in the audio of its clip; what is no longer held of it is left out."""
+    first, last = (
+        min(max(0, sample - chunk.start), len(chunk.samples)) for sample in (event.start_sample, event.end_sample)
+    )
+    return Span(first / rate_hz, last / rate_hz)
 
 
 def clip_name(event: Event) -> str:

@@ -1,4 +1,4 @@
-"""Which clips stay in their folder, and by which clock their age is reckoned.
+"""Which clips stay in their folder, and by which clock their age is reckoned. No other file is ever removed.
 
 A board without a battery for its clock may boot years in the future or the past, until its time is synchronised: ages
 reckoned then would remove every clip. So a large jump is not believed until the kernel calls the clock synchronised.
@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import math
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,9 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flexiast.files import write_atomically
+from flexiast_runtime.history.clips import NAME
 
-NAME = re.compile(r"(\d{8}T\d{6}Z|\d{7}\.\d{2}s)_[A-Za-z0-9]+(-[A-Za-z0-9]+)*_[0-9a-f]{16}\.flac")
-"""What a clip is called; no other file is ever removed."""
 CLOCK = ".flexiast-clock"
 """The file in the folder that holds the last plausible time, in Unix seconds"""
 LONGEST_OFF_S = 180 * 86400.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from flexiast.errors import SinkDownError, SinkError
 from flexiast_runtime.detection.records import Record
@@ -45,6 +46,13 @@ class Counts:
         return self.delivered + self.lost
 
 
+class Model(NamedTuple):
+    """What a bundle is called, and what it knows."""
+
+    name: str
+    labels: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class RunContext:
     """What a sink needs to know about a run before its first record."""
@@ -57,6 +65,10 @@ class RunContext:
     """Counts of all sinks of the run"""
     patch_sizes: tuple[str, ...] = ()
     """Those that may run"""
+    models: Mapping[str, Model] = field(default_factory=dict)
+    """By the hash of their bundle: those whose engines give the events. One that is loaded later is added."""
+    clip_folders: tuple[Path, ...] = ()
+    """Folders into which sinks of the run cut clips"""
     say: Callable[[str], None] = lambda text: None
     """Logs a line"""
 

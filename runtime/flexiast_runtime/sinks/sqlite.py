@@ -7,15 +7,19 @@ import sqlite3
 from contextlib import ExitStack
 from pathlib import Path
 
-from flexiast.errors import SinkDownError, SinkError
+from flexiast.errors import DataError, SinkDownError, SinkError
 from flexiast_runtime.detection.records import Event, Record
-from flexiast_runtime.history import default_database, prepare
+from flexiast_runtime.history.clips import store_clip_folder
+from flexiast_runtime.history.database import LOCKED_S, default_database, prepare
+from flexiast_runtime.history.verdicts import store_bundle
 from flexiast_runtime.sinks.sink import RunContext, file_error
 
 PASSING = {5, 6, 13}
 """SQLITE_BUSY, SQLITE_LOCKED and SQLITE_FULL"""
-LOCKED_S = 2.0
-"""Seconds that a write waits for another program's."""
+_INSERT = (
+    "INSERT OR IGNORE INTO events (id, source, label, started_at_s, score, document, threshold, bundle_sha256)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 class SqliteHistory:
@@ -23,23 +27,29 @@ class SqliteHistory:
 
     def __init__(self, path: Path | None = None) -> None:
         """``path``: the user's own database for None."""
-        self._path = path or default_database()
-        self.name = f"sqlite:{self._path}"
+        self.path = path or default_database()
+        self.name = f"sqlite:{self.path}"
 
     def open(self, context: RunContext) -> None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             # Opened here and used by the outbox's thread, one after the other.
-            self._connection = sqlite3.connect(self._path, timeout=LOCKED_S, check_same_thread=False)
+            self._connection = sqlite3.connect(self.path, timeout=LOCKED_S, check_same_thread=False)
             with ExitStack() as on_failure:
                 on_failure.callback(self._connection.close)
-                prepare(self._connection, self._path)
+                prepare(self._connection, self.path)
+                self._models, self._known = context.models, set[str | None]()
+                with self._connection:
+                    for folder in context.clip_folders:
+                        store_clip_folder(self._connection, folder)
                 on_failure.pop_all()
         except OSError as error:
-            raise file_error(error, f"{self._path.parent} cannot be made: {error.strerror}; name another") from error
+            raise file_error(error, f"{self.path.parent} cannot be made: {error.strerror}; name another") from error
+        except DataError as error:
+            raise SinkError(str(error)) from error
         except sqlite3.Error as error:
             kind = SinkDownError if _passes(error) else SinkError
-            raise kind(f"{self._path} cannot be used as a database of events: {error}; name another") from error
+            raise kind(f"{self.path} cannot be used as a database of events: {error}; name another") from error
 
     def wants(self, record: Record) -> bool:
         return isinstance(record, Event)
@@ -47,16 +57,24 @@ class SqliteHistory:
     def deliver(self, event: Event) -> None:
         document = json.dumps(event.document(), ensure_ascii=False)
         row = (event.id, event.source, event.label, event.started_at_s, event.score, document)
+        values = (*row, event.threshold, event.bundle_sha256)
         try:
             with self._connection:
-                self._connection.execute("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
+                self._connection.execute(_INSERT, values)
+                self._store_bundle(event.bundle_sha256)
+            self._known.add(event.bundle_sha256)
         except sqlite3.OperationalError as error:  # locked, full, read-only: may pass
-            raise SinkDownError(f"{self._path}: {error}") from error
+            raise SinkDownError(f"{self.path}: {error}") from error
         except sqlite3.Error as error:
-            raise SinkError(f"{self._path}: {error}") from error
+            raise SinkError(f"{self.path}: {error}") from error
 
     def close(self) -> None:
         self._connection.close()
+
+    def _store_bundle(self, sha256: str | None) -> None:
+        """Once for each bundle; a listener may change its bundle while it runs."""
+        if sha256 is not None and sha256 not in self._known and (model := self._models.get(sha256)) is not None:
+            store_bundle(self._connection, sha256, model.name, model.labels)
 
 
 def _passes(error: sqlite3.Error) -> bool:

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import soundfile
 
-from flexiast_runtime.history import read_events
+from flexiast_runtime.history.events import read_events
 from tests.cli.conftest import Run, tone
 
 RATE_HZ = 16_000

@@ -17,14 +17,14 @@ import pytest
 import typer
 
 from flexiast.errors import ExitCode, SinkError
-from flexiast_cli.commands.listen.sinks import clip_folder, histories_for, open_sinks, tee_to_history, tee_to_sinks
+from flexiast_cli.commands.listen.sinks import clip_folders, histories_for, open_sinks, tee_to_history, tee_to_sinks
 from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.detection.records import Record
-from flexiast_runtime.history import read_events
+from flexiast_runtime.history.clips import NAME
+from flexiast_runtime.history.events import read_events
 from flexiast_runtime.sinks.clips import Clips
 from flexiast_runtime.sinks.cooldown import Cooldown
 from flexiast_runtime.sinks.jsonl import JsonlFile
-from flexiast_runtime.sinks.retention import NAME
 from flexiast_runtime.sinks.sink import RunContext
 from tests.cli.conftest import RATE_HZ, Run, tone
 from tests.runtime.sinks.conftest import event, status
@@ -147,7 +147,7 @@ def test_audio_is_remembered_by_source_where_clips_are_cut(tmp_path: Path) -> No
     stream = [(0, Chunk(0, np.full(10, 0.5, np.float32))), (1, Chunk(0, np.full(20, 0.25, np.float32)))]
     assert histories_for([JsonlFile(tmp_path / "a")], devices, RATE_HZ, live=True) == {}  # type: ignore[arg-type]
     histories = histories_for([Cooldown(Clips(tmp_path), 1.0)], devices, RATE_HZ, live=True)  # type: ignore[arg-type]
-    assert clip_folder([Cooldown(Clips(tmp_path), 1.0)]) == tmp_path
+    assert clip_folders([Cooldown(Clips(tmp_path), 1.0)]) == (tmp_path,)
     assert list(tee_to_history(stream, sources, histories)) == stream
     assert list(tee_to_history(stream, sources, {})) == stream
     assert [histories[name].read(0, 100).samples.tolist() for name in sources] == [[0.5] * 10, [0.25] * 20]

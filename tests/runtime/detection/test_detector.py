@@ -77,11 +77,13 @@ def brute_force(scores: Float, slots: list[tuple[int, int]], rules: EventRules) 
         events: list[Detection] = []
         for first, last in stretches(scores[:, index], slots, float(on), rules):
             best = first + int(scores[first : last + 1, index].argmax())
-            event = Detection(index, slots[first][0], slots[last][1], float(scores[best, index]), SIZES[best % 2])
+            event = Detection(
+                index, slots[first][0], slots[last][1], float(scores[best, index]), SIZES[best % 2], float(on)
+            )
             if events and event.start - events[-1].end < rules.merge_s * RATE:
                 before = events.pop()
                 louder = event if event.score > before.score else before
-                event = Detection(index, before.start, event.end, louder.score, louder.patch)
+                event = Detection(index, before.start, event.end, louder.score, louder.patch, float(on))
             events.append(event)
         found |= {event for event in events if event.end - event.start >= rules.min_duration_s * RATE}
     return found
@@ -183,7 +185,7 @@ def test_a_sound_that_never_stops_is_the_whole_stream(frontend: Frontend, sample
 def test_a_clip_of_one_window_is_one_event_of_the_whole_clip(frontend: Frontend, samples: int) -> None:
     (window,) = windows_of(frontend, 1_600, samples)
     (event,) = detected(detector_of(RULES, 1_600, classes=2), [window], np.array([[0.0, 0.9]], np.float32), samples)
-    assert event == Detection(1, 0, samples, float(np.float32(0.9)), SIZES[0])
+    assert event == Detection(1, 0, samples, float(np.float32(0.9)), SIZES[0], 0.5)
 
 
 @given(st.integers(1, 25), st.integers(0, 20))

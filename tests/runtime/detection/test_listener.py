@@ -567,6 +567,8 @@ KEYS = {
             "end_sample",
             "score",
             "patch_size",
+            "threshold",
+            "bundle_sha256",
         ),
     },
     "switch": {"source", "time_s", "from", "to", "reason"},

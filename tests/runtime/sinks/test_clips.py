@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from flexiast.errors import SinkError, SinkUnavailableError
 from flexiast_runtime.audio.source import Chunk, FileSource, chunks
 from flexiast_runtime.detection.records import Event
+from flexiast_runtime.history.clips import NAME
 from flexiast_runtime.sinks import clips as clips_module
 from flexiast_runtime.sinks import retention as retention_module
 from flexiast_runtime.sinks.audio_history import AudioHistory, RecordingAudio
 from flexiast_runtime.sinks.clips import Clips, clip_name
-from flexiast_runtime.sinks.retention import CLOCK, NAME, Keeper, Retention
+from flexiast_runtime.sinks.retention import CLOCK, Keeper, Retention
 from flexiast_runtime.sinks.sink import RunContext
 from tests.runtime.sinks.conftest import event
 from tests.runtime.sinks.test_jsonl import full_disk

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from flexiast.errors import DataError, SinkDownError, SinkError, SinkUnavailableError
-from flexiast_runtime import history
 from flexiast_runtime.detection.records import Event
-from flexiast_runtime.history import Query, read_events
+from flexiast_runtime.history.database import default_database
+from flexiast_runtime.history.events import Query, read_events
 from flexiast_runtime.sinks import sqlite
 from flexiast_runtime.sinks.sink import RunContext
 from flexiast_runtime.sinks.sqlite import SqliteHistory
@@ -220,10 +220,10 @@ def test_another_schema_is_neither_written_nor_read(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     fill(path, event(0))
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE schema_version SET version = 3")
-    with pytest.raises(SinkError, match="has schema 3, this flexiast writes 2"):
+        connection.execute("UPDATE schema_version SET version = 4")
+    with pytest.raises(SinkError, match="has schema 4, this flexiast writes 3"):
         open_sink(path)
-    with pytest.raises(DataError, match="has schema 3, this flexiast reads 2"):
+    with pytest.raises(DataError, match="has schema 4, this flexiast reads 3"):
         stored(path)
 
 
@@ -248,4 +248,4 @@ def test_the_default_database_lies_in_the_data_folder(monkeypatch: pytest.Monkey
     assert SqliteHistory().name == f"sqlite:{tmp_path}/flexiast/history.db"
     monkeypatch.delenv("XDG_DATA_HOME")
     monkeypatch.setenv("HOME", "/somewhere")
-    assert history.default_database() == Path("/somewhere/.local/share/flexiast/history.db")
+    assert default_database() == Path("/somewhere/.local/share/flexiast/history.db")

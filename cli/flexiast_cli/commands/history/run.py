@@ -21,7 +21,8 @@ from flexiast.text import preview
 from flexiast_cli.commands.history.chart import Day
 from flexiast_cli.commands.history.command import Format, QueryOptions
 from flexiast_cli.terminal.console import count_noun, json_line, say, stdout
-from flexiast_runtime.history import Query, default_database, labels_and_sources, list_labels, read_events
+from flexiast_runtime.history.database import default_database
+from flexiast_runtime.history.events import Query, labels_and_sources, list_labels, read_events
 from flexiast_runtime.schema import SCHEMA_VERSION
 from flexiast_runtime.units import parse_duration
 

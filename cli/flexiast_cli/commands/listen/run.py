@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from flexiast.errors import ExitCode
+from flexiast_cli.commands.listen.model import ModelId, ModelLoader, RunningModel
 from flexiast_cli.commands.listen.options import OutputOptions, SourceOptions
 from flexiast_cli.commands.listen.output import announce, choose_printer, print_records, report_ineffective_cascade
-from flexiast_cli.commands.listen.sinks import clip_folder, histories_for, open_sinks, tee_to_history, tee_to_sinks
+from flexiast_cli.commands.listen.sinks import (
+    clip_folders,
+    histories_for,
+    log,
+    open_sinks,
+    tee_to_history,
+    tee_to_sinks,
+)
 from flexiast_cli.commands.listen.stations import (
     Station,
     check_sources,
@@ -20,16 +28,18 @@ from flexiast_cli.commands.listen.stations import (
     open_sources,
     open_stations,
 )
-from flexiast_cli.governor import Candidates, Controller, load_candidates, prepare, record_trace
+from flexiast_cli.commands.listen.swapping import ModelSwapper
+from flexiast_cli.governor import load_candidates, prepare, record_trace
 from flexiast_cli.options.common import EventOptions, bundle_event_settings, power_source_of
 from flexiast_cli.options.policy import PolicyOptions
 from flexiast_cli.options.validators import parse_address
 from flexiast_cli.terminal.console import say
 from flexiast_cli.terminal.full_disk import surviving_full_disk
-from flexiast_cli.terminal.interrupts import StopRequest, graceful_shutdown
+from flexiast_cli.terminal.interrupts import StopRequest, graceful_shutdown, reload_on_hangup
 from flexiast_runtime.audio.capture import OnSourceLoss, merge_captures, stop
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import DEFAULT, find_bundle
+from flexiast_runtime.control import ControlServer
 from flexiast_runtime.detection.listener import process_streams
 from flexiast_runtime.detection.place_noise import PlaceNoise
 from flexiast_runtime.detection.records import Record
@@ -63,6 +73,7 @@ def run(
     deadline_s = min(sizes.latency / 1000, share_s) if sizes.latency else share_s
     machine = machine_conditions(deadline_s, sizes.backend, supply)
     controller = prepare(candidates, sizes, machine.latest)
+    first = RunningModel(ModelId(name, bundle.sha256), settings, candidates, controller)
     place = PlaceNoise()
     stations = open_stations(
         opened,
@@ -77,11 +88,10 @@ def run(
     streams = [one.source for one in opened]
     histories = histories_for(sinks, streams, frontend.sample_rate_hz, live=sources.live)
     title = f"{name} · {', '.join(source.name for source in streams)}"
-    page = None if open_page is None else open_page(title, frontend, clips=clip_folder(sinks))
-    session = _Session(
-        name, sources, output, candidates, controller, stations, sinks, histories, machine, place, manager, page
-    )
-    session.run(settings.step_s, sizes)
+    page = None if open_page is None else open_page(title, frontend, clips=next(iter(clip_folders(sinks)), None))
+    swapper = ModelSwapper(first, stations, ModelLoader(sizes, events, lambda: machine.latest), log)
+    session = _Session(name, sources, output, swapper, stations, sinks, histories, machine, place, manager, page)
+    session.run(first, sizes)
 
 
 def _choose_page(output: OutputOptions) -> Callable[..., WebPage] | None:
@@ -102,8 +112,7 @@ class _Session:
     name: str
     options: SourceOptions
     output: OutputOptions
-    candidates: Candidates
-    controller: Controller
+    swapper: ModelSwapper
     stations: Sequence[Station]
     sinks: Sequence[Sink]
     histories: Mapping[str, Audio]
@@ -116,32 +125,47 @@ class _Session:
     def names(self) -> tuple[str, ...]:
         return tuple(station.name for station in self.stations)
 
-    def run(self, step_s: float, sizes: PolicyOptions) -> None:
+    def run(self, model: RunningModel, sizes: PolicyOptions) -> None:
         """Classify until the sources end or a signal comes; exits with LOST where a sink lost something."""
-        bundle, engines = self.candidates.bundle, self.candidates.engines
+        bundle, engines, step_s = model.candidates.bundle, model.candidates.engines, model.settings.step_s
         live, captures = self.options.live, [station.capture for station in self.stations]
         context = RunContext(
-            engines.spec.labels, self.names, self.histories, patch_sizes=tuple(map(str, engines.patches))
+            engines.spec.labels,
+            self.names,
+            self.histories,
+            patch_sizes=tuple(map(str, engines.patches)),
+            models=self.swapper.models,
+            clip_folders=clip_folders(self.sinks),
         )
         with (
-            closing(engines),
+            self.swapper,
             graceful_shutdown(partial(stop, captures), terminated=ExitCode.OK) as request,
             open_sinks(self.sinks, context, lambda: live or request.by is not None) as publish,
-            record_trace(self.controller, sizes.record, bundle, self.name, step_s, len(captures)),
+            record_trace(model.controller, sizes.record, bundle, self.name, step_s, len(captures)),
             self.machine,
             surviving_full_disk(say),
+            self._accept_swaps(),
         ):
             heading = f"{self.name} listens to {', '.join(self.names)}; Ctrl-C ends"
             announce(None if self.output.as_json else heading, self.page)
             self._print(tee_to_sinks(self._classify(), publish), request)
             report_ineffective_cascade([station.classifier for station in self.stations])
 
+    @contextmanager
+    def _accept_swaps(self) -> Iterator[None]:
+        """Let `flexiast swap` and SIGHUP swap the model of live sound; a recording ends before one could."""
+        if not any(station.is_live for station in self.stations):
+            yield
+            return
+        with ControlServer(self.swapper.answer, say), reload_on_hangup(self.swapper.reload):
+            yield
+
     def _classify(self) -> Iterator[Record]:
         """The records of all sources in the order of their audio."""
         captures, classifiers = zip(*((station.capture, station.classifier) for station in self.stations), strict=True)
         on_loss: OnSourceLoss = "exit" if len(captures) == 1 or self.options.exits_on_source_loss else "continue"
         chunks = tee_to_history(merge_captures(captures, on_loss), self.names, self.histories)
-        pairs = ((classifiers[index], chunk) for index, chunk in chunks)
+        pairs = ((classifiers[index], chunk) for index, chunk in self.swapper.swap_between(chunks))
         return self.place.watch(process_streams(pairs, classifiers))
 
     def _print(self, records: Iterator[Record], request: StopRequest) -> None:

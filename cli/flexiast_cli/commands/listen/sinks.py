@@ -54,9 +54,9 @@ def tee_to_sinks(records: Iterable[Record], publish: Callable[[Record], None]) -
         yield record
 
 
-def clip_folder(sinks: Sequence[Sink]) -> Path | None:
-    """The folder of the first sink that cuts clips."""
-    return next((clips.folder for clips in _clip_sinks(sinks)), None)
+def clip_folders(sinks: Sequence[Sink]) -> tuple[Path, ...]:
+    """The folders of the sinks that cut clips."""
+    return tuple(clips.folder for clips in _clip_sinks(sinks))
 
 
 def histories_for(sinks: Sequence[Sink], sources: Sequence[Source], rate_hz: int, *, live: bool) -> dict[str, Audio]:
@@ -72,7 +72,6 @@ def histories_for(sinks: Sequence[Sink], sources: Sequence[Source], rate_hz: int
 
 
 def _clip_sinks(sinks: Sequence[Sink]) -> list[Clips]:
-
     inner = [sink.sink if isinstance(sink, Cooldown) else sink for sink in sinks]
     return [sink for sink in inner if isinstance(sink, Clips)]
 

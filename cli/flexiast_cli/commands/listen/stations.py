@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from flexiast.errors import UsageError
+from flexiast.spec import Spec
 from flexiast_cli.commands.listen.options import SourceOptions
 from flexiast_cli.governor import Controller
 from flexiast_cli.terminal.console import say
@@ -38,6 +39,8 @@ class Station(NamedTuple):
     name: str
     capture: Capture
     classifier: StreamClassifier
+    is_live: bool
+    """Whether its sound cannot be had again: a microphone, a pipe, or a file at the pace of one"""
 
 
 def check_sources(options: SourceOptions) -> None:
@@ -138,8 +141,6 @@ def open_stations(
     duration_s: float | None,
 ) -> list[Station]:
     """Each source's capture and classifier; all share the engines and the controller."""
-    thresholds = settings.rules.thresholds(engines.spec.labels)
-    cheapest = controller.patch if isinstance(controller, FixedSize) else controller.options[0].patch
     run, frontend, stations = secrets.token_hex(8), engines.spec.frontend, []
     for source, channel in inputs:
         capture = Capture(
@@ -161,10 +162,16 @@ def open_stations(
             unix_s=capture.unix_s if isinstance(source, Monitored) else lambda _: None,  # files have no wall clock
             run=run,
             channel=channel,
-            cascade=Cascade(cheapest, thresholds, engines.spec, settings.step_s) if cascade else None,
+            cascade=create_cascade(controller, settings, engines.spec) if cascade else None,
         )
-        stations.append(Station(source.name, capture, classifier))
+        stations.append(Station(source.name, capture, classifier, isinstance(source, Monitored)))
     return stations
+
+
+def create_cascade(controller: Controller, settings: DetectionSettings, spec: Spec) -> Cascade:
+    """A stream's cascade, whose cheap pass is that of the cheapest size that the controller may choose."""
+    cheapest = controller.patch if isinstance(controller, FixedSize) else controller.options[0].patch
+    return Cascade(cheapest, settings.rules.thresholds(spec.labels), spec, settings.step_s)
 
 
 def machine_conditions(deadline_s: float, backend: Backend, source: ReportedOnce | None) -> Poller[Conditions]:

@@ -22,6 +22,8 @@ COMMON = """\
 Type=notify
 Restart=on-failure
 RestartSec=5
+# Re-reads the bundle from its path, without a gap; fails where the bundle cannot take over.
+ExecReload={reload}
 RestartPreventExitStatus={no_restart}
 # Notified after every window, see flexiast_runtime/systemd.py. TensorRT plans are built before the first one.
 WatchdogSec=60
@@ -45,6 +47,9 @@ SystemCallFilter=@system-service
 # No MemoryDenyWriteExecute: libffi, through which PortAudio calls Python, needs such memory on some machines.
 SYSTEM = """\
 DynamicUser=yes
+# The socket of `flexiast swap`
+RuntimeDirectory=flexiast
+RuntimeDirectoryMode=0700
 # Profiles, plans and history: /var/lib/flexiast.
 Environment=XDG_DATA_HOME=%S
 SupplementaryGroups=audio
@@ -88,15 +93,16 @@ class Service:
 
     def text(self) -> str:
         """The unit file. A user's manager lacks the rights to confine a service, so that unit has fewer lines."""
-        command = [str(self.python), "-m", "flexiast_cli.main", "listen", "--config", str(self.config)]
+        flexiast = f"{quote_word(str(self.python))} -m flexiast_cli.main"
         secrets = "/etc/flexiast/environment" if self.scope == "system" else "%E/flexiast/environment"
         no_restart = " ".join(str(code.value) for code in NO_RESTART_CODES)
         parts = (
             MARK,
             "[Unit]\nDescription=flexiast, sound recognition\nAfter=sound.target" + self._time_sync(),
             "# A microphone may be plugged in next week.\nStartLimitIntervalSec=0\n",
-            f"[Service]\nExecStart={' '.join(map(quote_word, command))}",
-            COMMON.format(secrets=secrets, no_restart=no_restart) + (SYSTEM if self.scope == "system" else ""),
+            f"[Service]\nExecStart={flexiast} listen --config {quote_word(str(self.config))}",
+            COMMON.format(reload=f"{flexiast} swap --pid $MAINPID", secrets=secrets, no_restart=no_restart)
+            + (SYSTEM if self.scope == "system" else ""),
             f"[Install]\nWantedBy={'multi-user' if self.scope == 'system' else 'default'}.target\n",
         )
         return "\n".join(parts)

@@ -1,10 +1,9 @@
-"""``flexiast devices``: the microphones of this machine, and which one `listen` would open."""
+"""The work of `flexiast devices`."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+from rich.markup import escape
+from rich.table import Table
 
 from flexiast_cli.terminal.console import print_json, say, stdout
 from flexiast_runtime.audio.devices import InputDevice, choose, input_devices, no_microphone_hint
@@ -12,14 +11,8 @@ from flexiast_runtime.audio.devices import InputDevice, choose, input_devices, n
 COLUMNS = ("", "name", "host API", "channels", "rate", "USB id")
 
 
-def devices(
-    device: Annotated[
-        str | None,
-        typer.Option("--device", help="Mark the one that this name, part of a name or USB id chooses."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the devices as JSON.")] = False,
-) -> None:
-    """List microphones; a * marks the one that `listen` would open."""
+def run(device: str | None, *, as_json: bool) -> None:
+    """Raises DeviceError where no microphone, or more than one, has the name."""
     found = input_devices()
     chosen = choose(found, device) if found or device is not None else None
     if as_json:
@@ -35,9 +28,6 @@ def _describe_device(device: InputDevice) -> dict[str, object]:
 
 
 def _print_table(devices: tuple[InputDevice, ...], chosen: InputDevice | None) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, justify="right" if column in {"channels", "rate"} else "left")

@@ -1,0 +1,1 @@
+"""The microphones of this machine."""

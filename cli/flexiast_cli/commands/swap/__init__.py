@@ -1,0 +1,1 @@
+"""Swapping the model of a running `listen`."""
