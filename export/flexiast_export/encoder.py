@@ -1,6 +1,6 @@
 """The encoder's graph: tokens → logits, one for all patch sizes.
 
-It is written in the precisions of ``arithmetic``; embedders are float32 in all of them, since they are a few percent of
+It is written in each of the precisions; embedders are float32 in all of them, since they are a few percent of
 the work and the first thing that every error goes through.
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 from flexiast.arrays import Float
 from flexiast.checkpoint import Checkpoint
 from flexiast.manifest import OPSET
-from flexiast_export.arithmetic import FLOAT32, Arithmetic
 from flexiast_export.graph import Graph
+from flexiast_export.precisions import FLOAT32, Arithmetic
 
 if TYPE_CHECKING:
     import onnx

@@ -14,10 +14,10 @@ from flexiast.errors import VerificationError
 from flexiast.extras import require
 from flexiast.manifest import Precision
 from flexiast.spec import PatchSize, Spec
-from flexiast_export.arithmetic import FLOAT16, FLOAT32, Arithmetic, DynamicInt8, Float32, StaticInt8, layer_of
 from flexiast_export.embedding import tokens
 from flexiast_export.encoder import encoder
 from flexiast_export.graph import Graph
+from flexiast_export.precisions import FLOAT16, FLOAT32, Arithmetic, DynamicInt8, Float32, StaticInt8, layer_of
 
 if TYPE_CHECKING:
     import onnxruntime

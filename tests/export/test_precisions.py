@@ -208,8 +208,8 @@ def test_ranges_are_those_that_the_model_sees(tiny_checkpoint: Checkpoint, calib
 def test_the_layer_with_the_outlier_is_the_most_sensitive(
     block: int, tiny_checkpoint: Checkpoint, calibration: Float
 ) -> None:
-    from flexiast_export.arithmetic import DynamicInt8
     from flexiast_export.encoder import encoder
+    from flexiast_export.precisions import DynamicInt8
 
     spoilt = with_outliers(tiny_checkpoint, block)
     ranked = rank_by_sensitivity(spoilt, calibration, PATCHES, lambda kept: encoder(spoilt, DynamicInt8(kept)))
@@ -220,8 +220,8 @@ def test_the_layer_with_the_outlier_is_the_most_sensitive(
 def test_layers_are_tried_on_late_windows_too_and_at_every_size(
     tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flexiast_export.arithmetic import DynamicInt8
     from flexiast_export.encoder import encoder
+    from flexiast_export.precisions import DynamicInt8
 
     spec, seen = tiny_checkpoint.spec, []
 

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from flexiast.checkpoint import Checkpoint
 from flexiast.manifest import PRECISIONS, Precision
-from flexiast_export.arithmetic import (
+from flexiast_export.encoder import encoder
+from flexiast_export.graph import Graph
+from flexiast_export.precisions import (
     FLOAT16,
     FLOAT32,
     WEIGHT_LIMIT,
@@ -23,8 +25,6 @@ from flexiast_export.arithmetic import (
     layer_of,
     quantize_weight,
 )
-from flexiast_export.encoder import encoder
-from flexiast_export.graph import Graph
 from flexiast_export.quantize import count_quantized, layers, template
 
 Float = NDArray[np.float32]
