@@ -23,6 +23,8 @@ MAX_MANIFEST_BYTES = 4_000_000
 """100,000 labels fit; a larger file is not a manifest."""
 
 MAX_FILES = 1_000
+MAX_LICENCE = 1_000
+"""Characters of the licence's text"""
 MAX_FILE_BYTES = 2_000_000_000
 """What one ONNX file can hold; a bundle that claims more is not read."""
 
@@ -140,6 +142,8 @@ class Manifest(Value):
     files: tuple[FileEntry, ...] = Field(max_length=MAX_FILES)
     source_sha256: Sha256
     """Hash of the source checkpoint's weights."""
+    licence: str | None = Field(default=None, max_length=MAX_LICENCE)
+    """Of the weights, as text; None where it is not known."""
     versions: dict[str, str]
 
     @model_validator(mode="after")

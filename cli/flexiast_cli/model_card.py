@@ -16,6 +16,7 @@ from flexiast.spec import PatchSize, Spec
 from flexiast.text import preview
 from flexiast_cli.terminal.console import count_noun, stdout
 from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.catalog import read_licence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,6 +52,8 @@ def show_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     size = f"{spec.base_patch}: {spec.tokens(spec.base_patch):,} tokens, " if spec.network.kind == "transformer" else ""
     console.print(f"{size}{spec.gmac(spec.base_patch):.3f} GMAC")
     _show_measured(checkpoint, console)
+    if licence := checkpoint.info.get("licence") or read_licence(path):
+        console.print(f"licence of the weights: {licence}", markup=False, soft_wrap=True)
     if background := checkpoint.info.get("background"):
         console.print(f"trained with {background['train_hours']:.2f} h of background")
     if origin := checkpoint.info.get("imported"):
@@ -82,6 +85,8 @@ def show_bundle(bundle: Bundle) -> None:
     console.print(f"{bundle.folder}", style="bold", markup=False, soft_wrap=True)
     console.print(f"schema {manifest.schema_version}, opset {manifest.opset}, source {manifest.source_sha256[:12]}")
     console.print(describe_spec(manifest.spec), markup=False)
+    if bundle.licence:
+        console.print(f"licence of the weights: {bundle.licence}", markup=False, soft_wrap=True)
     console.print()
     console.print(_engine_table(manifest))
     console.print()

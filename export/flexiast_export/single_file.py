@@ -7,7 +7,6 @@ follow. No torch is needed.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
 DOCUMENTATION = "docs/how-to/own-program.md"
 """In the source of flexiast; it says how the file is used."""
-
-MODEL_CARD = "MODEL_CARD.md"
 
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-4}
 COARSE_TOLERANCE = 0.02
@@ -128,22 +125,13 @@ def describe(bundle: Bundle, variant: Variant) -> dict[str, str]:
         "source_sha256": manifest.source_sha256,
         "documentation": DOCUMENTATION,
     }
-    licence = _read_licence(bundle)
-    return described | ({} if licence is None else {"licence": licence})
+    return described | ({} if bundle.licence is None else {"licence": bundle.licence})
 
 
 def carries_licence(path: Path) -> bool:
     """Whether a single file names the licence of its weights."""
     model = require("onnx", "export").load_model(path)
     return any(entry.key == "licence" for entry in model.metadata_props)
-
-
-def _read_licence(bundle: Bundle) -> str | None:
-    """Of the weights, as the card beside the bundle names it; None where there is no card."""
-    card = bundle.folder.resolve().parent / MODEL_CARD
-    text = card.read_text("utf-8") if card.is_file() else ""
-    found = re.search(r"\*\*Licence of these weights:\*\* *([^\n]+(?:\n +[^\n]+)*)", text)
-    return None if found is None else " ".join(found[1].split())
 
 
 def _documentation(spec: Spec, variant: Variant) -> Description:

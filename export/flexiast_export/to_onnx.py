@@ -180,5 +180,6 @@ def _draft_manifest(checkpoint: Checkpoint, opset: int) -> Manifest:
         variants=(),
         files=(),
         source_sha256=weights_sha256(checkpoint),
+        licence=checkpoint.info.get("licence"),
         versions=versions(),
     )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from flexiast.calibration import CALIBRATION, Calibration, parse_calibration
 from flexiast.errors import ModelError, VerificationError
 from flexiast.manifest import MANIFEST, Manifest, read_manifest
-from flexiast_runtime.catalog import name_bundle
+from flexiast_runtime.catalog import name_bundle, read_licence
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Bundle:
     def sha256(self) -> str:
         """Of the manifest, which has the hash of every file: two bundles of one hash are the same."""
         return hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
+
+    @property
+    def licence(self) -> str | None:
+        """Of the weights: as the manifest names it, else as the card beside a shipped one does; None: not known."""
+        return self.manifest.licence or read_licence(self.folder)
 
     def read_calibration(self) -> Calibration | None:
         """What `flexiast calibrate` measured with hours of background; None where it did not. Raises as ``read``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from flexiast.errors import ModelError
@@ -10,17 +11,27 @@ from flexiast.manifest import MANIFEST
 DEFAULT = "sounds"
 CHECKPOINT = "checkpoint.safetensors"
 """File name of the best checkpoint of `flexiast train`"""
+MODEL_CARD = "MODEL_CARD.md"
+"""File name of the description beside a shipped checkpoint and its bundle"""
 _SHIPPED = Path(__file__).parent / "models"
 
 
 def list_shipped() -> tuple[str, ...]:
     """Names of the models that are part of this installation."""
-    return tuple(sorted(path.parent.name for path in _SHIPPED.glob("*/MODEL_CARD.md")))
+    return tuple(sorted(path.parent.name for path in _SHIPPED.glob(f"*/{MODEL_CARD}")))
 
 
 def name_bundle(folder: Path) -> str:
     """What a user calls the bundle of a folder: a shipped one by its name, another by its path."""
     return folder.parent.name if folder.parent.parent == _SHIPPED else str(folder)
+
+
+def read_licence(model: Path) -> str | None:
+    """Of the weights of a checkpoint or bundle, as the card beside it names it; None where there is no card."""
+    card = model.resolve().parent / MODEL_CARD
+    text = card.read_text("utf-8") if card.is_file() else ""
+    found = re.search(r"\*\*Licence of these weights:\*\* *([^\n]+(?:\n +[^\n]+)*)", text)
+    return None if found is None else " ".join(found[1].split())
 
 
 def find_bundle(model: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from flexiast.checkpoint import Checkpoint, weight_shapes
 from flexiast.errors import UsageError, VerificationError
+from flexiast.evaluation.evaluate import Classifier
 from flexiast.frontend import Frontend
 from flexiast.manifest import Manifest, Variant
 from flexiast.networks import TorchClassifier, load_model
@@ -132,6 +134,15 @@ def test_the_licence_is_that_of_the_card(tmp_path: Path) -> None:
     facts = module.describe(bundle, bundle.manifest.variants[0])
     assert facts["licence"].startswith("CC BY 4.0")
     assert module.file_name(bundle, bundle.manifest.variants[0]).startswith("commands-")
+
+
+def test_the_licence_of_a_checkpoint_goes_into_its_bundle_and_their_files(
+    tiny_checkpoint: Checkpoint, tiny_source: Classifier, tmp_path: Path
+) -> None:
+    checkpoint = replace(tiny_checkpoint, info={"licence": "CC BY 4.0"})
+    export_onnx(checkpoint, tiny_source, [PatchSize(16, 16)], tmp_path / "licensed")
+    bundle = Bundle.open(tmp_path / "licensed")
+    assert module.describe(bundle, bundle.manifest.variants[0])["licence"] == bundle.manifest.licence == "CC BY 4.0"
 
 
 def test_nothing_is_written_unless_all_is_right(

@@ -90,7 +90,7 @@ def set_at(*path: str | int, value: object) -> Callable[[Document], None]:
 
 
 CHANGES = {
-    "unknown field": (set_at("licence", value="MIT"), "licence"),
+    "unknown field": (set_at("owner", value="me"), "owner"),
     "unknown field of a variant": (set_at("variants", 0, "speed", value=1), "speed"),
     "unknown field of the spec": (set_at("spec", "colour", value="red"), "colour"),
     "no labels": (set_at("spec", "labels", value=[]), "must have labels"),

@@ -16,7 +16,7 @@ from flexiast.spec import PRESETS, Spec
 from flexiast.training.recipe import ModelConfig, Recipe, Training
 from flexiast_cli.commands.train import start as module
 from flexiast_cli.commands.train.prepare import _settle
-from flexiast_cli.commands.train.start import choose_start, list_candidates
+from flexiast_cli.commands.train.start import Start, choose_start, list_candidates
 from flexiast_runtime.catalog import list_shipped
 
 
@@ -40,6 +40,13 @@ def test_the_best_start_is_taken_unless_its_licence_costs_more_than_it_brings(
     assert (found and found.name) == chosen
     if chosen == "sounds":
         assert "not for commercial use" in output.getvalue()
+
+
+def test_a_run_inherits_the_licence_of_its_start(build_spec: Callable[..., Spec]) -> None:
+    spec = build_spec()
+    assert Start("sounds", Checkpoint(spec, {})).licence == "CC BY-NC 3.0, not for commercial use"
+    inherited = Checkpoint(spec, {}, {"licence": "CC BY 4.0"})
+    assert Start("sounds", inherited).licence == "CC BY 4.0"
 
 
 def test_uneven_labels_are_drawn_equally_often_unless_told(build_spec: Callable[..., Spec]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from flexiast_export.encoder import encoder
 from flexiast_export.quantize import template
 from flexiast_export.to_onnx import check_export, export_onnx, versions
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.catalog import find_checkpoint
+from flexiast_runtime.catalog import find_checkpoint, read_licence
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ def job_from_checkpoint(
     require("torch", "export")
     path = find_checkpoint(model)
     checkpoint = load_checkpoint(path)
+    licence = checkpoint.info.get("licence") or read_licence(path)
+    checkpoint = replace(checkpoint, info=checkpoint.info | {"licence": licence})
     patches = checkpoint.spec.trained_patches if patches is None else patches
     check_export(checkpoint, patches, output, precisions=precisions, opset=opset, calibrated=calibrated, force=force)
     if output.resolve() in path.resolve().parents:

@@ -36,7 +36,7 @@ def build_page(bundle: Bundle, patches: Sequence[PatchSize], precision: Precisio
     Raises ModelError for a bundle without a front end, MissingExtraError without npm, and VerificationError where a
     file is not what it should be.
     """
-    manifest = reduce_manifest(bundle.manifest, patches, precision)
+    manifest = reduce_manifest(bundle.manifest, patches, precision).model_copy(update={"licence": bundle.licence})
     files = {f"model/{entry.name}": bundle.read(entry.name) for entry in manifest.files}
     files[f"model/{MANIFEST}"] = manifest.model_dump_json(indent=1, exclude_none=True).encode()
     files |= {path.name: path.read_bytes() for path in sorted(PAGE.iterdir()) if path.is_file()}

@@ -190,6 +190,7 @@ def _describe_run(trainer: Trainer, prepared: Prepared, teachers: list[Checkpoin
     return prepared.header | {
         "recipe": json.loads(prepared.recipe.model_dump_json()),
         "start": None if prepared.start is None else prepared.start.name,
+        "licence": None if prepared.start is None else prepared.start.licence,
         "init": None if prepared.start is None else weights_sha256(prepared.start.checkpoint),
         "baseline": prepared.baseline,
         "teachers": [weights_sha256(teacher) for teacher in teachers],

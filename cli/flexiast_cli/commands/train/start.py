@@ -19,7 +19,7 @@ from flexiast.training.linear_head import compute_statistics, fit_head
 from flexiast.training.recipe import Augment, Recipe
 from flexiast.training.sampling import sample_evenly
 from flexiast.training.warm_start import compare_starts
-from flexiast_runtime.catalog import find_checkpoint, list_shipped
+from flexiast_runtime.catalog import find_checkpoint, list_shipped, read_licence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +41,15 @@ class Start:
     name: str
     """As given, or the name of a shipped one."""
     checkpoint: Checkpoint
+
+    @property
+    def licence(self) -> str | None:
+        """Of the weights, which those of the run inherit, in short; None where it is not known."""
+        licence: str | None = self.checkpoint.info.get("licence") or read_licence(find_checkpoint(self.name))
+        found = re.match(r"CC [A-Z-]+ \d\.\d", licence or "")
+        if found is None:
+            return licence
+        return found[0] + (", not for commercial use" if "-NC" in found[0] else "")
 
 
 def list_candidates(init: str | None, recipe: Recipe, *, by_default: bool) -> dict[str, Checkpoint]:
@@ -76,10 +85,12 @@ def choose_start(
     found = compare_starts(specs, waveforms, targets)
     if not found:
         return None
-    best = max(found, key=lambda name: found[name] - (RESTRICTED_MARGIN if "-NC" in _licence(name) else 0.0))
+    licences = {name: Start(name, candidates[name]).licence or "" for name in found}
+    best = max(found, key=lambda name: found[name] - (RESTRICTED_MARGIN if "-NC" in licences[name] else 0.0))
+    terms = licences[best] and f" ({licences[best]})"
     others = ", ".join(f"{name} {found[name]:.2f}" for name in sorted(found, key=lambda name: -found[name]))
     console.print(
-        f"Starts from {best}{_licence(best)}: a linear head on its frozen embeddings is best, cross-validated on the "
+        f"Starts from {best}{terms}: a linear head on its frozen embeddings is best, cross-validated on the "
         f"training clips ({others}). --init names another start, --init {SCRATCH} none",
         markup=False,
         soft_wrap=True,
@@ -90,14 +101,6 @@ def choose_start(
 def spec_from(recipe: Recipe, spec: Spec, start: Checkpoint) -> Spec:
     """A run's spec with the network, base patch and kernel resize of its start where the recipe says nothing."""
     return spec.model_copy(update=recipe.model.fields(start.spec))
-
-
-def _licence(name: str) -> str:
-    """In parentheses, from the card of a shipped model."""
-    card = find_checkpoint(name).with_name("MODEL_CARD.md")
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    found = re.search(r"Licence of these weights:\*\* (CC [A-Z-]+ \d\.\d)", text)
-    return f" ({found.group(1)}{', not for commercial use' if '-NC' in found.group(1) else ''})" if found else ""
 
 
 def measure_baseline(
