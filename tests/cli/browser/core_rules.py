@@ -1,6 +1,6 @@
 """The rules of the page's governor in Python, over the runtime's own estimates and limits.
 
-The runtime's governor has more of them (budgets of switches and misses, a record of loads, heat), which a page of 150
+The runtime's governor has more of them (budgets of switches and misses, strategies, heat), which a page of 150
 lines leaves out. What both share (slowdown, battery filter, limits) is the runtime's; the rest is written again here.
 """
 
