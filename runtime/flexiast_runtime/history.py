@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from flexiast.errors import DataError, SinkError
+from flexiast.paths import data_folder
 from flexiast_runtime.detection.records import upgrade_event
-from flexiast_runtime.paths import data_folder
 
 VERSION = 2
 """Schema of the tables. Version 1 called the column ``began_at_s``; a database of a later version is refused."""
