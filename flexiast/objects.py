@@ -7,13 +7,15 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
 from flexiast.errors import RemoteError
 from flexiast.files import TEMPORARY
-from flexiast.storage import Stored, download
+from flexiast.paths import cache_folder
+from flexiast.storage import RemotePath, Stored, download, read_range
 
 LIMIT_BYTES = 20 << 30
 FREE_SHARE = 0.1
@@ -23,8 +25,9 @@ FREE_SHARE = 0.1
 class ObjectCache:
     """A folder of copies that any number of processes share."""
 
-    def __init__(self, folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
-        self._folder, self._limit_bytes = folder, limit_bytes
+    def __init__(self, folder: Path | None = None, limit_bytes: int = LIMIT_BYTES) -> None:
+        """``folder`` is the user's cache unless told."""
+        self._folder, self._limit_bytes = folder or cache_folder() / "objects", limit_bytes
 
     @contextmanager
     def open(self, stored: Stored) -> Iterator[Path]:
@@ -32,15 +35,34 @@ class ObjectCache:
 
         An object of another version is another copy.
         """
-        key = sha256("\0".join(map(str, stored)).encode()).hexdigest()[:40]
+        path = self._place(stored)
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{key}.copy"
-        with _lock(path.with_suffix(".lock")) as lock:
-            if not path.exists() or path.stat().st_size != stored.size:
+        with _lock(path.with_suffix(".lock"), fcntl.LOCK_SH) as lock:
+            if _is_whole(path, stored):
+                os.utime(path)
+                yield path
+                return
+            fcntl.flock(lock, fcntl.LOCK_UN)
+        with _lock(path.with_suffix(".lock"), fcntl.LOCK_EX) as lock:
+            if not _is_whole(path, stored):  # nobody was faster
                 self._download(stored, path)
             os.utime(path)
             fcntl.flock(lock, fcntl.LOCK_SH)  # others may use it too; nobody may remove it
             yield path
+
+    @contextmanager
+    def find(self, stored: Stored) -> Iterator[Path | None]:
+        """The path of a copy that is there already, which stays until the block ends, or None."""
+        path = self._place(stored)
+        if not _is_whole(path, stored):
+            yield None
+            return
+        with _lock(path.with_suffix(".lock"), fcntl.LOCK_SH):
+            yield path if _is_whole(path, stored) else None
+
+    def _place(self, stored: Stored) -> Path:
+        key = sha256("\0".join(map(str, stored)).encode()).hexdigest()[:40]
+        return self._folder / f"{key}.copy"
 
     def _download(self, stored: Stored, path: Path) -> None:
         self._make_room(stored.size)
@@ -73,12 +95,46 @@ class ObjectCache:
                 room += bytes_
 
 
+@dataclass(frozen=True)
+class RemoteShard(RemotePath):
+    """A large object that is read in parts, and its copy."""
+
+    size: int
+    """In bytes"""
+    version: str
+
+    def read(self, offset: int, size: int) -> bytes:
+        """A part of it, from its copy where there is one, else by itself; raises RemoteError."""
+        with ObjectCache().find(self._stored) as copy:
+            if copy is not None:
+                with copy.open("rb") as file:
+                    file.seek(offset)
+                    return file.read(size)
+        return read_range(self.url, offset, offset + size)
+
+    def fetch(self) -> None:
+        """Copy it, unless that was done; raises RemoteError."""
+        with ObjectCache().open(self._stored):
+            pass
+
+    @property
+    def _stored(self) -> Stored:
+        return Stored(self.url, self.size, self.version)
+
+
+def _is_whole(path: Path, stored: Stored) -> bool:
+    try:
+        return path.stat().st_size == stored.size
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
-def _lock(path: Path) -> Iterator[BinaryIO]:
-    """A file locked by us alone. One that was removed while we waited locks nobody out."""
+def _lock(path: Path, kind: int) -> Iterator[BinaryIO]:
+    """A file locked in a way of flock's. One that was removed while we waited locks nobody out."""
     while True:
         with path.open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(lock, kind)
             if os.fstat(lock.fileno()).st_nlink:
                 yield lock
                 return

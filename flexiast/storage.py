@@ -70,6 +70,11 @@ def is_url(text: str) -> bool:
     return bool(colon) and scheme.isalnum()
 
 
+def parse_place(text: str) -> Path | RemotePath:
+    """A local path, or the URL of a place in an object store."""
+    return RemotePath(text.rstrip("/")) if is_url(text) else Path(text)
+
+
 def list_objects(url: str) -> Iterator[Stored]:
     """Objects below a URL or matching a glob, folder by folder and sorted in each; hidden ones are left out.
 
@@ -103,7 +108,12 @@ def download(url: str, size: int, target: Path) -> None:
     with target.open("wb") as file:
         for begin in range(0, size, RANGE_BYTES):
             end = min(size, begin + RANGE_BYTES)
-            file.write(_read_range(files, url, path, begin, end))
+            file.write(_read_range(files, path, url, begin, end))
+
+
+def read_range(url: str, begin: int, end: int) -> bytes:
+    """The bytes from ``begin`` up to ``end`` of an object; raises RemoteError."""
+    return _read_range(*_file_system(url), url, begin, end)
 
 
 def open_object(url: str) -> BinaryIO:
@@ -113,7 +123,7 @@ def open_object(url: str) -> BinaryIO:
     return file
 
 
-def _read_range(files: Any, url: str, path: str, begin: int, end: int) -> bytes:
+def _read_range(files: Any, path: str, url: str, begin: int, end: int) -> bytes:
     def read() -> bytes:
         content: bytes = files.cat_file(path, start=begin, end=end)
         if len(content) != end - begin:

@@ -16,6 +16,7 @@ from flexiast.data.search import LeftOut, Search, search_folder
 from flexiast.data.waveforms import Waveforms
 from flexiast.errors import DataError
 from flexiast.spec import Spec
+from flexiast.storage import RemotePath
 from flexiast.text import printable
 from flexiast_cli.terminal.console import track as track_progress
 
@@ -28,7 +29,7 @@ EVERY_SPLIT = "all"
 """In the place of a split: every clip."""
 
 
-def read_data(data: Path, val_fold: str | None, console: Console, *, skip_bad: bool | None) -> Dataset:
+def read_data(data: Path | RemotePath, val_fold: str | None, console: Console, *, skip_bad: bool | None) -> Dataset:
     """Read a data set; raises DataError. If it has no split of its own, bad files are dropped before it is split.
 
     ``skip_bad`` is None where a command has no such option.
@@ -85,7 +86,7 @@ def track(items: Iterable[T], action: str, console: Console) -> Iterable[T]:
     return items if console.quiet else track_progress(items, action)
 
 
-def print_left_out(folder: Path, left_out: LeftOut, console: Console) -> None:
+def print_left_out(folder: Path | RemotePath, left_out: LeftOut, console: Console) -> None:
     """Print one line if anything was left out."""
     if reasons := str(left_out):
         console.print(printable(f"Left out of {folder}: {reasons}"), style="yellow", markup=False, soft_wrap=True)

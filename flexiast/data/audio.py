@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -14,6 +15,7 @@ from flexiast.arrays import Float
 from flexiast.data.decoder import AudioFile
 from flexiast.data.spliced import splice
 from flexiast.errors import DataError
+from flexiast.objects import RemoteShard
 
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".wave", ".bwf", ".bw64", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".caf"}
@@ -36,6 +38,8 @@ class Part(NamedTuple):
 
     offset: int
     size: int
+    shard: RemoteShard | None = None
+    """The larger one, if it is in an object store"""
 
 
 def ignore_message(text: str) -> None:
@@ -59,6 +63,11 @@ def open_audio(
     else differs from what its header promises or from what a recording is. Names are handed on as bytes, for not all
     are UTF-8.
     """
+    if part is not None and part.shard is not None:
+        content, name = part.shard.read(part.offset, part.size), f"{part.shard} at byte {part.offset:,}"
+        with closing(AudioFile(io.BytesIO(content), name, None, say, channel=channel)) as audio:
+            yield audio
+        return
     name = (name or str(path)) + ("" if part is None else f" at byte {part.offset:,}")
     try:
         if path.exists() and not path.is_file():

@@ -15,6 +15,7 @@ from flexiast.data.audio import open_audio
 from flexiast.data.clips import Clip, Dataset
 from flexiast.data.search import LeftOut
 from flexiast.errors import DataError
+from flexiast.storage import RemotePath
 from flexiast.text import preview
 
 SILENT = 2 / 32768
@@ -65,7 +66,7 @@ def count_labels(dataset: Dataset, training: Dataset, validation: Dataset) -> li
     ]
 
 
-def check_trainable(dataset: Dataset, where: Path, *, background: bool) -> None:
+def check_trainable(dataset: Dataset, where: Path | RemotePath, *, background: bool) -> None:
     """Raise DataError, before a file is decoded, for a data set that nothing can be learnt from."""
     if len(dataset.labels) < 2 and dataset.task == "single" and not background:
         raise DataError(

@@ -23,7 +23,9 @@ from flexiast.data.search import LeftOut, search_folder
 from flexiast.data.shards import INDEX, read_index
 from flexiast.data.waveforms import Waveforms, memory_budget
 from flexiast.errors import DataError
+from flexiast.objects import RemoteShard
 from flexiast.spec import check_label
+from flexiast.storage import RemotePath
 from flexiast.text import preview
 
 VALIDATION_SHARE = 0.2
@@ -33,7 +35,7 @@ HASHED = "a fifth of each label by path hash"
 """The split rule of such a data set."""
 
 
-def read_dataset(data: Path, val_fold: str | None = None) -> Dataset:
+def read_dataset(data: Path | RemotePath, val_fold: str | None = None) -> Dataset:
     """A folder of folders named by label, a CSV (path, label, maybe split or fold, maybe start_s and end_s), or shards.
 
     Label folders may lie in folders named by split: train, val (valid, validation, dev) and test.
@@ -41,8 +43,10 @@ def read_dataset(data: Path, val_fold: str | None = None) -> Dataset:
     ``val_fold`` (the last fold unless told) is the split "val" and all others are "train". Where neither stands, a
     fifth of each label's clips, chosen by a hash of their paths, becomes "val". Shards keep the labels, the split and
     the order of what they were made from. An empty label, or a folder ``_background_``, is background: a clip of no
-    label. Raises DataError.
+    label. In an object store only shards are read. Raises DataError.
     """
+    if isinstance(data, RemotePath):
+        return _read_shards(data, val_fold)
     if data.is_dir():
         if (data / INDEX).is_file():
             return _read_shards(data, val_fold)
@@ -96,7 +100,8 @@ def load_waveforms(
 
     Clips are decoded into memory until they fill ``budget_bytes`` (see ``memory_budget``). Of files beyond it only the
     headers are checked: one that breaks off later raises when it is read. Clips of shards were decoded when they were
-    written. All files are tried before a DataError lists the bad ones, so that they can be mended in one go.
+    written; those in an object store are read when they are needed. All files are tried before a DataError lists the
+    bad ones, so that they can be mended in one go.
     """
     budget = memory_budget() if budget_bytes is None else budget_bytes
     clips: list[Clip] = []
@@ -105,7 +110,7 @@ def load_waveforms(
     held = 0
     for clip in progress(dataset.clips):
         try:
-            if held < budget:
+            if held < budget and (clip.part is None or clip.part.shard is None):
                 loaded.append(read_audio(clip.path, sample_rate_hz, clip.part, say, clip.span_s))
                 held += loaded[-1].nbytes
             elif clip.part is None:
@@ -154,19 +159,20 @@ def _read_folders(folder: Path) -> Dataset:
     return replace(_dataset(_split_by_hash(clips, folder), rule), hashed_from=folder, left_out=left_out)
 
 
-def _read_shards(folder: Path, val_fold: str | None) -> Dataset:
+def _read_shards(folder: Path | RemotePath, val_fold: str | None) -> Dataset:
     if val_fold is not None:
         raise DataError(
             f"{folder} was split when its shards were written, so fold {val_fold!r} cannot validate; "
             "leave --val-fold out, or use the CSV that the shards were made from"
         )
-    index = read_index(folder)
+    index, paths = read_index(folder)
     numbered = []
     for shard in index.shards:
-        path = folder / shard.name
+        place = paths[shard.name]
+        path, remote = Path(str(place)), place if isinstance(place, RemoteShard) else None
         for clip in shard.clips:
             labels = tuple(index.labels[label] for label in clip.labels)
-            numbered.append((clip.number, Clip(path, labels, shard.split, Part(clip.offset, clip.size))))
+            numbered.append((clip.number, Clip(path, labels, shard.split, Part(clip.offset, clip.size, remote))))
     clips = tuple(clip for _, clip in sorted(numbered, key=lambda item: item[0]))
     return Dataset(clips, index.labels, index.task, index.split_rule)
 

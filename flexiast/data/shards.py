@@ -32,7 +32,9 @@ from flexiast.data.media import MEDIA_SUFFIXES
 from flexiast.errors import DataError, UsageError
 from flexiast.files import write_atomically
 from flexiast.manifest import FileName
+from flexiast.objects import RemoteShard
 from flexiast.spec import Value, check_label, describe
+from flexiast.storage import Folder, RemotePath, list_objects
 
 INDEX = "shards.json"
 
@@ -106,18 +108,38 @@ class ShardIndex(Value):
         return self
 
 
-def read_index(folder: Path) -> ShardIndex:
-    """The index of a folder of shards; raises DataError where it is damaged or a shard is missing or cut off."""
-    path = folder / INDEX
+def read_index(folder: Path | RemotePath) -> tuple[ShardIndex, dict[str, Path | RemoteShard]]:
+    """The index of a folder of shards, and where each shard lies.
+
+    Raises DataError where it is damaged or a shard is missing or cut off.
+    """
+    path = f"{folder}/{INDEX}"
     try:
-        index = ShardIndex.model_validate_json(path.read_bytes())
+        content = Folder(str(folder)).read(INDEX)
+        if content is None:
+            raise DataError(f"{path} does not exist; give a folder of shards, such as `flexiast data shard` writes")
+        index = ShardIndex.model_validate_json(content)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise DataError(f"{path} is not an index of shards: {describe(error)}; write the shards again") from error
+    if isinstance(folder, RemotePath):
+        return index, _find_remote(folder, index)
     for shard in index.shards:
         _check_size(folder / shard.name, shard.size)
-    return index
+    return index, {shard.name: folder / shard.name for shard in index.shards}
+
+
+def _find_remote(folder: RemotePath, index: ShardIndex) -> dict[str, Path | RemoteShard]:
+    stored = {object_.path.rpartition("/")[2]: object_ for object_ in list_objects(folder.url)}
+    found: dict[str, Path | RemoteShard] = {}
+    for shard in index.shards:
+        if shard.name not in stored:
+            raise DataError(f"{folder}/{shard.name} does not exist; copy it again or write the shards again")
+        remote = RemoteShard(*stored[shard.name])
+        _compare_size(remote, remote.size, shard.size)
+        found[shard.name] = remote
+    return found
 
 
 def write_shards(
@@ -163,6 +185,10 @@ def _check_size(path: Path, expected: int) -> None:
         size = path.stat().st_size
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; copy it again or write the shards again") from error
+    _compare_size(path, size, expected)
+
+
+def _compare_size(path: Path | RemotePath, size: int, expected: int) -> None:
     if size != expected:
         raise DataError(
             f"{path} has {size:,} bytes, its index says {expected:,}; copy it again or write the shards again"

@@ -9,6 +9,7 @@ import soxr
 from numpy.typing import NDArray
 
 from flexiast.arrays import Double, Float
+from flexiast.data.remote_shards import ClipShards, ShardFetcher
 from flexiast.data.waveforms import memory_budget
 from flexiast.errors import FlexiastError
 from flexiast.frontend import Frontend
@@ -30,7 +31,7 @@ from flexiast.training.augment import (
     scale_to_snr,
 )
 from flexiast.training.recipe import Augment, Training
-from flexiast.training.sampling import Order, Step, draw
+from flexiast.training.sampling import Order, ShardOrder, Step, draw
 
 SILENT_SHARE = 0.02
 """Of the examples of a background alone: a muted microphone is nothing too."""
@@ -59,7 +60,7 @@ class LogMels:
         self.speeds = np.linspace(1 - augment.speed, 1 + augment.speed, SPEEDS) if augment.speed else np.ones(1)
         room = memory_budget() if memory_bytes is None else memory_bytes
         self._cached: list[list[NDArray[np.float16]]] = []
-        for clip in progress(range(len(waveforms))):
+        for clip in progress(range(len(waveforms))) if room else ():
             log_mels = [self._compute(clip, speed) for speed in range(len(self.speeds))]
             room -= sum(log_mel.nbytes for log_mel in log_mels)
             if room < 0:
@@ -123,11 +124,18 @@ class Batches(Sequence[tuple[Float, Float]]):
         embedding_width: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        shards: ClipShards | None = None,
     ) -> None:
-        """``embedding_width`` of the targets' columns, the last ones, are a teacher's embedding."""
+        """``embedding_width`` of the targets' columns, the last ones, are a teacher's embedding.
+
+        With ``shards``, where the clips lie in an object store, each rank reads shards of its own.
+        """
         self._log_mels, self._targets, self._training, self._steps = log_mels, targets, training, steps
         self._frontend = Frontend(spec.frontend)
-        self._order = Order(training.seed, len(log_mels), probabilities)
+        self._order: Order | ShardOrder = Order(training.seed, len(log_mels), probabilities)
+        if shards is not None:
+            self._order = ShardOrder(training.seed, shards.numbers, probabilities, rank, ranks)
+        self._fetcher = None if shards is None else ShardFetcher(shards.shards)
         self._noise = Noise(self._frontend, training.seed) if training.augment.noise_share else None
         self._backgrounds, self._loudness = backgrounds, Loudness(self._frontend)
         self._nothing = _nothing_target(spec, targets.shape[1] - embedding_width, embedding_width)
@@ -138,9 +146,13 @@ class Batches(Sequence[tuple[Float, Float]]):
 
     def __getitem__(self, step: int) -> tuple[Float, Float]:  # type: ignore[override]  # no slices
         _, first, count, progress = self._steps[step]
-        places = range(first, first + count)[self._rank :: self._ranks]
-        mixing = progress >= self._training.augment.mix_from
-        pairs = [self._example(place, first, count, mixing=mixing) for place in places]
+        mixing, places = progress >= self._training.augment.mix_from, range(first, first + count)
+        partners = places
+        if isinstance(self._order, ShardOrder):  # another rank's clips lie in shards that this one does not copy
+            partners = places = self._order.places(first, count)
+        else:
+            places = places[self._rank :: self._ranks]
+        pairs = [self._example(place, partners, mixing=mixing) for place in places]
         frontend = self._frontend.spec
         features = np.empty((len(pairs), frontend.window_frames, frontend.mel_bins), np.float32)
         targets = np.empty((len(pairs), self._targets.shape[1]), np.float32)
@@ -148,14 +160,16 @@ class Batches(Sequence[tuple[Float, Float]]):
             features[row], targets[row] = pair
         return features, targets
 
-    def _example(self, place_: int, first: int, count: int, *, mixing: bool) -> tuple[Float, Float]:
-        """One clip, maybe mixed with another of the same step, maybe in noise, masked and normalised; its target."""
+    def _example(self, place_: int, partners: range, *, mixing: bool) -> tuple[Float, Float]:
+        """One clip, maybe mixed with one of the partners, maybe in noise, masked and normalised; its target."""
         augment, rng = self._training.augment, draw(self._training.seed, "mix", place_)
         log_mel, target, real = self._augment_clip(place_, mixing=mixing)
         if mixing and rng.random() < augment.mix_share:
             share = float(rng.beta(augment.mix_alpha, augment.mix_alpha))
             share = max(share, 1 - share)
-            other, other_target, other_real = self._augment_clip(first + int(rng.integers(count)), mixing=mixing)
+            other, other_target, other_real = self._augment_clip(
+                partners[int(rng.integers(len(partners)))], mixing=mixing
+            )
             log_mel, target = mix(log_mel, other, share), share * target + (1 - share) * other_target
             real = slice(min(real.start, other_real.start), max(real.stop, other_real.stop))
         if self._noise is not None:
@@ -170,6 +184,8 @@ class Batches(Sequence[tuple[Float, Float]]):
     def _augment_clip(self, place_: int, *, mixing: bool) -> tuple[Float, Float, slice]:
         augment, rng = self._training.augment, draw(self._training.seed, "augment", place_)
         clip, spec = self._order[place_], self._frontend.spec
+        if self._fetcher is not None and isinstance(self._order, ShardOrder):
+            self._fetcher.fetch(*self._order.groups(place_))
         log_mel, target = self._log_mels(clip, int(rng.integers(len(self._log_mels.speeds)))), self._targets[clip]
         log_mel = equalise(gain(log_mel, augment.gain_db, rng), augment.filter_db, rng)
         if self._backgrounds is None or not mixing:

@@ -135,13 +135,16 @@ def run_identity(
     targets: Float,
     teachers: Sequence[str],
     backgrounds: Backgrounds | None,
+    ranks: int | None = None,
 ) -> dict[str, Any]:
     """What a resumed run must have in common with the one that saved its state, as JSON.
 
-    ``targets`` are [clips, classes], ``teachers`` hashes of their weights.
+    ``targets`` are [clips, classes], ``teachers`` hashes of their weights. ``ranks`` is given where the clips of a step
+    depend on how many processes share them.
     """
     settings = {name: json.loads(value.model_dump_json()) for name, value in (("spec", spec), ("recipe", recipe))}
-    return settings | {"steps": len(plan), "teachers": list(teachers)} | _data_fingerprint(plan, targets, backgrounds)
+    settings |= {"steps": len(plan), "teachers": list(teachers)} | ({} if ranks is None else {"ranks": ranks})
+    return settings | _data_fingerprint(plan, targets, backgrounds)
 
 
 def _read_identity(text: str, expected: dict[str, Any], plan: Plan) -> dict[str, Any]:

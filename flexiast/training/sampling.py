@@ -193,3 +193,69 @@ class Order:
         if self._probabilities is None:
             return rng.permutation(self._clips)
         return rng.choice(self._clips, size=self._clips, p=self._probabilities)
+
+
+SHARDS_AT_ONCE = 4
+"""Whose clips are mixed: an epoch goes through a rank's shards in such groups, each of which is on the local disk."""
+
+
+class ShardOrder:
+    """The clip at each place of a run whose clips lie in shards of an object store, for the places of one rank.
+
+    In each epoch every shard belongs to one rank. A rank takes its shards in random order and mixes the clips of a few
+    at a time. Ranks whose shards hold fewer clips than others' take some of them twice.
+    """
+
+    def __init__(
+        self, seed: int, shards: NDArray[np.int32], probabilities: Double | None = None, rank: int = 0, ranks: int = 1
+    ) -> None:
+        """``shards`` [clips] numbers the shard of each clip; raises UsageError for fewer shards than ranks."""
+        self._seed, self._probabilities, self._rank, self._ranks = seed, probabilities, rank, ranks
+        self._by_shard = np.split(np.argsort(shards, kind="stable"), np.cumsum(np.bincount(shards))[:-1])
+        if len(self._by_shard) < ranks:
+            raise UsageError(
+                f"{len(self._by_shard)} shards cannot be shared by {ranks} processes; write smaller ones, by "
+                "`flexiast data shard --shard-size`, or train with fewer processes"
+            )
+        self._length = -(-len(shards) // ranks)
+        self._epochs: dict[int, tuple[NDArray[np.int64], list[tuple[int, ...]], NDArray[np.int64]]] = {}
+
+    def __getitem__(self, place: int) -> int:
+        epoch, index = self._locate(place)
+        return int(self._epoch(epoch)[0][index])
+
+    def places(self, first: int, count: int) -> range:
+        """Of a step's places, those of this rank."""
+        return range(first + (self._rank - first) % self._ranks, first + count, self._ranks)
+
+    def groups(self, place: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shards that the clip at a place is mixed with, and those that come after them."""
+        epoch, index = self._locate(place)
+        _, groups, ends = self._epoch(epoch)
+        number = int(np.searchsorted(ends, index, side="right"))
+        following = groups[number + 1] if number + 1 < len(groups) else self._epoch(epoch + 1)[1][0]
+        return groups[number], following
+
+    def _locate(self, place: int) -> tuple[int, int]:
+        epoch, index = divmod(place // self._ranks, self._length)
+        return epoch, index % len(self._epoch(epoch)[0])
+
+    def _epoch(self, number: int) -> tuple[NDArray[np.int64], list[tuple[int, ...]], NDArray[np.int64]]:
+        """Clips in their order, groups of shards, and where each group ends among the clips."""
+        if number not in self._epochs:
+            if len(self._epochs) == 2:  # a step reaches into two epochs at the most
+                del self._epochs[min(self._epochs)]
+            rng = draw(self._seed, "order", number)
+            mine = rng.permutation(len(self._by_shard))[self._rank :: self._ranks].tolist()
+            own = rng.spawn(self._ranks)[self._rank]
+            groups = [tuple(mine[begin : begin + SHARDS_AT_ONCE]) for begin in range(0, len(mine), SHARDS_AT_ONCE)]
+            clips = [self._mix(np.concatenate([self._by_shard[shard] for shard in group]), own) for group in groups]
+            self._epochs[number] = np.concatenate(clips), groups, np.cumsum([len(each) for each in clips])
+        return self._epochs[number]
+
+    def _mix(self, clips: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """As an epoch of ``Order`` does, among these clips."""
+        if self._probabilities is None:
+            return rng.permutation(clips)
+        weights = self._probabilities[clips]
+        return rng.choice(clips, size=len(clips), p=weights / weights.sum())

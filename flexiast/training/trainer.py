@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from flexiast.arrays import Double, Float
 from flexiast.checkpoint import Checkpoint, save_checkpoint
+from flexiast.data.remote_shards import ClipShards
 from flexiast.errors import FlexiastError, ModelError, UsageError
 from flexiast.evaluation.evaluate import PatchResult, Windows, evaluate
 from flexiast.model import FlexiAST
@@ -108,12 +109,14 @@ class Trainer:
         embeddings: EmbeddingTargets | None = None,
         learn_scores: bool = False,
         measure_start: bool = False,
+        shards: ClipShards | None = None,
         build: Callable[[Spec], Model] = build_model,
     ) -> None:
         """``targets`` are [clips, classes], ``probabilities`` [clips] those of drawing each clip.
 
         ``embeddings`` are learnt next to them. With ``learn_scores`` the targets are a teacher's scores, not labels.
         With ``measure_start`` the start, whose head must be the run's, is measured too, and kept if nothing is better.
+        ``shards`` are where the clips lie if that is an object store.
 
         Raises UsageError for patch sizes that the model cannot have and for two equal teachers, and ModelError for a
         start or a teacher that does not fit the run.
@@ -143,7 +146,7 @@ class Trainer:
         self._state = RunState(run, self.model, self.ema, self._optimizer)
         self._targets, self._log_mels, self._probabilities = targets, log_mels, probabilities
         self._embedding_width = 0 if embeddings is None else len(embeddings.weights)
-        self._backgrounds = backgrounds
+        self._backgrounds, self._shards = backgrounds, shards
         epochs = epochs_of(self._training, len(log_mels))
         self.plan = Plan(spec, self._training, len(log_mels), epochs, started=start is not None)
         self.step, self.best, self._stale, self._measured_on, _ = Position()
@@ -256,6 +259,7 @@ class Trainer:
             embedding_width=self._embedding_width,
             rank=self.world.rank,
             ranks=self.world.ranks,
+            shards=self._shards,
         )
         loader: Iterable[tuple[Tensor, Tensor] | FlexiastError] = DataLoader(
             cast(Any, ErrorsAsItems(batches)),
@@ -373,7 +377,10 @@ class Trainer:
     @cached_property
     def _identity(self) -> dict[str, Any]:
         """Hashing the targets of a large data set takes seconds, so it is done once."""
-        return run_identity(self.spec, self.recipe, self.plan, self._targets, self._teachers.hashes, self._backgrounds)
+        ranks = None if self._shards is None else self.world.ranks
+        return run_identity(
+            self.spec, self.recipe, self.plan, self._targets, self._teachers.hashes, self._backgrounds, ranks
+        )
 
 
 def _check_patches(spec: Spec, training: Training) -> None:

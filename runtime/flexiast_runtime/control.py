@@ -19,7 +19,7 @@ from typing import Any
 from typing_extensions import Self
 
 from flexiast.errors import FlexiastError
-from flexiast_runtime.paths import runtime_folders
+from flexiast.paths import runtime_folders
 
 CONTROL = "control"
 """Folder of the sockets"""

@@ -26,7 +26,6 @@ from flexiast_runtime.batch.splitting import Piece, PieceScores, classify_piece
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.backends import load_engines
 from flexiast_runtime.inference.engine import Engines
-from flexiast_runtime.paths import cache_folder
 
 
 class Task(NamedTuple):
@@ -130,7 +129,7 @@ class Worker:
     def __init__(self, archive: Archive, engines: Engines) -> None:
         self._archive, self.engines, self.job = archive, engines, archive.job
         self.sizes = archive.sizes or (archive.job.patch,)
-        self._cache = ObjectCache(cache_folder() / "objects")
+        self._cache = ObjectCache()
 
     def __call__(self, task: Task, patch: PatchSize | None = None) -> Report:
         """Classify a task, at another size than the job's if one is given; raises RemoteError for the results place."""

@@ -24,12 +24,12 @@ from flexiast import __version__
 from flexiast.errors import FlexiastError, RemoteError, UsageError, VerificationError
 from flexiast.extras import require
 from flexiast.manifest import MANIFEST
+from flexiast.paths import cache_folder
 from flexiast_runtime.batch.archive import Archive, Report, Task, Worker
 from flexiast_runtime.batch.archive_run import give_up
 from flexiast_runtime.batch.pace import Pace
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.inference.backends import choose_precision
-from flexiast_runtime.paths import cache_folder
 
 BLOCKS = 4_000
 """Of tasks, at most, that Ray Data is given. Each costs the driver some kilobytes, and is run as a whole."""

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from flexiast.errors import DataError, LockedError
-from flexiast_runtime.paths import data_folder
+from flexiast.paths import data_folder
 
 VERSION = 3
 """Schema of the tables. Version 1 called a column ``began_at_s``, 2 knew no verdicts; a later one is refused."""

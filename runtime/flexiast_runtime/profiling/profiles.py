@@ -19,11 +19,11 @@ from pydantic import Field, ValidationError
 from flexiast.errors import DataError
 from flexiast.files import write_atomically
 from flexiast.manifest import Precision, Sha256
+from flexiast.paths import data_folder
 from flexiast.spec import Patch, PatchSize, Value, describe
 from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.hardware.machine import Machine, MachineSettings
 from flexiast_runtime.inference.engine import Stages
-from flexiast_runtime.paths import data_folder
 from flexiast_runtime.percentiles import interval, percentile
 from flexiast_runtime.profiling.measure import Power, Runs
 from flexiast_runtime.schema import rename_keys, upgrade_json

@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from flexiast.errors import ExitCode, UsageError
+from flexiast.paths import data_folder
 from flexiast_cli.commands.config import check
 from flexiast_cli.settings.layers import files
 from flexiast_cli.terminal.console import print_json, stdout
@@ -20,7 +21,6 @@ from flexiast_runtime.hardware.nvml import Gpu
 from flexiast_runtime.hardware.platform import read_current_battery
 from flexiast_runtime.hardware.power_source import parse_power_source
 from flexiast_runtime.inference.tensorrt.plan_store import PlanStore
-from flexiast_runtime.paths import data_folder
 
 STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "failure": "bold red"}
 

@@ -8,13 +8,17 @@ from typing import Annotated
 import typer
 
 from flexiast.extras import require
+from flexiast.storage import parse_place
 from flexiast_cli.commands.train.options import Execution, Sources
 from flexiast_cli.options.validators import positive, worker_count
 
 
 def train(
     data: Annotated[
-        Path, typer.Argument(help="Folder of folders named by label, a CSV (path,label,split|fold), or shards.")
+        str,
+        typer.Argument(
+            help="Folder of folders named by label, a CSV (path,label,split|fold), or shards, which may be a URL."
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the run: best checkpoint, metrics, state to resume.")
@@ -152,7 +156,7 @@ def train(
     from flexiast_cli.commands.train.run import run
 
     sources = Sources(
-        data,
+        parse_place(data),
         val_fold,
         init,
         tuple(teachers or ()),

@@ -15,6 +15,7 @@ from flexiast.frontend import Frontend
 from flexiast.model import FlexiAST
 from flexiast.networks import load_model
 from flexiast.spec import PRESETS, PatchSize
+from flexiast.storage import RemotePath
 from flexiast.training.batches import LogMels
 from flexiast.training.embedding_targets import EmbeddingTargets, embed_clips, vectors_to_learn
 from flexiast.training.external_teacher import SUFFIXES, Answers, ExternalTeacher, read_labels
@@ -92,6 +93,10 @@ def _prepare_unlabelled(
     output: Path,
     console: Console,
 ) -> Prepared:
+    if isinstance(sources.data, RemotePath):
+        raise UsageError(
+            f"{sources.data} holds shards, and a teacher's own labels are learnt from a folder of recordings"
+        )
     dataset = read_recordings(sources.data, teacher.labels)
     print_left_out(sources.data, dataset.left_out[""], console)
     frontend = recipe.model.frontend(SAMPLE_RATE_HZ, WINDOW_S * SAMPLE_RATE_HZ)

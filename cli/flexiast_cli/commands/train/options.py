@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from flexiast.storage import RemotePath
+
 
 @dataclass(frozen=True)
 class Sources:
     """What a run reads."""
 
-    data: Path
+    data: Path | RemotePath
     val_fold: str | None
     init: str | None
     teachers: tuple[Path, ...]

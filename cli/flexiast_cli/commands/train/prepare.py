@@ -13,6 +13,7 @@ from flexiast.checkpoint import Checkpoint
 from flexiast.data.background import MOST_WINDOWS, Chain, Stretches, background_clips, split_stretches
 from flexiast.data.checks import check_trainable, warn_lost_labels, warn_uneven, warnings_before_reading
 from flexiast.data.clips import Clip, Dataset, with_nothing
+from flexiast.data.remote_shards import ClipShards, shards_of
 from flexiast.data.waveforms import Waveforms, memory_budget
 from flexiast.evaluation.evaluate import Windows
 from flexiast.frontend import Frontend
@@ -56,6 +57,8 @@ class Prepared:
     """Paths of the validation clips, for a report; empty where they have no labels."""
     embeddings: EmbeddingTargets | None = None
     """Of a teacher of another maker, where there is one."""
+    shards: ClipShards | None = None
+    """Where the training clips lie, if that is an object store."""
 
     def with_embeddings(self, embeddings: EmbeddingTargets) -> Prepared:
         return replace(self, embeddings=embeddings)
@@ -82,11 +85,19 @@ def prepare(
         load_clips(dataset.split(split), SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad, action=action)
         for split, action in (("train", "Reading training clips"), ("val", "Reading validation clips"))
     )
+    _copy_shards(validation, console)
     print_counts(dataset, training, validation, console)
     print_warnings(warn_lost_labels(dataset, training, validation), console)
+    shards = shards_of(training)
     frontend = _choose_frontend(recipe, (training, waveforms), (validation, validation_waveforms), console)
     log_mels = LogMels(
-        waveforms, frontend, recipe.training.augment, progress=lambda clips: track(clips, "Transforming", console)
+        waveforms,
+        frontend,
+        recipe.training.augment,
+        memory_bytes=None
+        if shards is None
+        else 0,  # else every process would read the same clips before the first step
+        progress=lambda clips: track(clips, "Transforming", console),
     )
     spec = make_spec(
         frontend,
@@ -135,7 +146,15 @@ def prepare(
         baseline=baseline,
         validation_waveforms=validation_waveforms,
         validation_names=[str(clip.path) for clip in validation.clips],
+        shards=shards,
     )
+
+
+def _copy_shards(validation: Dataset, console: Console) -> None:
+    """Validation reads all its clips again and again; raises RemoteError."""
+    if (found := shards_of(validation)) is not None:
+        for shard in track(found.shards, "Copying validation shards", console):
+            shard.fetch()
 
 
 def _settle(recipe: Recipe, spec: Spec, targets: NDArray[np.float32], console: Console, *, fill: bool) -> Recipe:

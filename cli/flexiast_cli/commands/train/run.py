@@ -134,6 +134,7 @@ def _build_trainer(
         learn_scores=unlabelled,
         probabilities=probabilities,
         backgrounds=prepared.backgrounds,
+        shards=prepared.shards,
         compiled=execution.compiled,
         bf16=execution.bf16,
     )

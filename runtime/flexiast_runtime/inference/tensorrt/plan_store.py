@@ -27,8 +27,8 @@ from pydantic import Field, ValidationError
 from flexiast.errors import UsageError, VerificationError
 from flexiast.files import write_atomically
 from flexiast.manifest import Precision, Sha256
+from flexiast.paths import cache_folder
 from flexiast.spec import Value, describe
-from flexiast_runtime.paths import cache_folder
 
 SCHEMA_VERSION = "1.0"
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
