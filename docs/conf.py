@@ -41,6 +41,7 @@ nitpick_ignore_regex = [
     ("py:exc", r"(Model|Verification|Usage|Gpu|Plan|MissingExtra|Data|Sink)Error"),
 ]
 
+smartquotes_action = "qe"  # no dashes: --web is an option, not –web
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

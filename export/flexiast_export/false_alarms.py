@@ -255,7 +255,8 @@ def _check_recall(patch: PatchSize, before: Mapping[str, float], after: Mapping[
     if means[1] < means[0] - RECALL_TOLERANCE:
         raise UsageError(
             f"at {patch} these thresholds would find {means[1]:.0%} of the clips in the background, the bundle's own "
-            f"{means[0]:.0%}, with no fewer false alarms; nothing was written: the bundle keeps the budget as it is"
+            f"{means[0]:.0%}, with no fewer false alarms; nothing was written: the bundle keeps the budget as it is. "
+            "Leave this size out with --patch-sizes, or allow more false alarms"
         )
 
 

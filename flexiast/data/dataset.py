@@ -16,7 +16,15 @@ from typing import Literal
 import numpy as np
 
 from flexiast.arrays import Double, Float
-from flexiast.data.audio import Part, check_audio, check_bad_files, decode_audio, ignore_message, read_audio
+from flexiast.data.audio import (
+    AUDIO_SUFFIXES,
+    Part,
+    check_audio,
+    check_bad_files,
+    decode_audio,
+    ignore_message,
+    read_audio,
+)
 from flexiast.data.clips import LABEL_SEPARATOR, Clip, Dataset
 from flexiast.data.layout import BACKGROUND, read_layout
 from flexiast.data.search import LeftOut, search_folder
@@ -192,6 +200,8 @@ def read_background_csv(path: Path) -> tuple[Clip, ...]:
 
 def _read_rows(path: Path) -> tuple[Sequence[str], list[dict[str, str | None]]]:
     """Columns and lines of a CSV that lists clips; raises DataError."""
+    if path.suffix.lower() in AUDIO_SUFFIXES:
+        raise DataError(f"{path} is a recording; expected a folder with a folder for each label, or a CSV")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)

@@ -159,6 +159,9 @@ class FileSource:
             yield from map(Block, file.blocks(round(self._block_s * self.rate_hz), self.start_frame))
 
 
+FILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"ID3")
+"""First bytes of audio files; a microphone that begins with exactly these samples is not to be expected."""
+
 _Read = tuple[bytes, int, Notice | None, Wait | None]
 """Bytes, samples missing before them, a notice, and what to wait for where there are no bytes"""
 
@@ -178,8 +181,11 @@ class PcmSource:
         self.channel: int | None = None  # it has one only
 
     def blocks(self) -> Iterator[Block]:
-        pending = b""
+        pending, is_first = b"", True
         for content, lost, notice, wait in self._read_watched() if self._can_be_watched else self._read_unwatched():
+            if content and is_first:
+                self._check_raw(content)
+                is_first = False
             pending += content
             whole = len(pending) // 2 * 2
             samples = np.frombuffer(pending[:whole], "<i2").astype(np.float32) / np.float32(32768)
@@ -189,6 +195,14 @@ class PcmSource:
         if pending:
             raise DataError(
                 f"{self.name} ended inside a sample; expected raw 16-bit little-endian mono PCM at {self.rate_hz} Hz"
+            )
+
+    def _check_raw(self, first: bytes) -> None:
+        """Raise DataError for the beginning of a file: read as samples it would be noise."""
+        if first.startswith(FILE_MAGIC):
+            raise DataError(
+                f"{self.name} is an audio file, which begins with {first[:4].decode('latin-1')}; expected raw 16-bit "
+                "little-endian mono PCM: name the file instead, or convert it with ffmpeg -f s16le -ac 1"
             )
 
     @property

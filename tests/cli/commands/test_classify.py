@@ -20,6 +20,8 @@ import psutil
 import pytest
 import soundfile
 
+from flexiast.errors import UsageError
+from flexiast_cli.commands.classify.files import split_model
 from flexiast_runtime.history.events import read_events
 from tests.cli.conftest import Run, tone
 
@@ -369,3 +371,9 @@ def write_when_read(fifo: Path, content: bytes) -> Iterator[None]:
     yield
     writer.join(10)
     assert not writer.is_alive()
+
+
+def test_a_misspelt_model_is_not_taken_for_a_recording() -> None:
+    with pytest.raises(UsageError, match=r"hom\.bundle, a model by its name, does not exist"):
+        split_model(["hom.bundle", "today.wav"])
+    assert split_model(["missing.wav", "today.wav"])[1] == ["missing.wav", "today.wav"]

@@ -382,3 +382,9 @@ def test_the_real_data_sets_are_read_as_described(
     # every label is in both splits, or its figure would mean nothing
     for split in ("train", "val"):
         assert {clip.labels[0] for clip in data_set.split(split).clips} == set(data_set.labels)
+
+
+def test_a_recording_is_no_list_of_clips(tmp_path: Path) -> None:
+    (tmp_path / "01.WAV").write_bytes(b"RIFF\x96")
+    with pytest.raises(DataError, match="is a recording; expected a folder"):
+        read_dataset(tmp_path / "01.WAV")

@@ -277,6 +277,12 @@ class Read(NamedTuple):
         return self.clock.read(self.source)
 
 
+@pytest.mark.parametrize("magic", [b"RIFF", b"ID3\x04", b"OggS", b"fLaC"])
+def test_a_file_piped_in_as_samples_is_refused(magic: bytes) -> None:
+    with pytest.raises(DataError, match="is an audio file"):
+        list(PcmSource(io.BytesIO(magic + bytes(2_000)), 16_000).blocks())
+
+
 def test_each_block_comes_when_a_microphone_would_have_it() -> None:
     clock, source = Clock(), Script([Block(noise(size, 1)) for size in (160, 1_600, 3_200)], 16_000)
     times = [clock.now for _ in clock.read(RealTime(source, clock))]
