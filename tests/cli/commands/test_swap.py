@@ -173,6 +173,7 @@ def test_a_closed_terminal_ends_it_and_a_hangup_alone_does_not(tmp_path: Path) -
     program = (
         "import signal, time\n"
         "from flexiast_cli.terminal.interrupts import reload_on_hangup\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup, if the tests run under it, is inherited
         "with reload_on_hangup(lambda: print('reloads', flush=True)):\n"
         "    print('ready', flush=True)\n"
         "    while True: time.sleep(60)\n"
