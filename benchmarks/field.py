@@ -72,7 +72,7 @@ def _decode(path: Path, *, keep_cut: bool, whole: bool) -> tuple[str, Outcome]:
     words: list[str] = []
     digest, frames = hashlib.sha256(), 0
     try:
-        with open_audio(path, keep_cut=keep_cut, say=words.append) as audio:
+        with open_audio(path, keep_cut=keep_cut, log=words.append) as audio:
             for block in audio.blocks(BLOCK_FRAMES) if whole else ():
                 digest.update(block.tobytes())
                 frames += len(block)

@@ -51,7 +51,7 @@ def load_clips(
         sample_rate_hz,
         skip_bad=skip_bad,
         progress=lambda clips: track(clips, action, console),
-        say=lambda text: console.print(text, markup=False, soft_wrap=True),
+        log=lambda text: console.print(text, markup=False, soft_wrap=True),
     )
     print_skipped(errors, console)
     return readable, waveforms

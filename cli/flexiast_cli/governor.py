@@ -17,7 +17,7 @@ from flexiast.manifest import Manifest, Variant
 from flexiast.spec import PatchSize, parse_patches
 from flexiast_cli.options.policy import PolicyOptions, list_given
 from flexiast_cli.options.validators import seconds_until
-from flexiast_cli.terminal.console import say
+from flexiast_cli.terminal.console import log
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.governor.live import Conditions, FixedSize, GovernedController
 from flexiast_runtime.governor.presets import POLICIES
@@ -75,7 +75,7 @@ def load_candidates(bundle: Bundle, request: PolicyOptions) -> Candidates:
     measured = () if profile is None else tuple(each.precision for each in profile.measurements)
     precision = choose_precision(bundle.manifest, request.precision, request.backend, measured)
     patches = select_sizes(request, bundle.manifest, profile, precision)
-    return Candidates(bundle, load_engines(bundle, patches, precision, request.backend, say), precision, profile)
+    return Candidates(bundle, load_engines(bundle, patches, precision, request.backend, log), precision, profile)
 
 
 def prepare(
@@ -106,10 +106,10 @@ def find_profile(bundle: Bundle, backend: Backend) -> Profile | None:
     try:
         profile = find(key)
     except DataError as error:
-        say(f"{error}; until then engines are measured at the start")
+        log(f"{error}; until then engines are measured at the start")
         return None
     if profile is None and (other := find_other_settings(key)) is not None:
-        say(
+        log(
             f"the profile made with {describe_settings(other)} is ignored: this machine now has "
             f"{describe_settings(key.settings)}; engines are measured at the start (flexiast profile)"
         )
@@ -145,7 +145,7 @@ def _select_by_metric(
     metrics = {v.patch_size: v.metric if own[v.patch_size] is None else own[v.patch_size] for v in variants}
     borrowed = [str(patch) for patch, metric in own.items() if metric is None and metrics[patch] is not None]
     if precision != "fp32" and borrowed:
-        say(
+        log(
             f"--min-metric uses the metric of float32 for {', '.join(borrowed)}: their {precision} engines were "
             "never measured (flexiast profile --accuracy DATA)"
         )
@@ -178,7 +178,7 @@ def build_policy(
     policy = policy or POLICIES[request.policy or "balanced"]
     if len(options) == 1:
         if ineffective := request.two_sizes_needed:
-            say(f"{options[0].patch} is the only size and is never left: no effect of {', '.join(ineffective)}")
+            log(f"{options[0].patch} is the only size and is never left: no effect of {', '.join(ineffective)}")
         return policy
     _check_limits(request, options, conditions)
     return replace(
@@ -198,13 +198,13 @@ def _check_limits(request: PolicyOptions, options: Sequence[Option], conditions:
         if not metered:
             raise UsageError("--max-watts cannot be kept: no energy is known; measure it, flexiast profile --power")
         if min(watts) > request.max_watts:
-            say(f"--max-watts {request.max_watts:g} cannot be kept: the cheapest size draws {min(watts):.1f} W")
+            log(f"--max-watts {request.max_watts:g} cannot be kept: the cheapest size draws {min(watts):.1f} W")
     if request.until is not None and conditions.battery is None:
-        say("--until has no effect: no battery can be read here")
+        log("--until has no effect: no battery can be read here")
     elif request.until is not None and not metered:
-        say("--until: without power measurements (flexiast profile --power) it follows a straight discharge line")
+        log("--until: without power measurements (flexiast profile --power) it follows a straight discharge line")
     elif request.min_battery is not None and conditions.battery is None:
-        say("--min-battery has no effect: no battery can be read here")
+        log("--min-battery has no effect: no battery can be read here")
 
 
 @contextmanager
@@ -238,7 +238,7 @@ def record_trace(
         try:
             recorder(observation, decision)
         except DataError as error:  # a full disk is no reason to stop listening
-            say(f"{error}; the recording ends there, listening goes on")
+            log(f"{error}; the recording ends there, listening goes on")
 
     controller.record = write
     try:
@@ -246,4 +246,4 @@ def record_trace(
     finally:
         recorder.close()
         if recorder.full:
-            say(f"{path} is full: it holds the beginning only")
+            log(f"{path} is full: it holds the beginning only")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -15,6 +15,7 @@ from flexiast.arrays import Float
 from flexiast.data.decoder import AudioFile
 from flexiast.data.spliced import splice
 from flexiast.errors import DataError
+from flexiast.log import Log, log_nothing
 from flexiast.objects import RemoteShard
 
 AUDIO_SUFFIXES = frozenset(
@@ -42,10 +43,6 @@ class Part(NamedTuple):
     """The larger one, if it is in an object store"""
 
 
-def ignore_message(text: str) -> None:
-    """For a caller that has no place for what is wrong with a file."""
-
-
 @contextmanager
 def open_audio(
     path: Path,
@@ -54,18 +51,18 @@ def open_audio(
     name: str | None = None,
     channel: int | None = None,
     keep_cut: bool = False,
-    say: Callable[[str], None] = ignore_message,
+    log: Log = log_nothing,
 ) -> Iterator[AudioFile]:
     """The open file, or the one that lies at ``part`` of it; raises DataError, also for one that was cut short.
 
     ``name`` is what errors call it, where the path is that of a copy. ``keep_cut`` takes what is left of one that was
-    cut short, ``channel`` one channel, counted from 1. ``say`` is given, in words that begin with the file's name, what
+    cut short, ``channel`` one channel, counted from 1. ``log`` is given, in words that begin with the file's name, what
     else differs from what its header promises or from what a recording is. Names are handed on as bytes, for not all
     are UTF-8.
     """
     if part is not None and part.shard is not None:
         content, name = part.shard.read(part.offset, part.size), f"{part.shard} at byte {part.offset:,}"
-        with closing(AudioFile(io.BytesIO(content), name, None, say, channel=channel)) as audio:
+        with closing(AudioFile(io.BytesIO(content), name, None, log, channel=channel)) as audio:
             yield audio
         return
     name = (name or str(path)) + ("" if part is None else f" at byte {part.offset:,}")
@@ -84,30 +81,30 @@ def open_audio(
     with file:
         whole = None if part is not None else os.fsencode(path)
         view = file if part is None else splice(file, [range(part.offset, part.offset + part.size)])
-        audio = AudioFile(view, name, whole, say, channel=channel, keep_cut=keep_cut)
+        audio = AudioFile(view, name, whole, log, channel=channel, keep_cut=keep_cut)
         try:
             yield audio
         finally:
             audio.close()
 
 
-def check_audio(path: Path, say: Callable[[str], None] = ignore_message) -> None:
+def check_audio(path: Path, log: Log = log_nothing) -> None:
     """Raise DataError for a file that is no audio, was cut short or holds no samples; a block of it is decoded."""
-    with open_audio(path, say=say) as audio:
+    with open_audio(path, log=log) as audio:
         next(audio.blocks(BLOCK_FRAMES))
 
 
 def decode_audio(
     path: Path,
     part: Part | None = None,
-    say: Callable[[str], None] = ignore_message,
+    log: Log = log_nothing,
     span_s: tuple[float, float] | None = None,
 ) -> tuple[Float, int]:
     """The whole file, or a span of it, as mono [samples] in [-1, 1] and its rate in Hz. Channels are averaged.
 
     Raises DataError, also for a span that the file ends before.
     """
-    with open_audio(path, part, say=say) as audio:
+    with open_audio(path, part, log=log) as audio:
         blocks = [samples.mean(axis=1, dtype=np.float32) for samples in audio.blocks(BLOCK_FRAMES)]
         mono, rate_hz = np.concatenate(blocks), audio.rate_hz
     start, end = span_samples(path, span_s, len(mono), rate_hz)
@@ -131,7 +128,7 @@ def read_audio(
     path: Path,
     sample_rate_hz: int,
     part: Part | None = None,
-    say: Callable[[str], None] = ignore_message,
+    log: Log = log_nothing,
     span_s: tuple[float, float] | None = None,
 ) -> Float:
     """The whole file, or a span of it, as mono [samples] in [-1, 1] at ``sample_rate_hz``; raises DataError.
@@ -141,7 +138,7 @@ def read_audio(
     import soxr
 
     try:
-        mono, rate = decode_audio(path, part, say, span_s)
+        mono, rate = decode_audio(path, part, log, span_s)
         waveform: Float = mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz)
     except MemoryError as error:
         raise DataError(f"{path} is too long for this machine's memory; cut it into parts") from error

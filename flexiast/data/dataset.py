@@ -16,21 +16,14 @@ from typing import Literal
 import numpy as np
 
 from flexiast.arrays import Double, Float
-from flexiast.data.audio import (
-    AUDIO_SUFFIXES,
-    Part,
-    check_audio,
-    check_bad_files,
-    decode_audio,
-    ignore_message,
-    read_audio,
-)
+from flexiast.data.audio import AUDIO_SUFFIXES, Part, check_audio, check_bad_files, decode_audio, read_audio
 from flexiast.data.clips import LABEL_SEPARATOR, Clip, Dataset
 from flexiast.data.layout import BACKGROUND, read_layout
 from flexiast.data.search import LeftOut, search_folder
 from flexiast.data.shards import INDEX, read_index
 from flexiast.data.waveforms import Waveforms, memory_budget
 from flexiast.errors import DataError
+from flexiast.log import Log, log_nothing
 from flexiast.objects import RemoteShard
 from flexiast.spec import check_label
 from flexiast.storage import RemotePath
@@ -102,9 +95,9 @@ def load_waveforms(
     skip_bad: bool | None = None,
     budget_bytes: int | None = None,
     progress: Callable[[Iterable[Clip]], Iterable[Clip]] = iter,
-    say: Callable[[str], None] = ignore_message,
+    log: Log = log_nothing,
 ) -> tuple[Dataset, Waveforms, list[DataError]]:
-    """The clips that can be read, their waveforms, and what was skipped and why; ``say`` is told of what is odd.
+    """The clips that can be read, their waveforms, and what was skipped and why; ``log`` is told of what is odd.
 
     Clips are decoded into memory until they fill ``budget_bytes`` (see ``memory_budget``). Of files beyond it only the
     headers are checked: one that breaks off later raises when it is read. Clips of shards were decoded when they were
@@ -119,10 +112,10 @@ def load_waveforms(
     for clip in progress(dataset.clips):
         try:
             if held < budget and (clip.part is None or clip.part.shard is None):
-                loaded.append(read_audio(clip.path, sample_rate_hz, clip.part, say, clip.span_s))
+                loaded.append(read_audio(clip.path, sample_rate_hz, clip.part, log, clip.span_s))
                 held += loaded[-1].nbytes
             elif clip.part is None:
-                check_audio(clip.path, say)
+                check_audio(clip.path, log)
         except DataError as error:
             errors.append(error)
         else:

@@ -7,7 +7,7 @@ left of it. Every other difference is reported once.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -20,6 +20,7 @@ from flexiast.data.media import extra_hint, open_media
 from flexiast.data.spliced import splice
 from flexiast.data.structure import Layout, examine
 from flexiast.errors import DataError, FlexiastError
+from flexiast.log import Log
 
 RATES_HZ = (1_000, 768_000)
 """Sample rates of audio; a file that claims another is damaged, and resampling it could fill the memory."""
@@ -73,7 +74,7 @@ def choose_decoder(source: bytes | BinaryIO, name: str) -> Decoder:
 class AudioFile:
     """An open audio file, mono or with all its channels; raises DataError however it is damaged.
 
-    ``say`` receives each other fault as a message that begins with the file's name.
+    ``log`` receives each other fault as a message that begins with the file's name.
     """
 
     def __init__(
@@ -81,13 +82,13 @@ class AudioFile:
         file: BinaryIO,
         name: str,
         path: bytes | None,
-        say: Callable[[str], None],
+        log: Log,
         *,
         channel: int | None = None,
         keep_cut: bool = False,
     ) -> None:
         """``path`` is what libsndfile may open by itself, if there is no more to it; ``channel`` counts from 1."""
-        self._file, self._name, self._path, self._say, self._keep_cut = file, name, path, say, keep_cut
+        self._file, self._name, self._path, self._log, self._keep_cut = file, name, path, log, keep_cut
         with self._translate_errors("cannot be read as audio"):
             self._layout: Layout = examine(file)
         self._decoder = self._open(0)
@@ -131,7 +132,7 @@ class AudioFile:
             raise DataError(f"{self._name} holds no samples{after}; remove it or record it again")
         self._check_length(delivered)
         for warning in levels.warnings():
-            self._say(f"{self._name} {warning}")
+            self._log(f"{self._name} {warning}")
 
     def _seek(self, start: int) -> int:
         """Seek in a file that is one stream of plain samples or FLAC; returns the frame where decoding begins."""
@@ -192,14 +193,14 @@ class AudioFile:
             except DataError as error:
                 if not self._keep_cut:
                     raise
-                self._say(f"{error}; what came before is kept")
+                self._log(f"{error}; what came before is kept")
                 return
             if not len(block):
                 break
             delivered += len(block)
             yield block
         if decoder.complaints:
-            self._say(f"{self._name} holds damaged MP3 frames; what is heard in their place may be noise")
+            self._log(f"{self._name} holds damaged MP3 frames; what is heard in their place may be noise")
         rate_hz = decoder.samplerate
         if (
             self._layout.counted_s is None
@@ -235,14 +236,14 @@ class AudioFile:
                     announced, found = f"{announced_s:.2f} s ({announced})", f"{found_s:.2f} s ({found})"
                 self._refuse_or_report(f"its header announces {announced}, {found} are there")
             else:
-                self._say(
+                self._log(
                     f"{self._name}: its header announces {announced_s:.2f} s, {found_s:.2f} s are there and heard"
                 )
         counted_s, promised_s = layout.counted_s, layout.announced_s
         if counted_s is not None and promised_s is not None and abs(promised_s - counted_s) > TOLERANCE_S:
-            self._say(f"{self._name}: its header announces {promised_s:.2f} s, {counted_s:.2f} s are there and heard")
+            self._log(f"{self._name}: its header announces {promised_s:.2f} s, {counted_s:.2f} s are there and heard")
         if layout.junk_bytes:
-            self._say(
+            self._log(
                 f"{self._name} holds {layout.junk_bytes:,} bytes of no MPEG audio or of frames cut in two; they are "
                 "passed over, and times behind them may be wrong by some frames"
             )
@@ -251,7 +252,7 @@ class AudioFile:
         """Report an MP3 that decodes to another length than that of its frames, allowing for its encoder's padding."""
         counted_s, decoded_s = self._layout.counted_s, delivered / self.rate_hz
         if counted_s is not None and not counted_s - ENCODER_S <= decoded_s <= counted_s + TOLERANCE_S:
-            self._say(f"{self._name} holds frames of {counted_s:.2f} s, {decoded_s:.2f} s of it can be decoded")
+            self._log(f"{self._name} holds frames of {counted_s:.2f} s, {decoded_s:.2f} s of it can be decoded")
 
     def _refuse_or_report(self, what: str) -> None:
         """Raise DataError for a recording that was cut short; only report it if the caller keeps what is left."""
@@ -260,7 +261,7 @@ class AudioFile:
                 f"{self._name} breaks off: {what}; copy it again, or hear what is there with "
                 "`flexiast classify --keep-cut`"
             )
-        self._say(f"{self._name} is cut short: {what}")
+        self._log(f"{self._name} is cut short: {what}")
 
     @contextmanager
     def _translate_errors(self, what: str, expected: str | None = None) -> Iterator[None]:

@@ -26,11 +26,12 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from flexiast.arrays import Float
-from flexiast.data.audio import AUDIO_SUFFIXES, check_bad_files, decode_audio, ignore_message
+from flexiast.data.audio import AUDIO_SUFFIXES, check_bad_files, decode_audio
 from flexiast.data.clips import Clip, Dataset
 from flexiast.data.media import MEDIA_SUFFIXES
 from flexiast.errors import DataError, UsageError
 from flexiast.files import write_atomically
+from flexiast.log import Log, log_nothing
 from flexiast.manifest import FileName
 from flexiast.objects import RemoteShard
 from flexiast.spec import Value, check_label, describe
@@ -150,7 +151,7 @@ def write_shards(
     shard_bytes: int,
     skip_bad: bool = False,
     progress: Callable[[list[tuple[int, Clip]]], Iterable[tuple[int, Clip]]] = iter,
-    say: Callable[[str], None] = ignore_message,
+    log: Log = log_nothing,
 ) -> tuple[ShardIndex, list[DataError]]:
     """Write a folder of shards of about ``shard_bytes`` at most; return its index, and what was skipped and why.
 
@@ -167,7 +168,7 @@ def write_shards(
     columns = {label: column for column, label in enumerate(dataset.labels)}
     errors: list[DataError] = []
     with _stage_folder(output) as stage:
-        samples = _samples(progress(clips), root, columns, errors, say, skip_bad=skip_bad)
+        samples = _samples(progress(clips), root, columns, errors, log, skip_bad=skip_bad)
         groups = itertools.groupby(_shard_names(samples, shard_bytes), key=lambda named: named[0])
         shards = tuple(_write_shard(stage / name, (sample for _, sample in group)) for name, group in groups)
         check_bad_files(errors, len(clips), skip_bad=skip_bad)
@@ -200,14 +201,14 @@ def _samples(
     root: Path,
     columns: dict[str, int],
     errors: list[DataError],
-    say: Callable[[str], None],
+    log: Log,
     *,
     skip_bad: bool,
 ) -> Iterator[_Sample]:
     """Clips read and checked; once a bad one makes the shards useless, the others are checked only."""
     for number, clip in clips:
         try:
-            decoded = decode_audio(clip.path, say=say, span_s=clip.span_s)
+            decoded = decode_audio(clip.path, log=log, span_s=clip.span_s)
             audio = clip.path.read_bytes() if clip.span_s is None else _encode_wav(*decoded)
         except DataError as error:
             errors.append(error)

@@ -289,7 +289,7 @@ class Stream:
         self._exit = ExitStack()
         self._exit.callback(self._report_losses)  # the last of all: what waits is delivered while the outboxes close
         self._outboxes = self._exit.enter_context(
-            open_outboxes([_as_sink(one) for one in sinks], RunContext(model.labels, (name,)), say=_log.warning)
+            open_outboxes([_as_sink(one) for one in sinks], RunContext(model.labels, (name,)), log=_log.warning)
         )
 
     @property

@@ -19,6 +19,7 @@ from typing import Any
 from typing_extensions import Self
 
 from flexiast.errors import FlexiastError
+from flexiast.log import Log
 from flexiast.paths import runtime_folders
 
 CONTROL = "control"
@@ -35,9 +36,9 @@ Document = dict[str, Any]
 class ControlServer:
     """Answers requests while it is used as a context. Where no socket can be made, that is said, and nothing fails."""
 
-    def __init__(self, answer: Callable[[Document], Document], say: Callable[[str], None]) -> None:
+    def __init__(self, answer: Callable[[Document], Document], log: Log) -> None:
         """``answer`` is called in a thread of each request's own."""
-        self._answer, self._say = answer, say
+        self._answer, self._log = answer, log
         self._folder = runtime_folders()[0] / CONTROL
         self.path = self._folder / f"{os.getpid()}.sock"
         self._socket: socket.socket | None = None
@@ -46,7 +47,7 @@ class ControlServer:
         try:
             self._socket = self._bind()
         except OSError as error:
-            self._say(f"`flexiast swap` cannot reach this process: {self.path}: {error.strerror or error}")
+            self._log(f"`flexiast swap` cannot reach this process: {self.path}: {error.strerror or error}")
             return self
         # It sleeps in accept: nothing wakes the processor until somebody asks.
         threading.Thread(target=self._accept, args=(self._socket,), name="flexiast-control", daemon=True).start()

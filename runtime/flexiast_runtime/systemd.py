@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
+from flexiast.log import Log, log_nothing
 from flexiast_runtime.audio.source import Block, Source
 from flexiast_runtime.detection.records import Record, SourceNotice, Status, Summary
 
@@ -33,15 +34,13 @@ class ServiceManager:
     _next_s: float = 0.0
 
     @classmethod
-    def from_environment(
-        cls, environment: MutableMapping[str, str], say: Callable[[str], None] = lambda text: None
-    ) -> ServiceManager | None:
-        """The manager that started this process and expects notifications, or None; ``say`` logs if it is unreachable.
+    def from_environment(cls, environment: MutableMapping[str, str], log: Log = log_nothing) -> ServiceManager | None:
+        """The manager that started this process and expects notifications, or None; ``log`` logs if it is unreachable.
 
         Its address is removed from the environment: child processes would otherwise send in the name of this one.
         """
         address = environment.pop("NOTIFY_SOCKET", "")
-        return None if not address else cls(_sender(address, say), watchdog_s(environment) or STATUS_EVERY_S)
+        return None if not address else cls(_sender(address, log), watchdog_s(environment) or STATUS_EVERY_S)
 
     def notify_each(self, records: Iterator[Record]) -> Iterator[Record]:
         """Yield the records, each of which shows that the loop makes progress."""
@@ -113,7 +112,7 @@ def describe_status(record: Record) -> str:
     return f"{record.audio_s:.0f} s classified, {record.events} events" if isinstance(record, Summary) else ""
 
 
-def _sender(address: str, say: Callable[[str], None]) -> Callable[[str], None]:
+def _sender(address: str, log: Log) -> Callable[[str], None]:
     """Send datagrams to a path, or to a name in Linux's abstract namespace, written with an @ in front."""
     target = f"\0{address[1:]}" if address.startswith("@") else address
     failures: list[OSError] = []
@@ -128,6 +127,6 @@ def _sender(address: str, say: Callable[[str], None]) -> Callable[[str], None]:
             except OSError as error:  # nobody is there, or the address is none; the audio goes on
                 if not failures:
                     failures.append(error)
-                    say(f"NOTIFY_SOCKET={address} does not answer: {error}; flexiast runs on without it")
+                    log(f"NOTIFY_SOCKET={address} does not answer: {error}; flexiast runs on without it")
 
     return send

@@ -16,7 +16,7 @@ from flexiast.files import check_output, write_atomically
 from flexiast_cli.settings.configurable import catalogue, check_setting, command_at, commands, is_configurable, settable
 from flexiast_cli.settings.layers import PROJECT_FILE, Setting, Value, files, from_environment, gather, read
 from flexiast_cli.settings.schema import schema_of
-from flexiast_cli.terminal.console import print_json, say, stdout
+from flexiast_cli.terminal.console import log, print_json, stdout
 
 HEAD = """\
 # Settings of flexiast. The tables are commands, the keys their long options. The command line goes first, then
@@ -35,7 +35,7 @@ def init(
     if path.exists() and not force:
         raise UsageError(f"{path} is there already; --force writes over it")
     write_atomically(path, template(context.find_root().command).encode())
-    say(f"{path} is written; take the # away before what you want to set")
+    log(f"{path} is written; take the # away before what you want to set")
 
 
 def show(

@@ -10,7 +10,7 @@ import typer
 
 from flexiast.errors import UsageError
 from flexiast.files import check_new_output
-from flexiast_cli.terminal.console import count_noun, say, stderr, track
+from flexiast_cli.terminal.console import count_noun, log, stderr, track
 
 if TYPE_CHECKING:
     from flexiast.data.corpora import Listing
@@ -103,7 +103,7 @@ def shard(
         shard_bytes=shard_size * 1_000_000,
         skip_bad=skip_bad,
         progress=lambda clips: track(clips, "Packing clips"),
-        say=say,
+        log=log,
     )
     print_skipped(errors, stderr())
     clips = sum(len(shard.clips) for shard in index.shards)

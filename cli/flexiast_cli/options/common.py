@@ -18,7 +18,7 @@ from flexiast_cli.options.validators import (
     validate_with,
     web_address,
 )
-from flexiast_cli.terminal.console import say
+from flexiast_cli.terminal.console import log
 from flexiast_runtime.inference.backends import Backend
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def power_source_of(text: str | None) -> ReportedOnce | None:
     """The power source, which logs its faults on stderr; raises UsageError."""
     from flexiast_runtime.hardware.power_source import ReportedOnce, parse_power_source
 
-    return None if text is None else ReportedOnce(parse_power_source(text), say)
+    return None if text is None else ReportedOnce(parse_power_source(text), log)
 
 
 def bundle_event_settings(bundle: Bundle, options: EventOptions) -> DetectionSettings:
@@ -194,14 +194,14 @@ def _choose_point(bundle: Bundle, per_day: float, options: EventOptions) -> Mani
         )
     point = calibration.point(per_day / 24)
     shown = max(size.at_most_per_hour for size in point.sizes.values())
-    say(
+    log(
         f"Thresholds for {24 * point.false_alarms_per_hour:.3g} false alarms a day; {calibration.hours:.1f} h of "
         f"background showed with 90 % confidence that there are at most {24 * shown:.3g}"
     )
     by_size = point.size_thresholds
     missing = [str(patch) for patch in bundle.manifest.patches if patch not in by_size]
     if missing:
-        say(f"{', '.join(missing)} not calibrated for it: these sizes keep their own thresholds")
+        log(f"{', '.join(missing)} not calibrated for it: these sizes keep their own thresholds")
     variants = [
         one.model_copy(update={"thresholds": by_size.get(one.patch_size, one.thresholds)})
         for one in bundle.manifest.variants

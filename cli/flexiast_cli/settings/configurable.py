@@ -17,7 +17,7 @@ import typer
 from flexiast.errors import UsageError
 from flexiast_cli.settings.layers import Catalogue, Kind, Setting, Words, gather
 from flexiast_cli.settings.parsing import describe
-from flexiast_cli.terminal.console import say
+from flexiast_cli.terminal.console import log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,7 @@ def configurable(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def with_settings(*args: Any, config: tuple[str, ...], **kwargs: Any) -> None:
         if config:  # the folder's file is used without being named, so its use is logged
-            say(f"with settings from {', '.join(config)}")
+            log(f"with settings from {', '.join(config)}")
         command(*args, **kwargs)
 
     added = inspect.Parameter(CONFIG, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption)

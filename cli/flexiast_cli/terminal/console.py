@@ -41,7 +41,7 @@ def shows_pictures() -> bool:
     return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print a note on stderr without interpreting markup, because it may hold names of any kind."""
     stderr().print(text, markup=False, soft_wrap=True)
 

@@ -6,9 +6,10 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from flexiast.log import Log
 from flexiast_cli.terminal.console import count_noun
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -19,10 +20,10 @@ BUFFER_BYTES = 1 << 20
 class LossyFile(io.RawIOBase):
     """Writes to a file, and counts the lines that it has no room for."""
 
-    def __init__(self, handle: int, say: Callable[[str], None]) -> None:
-        """``say`` is called at the first write that fails."""
+    def __init__(self, handle: int, log: Log) -> None:
+        """``log`` is called at the first write that fails."""
         super().__init__()
-        self._handle, self._say = handle, say
+        self._handle, self._log = handle, log
         self._is_torn = self._is_abandoned = False  # the last line is incomplete; the reader is gone
         self.dropped_lines = 0
 
@@ -48,7 +49,7 @@ class LossyFile(io.RawIOBase):
                 self._is_abandoned = True  # the reader is gone: that is raised once, not again by a buffer
                 raise
             if not self.dropped_lines:
-                self._say(f"stdout cannot be written: {error.strerror}; lines without room are dropped")
+                self._log(f"stdout cannot be written: {error.strerror}; lines without room are dropped")
             self.dropped_lines += lines.count(b"\n") - pending[:written].count(b"\n") + (self._is_torn and written > 0)
         if written:
             self._is_torn = not pending[:written].endswith(b"\n")
@@ -56,7 +57,7 @@ class LossyFile(io.RawIOBase):
 
 
 @contextmanager
-def surviving_full_disk(say: Callable[[str], None]) -> Iterator[None]:
+def surviving_full_disk(log: Log) -> Iterator[None]:
     """Within the block, ``sys.stdout`` drops lines that its disk has no room for; a note at the end counts them."""
     before = sys.stdout
     try:
@@ -68,7 +69,7 @@ def surviving_full_disk(say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     before.flush()
-    file = LossyFile(handle, say)
+    file = LossyFile(handle, log)
     sys.stdout = io.TextIOWrapper(io.BufferedWriter(file, BUFFER_BYTES), before.encoding, before.errors)
     try:
         yield
@@ -77,4 +78,4 @@ def surviving_full_disk(say: Callable[[str], None]) -> Iterator[None]:
             sys.stdout.close()
         sys.stdout = before
         if file.dropped_lines:
-            say(f"stdout had no room for {count_noun(file.dropped_lines, 'line')}")
+            log(f"stdout had no room for {count_noun(file.dropped_lines, 'line')}")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import typer
 
 from flexiast.errors import ExitCode, FlexiastError
-from flexiast_cli.terminal.console import count_noun, say
+from flexiast_cli.terminal.console import count_noun, log
 from flexiast_runtime.detection.records import Record, Status
 from flexiast_runtime.sinks.outbox import CAPACITY
 
@@ -120,7 +120,7 @@ def yield_until_reader_stalls(records: Iterable[Record], request: StopRequest, *
     while waiting and _has_room(request, wait=True):
         yield waiting.popleft()
     if unread := unread + len(waiting):
-        say(f"stdout was not read; {count_noun(unread, 'record')} not printed")
+        log(f"stdout was not read; {count_noun(unread, 'record')} not printed")
     if failure is not None:
         raise failure
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from flexiast.data.audio import ignore_message
+from flexiast.log import Log, log_nothing
 from flexiast_runtime.audio.source import BLOCK_S, Block, FileSource, PcmSource, Source, open_recording
 
 Channel = int | Literal["each"]
@@ -29,21 +29,21 @@ def open_channels(
     name: str | None = None,
     channel: Channel | None = None,
     keep_cut: bool = False,
-    say: Callable[[str], None] = ignore_message,
+    log: Log = log_nothing,
 ) -> list[FileSource | PcmSource]:
     """`open_recording`, with one source for each channel of a file where ``channel`` is ``"each"``.
 
     A file of one channel keeps its name. What is said of a file is said once.
     """
     if channel != "each":
-        return [open_recording(path, rate_hz, block_s, name=name, channel=channel, keep_cut=keep_cut, say=say)]
+        return [open_recording(path, rate_hz, block_s, name=name, channel=channel, keep_cut=keep_cut, log=log)]
     mix = open_recording(path, rate_hz, block_s, name=name, keep_cut=keep_cut)
     if isinstance(mix, PcmSource):
         return [mix]
-    numbers, say_once = range(1, mix.channels + 1), _say_once(say)
+    numbers, log_once = range(1, mix.channels + 1), _log_once(log)
     sources: list[FileSource | PcmSource] = []
     for number in numbers:
-        source = FileSource(path, block_s, name=name, channel=number, keep_cut=keep_cut, say=say_once)
+        source = FileSource(path, block_s, name=name, channel=number, keep_cut=keep_cut, log=log_once)
         if len(numbers) > 1:
             source.name = channel_name(mix.name, number)
         sources.append(source)
@@ -111,12 +111,12 @@ class _SharedBlocks:
                 waiting.append(block)
 
 
-def _say_once(say: Callable[[str], None]) -> Callable[[str], None]:
+def _log_once(log: Log) -> Callable[[str], None]:
     spoken: set[str] = set()
 
     def once(text: str) -> None:
         if text not in spoken:
             spoken.add(text)
-            say(text)
+            log(text)
 
     return once

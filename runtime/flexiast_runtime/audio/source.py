@@ -20,8 +20,9 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from flexiast.data.audio import ignore_message, open_audio
+from flexiast.data.audio import open_audio
 from flexiast.errors import DataError
+from flexiast.log import Log, log_nothing
 from flexiast.text import printable_line
 from flexiast_runtime.audio.mixing import Mixer
 from flexiast_runtime.audio.stall import LATE_S, STALL_S, PipeClock
@@ -143,11 +144,11 @@ class FileSource:
         name: str | None = None,
         channel: int | None = None,
         keep_cut: bool = False,
-        say: Callable[[str], None] = ignore_message,
+        log: Log = log_nothing,
     ) -> None:
         """The other arguments are those of ``open_audio``; raises DataError for what is no audio."""
         self.name, self.channel = printable_line(name or str(path)), channel
-        self._block_s, self._say = block_s, say
+        self._block_s, self._log = block_s, log
         self.start_frame = 0
         """Where the blocks begin"""
         self._open = partial(open_audio, path, name=name, channel=channel, keep_cut=keep_cut)
@@ -155,7 +156,7 @@ class FileSource:
             self.rate_hz, self.channels = file.rate_hz, file.channels
 
     def blocks(self) -> Iterator[Block]:
-        with self._open(say=self._say) as file:
+        with self._open(log=self._log) as file:
             yield from map(Block, file.blocks(round(self._block_s * self.rate_hz), self.start_frame))
 
 
@@ -280,7 +281,7 @@ def open_recording(
     name: str | None = None,
     channel: int | None = None,
     keep_cut: bool = False,
-    say: Callable[[str], None] = ignore_message,
+    log: Log = log_nothing,
 ) -> FileSource | PcmSource:
     """A file, or a pipe that has a name (a FIFO, or what a shell writes for ``<(…)``), read as stdin is.
 
@@ -294,7 +295,7 @@ def open_recording(
             return PcmSource(path.open("rb", buffering=0), rate_hz, printable_line(str(path)))
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    return FileSource(path, block_s, name=name, channel=channel, keep_cut=keep_cut, say=say)
+    return FileSource(path, block_s, name=name, channel=channel, keep_cut=keep_cut, log=log)
 
 
 def chunks(source: Source, rate_hz: int) -> Iterator[Chunk]:

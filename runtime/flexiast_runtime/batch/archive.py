@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from flexiast.errors import DataError, RemoteError
+from flexiast.log import Log
 from flexiast.objects import ObjectCache
 from flexiast.spec import PatchSize
 from flexiast.storage import Folder, RemotePath, Stored, is_url
@@ -87,11 +88,11 @@ class Archive:
         sizes = {"patch size": ", ".join(map(str, self.sizes))} if self.sizes else {}
         return {"format": self.output_format.value, **self.job.identity(), **sizes}
 
-    def load(self, say: Callable[[str], None]) -> Worker:
+    def load(self, log: Log) -> Worker:
         """Load the engines, once in a process; raises what ``load_engines`` raises."""
         job = self.job
         sizes = self.sizes or (job.patch,)
-        return Worker(self, load_engines(Bundle.open(job.bundle), sizes, job.precision, job.backend, say))
+        return Worker(self, load_engines(Bundle.open(job.bundle), sizes, job.precision, job.backend, log))
 
     def write(self, recordings: Sequence[Recording], results: Sequence[Result], cpu_s: float) -> Entry:
         """Write the results of a group and mark it as done; raises RemoteError where that cannot be."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from flexiast.log import Log
 from flexiast.spec import PatchSize, Spec
 from flexiast.storage import Folder, is_url, open_object
 from flexiast.text import printable
@@ -111,10 +112,10 @@ def _plan_pieces(recording: Recording, archive: Archive, spec: Spec, piece_s: fl
 
 
 def run_in_process(
-    archive: Archive, tasks: Iterable[Task], say: Callable[[str], None], stopped: Callable[[], bool], choose: Choose
+    archive: Archive, tasks: Iterable[Task], log: Log, stopped: Callable[[], bool], choose: Choose
 ) -> Iterator[Report]:
     """Run the tasks here, one after the other; ends early after the task in hand when ``stopped()``."""
-    worker = archive.load(say)
+    worker = archive.load(log)
     for task in tasks:
         if stopped():
             return
@@ -125,7 +126,7 @@ def run_in_workers(
     archive: Archive,
     tasks: Sequence[Task],
     workers: int,
-    say: Callable[[str], None],
+    log: Log,
     stopped: Callable[[], bool],
     choose: Choose,
 ) -> Iterator[Report]:
@@ -134,7 +135,7 @@ def run_in_workers(
     A group over which a worker died is classified one by one, so that one recording alone has no result.
     """
     alone: list[Task] = []
-    load = partial(_load, archive, say)
+    load = partial(_load, archive, log)
     for number, answer in map_tasks(_Assigned(tasks, choose), load, workers, stopped):
         if not isinstance(answer, WorkerDied):
             yield answer
@@ -143,7 +144,7 @@ def run_in_workers(
         else:
             yield give_up(archive, tasks[number], f"the worker that read it {answer.reason}")
     if alone and not stopped():
-        yield from run_in_workers(archive, alone, workers, say, stopped, choose)
+        yield from run_in_workers(archive, alone, workers, log, stopped, choose)
 
 
 def give_up(archive: Archive, task: Task, reason: str) -> Report:
@@ -173,6 +174,6 @@ class _Assigned(Sequence[tuple[Task, PatchSize | None]]):
         return self._tasks[number], self._choose()
 
 
-def _load(archive: Archive, say: Callable[[str], None]) -> Callable[[tuple[Task, PatchSize | None]], Report]:
-    worker = archive.load(say)
+def _load(archive: Archive, log: Log) -> Callable[[tuple[Task, PatchSize | None]], Report]:
+    worker = archive.load(log)
     return lambda assigned: worker(*assigned)

@@ -23,6 +23,7 @@ from typing import Any
 from flexiast import __version__
 from flexiast.errors import FlexiastError, RemoteError, UsageError, VerificationError
 from flexiast.extras import require
+from flexiast.log import Log
 from flexiast.manifest import MANIFEST
 from flexiast.paths import cache_folder
 from flexiast_runtime.batch.archive import Archive, Report, Task, Worker
@@ -154,7 +155,7 @@ class RayCluster:
                 return
 
 
-def connect(options: RayOptions, say: Callable[[str], None]) -> RayCluster:
+def connect(options: RayOptions, log: Log) -> RayCluster:
     """A cluster; raises RemoteError, within seconds where none answers, and MissingExtraError."""
     # Ray would report its use to its makers; no command opens a connection unasked.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -177,7 +178,7 @@ def connect(options: RayOptions, say: Callable[[str], None]) -> RayCluster:
             "with `ray start --head`, or give its address with --ray-address"
         ) from error
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    say(f"Ray: {len(nodes)} node{'s' * (len(nodes) != 1)}, {ray.cluster_resources().get('CPU', 0):g} CPUs")
+    log(f"Ray: {len(nodes)} node{'s' * (len(nodes) != 1)}, {ray.cluster_resources().get('CPU', 0):g} CPUs")
     return RayCluster(ray, options)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flexiast import __version__
 from flexiast.errors import DataError
+from flexiast.log import Log
 from flexiast.manifest import MANIFEST
 from flexiast.spec import PatchSize
 from flexiast.storage import RemotePath
@@ -58,17 +59,17 @@ class Job:
 
 
 def classify_files(
-    job: Job, paths: Sequence[Path], workers: int, say: Callable[[str], None], stopped: Callable[[], bool]
+    job: Job, paths: Sequence[Path], workers: int, log: Log, stopped: Callable[[], bool]
 ) -> Iterator[tuple[int, Result]]:
     """Each file's number and result; in order with one worker, else as they come.
 
     A file that cannot be read, or over which a worker died, has a result that says so. Ends early when ``stopped()``;
     a file that this cuts off has no result. Raises what ``load_engines`` raises, with one worker before the first
-    file; with several ``say`` must be picklable.
+    file; with several ``log`` must be picklable.
     """
     if workers > 1:
-        return _classify_in_workers(job, paths, workers, say, stopped)
-    return _alone(_engines(job, say), job, paths, stopped)
+        return _classify_in_workers(job, paths, workers, log, stopped)
+    return _alone(_engines(job, log), job, paths, stopped)
 
 
 def _alone(
@@ -82,19 +83,19 @@ def _alone(
 
 
 def _classify_in_workers(
-    job: Job, paths: Sequence[Path], workers: int, say: Callable[[str], None], stopped: Callable[[], bool]
+    job: Job, paths: Sequence[Path], workers: int, log: Log, stopped: Callable[[], bool]
 ) -> Iterator[tuple[int, Result]]:
-    for number, answer in map_tasks(paths, partial(_load, job, say), workers, stopped):
+    for number, answer in map_tasks(paths, partial(_load, job, log), workers, stopped):
         yield number, _worker_died_result(paths[number], answer) if isinstance(answer, WorkerDied) else answer
 
 
-def _load(job: Job, say: Callable[[str], None]) -> Callable[[Path], Result]:
-    engines = _engines(job, say)
+def _load(job: Job, log: Log) -> Callable[[Path], Result]:
+    engines = _engines(job, log)
     return lambda path: classify_file(engines, job, path)
 
 
-def _engines(job: Job, say: Callable[[str], None]) -> Engines:
-    return load_engines(Bundle.open(job.bundle), [job.patch], job.precision, job.backend, say)
+def _engines(job: Job, log: Log) -> Engines:
+    return load_engines(Bundle.open(job.bundle), [job.patch], job.precision, job.backend, log)
 
 
 def classify_file(
@@ -117,7 +118,7 @@ def classify_file(
             name=str(shown),
             channel=job.channel,
             keep_cut=job.keep_cut,
-            say=notices.append,
+            log=notices.append,
         )
         for source in sources:
             audio_chunks = takewhile(lambda _: not stopped(), chunks(source, rate_hz))

@@ -111,7 +111,7 @@ def classify_piece(
     step = round(job.settings.step_s * frontend.sample_rate_hz)
     begin = max(0, piece.first - _settling_windows(job.settings, engines.spec))
     name = None if original is None else str(original)
-    source = FileSource(path, BLOCK_S, name=name, channel=_one_channel(job), keep_cut=job.keep_cut, say=notices.append)
+    source = FileSource(path, BLOCK_S, name=name, channel=_one_channel(job), keep_cut=job.keep_cut, log=notices.append)
     end = math.inf if piece.stop is None else (piece.stop - 1) * step + frontend.window_samples
     recorder = _ScoreRecorder(job.settings, engines.spec, piece)
     classifier = create_classifier(engines, job, source, recorder)

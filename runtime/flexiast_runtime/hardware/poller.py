@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 
 from typing_extensions import Self
 
+from flexiast.log import Log, log_nothing
+
 T = TypeVar("T")
 
 POLL_EVERY_S = 5.0
@@ -33,10 +35,10 @@ class Poller(Generic[T]):
         unknown: T,
         every_s: float = POLL_EVERY_S,
         clock: Callable[[], float] = time.monotonic,
-        say: Callable[[str], None] = lambda text: None,
+        log: Log = log_nothing,
     ) -> None:
-        """``say`` is called once for an unexpected error. The reading is then unknown, and polling continues."""
-        self._say, self._reported = say, False
+        """``log`` is called once for an unexpected error. The reading is then unknown, and polling continues."""
+        self._log, self._reported = log, False
         self._poll, self._unknown, self._every_s, self._clock = poll, unknown, every_s, clock
         self._requests: SimpleQueue[bool] = SimpleQueue()  # True: poll; False: end
         self._is_idle = False  # the thread waits for a request
@@ -75,5 +77,5 @@ class Poller(Generic[T]):
         except Exception as error:  # noqa: BLE001 (one broken sensor must not stop the polling)
             if not self._reported:
                 self._reported = True
-                self._say(f"a sensor cannot be read: {type(error).__name__}: {error}; polling continues")
+                self._log(f"a sensor cannot be read: {type(error).__name__}: {error}; polling continues")
             return self._unknown

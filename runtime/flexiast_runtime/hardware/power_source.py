@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from flexiast.errors import DataError, UsageError
+from flexiast.log import Log
 from flexiast.spec import Value, describe
 from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.hardware.poller import Poller
@@ -157,9 +158,9 @@ class SourceMeter:
 class ReportedOnce:
     """A source whose first error is reported, once. While it fails, its reading is None."""
 
-    def __init__(self, source: PowerSource, say: Callable[[str], None]) -> None:
+    def __init__(self, source: PowerSource, log: Log) -> None:
         self.name = source.name
-        self._source, self._say, self._reported = source, say, False
+        self._source, self._log, self._reported = source, log, False
 
     def read(self) -> Supply | None:
         try:
@@ -167,5 +168,5 @@ class ReportedOnce:
         except DataError as error:
             if not self._reported:
                 self._reported = True
-                self._say(f"{error}; its readings are unknown until it can be read")
+                self._log(f"{error}; its readings are unknown until it can be read")
             return None

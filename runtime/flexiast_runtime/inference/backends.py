@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flexiast.log import Log
 from flexiast.processor import has_int8_dot_product
 
 if TYPE_CHECKING:
@@ -60,19 +61,19 @@ def load_engines(
     patches: Sequence[PatchSize] | None,
     precision: str | None,
     backend: Backend,
-    say: Callable[[str], None],
+    log: Log,
     threads: int = 1,
 ) -> Engines:
     """Load engines for some or all patch sizes of a bundle. No backend or precision replaces another: it is an error.
 
-    ``say`` reports TensorRT plans that must be built first, which takes minutes; ``threads`` are those of ONNX
+    ``log`` reports TensorRT plans that must be built first, which takes minutes; ``threads`` are those of ONNX
     Runtime. Raises ModelError, VerificationError, UsageError for what the bundle lacks, GpuError, and for TensorRT
     PlanError and MissingExtraError.
     """
     if backend is Backend.TENSORRT:
         from flexiast_runtime.inference.tensorrt import engines
 
-        loaded: Engines = engines.load_engines(bundle, patches, precision, say=say)
+        loaded: Engines = engines.load_engines(bundle, patches, precision, log=log)
     else:
         from flexiast_runtime.inference import ort
 

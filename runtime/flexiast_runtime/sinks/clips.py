@@ -48,7 +48,7 @@ class Clips:
             for path in list_half_written(self.folder):
                 path.unlink(missing_ok=True)
             self._keeper = Keeper(
-                self.folder, self._retention, wall=self._wall, say=context.say, synchronised=self._synchronised
+                self.folder, self._retention, wall=self._wall, log=context.log, synchronised=self._synchronised
             )
             self._keeper.make_room()
             self._keeper.report()

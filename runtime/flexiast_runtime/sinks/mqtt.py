@@ -109,7 +109,7 @@ class Mqtt:
 
     def open(self, context: RunContext) -> None:
         """Start to connect, and keep trying: the broker may start later."""
-        self._say = context.say
+        self._log = context.log
         self._sounds, self._sources = self._topics(context.labels), slugs(context.sources)
         if self._prefix is not None:
             self._document = discovery(self._topic, context.labels, self._sounds, self._sources)
@@ -275,7 +275,7 @@ class Mqtt:
         with self._publishing:
             for message in self._newest.values():
                 if self._is_too_large(message):
-                    self._say(f"{self.name}: {message.topic} is larger than the broker takes, {self._largest:,} bytes")
+                    self._log(f"{self.name}: {message.topic} is larger than the broker takes, {self._largest:,} bytes")
                 else:
                     info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
                     self._stated[info.mid] = message.topic
@@ -310,7 +310,7 @@ class Mqtt:
         if reason.is_failure and topic is None:
             self._refusals[number] = time.monotonic(), reason
         elif reason.is_failure:
-            self._say(f"{self.name}: the broker refuses {topic}: {reason}")
+            self._log(f"{self.name}: the broker refuses {topic}: {reason}")
 
     def _on_message(self, client: Client, _: Any, message: Any) -> None:
         """Take the discovery message of an earlier run, and remove its components that no longer exist."""

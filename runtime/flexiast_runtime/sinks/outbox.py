@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from flexiast.errors import SinkDownError, SinkError, SinkUnavailableError
+from flexiast.log import Log, log_nothing
 from flexiast_runtime.detection.records import Record
 from flexiast_runtime.sinks.sink import Counts, RunContext, Sink
 
@@ -79,10 +80,10 @@ class Outbox:
         *,
         capacity: int = CAPACITY,
         back_off: BackOff = BackOff(),
-        say: Callable[[str], None] = lambda text: None,
+        log: Log = log_nothing,
     ) -> None:
-        """``say`` logs a sink that starts to fail or delivers again. It is called in the outbox's own thread."""
-        self._say, self._failing = say, False
+        """``log`` logs a sink that starts to fail or delivers again. It is called in the outbox's own thread."""
+        self._log, self._failing = log, False
         self._logged: dict[str, float] = {}  # failures, and when they were last logged
         self._sink, self._capacity, self._back_off = sink, capacity, back_off
         self._unopened: RunContext | None = None
@@ -220,7 +221,7 @@ class Outbox:
             self._changed.notify_all()
         if outcome == "delivered" and self._failing:
             self._failing = False
-            self._say(f"{self._sink.name} delivers again")
+            self._log(f"{self._sink.name} delivers again")
 
     def _postpone(self, waiting: _Waiting, error: SinkUnavailableError) -> None:
         """The record is tried again later: at the head of the queue if nothing can be delivered, else aside."""
@@ -265,7 +266,7 @@ class Outbox:
         if not self._failing and not alone and now_s - self._logged.get(text, -math.inf) >= REPEAT_S:
             self._failing = True
             self._logged = {old: at_s for old, at_s in self._logged.items() if now_s - at_s < REPEAT_S} | {text: now_s}
-            self._say(f"{self._sink.name} fails: {text}")
+            self._log(f"{self._sink.name} fails: {text}")
 
     # ---------------------------------------------------------------------------------------- while `_changed` is held
 
@@ -307,15 +308,15 @@ def open_outboxes(
     context: RunContext,
     *,
     closing_s: float = CLOSING_S,
-    say: Callable[[str], None] = lambda text: None,
+    log: Log = log_nothing,
     hurried: Callable[[], bool] = lambda: True,
 ) -> Iterator[Sequence[Outbox]]:
     """Outboxes of open sinks; at the end all deliver what waits, at the same time, for ``closing_s`` seconds.
 
     A recording, which can wait, gives ``hurried``: until that is true the end waits for sinks that go on taking.
     """
-    outboxes = tuple(Outbox(sink, say=say) for sink in sinks)
-    context = replace(context, counts=lambda: [outbox.counts for outbox in outboxes], say=say)
+    outboxes = tuple(Outbox(sink, log=log) for sink in sinks)
+    context = replace(context, counts=lambda: [outbox.counts for outbox in outboxes], log=log)
     try:
         for outbox in outboxes:
             outbox.open(context)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flexiast.files import write_atomically
+from flexiast.log import Log
 from flexiast_runtime.history.clips import NAME
 
 CLOCK = ".flexiast-clock"
@@ -65,11 +66,11 @@ class Keeper:
         retention: Retention,
         *,
         wall: Callable[[], float],
-        say: Callable[[str], None],
+        log: Log,
         synchronised: Callable[[], bool],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._folder, self._retention, self._say = folder, retention, say
+        self._folder, self._retention, self._log = folder, retention, log
         self._monotonic = monotonic
         self._clips: deque[Clip] = deque()  # the oldest first
         self._total = 0
@@ -78,7 +79,7 @@ class Keeper:
         newest_s = self._clips[-1].written_s if self._clips else None
         self._clock = None
         if retention.age_s is not None:
-            self._clock = PlausibleClock(folder / CLOCK, newest_s, wall, synchronised, monotonic, say)
+            self._clock = PlausibleClock(folder / CLOCK, newest_s, wall, synchronised, monotonic, log)
 
     def list_folder(self) -> None:
         """Read the folder again; raises OSError."""
@@ -119,7 +120,7 @@ class Keeper:
             limits = {"keep": self._retention.age_s, "total": self._retention.total_bytes}
             why = " and ".join(name for name, limit in limits.items() if limit is not None)
             size = f"{self._removed_bytes / 1e6:,.1f} MB"
-            self._say(f"clips:{self._folder}: {self._removed:,} of the oldest clips removed, {size}, by {why}")
+            self._log(f"clips:{self._folder}: {self._removed:,} of the oldest clips removed, {size}, by {why}")
             self._removed = self._removed_bytes = 0
 
     def _oldest_s(self) -> float:
@@ -145,9 +146,9 @@ class PlausibleClock:
         wall: Callable[[], float],
         synchronised: Callable[[], bool],
         monotonic: Callable[[], float],
-        say: Callable[[str], None],
+        log: Log,
     ) -> None:
-        self._file, self._wall, self._synchronised, self._say = file, wall, synchronised, say
+        self._file, self._wall, self._synchronised, self._log = file, wall, synchronised, log
         self._monotonic = monotonic
         stored_s = _read_time(file)
         last_s = newest_s if stored_s is None else stored_s
@@ -163,7 +164,7 @@ class PlausibleClock:
             self._last_s, self._at_s = wall_s, self._monotonic()
             self._store()
         elif not self._doubtful:
-            self._say(
+            self._log(
                 f"the clock says {_date(wall_s)}, the last plausible time in {self._file.parent} is "
                 f"{_date(reckoned_s)}: clips age by the latter until the clock is synchronised"
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from flexiast.errors import SinkDownError, SinkError
+from flexiast.log import Log, log_nothing
 from flexiast_runtime.detection.records import Record
 from flexiast_runtime.sinks.audio_history import Audio
 
@@ -69,7 +70,7 @@ class RunContext:
     """By the hash of their bundle: those whose engines give the events. One that is loaded later is added."""
     clip_folders: tuple[Path, ...] = ()
     """Folders into which sinks of the run cut clips"""
-    say: Callable[[str], None] = lambda text: None
+    log: Log = log_nothing
     """Logs a line"""
 
 

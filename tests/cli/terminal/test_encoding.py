@@ -73,8 +73,8 @@ def test_commands_end_well_on_any_terminal(encoding: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_echo_and_rich_write_the_same(encoding: str) -> None:
     """click would write UTF-8 in an ASCII locale, whatever the streams were told."""
-    say = f"typer.echo({LABEL!a}); from flexiast_cli.terminal.console import stdout; stdout().print({LABEL!a})"
-    result = run_in(encoding, text=say)
+    log = f"typer.echo({LABEL!a}); from flexiast_cli.terminal.console import stdout; stdout().print({LABEL!a})"
+    result = run_in(encoding, text=log)
     assert result.returncode == 0, result.stderr
     first, second = result.stdout.splitlines()
     assert first == second

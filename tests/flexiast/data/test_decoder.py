@@ -66,7 +66,7 @@ def test_what_libmpg123_prints_of_a_damaged_file_is_said_once_with_its_name(
     for place in range(frames.start + 2_000, frames.stop - 2_000, 1_000):
         content[place : place + 200] = bytes(range(200))
     path.write_bytes(content)
-    read_audio(path, 16_000, say=said.append)
+    read_audio(path, 16_000, log=said.append)
     assert capfd.readouterr() == ("", "")
     assert [text for text in said if "damaged.mp3 holds damaged MP3 frames" in text] == said[-1:]
 
@@ -143,7 +143,7 @@ def test_one_channel_is_read_by_itself(tmp_path: Path) -> None:
 def test_ordinary_channels_give_no_warning(tmp_path: Path, channels: Sequence[Float]) -> None:
     said: list[str] = []
     soundfile.write(tmp_path / "two.wav", np.concatenate(channels, axis=1), 16_000, subtype="FLOAT")
-    read_audio(tmp_path / "two.wav", 16_000, say=said.append)
+    read_audio(tmp_path / "two.wav", 16_000, log=said.append)
     assert said == []
 
 

@@ -20,7 +20,7 @@ from flexiast_runtime.audio.source import read_blocks
 from flexiast_runtime.audio.timeline import uptime_s
 
 
-def say(**line: object) -> None:
+def log(**line: object) -> None:
     print(json.dumps(line), flush=True)
 
 
@@ -35,11 +35,11 @@ def main() -> None:
     pieces, starts, end, left = [], [], 0, None if after or wanted is None else wanted
     try:
         microphone = Microphone(**options)
-        say(pid=os.getpid(), name=microphone.name, rate_hz=microphone.rate_hz)
+        log(pid=os.getpid(), name=microphone.name, rate_hz=microphone.rate_hz)
         blocks = read_blocks(microphone)
         for block in blocks:
             state, reason = block.notice or (None, None)
-            say(at=uptime_s(), frames=len(block.samples), lost=block.lost, state=state, reason=reason)
+            log(at=uptime_s(), frames=len(block.samples), lost=block.lost, state=state, reason=reason)
             starts.append(end + block.lost)
             pieces.append(block.samples)
             end = starts[-1] + len(block.samples)
@@ -49,9 +49,9 @@ def main() -> None:
                 break
         begun = time.monotonic()
         blocks.close()
-        say(closed_s=time.monotonic() - begun, children=children(os.getpid()))
+        log(closed_s=time.monotonic() - begun, children=children(os.getpid()))
     except DeviceError as error:
-        say(error=type(error).__name__, reason=str(error))
+        log(error=type(error).__name__, reason=str(error))
     if output:
         heard = [number for number, piece in enumerate(pieces) if len(piece)]
         samples = np.concatenate([pieces[number] for number in heard])

@@ -135,7 +135,7 @@ def test_what_is_said_of_a_file_is_said_once(tmp_path: Path) -> None:
     path, said = tmp_path / "a.wav", []
     soundfile.write(path, samples(5_000, 2), RATE, subtype="PCM_16")
     path.write_bytes(path.read_bytes()[:-400])
-    for source in open_channels(path, RATE, channel="each", keep_cut=True, say=said.append):
+    for source in open_channels(path, RATE, channel="each", keep_cut=True, log=said.append):
         assert sum(len(chunk.samples) for chunk in chunks(source, RATE)) == 4_900
     assert len(said) == 1 and "cut short" in said[0]
     with pytest.raises(FlexiastError, match="breaks off"):

@@ -147,8 +147,8 @@ def expected(archive: Archive, recordings: list[Recording]) -> list[tuple[object
 class DeadlyArchive(Archive):
     """One whose workers die over a recording, as of a decoder's fault."""
 
-    def load(self, say: Callable[[str], None]) -> Worker:
-        worker = super().load(say)
+    def load(self, log: Callable[[str], None]) -> Worker:
+        worker = super().load(log)
 
         class DeadlyWorker(Worker):
             def __call__(self, task: Task, patch: PatchSize | None = None) -> Report:

@@ -71,7 +71,7 @@ def test_an_error_that_nobody_foresaw_is_said_once_and_looking_goes_on(numbers: 
             raise PermissionError("not yours")
         return "seen"
 
-    lookout = Poller(look, unknown="unknown", every_s=0.001, say=said.append)
+    lookout = Poller(look, unknown="unknown", every_s=0.001, log=said.append)
     with lookout:
         ask_until(lookout, lambda found: found == "unknown")
         ask_until(lookout, lambda found: found == "seen")

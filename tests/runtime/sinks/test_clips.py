@@ -159,7 +159,7 @@ class Folder:
             self.path,
             retention,
             wall=lambda: self.wall_s,
-            say=self.said.append,
+            log=self.said.append,
             synchronised=lambda: self.synchronised,
             monotonic=lambda: self.up_s,
         )

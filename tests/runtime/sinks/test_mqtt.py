@@ -343,7 +343,7 @@ def test_what_a_broker_refuses_by_its_rules_is_known(
     broker.start()
     said: list[str] = []
     box = Outbox(Mqtt("127.0.0.1", broker.port, "home/ears"), back_off=BackOff(0.05, 0.05))
-    box.open(replace(HEARING, say=said.append))
+    box.open(replace(HEARING, log=said.append))
     box.put(event(0))
     box.put(status(("rain",)))
     eventually(lambda: box.counts.refused == 1 and box.counts.delivered == 1)

@@ -109,7 +109,7 @@ def test_that_a_sink_fails_is_said_when_it_begins_to_and_when_it_is_over() -> No
     said: list[str] = []
     down, refused = SinkDownError("no route"), SinkError("it answered 403")
     sink = Listed(None, down, down, refused, refused, None, refused)
-    with outbox(sink, say=said.append) as box:
+    with outbox(sink, log=said.append) as box:
         for number in range(5):
             box.put(event(number))
     name = sink.name
@@ -275,7 +275,7 @@ def test_a_sink_that_is_down_at_the_start_is_opened_later(eventually: Eventually
 
     said: list[str] = []
     sink = Late()
-    with outbox(sink, say=said.append) as box:
+    with outbox(sink, log=said.append) as box:
         for one in EVENTS:
             box.put(one)
         eventually(lambda: box.counts.delivered == len(EVENTS))
@@ -286,7 +286,7 @@ def test_a_sink_that_is_down_at_the_start_is_opened_later(eventually: Eventually
 def test_the_same_failure_is_not_logged_each_time() -> None:
     said: list[str] = []
     refused = SinkError("it ended with 1")
-    with outbox(Listed(*[refused, None] * 20), say=said.append) as box:
+    with outbox(Listed(*[refused, None] * 20), log=said.append) as box:
         for number in range(40):
             box.put(event(number))
     assert said == ["listed fails: it ended with 1", "listed delivers again"]

@@ -11,7 +11,7 @@ from rich.table import Table
 from flexiast.evaluation.budget import CONFIDENCE, hours_needed
 from flexiast.evaluation.operating_points import Aim, OperatingPoint
 from flexiast.text import preview
-from flexiast_cli.terminal.console import count_noun, say, stdout
+from flexiast_cli.terminal.console import count_noun, log, stdout
 from flexiast_export.calibrate import Fit
 from flexiast_export.false_alarms import Budgets
 
@@ -52,12 +52,12 @@ def show_fits(fits: Sequence[Fit], points: Sequence[OperatingPoint], title: str,
         console.print(_points_table(chosen))
     for fit in fits:
         if not fit.fitted:
-            say(f"{fit.variant}: no temperature is best (all clips right, or no better than chance); it keeps its own")
+            log(f"{fit.variant}: no temperature is best (all clips right, or no better than chance); it keeps its own")
     for point in points:
         if point.threshold is None:
-            say(f"{point.label} keeps the default threshold: {point.reason}")
+            log(f"{point.label} keeps the default threshold: {point.reason}")
         elif point.reason is not None:
-            say(f"{point.label} is kept silent: {point.reason}; leave it out with --deny, or train it again")
+            log(f"{point.label} is kept silent: {point.reason}; leave it out with --deny, or train it again")
 
 
 def _points_table(points: Sequence[OperatingPoint]) -> Table:
@@ -105,9 +105,9 @@ def show_budgets(budgets: Budgets) -> None:
         )
     console.print(table)
     stored = ", ".join(f"{24 * point.false_alarms_per_hour:.3g}" for point in calibration.points)
-    say(f"Stored for `listen --false-alarms-per-day`: {stored} a day")
+    log(f"Stored for `listen --false-alarms-per-day`: {stored} a day")
     if not snrs:
-        say("What this costs in recall was not measured; give clips with labels by --data")
+        log("What this costs in recall was not measured; give clips with labels by --data")
     _report_doubts(budgets)
 
 
@@ -119,20 +119,20 @@ def _report_doubts(budgets: Budgets) -> None:
         worst = max(size.after for size in sizes)
         more = hours_needed(worst, per_hour) - hours
         if more > 0:
-            say(
+            log(
                 f"It takes {2 * more:.1f} more hours of background, a half of them held back, to show with "
                 f"{CONFIDENCE:.0%} confidence that {per_hour:g} an hour is kept, if they hold no more false alarms"
             )
     faulty = sorted({label for size in sizes for label, value in size.thresholds.items() if value >= DENY_FROM})
     if faulty:
-        say(
+        log(
             f"Hardly ever detected any more: {preview(faulty)}; leave them out with --deny {','.join(faulty[:3])}, or "
             "train again with this background (flexiast mine finds what is at fault)"
         )
     if budgets.suspects:
-        say(
+        log(
             f"The model is sure of labels at {count_noun(len(budgets.suspects), 'moment')} of the background. Listen "
             "to these, and cut out what truly sounds:"
         )
     for one in budgets.suspects[:SUSPECTS]:
-        say(f"  {one.path} at {one.start_s:.1f} s: {one.label} ({one.score:.2f})")
+        log(f"  {one.path} at {one.start_s:.1f} s: {one.label} ({one.score:.2f})")

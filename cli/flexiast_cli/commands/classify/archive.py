@@ -19,7 +19,7 @@ from flexiast.spec import PatchSize
 from flexiast.storage import RemotePath, is_url, list_objects
 from flexiast_cli.commands.classify.files import find_files
 from flexiast_cli.commands.classify.options import BATCH_FILES, CPUS_PER_WORKER, ArchiveOptions, EngineName
-from flexiast_cli.terminal.console import count_noun, say, stderr
+from flexiast_cli.terminal.console import count_noun, log, stderr
 from flexiast_cli.terminal.interrupts import graceful_shutdown
 from flexiast_runtime.batch.archive import Archive, Report, Task
 from flexiast_runtime.batch.archive_run import Engine, prepare_run, run_in_process, run_in_workers
@@ -89,8 +89,8 @@ def _connect(job: Job, options: ArchiveOptions) -> RayCluster | None:
         return None
     gpu_share = None if job.backend is Backend.CPU else GPU_SHARE
     cpus = CPUS_PER_WORKER if options.cpus_per_worker is None else options.cpus_per_worker
-    cluster = connect(RayOptions(options.ray_address, cpus, gpu_share), say)
-    say(f"Room for {count_noun(cluster.workers, 'worker')}")
+    cluster = connect(RayOptions(options.ray_address, cpus, gpu_share), log)
+    log(f"Room for {count_noun(cluster.workers, 'worker')}")
     return cluster
 
 
@@ -122,7 +122,7 @@ class _Listing:
             name = stored.path.removeprefix(root).lstrip("/") or RemotePath(stored.path).name
             yield Recording(*stored, name)
         if others:
-            say(f"Left out of {url}: {count_noun(others, 'object')} (not read as audio)")
+            log(f"Left out of {url}: {count_noun(others, 'object')} (not read as audio)")
 
     def _list_path(self, path: str) -> Iterator[Recording]:
         files, unusable = find_files([Path(path)])
@@ -136,9 +136,9 @@ def _start_pace(archive: Archive, tasks: Sequence[Task], workers: int, options: 
     """What chooses the sizes of an archive with a deadline, from how fast each is on this machine."""
     if options.budget_hours is None or not len(tasks):
         return None
-    say("Measuring each patch size ...")
+    log("Measuring each patch size ...")
     total = sum(task.size for task in tasks)
-    return Pace(measure_sizes(archive.load(say)), 3600 * options.budget_hours, workers, total)
+    return Pace(measure_sizes(archive.load(log)), 3600 * options.budget_hours, workers, total)
 
 
 def _choose_engine(workers: int, pace: Pace | None, stopped: Callable[[], bool]) -> Engine:
@@ -150,9 +150,9 @@ def _choose_engine(workers: int, pace: Pace | None, stopped: Callable[[], bool])
 
     def run(archive: Archive, tasks: Sequence[Task]) -> Iterator[Report]:
         reports = (
-            run_in_workers(archive, tasks, workers, say, stopped, choose)
+            run_in_workers(archive, tasks, workers, log, stopped, choose)
             if workers > 1
-            else run_in_process(archive, tasks, say, stopped, choose)
+            else run_in_process(archive, tasks, log, stopped, choose)
         )
         for report in reports:
             if pace is not None and report.patch is not None:
@@ -204,19 +204,19 @@ class _Tally:
         size = "" if report.patch is None else str(report.patch)
         if size and size not in self._sizes[-1:]:
             if self._sizes:
-                say(f"patch size {size} from here on, to end in time")
+                log(f"patch size {size} from here on, to end in time")
             self._sizes.append(size)
 
     def report(self, total: int, already: int, place: str) -> None:
         """Print one line for each notice and failure, and one of totals."""
         for notice in self._notices:
-            say(f"note: {notice}")
+            log(f"note: {notice}")
         for failure in self.failures:
             typer.echo(f"flexiast: {failure}", err=True)
         passed = f" ({already:,} there already)" if already else ""
         hours = self._audio_s / 3600
         cost = f", {self._cpu_s / hours:,.0f} CPU-seconds an hour of audio" if hours else ""
-        say(
+        log(
             f"{count_noun(self._events, 'event')} in {self._recordings:,} of {count_noun(total, 'recording')}{passed}, "
             f"{hours:,.1f} h of audio{cost}; at {' and '.join(dict.fromkeys(self._sizes)) or 'no size'}, in {place}"
         )

@@ -9,7 +9,7 @@ from threading import Event as Flag
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flexiast_cli.terminal.console import count_noun, say, stderr
+from flexiast_cli.terminal.console import count_noun, log, stderr
 from flexiast_runtime.batch.formats import Result
 
 
@@ -58,7 +58,7 @@ class Tally:
     def report(self, total: int, already: int, description: str) -> None:
         """Print one line for each notice and failure, and one of totals."""
         for notice in self._notices:
-            say(f"note: {notice}")
+            log(f"note: {notice}")
         for failure in self.failures:
             typer.echo(f"flexiast: {failure}", err=True)
         classified = self._files - len(self.failures)

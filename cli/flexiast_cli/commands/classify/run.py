@@ -17,7 +17,7 @@ from flexiast_cli.commands.classify.archive import name_place, run_archive
 from flexiast_cli.commands.classify.files import find_files, split_model
 from flexiast_cli.commands.classify.options import ArchiveOptions
 from flexiast_cli.commands.classify.progress import Tally
-from flexiast_cli.terminal.console import say
+from flexiast_cli.terminal.console import log
 from flexiast_cli.terminal.interrupts import graceful_shutdown
 from flexiast_runtime.audio.channels import Channel
 from flexiast_runtime.batch.formats import Format, Result, render
@@ -117,7 +117,7 @@ class Batch:
         return len(self.files) + len(self.unusable)
 
     def _classify(self, paths: Sequence[Path]) -> Iterator[tuple[int, Result]]:
-        return classify_files(self.job, paths, self.workers, say, self.tally.stop.is_set)
+        return classify_files(self.job, paths, self.workers, log, self.tally.stop.is_set)
 
     @contextlib.contextmanager
     def _report_at_end(self, already: int = 0) -> Iterator[None]:

@@ -16,7 +16,7 @@ from flexiast_cli.commands.demo.soundscape import RATE_HZ, soundscape
 from flexiast_cli.governor import Candidates, prepare
 from flexiast_cli.options.policy import PolicyOptions
 from flexiast_cli.options.validators import parse_address
-from flexiast_cli.terminal.console import say, shows_pictures
+from flexiast_cli.terminal.console import log, shows_pictures
 from flexiast_cli.terminal.interrupts import graceful_shutdown, yield_until_reader_stalls
 from flexiast_cli.terminal.screen import Screen, print_lines
 from flexiast_cli.web.server import WebPage
@@ -80,7 +80,7 @@ def run(model: str | None, source: str | None, web: str | None) -> None:
             records = conditions.watch(classifier.run(capture))
             page = None if web is None else WebPage(*parse_address(web), f"demo · {name}", frontend)
             if page is not None:
-                say(f"the page is at {page.url}")
+                log(f"the page is at {page.url}")
                 records = page.show_all(records)
             _choose_printer(f"flexiast demo · {name}")(yield_until_reader_stalls(records, request, live=True))
 

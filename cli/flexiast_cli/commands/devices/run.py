@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
-from flexiast_cli.terminal.console import print_json, say, stdout
+from flexiast_cli.terminal.console import log, print_json, stdout
 from flexiast_runtime.audio.devices import InputDevice, choose, input_devices, no_microphone_hint
 
 COLUMNS = ("", "name", "host API", "channels", "rate", "USB id")
@@ -20,7 +20,7 @@ def run(device: str | None, *, as_json: bool) -> None:
     elif found:
         _print_table(found, chosen)
     if not found:
-        say(no_microphone_hint())
+        log(no_microphone_hint())
 
 
 def _describe_device(device: InputDevice) -> dict[str, object]:

@@ -22,7 +22,7 @@ from flexiast.frontend import Frontend
 from flexiast.networks import Embedder, load_model
 from flexiast.spec import PatchSize, Spec
 from flexiast_cli.dataset import print_skipped, search_sounds, track
-from flexiast_cli.terminal.console import count_noun, say, stderr
+from flexiast_cli.terminal.console import count_noun, log, stderr
 from flexiast_runtime.catalog import find_checkpoint
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(
     base = embedder.spec.base_patch
     patch = base if patch_size is None else embedder.spec.check_patch(PatchSize.parse(patch_size))
     if warning := _warn_of_untrained(embedder.spec, patch):
-        say(warning)
+        log(warning)
     files = [file for path in recordings for file in _find_files(path, console)]
     if not files:
         raise DataError(f"there is no audio in {', '.join(map(str, recordings))}")

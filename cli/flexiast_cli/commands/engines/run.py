@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flexiast.errors import GpuError, MissingExtraError, VerificationError
 from flexiast.spec import parse_patches
-from flexiast_cli.terminal.console import count_noun, print_json, say, stderr, stdout
+from flexiast_cli.terminal.console import count_noun, log, print_json, stderr, stdout
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
 from flexiast_runtime.inference.selfcheck import golden_errors
@@ -87,7 +87,7 @@ def build_plans(
     place = Target.resolve(find_tensorrt(flavour), target or CURRENT, memory_limit)
     store = PlanStore.default()
     plans = list(list_plan_requests(bundle, patches, chosen, place))
-    found = [get_or_build(store, request, place, rebuild=rebuild, say=say) for request in plans]
+    found = [get_or_build(store, request, place, rebuild=rebuild, log=log) for request in plans]
     if as_json:
         print_json({"place": str(place), "precision": chosen, "plans": [_describe_plan(one) for one in found]})
         return
@@ -118,7 +118,7 @@ def verify_plans(model: str | None, flavour: Flavour | None) -> None:
         except VerificationError as error:
             bad.append(str(error))
     for line in bad[1:]:
-        say(f"flexiast: {line}")
+        log(f"flexiast: {line}")
     if bad:
         raise VerificationError(bad[0])
     verb = "is as it was" if checked == 1 else "are as they were"
@@ -132,11 +132,11 @@ def _verify_answers(bundle: Bundle, store: PlanStore, flavour: Flavour | None) -
     try:
         place = Target.resolve(find_tensorrt(flavour))
     except (GpuError, MissingExtraError) as error:
-        say(f"the plans were not run: {error}")
+        log(f"the plans were not run: {error}")
         return
     ready = list_cached_plans(bundle, store, place)
     if not ready:
-        say(f"no plan of {bundle.folder} was built for {place}; build them with: flexiast engines build")
+        log(f"no plan of {bundle.folder} was built for {place}; build them with: flexiast engines build")
     for one in ready:
         engines = load_engines(
             bundle,

@@ -17,7 +17,7 @@ from flexiast.spec import PatchSize, parse_patches
 from flexiast_cli.commands.evaluate import label_report
 from flexiast_cli.commands.evaluate.table import show_results
 from flexiast_cli.dataset import load_background, load_clips, read_data
-from flexiast_cli.terminal.console import count_noun, print_json, say, stderr, track
+from flexiast_cli.terminal.console import count_noun, log, print_json, stderr, track
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_any, find_checkpoint, list_shipped
 from flexiast_runtime.inference.backends import Backend, load_engines
@@ -93,7 +93,7 @@ def _load_classifier(
         bundle = Bundle.open(path)
         missing = [str(patch) for patch in patches or () if patch not in bundle.manifest.patches]
         if not missing or model not in list_shipped():
-            engines = load_engines(bundle, patches, precision, backend, say)
+            engines = load_engines(bundle, patches, precision, backend, log)
             return engines, engines.patches
         path = find_checkpoint(model)
         stderr().print(

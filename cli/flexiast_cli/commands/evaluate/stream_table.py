@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from flexiast_cli.terminal.console import count_noun, say, stdout
+from flexiast_cli.terminal.console import count_noun, log, stdout
 from flexiast_runtime.detection.stream_evaluation import BUDGETS_PER_HOUR, StreamResult
 
 
@@ -60,7 +60,7 @@ def _show_budgets(results: Sequence[StreamResult]) -> None:
         console.print(table)
     if len(budgets) < len(BUDGETS_PER_HOUR):
         rate = f"{1 / hours:,.0f}" if hours < 0.1 else f"{1 / hours:.2g}"
-        say(f"{hours:.2f} h of background cannot show a rate below {rate} an hour; give more for such budgets")
+        log(f"{hours:.2f} h of background cannot show a rate below {rate} an hour; give more for such budgets")
 
 
 def _table(columns: Sequence[str]) -> Table:

@@ -19,7 +19,7 @@ from flexiast.spec import Spec, parse_patches
 from flexiast_cli.commands.evaluate.stream_options import StreamOptions
 from flexiast_cli.commands.evaluate.stream_table import show_streams
 from flexiast_cli.dataset import load_background, load_clips, read_data
-from flexiast_cli.terminal.console import count_noun, print_json, say, stderr, track
+from flexiast_cli.terminal.console import count_noun, log, print_json, stderr, track
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_any
 from flexiast_runtime.detection.rules import THRESHOLD, EventRules
@@ -61,7 +61,7 @@ def run_on_streams(
             f"flexiast export {model} -o new.bundle"
         )
     chosen = None if patch_sizes is None else parse_patches(patch_sizes)
-    engines = load_engines(Bundle.open(path), chosen, precision, backend, say)
+    engines = load_engines(Bundle.open(path), chosen, precision, backend, log)
     settings = _make_settings(engines, options.threshold)
     streams = _load_streams(engines.spec, options, split, val_fold, skip_bad=skip_bad)
     scored = list(score_streams(engines, settings, track(streams, "Detecting")))
@@ -127,7 +127,7 @@ def _load_annotated(spec: Spec, folder: Path, *, skip_bad: bool) -> list[Annotat
     """Recordings with their annotations, all of which are checked; those without are left out, with a note."""
     annotated, bare = read_annotated(folder)
     if bare:
-        say(
+        log(
             f"Left out of {folder}: {count_noun(len(bare), 'recording')} without annotations, such as {bare[0].name}; "
             "an empty annotation file says that nothing sounds"
         )
@@ -141,7 +141,7 @@ def _load_annotated(spec: Spec, folder: Path, *, skip_bad: bool) -> list[Annotat
         events = tuple(Sound(found.label, found.start_s, found.end_s) for found in annotations)
         streams.append(AnnotatedStream(_name_kind(folder, one.path), stretches, events))
     if merged:
-        say(f"{count_noun(merged, 'annotation')} overlapped another of the same label and became one with it")
+        log(f"{count_noun(merged, 'annotation')} overlapped another of the same label and became one with it")
     return streams
 
 

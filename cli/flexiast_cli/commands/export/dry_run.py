@@ -7,7 +7,7 @@ from rich.table import Table
 from flexiast.errors import DataError
 from flexiast.spec import PatchSize
 from flexiast_cli.commands.export.job import Job
-from flexiast_cli.terminal.console import print_json, say, stdout
+from flexiast_cli.terminal.console import log, print_json, stdout
 from flexiast_export.graph import embedder
 from flexiast_runtime.hardware import platform
 from flexiast_runtime.hardware.machine import read_settings
@@ -61,7 +61,7 @@ def _estimate_ms(job: Job) -> dict[PatchSize, dict[str, float]]:
     try:
         profile = newest(job.source_sha256, platform.describe_machine(), read_settings())
     except DataError as error:
-        say(str(error))
+        log(str(error))
         profile = None
     return {
         patch: {

@@ -13,7 +13,7 @@ from flexiast.manifest import MANIFEST, Precision
 from flexiast.spec import PatchSize, parse_patches
 from flexiast_cli.commands.export.run import Options, parse_precisions, prepare, publish, run
 from flexiast_cli.commands.export.web import build_page
-from flexiast_cli.terminal.console import count_noun, print_json, say, stdout
+from flexiast_cli.terminal.console import count_noun, log, print_json, stdout
 from flexiast_export.conformance import build_conformance
 from flexiast_export.publish import CONFORMANCE, PAGE, Kind, check_place, publish_files
 from flexiast_export.single_file import carries_licence, write_single_files
@@ -61,12 +61,12 @@ def run_form(options: Options, *, form: Form, dry_run: bool, as_json: bool) -> N
         found = f"{count_noun(len(files), 'file')}, {size}" if path.is_dir() else size
         stdout().print(f"{path}  {found}", markup=False, soft_wrap=True, highlight=False)
     if form.single_file and not carries_licence(paths[0]):
-        say(
+        log(
             "Note: the licence of these weights is not known here, so the files name none; weights that were trained "
             "from a model inherit its licence"
         )
     if form.web is not None:
-        say(f"Any host of static files can serve it; to try it here: python3 -m http.server --directory {form.web}")
+        log(f"Any host of static files can serve it; to try it here: python3 -m http.server --directory {form.web}")
 
 
 # ----- one file a size

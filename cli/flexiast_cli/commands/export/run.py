@@ -13,7 +13,7 @@ from flexiast_cli.commands.export.clips import Clips, clips_to_calibrate, clips_
 from flexiast_cli.commands.export.dry_run import show_plan
 from flexiast_cli.commands.export.job import Job, job_from_bundle, job_from_checkpoint
 from flexiast_cli.model_card import show_bundle
-from flexiast_cli.terminal.console import print_json, say, track
+from flexiast_cli.terminal.console import log, print_json, track
 from flexiast_export.verify import MAX_DROP, VerificationData
 from flexiast_runtime.bundle import Bundle
 
@@ -159,9 +159,9 @@ def _report_what_is_not_compared(model: str, job: Job, clips: Clips | None) -> N
     if not job.patches:
         return
     if clips is None:
-        say("Compared on noise, silence and a sweep; --verify-data SOUNDS adds real sound")
+        log("Compared on noise, silence and a sweep; --verify-data SOUNDS adds real sound")
     if job.reference != "fp32":
-        say(
+        log(
             f"{model} has no fp32 engines: the added sizes are compared under its own {job.reference} encoder, which "
             f"shows that their embedders are right, and not what {job.reference} loses at them; "
             "export from the checkpoint to measure that"

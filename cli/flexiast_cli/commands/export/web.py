@@ -14,7 +14,7 @@ from pathlib import Path
 from flexiast.errors import FlexiastError, MissingExtraError, ModelError, VerificationError
 from flexiast.manifest import MANIFEST, Manifest, Precision
 from flexiast.spec import PatchSize
-from flexiast_cli.terminal.console import say
+from flexiast_cli.terminal.console import log
 from flexiast_runtime.bundle import Bundle
 
 PACKAGE = "onnxruntime-web"
@@ -71,7 +71,7 @@ def fetch_runtime() -> dict[str, bytes]:
             f"--web takes {PACKAGE} {VERSION} from npm, which is not installed; install Node.js with npm "
             "(apt install npm), or run this on a machine that has it and copy the folder"
         )
-    say(f"Fetching {PACKAGE} {VERSION} from npm")
+    log(f"Fetching {PACKAGE} {VERSION} from npm")
     with tempfile.TemporaryDirectory() as place:
         command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--pack-destination", place, "--loglevel=error"]
         try:

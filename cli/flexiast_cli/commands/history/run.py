@@ -20,7 +20,7 @@ from flexiast.files import check_output
 from flexiast.text import preview
 from flexiast_cli.commands.history.chart import Day
 from flexiast_cli.commands.history.command import Format, QueryOptions
-from flexiast_cli.terminal.console import count_noun, json_line, say, stdout
+from flexiast_cli.terminal.console import count_noun, json_line, log, stdout
 from flexiast_runtime.history.database import default_database
 from flexiast_runtime.history.events import Query, labels_and_sources, list_labels, read_events
 from flexiast_runtime.schema import SCHEMA_VERSION
@@ -64,7 +64,7 @@ def _hint(labels: Iterable[str], known: Sequence[str]) -> None:
         if known and label not in known:
             near = difflib.get_close_matches(label, known, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {preview(known)}"
-            say(f"{label!r} was never detected; {hint}")
+            log(f"{label!r} was never detected; {hint}")
 
 
 def _moment(text: str | None, option: str, now: datetime.datetime) -> float | None:
@@ -129,7 +129,7 @@ def _print_table(events: Iterable[dict[str, Any]], database: Path, query: Query)
         number += 1
         seconds, score = f"{event['end_s'] - event['start_s']:.1f}", f"{event['score']:.2f}"
         line(_when(event), seconds, event["label"], score, event["patch_size"], event["source"])
-    say(f"{count_noun(number, 'event')} in {database}")
+    log(f"{count_noun(number, 'event')} in {database}")
 
 
 def _when(event: dict[str, Any]) -> str:
@@ -156,9 +156,9 @@ def _print_chart(events: Iterable[dict[str, Any]], plot: Path | None) -> None:
 
     day = Day.from_events(select_dated())
     if undated:
-        say(f"recordings have no time of day: {undated:,} left out")
+        log(f"recordings have no time of day: {undated:,} left out")
     if not day.rows:
-        say("no event in that time")
+        log("no event in that time")
     elif plot is not None:
         from flexiast_cli.commands.history.plot import draw  # needs matplotlib
 

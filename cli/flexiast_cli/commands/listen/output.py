@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flexiast_cli.terminal.console import json_line, say, shows_pictures, stderr
+from flexiast_cli.terminal.console import json_line, log, shows_pictures, stderr
 from flexiast_cli.terminal.interrupts import StopRequest, yield_until_reader_stalls
 from flexiast_runtime.audio.capture import Capture, stop
 from flexiast_runtime.detection.listener import StreamClassifier
@@ -74,13 +74,13 @@ def announce(title: str | None, page: WebPage | None) -> None:
     if title is not None:
         stderr().print(title, style="dim", markup=False)
     if page is not None:
-        say(f"the page is at {page.url}")
+        log(f"the page is at {page.url}")
 
 
 def report_ineffective_cascade(classifiers: Sequence[StreamClassifier]) -> None:
     """Print which labels kept every window running, once for all sources."""
     if labels := dict.fromkeys(filter(None, (classifier.busiest_label for classifier in classifiers))):
-        say(
+        log(
             f"every window was run: all the time something may have been an event, mostly {', '.join(labels)}; "
             "raise its threshold, or leave it out with --deny"
         )

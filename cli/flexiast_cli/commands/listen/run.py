@@ -16,7 +16,7 @@ from flexiast_cli.commands.listen.output import announce, choose_printer, print_
 from flexiast_cli.commands.listen.sinks import (
     clip_folders,
     histories_for,
-    log,
+    log_with_time,
     open_sinks,
     tee_to_history,
     tee_to_sinks,
@@ -33,7 +33,7 @@ from flexiast_cli.governor import load_candidates, prepare, record_trace
 from flexiast_cli.options.common import EventOptions, bundle_event_settings, power_source_of
 from flexiast_cli.options.policy import PolicyOptions
 from flexiast_cli.options.validators import parse_address
-from flexiast_cli.terminal.console import say
+from flexiast_cli.terminal.console import log
 from flexiast_cli.terminal.full_disk import surviving_full_disk
 from flexiast_cli.terminal.interrupts import StopRequest, graceful_shutdown, reload_on_hangup
 from flexiast_runtime.audio.capture import OnSourceLoss, merge_captures, stop
@@ -67,7 +67,7 @@ def run(
     settings = bundle_event_settings(bundle, events)
     candidates = load_candidates(bundle, sizes)
     frontend = candidates.engines.spec.frontend
-    manager = ServiceManager.from_environment(os.environ, say)
+    manager = ServiceManager.from_environment(os.environ, log)
     opened = open_sources(sources, frontend.sample_rate_hz, manager)
     share_s = settings.step_s / len(opened)  # one thread runs the engines for all of them
     deadline_s = min(sizes.latency / 1000, share_s) if sizes.latency else share_s
@@ -89,7 +89,7 @@ def run(
     histories = histories_for(sinks, streams, frontend.sample_rate_hz, live=sources.live)
     title = f"{name} · {', '.join(source.name for source in streams)}"
     page = None if open_page is None else open_page(title, frontend, clips=next(iter(clip_folders(sinks)), None))
-    swapper = ModelSwapper(first, stations, ModelLoader(sizes, events, lambda: machine.latest), log)
+    swapper = ModelSwapper(first, stations, ModelLoader(sizes, events, lambda: machine.latest), log_with_time)
     session = _Session(name, sources, output, swapper, stations, sinks, histories, machine, place, manager, page)
     session.run(first, sizes)
 
@@ -143,7 +143,7 @@ class _Session:
             open_sinks(self.sinks, context, lambda: live or request.by is not None) as publish,
             record_trace(model.controller, sizes.record, bundle, self.name, step_s, len(captures)),
             self.machine,
-            surviving_full_disk(say),
+            surviving_full_disk(log),
             self._accept_swaps(),
         ):
             heading = f"{self.name} listens to {', '.join(self.names)}; Ctrl-C ends"
@@ -157,7 +157,7 @@ class _Session:
         if not any(station.is_live for station in self.stations):
             yield
             return
-        with ControlServer(self.swapper.answer, say), reload_on_hangup(self.swapper.reload):
+        with ControlServer(self.swapper.answer, log), reload_on_hangup(self.swapper.reload):
             yield
 
     def _classify(self) -> Iterator[Record]:

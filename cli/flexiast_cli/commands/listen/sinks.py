@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from flexiast.errors import ExitCode
-from flexiast_cli.terminal.console import say
+from flexiast_cli.terminal.console import log
 from flexiast_runtime.audio.source import Chunk, PcmSource, Source
 from flexiast_runtime.detection.records import Record
 from flexiast_runtime.sinks.audio_history import Audio, AudioHistory, RecordingAudio
@@ -39,7 +39,7 @@ def open_sinks(
             outbox.put(record)
 
     try:
-        with open_outboxes(sinks, context, say=log, hurried=is_hurried) as outboxes:
+        with open_outboxes(sinks, context, log=log_with_time, hurried=is_hurried) as outboxes:
             yield publish
     finally:
         lost = report_losses(outbox.counts for outbox in outboxes)
@@ -86,9 +86,9 @@ def tee_to_history(
         yield place, chunk
 
 
-def log(text: str) -> None:
+def log_with_time(text: str) -> None:
     """A note on stderr with the local time, because notes on sinks are read days later."""
-    say(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {text}")
+    log(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {text}")
 
 
 def report_losses(counts: Iterable[Counts]) -> bool:
@@ -102,5 +102,5 @@ def report_losses(counts: Iterable[Counts]) -> bool:
         }
         how = ", ".join(f"{number:,} {way}" for way, number in ways.items() if number)
         error = f"; it last said: {sink.last_error}" if sink.last_error else ""
-        say(f"{sink.name} lost {sink.lost:,} of {sink.given:,} records ({how}){error}")
+        log(f"{sink.name} lost {sink.lost:,} of {sink.given:,} records ({how}){error}")
     return bool(lost)

@@ -12,7 +12,7 @@ from flexiast.errors import UsageError
 from flexiast.spec import Spec
 from flexiast_cli.commands.listen.options import SourceOptions
 from flexiast_cli.governor import Controller
-from flexiast_cli.terminal.console import say
+from flexiast_cli.terminal.console import log
 from flexiast_runtime.audio.capture import Capture
 from flexiast_runtime.audio.channels import Channel, open_channels, split_channels
 from flexiast_runtime.audio.microphone import Microphone
@@ -120,7 +120,7 @@ def _open_recording(
         pipe = PcmSource(open(0, "rb", buffering=0, closefd=False), rate_hz)  # noqa: SIM115 (read to the end)
         return [Input(Monitored(_watch(pipe, manager)), None)]
     inputs = []
-    for source in open_channels(Path(name), rate_hz, channel=channel, say=say):
+    for source in open_channels(Path(name), rate_hz, channel=channel, log=log):
         if isinstance(source, PcmSource):
             opened: Source = Monitored(_watch(source, manager))
         else:
@@ -193,4 +193,4 @@ def machine_conditions(deadline_s: float, backend: Backend, source: ReportedOnce
             deadline_s, read_battery(), climate.thermal_headroom_c, climate.throttled, climate.power_saver
         )
 
-    return Poller(poll, unknown=Conditions(deadline_s), say=say)
+    return Poller(poll, unknown=Conditions(deadline_s), log=log)

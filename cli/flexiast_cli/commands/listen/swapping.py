@@ -7,7 +7,7 @@ whether a model is ready. If loading fails, nothing has changed: the old model g
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from typing_extensions import Self
 
 from flexiast.errors import ExitCode, FlexiastError, UsageError
+from flexiast.log import Log
 from flexiast_cli.commands.listen.model import ModelId, ModelLoader, RunningModel
 from flexiast_cli.commands.listen.stations import Station, create_cascade
 from flexiast_runtime.governor.live import GovernedController
@@ -55,9 +56,7 @@ class SwapRequest:
 class ModelSwapper:
     """The model that runs, and the one that may follow it. Owns the engines of both while it is used as a context."""
 
-    def __init__(
-        self, first: RunningModel, stations: Sequence[Station], loader: ModelLoader, log: Callable[[str], None]
-    ) -> None:
+    def __init__(self, first: RunningModel, stations: Sequence[Station], loader: ModelLoader, log: Log) -> None:
         self.running = first
         self.models: dict[str, Model] = {}
         """What ran so far, by its bundle's hash: sinks tell by it whose an event is"""

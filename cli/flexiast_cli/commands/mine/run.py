@@ -14,7 +14,7 @@ from flexiast.errors import UsageError
 from flexiast.files import check_new_output, write_atomically
 from flexiast.spec import PatchSize, parse_patches
 from flexiast_cli.dataset import load_background
-from flexiast_cli.terminal.console import count_noun, say, stderr, track
+from flexiast_cli.terminal.console import count_noun, log, stderr, track
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
 from flexiast_runtime.detection.rules import EventRules
@@ -57,7 +57,7 @@ def run(
     bundle = Bundle.open(find_bundle(model))
     manifest = bundle.manifest
     patches = parse_patches(patch_sizes) if patch_sizes else (manifest.best_patch,)
-    engines = load_engines(bundle, patches, precision, backend, say)
+    engines = load_engines(bundle, patches, precision, backend, log)
     rules = EventRules(label_thresholds=manifest.thresholds, size_thresholds=manifest.size_thresholds)
     if threshold is not None:
         rules = EventRules(threshold)
@@ -71,13 +71,13 @@ def run(
     ]
     chosen = _drop_repeats(sorted(found, key=lambda one: (-one.score, str(one.path), one.start_s)))
     if not chosen:
-        say(
+        log(
             f"nothing is wrongly reported in {background.hours:.2f} h of background; {output} was not written: lower "
             "--threshold to see what comes near, or give other recordings"
         )
         return
     write_atomically(output, _render(chosen[:most], output).encode())
-    say(
+    log(
         f"{count_noun(len(found), 'false event')} in {background.hours:.2f} h, "
         f"{count_noun(len(chosen[:most]), 'moment')} in {output}; train with --background {output}"
     )

@@ -15,7 +15,7 @@ from flexiast.spec import PatchSize, parse_patches
 from flexiast_cli.commands.profile.table import latencies_csv, show_comparison, show_profile
 from flexiast_cli.dataset import load_split
 from flexiast_cli.options.common import power_source_of
-from flexiast_cli.terminal.console import print_json, say, stderr
+from flexiast_cli.terminal.console import log, print_json, stderr
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import DEFAULT, find_bundle
 from flexiast_runtime.detection.settings import DetectionSettings
@@ -82,11 +82,11 @@ def run(
         print_json(json.loads(profile.model_dump_json()))
     else:
         show_profile(profile)
-        say(f"kept for `flexiast listen`: {stored}")
+        log(f"kept for `flexiast listen`: {stored}")
     if old is not None:
         show_comparison(old, profile)
     for warning in profile.warnings:
-        say(f"warning: {warning}")
+        log(f"warning: {warning}")
     return _exceeds_budget(profile, budget_ms)
 
 
@@ -96,7 +96,7 @@ def _exceeds_budget(profile: Profile, budget_ms: float | None) -> bool:
         return False
     late = [one for one in profile.measurements if one.p95_ms > budget_ms]
     for one in late:
-        say(f"over the budget of {budget_ms:g} ms: {one.name} takes {one.p95_ms:.2f} ms at the 95th percentile")
+        log(f"over the budget of {budget_ms:g} ms: {one.name} takes {one.p95_ms:.2f} ms at the 95th percentile")
     return bool(late)
 
 
@@ -104,7 +104,7 @@ def _load_engines(
     bundle: Bundle, patches: tuple[PatchSize, ...] | None, precisions: Iterable[str], backend: Backend, threads: int
 ) -> dict[str, Engines]:
     """Engines by precision."""
-    return {name: load_engines(bundle, patches, name, backend, say, threads) for name in dict.fromkeys(precisions)}
+    return {name: load_engines(bundle, patches, name, backend, log, threads) for name in dict.fromkeys(precisions)}
 
 
 def _measure_accuracy(engines: dict[str, Engines], data: Path, val_fold: str | None) -> dict[str, float]:

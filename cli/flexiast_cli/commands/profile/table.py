@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from flexiast_cli.terminal.console import say, stderr, stdout
+from flexiast_cli.terminal.console import log, stderr, stdout
 from flexiast_runtime.hardware.platform import read_current_battery
 from flexiast_runtime.profiling.measure import Runs
 from flexiast_runtime.profiling.profiles import Profile, describe_battery_life, describe_change
@@ -100,7 +100,7 @@ def latencies_csv(runs: dict[str, Runs]) -> str:
 def show_comparison(old: Profile, new: Profile) -> None:
     """Print the medians next to the older ones, and what changed."""
     if old.key.machine != new.key.machine or old.key.settings != new.key.settings:
-        say(f"the older profile is of another machine or power mode: {old.key.machine.model}, {old.key.settings}")
+        log(f"the older profile is of another machine or power mode: {old.key.machine.model}, {old.key.settings}")
     table = Table(box=None, header_style="bold", pad_edge=False, title=f"since {old.created_at}", title_justify="left")
     for column in ("variant", "p50 ms", "was", "×", ""):
         table.add_column(column, justify="left" if column in {"variant", ""} else "right")

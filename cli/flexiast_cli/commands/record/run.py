@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flexiast.errors import ExitCode, UsageError
 from flexiast.files import check_sibling_output
-from flexiast_cli.terminal.console import count_noun, say
+from flexiast_cli.terminal.console import count_noun, log
 from flexiast_cli.terminal.interrupts import graceful_shutdown
 from flexiast_runtime.audio.capture import Capture
 from flexiast_runtime.audio.levels import LevelCheck
@@ -44,22 +44,22 @@ def record_source(source: Source, recorder: Recorder, duration_s: float | None) 
     monitored, rate_hz = Monitored(source), source.rate_hz
     capture = Capture(monitored, rate_hz, round(STEP_S * rate_hz), live=True, duration_s=duration_s)
     levels, end = LevelCheck(rate_hz), 0
-    say(f"Recording {source.name}; Ctrl-C ends")
+    log(f"Recording {source.name}; Ctrl-C ends")
     try:
         with graceful_shutdown(capture.stop, terminated=ExitCode.OK), closing(recorder):
             for chunk in capture:
                 for state, reason in chunk.notices:
-                    say(f"{state}: {reason}")
+                    log(f"{state}: {reason}")
                 if chunk.start > end:
                     recorder.break_off((chunk.start - end) / rate_hz, "the microphone delivered nothing")
                 end = max(end, chunk.start + len(chunk.samples))
                 started_at_s = capture.unix_s(chunk.start) or time.time()
                 if (limit := recorder.write(chunk.samples, started_at_s)) is not None:
-                    say(f"Recording ends: {limit}")
+                    log(f"Recording ends: {limit}")
                     capture.stop()
                     break
                 for warning in levels.update(monitored.signal, len(chunk.samples) / rate_hz):
-                    say(f"Warning: {warning}")
+                    log(f"Warning: {warning}")
     finally:
         _report(recorder, rate_hz, levels)
 
@@ -67,4 +67,4 @@ def record_source(source: Source, recorder: Recorder, duration_s: float | None) 
 def _report(recorder: Recorder, rate_hz: int, levels: LevelCheck) -> None:
     recorded = recorder.recorded
     gaps = f", {count_noun(recorded.gaps, 'gap')} of {recorded.lost_s:.1f} s" if recorded.gaps else ""
-    say(f"{recorded.samples / rate_hz / 3600:.2f} h in {count_noun(len(recorded.files), 'file')}{gaps}; {levels}")
+    log(f"{recorded.samples / rate_hz / 3600:.2f} h in {count_noun(len(recorded.files), 'file')}{gaps}; {levels}")

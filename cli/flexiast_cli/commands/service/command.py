@@ -15,7 +15,7 @@ from flexiast.files import write_atomically
 from flexiast_cli.commands.config import check
 from flexiast_cli.commands.service.unit import MARK, NAME, Scope, Service, unreachable
 from flexiast_cli.settings.layers import user_file
-from flexiast_cli.terminal.console import say
+from flexiast_cli.terminal.console import log
 
 UserOption = Annotated[
     bool, typer.Option("--user/--system", help="In your own session, or for the whole machine from boot on.")
@@ -47,10 +47,10 @@ def install(
     typer.echo(service.text(), nl=False)
     if apply:
         write_atomically(path, service.text().encode())
-    say(f"{path} {'is' if apply else 'would be'} written; then:")
+    log(f"{path} {'is' if apply else 'would be'} written; then:")
     for line in (*(["loginctl enable-linger"] if user else []), "daemon-reload", "enable --now flexiast"):
-        say(f"  {line if line.startswith('loginctl') else _systemctl(scope, line)}")
-    say(f"  {_journal(scope)}")
+        log(f"  {line if line.startswith('loginctl') else _systemctl(scope, line)}")
+    log(f"  {_journal(scope)}")
 
 
 def uninstall(user: UserOption = False, apply: ApplyOption = False) -> None:
@@ -62,7 +62,7 @@ def uninstall(user: UserOption = False, apply: ApplyOption = False) -> None:
         raise UsageError(f"{enabled[0]} starts it; first run: {_systemctl(scope, 'disable --now flexiast')}")
     if apply:
         path.unlink()
-    say(f"{path} {'is' if apply else 'would be'} removed; then: {_systemctl(scope, 'daemon-reload')}")
+    log(f"{path} {'is' if apply else 'would be'} removed; then: {_systemctl(scope, 'daemon-reload')}")
 
 
 def show(user: UserOption = False) -> None:

@@ -15,7 +15,7 @@ from flexiast.files import check_output
 from flexiast_cli.commands.simulate.command import ALL, SimulationOptions
 from flexiast_cli.governor import load_candidates
 from flexiast_cli.options.policy import PolicyOptions, Preset
-from flexiast_cli.terminal.console import count_noun, print_json, say, stdout, track
+from flexiast_cli.terminal.console import count_noun, log, print_json, stdout, track
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import DEFAULT, find_bundle
 from flexiast_runtime.detection.settings import DetectionSettings
@@ -65,7 +65,7 @@ def run(model: str | None, simulation: SimulationOptions, *, as_json: bool, plot
         trace = read_trace(simulation.trace)
         comparisons, replayed = _replay_trace(trace, simulation.policy), replay(trace)
         _report_replay(trace, replayed)
-    say(f"energy is modelled: {comparisons[0].governed.scenario.power}")
+    log(f"energy is modelled: {comparisons[0].governed.scenario.power}")
     means = Means.average(comparisons) if simulation.trace is None and len(comparisons) > 1 else None
     if as_json:
         print_json(
@@ -113,7 +113,7 @@ def _options(model: str | None, simulation: SimulationOptions) -> tuple[tuple[Op
     candidates = load_candidates(bundle, request)
     options, profile = frontier(candidates.options()), candidates.profile
     origin = "measured just now" if profile is None else f"of the profile of {profile.created_at}"
-    say(f"latencies {origin}: {', '.join(f'{o.patch} {1000 * o.latency_s:.2f} ms' for o in options)}")
+    log(f"latencies {origin}: {', '.join(f'{o.patch} {1000 * o.latency_s:.2f} ms' for o in options)}")
     return options, DetectionSettings.from_frontend(candidates.engines.spec.frontend).step_s
 
 
@@ -128,7 +128,7 @@ def _replay_trace(trace: Trace, policy: Preset | None) -> list[Comparison]:
     world, outcome = replay_trace(trace)
     if policy is None:
         return [compare_to_baselines(outcome, world)]
-    say(f"{policy} is simulated on the recorded slow-downs only, without battery and heat")
+    log(f"{policy} is simulated on the recorded slow-downs only, without battery and heat")
     again = compare(POLICIES[policy], world)
     return [replace(again, governed=outcome), replace(again, governed=rename_outcome(again.governed, policy))]
 
@@ -136,13 +136,13 @@ def _replay_trace(trace: Trace, policy: Preset | None) -> list[Comparison]:
 def _report_replay(trace: Trace, replayed: Replay) -> None:
     """Print whether the governor decides today what it decided then."""
     if trace.torn:
-        say("the last line is torn, as a killed process leaves it; it is skipped")
+        log("the last line is torn, as a killed process leaves it; it is skipped")
     if replayed.difference is None:
-        say(f"{count_noun(replayed.same, 'decision')} replayed: every one is the same")
+        log(f"{count_noun(replayed.same, 'decision')} replayed: every one is the same")
         return
     then, now = replayed.difference
     options = trace.header.options
-    say(
+    log(
         f"{count_noun(replayed.same, 'decision')} are the same; at {then.observation.time_s:g} s it decided "
         f"{options[then.index].patch} ({then.reason or 'as before'}), "
         f"today {options[now.index].patch} ({now.reason or 'as before'})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flexiast.errors import ExitCode, FlexiastError, GpuError, ModelError, UsageError, VerificationError
-from flexiast_cli.terminal.console import say
+from flexiast_cli.terminal.console import log
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
 from flexiast_runtime.control import ask, find_processes
@@ -28,7 +28,7 @@ def run(model: str | None, pid: int | None, *, back: bool) -> None:
     answer = ask(_choose_process(pid), request)
     if (error := answer.get("error")) is not None:
         raise ERRORS.get(answer.get("code", ExitCode.FAILURE), FlexiastError)(str(error))
-    say(str(answer.get("text", "")))
+    log(str(answer.get("text", "")))
 
 
 def _name_for_others(model: str) -> str:

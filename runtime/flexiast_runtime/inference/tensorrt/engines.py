@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexiast.errors import FlexiastError, GpuError, PlanError, UsageError
+from flexiast.log import Log, log_nothing
 from flexiast.manifest import Manifest, Variant
 from flexiast.spec import PatchSize
 from flexiast_runtime.bundle import Bundle
@@ -28,14 +29,12 @@ from flexiast_runtime.inference.tensorrt.build import CURRENT, OptimizationProfi
 from flexiast_runtime.inference.tensorrt.cuda import Cuda
 from flexiast_runtime.inference.tensorrt.plan_store import Flavour, PlanStore
 from flexiast_runtime.inference.tensorrt.plans import (
-    Log,
     Target,
     embedder_profile,
     encoder_profile,
     encoder_profiles,
     get_or_build,
     list_plan_requests,
-    log_nothing,
     plan_precision,
 )
 
@@ -51,7 +50,7 @@ def load_engines(
     store: PlanStore | None = None,
     memory_limit_mb: int | None = None,
     graphs: bool = False,
-    say: Log = log_nothing,
+    log: Log = log_nothing,
 ) -> TrtEngines:
     """Load engines for some or all patch sizes on this machine's GPU; missing plans are built now.
 
@@ -66,7 +65,7 @@ def load_engines(
     target, store = Target(tensorrt, CURRENT, cuda.device(), memory_limit_mb), store or PlanStore.default()
     patches = [variant.patch_size for variant in variants]
     plans = [
-        get_or_build(store, request, target, say=say).plan
+        get_or_build(store, request, target, log=log).plan
         for request in list(list_plan_requests(bundle, patches, chosen, target))
     ]
     return build_engines(tensorrt, cuda, manifest, variants, plans, graphs=graphs)

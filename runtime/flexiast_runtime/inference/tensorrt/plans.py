@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from flexiast.errors import GpuError, MissingExtraError, UsageError
+from flexiast.log import Log, log_nothing
 from flexiast.manifest import Manifest, Precision
 from flexiast.spec import PatchSize
 from flexiast_runtime.bundle import Bundle
@@ -21,16 +22,12 @@ from flexiast_runtime.inference.tensorrt.build import (
 from flexiast_runtime.inference.tensorrt.cuda import Cuda, Device
 from flexiast_runtime.inference.tensorrt.plan_store import PlanEntry, PlanKey, PlanStore
 
-Log = Callable[[str], object]
 """Reports one line to the user."""
 
 NO_DEVICE = Device("", "", "")
 
 KEY_DIGITS = 16
 """Hexadecimal digits of a key in a message"""
-
-
-def log_nothing(_: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -144,9 +141,9 @@ class PlanResult:
 
 
 def get_or_build(
-    store: PlanStore, request: PlanRequest, target: Target, *, rebuild: bool = False, say: Log = log_nothing
+    store: PlanStore, request: PlanRequest, target: Target, *, rebuild: bool = False, log: Log = log_nothing
 ) -> PlanResult:
-    """The plan of exactly this key, built if necessary. ``say`` reports which other plans are not used, and why.
+    """The plan of exactly this key, built if necessary. ``log`` reports which other plans are not used, and why.
 
     Raises VerificationError for a damaged plan, and what ``build_plan`` raises.
     """
@@ -156,8 +153,8 @@ def get_or_build(
         needed = request.key.digest[:KEY_DIGITS]
         for other in store.others(request.key):
             unused, why = other.key.digest[:KEY_DIGITS], request.key.differences(other.key)
-            say(f"{request.file}: the plan {unused}… is not used, {needed}… is needed: {why}")
-        say(f"{request.file}: building for {target}, tuned for {', '.join(map(str, request.profiles))}")
+            log(f"{request.file}: the plan {unused}… is not used, {needed}… is needed: {why}")
+        log(f"{request.file}: building for {target}, tuned for {', '.join(map(str, request.profiles))}")
         started_s = time.perf_counter()
         built = build_plan(
             target.tensorrt,

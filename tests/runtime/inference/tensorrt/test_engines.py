@@ -146,8 +146,8 @@ def test_the_plans_of_a_bundle_are_built_once(rtx: TensorRt, tiny_bundle: Path, 
     bundle, place, said = Bundle.open(tiny_bundle), Target.resolve(rtx, "sm86"), []
     wanted = list(list_plan_requests(bundle, TINY_PATCHES[:2], "fp32", place))
     assert [one.file for one in wanted] == ["encoder.onnx", "embed-8x8.onnx", "embed-12x12.onnx"]
-    first = [get_or_build(store, one, place, say=said.append) for one in wanted]
-    second = [get_or_build(store, one, place, say=said.append) for one in wanted]
+    first = [get_or_build(store, one, place, log=said.append) for one in wanted]
+    second = [get_or_build(store, one, place, log=said.append) for one in wanted]
     assert [one.fresh for one in first + second] == [True] * 3 + [False] * 3
     assert [(one.entry, one.plan) for one in first] == [(one.entry, one.plan) for one in second]
     assert len(said) == 3
@@ -614,9 +614,9 @@ def test_a_plan_that_tensorrt_does_not_take_says_why(load: Load, gpu: FakeGpu) -
 
 def test_plans_are_built_once_for_a_machine(load: Load, gpu: FakeGpu) -> None:
     said: list[str] = []
-    load(say=said.append)
+    load(log=said.append)
     assert len(gpu.builds) == len(said) == 1 + len(TINY_PATCHES)
-    load(say=said.append)
+    load(log=said.append)
     assert len(gpu.builds) == len(said) == 1 + len(TINY_PATCHES)
     assert gpu.loaded[: len(said)] == gpu.loaded[len(said) :]
 
@@ -642,7 +642,7 @@ def test_a_plan_of_another_key_is_never_loaded_and_both_keys_are_told(
     gpu.install(monkeypatch)
     said: list[str] = []
     gpu.loaded.clear()
-    load(TINY_PATCHES[:1], say=said.append)
+    load(TINY_PATCHES[:1], log=said.append)
     new = {entry.key.digest for entry in store.entries()} - old
     assert len(new) == len(gpu.loaded) == 2
     assert b"poison" not in gpu.loaded
