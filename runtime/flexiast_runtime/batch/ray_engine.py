@@ -168,7 +168,8 @@ def connect(options: RayOptions, log: Log) -> RayCluster:
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "ignore_reinit_error": True}
     try:
         if options.address is None:
-            ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+            # "local": without it Ray would join whatever cluster runs on this machine.
+            ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         else:
             _check_answers(options.address)
             ray.init(address=options.address, **quiet)
