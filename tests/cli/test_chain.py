@@ -22,6 +22,7 @@ EVENT_KEYS = {
     "started_at",
     "source",
     "channel",
+    "bundle_sha256",
     "label",
     "start_s",
     "end_s",
