@@ -30,6 +30,7 @@ EVENT_KEYS = {
     "end_sample",
     "score",
     "patch_size",
+    "threshold",
 }
 
 
