@@ -16,7 +16,7 @@ from flexiast.spec import PatchSize, Spec
 from flexiast.text import preview
 from flexiast_cli.terminal.console import count_noun, stdout
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.catalog import read_licence
+from flexiast_runtime.catalog import find_licence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,7 @@ def show_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     size = f"{spec.base_patch}: {spec.tokens(spec.base_patch):,} tokens, " if spec.network.kind == "transformer" else ""
     console.print(f"{size}{spec.gmac(spec.base_patch):.3f} GMAC")
     _show_measured(checkpoint, console)
-    if licence := checkpoint.info.get("licence") or read_licence(path):
+    if licence := find_licence(checkpoint.info.get("licence"), path):
         console.print(f"licence of the weights: {licence}", markup=False, soft_wrap=True)
     if background := checkpoint.info.get("background"):
         console.print(f"trained with {background['train_hours']:.2f} h of background")

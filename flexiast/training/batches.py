@@ -132,27 +132,22 @@ class Batches(Sequence[tuple[Float, Float]]):
         """
         self._log_mels, self._targets, self._training, self._steps = log_mels, targets, training, steps
         self._frontend = Frontend(spec.frontend)
-        self._order: Order | ShardOrder = Order(training.seed, len(log_mels), probabilities)
+        self._order: Order | ShardOrder = Order(training.seed, len(log_mels), probabilities, rank, ranks)
+        self._copying: tuple[ShardOrder, ShardFetcher] | None = None
         if shards is not None:
-            self._order = ShardOrder(training.seed, shards.numbers, probabilities, rank, ranks)
-        self._fetcher = None if shards is None else ShardFetcher(shards.shards)
+            self._order = order = ShardOrder(training.seed, shards.numbers, probabilities, rank, ranks)
+            self._copying = order, ShardFetcher(shards.shards)
         self._noise = Noise(self._frontend, training.seed) if training.augment.noise_share else None
         self._backgrounds, self._loudness = backgrounds, Loudness(self._frontend)
         self._nothing = _nothing_target(spec, targets.shape[1] - embedding_width, embedding_width)
-        self._rank, self._ranks = rank, ranks
 
     def __len__(self) -> int:
         return len(self._steps)
 
     def __getitem__(self, step: int) -> tuple[Float, Float]:  # type: ignore[override]  # no slices
         _, first, count, progress = self._steps[step]
-        mixing, places = progress >= self._training.augment.mix_from, range(first, first + count)
-        partners = places
-        if isinstance(self._order, ShardOrder):  # another rank's clips lie in shards that this one does not copy
-            partners = places = self._order.places(first, count)
-        else:
-            places = places[self._rank :: self._ranks]
-        pairs = [self._example(place, partners, mixing=mixing) for place in places]
+        mixing, partners = progress >= self._training.augment.mix_from, self._order.partners(first, count)
+        pairs = [self._example(place, partners, mixing=mixing) for place in self._order.places(first, count)]
         frontend = self._frontend.spec
         features = np.empty((len(pairs), frontend.window_frames, frontend.mel_bins), np.float32)
         targets = np.empty((len(pairs), self._targets.shape[1]), np.float32)
@@ -184,8 +179,9 @@ class Batches(Sequence[tuple[Float, Float]]):
     def _augment_clip(self, place_: int, *, mixing: bool) -> tuple[Float, Float, slice]:
         augment, rng = self._training.augment, draw(self._training.seed, "augment", place_)
         clip, spec = self._order[place_], self._frontend.spec
-        if self._fetcher is not None and isinstance(self._order, ShardOrder):
-            self._fetcher.fetch(*self._order.groups(place_))
+        if self._copying is not None:
+            order, fetcher = self._copying
+            fetcher.fetch(*order.groups(place_))
         log_mel, target = self._log_mels(clip, int(rng.integers(len(self._log_mels.speeds)))), self._targets[clip]
         log_mel = equalise(gain(log_mel, augment.gain_db, rng), augment.filter_db, rng)
         if self._backgrounds is None or not mixing:

@@ -176,8 +176,10 @@ class Order:
     An epoch sees each clip once, or, with probabilities [clips], draws as many clips by them.
     """
 
-    def __init__(self, seed: int, clips: int, probabilities: Double | None = None) -> None:
-        self._seed, self._clips, self._probabilities = seed, clips, probabilities
+    def __init__(
+        self, seed: int, clips: int, probabilities: Double | None = None, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self._seed, self._clips, self._probabilities, self._rank, self._ranks = seed, clips, probabilities, rank, ranks
         self._epochs: dict[int, NDArray[np.int64]] = {}
 
     def __getitem__(self, place: int) -> int:
@@ -187,6 +189,14 @@ class Order:
                 del self._epochs[min(self._epochs)]
             self._epochs[number] = self._epoch(number)
         return int(self._epochs[number][index])
+
+    def places(self, first: int, count: int) -> range:
+        """Of a step's places, those of this rank."""
+        return range(first, first + count)[self._rank :: self._ranks]
+
+    def partners(self, first: int, count: int) -> range:
+        """Of a step's places, those whose clips may be mixed into one of this rank's: all of them."""
+        return range(first, first + count)
 
     def _epoch(self, number: int) -> NDArray[np.int64]:
         rng = draw(self._seed, "order", number)
@@ -227,6 +237,13 @@ class ShardOrder:
     def places(self, first: int, count: int) -> range:
         """Of a step's places, those of this rank."""
         return range(first + (self._rank - first) % self._ranks, first + count, self._ranks)
+
+    def partners(self, first: int, count: int) -> range:
+        """Of a step's places, those whose clips may be mixed into one of this rank's: its own.
+
+        The others' lie in shards that this rank does not copy.
+        """
+        return self.places(first, count)
 
     def groups(self, place: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The shards that the clip at a place is mixed with, and those that come after them."""

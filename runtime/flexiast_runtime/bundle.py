@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from flexiast.calibration import CALIBRATION, Calibration, parse_calibration
 from flexiast.errors import ModelError, VerificationError
 from flexiast.manifest import MANIFEST, Manifest, read_manifest
-from flexiast_runtime.catalog import name_bundle, read_licence
+from flexiast_runtime.catalog import find_licence, name_bundle
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Bundle:
     @property
     def licence(self) -> str | None:
         """Of the weights: as the manifest names it, else as the card beside a shipped one does; None: not known."""
-        return self.manifest.licence or read_licence(self.folder)
+        return find_licence(self.manifest.licence, self.folder)
 
     def read_calibration(self) -> Calibration | None:
         """What `flexiast calibrate` measured with hours of background; None where it did not. Raises as ``read``."""
@@ -78,6 +78,11 @@ class Bundle:
                 "copy or export the bundle again"
             )
         return content
+
+    def check_files(self) -> None:
+        """Compare every listed file with what was exported; raises as ``read``."""
+        for entry in self.manifest.files:
+            self.read(entry.name)
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """The arrays of a listed .npz file; raises like ``read``, and VerificationError if it is not one."""

@@ -26,8 +26,13 @@ def name_bundle(folder: Path) -> str:
     return folder.parent.name if folder.parent.parent == _SHIPPED else str(folder)
 
 
-def read_licence(model: Path) -> str | None:
-    """Of the weights of a checkpoint or bundle, as the card beside it names it; None where there is no card."""
+def find_licence(stated: str | None, model: Path) -> str | None:
+    """Of the weights of a checkpoint or bundle: as it states itself, else as the card beside it names it.
+
+    None where neither does.
+    """
+    if stated:
+        return stated
     card = model.resolve().parent / MODEL_CARD
     text = card.read_text("utf-8") if card.is_file() else ""
     found = re.search(r"\*\*Licence of these weights:\*\* *([^\n]+(?:\n +[^\n]+)*)", text)

@@ -23,7 +23,7 @@ from typing import Any
 from flexiast import __version__
 from flexiast.errors import FlexiastError, RemoteError, UsageError, VerificationError
 from flexiast.extras import require
-from flexiast.log import Log
+from flexiast.log import Log, log_nothing
 from flexiast.manifest import MANIFEST
 from flexiast.paths import cache_folder
 from flexiast_runtime.batch.archive import Archive, Report, Task, Worker
@@ -235,7 +235,7 @@ class _Actor:
             raise VerificationError(f"flexiast is {__version__} here, and {version} where the run began; install one")
         unpickled: Archive = pickle.loads(archive)
         here = replace(unpickled, job=replace(unpickled.job, bundle=_unpack(files)))
-        return here.load(lambda _: None)
+        return here.load(log_nothing)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {"number": batch["number"], "report": [pickle.dumps(self._run(str(text))) for text in batch["task"]]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,6 @@ from pathlib import Path
 from flexiast import __version__
 from flexiast.errors import DataError
 from flexiast.log import Log
-from flexiast.manifest import MANIFEST
 from flexiast.spec import PatchSize
 from flexiast.storage import RemotePath
 from flexiast.text import printable, printable_line
@@ -50,8 +48,11 @@ class Job:
 
     def identity(self) -> dict[str, str]:
         """Everything that a result depends on besides its file."""
-        manifest = hashlib.sha256((self.bundle / MANIFEST).read_bytes()).hexdigest()
-        named = {"model": manifest, "patch size": str(self.patch), "precision": self.precision or "default"}
+        named = {
+            "model": Bundle.open(self.bundle).sha256,
+            "patch size": str(self.patch),
+            "precision": self.precision or "default",
+        }
         settings = {key.replace("_", " "): str(value) for key, value in dataclasses.asdict(self.settings).items()}
         chosen = {} if self.channel is None else {"channel": str(self.channel)}
         cut = {"recordings cut short": "heard"} if self.keep_cut else {}  # as journals of earlier versions say

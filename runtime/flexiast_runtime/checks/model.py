@@ -27,8 +27,7 @@ def check_files(model: str) -> Iterator[CheckResult]:
     for name in dict.fromkeys((model, *list_shipped())):
         try:
             bundle = Bundle.open(find_bundle(name))
-            for entry in bundle.manifest.files:
-                bundle.read(entry.name)
+            bundle.check_files()
         except FlexiastError as error:
             remedy = "pip install --force-reinstall flexiast" if name in list_shipped() else "copy or export it again"
             yield CheckResult("model", "failure", str(error), remedy)

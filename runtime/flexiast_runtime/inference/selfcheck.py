@@ -26,8 +26,7 @@ def verify_bundle(bundle: Bundle) -> list[tuple[Variant, float]]:
 
     Raises VerificationError that names the file or variant that fails.
     """
-    for entry in bundle.manifest.files:
-        bundle.read(entry.name)
+    bundle.check_files()
     frontend_error(bundle)
     return [
         found

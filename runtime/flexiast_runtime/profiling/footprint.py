@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from flexiast.log import log_nothing
 from flexiast_runtime.hardware.sysfs import read_text
 
 
@@ -54,7 +55,7 @@ def main(bundle: str, patch: str, precision: str, backend: str, threads: str) ->
 
     opened = Bundle.open(Path(bundle))
     size = PatchSize.parse(patch)
-    engines = load_engines(opened, [size], precision, Backend(backend), lambda _: None, int(threads))
+    engines = load_engines(opened, [size], precision, Backend(backend), log_nothing, int(threads))
     engines.logits(opened.arrays(opened.manifest.golden)["features"][:1], size)
     print(json.dumps((private_mb(), peak_mb())))
 

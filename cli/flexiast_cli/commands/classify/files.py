@@ -14,17 +14,19 @@ from flexiast_cli.terminal.console import stderr
 from flexiast_runtime.batch.formats import Result
 from flexiast_runtime.catalog import DEFAULT, list_shipped, looks_like_model
 
-MODEL_SUFFIXES = {".bundle", ".safetensors"}
-"""Of names that mean a model even where there is none, so that a misspelt one is not taken for a recording"""
+BUNDLE_SUFFIX = ".bundle"
+"""Of a name that means a model even where there is none, so that a misspelt one is not taken for a recording"""
 
 
 def split_model(arguments: list[str]) -> tuple[str, list[str]]:
     """The model, which the first argument may be, and the paths or URLs; raises UsageError."""
     first, *rest = arguments
     sounds_by_that_name = first in list_shipped() and not rest and Path(first).is_dir()
-    if Path(first).suffix in MODEL_SUFFIXES and not looks_like_model(first):
-        raise UsageError(f"{first}, a model by its name, does not exist; check the path")
-    if not looks_like_model(first) or sounds_by_that_name:
+    if sounds_by_that_name:
+        return DEFAULT, arguments
+    if not looks_like_model(first):
+        if Path(first).suffix == BUNDLE_SUFFIX:
+            raise UsageError(f"{first}, a model by its name, does not exist; check the path")
         return DEFAULT, arguments
     if not rest:
         raise UsageError(f"{first} is a model; name the audio files or folders after it")

@@ -19,7 +19,7 @@ from flexiast_export.encoder import encoder
 from flexiast_export.quantize import template
 from flexiast_export.to_onnx import check_export, export_onnx, versions
 from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.catalog import find_checkpoint, read_licence
+from flexiast_runtime.catalog import find_checkpoint, find_licence
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def job_from_checkpoint(
     require("torch", "export")
     path = find_checkpoint(model)
     checkpoint = load_checkpoint(path)
-    licence = checkpoint.info.get("licence") or read_licence(path)
+    licence = find_licence(checkpoint.info.get("licence"), path)
     checkpoint = replace(checkpoint, info=checkpoint.info | {"licence": licence})
     patches = checkpoint.spec.trained_patches if patches is None else patches
     check_export(checkpoint, patches, output, precisions=precisions, opset=opset, calibrated=calibrated, force=force)

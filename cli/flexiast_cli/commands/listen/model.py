@@ -68,8 +68,7 @@ class ModelLoader:
         check_takes_over(running.candidates.engines.spec, bundle.manifest.spec, name)
         if found.sha256 == running.id.sha256:
             return None
-        for entry in bundle.manifest.files:
-            bundle.read(entry.name)
+        bundle.check_files()
         settings = bundle_event_settings(bundle, self.events)
         candidates = load_candidates(bundle, self.sizes)
         try:

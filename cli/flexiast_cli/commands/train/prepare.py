@@ -94,9 +94,8 @@ def prepare(
         waveforms,
         frontend,
         recipe.training.augment,
-        memory_bytes=None
-        if shards is None
-        else 0,  # else every process would read the same clips before the first step
+        # None of those in an object store: every process would read all of them before its first step.
+        memory_bytes=None if shards is None else 0,
         progress=lambda clips: track(clips, "Transforming", console),
     )
     spec = make_spec(

@@ -19,7 +19,7 @@ from flexiast.training.linear_head import compute_statistics, fit_head
 from flexiast.training.recipe import Augment, Recipe
 from flexiast.training.sampling import sample_evenly
 from flexiast.training.warm_start import compare_starts
-from flexiast_runtime.catalog import find_checkpoint, list_shipped, read_licence
+from flexiast_runtime.catalog import find_checkpoint, find_licence, list_shipped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +45,7 @@ class Start:
     @property
     def licence(self) -> str | None:
         """Of the weights, which those of the run inherit, in short; None where it is not known."""
-        licence: str | None = self.checkpoint.info.get("licence") or read_licence(find_checkpoint(self.name))
+        licence = find_licence(self.checkpoint.info.get("licence"), find_checkpoint(self.name))
         found = re.match(r"CC [A-Z-]+ \d\.\d", licence or "")
         if found is None:
             return licence
