@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -85,6 +86,14 @@ class _Server(ThreadingHTTPServer):
     upstream_port: int
 
 
+def _empty(port: int) -> None:
+    """All servers of a process share their buckets, so those of an earlier one are still there."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("POST", "/moto-api/reset")
+    assert connection.getresponse().status == HTTPStatus.OK
+    connection.close()
+
+
 @contextmanager
 def serve_s3() -> Iterator[tuple[str, Faults]]:
     """The URL of a server that is empty, and its faults; in this process, on loopback."""
@@ -94,6 +103,7 @@ def serve_s3() -> Iterator[tuple[str, Faults]]:
     moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     moto.start()
     _, port = moto.get_host_and_port()
+    _empty(port)
     proxy = _Server(("127.0.0.1", 0), _Proxy)
     proxy.faults, proxy.upstream_port = Faults(), port
     thread = threading.Thread(target=proxy.serve_forever, daemon=True)

@@ -41,6 +41,11 @@ def peak_mb() -> float | None:
     """Highest resident memory of this process; None on Windows, whose Python has no ``resource``."""
     if sys.platform == "win32":
         return None
+    # Linux's ru_maxrss begins with that of the process which started this one, and survives exec.
+    lines = read_text(Path("/proc/self/status")).splitlines()
+    high = next((line for line in lines if line.startswith("VmHWM:")), None)
+    if high is not None:
+        return int(high.split()[1]) * 1024 / 1e6
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss

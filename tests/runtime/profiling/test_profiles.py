@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,6 +203,18 @@ def test_energy_is_said_to_be_missing_where_nothing_measures_it(profile: Profile
     if profile.meter is None:
         assert all(m.energy_mj is None for m in profile.measurements)
         assert any("not available" in warning for warning in profile.warnings)
+
+
+def test_the_peak_is_not_that_of_the_process_that_measures() -> None:
+    """The child's own memory is some 30 MB; what starts it holds 500 MB."""
+    ask = "from flexiast_runtime.profiling.footprint import peak_mb; print(peak_mb())"
+    program = (
+        "import subprocess, sys\n"
+        "held = b'1' * 500_000_000\n"
+        f"subprocess.run([sys.executable, '-c', {ask!r}], check=True)\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert 5 < float(shown) < 400
 
 
 def test_a_system_that_does_not_tell_memory_is_said(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
