@@ -257,7 +257,7 @@ class _Actor:
 
 
 def _serve_pace(ray: Any, pace: Pace) -> Any:
-    """An actor that all workers ask for the size of their next task."""
+    """An actor that all workers ask for the size of their next task, on the driver's node: no other may end it."""
 
     class PaceServer:
         def __init__(self, pace: Pace) -> None:
@@ -269,7 +269,9 @@ def _serve_pace(ray: Any, pace: Pace) -> Any:
         def add(self, *measured: Any) -> None:
             self._pace.add(*measured)
 
-    return ray.remote(num_cpus=0)(PaceServer).remote(pace)
+    affinity = require("ray.util.scheduling_strategies", "cluster").NodeAffinitySchedulingStrategy
+    here = affinity(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(PaceServer).remote(pace)
 
 
 def _pack(bundle: Path) -> dict[str, bytes]:
