@@ -33,7 +33,8 @@ Float = NDArray[np.float32]
 TOLERANCE_S = 0.05
 """The issue's: two frames of an MP3 at 48 kHz, less than one at 8 kHz."""
 
-
+DOUBTS = ("may be wrong", "may skip a frame")
+"""What is said where players differ in how many frames they give up"""
 DOUBT_S = 0.5
 
 
@@ -312,7 +313,7 @@ def judge_mp3(found: Outcome, expected_s: float) -> str:
     difference_s = abs(found.seconds - expected_s)
     if difference_s <= TOLERANCE_S:
         return "right"
-    doubted = any("may be wrong" in text for text in found.words) and difference_s <= DOUBT_S
+    doubted = any(doubt in text for text in found.words for doubt in DOUBTS) and difference_s <= DOUBT_S
     return "doubted" if doubted else "wrong"
 
 

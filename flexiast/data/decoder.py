@@ -242,6 +242,11 @@ class AudioFile:
         counted_s, promised_s = layout.counted_s, layout.announced_s
         if counted_s is not None and promised_s is not None and abs(promised_s - counted_s) > TOLERANCE_S:
             self._log(f"{self._name}: its header announces {promised_s:.2f} s, {counted_s:.2f} s are there and heard")
+        if layout.joins:  # the decoders of others read the tags as the beginning of a frame, which they then give up
+            self._log(
+                f"{self._name} is made of {layout.joins + 1} MP3s joined end to end, which are heard as one; other "
+                "players may skip a frame at each joint"
+            )
         if layout.junk_bytes:
             self._log(
                 f"{self._name} holds {layout.junk_bytes:,} bytes of no MPEG audio or of frames cut in two; they are "

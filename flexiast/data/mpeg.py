@@ -110,6 +110,8 @@ class Scan:
     streams: list[Stream] = field(default_factory=list)
     junk_bytes: int = 0
     """Between frames, neither frame nor tag"""
+    joins: int = 0
+    """Places where tags stand between two frames, as in MP3s that were joined end to end"""
 
 
 @lru_cache(maxsize=4096)
@@ -151,6 +153,7 @@ def scan(file: BinaryIO) -> Scan | None:
             continue
         file.seek(place)
         content = file.read(frame.size)
+        found.joins += tagged and bool(found.streams)
         if broken:  # its sound begins in frames that are lost: decoded, it would be noise
             found.junk_bytes += len(content)
         elif not (tagged and found.streams and _is_info(content, frame.kind)):  # the header of a file that was joined
@@ -191,8 +194,6 @@ def _add(found: Scan, frame: Frame, place: int, content: bytes) -> None:
             found.streams[-1].info = content
             return
     stream = found.streams[-1]
-    if len(content) < frame.kind.info_at:  # cut off before any sound
-        return
     stream.frames += 1
     stream.largest = max(stream.largest, frame.size)
     stream.missing = frame.size - len(content)

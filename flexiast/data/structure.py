@@ -30,6 +30,8 @@ class Layout(NamedTuple):
     """By an MP3's header"""
     junk_bytes: int = 0
     """Bytes that are neither MPEG frame nor tag."""
+    joins: int = 0
+    """Places where MP3s were joined end to end."""
 
 
 def examine(file: BinaryIO) -> Layout:
@@ -91,7 +93,7 @@ def _examine_mpeg(scan: mpeg.Scan) -> Layout:
     plain = len(streams) == 1 and len(first.ranges) == 1 and not first.missing
     trusted = plain and bool(first.encoder) and first.announced == first.frames
     segments = (None,) if trusted else tuple(stream.pieces(scan.file_bytes) for stream in streams)
-    return Layout(segments, counted_s=counted_s, announced_s=announced_s, junk_bytes=scan.junk_bytes)
+    return Layout(segments, counted_s=counted_s, announced_s=announced_s, junk_bytes=scan.junk_bytes, joins=scan.joins)
 
 
 def _parts(parts: list[range]) -> tuple[Sequence[Piece] | None, ...]:

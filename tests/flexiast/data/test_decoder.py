@@ -52,8 +52,40 @@ def test_every_frame_of_an_mp3_is_counted(tmp_path: Path, mode: str, rate_hz: in
     assert found is not None
     (stream,) = found.streams
     assert (stream.kind.rate_hz, found.junk_bytes) == (rate_hz, 0)
-    assert stream.announced == stream.frames  # the encoder count_noun them too
+    assert stream.announced == stream.frames  # the encoder counts them too
     assert hear(path).seconds == pytest.approx(1.5, abs=2 * stream.kind.samples / rate_hz)
+
+
+def test_mp3s_joined_by_their_tags_are_heard_whole_and_said_to_be_joined(tmp_path: Path) -> None:
+    path, part, said = tmp_path / "joined.mp3", tmp_path / "part.mp3", list[str]()
+    soundfile.write(part, make_noise(1, 8_000), 8_000, format="MP3", bitrate_mode="CONSTANT")
+    tag, frames = b"ID3\3\0\0\0\0\0\x64" + bytes(100), mpeg.scan(io.BytesIO(part.read_bytes()))
+    assert frames is not None
+    path.write_bytes(part.read_bytes() + tag + part.read_bytes())
+    heard = len(read_audio(path, 8_000, log=said.append))
+    assert heard == pytest.approx(2 * len(read_audio(part, 8_000)), abs=3 * frames.streams[0].kind.samples)
+    assert [text for text in said if "joined.mp3 is made of 2 MP3s joined end to end" in text] == said[-1:]
+
+
+@pytest.mark.parametrize("kept", [4, 12, 40])
+def test_a_frame_of_which_only_the_beginning_is_there_lasts_as_long_as_others(kept: int, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp3"
+    soundfile.write(path, make_noise(1, 8_000), 8_000, format="MP3", bitrate_mode="CONSTANT")
+    content = path.read_bytes()
+    whole = mpeg.scan(io.BytesIO(content))
+    assert whole is not None
+    sizes, place = [], whole.streams[0].ranges[0].start
+    while place < len(content):
+        frame = mpeg.parse_header(content[place : place + 4])
+        assert frame is not None
+        sizes.append(frame.size)
+        place += frame.size
+    path.write_bytes(content[: whole.streams[0].ranges[0].start + sum(sizes[:5]) + kept])
+    cut = mpeg.scan(io.BytesIO(path.read_bytes()))
+    assert cut is not None
+    assert (cut.streams[0].frames, cut.streams[0].missing) == (6, sizes[5] - kept)
+    if shutil.which("ffmpeg"):
+        assert hear(path).seconds == pytest.approx(ffmpeg_s(path), abs=1e-3)
 
 
 def test_what_libmpg123_prints_of_a_damaged_file_is_said_once_with_its_name(
