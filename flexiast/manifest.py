@@ -135,6 +135,8 @@ class Manifest(Value):
     """Samples → features as a graph, for those who use the bundle without flexiast; older bundles lack it."""
     measured: dict[str, Metric] = Field(default_factory=dict)
     """Patch size → metric on the validation split, for every size that training measured."""
+    specificity: dict[str, Metric] = Field(default_factory=dict)
+    """Patch size → share of the validation split's background without a score of 0.5; empty where it has none."""
     variants: tuple[Variant, ...] = Field(min_length=1)
     """Every patch size in every precision."""
     thresholds: dict[str, Threshold] = Field(default_factory=dict)
@@ -186,13 +188,20 @@ class Manifest(Value):
 
     @property
     def best_patch(self) -> PatchSize:
-        """The size that was measured best, the cheaper of equals; where none was measured, the finest."""
+        """The size that was measured best, the cheaper of equals; where none was measured, the finest.
+
+        With background in the validation split, the best is that of the greatest mean of metric and specificity, as in
+        training: of two sizes that know the clips equally well, the one with fewer false events.
+        """
         measured = [variant for variant in self.variants if variant.metric is not None]
-        best = max(
-            measured or self.variants,
-            key=lambda variant: (variant.metric or 0.0, -variant.tokens if measured else variant.tokens),
-        )
-        return best.patch_size
+        if not measured:
+            return max(self.variants, key=lambda variant: variant.tokens).patch_size
+
+        def merit(variant: Variant) -> float:
+            metric, specificity = variant.metric or 0.0, self.specificity.get(str(variant.patch_size))
+            return metric if specificity is None else (metric + specificity) / 2
+
+        return max(measured, key=lambda variant: (merit(variant), -variant.tokens)).patch_size
 
     @property
     def precisions(self) -> tuple[Precision, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiast.data.background import Stretches, stretches_of
+from flexiast.data.background import Stretches, split_stretches, stretches_of
 from flexiast.data.clips import Clip, Dataset
 from flexiast.data.dataset import drop_bad_clips, load_waveforms, read_dataset
 from flexiast.data.search import LeftOut, Search, search_folder
@@ -72,6 +72,23 @@ def load_background(clips: Sequence[Clip], sample_rate_hz: int, console: Console
     stretches, errors = stretches_of(clips, sample_rate_hz, skip_bad=skip_bad)
     print_skipped(errors, console)
     return stretches
+
+
+def load_split_background(
+    data: Dataset, sample_rate_hz: int, console: Console, *, skip_bad: bool
+) -> tuple[Stretches, Stretches]:
+    """Decode what of a data set's background trains and what validates; raises DataError.
+
+    A file belongs to the split of its row or the hash of its name. Where no file validates, as with a single long
+    recording, the end of what there is does.
+    """
+    training, validation = (
+        load_background(
+            [clip for clip in data.background if clip.split == split], sample_rate_hz, console, skip_bad=skip_bad
+        )
+        for split in ("train", "val")
+    )
+    return (training, validation) if len(validation) else split_stretches(training)
 
 
 def search_sounds(folder: Path, console: Console) -> Search:

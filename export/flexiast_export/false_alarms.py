@@ -21,7 +21,7 @@ from flexiast.evaluation.event_curves import StreamScores, Timeline, lay_end_to_
 from flexiast.evaluation.events import Counts, Sound
 from flexiast.evaluation.mixing import mix_streams
 from flexiast.manifest import Variant
-from flexiast.spec import Patch, PatchSize, Spec, Value
+from flexiast.spec import Patch, Spec, Value
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.detection.rules import EventRules
 from flexiast_runtime.detection.scoring import StreamLogits, compute_slots, score_stream, smooth
@@ -81,6 +81,8 @@ class SizeBudget(Value):
     recall_before: dict[str, float]
     """By decibels of the clips above the background; empty without clips"""
     recall_after: dict[str, float]
+    refusal: str = ""
+    """Why this size keeps the bundle's own thresholds, which would be better; empty where it has new ones"""
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,8 @@ def keep_budget(
 
     ``variants`` may have other temperatures than the bundle's; "before" is with the bundle's. ``clips`` (label and
     waveform) are mixed into the other half, to measure what the budget costs. Raises DataError for a background that
-    cannot be halved, and UsageError where the thresholds would make false alarms more than they were and more than the
-    budget, or recall lower and false alarms no fewer.
+    cannot be halved. A size keeps the bundle's own thresholds where new ones would make false alarms more than they
+    were and more than the budget, or recall lower and false alarms no fewer. Raises UsageError where every size does.
     """
     first, second = halves(sources)
     if not len(first) or not len(second):
@@ -186,6 +188,13 @@ def keep_budget(
         _keep_at_size(before[one.patch_size], one, rules, budgets, per_hour, chosen_on, held_back, mixed)
         for one in after
     ]
+    if all(size.refusal for size, _ in found):
+        first_size = found[0][0]
+        raise UsageError(
+            "the bundle's own thresholds are better at every size, so nothing was written. At "
+            f"{first_size.patch_size} {first_size.refusal}; give more background of each kind, or allow more false "
+            "alarms"
+        )
     points = tuple(
         CalibratedBudget(false_alarms_per_hour=budget, sizes=sizes)
         for budget in budgets
@@ -216,19 +225,20 @@ def _keep_at_size(
     stored: dict[float, CalibratedSize] = {}
     for budget in budgets:
         thresholds = thresholds_for(first, most_events(chosen_on.hours, budget) or 0, EventRules.release)
-        after = count_events(second, thresholds)
-        recall = measure_recall(timelines, thresholds)
-        bound = upper_bound(after) / held_back.hours
-        is_worse = after > max(before[held_back], budget * held_back.hours)
+        after, recall = count_events(second, thresholds), measure_recall(timelines, thresholds)
+        fewer = after + count_events(first, thresholds) < sum(before.values())
+        refusal = _compare_false_alarms(before[held_back], after, held_back.hours, budget)
+        refusal = refusal or _compare_recall(recall_before, recall, fewer=fewer)
+        if not refusal:
+            stored[budget] = CalibratedSize(
+                thresholds=dict(zip(labels, thresholds, strict=True)),
+                at_most_per_hour=upper_bound(after) / held_back.hours,
+                recall_by_snr_db=recall,
+            )
         if budget == per_hour:
-            if is_worse:
-                raise UsageError(
-                    f"at {patch} these thresholds would give {after} false alarms in {held_back.hours:.2f} h, the "
-                    f"bundle's own give {before[held_back]}; nothing was written: the two halves differ, give more "
-                    "background of each kind"
-                )
-            fewer = after + count_events(first, thresholds) < sum(before.values())
-            _check_recall(patch, recall_before, recall, fewer=fewer)
+            if refusal:
+                thresholds, after, recall = own_thresholds, before[held_back], recall_before
+            bound = upper_bound(after) / held_back.hours
             size = SizeBudget(
                 patch_size=patch,
                 thresholds=dict(zip(labels, thresholds, strict=True)),
@@ -239,25 +249,32 @@ def _keep_at_size(
                 is_proven=bound <= per_hour,
                 recall_before=recall_before,
                 recall_after=recall,
-            )
-        if not is_worse:
-            stored[budget] = CalibratedSize(
-                thresholds=dict(zip(labels, thresholds, strict=True)), at_most_per_hour=bound, recall_by_snr_db=recall
+                refusal=refusal,
             )
     return size, stored
 
 
-def _check_recall(patch: PatchSize, before: Mapping[str, float], after: Mapping[str, float], *, fewer: bool) -> None:
-    """Raise UsageError for thresholds that find less and save nothing."""
+def _compare_false_alarms(before: int, after: int, hours: float, per_hour: float) -> str:
+    """Why these thresholds are worse than the bundle's own in the half held back; empty where they are not."""
+    if after <= max(before, per_hour * hours):
+        return ""
+    return (
+        f"new thresholds would give {after} false alarms in {hours:.2f} h, the bundle's own give {before}: the two "
+        "halves of the background differ"
+    )
+
+
+def _compare_recall(before: Mapping[str, float], after: Mapping[str, float], *, fewer: bool) -> str:
+    """Why thresholds that find less and save nothing are worse; empty where they are not."""
     if fewer or not before:
-        return
+        return ""
     means = [sum(recall.values()) / len(recall) for recall in (before, after)]
-    if means[1] < means[0] - RECALL_TOLERANCE:
-        raise UsageError(
-            f"at {patch} these thresholds would find {means[1]:.0%} of the clips in the background, the bundle's own "
-            f"{means[0]:.0%}, with no fewer false alarms; nothing was written: the bundle keeps the budget as it is. "
-            "Leave this size out with --patch-sizes, or allow more false alarms"
-        )
+    if means[1] >= means[0] - RECALL_TOLERANCE:
+        return ""
+    return (
+        f"new thresholds would find {means[1]:.0%} of the clips in the background, the bundle's own {means[0]:.0%}, "
+        "with no fewer false alarms"
+    )
 
 
 def halves(sources: Iterable[Stretches]) -> tuple[Stretches, Stretches]:

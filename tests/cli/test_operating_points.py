@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from flexiast.calibration import CALIBRATION, Calibration
 from flexiast.errors import ModelError, UsageError
@@ -15,7 +17,8 @@ from flexiast.evaluation.event_curves import Timeline
 from flexiast.manifest import MANIFEST
 from flexiast.spec import PatchSize
 from flexiast_cli.options.common import EventOptions, bundle_event_settings
-from flexiast_export.false_alarms import _check_recall, keep_budget, measure_recall
+from flexiast_export.calibrate import publish
+from flexiast_export.false_alarms import _compare_recall, keep_budget, measure_recall
 from flexiast_runtime.bundle import Bundle
 from tests.cli.conftest import Run
 
@@ -126,12 +129,41 @@ def test_a_damaged_calibration_is_no_calibration(calibrated: tuple[Path, dict[st
 
 
 def test_recall_that_falls_for_nothing_is_refused() -> None:
-    patch = PatchSize(16, 16)
-    _check_recall(patch, {"20": 0.9, "10": 0.5}, {"20": 0.9, "10": 0.49}, fewer=False)
-    _check_recall(patch, {"20": 0.9, "10": 0.5}, {"20": 0.5, "10": 0.2}, fewer=True)
-    _check_recall(patch, {}, {}, fewer=False)
-    with pytest.raises(UsageError, match="with no fewer false alarms; nothing was written"):
-        _check_recall(patch, {"20": 0.9, "10": 0.5}, {"20": 0.9, "10": 0.4}, fewer=False)
+    assert not _compare_recall({"20": 0.9, "10": 0.5}, {"20": 0.9, "10": 0.49}, fewer=False)
+    assert not _compare_recall({"20": 0.9, "10": 0.5}, {"20": 0.5, "10": 0.2}, fewer=True)
+    assert not _compare_recall({}, {}, fewer=False)
+    assert "with no fewer false alarms" in _compare_recall({"20": 0.9, "10": 0.5}, {"20": 0.9, "10": 0.4}, fewer=False)
+
+
+def test_a_size_whose_own_thresholds_are_better_keeps_them_and_the_others_get_new_ones(
+    tiny_bundle: Path, room: Path, run: Run, tmp_path: Path
+) -> None:
+    """One size is silent already, and what is chosen on the even half of the background does worse on the other."""
+    shutil.copytree(room, tmp_path / "room")
+    for number in (0, 2):
+        soundfile.write(tmp_path / "room" / f"{number}.wav", np.tile([0.01, -0.01], 30 * 8_000), 16_000)
+    bundle = Bundle.open(tiny_bundle)
+    quiet, *others = bundle.manifest.patches
+    strict = dict.fromkeys(bundle.manifest.spec.labels, 1.0)
+    variants = [
+        one.model_copy(update={"thresholds": strict, "temperature": 1.5} if one.patch_size == quiet else {})
+        for one in bundle.manifest.variants
+    ]
+    publish(bundle, variants, {}, tmp_path / "strict")
+    words = ("--background", tmp_path / "room", "--false-alarms-per-hour", 10, "--json")
+    result = run("calibrate", tmp_path / "strict", *words, "-o", tmp_path / "new")
+    assert result.returncode == 0, result.stderr
+    sizes = {size["patch_size"]: size for size in json.loads(result.stdout)["sizes"]}
+    assert "the bundle's own give 0" in sizes[str(quiet)]["refusal"]
+    assert (sizes[str(quiet)]["before"], sizes[str(quiet)]["after"]) == (0, 0)
+    new = Bundle.open(tmp_path / "new").manifest
+    assert (new.variant(quiet).thresholds, new.variant(quiet).temperature) == (strict, 1.5)
+    for patch in others:
+        assert sizes[str(patch)]["refusal"] == ""
+        assert new.variant(patch).thresholds == sizes[str(patch)]["thresholds"] != {}
+    shown = run("calibrate", tmp_path / "strict", *words[:-1], "--dry-run")
+    assert f"{quiet} keeps the bundle's own thresholds: new thresholds would give" in " ".join(shown.stderr.split())
+    assert "as it was" in shown.stdout
 
 
 def test_recall_is_that_of_each_labels_own_threshold() -> None:

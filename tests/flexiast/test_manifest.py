@@ -49,6 +49,24 @@ def test_metrics_that_were_never_measured_stay_unknown(write: Callable[..., Path
     assert [variant.metric for variant in read_manifest(write(measure)).variants] == [0.5, None, None, None]
 
 
+def test_of_sizes_that_know_the_clips_equally_well_the_one_with_fewer_false_events_is_the_best(
+    write: Callable[..., Path], tiny_manifest: Manifest
+) -> None:
+    fine, coarse = sorted(tiny_manifest.patches, key=tiny_manifest.spec.tokens, reverse=True)[:2]
+
+    def measure(document: Document) -> None:
+        for variant in document["variants"]:
+            variant["metric"] = {str(fine): 0.8, str(coarse): 0.8}.get(variant["patch_size"])
+
+    assert read_manifest(write(measure)).best_patch == coarse
+
+    def measure_both(document: Document) -> None:
+        measure(document)
+        document["specificity"] = {str(fine): 0.9, str(coarse): 0.7}
+
+    assert read_manifest(write(measure_both)).best_patch == fine
+
+
 @given(st.text(min_size=1, max_size=50))
 def test_labels_of_any_script_survive(
     tmp_path_factory: pytest.TempPathFactory, tiny_manifest: Manifest, label: str

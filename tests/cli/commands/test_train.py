@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -201,3 +202,18 @@ def test_without_a_background_a_run_warns_and_with_one_it_tells_what_it_took(
     assert document["background"]["val_windows"] == 77  # of 0.3 s in the last of three stretches
     assert 0 <= document["validation"][0]["specificity"] <= 1
     assert "a class for nothing" in run("inspect", tmp_path / "run" / "checkpoint.safetensors").stdout
+
+
+def test_a_single_file_of_background_is_split_alike_for_training_and_for_evaluation(
+    run: Run, short_sounds: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(short_sounds, tmp_path / "sounds")
+    (data / "_background_").mkdir()
+    noise = 0.1 * np.random.default_rng(0).standard_normal(70 * 16_000)
+    soundfile.write(data / "_background_" / "room.wav", noise, 16_000)
+    result = run("train", data, "-o", tmp_path / "run", *QUICK, "--patch-sizes", 24)
+    assert result.returncode == 0, result.stderr
+    trained = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    found = json.loads(run("evaluate", tmp_path / "run", data, "--split", "val", "--json").stdout)
+    assert found["background_windows"] == trained["background"]["val_windows"] > 0
+    assert found["results"][0]["specificity"] == trained["validation"][0]["specificity"]

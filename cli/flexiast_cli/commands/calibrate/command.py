@@ -57,8 +57,8 @@ def calibrate(
     --data fits one temperature for each engine, by the smallest negative log-likelihood, and the lowest threshold of
     each label that reaches the precision. --background with --false-alarms-per-hour chooses thresholds of each label
     and size so that all false alarms together stay within the budget. They are chosen on one half of the background,
-    measured on the other, and refused if they make it worse. With --data as well, its clips are mixed into the
-    background at 20, 10 and 5 dB, to show what the budget costs. Engines stay as they are, to the byte.
+    measured on the other; a size for which they are worse keeps its own. With --data as well, its clips are mixed into
+    the background at 20, 10 and 5 dB, to show what the budget costs. Engines stay as they are, to the byte.
     """
     from flexiast_cli.commands.calibrate.run import run
 

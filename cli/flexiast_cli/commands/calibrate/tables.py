@@ -100,10 +100,13 @@ def show_budgets(budgets: Budgets) -> None:
             f"{size.after}",
             f"{size.after / hours:.2f}",
             f"{size.at_most_per_hour:.2f}",
-            "yes" if size.is_proven else "not proven",
+            "as it was" if size.refusal else "yes" if size.is_proven else "not proven",
             *(f"{size.recall_before[snr_db]:.2f} → {size.recall_after[snr_db]:.2f}" for snr_db in snrs),
         )
     console.print(table)
+    for size in sizes:
+        if size.refusal:
+            log(f"{size.patch_size} keeps the bundle's own thresholds: {size.refusal}")
     stored = ", ".join(f"{24 * point.false_alarms_per_hour:.3g}" for point in calibration.points)
     log(f"Stored for `listen --false-alarms-per-day`: {stored} a day")
     if not snrs:

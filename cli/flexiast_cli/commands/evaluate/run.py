@@ -16,7 +16,7 @@ from flexiast.frontend import Frontend
 from flexiast.spec import PatchSize, parse_patches
 from flexiast_cli.commands.evaluate import label_report
 from flexiast_cli.commands.evaluate.table import show_results
-from flexiast_cli.dataset import load_background, load_clips, read_data
+from flexiast_cli.dataset import load_background, load_clips, load_split_background, read_data
 from flexiast_cli.terminal.console import count_noun, log, print_json, stderr, track
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_any, find_checkpoint, list_shipped
@@ -47,10 +47,14 @@ def run(
     spec, console = classifier.spec, stderr()
     label_report.check_confusion(spec, confusion)
     dataset = read_data(data, val_fold, console, skip_bad=skip_bad)
-    dataset = dataset.split(split) if split else dataset
+    chosen_clips = dataset.split(split) if split else dataset
     rate_hz = spec.frontend.sample_rate_hz
-    readable, waveforms = load_clips(dataset.labelled, rate_hz, console, skip_bad=skip_bad)
-    stretches = load_background(dataset.background, rate_hz, console, skip_bad=skip_bad)
+    readable, waveforms = load_clips(chosen_clips.labelled, rate_hz, console, skip_bad=skip_bad)
+    if split in {"train", "val"}:
+        training, validation = load_split_background(dataset, rate_hz, console, skip_bad=skip_bad)
+        stretches = validation if split == "val" else training
+    else:
+        stretches = load_background(chosen_clips.background, rate_hz, console, skip_bad=skip_bad)
     background = stretches.windows(spec.frontend.window_samples, MOST_WINDOWS)
     windows = Windows(Chain((waveforms, background)), Frontend(spec.frontend))
     targets = np.pad(readable.targets(spec.labels), ((0, len(background)), (0, 0)))  # background has no label
@@ -80,7 +84,7 @@ def run(
         if plot is not None:
             draw_results(results, title, plot)
         if confusion is not None:
-            best = max(results, key=lambda result: (result.metric, -result.gmac)).patch_size
+            best = max(results, key=lambda result: (result.merit, -result.gmac)).patch_size
             draw_confusion(spec, logits[best], targets, f"{title}, {best.short}", confusion)
 
 

@@ -26,7 +26,7 @@ from flexiast.training.trainer import make_spec
 from flexiast_cli.commands.train.dataset_report import print_audio_warnings, print_counts, print_warnings
 from flexiast_cli.commands.train.options import Sources
 from flexiast_cli.commands.train.start import Start, choose_start, measure_baseline, spec_from
-from flexiast_cli.dataset import load_background, load_clips, read_data, track
+from flexiast_cli.dataset import load_background, load_clips, load_split_background, read_data, track
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -185,8 +185,7 @@ def _read_background(dataset: Dataset, sources: Sources, console: Console) -> tu
     def read(clips: Sequence[Clip]) -> Stretches:
         return load_background(clips, SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad)
 
-    own = [read([clip for clip in dataset.background if clip.split == split]) for split in ("train", "val")]
-    pairs = [(own[0], own[1]) if len(own[1]) else split_stretches(own[0])]
+    pairs = [load_split_background(dataset, SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad)]
     pairs += [split_stretches(read(background_clips([path]))) for path in sources.background]
     training, held_back = zip(*pairs, strict=True)
     return [source for source in training if len(source)], sum(held_back[1:], held_back[0])
