@@ -108,15 +108,19 @@ def show_bundle(bundle: Bundle) -> None:
             f"{' at each size' if by_size else ''}."
         )
     if (calibration := bundle.read_calibration()) is not None:
-        budgets = ", ".join(f"{point.false_alarms_per_hour:.2g}" for point in calibration.points)
+        budgets = ", ".join(_rate(point.false_alarms_per_hour) for point in calibration.points)
         recall = calibration.recall_by_snr_db(manifest.best_patch)
         found = ", ".join(f"{share:.2f} at {snr_db:g} dB" for snr_db, share in recall.items())
         console.print(
             f"Thresholds for {budgets} false alarms an hour, measured on {calibration.hours:.1f} h; those in use are "
-            f"for {calibration.false_alarms_per_hour:.2g}{f', with a recall of {found}' if found else ''}."
+            f"for {_rate(calibration.false_alarms_per_hour)}{f', with a recall of {found}' if found else ''}."
         )
     if _has_loss(manifest):
         console.print(f"Loss: points of {_metric_name(manifest)} under the model's, on clips with labels.")
+
+
+def _rate(per_hour: float) -> str:
+    return f"{per_hour:.2g}" if per_hour < 100 else f"{per_hour:.0f}"
 
 
 def _engine_table(manifest: Manifest) -> Table:

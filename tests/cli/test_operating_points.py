@@ -70,7 +70,7 @@ def test_the_cost_of_a_budget_stands_in_the_bundle(calibrated: tuple[Path, dict[
         assert calibration.recall_by_snr_db(patch) == {float(at): one for at, one in size["recall_after"].items()}
     assert run("verify", made).returncode == 0
     shown = run("inspect", made).stdout
-    assert "those in use are for 6e+02, with a recall of " in shown
+    assert "those in use are for 600, with a recall of " in shown
     assert " at 10 dB" in shown
     # Programs that are older than the file read the manifest as before: nothing but its list of files knows of it.
     text = (made / MANIFEST).read_text()
