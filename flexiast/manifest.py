@@ -135,8 +135,8 @@ class Manifest(Value):
     """Samples → features as a graph, for those who use the bundle without flexiast; older bundles lack it."""
     measured: dict[str, Metric] = Field(default_factory=dict)
     """Patch size → metric on the validation split, for every size that training measured."""
-    specificity: dict[str, Metric] = Field(default_factory=dict)
-    """Patch size → share of the validation split's background without a score of 0.5; empty where it has none."""
+    specificity: dict[str, Metric] | None = None
+    """Patch size → share of the validation split's background without a score of 0.5; None where it has none."""
     variants: tuple[Variant, ...] = Field(min_length=1)
     """Every patch size in every precision."""
     thresholds: dict[str, Threshold] = Field(default_factory=dict)
@@ -198,7 +198,7 @@ class Manifest(Value):
             return max(self.variants, key=lambda variant: variant.tokens).patch_size
 
         def merit(variant: Variant) -> float:
-            metric, specificity = variant.metric or 0.0, self.specificity.get(str(variant.patch_size))
+            metric, specificity = variant.metric or 0.0, (self.specificity or {}).get(str(variant.patch_size))
             return metric if specificity is None else (metric + specificity) / 2
 
         return max(measured, key=lambda variant: (merit(variant), -variant.tokens)).patch_size

@@ -177,7 +177,7 @@ def _draft_manifest(checkpoint: Checkpoint, opset: int) -> Manifest:
         golden=GOLDEN,
         embedding=EMBEDDING,
         measured=measured,
-        specificity={each["patch_size"]: each["specificity"] for each in validation if "specificity" in each},
+        specificity={each["patch_size"]: each["specificity"] for each in validation if "specificity" in each} or None,
         variants=(),
         files=(),
         source_sha256=weights_sha256(checkpoint),
