@@ -68,7 +68,7 @@ class _Window:
         fits = not self.late[ceiling] if strategy.waits else self.roomy[ceiling]
         fits_s = strategy.fits_s + self.elapsed_s if fits else 0.0
         if late and not (strategy.waits and budgets.misses > 0):
-            option = min(self.refuge, max(option - 1, 0))
+            option = self.refuge
         elif option != ceiling and fits_s >= policy.dwell_s + SETTLE_S and budgets.allows_climb():
             option = ceiling
         if option != strategy.option:
