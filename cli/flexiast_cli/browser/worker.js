@@ -1,10 +1,11 @@
 // Loads the bundle, runs it on the samples it is sent, and lets the governor choose the patch size.
 
 import * as ort from "./ort/ort.wasm.min.mjs";
-import { frontier } from "./estimates.js";
-import { BALANCED, initState, step } from "./governor.js";
+import { initState, step } from "./governor.js";
 import { Bundle, Model } from "./model.js";
+import { BALANCED } from "./presets.js";
 import { Stream } from "./stream.js";
+import { frontier } from "./worth.js";
 
 const REPEATS = 5, TOP_LABELS = 5, BINS = 64;
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flexiast_runtime.governor.load_record import MAX_STEP_S
 from flexiast_runtime.governor.types import Observation, Policy
 
+MAX_STEP_S = 5.0
+"""Time that one window stands for, at most: after a suspended hour the machine has not been watched for an hour."""
 SWITCHES_AT_ONCE = 0.5
 """Size of the bucket of switches, in hours of its rate: what a quiet half hour saves, a busy one may spend."""
 SWITCHES_AT_START = 0.2
 """What is in it at the start, in hours of its rate"""
 FILL = 0.9
-"""Of the rate at which it fills, so that what was there at the start keeps the rate, too, after two hours"""
+"""Of the rate at which either fills, so that with what was there at the start the rate is kept, too, after two hours"""
 ROUND_TRIP = 2.0
 """Switches that must be left for one up: it, and the one down that may follow"""
 MISSES_OVER = 1_000.0
@@ -53,5 +54,5 @@ def update_budgets(policy: Policy, budgets: Budgets, observation: Observation, *
     elapsed_s = min(max(observation.time_s - budgets.at_s, 0.0), MAX_STEP_S)  # asleep, nothing is saved up
     most_switches, most_misses = SWITCHES_AT_ONCE * policy.switches_per_h, MISSES_OVER * policy.misses_share
     switches = budgets.switches + FILL * policy.switches_per_h * elapsed_s / 3_600
-    misses = budgets.misses + (policy.misses_share if ran else 0.0) - missed
+    misses = budgets.misses + (FILL * policy.misses_share if ran else 0.0) - missed
     return Budgets(min(switches, most_switches), min(max(misses, -most_misses), most_misses), observation.time_s)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from flexiast_runtime.governor.load_record import update_record
 from flexiast_runtime.governor.state import State
 from flexiast_runtime.governor.types import Observation, Option
 
@@ -44,13 +43,8 @@ def predict_p95(option: Option, state: State) -> float:
     return option.latency_s * (state.slowdown + P95 * math.sqrt(state.variance))
 
 
-def predict_median(option: Option, state: State) -> float:
-    """Seconds that half of the windows stay below: from the level, which a lone slow window hardly moves."""
-    return option.latency_s * state.level
-
-
 def update_slowdown(options: Sequence[Option], state: State, observation: Observation, *, cheapest: bool) -> State:
-    """Slowdown, misses and the record of loads after one more latency; ``cheapest``: no cheaper engine works."""
+    """Slowdown and misses after one more latency; ``cheapest``: no cheaper engine works."""
     if observation.latency_s is None or not 0 <= observation.latency_s < math.inf:
         return state
     option = options[state.index if observation.option is None else observation.option]
@@ -69,7 +63,5 @@ def update_slowdown(options: Sequence[Option], state: State, observation: Observ
         level=max(state.level + WEIGHT_LEVEL * min(ratio - state.level, MAX_DEVIATION), MIN_SLOWDOWN),
         variance=max((1 - WEIGHT_VARIANCE) * state.variance + WEIGHT_VARIANCE * deviation**2, MIN_VARIANCE),
         misses=misses,
-        # What heat slows is no load: the thermal model answers for it.
-        loads=state.loads if observation.throttled else update_record(state.loads, options, observation, ratio),
         overloaded=misses > FEW_MISSES if state.overloaded else misses > MANY_MISSES and cheapest,
     )

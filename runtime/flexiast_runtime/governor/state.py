@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from flexiast_runtime.governor.budgets import Budgets
 from flexiast_runtime.governor.drain import DrainRecord
-from flexiast_runtime.governor.load_record import LoadRecord
 from flexiast_runtime.governor.thermal import ThermalModel
+from flexiast_runtime.governor.types import Option
 from flexiast_runtime.hardware.battery import Battery
 
 
@@ -37,6 +38,45 @@ class Cooldown(NamedTuple):
     """Whether it lasts. Afterwards only its length is needed, for the next one."""
 
 
+class Strategy(NamedTuple):
+    """A ceiling and a way to meet a load, as it would stand now had it been followed from the start."""
+
+    ceiling: int
+    """The costliest option that it uses"""
+    waits: bool
+    """Whether it stays through late windows while misses are left"""
+    option: int
+    """What it would run now"""
+    budgets: Budgets
+    fits_s: float = 0.0
+    """For how long the ceiling has fitted"""
+    gained: float = 0.0
+    """Worth of its windows × seconds; what is old is forgotten"""
+
+
+class Contest(NamedTuple):
+    """All strategies, and the one that is followed; none before the first window."""
+
+    strategies: tuple[Strategy, ...] = ()
+    leader: int = 0
+    at_s: float = 0.0
+    """Time of the last window"""
+    windows: int = 1
+
+    def find_ceiling(self, options: Sequence[Option]) -> int:
+        """The costliest option that the leader uses."""
+        return self.strategies[self.leader].ceiling if self.strategies else len(options) - 1
+
+    def runs(self, option: int) -> bool:
+        """Whether the leader, played along, runs this option or a costlier one."""
+        return bool(self.strategies) and self.strategies[self.leader].option >= option
+
+    @property
+    def waits(self) -> bool:
+        """Whether the leader stays through late windows."""
+        return bool(self.strategies) and self.strategies[self.leader].waits
+
+
 class State(NamedTuple):
     """Everything remembered between two decisions; options are indices, ordered by cost."""
 
@@ -50,10 +90,10 @@ class State(NamedTuple):
     """Of the last window"""
     variance: float = 0.02
     """Of the same ratio. It starts at a standard deviation of 14 %, since nothing is known yet of the load."""
-    loads: LoadRecord = LoadRecord()
+    contest: Contest = Contest()
     worths: tuple[float, ...] = ()
-    """What each option is expected to be worth"""
-    judged_at_s: float = -math.inf
+    """What a window of each option is worth"""
+    weighed_at_s: float = -math.inf
     """When that was last worked out"""
     budgets: Budgets = Budgets(math.inf, math.inf, 0.0)
     misses: float = 0.0

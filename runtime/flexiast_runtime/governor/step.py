@@ -2,10 +2,12 @@
 
 Down. The governor downshifts immediately when a window missed the deadline and the predicted 95th percentile of the
 current option misses it, too, or when misses accumulate. While few misses are left in the budget the prediction alone
-is enough. An option whose record shows that it seldom misses is held through a lone miss.
+is enough.
 
-Up. It upshifts when a costlier option would have fitted for a whole dwell, is worth more on average over the loads that
-come, see `outlook`, and the budget of switches allows it. An upshift that must soon be reversed doubles the dwell.
+Up. It upshifts when a costlier option would have fitted for a whole dwell and the budget of switches allows it. An
+upshift that must soon be reversed doubles the dwell.
+
+How far up, and whether a load is waited out instead of left, is what would have scored most here, see `strategies`.
 
 Energy, heat and power-saving modes are limits of their own, see `limits`. An engine that fails is left at once and
 tried again after a cooldown, which doubles each time.
@@ -18,22 +20,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flexiast_runtime.governor.battery_filter import update_estimate
-from flexiast_runtime.governor.budgets import init_budgets, update_budgets
+from flexiast_runtime.governor.budgets import MAX_STEP_S, init_budgets, update_budgets
 from flexiast_runtime.governor.drain import update_drain
 from flexiast_runtime.governor.heat import update_heat
 from flexiast_runtime.governor.limits import limit
-from flexiast_runtime.governor.load_record import MAX_STEP_S, MEMORY_S
-from flexiast_runtime.governor.outlook import expect_worths, hold_worth, is_held, is_waited_out
 from flexiast_runtime.governor.slowdown import MANY_MISSES, predict_p95, update_slowdown
 from flexiast_runtime.governor.state import Cooldown, State
+from flexiast_runtime.governor.strategies import update_contest
 from flexiast_runtime.governor.types import Decision, Observation, Option, Policy
 from flexiast_runtime.governor.worth import describe_gain, weigh_options
 
 MAX_COOLDOWN_S = 3_600.0
 """Of an engine that keeps failing: it is tried at least once an hour."""
-JUDGE_S = 2.0
-"""Between two judgements of what options are worth: what fifteen minutes show does not change in two seconds, and a
-small board should not work it out for every window."""
+WEIGH_S = 2.0
+"""Between two looks at what options are worth here: the noise of a place does not change in two seconds, and a small
+board should not interpolate it for every window."""
+PROOF = 240
+"""Windows that the leader must have been played along before an option without headroom is taken for it: so many show a
+rate of 1 % as two or three."""
 MIN_GAIN = 0.001
 """Of the metric: a tenth of a point is less than any validation set resolves, and no reason to switch."""
 
@@ -65,17 +69,34 @@ def _decide(
     if observation.failed or state.degraded:
         return _fail_over(policy, options, state, observation)
     state = update_slowdown(options, state, observation, cheapest=_is_cheapest(state))
+    state = _update_contest(policy, options, state, observation)
     allowed = limit(policy.goal, options, state, observation)
     if state.index > allowed.option:
         state = state._replace(raised_at_s=None)  # the limit, not the last upshift, is to blame
         most = min(allowed.option, _best_fitting(policy, options, state, observation))  # which may be lower still
-        return _downshift(policy, options, state, observation, most, allowed.reason, allowed.option)
+        return _downshift(policy, state, observation, most, allowed.reason)
     reason = _describe_slowness(policy, options, state, observation)
     state = state._replace(backlog_steps=observation.backlog_steps)
     if reason and state.index > 0:
         most = min(_best_fitting(policy, options, state, observation), state.index - 1)
-        return _downshift(policy, options, state, observation, most, reason, allowed.option)
+        return _downshift(policy, state, observation, most, reason)
     return _maybe_switch(policy, options, state, observation)
+
+
+def _update_contest(policy: Policy, options: Sequence[Option], state: State, observation: Observation) -> State:
+    """Play the strategies along, unless heat slows the machine: the thermal model answers for that."""
+    if not 0 <= observation.time_s - state.weighed_at_s < WEIGH_S:
+        worths = tuple(weigh_options(options, observation.snr_db))
+        state = state._replace(worths=worths, weighed_at_s=observation.time_s)
+    latency_s = observation.latency_s
+    if observation.throttled or latency_s is None or not 0 <= latency_s < math.inf:
+        return state
+    return state._replace(contest=update_contest(policy, options, state, observation))
+
+
+def _is_waiting(state: State) -> bool:
+    """Whether late windows are waited out: the leading strategy does, and misses are left."""
+    return state.contest.waits and state.budgets.misses > 0
 
 
 def _forget_sleep(state: State, observation: Observation) -> State:
@@ -151,12 +172,10 @@ def _describe_slowness(policy: Policy, options: Sequence[Option], state: State, 
     # A backlog that shrinks is being caught up.
     if observation.backlog_steps > 1 and observation.backlog_steps >= state.backlog_steps:
         return f"{observation.backlog_steps:.1f} steps of audio are waiting"
-    if is_waited_out(policy, state, state.index) or _is_stalled_outside(policy, options, state, observation):
+    if _is_waiting(state) or _is_stalled_outside(policy, options, state, observation):
         return None
-    if is_held(policy, state, state.index):
-        if (mean_s := option.latency_s * state.slowdown) > most_s:
-            return f"a mean of {1000 * mean_s:.1f} ms does not fit {deadline}"
-    elif (predicted_s := predict_p95(option, state)) > most_s and (missed or not state.budgets.spares_a_miss(policy)):
+    predicted_s = predict_p95(option, state)
+    if predicted_s > most_s and (missed or not state.budgets.spares_a_miss(policy)):
         return f"predicted p95 of {1000 * predicted_s:.1f} ms does not fit {deadline}"
     if state.misses > MANY_MISSES:
         return f"{deadline} was missed repeatedly"
@@ -171,28 +190,14 @@ def _is_stalled_outside(policy: Policy, options: Sequence[Option], state: State,
 
 
 def _downshift(
-    policy: Policy,
-    options: Sequence[Option],
-    state: State,
-    observation: Observation,
-    most: int,
-    reason: str,
-    allowed: int,
+    policy: Policy, state: State, observation: Observation, most: int, reason: str
 ) -> tuple[State, Decision]:
-    """Switch to the option that is worth most through the loads that come; stay if all cool down.
-
-    Options up to ``most`` fit now; a costlier one that waits out such loads need not.
-    """
+    """Switch to the best of the options up to ``most``, which fit now; stay if all cool down."""
     resting = _list_cooling_down(state)
-    healthy = [
-        index
-        for index in range(state.index)
-        if index not in resting and (index <= most or (index <= allowed and is_waited_out(policy, state, index)))
-    ]
+    healthy = [index for index in range(state.index) if index not in resting and index <= most]
     if not healthy:
         return state, Decision(state.index)
-    worths = weigh_options(options, observation.snr_db)
-    target = max(healthy, key=lambda index: (hold_worth(policy, state, index, worths[index]), index))
+    target = max(healthy, key=lambda index: (state.worths[index], index))
     relapse = state.raised_at_s is not None and observation.time_s - state.raised_at_s < policy.relapse_s
     dwell = policy.dwell_s if _is_settled(policy, state, observation) else state.dwell_s or policy.dwell_s
     state = state._replace(
@@ -208,17 +213,14 @@ def _downshift(
 def _maybe_switch(
     policy: Policy, options: Sequence[Option], state: State, observation: Observation
 ) -> tuple[State, Decision]:
-    """Switch to the option that is worth most, once one has been worth more than the current one for a whole dwell."""
-    if not 0 <= observation.time_s - state.judged_at_s < JUDGE_S:
-        worths = expect_worths(policy, options, state, observation.snr_db)
-        state = state._replace(worths=tuple(worths), judged_at_s=observation.time_s)
-    target, is_detour = _find_better(policy, options, state, observation)
+    """Switch to the best option up to the leader's ceiling, once there has been a better one for a whole dwell."""
+    target, better = _find_better(policy, options, state, observation)
     if target is None:
         return state._replace(fits_since_s=None), Decision(state.index)
     since = observation.time_s if state.fits_since_s is None else state.fits_since_s
     dwell = state.dwell_s or policy.dwell_s
     climbs = target > state.index
-    is_allowed = not climbs or (state.budgets.allows_detour() if is_detour else state.budgets.allows_climb())
+    is_allowed = not climbs or _is_affordable(policy, options, state, observation, better)
     if observation.time_s - since < dwell or not is_allowed:
         return state._replace(fits_since_s=since), Decision(state.index)
     next_dwell_s = None if _is_settled(policy, state, observation) else state.dwell_s
@@ -230,51 +232,57 @@ def _maybe_switch(
 
 def _find_better(
     policy: Policy, options: Sequence[Option], state: State, observation: Observation
-) -> tuple[int | None, bool]:
-    """The allowed option that fits and is worth most, if it is worth more than the current one.
+) -> tuple[int | None, int | None]:
+    """The best option that fits, up to the leader's ceiling, if it is better than the current one or that is above.
 
-    Then whether an even better one does not fit yet: a climb to less than that is a detour.
+    Then one that is even better and does not fit yet, if there is any: a climb to less than that is a detour.
     """
-    worths, resting = state.worths, _list_cooling_down(state)
-    best, best_worth, most_worth = None, worths[state.index] + MIN_GAIN, 0.0
-    if max(worths) <= best_worth:
-        return None, False
-    highest = _sustainable_option(policy, options, state, observation)
-    for index, worth in enumerate(worths):
+    worths, resting, ceiling = state.worths, _list_cooling_down(state), state.contest.find_ceiling(options)
+    best = better = None
+    best_worth = better_worth = -1.0 if state.index > ceiling else worths[state.index] + MIN_GAIN
+    if max(worths[: ceiling + 1]) <= best_worth:
+        return None, None
+    highest = min(ceiling, _sustainable_option(policy, options, state, observation))
+    for index, worth in enumerate(worths[: max(highest, min(state.index, ceiling)) + 1]):
         if index in resting or worth <= best_worth or index == state.index:
             continue
-        if index > state.index:
-            if index > highest:
-                break
-            most_worth = max(most_worth, worth)
-            if not _fits(policy, options, state, observation, index):
-                continue
+        if index > state.index and not _fits(policy, options, state, observation, index):
+            if worth > better_worth:
+                better, better_worth = index, worth
+            continue
         best, best_worth = index, worth
-    return best, best_worth < most_worth
+    return best, better if better_worth > best_worth else None
+
+
+def _is_affordable(
+    policy: Policy, options: Sequence[Option], state: State, observation: Observation, better: int | None
+) -> bool:
+    """Whether the budgets allow a climb; a detour needs twice as much, and a better option that is not about to fit."""
+    if better is None:
+        return state.budgets.allows_climb()
+    about_to_fit = state.latest * options[better].latency_s <= policy.headroom * observation.budget_s
+    return state.budgets.allows_detour() and not about_to_fit
 
 
 def _fits(policy: Policy, options: Sequence[Option], state: State, observation: Observation, index: int) -> bool:
-    """Whether an option fits with headroom, or is one to be held and fits on average."""
+    """Whether an option fits with headroom; or on average, where that is enough for the leader."""
     if predict_p95(options[index], state) <= policy.headroom * observation.budget_s:
         return True
     fits = options[index].latency_s * state.slowdown <= policy.limit * observation.budget_s
-    return fits and state.budgets.spares_a_miss(policy) and is_held(policy, state, index)
+    is_enough = _is_waiting(state) or (state.contest.windows >= PROOF and state.contest.runs(index))
+    return fits and is_enough and state.budgets.spares_a_miss(policy)
 
 
 def _describe_switch(
     policy: Policy, options: Sequence[Option], state: State, observation: Observation, target: int
 ) -> str:
     if target < state.index:
-        return (
-            f"{options[state.index].patch} fits for {state.loads.fit_s(state.index):.0f} s between loads; "
-            f"{options[target].patch} is worth more on average"
-        )
+        return f"{options[target].patch} has been worth more on average"
     predicted, deadline = predict_p95(options[target], state), f"deadline of {1000 * observation.deadline_s:.1f} ms"
     if predicted <= policy.headroom * observation.budget_s:
         dwell = state.dwell_s or policy.dwell_s
         return f"predicted p95 of {1000 * predicted:.1f} ms has fit the {deadline} for {dwell:g} s"
-    share = 1 - state.loads.late_share(target)
-    return f"it has fit the {deadline} in {share:.2%} of the last {MEMORY_S / 60:.0f} minutes"
+    return f"the {deadline} is missed so seldom that {options[target].patch} has been worth more"
 
 
 def _is_settled(policy: Policy, state: State, observation: Observation) -> bool:

@@ -1,7 +1,7 @@
 // Traces, one a line of JSON: {policy, options, observations} → the decisions of the page's governor on each.
 
 import { createInterface } from "node:readline";
-import { frontier } from "../../../cli/flexiast_cli/browser/estimates.js";
+import { frontier } from "../../../cli/flexiast_cli/browser/worth.js";
 import { initState, step } from "../../../cli/flexiast_cli/browser/governor.js";
 
 for await (const line of createInterface({ input: process.stdin })) {

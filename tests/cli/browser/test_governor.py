@@ -20,7 +20,7 @@ from flexiast.spec import PatchSize
 from flexiast_runtime.governor.presets import POLICIES
 from flexiast_runtime.governor.step import init_state, step
 from flexiast_runtime.governor.trace import read_trace
-from flexiast_runtime.governor.types import Observation, Option, Policy
+from flexiast_runtime.governor.types import Goal, Observation, Option, Policy
 from flexiast_runtime.governor.worth import frontier
 from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.simulation.scenarios import scenarios
@@ -42,16 +42,17 @@ OPTIONS = tuple(
     )
 )
 STEP_S = 0.5
-TICKS, RANDOM_TICKS = 3_600, 400
+TICKS, RANDOM_TICKS = 3_600, 1_000
 WORLDS = {
     "bursts": "balanced",
     "flurry": "balanced",
     "near": "balanced",
+    "spikes": "greedy",
     "stalls": "steady",
     "battery in percent": "balanced",
     "broken sensor": "balanced",
 }
-"""Worlds of the simulator and two more, see `simulate`, each with the preset under which most rules are needed"""
+"""Worlds of the simulator and three more, see `simulate`, each with the preset under which most rules are needed"""
 
 
 class Trace(NamedTuple):
@@ -93,13 +94,16 @@ def read_recorded(path: Path) -> Trace:
 
 
 def simulate(name: str, policy: Policy) -> Trace:
-    """Half an hour in a world of the simulator, or in one of two more."""
+    """Half an hour in a world of the simulator, or in one of three more."""
     found = scenarios(OPTIONS, TICKS * STEP_S / 3_600, seed=3)
     # The costliest option just fits, on average, after a minute of load.
     load = found["quiet"].slowdown * np.where(
         np.arange(TICKS) * STEP_S < 60, 4.0, 0.86 * STEP_S / OPTIONS[-1].latency_s
     )
     found["near"] = replace(found["quiet"], slowdown=load)
+    # Lone slow windows, at first so seldom that it pays to wait, then most of the time.
+    spikes = np.where(np.arange(TICKS) < TICKS / 2, np.arange(TICKS) % 60 == 0, np.arange(TICKS) % 4 > 0)
+    found["spikes"] = replace(found["quiet"], slowdown=np.where(spikes, 2.0, 1.0))
     # Every ten seconds what is not the engine's takes so long that only the cheapest option would have been in time.
     found["stalls"] = replace(found["quiet"], slowdown=np.ones(TICKS))
     sensors = SimulatedSensors(Run(World(replace(found[name], goal_s=None), OPTIONS)))
@@ -124,19 +128,21 @@ def invent(seed: int) -> Trace:
     ]
     slowdown, charge, discharging, deadline_s = 1.0, float(rng.uniform(0.2, 1)), True, float(costs[-1] * 2)
     time_s = 0.0
+    option: int | None = None
 
     def look(index: int) -> Observation:
-        nonlocal slowdown, charge, discharging, deadline_s, time_s
+        nonlocal slowdown, charge, discharging, deadline_s, time_s, option
         time_s += float(rng.choice([0.25, 0.5, 3.0, 30.0], p=[0.6, 0.34, 0.05, 0.01]))
         if rng.random() < 0.01:
-            slowdown = float(rng.choice([1.0, 1.0, 2.0, 5.0, 20.0]))
+            slowdown = float(rng.choice([1.0, 1.0, 1.5, 3.0, 10.0]))
         if rng.random() < 0.005:
-            deadline_s = float(rng.uniform(costs[0] / 2, costs[-1] * 4))
+            deadline_s = float(rng.uniform(costs[0], costs[-1] * 4))
         if rng.random() < 0.01:
             discharging = not discharging
-        charge = min(max(charge - (0.002 if discharging else -0.004), 0.0), 1.0)
+        charge = min(max(charge - (0.0005 if discharging else -0.001), 0.0), 1.0)
         reading = charge if rng.random() > 0.02 else float(rng.choice([0.0, 1.0, 0.5]))
-        option = int(rng.integers(len(costs))) if rng.random() < 0.02 else None
+        if rng.random() < 0.3:  # another option than the governor's, for some windows
+            option = int(rng.integers(len(costs))) if rng.random() < 0.1 else None
         pause = 8.0 if rng.random() < 0.01 else 1.0
         latency_s = float(costs[index if option is None else option] * slowdown * rng.lognormal(0, 0.1)) * pause
         return Observation(
@@ -144,7 +150,7 @@ def invent(seed: int) -> Trace:
             deadline_s,
             latency_s=latency_s if rng.random() > 0.05 else None,
             overhead_s=float(rng.uniform(0, 5e-4)) + (deadline_s if rng.random() < 0.01 else 0.0),
-            backlog_steps=float(rng.choice([0.0, 0.5, 1.5, 3.0], p=[0.95, 0.03, 0.01, 0.01])),
+            backlog_steps=float(rng.choice([0.0, 0.5, 1.5, 3.0], p=[0.97, 0.02, 0.005, 0.005])),
             battery=Battery(round(reading, 2), discharging) if rng.random() > 0.1 else None,
             option=option,
         )
@@ -187,16 +193,15 @@ def test_decisions_in_simulated_and_random_worlds_are_those_of_the_runtime(node:
     traces = [simulate(name, POLICIES[policy]) for name, policy in WORLDS.items()]
     rules = (
         "does not fit",
-        "a mean of",
         "has fit the deadline of 500.0 ms for",
-        "has fit the deadline of 500.0 ms in",
-        "is worth more on average",
+        "has been worth more on average",
+        "is missed so seldom that",
         "missed repeatedly",
         "are waiting",
         "and discharging",
         "the sensor reads",
     )
-    assert_same(node, [*traces, *map(invent, range(12))], rules)
+    assert_same(node, [*traces, *map(invent, range(20))], rules)
 
 
 @pytest.mark.parametrize("missing", [(), (0,), (1, 2), (4,), (0, 1, 2, 3, 4)])
@@ -210,6 +215,15 @@ def test_the_options_worth_their_cost_are_those_of_python(node: str, missing: tu
         node, [drive(Policy(), options[::-1], Observation(0.0, 1.0), lambda index: Observation(0.0, 1.0), 0)]
     )
     assert found["frontier"] == [str(option.patch) for option in frontier(options)]
+
+
+def test_the_policy_of_the_page_is_balanced(node: str) -> None:
+    presets = GOVERNOR.with_name("presets.js").as_uri()
+    script = f"import {{ BALANCED }} from '{presets}'; console.log(JSON.stringify(BALANCED))"
+    done = subprocess.run([node, "--input-type=module", "--eval", script], check=True, capture_output=True)
+    policy = json.loads(done.stdout)
+    goal = policy.pop("goal")
+    assert replace(Policy(**policy), goal=Goal(**goal)) == POLICIES["balanced"]
 
 
 def test_the_rules_of_the_page_stay_small() -> None:
