@@ -23,8 +23,9 @@ from flexiast.spec import FrontendSpec
 from flexiast_cli.options.validators import parse_address
 from flexiast_cli.spectrogram import shades
 from flexiast_cli.web import feed
+from flexiast_cli.web.application import PAGE
 from flexiast_cli.web.feed import Browser, Message
-from flexiast_cli.web.server import PAGE, TOKEN_VARIABLE, WebPage
+from flexiast_cli.web.server import TOKEN_VARIABLE, WebPage
 from flexiast_runtime.audio.signal import Signal
 from flexiast_runtime.detection.records import SourceNotice, Status, Summary
 from tests.cli.terminal.test_screen import event, status
