@@ -22,6 +22,8 @@ EVENT_KEYS = {
     "started_at",
     "source",
     "channel",
+    "threshold",
+    "bundle_sha256",
     "label",
     "start_s",
     "end_s",

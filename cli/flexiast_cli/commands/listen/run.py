@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from flexiast.errors import ExitCode
 from flexiast_cli.commands.listen.options import OutputOptions, SourceOptions
 from flexiast_cli.commands.listen.output import announce, choose_printer, print_records, report_ineffective_cascade
-from flexiast_cli.commands.listen.sinks import clip_folders, histories_for, open_sinks, tee_to_history, tee_to_sinks
+from flexiast_cli.commands.listen.sinks import (
+    clip_folders,
+    find_database,
+    histories_for,
+    open_sinks,
+    tee_to_history,
+    tee_to_sinks,
+)
 from flexiast_cli.commands.listen.stations import (
     Station,
     check_sources,
@@ -77,7 +84,11 @@ def run(
     streams = [one.source for one in opened]
     histories = histories_for(sinks, streams, frontend.sample_rate_hz, live=sources.live)
     title = f"{name} · {', '.join(source.name for source in streams)}"
-    page = None if open_page is None else open_page(title, frontend, clips=next(iter(clip_folders(sinks)), None))
+    page = (
+        None
+        if open_page is None
+        else open_page(title, frontend, clips=next(iter(clip_folders(sinks)), None), database=find_database(sinks))
+    )
     session = _Session(
         name, sources, output, candidates, controller, stations, sinks, histories, machine, place, manager, page
     )

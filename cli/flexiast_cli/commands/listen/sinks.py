@@ -18,6 +18,7 @@ from flexiast_runtime.sinks.clips import Clips
 from flexiast_runtime.sinks.cooldown import Cooldown
 from flexiast_runtime.sinks.outbox import Outbox, open_outboxes
 from flexiast_runtime.sinks.sink import Counts, RunContext, Sink
+from flexiast_runtime.sinks.sqlite import SqliteHistory
 
 HISTORY_S = 120.0
 """Seconds of audio held for clips; the clip of a longer sound lacks its beginning."""
@@ -59,6 +60,11 @@ def clip_folders(sinks: Sequence[Sink]) -> tuple[Path, ...]:
     return tuple(clips.folder for clips in _clip_sinks(sinks))
 
 
+def find_database(sinks: Sequence[Sink]) -> Path | None:
+    """The file of the first sink that stores events in a database."""
+    return next((sink.path for sink in map(_unwrap, sinks) if isinstance(sink, SqliteHistory)), None)
+
+
 def histories_for(sinks: Sequence[Sink], sources: Sequence[Source], rate_hz: int, *, live: bool) -> dict[str, Audio]:
     """Each source's audio by its name, where a sink cuts clips: held in memory if live, else re-read from the file."""
     if not _clip_sinks(sinks):
@@ -72,8 +78,11 @@ def histories_for(sinks: Sequence[Sink], sources: Sequence[Source], rate_hz: int
 
 
 def _clip_sinks(sinks: Sequence[Sink]) -> list[Clips]:
-    inner = [sink.sink if isinstance(sink, Cooldown) else sink for sink in sinks]
-    return [sink for sink in inner if isinstance(sink, Clips)]
+    return [sink for sink in map(_unwrap, sinks) if isinstance(sink, Clips)]
+
+
+def _unwrap(sink: Sink) -> Sink:
+    return sink.sink if isinstance(sink, Cooldown) else sink
 
 
 def tee_to_history(
