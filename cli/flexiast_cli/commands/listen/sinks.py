@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from flexiast.errors import ExitCode
 from flexiast_cli.terminal.console import say
 from flexiast_runtime.audio.source import Chunk, PcmSource, Source
 from flexiast_runtime.detection.records import Record
+from flexiast_runtime.history.verdicts import find_reviewed
 from flexiast_runtime.sinks.audio_history import Audio, AudioHistory, RecordingAudio
 from flexiast_runtime.sinks.clips import Clips
 from flexiast_runtime.sinks.cooldown import Cooldown
@@ -63,6 +65,15 @@ def clip_folders(sinks: Sequence[Sink]) -> tuple[Path, ...]:
 def find_database(sinks: Sequence[Sink]) -> Path | None:
     """The file of the first sink that stores events in a database."""
     return next((sink.path for sink in map(_unwrap, sinks) if isinstance(sink, SqliteHistory)), None)
+
+
+def reviewed_finder(sinks: Sequence[Sink]) -> Callable[[Sequence[str]], AbstractSet[str]] | None:
+    """What finds events with a verdict in the run's database; None where no sink stores events."""
+    database = find_database(sinks)
+    if database is None:
+        return None
+    # A database that another sink has yet to create holds no verdict.
+    return lambda event_ids: find_reviewed(database, event_ids) if database.is_file() else frozenset()
 
 
 def histories_for(sinks: Sequence[Sink], sources: Sequence[Source], rate_hz: int, *, live: bool) -> dict[str, Audio]:
