@@ -16,8 +16,8 @@ from flexiast_cli.commands.listen.sinks import (
     clip_folders,
     find_database,
     histories_for,
+    make_review_finder,
     open_sinks,
-    reviewed_finder,
     tee_to_history,
     tee_to_sinks,
 )
@@ -139,7 +139,7 @@ class _Session:
             patch_sizes=tuple(map(str, engines.patches)),
             models={bundle.sha256: Model(self.name, engines.spec.labels)},
             clip_folders=clip_folders(self.sinks),
-            find_reviewed=reviewed_finder(self.sinks),
+            find_reviewed=make_review_finder(self.sinks),
         )
         with (
             closing(engines),

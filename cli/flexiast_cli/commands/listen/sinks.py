@@ -67,7 +67,7 @@ def find_database(sinks: Sequence[Sink]) -> Path | None:
     return next((sink.path for sink in map(_unwrap, sinks) if isinstance(sink, SqliteHistory)), None)
 
 
-def reviewed_finder(sinks: Sequence[Sink]) -> Callable[[Sequence[str]], AbstractSet[str]] | None:
+def make_review_finder(sinks: Sequence[Sink]) -> Callable[[Sequence[str]], AbstractSet[str]] | None:
     """What finds events with a verdict in the run's database; None where no sink stores events."""
     database = find_database(sinks)
     if database is None:
