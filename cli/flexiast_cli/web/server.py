@@ -34,12 +34,14 @@ from flexiast_cli.spectrogram import MAGMA
 from flexiast_cli.web.feed import Feed, Message
 from flexiast_cli.web.guard import Guard, PublicUrl
 from flexiast_cli.web.hosts import is_loopback
+from flexiast_cli.web.review import ReviewDesk
 from flexiast_runtime.detection.records import Record
 from flexiast_runtime.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from flexiast.spec import FrontendSpec
 
+PAGE = Path(__file__).with_name("page")
 TOKEN_VARIABLE = "FLEXIAST_WEB_TOKEN"
 CLIPS_EVERY_S = 1.0
 """Seconds between two polls for clips that did not exist yet."""
@@ -67,9 +69,11 @@ class WebPage:
         frontend: FrontendSpec,
         clips: Path | None = None,
         public: Sequence[PublicUrl] = (),
+        database: Path | None = None,
     ) -> None:
         """``clips`` is a folder where sounds are, or will be, named by their event's id.
 
+        With it and the ``database`` of these events, the view *Review* stores what was said of each.
         ``public`` are the addresses at which proxies show the page; a token is needed then.
         """
         for module in ("starlette", "uvicorn", "websockets"):
@@ -80,6 +84,7 @@ class WebPage:
         self._token = os.environ.get(TOKEN_VARIABLE) or (None if private else secrets.token_urlsafe(18))
         self._hello = _hello(title, frontend)
         self._clips, self._feed = clips, Feed()
+        self._desk = None if clips is None or database is None else ReviewDesk(database, clips, frontend)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = threading.Event()
 
@@ -102,7 +107,7 @@ class WebPage:
 
         from flexiast_cli.web.application import build_application
 
-        application = build_application(self._hello, self._feed, self._clip_path, self._lifespan)
+        application = build_application(PAGE, self._hello, self._feed, self._find_clip, self._lifespan, self._desk)
         config = uvicorn.Config(
             Guard(application, self._host, self._port, self._token, self._public),
             log_config=None,
@@ -137,10 +142,11 @@ class WebPage:
                 self.publish(record)
                 yield record
 
-    def _clip_path(self, event_id: str) -> Path | None:
+    def _find_clip(self, event_id: str) -> Path | None:
         if self._clips is None or not re.fullmatch(r"[0-9a-f]{16}", event_id):
             return None
-        return next(self._clips.glob(f"*_{event_id}.flac"), None)
+        found = next(self._clips.glob(f"*_{event_id}.flac"), None)
+        return None if found is None or found.is_symlink() else found  # a link may lead anywhere
 
     @asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
@@ -153,7 +159,7 @@ class WebPage:
     async def _poll_clips(self) -> None:
         while self._clips is not None:
             for message in self._feed.list_missing_clips():
-                if self._clip_path(message.document["id"]) is not None:
+                if self._find_clip(message.document["id"]) is not None:
                     self._feed.add_clip(message, f"clips/{message.document['id']}")
             await asyncio.sleep(CLIPS_EVERY_S)
 

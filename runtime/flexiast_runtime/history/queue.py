@@ -9,11 +9,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from flexiast_runtime.detection.records import upgrade_event
 from flexiast_runtime.detection.rules import THRESHOLD
 from flexiast_runtime.history.database import open_for_reading
 from flexiast_runtime.history.events import Query
-from flexiast_runtime.history.verdicts import ReviewedEvent, parse_judgement
+from flexiast_runtime.history.verdicts import ReviewedEvent, build_reviewed_event
 
 
 class Order(str, Enum):
@@ -119,9 +118,3 @@ def read_neighbours(path: Path, event: dict[str, Any], span_s: float = 30.0) -> 
     with open_for_reading(path) as connection:
         rows = connection.execute(sql, {"id": event["id"], "span": span_s}).fetchall()
     return [build_reviewed_event(row, path) for row in rows]
-
-
-def build_reviewed_event(row: tuple[Any, ...], path: Path) -> ReviewedEvent:
-    document, model, *judgement = row
-    event = upgrade_event(json.loads(document))
-    return ReviewedEvent(event, None if judgement[0] is None else parse_judgement(judgement, path), model)

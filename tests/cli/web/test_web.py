@@ -23,9 +23,8 @@ from flexiast.spec import FrontendSpec
 from flexiast_cli.options.validators import parse_address
 from flexiast_cli.spectrogram import shades
 from flexiast_cli.web import feed
-from flexiast_cli.web.application import PAGE
 from flexiast_cli.web.feed import Browser, Message
-from flexiast_cli.web.server import TOKEN_VARIABLE, WebPage
+from flexiast_cli.web.server import PAGE, TOKEN_VARIABLE, WebPage
 from flexiast_runtime.audio.signal import Signal
 from flexiast_runtime.detection.records import SourceNotice, Status, Summary
 from tests.cli.terminal.test_screen import event, status
@@ -150,10 +149,11 @@ def test_the_page_is_whole_and_asks_nobody_else(serve: Any) -> None:
             assert response.getheader("X-Content-Type-Options") == "nosniff"
             assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
             assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", text)
-        html = (PAGE / "index.html").read_text()
-        assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", html)
-        for name in re.findall(r'(?:src|href)="([^"]+)"', html):
-            assert (PAGE / name).is_file()
+        for name in ("index.html", "review.html"):
+            html = (PAGE / name).read_text()
+            assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", html)
+            for part in re.findall(r'(?:src|href)="([^"]+)"', html):
+                assert part == "." or (PAGE / part).is_file()
 
 
 @pytest.mark.parametrize(

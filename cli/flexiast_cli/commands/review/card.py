@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 from rich.console import Group, RenderableType
+from rich.constrain import Constrain
 from rich.text import Text
 
 from flexiast.errors import DataError
@@ -17,7 +18,7 @@ from flexiast.frontend import Frontend
 from flexiast.spec import FrontendSpec
 from flexiast.text import printable
 from flexiast_cli.commands.history.run import describe_time
-from flexiast_cli.spectrogram import Spectrogram
+from flexiast_cli.spectrogram import COLUMN_FRAMES, Spectrogram
 from flexiast_runtime.history.clips import read_span
 from flexiast_runtime.history.verdicts import ReviewedEvent
 
@@ -93,9 +94,11 @@ def _draw_clip(clip: Path) -> RenderableType:
     if seconds < SHORTEST_S:
         return Text("the clip is too short for a picture", "dim")
     picture = Spectrogram()
-    picture.push(compute_log_mel(samples, rate_hz))
+    features = compute_log_mel(samples, rate_hz)
+    picture.push(features)
+    drawn = Constrain(picture.with_height(LINES), max(1, len(features) // COLUMN_FRAMES))  # from the left on
     where = f"the event is {span.start_s:.1f} to {span.end_s:.1f} s of {seconds:.1f} s"
-    return Group(picture.with_height(LINES), Text(where, "dim"))
+    return Group(drawn, Text(where, "dim"))
 
 
 def _describe_near(event: dict[str, Any], other: ReviewedEvent) -> str:
