@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from flexiast_cli.commands.history import run as history_command
 from flexiast_cli.commands.history.command import Format, QueryOptions
 from flexiast_cli.commands.review import card, export, start
 from flexiast_runtime.history.verdicts import Verdict, give_verdict, read_verdicts
+from flexiast_runtime.sinks.parse import parse_sink
 from tests.runtime.history.conftest import BUNDLE, NEWER, fill_history
 from tests.runtime.sinks.conftest import BEGAN_AT_S, event
 
@@ -216,6 +218,28 @@ def test_an_export_that_cannot_be_leaves_nothing(database: Path, tmp_path: Path)
         export.run(database, output, QueryOptions(), None, force=False)
     export.run(database, output, QueryOptions(), None, force=True)
     assert sorted(path.name for path in output.parent.iterdir()) == ["corrections", "corrections.csv"]
+
+
+def test_an_export_anew_leaves_no_audio_of_the_one_before_and_touches_no_other_file(
+    database: Path, tmp_path: Path
+) -> None:
+    output, audio = tmp_path / "corrections.csv", tmp_path / "corrections"
+    judge(database, (Verdict.RIGHT, None), (Verdict.WRONG, None))
+    export.run(database, output, QueryOptions(), None, force=False)
+    (audio / "my own.flac").write_bytes(b"precious")
+    assert len(list(audio.iterdir())) == 3
+    export.run(database, output, QueryOptions(labels=["dog"], limit=1), None, force=True)
+    named = {Path(row["path"]).name for row in csv.DictReader(io.StringIO(output.read_text()))}
+    assert len(named) == 1
+    assert {path.name for path in audio.iterdir()} == named | {"my own.flac"}
+
+
+def test_the_advice_on_clips_that_are_gone_can_be_followed(database: Path, tmp_path: Path) -> None:
+    judge(database, (Verdict.RIGHT, None))
+    with pytest.raises(DataError) as refused:
+        export.run(database, tmp_path / "corrections.csv", QueryOptions(), [tmp_path / "elsewhere"], force=False)
+    (sink,) = re.findall("--to '(.*)'", str(refused.value))
+    assert parse_sink(sink).name == "clips:FOLDER"
 
 
 def test_precision_is_printed_in_every_form(database: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import csv
 import io
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 
 from flexiast.errors import DataError, UsageError
@@ -15,6 +15,7 @@ from flexiast.text import preview
 from flexiast_cli.commands.history.command import QueryOptions
 from flexiast_cli.commands.history.query import build_query
 from flexiast_cli.terminal.console import count_noun, log
+from flexiast_runtime.history.clips import NAME
 from flexiast_runtime.history.corrections import Correction, Corrections, read_corrections
 from flexiast_runtime.history.database import default_database
 from flexiast_runtime.history.verdicts import KnownBundle, read_bundles
@@ -39,6 +40,7 @@ def run(
         raise DataError(_explain_nothing(database, corrections))
     _copy_audio(corrections.found, audio)
     write_atomically(output, _render(corrections.found, audio).encode())
+    _remove_stale(audio, {one.path.name for one in corrections.found})
     _report(corrections, output, read_bundles(database))
 
 
@@ -46,7 +48,7 @@ def _explain_nothing(database: Path, corrections: Corrections) -> str:
     if corrections.missing:
         return (
             f"the clips of all {count_noun(len(corrections.missing), 'reviewed event')} in {database} are gone; name "
-            "their folder with --clips, and keep them longer with --to 'clips:FOLDER#keep-reviewed=365d'"
+            "their folder with --clips, and keep them longer with --to 'clips:FOLDER#keep=30d&keep-reviewed=365d'"
         )
     return f"no event that is meant has a verdict in {database}; give some with `flexiast review`"
 
@@ -64,6 +66,13 @@ def _copy_audio(found: Iterable[Correction], folder: Path) -> None:
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _remove_stale(folder: Path, current: Set[str]) -> None:
+    """Remove the audio of an earlier export, which no line names any more. Files with other names stay."""
+    for path in folder.iterdir():
+        if path.name not in current and NAME.fullmatch(path.name):
+            path.unlink()
 
 
 def _render(found: Iterable[Correction], audio: Path) -> str:
