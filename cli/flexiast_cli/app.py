@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from flexiast import __version__
 from flexiast.errors import ExitCode, FlexiastError
@@ -32,6 +33,7 @@ from flexiast_cli.commands.listen.command import listen
 from flexiast_cli.commands.mine.command import mine
 from flexiast_cli.commands.profile.command import profile
 from flexiast_cli.commands.record.command import record
+from flexiast_cli.commands.review import command as review
 from flexiast_cli.commands.service import command as service
 from flexiast_cli.commands.simulate.command import simulate
 from flexiast_cli.commands.swap.command import swap
@@ -110,14 +112,27 @@ def _register(group: typer.Typer, *registered: Callable[..., None], under: Words
         group.command(name, cls=PlainCommand, epilog=epilog((*under, name)))(wrapped)
 
 
-def _group(name: str, help_text: str, *registered: Callable[..., None], settable: bool = True) -> None:
-    group = typer.Typer(help=help_text, no_args_is_help=True)
+def _group(
+    name: str,
+    help_text: str,
+    *registered: Callable[..., None],
+    settable: bool = True,
+    cls: type[TyperGroup] = TyperGroup,
+) -> None:
+    group = typer.Typer(help=help_text, no_args_is_help=cls is TyperGroup, cls=cls)
     _register(group, *registered, under=(name,), settable=settable)
     app.add_typer(group, name=name)
 
 
 _register(app, listen, swap, history, classify, record, devices, doctor, profile, simulate)
 _register(app, train, import_, evaluate, embed, export, calibrate, mine, inspect, verify, demo)
+_group(
+    "review",
+    "Listen to events and say what each was; write that for training.",
+    review.start,
+    review.export,
+    cls=review.ReviewGroup,
+)
 _group("data", "Prepare data sets: a CSV of a published one, shards of a large one.", manifest, shard)
 _group(
     "engines",

@@ -18,7 +18,10 @@ EXAMPLES: dict[Words, tuple[str, ...]] = {
     ("history",): (
         "flexiast history --since 24h",
         "flexiast history --label dog --since 2026-11-01 --format csv",
+        "flexiast history --verdicts",
     ),
+    ("review", "start"): ("flexiast review", "flexiast review garden.db --label dog --order newest"),
+    ("review", "export"): ("flexiast review export -o corrections.csv",),
     ("record",): ("flexiast record -o place --hours 2", "flexiast record -o place --device USB --disk-limit 1GB"),
     ("devices",): ("flexiast devices", "flexiast devices --device USB --json"),
     ("calibrate",): (

@@ -32,6 +32,7 @@ def understood(line: str) -> Any:
     arguments = arguments[arguments.index("flexiast") + 1 :]
     command, context = ROOT, ROOT.make_context("flexiast", list(arguments))
     while hasattr(command, "commands"):
+        arguments = command.name_command(arguments) if hasattr(command, "name_command") else arguments
         name = arguments.pop(0)
         command = command.commands[name]
         context = command.make_context(name, list(arguments), parent=context)

@@ -25,7 +25,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from flexiast.errors import FlexiastError, UsageError
@@ -34,14 +34,11 @@ from flexiast_cli.spectrogram import MAGMA
 from flexiast_cli.web.feed import Feed, Message
 from flexiast_cli.web.guard import Guard, PublicUrl
 from flexiast_cli.web.hosts import is_loopback
+from flexiast_cli.web.review import ReviewDesk
 from flexiast_runtime.detection.records import Record
 from flexiast_runtime.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-    from starlette.websockets import WebSocket
-
     from flexiast.spec import FrontendSpec
 
 PAGE = Path(__file__).with_name("page")
@@ -72,9 +69,11 @@ class WebPage:
         frontend: FrontendSpec,
         clips: Path | None = None,
         public: Sequence[PublicUrl] = (),
+        database: Path | None = None,
     ) -> None:
         """``clips`` is a folder where sounds are, or will be, named by their event's id.
 
+        With it and the ``database`` of these events, the view *Review* stores what was said of each.
         ``public`` are the addresses at which proxies show the page; a token is needed then.
         """
         for module in ("starlette", "uvicorn", "websockets"):
@@ -85,6 +84,7 @@ class WebPage:
         self._token = os.environ.get(TOKEN_VARIABLE) or (None if private else secrets.token_urlsafe(18))
         self._hello = _hello(title, frontend)
         self._clips, self._feed = clips, Feed()
+        self._desk = None if clips is None or database is None else ReviewDesk(database, clips, frontend)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = threading.Event()
 
@@ -105,8 +105,11 @@ class WebPage:
     def __enter__(self) -> WebPage:
         import uvicorn
 
+        from flexiast_cli.web.application import build_application
+
+        application = build_application(PAGE, self._hello, self._feed, self._find_clip, self._lifespan, self._desk)
         config = uvicorn.Config(
-            Guard(self._application(), self._host, self._port, self._token, self._public),
+            Guard(application, self._host, self._port, self._token, self._public),
             log_config=None,
             log_level="error",
             access_log=False,
@@ -139,18 +142,11 @@ class WebPage:
                 self.publish(record)
                 yield record
 
-    def _application(self) -> Any:
-        from starlette.applications import Starlette
-        from starlette.routing import Mount, Route, WebSocketRoute
-        from starlette.staticfiles import StaticFiles
-
-        routes = [
-            WebSocketRoute("/records", self._records),
-            Route("/records", _answer_without_websocket, methods=["GET", "POST"]),
-            Route("/clips/{id}", self._clip),
-            Mount("/", StaticFiles(directory=PAGE, html=True)),
-        ]
-        return Starlette(routes=routes, lifespan=self._lifespan)
+    def _find_clip(self, event_id: str) -> Path | None:
+        if self._clips is None or not re.fullmatch(r"[0-9a-f]{16}", event_id):
+            return None
+        found = next(self._clips.glob(f"*_{event_id}.flac"), None)
+        return None if found is None or found.is_symlink() else found  # a link may lead anywhere
 
     @asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
@@ -160,61 +156,12 @@ class WebPage:
         yield
         polling.cancel()
 
-    async def _records(self, socket: WebSocket) -> None:
-        import anyio
-
-        await socket.accept()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._send_records, socket)
-            while (await socket.receive())["type"] != "websocket.disconnect":
-                pass
-            tasks.cancel_scope.cancel()
-
-    async def _send_records(self, socket: WebSocket) -> None:
-        from starlette.websockets import WebSocketDisconnect
-
-        browser, past = self._feed.join()
-        try:
-            for message in (self._hello, *past):
-                await _send(socket, message)
-            while (new := await browser.get()) is not None:
-                await _send(socket, new)
-            await socket.close(1000)
-        except WebSocketDisconnect:
-            pass  # the browser left in the middle of a message; _records sees it too and returns
-        finally:
-            self._feed.leave(browser)
-
-    async def _clip(self, request: Request) -> Response:
-        responses = require("starlette.responses", "service")
-        path = self._clip_path(request.path_params["id"])
-        missing: Response = responses.PlainTextResponse("there is no such clip\n", 404)
-        return missing if path is None else responses.FileResponse(path)
-
-    def _clip_path(self, event_id: str) -> Path | None:
-        if self._clips is None or not re.fullmatch(r"[0-9a-f]{16}", event_id):
-            return None
-        return next(self._clips.glob(f"*_{event_id}.flac"), None)
-
     async def _poll_clips(self) -> None:
         while self._clips is not None:
             for message in self._feed.list_missing_clips():
-                if self._clip_path(message.document["id"]) is not None:
+                if self._find_clip(message.document["id"]) is not None:
                     self._feed.add_clip(message, f"clips/{message.document['id']}")
             await asyncio.sleep(CLIPS_EVERY_S)
-
-
-async def _answer_without_websocket(_: Request) -> Response:
-    responses = require("starlette.responses", "service")
-    text = "no WebSocket gets through: a proxy in between must pass on the headers Upgrade and Connection\n"
-    answer: Response = responses.PlainTextResponse(text, 426, {"upgrade": "websocket"})
-    return answer
-
-
-async def _send(socket: WebSocket, message: Message) -> None:
-    await socket.send_text(message.text)
-    if message.picture:
-        await socket.send_bytes(message.picture)
 
 
 def _hello(title: str, frontend: FrontendSpec) -> Message:

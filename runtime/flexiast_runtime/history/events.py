@@ -33,6 +33,13 @@ class Query:
         order = "ORDER BY started_at_s DESC, rowid DESC LIMIT ?"
         return f"SELECT * FROM (SELECT {columns} FROM events WHERE {where} {order})", [*values, self.limit]
 
+    def select_named(self, columns: str) -> tuple[str, dict[str, Any]]:
+        """The same for a statement whose other values have names."""
+        sql, values = self.select(columns)
+        parts = sql.split("?")
+        named = "".join(f"{part}:chosen_{number}" for number, part in enumerate(parts[:-1])) + parts[-1]
+        return named, {f"chosen_{number}": value for number, value in enumerate(values)}
+
     def _where(self) -> tuple[str, list[Any]]:
         parts: list[tuple[str, Sequence[Any]]] = []
         for column, names in (("label", self.labels), ("source", self.sources)):

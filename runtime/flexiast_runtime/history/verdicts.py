@@ -115,7 +115,7 @@ def read_verdicts(path: Path) -> dict[str, Judgement]:
     """By the id of their event; raises DataError."""
     with open_for_reading(path) as connection:
         rows = connection.execute("SELECT event_id, verdict, label, decided_at_s, reviewer FROM verdicts").fetchall()
-    return {event_id: _judgement(values, path) for event_id, *values in rows}
+    return {event_id: parse_judgement(values, path) for event_id, *values in rows}
 
 
 def read_reviewed(path: Path, query: Query = Query()) -> Iterator[ReviewedEvent]:
@@ -127,8 +127,29 @@ def read_reviewed(path: Path, query: Query = Query()) -> Iterator[ReviewedEvent]
         " ORDER BY chosen.started_at_s, chosen.place"
     )
     with open_for_reading(path) as connection:
-        for document, model, *judgement in connection.execute(joined, values):
-            yield ReviewedEvent(upgrade_event(json.loads(document)), _judgement(judgement, path), model)
+        for row in connection.execute(joined, values):
+            yield build_reviewed_event(row, path)
+
+
+def find_event(path: Path, event_id: str) -> ReviewedEvent:
+    """One event with what was said of it; raises DataError for one that is not in the database."""
+    sql = (
+        "SELECT document, model, verdict, verdicts.label, decided_at_s, reviewer FROM events"
+        " LEFT JOIN verdicts ON verdicts.event_id = events.id"
+        " LEFT JOIN bundles ON bundles.sha256 = events.bundle_sha256 WHERE events.id = ?"
+    )
+    with open_for_reading(path) as connection:
+        row = connection.execute(sql, (event_id,)).fetchone()
+    if row is None:
+        raise DataError(f"{path} holds no event {event_id}; was it removed, or is it of another database?")
+    return build_reviewed_event(row, path)
+
+
+def build_reviewed_event(row: Sequence[Any], path: Path) -> ReviewedEvent:
+    """From the columns document, model, verdict, label, decided_at_s, reviewer."""
+    document, model, *judgement = row
+    event = upgrade_event(json.loads(document))
+    return ReviewedEvent(event, None if judgement[0] is None else parse_judgement(judgement, path), model)
 
 
 def find_reviewed(path: Path, event_ids: Sequence[str]) -> set[str]:
@@ -181,10 +202,11 @@ def _check_unchanged(stored: Judgement | None, seen: Judgement | None) -> None:
 def _read_one(connection: sqlite3.Connection, event_id: str) -> Judgement | None:
     sql = "SELECT verdict, label, decided_at_s, reviewer FROM verdicts WHERE event_id = ?"
     row = connection.execute(sql, (event_id,)).fetchone()
-    return None if row is None else _judgement(row, None)
+    return None if row is None else parse_judgement(row, None)
 
 
-def _judgement(values: Sequence[Any], path: Path | None) -> Judgement:
+def parse_judgement(values: Sequence[Any], path: Path | None) -> Judgement:
+    """From the columns verdict, label, decided_at_s, reviewer; raises DataError for a verdict that is not known."""
     verdict, label, decided_at_s, reviewer = values
     try:
         return Judgement(Verdict(verdict), label, decided_at_s, reviewer)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flexiast.errors import DataError, SinkDownError, SinkError, SinkUnavailableError
+from flexiast.errors import DataError, SinkDownError, SinkError, SinkUnavailableError, UsageError
 from flexiast.files import write_atomically
 from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.detection.records import Event, Record
@@ -43,12 +43,19 @@ class Clips:
 
     def open(self, context: RunContext) -> None:
         self._histories = context.histories
+        if self._retention.reviewed_age_s is not None and context.find_reviewed is None:
+            raise UsageError(f"--to {self.name}: keep-reviewed needs --to sqlite: verdicts are stored there")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in list_half_written(self.folder):
                 path.unlink(missing_ok=True)
             self._keeper = Keeper(
-                self.folder, self._retention, wall=self._wall, log=context.log, synchronised=self._synchronised
+                self.folder,
+                self._retention,
+                wall=self._wall,
+                log=context.log,
+                synchronised=self._synchronised,
+                find_reviewed=context.find_reviewed or (lambda event_ids: frozenset()),
             )
             self._keeper.make_room()
             self._keeper.report()

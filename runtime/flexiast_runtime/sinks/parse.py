@@ -129,7 +129,14 @@ def _sqlite(target: str, options: Options) -> Sink:
 
 
 def _clips(target: str, options: Options) -> Sink:
-    retention = Retention(options.get("keep"), options.get("total"))
+    retention = Retention(options.get("keep"), options.get("total"), options.get("keep-reviewed"))
+    if retention.reviewed_age_s is not None:
+        if retention.age_s is None and retention.total_bytes is None:
+            raise UsageError(
+                "--to clips: without keep or total every clip stays; give one of them beside keep-reviewed"
+            )
+        if retention.age_s is not None and retention.reviewed_age_s < retention.age_s:
+            raise UsageError("--to clips: keep-reviewed is shorter than keep; reviewed clips stay as long or longer")
     return Clips(
         _path("clips", target), retention=retention, **_constructor_arguments(options, pre="pre_s", post="post_s")
     )
@@ -241,7 +248,13 @@ KINDS = {
     "clips": _Kind(
         "clips:folder#keep=30d&total=2GB",
         _clips,
-        {"pre": parse_duration, "post": parse_duration, "keep": parse_duration, "total": parse_size},
+        {
+            "pre": parse_duration,
+            "post": parse_duration,
+            "keep": parse_duration,
+            "keep-reviewed": parse_duration,
+            "total": parse_size,
+        },
     ),
     "metrics": _Kind("metrics://127.0.0.1:9464", _metrics, {}),
 }

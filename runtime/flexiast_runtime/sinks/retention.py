@@ -12,11 +12,13 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from flexiast.errors import DataError
 from flexiast.files import write_atomically
 from flexiast.log import Log
 from flexiast_runtime.history.clips import NAME
@@ -41,6 +43,8 @@ class Retention:
 
     age_s: float | None = None
     total_bytes: int | None = None
+    reviewed_age_s: float | None = None
+    """The age up to which clips stay that have a verdict; by size they go last. None: as all others"""
 
 
 KEEP_ALL = Retention()
@@ -69,22 +73,26 @@ class Keeper:
         log: Log,
         synchronised: Callable[[], bool],
         monotonic: Callable[[], float] = time.monotonic,
+        find_reviewed: Callable[[Sequence[str]], AbstractSet[str]] = lambda event_ids: frozenset(),
     ) -> None:
+        """``find_reviewed`` gives those of some events that have a verdict; it may raise DataError."""
         self._folder, self._retention, self._log = folder, retention, log
         self._monotonic = monotonic
+        self._find_reviewed, self._is_unreadable = find_reviewed, False
         self._clips: deque[Clip] = deque()  # the oldest first
+        self._reviewed: deque[Clip] = deque()  # those that would have gone but for their verdict; the oldest first
         self._total = 0
         self._removed = self._removed_bytes = 0  # since the last report
         self.list_folder()
         newest_s = self._clips[-1].written_s if self._clips else None
         self._clock = None
-        if retention.age_s is not None:
+        if retention.age_s is not None or retention.reviewed_age_s is not None:
             self._clock = PlausibleClock(folder / CLOCK, newest_s, wall, synchronised, monotonic, log)
 
     def list_folder(self) -> None:
         """Read the folder again; raises OSError."""
         self._listed_s = self._monotonic()
-        self._clips = deque(sorted(list_clips(self._folder)))
+        self._clips, self._reviewed = deque(sorted(list_clips(self._folder))), deque()
         self._total = sum(clip.size for clip in self._clips)
 
     def add(self, name: str) -> None:
@@ -102,32 +110,62 @@ class Keeper:
             self.list_folder()
             self.report()
         protected = 0 if size else 1  # the size limit alone never removes the newest
-        oldest_s = self._oldest_s()
+        oldest_s, oldest_reviewed_s = self._oldest_s(self._retention.age_s), self._oldest_reviewed_s()
         while self._clips:
             clip = self._clips[0]
             too_much = self._is_too_much(size) and len(self._clips) > protected
             if not (too_much or clip.written_s < oldest_s):
                 break
-            (self._folder / clip.name).unlink(missing_ok=True)
-            self._clips.popleft()
-            self._total -= clip.size
-            self._removed += 1
-            self._removed_bytes += clip.size
+            if clip.written_s >= oldest_reviewed_s and self._is_reviewed(clip):
+                self._reviewed.append(self._clips.popleft())
+            else:
+                self._remove(self._clips)
+        while self._reviewed and (self._is_too_much(size) or self._reviewed[0].written_s < oldest_reviewed_s):
+            self._remove(self._reviewed)
+
+    def _remove(self, clips: deque[Clip]) -> None:
+        """Remove the first of them, from the disk first."""
+        (self._folder / clips[0].name).unlink(missing_ok=True)
+        clip = clips.popleft()
+        self._total -= clip.size
+        self._removed += 1
+        self._removed_bytes += clip.size
+
+    def _is_reviewed(self, clip: Clip) -> bool:
+        """Whether the clip's event has a verdict; as long as that cannot be read, it counts as if it had."""
+        found = NAME.fullmatch(clip.name)
+        assert found is not None, "only clips are listed"
+        try:
+            is_reviewed = found["id"] in self._find_reviewed([found["id"]])
+        except DataError as error:
+            if not self._is_unreadable:
+                self._log(f"clips:{self._folder}: no clip is removed before its time with keep-reviewed: {error}")
+            self._is_unreadable = True
+            return True
+        self._is_unreadable = False
+        return is_reviewed
 
     def report(self) -> None:
         """Log what was removed since the last time."""
         if self._removed:
-            limits = {"keep": self._retention.age_s, "total": self._retention.total_bytes}
+            limits = {
+                "keep": self._retention.age_s,
+                "keep-reviewed": self._retention.reviewed_age_s,
+                "total": self._retention.total_bytes,
+            }
             why = " and ".join(name for name, limit in limits.items() if limit is not None)
             size = f"{self._removed_bytes / 1e6:,.1f} MB"
             self._log(f"clips:{self._folder}: {self._removed:,} of the oldest clips removed, {size}, by {why}")
             self._removed = self._removed_bytes = 0
 
-    def _oldest_s(self) -> float:
+    def _oldest_s(self, age_s: float | None) -> float:
         """When the oldest clip that may stay was written."""
-        if self._clock is None or self._retention.age_s is None:
-            return -math.inf
-        return self._clock.now_s() - self._retention.age_s
+        return -math.inf if self._clock is None or age_s is None else self._clock.now_s() - age_s
+
+    def _oldest_reviewed_s(self) -> float:
+        """The same of clips that have a verdict; infinite where a verdict changes nothing."""
+        age_s = self._retention.reviewed_age_s
+        return math.inf if age_s is None else self._oldest_s(age_s)
 
     def _is_too_much(self, size: int) -> bool:
         return self._retention.total_bytes is not None and self._total + size > self._retention.total_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -70,6 +71,8 @@ class RunContext:
     """By the hash of their bundle: those whose engines give the events. One that is loaded later is added."""
     clip_folders: tuple[Path, ...] = ()
     """Folders into which sinks of the run cut clips"""
+    find_reviewed: Callable[[Sequence[str]], AbstractSet[str]] | None = None
+    """Those of some events that have a verdict; may raise DataError. None where no sink stores events"""
     log: Log = log_nothing
     """Logs a line"""
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from flexiast.errors import UsageError
 from flexiast_cli.commands.history.chart import SHOWN, SLOTS, Day
 from flexiast_cli.commands.history.command import Format, QueryOptions
-from flexiast_cli.commands.history.run import _when, run
+from flexiast_cli.commands.history.run import describe_time, run
 from flexiast_runtime.detection.records import Event
 from flexiast_runtime.sinks.sink import RunContext
 from flexiast_runtime.sinks.sqlite import SqliteHistory
@@ -151,7 +151,7 @@ def test_the_hour_that_comes_twice_is_told_apart(monkeypatch: pytest.MonkeyPatch
     time.tzset()
     try:
         began = ("2026-10-25T00:30:00+00:00", "2026-10-25T01:30:00+00:00", "2026-10-25T02:30:00+00:00")
-        assert [_when({"started_at": at}) for at in began] == [
+        assert [describe_time({"started_at": at}) for at in began] == [
             "Sun 25 Oct 2026 02:30:00 +0200",
             "Sun 25 Oct 2026 02:30:00 +0100",
             "Sun 25 Oct 2026 03:30:00",

@@ -317,7 +317,9 @@ def test_the_page_answers_to_the_names_that_the_machine_has(
 
 def test_what_the_page_says_is_in_its_table() -> None:
     sources = Path(hosts.__file__).parent
-    said = "".join((sources / name).read_text(encoding="utf-8") for name in ("guard.py", "server.py", "page/page.js"))
+    said = "".join(
+        (sources / name).read_text(encoding="utf-8") for name in ("guard.py", "application.py", "page/page.js")
+    )
     rows = [row.split("|")[1] for row in DOCS.split("|---|---|\n")[1].splitlines()]
     for part in (part.strip() for row in rows for part in re.split("…|502", row)):
         assert part in said

@@ -25,7 +25,7 @@ from flexiast_runtime.history.verdicts import (
     read_verdicts,
     withdraw_verdict,
 )
-from tests.runtime.history.conftest import BUNDLE, LABELS, Fill
+from tests.runtime.history.conftest import BUNDLE, LABELS, NEWER, Fill
 from tests.runtime.sinks.conftest import BEGAN_AT_S, event
 
 EVENTS = [event(number, threshold=0.5, bundle_sha256=BUNDLE) for number in range(4)]
@@ -55,10 +55,10 @@ def test_a_verdict_is_stored_with_who_when_and_which_model(
 
 
 def test_an_event_keeps_the_hash_of_its_bundle_and_the_threshold_it_reached(fill: Fill) -> None:
-    newer = event(9, threshold=0.25, bundle_sha256="c" * 64)
+    newer = event(9, threshold=0.25, bundle_sha256=NEWER)
     path = fill([*EVENTS, newer, event(10)])
     hashes = [(one["bundle_sha256"], one["threshold"]) for one in read_events(path)]
-    assert hashes == [(BUNDLE, 0.5)] * 4 + [("c" * 64, 0.25), (None, None)]
+    assert hashes == [(BUNDLE, 0.5)] * 4 + [(NEWER, 0.25), (None, None)]
     assert {bundle.model for bundle in read_bundles(path).values()} == {"home", "newer"}
     with closing(sqlite3.connect(path)) as connection:
         rows = connection.execute("SELECT bundle_sha256, threshold FROM events ORDER BY started_at_s").fetchall()

@@ -15,7 +15,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexiast.errors import SinkError, SinkUnavailableError
+from flexiast.errors import DataError, SinkError, SinkUnavailableError, UsageError
 from flexiast_runtime.audio.source import Chunk, FileSource, chunks
 from flexiast_runtime.detection.records import Event
 from flexiast_runtime.history.clips import NAME
@@ -23,6 +23,7 @@ from flexiast_runtime.sinks import clips as clips_module
 from flexiast_runtime.sinks import retention as retention_module
 from flexiast_runtime.sinks.audio_history import AudioHistory, RecordingAudio
 from flexiast_runtime.sinks.clips import Clips, clip_name
+from flexiast_runtime.sinks.parse import parse_sink
 from flexiast_runtime.sinks.retention import CLOCK, Keeper, Retention
 from flexiast_runtime.sinks.sink import RunContext
 from tests.runtime.sinks.conftest import event
@@ -154,7 +155,7 @@ class Folder:
         self.path, self.wall_s, self.up_s, self.synchronised = path, NOW_S, 0.0, False
         self.said: list[str] = []
 
-    def keeper(self, retention: Retention) -> Keeper:
+    def keeper(self, retention: Retention, find_reviewed: Any = lambda event_ids: frozenset()) -> Keeper:
         return Keeper(
             self.path,
             retention,
@@ -162,6 +163,7 @@ class Folder:
             log=self.said.append,
             synchronised=lambda: self.synchronised,
             monotonic=lambda: self.up_s,
+            find_reviewed=find_reviewed,
         )
 
     def write(self, number: int, written_s: float, size: int = 1) -> Path:
@@ -172,6 +174,55 @@ class Folder:
 
     def names(self) -> list[str]:
         return sorted(path.name for path in self.path.iterdir() if path.name != CLOCK)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 100), st.integers(1, 50), st.booleans()), max_size=12),
+    st.one_of(st.none(), st.integers(1, 60)),
+    st.one_of(st.none(), st.integers(1, 200)),
+    st.integers(0, 60),
+)
+def test_reviewed_clips_stay_longer_and_go_last(
+    found: list[tuple[int, int, bool]], age_s: int | None, total: int | None, longer_s: int
+) -> None:
+    """By age first; then by size the oldest without a verdict, then the oldest with one, never the newest.
+
+    Beyond its longer time, a clip with a verdict is as any other.
+    """
+    with tempfile.TemporaryDirectory() as path:
+        folder, clips, limit_s = Folder(Path(path)), [], (age_s or 0) + longer_s
+        for number, (age, size, reviewed) in enumerate(found):
+            file = folder.write(number, folder.wall_s - age, size)
+            clips.append((-age, file.name, size, reviewed and age <= limit_s))
+        names = {event(number).id for number, (_, _, reviewed) in enumerate(found) if reviewed}
+        retention = Retention(age_s, total, limit_s)
+        folder.keeper(retention, lambda event_ids: names & set(event_ids)).make_room()
+        left = [one for one in sorted(clips) if age_s is None or one[3] or -one[0] <= age_s]
+        going = [one for reviewed in (False, True) for one in left[:-1] if one[3] is reviewed]
+        while going and total is not None and sum(one[2] for one in left) > total:
+            left.remove(going.pop(0))
+        assert folder.names() == sorted(one[1] for one in left)
+
+
+def test_while_verdicts_cannot_be_read_no_clip_is_removed_before_its_longer_time(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for number, age in enumerate((5, 15, 25)):
+        folder.write(number, folder.wall_s - age)
+
+    def find_reviewed(_: object) -> frozenset[str]:
+        raise DataError("damaged")
+
+    folder.keeper(Retention(10, None, 20), find_reviewed).make_room()
+    assert len(folder.names()) == 2
+    assert len([line for line in folder.said if "no clip is removed before its time" in line]) == 1
+
+
+def test_keep_reviewed_needs_a_database_and_a_limit(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="needs --to sqlite"):
+        Clips(tmp_path, retention=Retention(10, None, 20)).open(RunContext())
+    for text, reason in (("keep-reviewed=30d", "without keep or total"), ("keep=30d&keep-reviewed=1d", "shorter")):
+        with pytest.raises(UsageError, match=reason):
+            parse_sink(f"clips:{tmp_path}#{text}")
 
 
 @given(

@@ -52,6 +52,10 @@ def history(
     form: Annotated[
         Format, typer.Option("--format", help="chart counts by label and time of day; the others list events.")
     ] = Format.TABLE,
+    verdicts: Annotated[
+        bool,
+        typer.Option("--verdicts", help="How often each label was right, by the verdicts of flexiast review."),
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw the chart into a picture (PNG) instead; needs matplotlib.")
     ] = None,
@@ -59,4 +63,4 @@ def history(
     """Show detected events, the oldest first; times are local."""
     from flexiast_cli.commands.history.run import run
 
-    run(database, query, form, plot)
+    run(database, query, form, plot, verdicts=verdicts)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import datetime
-import difflib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +16,38 @@ from rich.text import Text
 from flexiast.errors import UsageError
 from flexiast.extras import require
 from flexiast.files import check_output
-from flexiast.text import preview
 from flexiast_cli.commands.history.chart import Day
 from flexiast_cli.commands.history.command import Format, QueryOptions
+from flexiast_cli.commands.history.query import build_query, hint_unknown
+from flexiast_cli.commands.history.verdicts import print_verdicts
 from flexiast_cli.terminal.console import count_noun, json_line, log, stdout
 from flexiast_runtime.history.database import default_database
 from flexiast_runtime.history.events import Query, labels_and_sources, list_labels, read_events
 from flexiast_runtime.schema import SCHEMA_VERSION
-from flexiast_runtime.units import parse_duration
 
-COLUMNS = ("started_at", "start_s", "end_s", "label", "score", "source", "patch_size", "id")
+COLUMNS = (
+    *("started_at", "start_s", "end_s", "label", "score", "source", "patch_size", "id"),
+    *("threshold", "bundle_sha256"),
+)
 """Columns of the CSV; new ones are added at the end, so that scripts may count on their places."""
 
 
-def run(database: Path | None, options: QueryOptions, form: Format, plot: Path | None) -> None:
-    """Read the events and print them in the form asked for."""
+def run(
+    database: Path | None, options: QueryOptions, form: Format, plot: Path | None, *, verdicts: bool = False
+) -> None:
+    """Read the events, or the verdicts on them, and print them in the form asked for."""
+    if verdicts and plot is not None:
+        raise UsageError("--plot draws events, and --verdicts prints how often they were right; give one of them")
     if plot is not None:
         require("matplotlib", "train")
         check_output(plot)
-    now = datetime.datetime.now(datetime.timezone.utc)
-    query = Query(
-        tuple(options.labels or ()),
-        tuple(options.sources or ()),
-        _moment(options.since, "--since", now),
-        _moment(options.until, "--until", now),
-        options.limit,
-    )
     database = database or default_database()
-    _hint(query.labels, list_labels(database) if query.labels else ())
+    query = build_query(options)
+    if query.labels:
+        hint_unknown(query.labels, list_labels(database))
+    if verdicts:
+        print_verdicts(database, query, form)
+        return
     events = read_events(database, query)
     if plot is not None or form is Format.CHART:
         _print_chart(events, plot)
@@ -56,31 +59,6 @@ def run(database: Path | None, options: QueryOptions, form: Format, plot: Path |
         _print_csv(events)
     else:
         _print_table(events, database, query)
-
-
-def _hint(labels: Iterable[str], known: Sequence[str]) -> None:
-    """Print the most similar known labels for each label that never occurred."""
-    for label in labels:
-        if known and label not in known:
-            near = difflib.get_close_matches(label, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {preview(known)}"
-            log(f"{label!r} was never detected; {hint}")
-
-
-def _moment(text: str | None, option: str, now: datetime.datetime) -> float | None:
-    """A time ago, or a local date with or without time → Unix seconds."""
-    if text is None:
-        return None
-    try:
-        return now.timestamp() - parse_duration(text)
-    except ValueError:
-        pass
-    try:
-        return datetime.datetime.fromisoformat(text).timestamp()  # a naive one is local
-    except (ValueError, OverflowError, OSError):
-        raise UsageError(
-            f"{option} {text!r} is no time; give 24h, 7d, a date as 2026-11-25 or a time as 2026-11-25T14:30"
-        ) from None
 
 
 def _print_jsonl(events: Iterable[dict[str, Any]]) -> None:
@@ -128,11 +106,11 @@ def _print_table(events: Iterable[dict[str, Any]], database: Path, query: Query)
             line("time", "s", "sound", "score", "patch", "source", "bold")
         number += 1
         seconds, score = f"{event['end_s'] - event['start_s']:.1f}", f"{event['score']:.2f}"
-        line(_when(event), seconds, event["label"], score, event["patch_size"], event["source"])
+        line(describe_time(event), seconds, event["label"], score, event["patch_size"], event["source"])
     log(f"{count_noun(number, 'event')} in {database}")
 
 
-def _when(event: dict[str, Any]) -> str:
+def describe_time(event: dict[str, Any]) -> str:
     """Local time; with its offset in the hour that comes twice when summer time ends."""
     if event["started_at"] is None:
         return f"at {event['start_s']:.1f} s"

@@ -15,8 +15,10 @@ from flexiast_cli.commands.listen.options import OutputOptions, SourceOptions
 from flexiast_cli.commands.listen.output import announce, choose_printer, print_records, report_ineffective_cascade
 from flexiast_cli.commands.listen.sinks import (
     clip_folders,
+    find_database,
     histories_for,
     log_with_time,
+    make_review_finder,
     open_sinks,
     tee_to_history,
     tee_to_sinks,
@@ -88,7 +90,11 @@ def run(
     streams = [one.source for one in opened]
     histories = histories_for(sinks, streams, frontend.sample_rate_hz, live=sources.live)
     title = f"{name} · {', '.join(source.name for source in streams)}"
-    page = None if open_page is None else open_page(title, frontend, clips=next(iter(clip_folders(sinks)), None))
+    page = (
+        None
+        if open_page is None
+        else open_page(title, frontend, clips=next(iter(clip_folders(sinks)), None), database=find_database(sinks))
+    )
     swapper = ModelSwapper(first, stations, ModelLoader(sizes, events, lambda: machine.latest), log_with_time)
     session = _Session(name, sources, output, swapper, stations, sinks, histories, machine, place, manager, page)
     session.run(first, sizes)
@@ -136,6 +142,7 @@ class _Session:
             patch_sizes=tuple(map(str, engines.patches)),
             models=self.swapper.models,
             clip_folders=clip_folders(self.sinks),
+            find_reviewed=make_review_finder(self.sinks),
         )
         with (
             self.swapper,

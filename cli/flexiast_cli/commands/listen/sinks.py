@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from flexiast.errors import ExitCode
 from flexiast_cli.terminal.console import log
 from flexiast_runtime.audio.source import Chunk, PcmSource, Source
 from flexiast_runtime.detection.records import Record
+from flexiast_runtime.history.verdicts import find_reviewed
 from flexiast_runtime.sinks.audio_history import Audio, AudioHistory, RecordingAudio
 from flexiast_runtime.sinks.clips import Clips
 from flexiast_runtime.sinks.cooldown import Cooldown
 from flexiast_runtime.sinks.outbox import Outbox, open_outboxes
 from flexiast_runtime.sinks.sink import Counts, RunContext, Sink
+from flexiast_runtime.sinks.sqlite import SqliteHistory
 
 HISTORY_S = 120.0
 """Seconds of audio held for clips; the clip of a longer sound lacks its beginning."""
@@ -59,6 +62,20 @@ def clip_folders(sinks: Sequence[Sink]) -> tuple[Path, ...]:
     return tuple(clips.folder for clips in _clip_sinks(sinks))
 
 
+def find_database(sinks: Sequence[Sink]) -> Path | None:
+    """The file of the first sink that stores events in a database."""
+    return next((sink.path for sink in map(_unwrap, sinks) if isinstance(sink, SqliteHistory)), None)
+
+
+def make_review_finder(sinks: Sequence[Sink]) -> Callable[[Sequence[str]], AbstractSet[str]] | None:
+    """What finds events with a verdict in the run's database; None where no sink stores events."""
+    database = find_database(sinks)
+    if database is None:
+        return None
+    # A database that another sink has yet to create holds no verdict.
+    return lambda event_ids: find_reviewed(database, event_ids) if database.is_file() else frozenset()
+
+
 def histories_for(sinks: Sequence[Sink], sources: Sequence[Source], rate_hz: int, *, live: bool) -> dict[str, Audio]:
     """Each source's audio by its name, where a sink cuts clips: held in memory if live, else re-read from the file."""
     if not _clip_sinks(sinks):
@@ -72,8 +89,11 @@ def histories_for(sinks: Sequence[Sink], sources: Sequence[Source], rate_hz: int
 
 
 def _clip_sinks(sinks: Sequence[Sink]) -> list[Clips]:
-    inner = [sink.sink if isinstance(sink, Cooldown) else sink for sink in sinks]
-    return [sink for sink in inner if isinstance(sink, Clips)]
+    return [sink for sink in map(_unwrap, sinks) if isinstance(sink, Clips)]
+
+
+def _unwrap(sink: Sink) -> Sink:
+    return sink.sink if isinstance(sink, Cooldown) else sink
 
 
 def tee_to_history(

@@ -1,0 +1,107 @@
+"""One event as a terminal shows it, and its sound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from rich.console import Group, RenderableType
+from rich.constrain import Constrain
+from rich.text import Text
+
+from flexiast.errors import DataError
+from flexiast.frontend import Frontend
+from flexiast.spec import FrontendSpec
+from flexiast.text import printable
+from flexiast_cli.commands.history.run import describe_time
+from flexiast_cli.spectrogram import COLUMN_FRAMES, Spectrogram
+from flexiast_runtime.history.clips import read_span
+from flexiast_runtime.history.verdicts import ReviewedEvent
+
+Float = NDArray[np.float32]
+LINES = 8
+"""Of the spectrogram"""
+NEAR = 4
+"""Neighbours that are named"""
+SHORTEST_S = 0.1
+"""Of a clip that has a picture"""
+
+
+def draw_card(
+    event: ReviewedEvent, place: str, neighbours: Sequence[ReviewedEvent], clip: Path | None
+) -> RenderableType:
+    """What is known of an event, with its spectrogram where the clip can be read."""
+    record = event.event
+    threshold = "" if record["threshold"] is None else f" of {record['threshold']:.2f} needed"
+    seconds = f"{record['end_s'] - record['start_s']:.1f} s"
+    facts = (describe_time(record), seconds, record["source"], record["patch_size"], event.model or "")
+    parts: list[RenderableType] = [
+        Text.assemble(
+            (f"{place}  ", "dim"), (printable(record["label"]), "bold green"), f"  {record['score']:.2f}{threshold}"
+        ),
+        Text(" · ".join(printable(fact) for fact in facts if fact), "dim"),
+    ]
+    if neighbours:
+        parts.append(Text("near: " + ", ".join(_describe_near(record, other) for other in neighbours[:NEAR]), "dim"))
+    if event.judgement is not None:
+        parts.append(Text(printable(str(event.judgement)), "yellow"))
+    if clip is not None:
+        parts.append(_draw_clip(clip))
+    return Group(*parts)
+
+
+def play(clip: Path) -> str | None:
+    """Start to play a clip, in place of the last one; why that cannot be, None where it can."""
+    try:
+        import sounddevice
+
+        samples, rate_hz = soundfile.read(clip, dtype="float32")
+        sounddevice.play(samples, rate_hz)
+    except Exception as error:
+        # OSError: PortAudio is not installed. Its own error class cannot be named before it is imported.
+        if not isinstance(error, OSError | RuntimeError | ValueError) and type(error).__name__ != "PortAudioError":
+            raise
+        return f"this cannot be played here ({error}); the clip is {clip}"
+    return None
+
+
+def compute_log_mel(samples: Float, rate_hz: int) -> Float:
+    """Log-mel [frames, 64], standardised over the clip as features are over training data."""
+    spec = FrontendSpec(
+        sample_rate_hz=rate_hz,
+        window_samples=max(400, rate_hz),
+        mel_bins=64,
+        high_hz=min(8_000.0, rate_hz / 2),
+        mean=0.0,
+        std=0.5,
+    )
+    log_mel = Frontend(spec).log_mel(samples)
+    standardised: Float = (log_mel - log_mel.mean()) / max(1e-6, 2 * float(log_mel.std()))
+    return standardised
+
+
+def _draw_clip(clip: Path) -> RenderableType:
+    try:
+        span = read_span(clip)
+        samples, rate_hz = soundfile.read(clip, dtype="float32")
+    except (DataError, soundfile.LibsndfileError) as error:
+        return Text(f"the clip cannot be read: {printable(str(error))}", "yellow")
+    seconds = len(samples) / rate_hz
+    if seconds < SHORTEST_S:
+        return Text("the clip is too short for a picture", "dim")
+    picture = Spectrogram()
+    features = compute_log_mel(samples, rate_hz)
+    picture.push(features)
+    drawn = Constrain(picture.with_height(LINES), max(1, len(features) // COLUMN_FRAMES))  # from the left on
+    where = f"the event is {span.start_s:.1f} to {span.end_s:.1f} s of {seconds:.1f} s"
+    return Group(drawn, Text(where, "dim"))
+
+
+def _describe_near(event: dict[str, Any], other: ReviewedEvent) -> str:
+    distance_s = other.event["start_s"] - event["start_s"]
+    said = "" if other.judgement is None else f" ({other.judgement.verdict.value})"
+    return f"{printable(other.event['label'])} {other.event['score']:.2f} {distance_s:+.0f} s{said}"

@@ -1,0 +1,297 @@
+// One event after the other: listen, and say what it was. Names are set as text, never as HTML.
+
+import { drawClip } from './clip.js';
+import { showPrecision } from './precision.js';
+
+const element = id => document.getElementById(id);
+const FILTERS = ['order', 'label', 'day', 'min', 'max', 'reviewed'];
+const SAID = { right: 'right', wrong: 'wrong', nothing: 'nothing' };
+const player = new Audio();
+
+let queue = null, events = [], place = 0, shown = null, shades = null, line = Promise.resolve();
+
+// -------------------------------------------------------------------------------------------------------- the server
+
+// The answer as JSON; throws an error in words, with the status.
+async function ask(address, options = {}) {
+  let answer;
+  try {
+    answer = await fetch(`review/${address}`, { cache: 'no-store', ...options });
+  } catch {
+    throw Object.assign(new Error('nothing answers: flexiast does not run, or the network is down'), { status: 0 });
+  }
+  if (answer.ok) return answer;
+  const text = await answer.text();
+  let reason = text.trim().slice(0, 500);
+  try { reason = JSON.parse(text).error; } catch { /* plain text, as of the guard or of a proxy */ }
+  throw Object.assign(new Error(reason || `the server answers ${answer.status}`), { status: answer.status });
+}
+
+const change = (method, id, body) => ask(`verdicts/${id}`, { method, headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) });
+
+// Keys come faster than answers: each action waits for the one before, none is lost.
+function run(action) {
+  line = line.then(action).catch(error => complain(error.message));
+  return line;
+}
+
+function complain(text = '') {
+  element('message').hidden = !text;
+  element('message').textContent = text;
+}
+
+// --------------------------------------------------------------------------------------------------------- the queue
+
+async function load() {
+  const filters = new URLSearchParams(FILTERS.map(id => [id, element(id).value]).filter(([, value]) => value));
+  try {
+    queue = await (await ask(`queue?${filters}`)).json();
+    complain();
+  } catch (error) {
+    events = [];
+    element('card').hidden = true;
+    return complain(error.message);
+  }
+  events = queue.events;
+  place = 0;
+  offer('label', ['', ...queue.detected], value => value || 'all');
+  offer('labels', queue.labels);
+  show();
+  measure();
+}
+
+function offer(id, values, name = value => value) {
+  const list = element(id), before = list.value;
+  list.replaceChildren(...values.map(value => {
+    const option = document.createElement('option');
+    option.value = value;
+    if (id === 'label') option.textContent = name(value);
+    return option;
+  }));
+  if (id === 'label') list.value = before;
+}
+
+function count() {
+  const listen = queue.unreviewed === 1 ? '1 event' : `${queue.unreviewed.toLocaleString()} events`;
+  element('count').textContent = `${listen} to listen to · ${queue.reviewed.toLocaleString()} reviewed`;
+}
+
+const measure = () => ask('precision').then(answer => answer.json()).then(report => showPrecision(report, element), () => {});
+
+// --------------------------------------------------------------------------------------------------------- the event
+
+function show() {
+  player.pause();
+  count();
+  const event = events[place];
+  element('card').hidden = !event;
+  element('done').hidden = Boolean(event);
+  if (!event) {
+    shown = null;
+    element('done').textContent = queue.unreviewed + queue.reviewed ? 'Nothing is left here. Another filter shows more.' : 'No event here has a clip yet.';
+    return;
+  }
+  shown = event;
+  shades = null;
+  describe(event);
+  element('gone').hidden = true;
+  draw();
+  player.src = new URL(`clips/${event.id}`, location.href).href;
+  if (element('at-once').checked) play();
+  fetchMore(event);
+}
+
+// What is near the event, and the picture of its clip.
+async function fetchMore(event) {
+  const before = event.judgement;
+  try {
+    const [more, picture] = await Promise.all([ask(`events/${event.id}`), ask(`pictures/${event.id}`)]);
+    const [facts, bytes] = [await more.json(), new Uint8Array(await picture.arrayBuffer())];
+    if (shown !== event) return; // walked on meanwhile
+    Object.assign(event, facts, event.judgement === before ? {} : { judgement: event.judgement });
+    shades = bytes;
+    describe(event);
+    draw();
+  } catch (error) {
+    if (shown !== event) return;
+    element('gone').hidden = false;
+    element('gone').textContent = `${error.message}. A verdict can still be given.`;
+  }
+}
+
+const timeOf = event => event.started_at
+  ? new Date(event.started_at).toLocaleString([], { weekday: 'short', day: 'numeric', month: 'short', year: 'numeric', hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false })
+  : `at ${event.start_s.toFixed(1)} s`;
+
+function describe(event) {
+  const said = event.judgement, length = `${(event.end_s - event.start_s).toFixed(1)} s`;
+  element('what').textContent = event.label;
+  element('score').textContent = event.score.toFixed(2);
+  element('score-bar').style.width = `${100 * event.score}%`;
+  element('threshold').hidden = event.threshold === null;
+  element('threshold').style.left = `${100 * (event.threshold ?? 0)}%`;
+  element('needed').textContent = event.threshold === null ? '' : `${event.threshold.toFixed(2)} was needed`;
+  element('facts').textContent = [timeOf(event), length, event.source, `patch ${event.patch_size}`, event.model, event.bundle_sha256?.slice(0, 8)].filter(Boolean).join(' · ');
+  element('verdict').dataset.verdict = said?.verdict ?? '';
+  element('verdict').textContent = said ? `${SAID[said.verdict] ?? `it was ${said.label}`}, said by ${said.reviewer}` : '';
+  for (const button of element('verdicts').querySelectorAll('[data-verdict]')) button.setAttribute('aria-pressed', button.dataset.verdict === said?.verdict);
+  element('withdraw').disabled = !said;
+  element('previous').disabled = place === 0;
+  element('place').textContent = `${place + 1} of ${events.length}${events.length < queue.unreviewed && element('reviewed').value === 'no' ? '+' : ''}`;
+  const near = event.neighbours ?? [];
+  element('near').hidden = !near.length;
+  element('neighbours').replaceChildren(...near.map(other => {
+    const line = document.createElement('li'), name = document.createElement('span'), more = document.createElement('span');
+    name.textContent = other.label;
+    more.className = 'more';
+    const distance = Math.round(other.start_s - event.start_s);
+    more.textContent = [`${distance < 0 ? '−' : '+'}${Math.abs(distance)} s`, other.score.toFixed(2), other.judgement?.verdict].filter(Boolean).join(' · ');
+    line.append(name, more);
+    return line;
+  }));
+}
+
+function draw() {
+  drawClip(element('picture'), shades, queue, shown, player.duration ? player.currentTime / player.duration : 0);
+  if (!player.paused) requestAnimationFrame(draw);
+}
+
+// ------------------------------------------------------------------------------------------------------------ sound
+
+async function play() {
+  try {
+    await player.play();
+  } catch (error) {
+    if (error.name === 'NotAllowedError') complain('the browser plays no sound before you touch the page: press Space');
+  }
+}
+
+const toggle = () => player.paused ? play() : player.pause();
+
+for (const change of ['play', 'pause', 'ended']) {
+  player.addEventListener(change, () => {
+    element('play').textContent = player.paused ? '▶ Play' : '■ Stop';
+    draw();
+  });
+}
+player.onerror = () => {
+  if (!shown || !player.src) return;
+  element('gone').hidden = false;
+  element('gone').textContent ||= 'The clip is gone or cannot be played. A verdict can still be given.';
+};
+element('picture').onpointerdown = event => {
+  if (!player.duration) return;
+  player.currentTime = event.offsetX / element('picture').clientWidth * player.duration;
+  play();
+};
+
+// ---------------------------------------------------------------------------------------------------------- verdicts
+
+async function judge(verdict, label = null) {
+  const event = shown;
+  if (!event) return;
+  try {
+    const body = { verdict, label, reviewer: element('reviewer').value.trim(), instead_of: event.judgement };
+    const given = await (await change('PUT', event.id, body)).json();
+    if (!event.judgement) { queue.unreviewed--; queue.reviewed++; }
+    event.judgement = given;
+    complain();
+    measure();
+  } catch (error) {
+    return refresh(event, error);
+  }
+  await walk(1);
+}
+
+async function withdraw() {
+  const event = shown;
+  if (!event?.judgement) return;
+  try {
+    await change('DELETE', event.id, { instead_of: event.judgement });
+    event.judgement = null;
+    queue.unreviewed++;
+    queue.reviewed--;
+    complain();
+    count();
+    describe(event);
+    measure();
+  } catch (error) {
+    await refresh(event, error);
+  }
+}
+
+// Somebody else was faster, or the database is busy: say it, and show what is stored now.
+async function refresh(event, error) {
+  complain(error.message);
+  if (error.status !== 409) return;
+  const now = await (await ask(`events/${event.id}`)).json();
+  const change = Number(Boolean(now.judgement)) - Number(Boolean(event.judgement));
+  queue.reviewed += change;
+  queue.unreviewed -= change;
+  Object.assign(event, now);
+  count();
+  if (event === shown) describe(event);
+}
+
+async function walk(steps) {
+  if (place + steps < 0) return;
+  place += steps;
+  if (place >= events.length) return load(); // what is left, in an order that knows the new verdicts
+  show();
+}
+
+function askLabel() {
+  if (!shown) return;
+  element('other').value = '';
+  element('hint').textContent = '';
+  element('ask').showModal();
+}
+
+// A label that no model here knows may be a slip of the pen: it is taken when it is confirmed.
+element('ask').querySelector('form').onsubmit = event => {
+  const label = element('other').value.trim();
+  event.preventDefault();
+  if (!label) return void (element('hint').textContent = 'Type a label, or cancel.');
+  if (!queue.labels.includes(label) && element('hint').dataset.asked !== label) {
+    element('hint').dataset.asked = label;
+    element('hint').textContent = `No model here knows “${label}”. Press Enter again to use it.`;
+    return;
+  }
+  element('ask').close();
+  if (!queue.labels.includes(label)) queue.labels.push(label);
+  run(() => label === shown.label ? judge('right') : judge('other', label));
+};
+element('cancel').onclick = () => element('ask').close();
+
+for (const button of element('verdicts').querySelectorAll('[data-verdict]')) {
+  button.onclick = () => button.dataset.verdict === 'other' ? askLabel() : run(() => judge(button.dataset.verdict));
+}
+element('withdraw').onclick = () => run(withdraw);
+element('play').onclick = toggle;
+element('previous').onclick = () => run(() => walk(-1));
+element('next').onclick = () => run(() => walk(1));
+
+const KEYS = {
+  ' ': toggle, ArrowLeft: () => walk(-1), ArrowRight: () => walk(1), u: withdraw,
+  1: () => judge('right'), 2: () => judge('wrong'), 3: askLabel, 0: () => judge('nothing'),
+};
+document.onkeydown = event => {
+  const typing = event.target.closest('input:not([type="checkbox"]), select, dialog');
+  if (typing || element('ask').open || event.ctrlKey || event.metaKey || event.altKey || !KEYS[event.key]) return;
+  event.preventDefault();
+  if (event.key === ' ') toggle(); // sound waits for no answer
+  else run(KEYS[event.key]);
+};
+
+// ------------------------------------------------------------------------------------------------------------- start
+
+for (const id of FILTERS) element(id).onchange = () => run(load);
+element('filters').onsubmit = event => event.preventDefault();
+for (const [id, key] of [['reviewer', 'value'], ['at-once', 'checked']]) {
+  const held = localStorage.getItem(`flexiast ${id}`);
+  if (held !== null) element(id)[key] = key === 'checked' ? held === 'true' : held;
+  element(id).onchange = () => localStorage.setItem(`flexiast ${id}`, element(id)[key]);
+}
+window.onresize = draw;
+if (location.search) history.replaceState(null, '', location.pathname); // the token is in a cookie now
+run(load);
