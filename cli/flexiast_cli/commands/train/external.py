@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from flexiast.arrays import Float
 from flexiast.checkpoint import Checkpoint
+from flexiast.data.clips import Dataset
 from flexiast.errors import UsageError
 from flexiast.evaluation.evaluate import Windows
 from flexiast.frontend import Frontend
@@ -100,13 +101,7 @@ def _prepare_unlabelled(
     dataset = read_recordings(sources.data, teacher.labels)
     print_left_out(sources.data, dataset.left_out[""], console)
     frontend = recipe.model.frontend(SAMPLE_RATE_HZ, WINDOW_S * SAMPLE_RATE_HZ)
-    pieces: dict[str, Pieces] = {}
-    for split in ("train", "val"):
-        action = f"Reading recordings ({split})"
-        _, waveforms = load_clips(
-            dataset.split(split), SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad, action=action
-        )
-        pieces[split] = Pieces(waveforms, frontend.window_samples)
+    pieces = _read_pieces(dataset, frontend.window_samples, console, skip_bad=sources.skip_bad)
     answers = {
         split: _ask(teacher, clips, output / CACHE.format(part=split), console) for split, clips in pieces.items()
     }
@@ -153,6 +148,16 @@ def _prepare_unlabelled(
         start=start,
         embeddings=EmbeddingTargets(embeddings),
     )
+
+
+def _read_pieces(dataset: Dataset, window_samples: int, console: Console, *, skip_bad: bool) -> dict[str, Pieces]:
+    """The recordings of each split, in pieces as long as a window."""
+    pieces = {}
+    for split in ("train", "val"):
+        action = f"Reading recordings ({split})"
+        _, waveforms = load_clips(dataset.split(split), SAMPLE_RATE_HZ, console, skip_bad=skip_bad, action=action)
+        pieces[split] = Pieces(waveforms, window_samples)
+    return pieces
 
 
 def _embed(

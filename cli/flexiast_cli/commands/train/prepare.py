@@ -81,13 +81,7 @@ def prepare(
     dataset = dataset.labelled
     check_trainable(dataset, sources.data, background=bool(stretches))
     print_warnings(warnings_before_reading(dataset), console)
-    (training, waveforms), (validation, validation_waveforms) = (
-        load_clips(dataset.split(split), SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad, action=action)
-        for split, action in (("train", "Reading training clips"), ("val", "Reading validation clips"))
-    )
-    _copy_shards(validation, console)
-    print_counts(dataset, training, validation, console)
-    print_warnings(warn_lost_labels(dataset, training, validation), console)
+    (training, waveforms), (validation, validation_waveforms) = _read_clips(dataset, sources, console)
     shards = shards_of(training)
     frontend = _choose_frontend(recipe, (training, waveforms), (validation, validation_waveforms), console)
     log_mels = LogMels(
@@ -114,32 +108,17 @@ def prepare(
     if start is not None:
         spec = spec_from(recipe, spec, start.checkpoint)
     recipe = _settle(recipe, spec, targets, console, fill=fill and start is not None)
-    header: dict[str, Any] = {
-        "data": sources.data.name,
-        "split": dataset.split_rule,
-        "clips": {"train": len(training.clips), "val": len(validation.clips)},
-    }
     quiet = held_back.windows(frontend.window_samples, MOST_WINDOWS)
-    windows = Windows(Chain((validation_waveforms, quiet)), Frontend(spec.frontend))
-    validation_targets = np.pad(validation_targets, ((0, len(quiet)), (0, 0)))
-    backgrounds = None
-    if stretches:
-        backgrounds = _transform_background(stretches, frontend, recipe, console)
-        header["background"] = {
-            "sources": len(stretches),
-            "train_hours": round(sum(source.hours for source in stretches), 3),
-            "val_windows": len(quiet),
-        }
-    targets = with_nothing(targets) if spec.nothing_class else targets
+    header = _describe_data(sources, dataset, (training, validation), stretches, quiet)
     return Prepared(
         recipe,
         spec,
         waveforms,
         log_mels,
-        targets,
-        windows,
-        validation_targets,
-        backgrounds,
+        with_nothing(targets) if spec.nothing_class else targets,
+        Windows(Chain((validation_waveforms, quiet)), Frontend(spec.frontend)),
+        np.pad(validation_targets, ((0, len(quiet)), (0, 0))),  # background has no label
+        _transform_background(stretches, frontend, recipe, console) if stretches else None,
         header,
         start=start,
         baseline=baseline,
@@ -147,6 +126,39 @@ def prepare(
         validation_names=[str(clip.path) for clip in validation.clips],
         shards=shards,
     )
+
+
+def _read_clips(
+    dataset: Dataset, sources: Sources, console: Console
+) -> tuple[tuple[Dataset, Waveforms], tuple[Dataset, Waveforms]]:
+    """The clips that train and those that validate, decoded; prints what of them is lost and what is odd."""
+    training, validation = (
+        load_clips(dataset.split(split), SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad, action=action)
+        for split, action in (("train", "Reading training clips"), ("val", "Reading validation clips"))
+    )
+    _copy_shards(validation[0], console)
+    print_counts(dataset, training[0], validation[0], console)
+    print_warnings(warn_lost_labels(dataset, training[0], validation[0]), console)
+    return training, validation
+
+
+def _describe_data(
+    sources: Sources,
+    dataset: Dataset,
+    splits: tuple[Dataset, Dataset],
+    stretches: Sequence[Stretches],
+    quiet: Stretches,
+) -> dict[str, Any]:
+    """What run.json says of the data."""
+    clips = {name: len(split.clips) for name, split in zip(("train", "val"), splits, strict=True)}
+    header: dict[str, Any] = {"data": sources.data.name, "split": dataset.split_rule, "clips": clips}
+    if stretches:
+        header["background"] = {
+            "sources": len(stretches),
+            "train_hours": round(sum(source.hours for source in stretches), 3),
+            "val_windows": len(quiet),
+        }
+    return header
 
 
 def _copy_shards(validation: Dataset, console: Console) -> None:
