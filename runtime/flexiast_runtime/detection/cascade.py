@@ -25,7 +25,7 @@ Level = Literal["skip", "cheap", "sharp"]
 
 CANDIDATE_SHARE = 0.25
 """Share of the way from an uninformative score to a label's threshold at which a window is a candidate.
-docs/governor.md has what this saves and loses."""
+docs/benchmarks/governor.md has what this saves and loses."""
 STANDS_OUT = 4.0
 """Standard deviations by which a sound must exceed the background in one band.
 Steady noise exceeds 4 once in 30,000 values."""

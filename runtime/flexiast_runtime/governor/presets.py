@@ -1,4 +1,7 @@
-"""Policies by name: points on the measured trade-off between few switches and little regret, see docs/governor.md."""
+"""Policies by name: points on the measured trade-off between few switches and little regret.
+
+See docs/explanation/governor.md.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,8 @@ class Option:
 class Policy:
     """How quickly and how far the governor switches.
 
-    The defaults are the preset `balanced`, chosen by simulation: `python -m benchmarks.governor` and docs/governor.md.
+    The defaults are the preset `balanced`, chosen by simulation: `python -m benchmarks.governor`, and
+    docs/explanation/governor.md.
     """
 
     dwell_s: float = 20.0
