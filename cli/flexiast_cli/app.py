@@ -128,9 +128,11 @@ _register(app, listen, swap, history, classify, record, devices, doctor, profile
 _register(app, train, import_, evaluate, embed, export, calibrate, mine, inspect, verify, demo)
 _group(
     "review",
-    "Listen to events and say what each was; write that for training.",
+    "Listen to events and say what each was, mark what was missed; write that for training.",
     review.start,
     review.export,
+    review.mark,
+    review.marks,
     cls=review.ReviewGroup,
 )
 _group("data", "Prepare data sets: a CSV of a published one, shards of a large one.", manifest, shard)

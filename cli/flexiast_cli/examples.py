@@ -11,6 +11,7 @@ EXAMPLES: dict[Words, tuple[str, ...]] = {
         "flexiast listen home.bundle --device USB --to sqlite --to mqtt://broker --web 8642",
         "flexiast listen --until 18:00 --min-battery 30 --record evening.jsonl",
         "flexiast listen --config garden.toml --json",
+        "flexiast listen home.bundle --to sqlite --keep-audio 24h",
         "flexiast listen home.bundle --false-alarms-per-day 2",
         "arecord -t raw -f S16_LE -c 1 -r 16000 | flexiast listen home.bundle --input -",
     ),
@@ -22,6 +23,11 @@ EXAMPLES: dict[Words, tuple[str, ...]] = {
     ),
     ("review", "start"): ("flexiast review", "flexiast review garden.db --label dog --order newest"),
     ("review", "export"): ("flexiast review export -o corrections.csv",),
+    ("review", "mark"): (
+        "flexiast review mark doorbell --at 30s",
+        "flexiast review mark doorbell --at 14:03 --seconds 1.5 --dry-run",
+    ),
+    ("review", "marks"): ("flexiast review marks", "flexiast review marks --remove 0123456789abcdef"),
     ("record",): ("flexiast record -o place --hours 2", "flexiast record -o place --device USB --disk-limit 1GB"),
     ("devices",): ("flexiast devices", "flexiast devices --device USB --json"),
     ("calibrate",): (

@@ -77,6 +77,13 @@ def _size(text: str) -> None:
         raise UsageError(f"{text!r} cannot be read; give {error}") from None
 
 
+def _duration(text: str) -> None:
+    try:
+        parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} cannot be read; give {error}") from None
+
+
 def _sinks(texts: Sequence[str]) -> None:
     if texts:  # which needs pydantic
         from flexiast_runtime.sinks.parse import parse_sinks
@@ -137,6 +144,7 @@ percent = validate_with(_percent)
 worker_count = validate_with(_workers)
 named_sizes = validate_with(_sizes)
 size_text = validate_with(_size)
+duration_text = validate_with(_duration)
 known_sinks = validate_with(_sinks)
 named_channel = validate_with(parse_channel)
 web_address = validate_with(parse_address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -24,6 +25,16 @@ class Span(NamedTuple):
 
     start_s: float
     end_s: float
+
+
+def name_clip(label: str, clip_id: str, started_at_s: float | None, start_s: float) -> str:
+    """``20261125T152342Z_dog-bark_0123456789abcdef.flac``: UTC, or seconds of a recording; label; 16 hex digits."""
+    if started_at_s is None:
+        when = f"{start_s:010.2f}s"
+    else:
+        when = datetime.datetime.fromtimestamp(started_at_s, datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    words = "-".join(re.findall("[A-Za-z0-9]+", label))[:60].rstrip("-") or "sound"
+    return f"{when}_{words}_{clip_id}.flac"
 
 
 def store_clip_folder(connection: sqlite3.Connection, folder: Path) -> None:

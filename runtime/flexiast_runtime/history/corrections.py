@@ -55,8 +55,8 @@ class Corrections:
 def read_corrections(database: Path, folders: Iterable[Path] | None = None, query: Query = Query()) -> Corrections:
     """The corrections of a database, events first, each in the order of its time.
 
-    Right and other give a label, wrong and nothing give background. ``folders`` hold the clips, by default those into
-    which the listeners cut them. Raises DataError for a file that is no such database.
+    Right and other give a label, wrong and nothing give background; a mark gives its label. ``folders`` hold the clips,
+    by default those into which the listeners cut them. Raises DataError for a file that is no such database.
     """
     clips = list_clips(read_clip_folders(database) if folders is None else folders)
     found: list[Correction] = []
@@ -67,7 +67,7 @@ def read_corrections(database: Path, folders: Iterable[Path] | None = None, quer
             missing.append(one.event["id"])
         else:
             found.append(correction)
-    for mark in read_marks(database):
+    for mark in read_marks(database, query):
         path = marks_folder(database) / Path(mark.audio).name  # never outside that folder, whatever the database says
         if path.is_file():
             found.append(_correct_missed(mark, path))

@@ -14,7 +14,7 @@ from flexiast_runtime.history.database import open_for_reading
 
 @dataclass(frozen=True)
 class Query:
-    """Which events are meant: those of any of the labels and sources, all for none, in a span of time."""
+    """Which events, or marks, are meant: those of any of the labels and sources, all for none, in a span of time."""
 
     labels: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
@@ -25,13 +25,13 @@ class Query:
     limit: int | None = None
     """The newest so many; all for None"""
 
-    def select(self, columns: str) -> tuple[str, list[Any]]:
+    def select(self, columns: str, table: str = "events") -> tuple[str, list[Any]]:
         """A selection of these columns as SQL, and its values."""
         where, values = self._where()
         if self.limit is None:
-            return f"SELECT {columns} FROM events WHERE {where}", values
+            return f"SELECT {columns} FROM {table} WHERE {where}", values
         order = "ORDER BY started_at_s DESC, rowid DESC LIMIT ?"
-        return f"SELECT * FROM (SELECT {columns} FROM events WHERE {where} {order})", [*values, self.limit]
+        return f"SELECT * FROM (SELECT {columns} FROM {table} WHERE {where} {order})", [*values, self.limit]
 
     def select_named(self, columns: str) -> tuple[str, dict[str, Any]]:
         """The same for a statement whose other values have names."""

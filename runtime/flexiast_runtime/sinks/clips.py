@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
-import io
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from flexiast.errors import DataError, SinkDownError, SinkError, SinkUnavailableError, UsageError
 from flexiast.files import write_atomically
+from flexiast_runtime.audio.flac import encode_flac
 from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.detection.records import Event, Record
-from flexiast_runtime.history.clips import NAME, Span, render_span
-from flexiast_runtime.sinks.retention import KEEP_ALL, Keeper, Retention, clock_is_synchronised
+from flexiast_runtime.history.clips import NAME, Span, name_clip, render_span
+from flexiast_runtime.sinks.retention import KEEP_ALL, Keeper, Retention, clock_is_synchronised, list_half_written
 from flexiast_runtime.sinks.sink import PASSING, RunContext, file_error
 
 POST_ROLL_WAIT_S = 5.0
@@ -47,11 +45,12 @@ class Clips:
             raise UsageError(f"--to {self.name}: keep-reviewed needs --to sqlite: verdicts are stored there")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path in list_half_written(self.folder):
+            for path in list_half_written(self.folder, NAME):
                 path.unlink(missing_ok=True)
             self._keeper = Keeper(
                 self.folder,
                 self._retention,
+                NAME,
                 wall=self._wall,
                 log=context.log,
                 synchronised=self._synchronised,
@@ -67,8 +66,6 @@ class Clips:
         return isinstance(record, Event)
 
     def deliver(self, event: Event) -> None:
-        import soundfile
-
         history = self._histories[event.source]
         pre, post = (round(seconds * history.rate_hz) for seconds in (self._pre_s, self._post_s))
         end = event.end_sample + post
@@ -79,13 +76,12 @@ class Clips:
             raise SinkError(str(error)) from error
         if not len(chunk.samples):
             raise SinkError(f"the audio of {event.label} at {event.start_s:.1f} s is no longer held")
-        content = io.BytesIO()
-        with soundfile.SoundFile(content, "w", history.rate_hz, 1, "PCM_16", format="FLAC") as file:
-            file.comment = render_span(locate(event, chunk, history.rate_hz))
-            file.write(chunk.samples)
+        span = locate(event, chunk, history.rate_hz)
+        content = encode_flac(chunk.samples, history.rate_hz, render_span(span))
         try:
-            self._keeper.make_room(content.getbuffer().nbytes)
-            write_atomically(self.folder / clip_name(event), content.getvalue())
+            if self._keeper.make_room(len(content)):
+                self._keeper.report()
+            write_atomically(self.folder / clip_name(event), content)
             self._keeper.add(clip_name(event))
         except OSError as error:
             kind = SinkDownError if error.errno in PASSING else SinkUnavailableError
@@ -94,11 +90,6 @@ class Clips:
     def close(self) -> None:
         """Each clip is whole when it is delivered."""
         self._keeper.report()
-
-
-def list_half_written(folder: Path) -> Iterator[Path]:
-    """Half-written clips of a killed program, recognised by the names that `write_atomically` gives."""
-    return (path for path in folder.glob(".*.tmp-*") if NAME.fullmatch(path.name[1:].rpartition(".tmp-")[0]))
 
 
 def locate(event: Event, chunk: Chunk, rate_hz: int) -> Span:
@@ -110,10 +101,5 @@ def locate(event: Event, chunk: Chunk, rate_hz: int) -> Span:
 
 
 def clip_name(event: Event) -> str:
-    """``20261125T152342Z_dog-bark_0123456789abcdef.flac``: UTC, or seconds of a recording; label; the event's id."""
-    if event.started_at_s is None:
-        when = f"{event.start_s:010.2f}s"
-    else:
-        when = datetime.datetime.fromtimestamp(event.started_at_s, datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    label = "-".join(re.findall("[A-Za-z0-9]+", event.label))[:60].rstrip("-") or "sound"
-    return f"{when}_{label}_{event.id}.flac"
+    """What the clip of an event is called."""
+    return name_clip(event.label, event.id, event.started_at_s, event.start_s)

@@ -1,4 +1,6 @@
-"""Which clips stay in their folder, and by which clock their age is reckoned. No other file is ever removed.
+"""Which clips, and how much kept audio, stay in their folder, and by which clock their age is reckoned.
+
+No other file is ever removed.
 
 A board without a battery for its clock may boot years in the future or the past, until its time is synchronised: ages
 reckoned then would remove every clip. So a large jump is not believed until the kernel calls the clock synchronised.
@@ -10,6 +12,7 @@ import contextlib
 import ctypes
 import math
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +24,6 @@ from typing import NamedTuple
 from flexiast.errors import DataError
 from flexiast.files import write_atomically
 from flexiast.log import Log
-from flexiast_runtime.history.clips import NAME
 
 CLOCK = ".flexiast-clock"
 """The file in the folder that holds the last plausible time, in Unix seconds"""
@@ -39,7 +41,7 @@ _TIME_ERROR = 5
 
 @dataclass(frozen=True)
 class Retention:
-    """What stays in the folder: clips up to an age and, the newest first, up to a size."""
+    """What stays in the folder: files up to an age and, the newest first, up to a size."""
 
     age_s: float | None = None
     total_bytes: int | None = None
@@ -50,7 +52,7 @@ class Retention:
 KEEP_ALL = Retention()
 
 
-class Clip(NamedTuple):
+class StoredFile(NamedTuple):
     """A file in the folder."""
 
     written_s: float
@@ -59,15 +61,16 @@ class Clip(NamedTuple):
 
 
 class Keeper:
-    """Knows the clips of a folder, and removes those that may stay no longer.
+    """Knows the clips of a folder, or its kept audio, and removes the files that may stay no longer.
 
-    The folder is listed at the start and every hour; in between, new clips are added to the list.
+    The folder is listed at the start and every hour; in between, new files are added to the list.
     """
 
     def __init__(
         self,
         folder: Path,
         retention: Retention,
+        pattern: re.Pattern[str],
         *,
         wall: Callable[[], float],
         log: Log,
@@ -75,16 +78,21 @@ class Keeper:
         monotonic: Callable[[], float] = time.monotonic,
         find_reviewed: Callable[[Sequence[str]], AbstractSet[str]] = lambda event_ids: frozenset(),
     ) -> None:
-        """``find_reviewed`` gives those of some events that have a verdict; it may raise DataError."""
-        self._folder, self._retention, self._log = folder, retention, log
+        """``pattern`` matches the names of the files that are meant, with their event's ``id`` where they are clips.
+
+        ``find_reviewed`` gives those of some events that have a verdict; it may raise DataError.
+        """
+        self._folder, self._retention, self._pattern, self._log = folder, retention, pattern, log
         self._monotonic = monotonic
         self._find_reviewed, self._is_unreadable = find_reviewed, False
-        self._clips: deque[Clip] = deque()  # the oldest first
-        self._reviewed: deque[Clip] = deque()  # those that would have gone but for their verdict; the oldest first
+        self._files: deque[StoredFile] = deque()  # the oldest first
+        self._reviewed: deque[StoredFile] = deque()  # that would have gone but for their verdict; the oldest first
         self._total = 0
         self._removed = self._removed_bytes = 0  # since the last report
+        self.removed_early = 0
+        """Files that the size limit removed before their time"""
         self.list_folder()
-        newest_s = self._clips[-1].written_s if self._clips else None
+        newest_s = self._files[-1].written_s if self._files else None
         self._clock = None
         if retention.age_s is not None or retention.reviewed_age_s is not None:
             self._clock = PlausibleClock(folder / CLOCK, newest_s, wall, synchronised, monotonic, log)
@@ -92,48 +100,53 @@ class Keeper:
     def list_folder(self) -> None:
         """Read the folder again; raises OSError."""
         self._listed_s = self._monotonic()
-        self._clips, self._reviewed = deque(sorted(list_clips(self._folder))), deque()
-        self._total = sum(clip.size for clip in self._clips)
+        self._files, self._reviewed = deque(sorted(list_files(self._folder, self._pattern))), deque()
+        self._total = sum(file.size for file in self._files)
 
     def add(self, name: str) -> None:
-        """A clip has been written: its time becomes the plausible one, where the clock's is not."""
+        """A file has been written: its time becomes the plausible one, where the clock's is not."""
         path = self._folder / name
         if self._clock is not None and abs(path.stat().st_mtime - (now_s := self._clock.now_s())) > LONGEST_BACK_S:
             os.utime(path, (now_s, now_s))
-        clip = Clip((stat := path.stat()).st_mtime, name, stat.st_size)
-        self._clips.append(clip)
-        self._total += clip.size
+        file = StoredFile((stat := path.stat()).st_mtime, name, stat.st_size)
+        self._files.append(file)
+        self._total += file.size
 
-    def make_room(self, size: int = 0) -> None:
-        """Remove what may stay no longer, the oldest first, before a clip of so many bytes is written."""
-        if self._monotonic() - self._listed_s >= LIST_EVERY_S:
+    def make_room(self, size: int = 0) -> bool:
+        """Remove what may stay no longer, the oldest first, before a file of so many bytes is written.
+
+        Returns whether the folder was listed again: once an hour.
+        """
+        is_listed = self._monotonic() - self._listed_s >= LIST_EVERY_S
+        if is_listed:
             self.list_folder()
-            self.report()
         protected = 0 if size else 1  # the size limit alone never removes the newest
         oldest_s, oldest_reviewed_s = self._oldest_s(self._retention.age_s), self._oldest_reviewed_s()
-        while self._clips:
-            clip = self._clips[0]
-            too_much = self._is_too_much(size) and len(self._clips) > protected
-            if not (too_much or clip.written_s < oldest_s):
+        while self._files:
+            file = self._files[0]
+            is_old = file.written_s < oldest_s
+            if not is_old and not (self._is_too_much(size) and len(self._files) > protected):
                 break
-            if clip.written_s >= oldest_reviewed_s and self._is_reviewed(clip):
-                self._reviewed.append(self._clips.popleft())
+            if file.written_s >= oldest_reviewed_s and self._is_reviewed(file):
+                self._reviewed.append(self._files.popleft())
             else:
-                self._remove(self._clips)
+                self._remove(self._files)
+                self.removed_early += not is_old
         while self._reviewed and (self._is_too_much(size) or self._reviewed[0].written_s < oldest_reviewed_s):
             self._remove(self._reviewed)
+        return is_listed
 
-    def _remove(self, clips: deque[Clip]) -> None:
+    def _remove(self, files: deque[StoredFile]) -> None:
         """Remove the first of them, from the disk first."""
-        (self._folder / clips[0].name).unlink(missing_ok=True)
-        clip = clips.popleft()
-        self._total -= clip.size
+        (self._folder / files[0].name).unlink(missing_ok=True)
+        file = files.popleft()
+        self._total -= file.size
         self._removed += 1
-        self._removed_bytes += clip.size
+        self._removed_bytes += file.size
 
-    def _is_reviewed(self, clip: Clip) -> bool:
+    def _is_reviewed(self, file: StoredFile) -> bool:
         """Whether the clip's event has a verdict; as long as that cannot be read, it counts as if it had."""
-        found = NAME.fullmatch(clip.name)
+        found = self._pattern.fullmatch(file.name)
         assert found is not None, "only clips are listed"
         try:
             is_reviewed = found["id"] in self._find_reviewed([found["id"]])
@@ -146,7 +159,7 @@ class Keeper:
         return is_reviewed
 
     def report(self) -> None:
-        """Log what was removed since the last time."""
+        """Log which clips were removed since the last time."""
         if self._removed:
             limits = {
                 "keep": self._retention.age_s,
@@ -159,7 +172,7 @@ class Keeper:
             self._removed = self._removed_bytes = 0
 
     def _oldest_s(self, age_s: float | None) -> float:
-        """When the oldest clip that may stay was written."""
+        """When the oldest file that may stay was written."""
         return -math.inf if self._clock is None or age_s is None else self._clock.now_s() - age_s
 
     def _oldest_reviewed_s(self) -> float:
@@ -204,7 +217,7 @@ class PlausibleClock:
         elif not self._doubtful:
             self._log(
                 f"the clock says {_date(wall_s)}, the last plausible time in {self._file.parent} is "
-                f"{_date(reckoned_s)}: clips age by the latter until the clock is synchronised"
+                f"{_date(reckoned_s)}: files age by the latter until the clock is synchronised"
             )
         self._doubtful = not plausible
         return wall_s if plausible else reckoned_s
@@ -216,15 +229,20 @@ class PlausibleClock:
                 write_atomically(self._file, f"{self._last_s:.0f}\n".encode())
 
 
-def list_clips(folder: Path) -> Iterator[Clip]:
-    """The clips in a folder, recognised by their names; one that vanishes meanwhile is left out."""
+def list_half_written(folder: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
+    """Half-written files of a killed program, recognised by the names that `write_atomically` gives."""
+    return (path for path in folder.glob(".*.tmp-*") if pattern.fullmatch(path.name[1:].rpartition(".tmp-")[0]))
+
+
+def list_files(folder: Path, pattern: re.Pattern[str]) -> Iterator[StoredFile]:
+    """The files of a folder that are named so; one that vanishes meanwhile is left out."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if NAME.fullmatch(entry.name):
+            if pattern.fullmatch(entry.name):
                 with contextlib.suppress(FileNotFoundError):
                     if entry.is_file():
                         stat = entry.stat()
-                        yield Clip(stat.st_mtime, entry.name, stat.st_size)
+                        yield StoredFile(stat.st_mtime, entry.name, stat.st_size)
 
 
 def clock_is_synchronised() -> bool:

@@ -10,7 +10,8 @@ import soundfile
 
 from flexiast_runtime.history.clips import Span, list_clips, read_clip_folders, read_span, render_span
 from flexiast_runtime.history.corrections import read_corrections
-from flexiast_runtime.history.marks import Mark, add_mark, marks_folder
+from flexiast_runtime.history.database import open_for_writing
+from flexiast_runtime.history.marks import marks_folder
 from flexiast_runtime.history.verdicts import Verdict, give_verdict
 from tests.runtime.history.conftest import BUNDLE, Fill
 from tests.runtime.sinks.conftest import BEGAN_AT_S, RATE_HZ, event
@@ -22,6 +23,13 @@ VERDICTS = [(Verdict.RIGHT, None), (Verdict.WRONG, None), (Verdict.OTHER, "owl")
 def judge(path: Path) -> None:
     for one, (verdict, label) in zip(EVENTS, VERDICTS, strict=False):
         give_verdict(path, one.id, verdict, label, reviewer="ann", instead_of=None, now_s=5.0)
+
+
+def insert_mark(path: Path, mark_id: str, audio: str, start_s: float, end_s: float) -> None:
+    """A mark as a database may hold it, whatever lies in the folder of marks."""
+    row = (mark_id, "kitchen", "owl", BEGAN_AT_S, audio, start_s, end_s, BEGAN_AT_S + 60, "ann")
+    with open_for_writing(path) as connection:
+        connection.execute("INSERT INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
 def test_each_verdict_gives_its_label_and_the_stretch_of_the_event(fill: Fill) -> None:
@@ -67,7 +75,7 @@ def test_a_missed_sound_is_a_correction_with_its_label(fill: Fill) -> None:
     marks_folder(path).mkdir()
     soundfile.write(marks_folder(path) / "m1.flac", np.zeros(5 * RATE_HZ), RATE_HZ)
     for name in ("m1", "m2"):
-        add_mark(path, Mark(name, "kitchen", "owl", BEGAN_AT_S, f"{name}.flac", 1.0, 3.0, BEGAN_AT_S + 60, "ann"))
+        insert_mark(path, name, f"{name}.flac", 1.0, 3.0)
     corrections = read_corrections(path)
     (found,) = corrections.found
     assert (found.path, found.span, found.label) == (marks_folder(path) / "m1.flac", Span(1.0, 3.0), "owl")
@@ -79,7 +87,7 @@ def test_no_path_of_a_database_leads_out_of_its_folder(fill: Fill, tmp_path: Pat
     path = fill(EVENTS)
     soundfile.write(tmp_path / "secret.flac", np.zeros(RATE_HZ), RATE_HZ)
     for name in ("../secret.flac", str(tmp_path / "secret.flac")):
-        add_mark(path, Mark(name, "kitchen", "owl", BEGAN_AT_S, name, 0.0, 1.0, BEGAN_AT_S, "ann"))
+        insert_mark(path, name, name, 0.0, 1.0)
     assert read_corrections(path).found == ()
     (tmp_path / "clips" / f"20261125T152342Z_dog_{EVENTS[0].id}.flac").symlink_to(tmp_path / "secret.flac")
     assert list_clips([tmp_path / "clips"]) == {}

@@ -7,14 +7,18 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flexiast.errors import ChangedError, DataError, FlexiastError, LockedError, UsageError
 from flexiast_runtime.history import database as database_module
+from flexiast_runtime.history.clips import Span, read_span
 from flexiast_runtime.history.events import Query, read_events
-from flexiast_runtime.history.marks import Mark, add_mark, marks_folder, read_marks, remove_mark
+from flexiast_runtime.history.marks import Mark, mark_sound, marks_folder, read_marks, remove_mark
+from flexiast_runtime.history.stored_audio import Stretch
 from flexiast_runtime.history.verdicts import (
     Judgement,
     Verdict,
@@ -26,7 +30,7 @@ from flexiast_runtime.history.verdicts import (
     withdraw_verdict,
 )
 from tests.runtime.history.conftest import BUNDLE, LABELS, NEWER, Fill
-from tests.runtime.sinks.conftest import BEGAN_AT_S, event
+from tests.runtime.sinks.conftest import BEGAN_AT_S, RATE_HZ, event
 
 EVENTS = [event(number, threshold=0.5, bundle_sha256=BUNDLE) for number in range(4)]
 
@@ -185,17 +189,21 @@ def test_reviewed_events_are_chosen_by_the_same_query_as_events(fill: Fill) -> N
 
 
 def test_marks_are_stored_and_forgotten_with_their_audio(fill: Fill) -> None:
-    path = fill(EVENTS)
-    mark = Mark("m1", "kitchen", "owl", BEGAN_AT_S, "m1.flac", 1.0, 3.0, BEGAN_AT_S + 60, "ann")
-    marks_folder(path).mkdir()
+    path, second = fill(EVENTS), np.zeros(RATE_HZ, np.float32)
+    stretch = Stretch("kitchen", second, RATE_HZ, BEGAN_AT_S, 0.25, 0.75)
+    mark = mark_sound(path, "owl", stretch, reviewer="ann", now_s=BEGAN_AT_S + 60)
     audio = marks_folder(path) / mark.audio
-    audio.write_bytes(b"audio")
-    add_mark(path, mark)
-    assert read_marks(path) == [mark]
+    assert (
+        read_marks(path)
+        == [mark]
+        == [Mark(mark.id, "kitchen", "owl", BEGAN_AT_S, audio.name, 0.25, 0.75, BEGAN_AT_S + 60, "ann")]
+    )
+    assert soundfile.info(audio).frames == RATE_HZ and read_span(audio) == Span(0.25, 0.75)
     with pytest.raises(UsageError):
-        add_mark(path, Mark("m2", "kitchen", "", BEGAN_AT_S, "m2.flac", 0.0, 1.0, BEGAN_AT_S, "ann"))
-    remove_mark(path, "m1")
+        mark_sound(path, "", stretch, reviewer="ann")
+    assert list(marks_folder(path).iterdir()) == [audio]
+    remove_mark(path, mark.id)
     assert read_marks(path) == []
     assert not audio.exists()
     with pytest.raises(DataError, match="holds no mark"):
-        remove_mark(path, "m1")
+        remove_mark(path, mark.id)

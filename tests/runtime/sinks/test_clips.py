@@ -159,6 +159,7 @@ class Folder:
         return Keeper(
             self.path,
             retention,
+            NAME,
             wall=lambda: self.wall_s,
             log=self.said.append,
             synchronised=lambda: self.synchronised,
@@ -268,8 +269,8 @@ def test_room_is_made_for_a_clip_before_it_is_written(tmp_path: Path) -> None:
 def test_the_folder_is_listed_at_the_start_and_every_hour_and_not_for_each_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, listed, list_all = Folder(tmp_path), [], retention_module.list_clips
-    monkeypatch.setattr(retention_module, "list_clips", lambda path: (listed.append(path), list_all(path))[1])
+    folder, listed, list_all = Folder(tmp_path), [], retention_module.list_files
+    monkeypatch.setattr(retention_module, "list_files", lambda *where: (listed.append(where), list_all(*where))[1])
     keeper = folder.keeper(Retention(None, 5))
     for number in range(20):
         keeper.make_room(1)

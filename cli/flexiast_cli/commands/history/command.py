@@ -33,7 +33,7 @@ class QueryOptions:
         list[str] | None, typer.Option("--source", help="This source only; may be repeated.", show_default=False)
     ] = None
     since: Annotated[
-        str | None, typer.Option("--since", help="From then on: 24h, 7d, 2026-11-25 or 2026-11-25T14:30.")
+        str | None, typer.Option("--since", help="From then on: 24h, 7d, 14:30, 2026-11-25 or 2026-11-25T14:30.")
     ] = None
     until: Annotated[str | None, typer.Option("--until", help="Before then; written as for --since.")] = None
     limit: Annotated[

@@ -8,7 +8,14 @@ from typing import Annotated, Literal
 import typer
 
 from flexiast_cli.options.common import WebOption, WebUrlOption
-from flexiast_cli.options.validators import known_sinks, named_channel, parse_channel, positive
+from flexiast_cli.options.validators import (
+    duration_text,
+    known_sinks,
+    named_channel,
+    parse_channel,
+    positive,
+    size_text,
+)
 
 InputOption = Annotated[
     list[str] | None,
@@ -64,6 +71,21 @@ SinkOption = Annotated[
         show_default=False,
     ),
 ]
+KeepAudioOption = Annotated[
+    str | None,
+    typer.Option(
+        "--keep-audio",
+        metavar="DURATION",
+        callback=duration_text,
+        help="Keep all live sound of the last so long, such as 24h, beside the database of --to sqlite, for "
+        "`flexiast review mark`.",
+        show_default="no sound but clips",
+    ),
+]
+KeepAudioLimitOption = Annotated[
+    str,
+    typer.Option("--keep-audio-limit", metavar="SIZE", callback=size_text, help="What that takes on disk at most."),
+]
 ExplainOption = Annotated[bool, typer.Option("--explain", help="Log each switch and its reason on stderr.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSONL records: event, switch, status, summary.")]
 
@@ -99,6 +121,8 @@ class OutputOptions:
     """Where records go."""
 
     to: SinkOption = None
+    keep_audio: KeepAudioOption = None
+    keep_audio_limit: KeepAudioLimitOption = "5GB"
     explain: ExplainOption = False
     as_json: JsonOption = False
     web: WebOption = None

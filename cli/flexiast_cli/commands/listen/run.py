@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,12 +15,14 @@ from flexiast_cli.commands.listen.options import OutputOptions, SourceOptions
 from flexiast_cli.commands.listen.output import announce, choose_printer, print_records, report_ineffective_cascade
 from flexiast_cli.commands.listen.sinks import (
     clip_folders,
+    create_audio_keeper,
     find_database,
     histories_for,
     log_with_time,
     make_review_finder,
     open_sinks,
     tee_to_history,
+    tee_to_keeper,
     tee_to_sinks,
 )
 from flexiast_cli.commands.listen.stations import (
@@ -48,6 +50,7 @@ from flexiast_runtime.detection.records import Record
 from flexiast_runtime.governor.live import Conditions
 from flexiast_runtime.hardware.poller import Poller
 from flexiast_runtime.sinks.audio_history import Audio
+from flexiast_runtime.sinks.audio_keeper import AudioKeeper
 from flexiast_runtime.sinks.parse import parse_sinks
 from flexiast_runtime.sinks.sink import RunContext, Sink
 from flexiast_runtime.systemd import ServiceManager
@@ -89,6 +92,7 @@ def run(
     )
     streams = [one.source for one in opened]
     histories = histories_for(sinks, streams, frontend.sample_rate_hz, live=sources.live)
+    keeper = create_audio_keeper(output, sinks, streams, frontend.sample_rate_hz)
     title = f"{name} · {', '.join(source.name for source in streams)}"
     page = (
         None
@@ -96,7 +100,9 @@ def run(
         else open_page(title, frontend, clips=next(iter(clip_folders(sinks)), None), database=find_database(sinks))
     )
     swapper = ModelSwapper(first, stations, ModelLoader(sizes, events, lambda: machine.latest), log_with_time)
-    session = _Session(name, sources, output, swapper, stations, sinks, histories, machine, place, manager, page)
+    session = _Session(
+        name, sources, output, swapper, stations, sinks, histories, keeper, machine, place, manager, page
+    )
     session.run(first, sizes)
 
 
@@ -122,6 +128,7 @@ class _Session:
     stations: Sequence[Station]
     sinks: Sequence[Sink]
     histories: Mapping[str, Audio]
+    keeper: AudioKeeper | None
     machine: Poller[Conditions]
     place: PlaceNoise
     manager: ServiceManager | None
@@ -150,6 +157,7 @@ class _Session:
             open_sinks(self.sinks, context, lambda: live or request.by is not None) as publish,
             record_trace(model.controller, sizes.record, bundle, self.name, step_s, len(captures)),
             self.machine,
+            self.keeper or nullcontext(),
             surviving_full_disk(log),
             self._accept_swaps(),
         ):
@@ -172,6 +180,7 @@ class _Session:
         captures, classifiers = zip(*((station.capture, station.classifier) for station in self.stations), strict=True)
         on_loss: OnSourceLoss = "exit" if len(captures) == 1 or self.options.exits_on_source_loss else "continue"
         chunks = tee_to_history(merge_captures(captures, on_loss), self.names, self.histories)
+        chunks = tee_to_keeper(chunks, self.stations, self.keeper)
         pairs = ((classifiers[index], chunk) for index, chunk in self.swapper.swap_between(chunks))
         return self.place.watch(process_streams(pairs, classifiers))
 

@@ -10,17 +10,24 @@ from pathlib import Path
 
 import typer
 
-from flexiast.errors import ExitCode
+from flexiast.errors import ExitCode, UsageError
+from flexiast_cli.commands.listen.options import OutputOptions
+from flexiast_cli.commands.listen.stations import Station
 from flexiast_cli.terminal.console import log
+from flexiast_runtime.audio.signal import Monitored
 from flexiast_runtime.audio.source import Chunk, PcmSource, Source
 from flexiast_runtime.detection.records import Record
+from flexiast_runtime.history.stored_audio import audio_folder
 from flexiast_runtime.history.verdicts import find_reviewed
 from flexiast_runtime.sinks.audio_history import Audio, AudioHistory, RecordingAudio
+from flexiast_runtime.sinks.audio_keeper import AudioKeeper
 from flexiast_runtime.sinks.clips import Clips
 from flexiast_runtime.sinks.cooldown import Cooldown
 from flexiast_runtime.sinks.outbox import Outbox, open_outboxes
+from flexiast_runtime.sinks.retention import Retention
 from flexiast_runtime.sinks.sink import Counts, RunContext, Sink
 from flexiast_runtime.sinks.sqlite import SqliteHistory
+from flexiast_runtime.units import parse_duration, parse_size
 
 HISTORY_S = 120.0
 """Seconds of audio held for clips; the clip of a longer sound lacks its beginning."""
@@ -86,6 +93,31 @@ def histories_for(sinks: Sequence[Sink], sources: Sequence[Source], rate_hz: int
         else RecordingAudio(source, HISTORY_S, rate_hz)
         for source in sources
     }
+
+
+def create_audio_keeper(
+    output: OutputOptions, sinks: Sequence[Sink], sources: Sequence[Source], rate_hz: int
+) -> AudioKeeper | None:
+    """What keeps the sound of the run; None where that is not asked for. Raises UsageError where it cannot be."""
+    if output.keep_audio is None:
+        return None
+    database = find_database(sinks)
+    if database is None:
+        raise UsageError("--keep-audio needs --to sqlite: sounds are marked in its database, and kept beside it")
+    if not any(isinstance(source, Monitored) for source in sources):
+        raise UsageError("--keep-audio keeps live sound, and a recording is there anyway; leave it out")
+    retention = Retention(parse_duration(output.keep_audio), parse_size(output.keep_audio_limit))
+    return AudioKeeper(audio_folder(database), retention, rate_hz, log=log_with_time)
+
+
+def tee_to_keeper(
+    stream: Iterable[tuple[int, Chunk]], stations: Sequence[Station], keeper: AudioKeeper | None
+) -> Iterator[tuple[int, Chunk]]:
+    """Yield the chunks with their source's place, and have each kept that a live source gave."""
+    for place, chunk in stream:
+        if keeper is not None and stations[place].is_live:
+            keeper.push(stations[place].name, chunk, stations[place].capture.unix_s)
+        yield place, chunk
 
 
 def _clip_sinks(sinks: Sequence[Sink]) -> list[Clips]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.constrain import Constrain
 from rich.text import Text
 
@@ -19,7 +19,7 @@ from flexiast.spec import FrontendSpec
 from flexiast.text import printable
 from flexiast_cli.commands.history.run import describe_time
 from flexiast_cli.spectrogram import COLUMN_FRAMES, Spectrogram
-from flexiast_runtime.history.clips import read_span
+from flexiast_runtime.history.clips import Span, read_span
 from flexiast_runtime.history.verdicts import ReviewedEvent
 
 Float = NDArray[np.float32]
@@ -90,15 +90,29 @@ def _draw_clip(clip: Path) -> RenderableType:
         samples, rate_hz = soundfile.read(clip, dtype="float32")
     except (DataError, soundfile.LibsndfileError) as error:
         return Text(f"the clip cannot be read: {printable(str(error))}", "yellow")
-    seconds = len(samples) / rate_hz
-    if seconds < SHORTEST_S:
+    if len(samples) / rate_hz < SHORTEST_S:
         return Text("the clip is too short for a picture", "dim")
-    picture = Spectrogram()
-    features = compute_log_mel(samples, rate_hz)
-    picture.push(features)
-    drawn = Constrain(picture.with_height(LINES), max(1, len(features) // COLUMN_FRAMES))  # from the left on
-    where = f"the event is {span.start_s:.1f} to {span.end_s:.1f} s of {seconds:.1f} s"
-    return Group(drawn, Text(where, "dim"))
+    return SoundPicture(samples, rate_hz, span, "the event")
+
+
+class SoundPicture:
+    """A spectrogram from the left on, as wide as the console at most, with a line under what is meant."""
+
+    def __init__(self, samples: Float, rate_hz: int, span: Span, what: str) -> None:
+        self._features, self._span, self._what = compute_log_mel(samples, rate_hz), span, what
+        self._seconds = len(samples) / rate_hz
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = max(1, min(options.max_width, len(self._features) // COLUMN_FRAMES))
+        frames = width * COLUMN_FRAMES
+        picture = Spectrogram()
+        picture.push(self._features[np.arange(frames) * len(self._features) // frames])
+        yield Constrain(picture.with_height(LINES), width)
+        first, last = (round(width * moment_s / self._seconds) for moment_s in self._span)
+        yield Text(" " * min(first, width - 1) + "^" * max(1, last - first), "bold")
+        yield Text(
+            f"{self._what} is {self._span.start_s:.1f} to {self._span.end_s:.1f} s of {self._seconds:.1f} s", "dim"
+        )
 
 
 def _describe_near(event: dict[str, Any], other: ReviewedEvent) -> str:

@@ -75,3 +75,43 @@ def export(
     from flexiast_cli.commands.review.export import run
 
     run(database, output, query, clips, force=force)
+
+
+def mark(
+    label: Annotated[str, typer.Argument(metavar="LABEL", help="What sounded.")],
+    database: DatabaseArgument = None,
+    *,
+    at: Annotated[
+        str,
+        typer.Option("--at", help="When it began, by the local clock or so long ago: 14:03:20, 30s, 2026-11-25T14:30."),
+    ],
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, max=60.0, help="How long it lasted.")] = 2.0,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="Where it sounded.", show_default="the only one of which sound is kept"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what sounded then, with 10 s around it, and store nothing.")
+    ] = False,
+) -> None:
+    """Mark a sound that no event reported, in the audio that `listen --keep-audio` keeps.
+
+    It shows the spectrogram, and stores the label with a copy of that audio for `flexiast review export`.
+    """
+    from flexiast_cli.commands.review.mark import run
+
+    run(database, label, at, seconds, source, dry_run=dry_run)
+
+
+def marks(
+    database: DatabaseArgument = None,
+    *,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option("--remove", metavar="ID", help="Take this mark back; may be repeated.", show_default=False),
+    ] = None,
+) -> None:
+    """List the sounds that were marked, the oldest first, or take marks back."""
+    from flexiast_cli.commands.review.mark import print_marks, remove_marks
+
+    remove_marks(database, remove) if remove else print_marks(database)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import getpass
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +11,16 @@ from flexiast.errors import ChangedError, FlexiastError, LockedError, UsageError
 from flexiast_cli.commands.history.command import QueryOptions
 from flexiast_cli.commands.history.query import build_query
 from flexiast_cli.commands.review.card import draw_card, play
+from flexiast_cli.commands.review.people import list_known_labels, name_user
 from flexiast_cli.terminal.console import count_noun, log, stdout
 from flexiast_cli.terminal.keys import Keys, open_keys
 from flexiast_runtime.history.clips import list_clips, read_clip_folders
 from flexiast_runtime.history.database import default_database
-from flexiast_runtime.history.events import list_labels
 from flexiast_runtime.history.queue import Order, QueueQuery, Reviewed, read_neighbours, read_queue
 from flexiast_runtime.history.verdicts import (
     ReviewedEvent,
     Verdict,
     give_verdict,
-    read_bundles,
     read_verdicts,
     withdraw_verdict,
 )
@@ -69,8 +66,7 @@ class _Review:
     def __init__(self, database: Path, events: list[ReviewedEvent], clips: dict[str, Path]) -> None:
         self._database, self._events, self._clips = database, events, clips
         self._place = self.given = 0
-        known = [label for bundle in read_bundles(database).values() for label in bundle.labels]
-        self._labels = sorted({*known, *list_labels(database)})
+        self._labels = list_known_labels(database)
 
     def run(self, keys: Keys) -> None:
         """Until the last event has its verdict, or `q`."""
@@ -113,7 +109,7 @@ class _Review:
             event.event["id"],
             verdict,
             label,
-            reviewer=_user(),
+            reviewer=name_user(),
             instead_of=event.judgement,
         )
         self._events[self._place] = replace(event, judgement=given)
@@ -159,10 +155,3 @@ class _Review:
         event = self._events[self._place]
         judgement = read_verdicts(self._database).get(event.event["id"])
         self._events[self._place] = replace(event, judgement=judgement)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return f"user {os.getuid()}"
