@@ -33,7 +33,9 @@ from benchmarks.streams import Stream
 from flexiast.spec import FrontendSpec, parse_patches
 from flexiast_cli.app import app
 from flexiast_runtime.audio import microphone as mic
+from flexiast_runtime.audio.alignment import WindowTiming
 from flexiast_runtime.audio.device_stream import DeviceStream
+from flexiast_runtime.audio.source import measure_held_s
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
 from flexiast_runtime.detection.settings import DetectionSettings
@@ -105,6 +107,7 @@ def listened(stream: Stream, rate_hz: int, folder: Path, seconds: float) -> tupl
         program = [sys.executable, "-m", "benchmarks.age", "listen", MODEL, "--patch-sizes", PATCH, "--json"]
         program += ["--duration", str(seconds), "--to", f"http://127.0.0.1:{webhook.server_port}/"]
         own = {STARTED: str(started), "TMPDIR": str(folder), "VMIC_QUIET": "1"}
+        own["OPENBLAS_NUM_THREADS"] = "1"  # as `flexiast_cli.main` has it, which this child does not begin with
         with subprocess.Popen(
             [RIG, "-m", f"mic={wav}", "--", *program, "--device", "mic"],
             stdout=subprocess.PIPE,
@@ -118,8 +121,16 @@ def listened(stream: Stream, rate_hz: int, folder: Path, seconds: float) -> tupl
         return float(started.read_text()), webhook.got, lines
 
 
+def find_start_s(frontend: FrontendSpec, settings: DetectionSettings) -> float:
+    """Seconds that `listen` leaves out at the beginning, so that windows end where blocks do."""
+    windows = WindowTiming(frontend.sample_rate_hz, frontend.window_s, settings.step_s)
+    return windows.find_start_s(DEVICE_HZ, measure_held_s(DEVICE_HZ, frontend.sample_rate_hz))
+
+
 def report(stream: Stream, frontend: FrontendSpec, started_s: float, events: Received, lines: Received) -> None:
     rate_hz, settings = frontend.sample_rate_hz, DetectionSettings.from_frontend(frontend)
+    played_s = started_s  # the words; the stream's time begins a little later
+    started_s += find_start_s(frontend, settings)
     summary = lines[-1][0]
     engine_s = summary["variants"][0]["latency_p50_ms"] / 1000
     events = [(event, at_s) for event, at_s in events if event["end_s"] < summary["audio_s"] - frontend.window_s]
@@ -133,7 +144,7 @@ def report(stream: Stream, frontend: FrontendSpec, started_s: float, events: Rec
     print(f"{'':52}{'count':>6}{'p50':>8}{'p95':>8}{'p99':>8}{'most':>8}")
     row("event at the webhook, from the newest sound it needs", newest)
     oldest = row("event at the webhook, from the oldest of that step", [age + settings.step_s for age in newest])
-    row("event at the webhook, from the end of the word", list(since_words(stream, started_s, events, rate_hz)))
+    row("event at the webhook, from the end of the word", list(since_words(stream, played_s, events, rate_hz)))
     row("status on stdout, from the newest sound in it", status)
     row("started_at, later than the sound", began)
     limit_s = settings.step_s + engine_s + ALLOWED_S

@@ -19,8 +19,8 @@ import psutil
 import soundfile
 
 from benchmarks.measure import heading
+from flexiast_runtime.audio.alignment import WindowTiming
 from flexiast_runtime.audio.capture import Capture
-from flexiast_runtime.audio.capture_process import BLOCK_S
 from flexiast_runtime.audio.device_stream import DeviceStream
 from flexiast_runtime.audio.devices import choose, input_devices
 from flexiast_runtime.audio.microphone import Microphone
@@ -29,6 +29,8 @@ from flexiast_runtime.audio.source import Block, Wait, read_blocks, wait_for
 
 RIG = Path(__file__).parents[2] / "shared" / "rigs" / "virtual_mic.sh"
 RATE_HZ, MODEL_HZ, STEP = 48_000, 16_000, 8_000
+WINDOWS = WindowTiming(MODEL_HZ, 5.0, STEP / MODEL_HZ)
+BLOCK_S = WINDOWS.choose_block_s(RATE_HZ)
 COUNT = 2**16
 """Samples until their 16-bit numbers begin again: 1.4 s."""
 AUDIO_S = 20
@@ -65,7 +67,7 @@ def under_the_rig() -> int:
 
 def cost(device: str) -> tuple[float, float]:
     """CPU time of this process and of the capture process, per second of audio, once both have started."""
-    capture = Capture(Monitored(Microphone(device)), MODEL_HZ, STEP, live=True)
+    capture = Capture(Monitored(Microphone(device, windows=WINDOWS)), MODEL_HZ, STEP, live=True)
     chunks = (chunk for chunk in capture if len(chunk.samples))
     next(chunks)
     (child,) = psutil.Process().children()
@@ -95,7 +97,7 @@ class Timed(DeviceStream):
 def ages_s() -> list[float]:
     """Of each block, from the moment its last sample sounded to the moment the parent holds it."""
     found: list[float] = []
-    with Timed(choose(input_devices(), "mono"), None) as stream:
+    with Timed(choose(input_devices(), "mono"), None, BLOCK_S) as stream:
         for delivery in stream.deliveries():
             now_s = time.monotonic()
             if isinstance(delivery, Wait):

@@ -20,8 +20,10 @@ import soxr
 from numpy.typing import NDArray
 
 from benchmarks.cascade import governed
-from benchmarks.events import TASKS, Counts, Sound, Stream, audible, count, halves, louder, pink
+from benchmarks.streams import TASKS, Stream, halves, louder, pink
 from flexiast.data.dataset import load_waveforms, read_dataset
+from flexiast.evaluation.events import Counts, Sound, count_by_overlap
+from flexiast.evaluation.mixing import trim_to_audible
 from flexiast.manifest import Variant
 from flexiast.spec import PatchSize
 from flexiast_runtime.audio.capture import Capture
@@ -90,7 +92,7 @@ def make_rooms(data: Path, minutes: float) -> dict[str, Stream]:
     talk = np.concatenate(
         [soundfile.read(path, dtype="float32")[0] for path in sorted((data / "background").rglob("*.ogg"))]
     )
-    sounds = [(clip.labels[0], audible(wave, RATE_HZ)) for clip, wave in clips if clip.labels[0] != "rain"]
+    sounds = [(clip.labels[0], trim_to_audible(wave, RATE_HZ)) for clip, wave in clips if clip.labels[0] != "rain"]
     samples = round(60 * minutes * RATE_HZ)
     rooms = {"quiet": pink(samples, rng), "rain": 0.01 * loop(rain, samples), "talk": 0.01 * loop(talk, samples)}
     return {name: fill(room, sounds, rng) for name, room in rooms.items()}
@@ -112,7 +114,7 @@ def fill(room: Float, sounds: Sequence[tuple[str, Float]], rng: np.random.Genera
         if place > len(room):
             break
         mixed[start:place] += level * louder(sound, SNR_DB)
-        truth.append(Sound(label, start, place))
+        truth.append(Sound(label, start / RATE_HZ, place / RATE_HZ))
     return Stream(np.clip(mixed, -1, 1), tuple(truth))
 
 
@@ -137,7 +139,7 @@ def listen(engines: Engines, patch: PatchSize, samples: Float, first: PatchSize 
     began_s = time.process_time()
     events = [record for record in classifier.run(capture) if isinstance(record, Event)]
     cpu_s = time.process_time() - began_s
-    return Heard(cpu_s, tuple(Sound(one.label, one.start_sample, one.end_sample) for one in events))
+    return Heard(cpu_s, tuple(Sound(one.label, one.start_s, one.end_s) for one in events))
 
 
 def run_yamnet(model: Path, samples: Float) -> Heard:
@@ -208,9 +210,9 @@ def compare(data: Path, minutes: float, yamnet: Path | None, plot: Path | None, 
         heard = {room: hear(samples) for room, samples in device.items()}
         hourly = {room: one.cpu_s * 60 / minutes for room, one in heard.items()}
         counts = {room: score(one, rooms[room]) for room, one in heard.items()}
-        cells = (f"{hourly[room]:.1f} | {'–' if counts[room] is None else f'{counts[room].f1:.2f}'}" for room in rooms)
+        cells = (f"{hourly[room]:.1f} | {show_f1(counts[room])}" for room in rooms)
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
-        if (total := add(counts.values())) is not None:
+        if (total := add(counts.values())) is not None and total.f1 is not None:
             points[name.strip("*")] = sum(hourly.values()) / len(hourly), total.f1
     if plot is not None:
         draw(points, plot)
@@ -220,7 +222,11 @@ def score(heard: Heard, room: Stream) -> Counts | None:
     """By overlap; rain is a label of the model's own, and no event here."""
     if heard.events is None:
         return None
-    return count([event for event in heard.events if event.label != "rain"], room.truth, np.inf)
+    return count_by_overlap([event for event in heard.events if event.label != "rain"], room.truth)
+
+
+def show_f1(counts: Counts | None) -> str:
+    return "–" if counts is None or counts.f1 is None else f"{counts.f1:.2f}"
 
 
 def add(counts: Any) -> Counts | None:

@@ -40,12 +40,12 @@ from flexiast_runtime.audio.devices import (
     missing_device_hint,
 )
 
-BLOCK_S = 0.1
-"""Callback interval: each wakes the processor, and sound waits for it; a step is a whole number of them."""
-LATENCY_S = 0.3
-"""Requested latency, which is the size of the driver's buffer: three blocks. Audio arrives after one."""
+LATENCY_BLOCKS = 3
+"""Requested latency, in blocks. With the one that is being filled they are the four periods of PortAudio's buffer: with
+another number its period would be another than the block, which would wait for the end of a period."""
 SLOTS = 42
-"""Blocks in the ring: four seconds in which the parent may be busy, and two that may be in the making."""
+"""Blocks in the ring: two to four seconds in which the parent may be busy, and two that may be in the making. Its own
+ring holds eight steps, so more would be dropped there."""
 WRITTEN, WAKE_AT, ARRIVED, OVERFLOWS = 0, 1, 8, 8 + SLOTS
 """Places in the header; the first ones are alone in their cache line"""
 HEADER_BYTES = 8 * (8 + 2 * SLOTS)
@@ -67,7 +67,7 @@ def main() -> None:
     os.dup2(2, 1)  # sound libraries print
     wanted = json.loads(sys.argv[1])
     try:
-        _capture(InputDevice(*wanted["device"]), wanted["channel"], wanted["memory"], pipe)
+        _capture(InputDevice(*wanted["device"]), wanted["channel"], wanted["block_s"], wanted["memory"], pipe)
         reason = "its driver ended the stream"
     except Exception as error:  # noqa: BLE001 (the parent raises it)
         reason = _reason(error)
@@ -76,8 +76,8 @@ def main() -> None:
     os._exit(1)  # PortAudio's own exit handler can hang
 
 
-def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int) -> None:
-    """Capture until the driver ends the stream."""
+def _capture(known: InputDevice, channel: int | None, block_s: float, memory_fd: int, pipe: int) -> None:
+    """Capture until the driver ends the stream; it calls once a block."""
     there = input_devices()
     device = choose(there, known.name) if known.number == NOT_THERE_YET else match_device(there, known)
     if device is None:
@@ -85,7 +85,7 @@ def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int)
     if channel is not None and channel > device.channels:
         raise DeviceError(f"channel {channel} was wanted of {device.channels}")
     channels = min(device.channels, max(FIRST_CHANNELS, channel or 0))
-    frames = round(BLOCK_S * device.rate_hz)
+    frames = round(block_s * device.rate_hz)
     block_bytes = 4 * channels * frames
     os.ftruncate(memory_fd, HEADER_BYTES + SLOTS * block_bytes)
     memory = mmap.mmap(memory_fd, 0)
@@ -113,7 +113,7 @@ def _capture(known: InputDevice, channel: int | None, memory_fd: int, pipe: int)
         device=device.number,
         channels=channels,
         dtype="float32",
-        latency=LATENCY_S,
+        latency=LATENCY_BLOCKS * block_s,
         callback=copy,
         finished_callback=ended.set,
     )

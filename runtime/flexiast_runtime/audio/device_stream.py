@@ -22,13 +22,13 @@ from typing_extensions import Self
 from flexiast_runtime.audio import capture_process
 from flexiast_runtime.audio.capture_process import ARRIVED, HEADER_BYTES, OVERFLOWS, SLOTS, WAKE_AT, WRITTEN
 from flexiast_runtime.audio.devices import InputDevice
-from flexiast_runtime.audio.source import IDLE_S, Wait
+from flexiast_runtime.audio.source import IDLE_S, Wait, measure_held_s
 from flexiast_runtime.audio.timeline import uptime_s
 
 Float = NDArray[np.float32]
 
 SILENT_S = 0.5
-"""Seconds without a block after which the device counts as lost; blocks come ten times a second."""
+"""Seconds without a block after which the device counts as lost; blocks come ten times a second or more."""
 OPENING_S = 10.0
 """Longest time from the start of a capture process to its first block: a Raspberry Pi loads Python from a slow card."""
 LATE_S = 0.05
@@ -61,11 +61,12 @@ class Delivery(NamedTuple):
 class DeviceStream:
     """A stream of one device; leaving the context kills it."""
 
-    def __init__(self, device: InputDevice, channels: range | None) -> None:
-        """``channels`` count from 1; the first two at most for None."""
+    def __init__(self, device: InputDevice, channels: range | None, block_s: float) -> None:
+        """``channels`` count from 1; the first two at most for None. ``block_s`` is the length of a block."""
         self._memory_fd = _create_shared_memory()
         last = None if channels is None else channels[-1]
-        self._process = _start({"device": device, "channel": last, "memory": self._memory_fd}, self._memory_fd)
+        wanted = {"device": device, "channel": last, "block_s": block_s, "memory": self._memory_fd}
+        self._process = _start(wanted, self._memory_fd)
         self._pipe = self._process.stdout.fileno()  # type: ignore[union-attr]
         os.set_blocking(self._pipe, False)
         self._device, self._channels = device, channels
@@ -77,6 +78,8 @@ class DeviceStream:
         self._resample: Callable[[Float], Float] = _identity
         self.block_frames = 0
         """Of a block, at the rate of the requested device, once it is open"""
+        self.held_s = 0.0
+        """Most that `resample` holds back, once the device is open"""
 
     def __enter__(self) -> Self:
         return self
@@ -106,9 +109,13 @@ class DeviceStream:
             if (now_s := uptime_s()) > self._wake_by_s + SUSPENDED_S:
                 self._seen_s = now_s
 
-    def resample(self, blocks: Float) -> Float:
-        """Blocks [blocks, frames, channels] that follow each other → samples at the rate of the requested device."""
-        return self._resample(blocks.reshape(-1, blocks.shape[2]))
+    def resample(self, blocks: Float, skipped_s: float = 0.0) -> Float:
+        """Blocks [blocks, frames, channels] that follow each other → samples at the rate of the requested device.
+
+        The first ``skipped_s`` seconds are left out.
+        """
+        skipped = math.floor(skipped_s * blocks.shape[1] / self._block_s)
+        return self._resample(blocks.reshape(-1, blocks.shape[2])[skipped:])
 
     def _wake_after(self, seconds: float) -> float:
         """Have the pipe written to once so much more audio has come; returns for how long to wait for it."""
@@ -148,6 +155,7 @@ class DeviceStream:
             self._resample = ResampleStream(
                 rate_hz, self._device.rate_hz, self._audio.shape[2], dtype="float32"
             ).resample_chunk
+            self.held_s = measure_held_s(rate_hz, self._device.rate_hz)
 
     def _take(self) -> Delivery | None:
         """Blocks not yet taken; those that may have been overwritten while they were copied are missed."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Generator, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from flexiast.errors import DeviceError, DeviceLostError
+from flexiast_runtime.audio.alignment import LONGEST_BLOCK_S, WindowTiming
 from flexiast_runtime.audio.capture_process import FIRST_CHANNELS
 from flexiast_runtime.audio.channels import Channel
 from flexiast_runtime.audio.device_stream import Delivery, DeviceStream, StreamEndedError
 from flexiast_runtime.audio.devices import NOT_THERE_YET, InputDevice, choose, input_devices, is_absent
-from flexiast_runtime.audio.source import IDLE_S, NOTHING, Block, Notice, Wait
+from flexiast_runtime.audio.source import IDLE_S, NOTHING, Block, Notice, Wait, measure_held_s
 from flexiast_runtime.audio.timeline import Timeline
 
 RETRY_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -35,12 +37,15 @@ class Microphone:
         self,
         device: str | None = None,
         *,
+        windows: WindowTiming | None = None,
         channel: Channel | None = None,
         on_loss: OnLoss = "retry",
         may_come: bool = False,
         retry_s: tuple[float, ...] = RETRY_S,
     ) -> None:
         """``device`` as `devices.choose` takes it; ``channel`` counts from 1.
+
+        Blocks and their beginning are laid for the reader's ``windows``; without, nothing is left out.
 
         With ``may_come`` the device may be missing or in use at the start: it counts as lost and is reopened later.
 
@@ -53,6 +58,8 @@ class Microphone:
         self.name, self.rate_hz = self._device.name, self._device.rate_hz
         self.channels = self._select_channels(channel)
         """Those that its blocks hold, counted from 1; None for the first two at most"""
+        self._windows = windows
+        self._block_s = LONGEST_BLOCK_S if windows is None else windows.choose_block_s(self.rate_hz)
         self._on_loss, self._retry_s = on_loss, retry_s
 
     def blocks(self) -> Iterator[Block]:
@@ -98,44 +105,60 @@ class Microphone:
     def _stretch(self, timeline: Timeline, *, again: bool) -> Generator[Block, None, tuple[float, str]]:
         """Blocks of one capture process; when it ends, for how many seconds it delivered and why it no longer does."""
         since_s, reason = None, ""
-        with DeviceStream(self._device, self.channels) as stream:
+        with DeviceStream(self._device, self.channels, self._block_s) as stream:
             try:
                 for delivery in stream.deliveries():
                     if isinstance(delivery, Wait):
                         yield Block(NOTHING, wait=delivery)
                         continue
-                    found = again and since_s is None
+                    is_first = since_s is None
                     since_s = since_s or time.monotonic()
-                    yield from self._blocks(stream, delivery, timeline, found=found)
+                    for run in self._split(delivery, stream.block_frames, timeline, found=is_first and again):
+                        yield self._block(stream, delivery, run, timeline.drift_ppm, is_first=is_first)
+                        is_first = False
             except StreamEndedError as error:
                 reason = str(error)
         return 0.0 if since_s is None else time.monotonic() - since_s, reason
 
-    def _blocks(self, stream: DeviceStream, delivery: Delivery, timeline: Timeline, *, found: bool) -> Iterator[Block]:
-        """A delivery as one block, or as several where frames are missing within it."""
-        first, missed = 0, delivery.missed * stream.block_frames
+    def _split(self, delivery: Delivery, block_frames: int, timeline: Timeline, *, found: bool) -> Iterator[_Run]:
+        """A delivery as one run, or as several where frames are missing within it."""
+        first, missed = 0, delivery.missed * block_frames
         lost = missed
         notice = None
         for place, (arrived_s, overflowed) in enumerate(zip(delivery.arrived_s, delivery.overflowed, strict=True)):
-            came = stream.block_frames + (0 if place else missed)
+            came = block_frames + (0 if place else missed)
             gap = timeline.push(arrived_s, came, broken=overflowed or (found and not place))
             if found and not place:
                 lost += gap
                 missing = f"{lost / self.rate_hz:.1f} s are missing" if lost else "audio starts now"
                 notice = Notice("found", missing)
             elif gap and place:
-                yield self._block(stream, delivery, slice(first, place), timeline, lost, notice)
+                yield _Run(slice(first, place), lost, notice)
                 first, lost, notice = place, gap, None
             else:
                 lost += gap
-        yield self._block(stream, delivery, slice(first, None), timeline, lost, notice)
+        yield _Run(slice(first, None), lost, notice)
 
-    @staticmethod
     def _block(
-        stream: DeviceStream, delivery: Delivery, part: slice, timeline: Timeline, lost: int, notice: Notice | None
+        self, stream: DeviceStream, delivery: Delivery, run: _Run, drift_ppm: float | None, *, is_first: bool
     ) -> Block:
-        samples = stream.resample(delivery.samples[part])
-        return Block(samples, lost, notice, timeline.drift_ppm, delivery.arrived_s[part][-1])
+        """A run as one block. Where audio begins, also after a loss, the reader's windows begin, when it suits them."""
+        skipped_s = 0.0
+        if (is_first or run.lost) and self._windows is not None:
+            held_s = stream.held_s + measure_held_s(self.rate_hz, self._windows.rate_hz)
+            skipped_s = self._windows.find_start_s(self.rate_hz, held_s)
+        samples = stream.resample(delivery.samples[run.blocks], skipped_s)
+        lost = run.lost and run.lost + math.floor(skipped_s * self.rate_hz)
+        return Block(samples, lost, run.notice, drift_ppm, delivery.arrived_s[run.blocks][-1])
+
+
+class _Run(NamedTuple):
+    """Blocks of a delivery with nothing missing between them."""
+
+    blocks: slice
+    lost: int
+    """Frames missing before them"""
+    notice: Notice | None
 
 
 def absent_device(name: str) -> InputDevice:

@@ -20,6 +20,7 @@ from flexiast_cli.terminal.console import log, shows_pictures
 from flexiast_cli.terminal.interrupts import graceful_shutdown, yield_until_reader_stalls
 from flexiast_cli.terminal.screen import Screen, print_lines
 from flexiast_cli.web.server import WebPage
+from flexiast_runtime.audio.alignment import WindowTiming
 from flexiast_runtime.audio.capture import Capture
 from flexiast_runtime.audio.microphone import Microphone
 from flexiast_runtime.audio.signal import Monitored
@@ -62,7 +63,8 @@ def run(model: str | None, source: str | None, web: str | None) -> None:
     candidates = Candidates(bundle, engines, manifest.precision(None), profile=None)
     policy = Policy(dwell_s=DWELL_S, max_charge_per_min=math.inf, switches_per_h=math.inf)
     with tempfile.TemporaryDirectory(prefix="flexiast-demo-") as folder:
-        opened, title = _open_source(source, Path(folder))
+        windows = WindowTiming(frontend.sample_rate_hz, frontend.window_s, settings.step_s)
+        opened, title = _open_source(source, Path(folder), windows)
         audio = Monitored(opened)
         conditions = _Scenario(Path(folder), settings.step_s)
         step, window = round(settings.step_s * frontend.sample_rate_hz), frontend.window_samples
@@ -111,10 +113,10 @@ class _Scenario:
             yield record
 
 
-def _open_source(name: str | None, folder: Path) -> tuple[Source, str]:
+def _open_source(name: str | None, folder: Path, windows: WindowTiming) -> tuple[Source, str]:
     """The microphone, a file or the soundscape, and what the screen calls it."""
     if name == "mic":
-        return Microphone(), "the microphone"
+        return Microphone(windows=windows), "the microphone"
     if name is not None:
         return RealTime(FileSource(Path(name))), name
     path = folder / "synthesised soundscape.wav"

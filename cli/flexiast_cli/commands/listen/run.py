@@ -40,6 +40,7 @@ from flexiast_cli.options.validators import parse_address
 from flexiast_cli.terminal.console import log
 from flexiast_cli.terminal.full_disk import surviving_full_disk
 from flexiast_cli.terminal.interrupts import StopRequest, graceful_shutdown, reload_on_hangup
+from flexiast_runtime.audio.alignment import WindowTiming
 from flexiast_runtime.audio.capture import OnSourceLoss, merge_captures, stop
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import DEFAULT, find_bundle
@@ -73,7 +74,8 @@ def run(
     candidates = load_candidates(bundle, sizes)
     frontend = candidates.engines.spec.frontend
     manager = ServiceManager.from_environment(os.environ, log)
-    opened = open_sources(sources, frontend.sample_rate_hz, manager)
+    windows = WindowTiming(frontend.sample_rate_hz, frontend.window_s, settings.step_s)
+    opened = open_sources(sources, windows, manager)
     share_s = settings.step_s / len(opened)  # one thread runs the engines for all of them
     deadline_s = min(sizes.latency / 1000, share_s) if sizes.latency else share_s
     machine = machine_conditions(deadline_s, sizes.backend, supply)

@@ -13,6 +13,7 @@ from flexiast.spec import Spec
 from flexiast_cli.commands.listen.options import SourceOptions
 from flexiast_cli.governor import Controller
 from flexiast_cli.terminal.console import log
+from flexiast_runtime.audio.alignment import WindowTiming
 from flexiast_runtime.audio.capture import Capture
 from flexiast_runtime.audio.channels import Channel, open_channels, split_channels
 from flexiast_runtime.audio.microphone import Microphone
@@ -64,14 +65,14 @@ class Input(NamedTuple):
     channel: int | None
 
 
-def open_sources(options: SourceOptions, rate_hz: int, manager: ServiceManager | None) -> list[Input]:
+def open_sources(options: SourceOptions, windows: WindowTiming, manager: ServiceManager | None) -> list[Input]:
     """Files and pipes if any are named, else microphones; raises what these raise."""
     if not options.inputs:
-        return microphones(options.devices or [None], options.channel, options.on_device_loss, manager)
+        return microphones(options.devices or [None], options.channel, options.on_device_loss, windows, manager)
     return [
         each
         for name in options.inputs
-        for each in _open_recording(name, rate_hz, options.channel, realtime=options.realtime, manager=manager)
+        for each in _open_recording(name, windows.rate_hz, options.channel, realtime=options.realtime, manager=manager)
     ]
 
 
@@ -79,6 +80,7 @@ def microphones(
     devices: Sequence[str | None],
     channel: Channel | None,
     on_loss: Literal["retry", "exit"],
+    windows: WindowTiming,
     manager: ServiceManager | None,
 ) -> list[Input]:
     """Microphones by name, None for the default one; a service manager is notified while a lost one is polled for.
@@ -87,7 +89,9 @@ def microphones(
     one microphone, DeviceError where all are absent or one has no such channel.
     """
     may_come = len(devices) > 1 and on_loss == "retry"
-    found = [Microphone(device, channel=channel, on_loss=on_loss, may_come=may_come) for device in devices]
+    found = [
+        Microphone(device, windows=windows, channel=channel, on_loss=on_loss, may_come=may_come) for device in devices
+    ]
     if all(one.is_absent for one in found):
         Microphone(devices[0])  # raises DeviceError that lists the microphones of this machine
     names = [one.name for one in found]
