@@ -1,10 +1,11 @@
-"""What the page's server answers: the page's files, clips, the WebSocket of records, and the view *Review*.
+"""What the page's server answers: the page's files, clips, the WebSocket of records, the view *Review*, the model.
 
 Needs the extra `service`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -22,10 +23,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from flexiast.errors import ChangedError, FlexiastError, LockedError, UsageError
 from flexiast_cli.web.feed import Feed, Message
+from flexiast_cli.web.models import Models, call_in_thread
 from flexiast_cli.web.review import ReviewDesk
 
 LARGEST_BODY = 10_000
-"""Bytes of a verdict"""
+"""Bytes of a verdict, or of what is asked for a model"""
 NO_REVIEW = "to review what it detects, start flexiast listen with --to sqlite and --to clips:FOLDER"
 
 Lifespan = Callable[[object], AbstractAsyncContextManager[None]]
@@ -33,13 +35,17 @@ Lifespan = Callable[[object], AbstractAsyncContextManager[None]]
 
 def build_application(
     page: Path,
-    hello: Message,
+    hello: Callable[[], Message],
     feed: Feed,
     find_clip: Callable[[str], Path | None],
     lifespan: Lifespan,
     desk: ReviewDesk | None = None,
+    models: Models | None = None,
 ) -> Starlette:
-    """``page`` holds the files, ``hello`` is every browser's first message; without a ``desk`` nothing is reviewed."""
+    """``page`` holds the files, ``hello`` gives every browser's first message.
+
+    Without a ``desk`` nothing is reviewed, without ``models`` none is swapped.
+    """
 
     def answer_clip(request: Request) -> Response:
         path = find_clip(request.path_params["id"])
@@ -48,7 +54,7 @@ def build_application(
     async def send_records(socket: WebSocket) -> None:
         await socket.accept()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_send_messages, socket, hello, feed)
+            tasks.start_soon(_send_messages, socket, hello(), feed)
             while (await socket.receive())["type"] != "websocket.disconnect":
                 pass
             tasks.cancel_scope.cancel()
@@ -58,6 +64,7 @@ def build_application(
         Route("/records", _answer_without_websocket, methods=["GET", "POST"]),
         Route("/clips/{id}", answer_clip),
         *_review_routes(desk),
+        *_model_routes(models),
         Mount("/", StaticFiles(directory=page, html=True)),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
@@ -99,6 +106,27 @@ def _review_routes(desk: ReviewDesk | None) -> list[BaseRoute]:
     ]
 
 
+def _model_routes(models: Models | None) -> list[BaseRoute]:
+    if models is None:
+        return [Route("/model", _answer_without_models, methods=["GET", "POST"])]
+
+    def describe(_: Request) -> Response:
+        return JSONResponse(models.describe())
+
+    async def swap(request: Request) -> Response:
+        try:
+            document = await _read_document(request)
+        except UsageError as error:
+            return _refuse(error)
+        try:
+            answer = await call_in_thread(lambda: models.answer_page(document))
+        except asyncio.CancelledError:  # the server ends, and would log a traceback
+            return JSONResponse({"error": "listening has ended"}, 503)
+        return JSONResponse(answer, 400 if "error" in answer else 200)
+
+    return [Route("/model", describe), Route("/model", swap, methods=["POST"])]
+
+
 def _answer(compute: Callable[[], Mapping[str, Any]]) -> Response:
     try:
         return JSONResponse(compute())
@@ -119,7 +147,7 @@ async def _read_document(request: Request) -> dict[str, Any]:
     async for part in request.stream():
         body += part
         if len(body) > LARGEST_BODY:
-            raise UsageError(f"a verdict has at most {LARGEST_BODY:,} bytes")
+            raise UsageError(f"a request has at most {LARGEST_BODY:,} bytes")
     try:
         document = json.loads(body)
     except ValueError:
@@ -127,12 +155,16 @@ async def _read_document(request: Request) -> dict[str, Any]:
     if request.headers.get("content-type", "").partition(";")[0] != "application/json" or not isinstance(
         document, dict
     ):
-        raise UsageError("a verdict is a JSON object")
+        raise UsageError("a request is a JSON object")
     return document
 
 
 async def _answer_without_review(_: Request) -> Response:
     return JSONResponse({"error": NO_REVIEW}, 404)
+
+
+async def _answer_without_models(_: Request) -> Response:
+    return JSONResponse({"error": "a recording is heard with one model; live sound may get another"}, 404)
 
 
 async def _send_messages(socket: WebSocket, hello: Message, feed: Feed) -> None:

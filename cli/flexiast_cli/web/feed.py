@@ -96,7 +96,7 @@ class Feed:
         if kind not in self._recent:
             self._recent[kind] = deque(maxlen=MAX_STATUSES if kind == "status" else MAX_RECORDS)
         self._recent[kind].append(message)
-        self._broadcast(message)
+        self.broadcast(message)
 
     def list_missing_clips(self) -> list[Message]:
         """The newest events without a clip."""
@@ -111,7 +111,7 @@ class Feed:
         with_clip = Message(message.document | {"clip": url})
         recent = self._recent["event"]
         recent[recent.index(message)] = with_clip
-        self._broadcast(with_clip)
+        self.broadcast(with_clip)
 
     async def end(self, patience_s: float) -> None:
         """Accept no more messages; return when every queue is empty, or after ``patience_s`` seconds."""
@@ -122,6 +122,7 @@ class Feed:
         while self._browsers and time.monotonic() < latest:
             await asyncio.sleep(0.01)
 
-    def _broadcast(self, message: Message) -> None:
+    def broadcast(self, message: Message) -> None:
+        """Hand a message to those who are there; who comes later does not get it."""
         for browser in self._browsers:
             browser.put(message)

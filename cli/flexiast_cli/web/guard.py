@@ -70,7 +70,7 @@ class PublicUrl:
                 f"--web-url {text!r} cannot be used; give the address that browsers open, such as "
                 "https://sounds.example.org/ or https://home.example.org/kitchen/"
             )
-        if path in {"/clips", "/records", "/review"}:
+        if path in {"/clips", "/model", "/records", "/review"}:
             raise UsageError(f"--web-url {text!r}: the page has a {path} of its own; give it another path")
         shown = f"[{host}]" if ":" in host else host
         default = {"http": 80, "https": 443}[parts.scheme]

@@ -7,6 +7,7 @@ A browser opens the WebSocket ``/records``. It sends nothing, and receives:
 - each record's JSON document, as ``listen --json`` prints it: status, event, switch, source, summary.
 - a status says in ``frames`` how many frames are new since the one before; if any, the next message is binary and holds
   their shades: uint8 [frames, bins], the oldest frame and the lowest frequency first. The last ends at ``time_s``.
+- ``{"type": "title", "title": …}``: another model listens now.
 - an event comes again with ``clip``, the address of its sound, once there is one; its ``id`` tells that it is the same.
 
 A browser that is slow loses statuses with their pictures. Close code 1000 says that the stream has ended; after any
@@ -40,6 +41,7 @@ from flexiast_runtime.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from flexiast.spec import FrontendSpec
+    from flexiast_cli.web.models import Models
 
 PAGE = Path(__file__).with_name("page")
 TOKEN_VARIABLE = "FLEXIAST_WEB_TOKEN"
@@ -70,10 +72,12 @@ class WebPage:
         clips: Path | None = None,
         public: Sequence[PublicUrl] = (),
         database: Path | None = None,
+        models: Models | None = None,
     ) -> None:
         """``clips`` is a folder where sounds are, or will be, named by their event's id.
 
         With it and the ``database`` of these events, the view *Review* stores what was said of each.
+        ``models`` swaps the model that listens.
         ``public`` are the addresses at which proxies show the page; a token is needed then.
         """
         for module in ("starlette", "uvicorn", "websockets"):
@@ -82,7 +86,7 @@ class WebPage:
         self._host, self._port = host, self._socket.getsockname()[1]
         self._public, private = tuple(public), is_loopback(host) and not public
         self._token = os.environ.get(TOKEN_VARIABLE) or (None if private else secrets.token_urlsafe(18))
-        self._hello = _hello(title, frontend)
+        self._title, self._frontend, self._models = title, frontend, models
         self._clips, self._feed = clips, Feed()
         self._desk = None if clips is None or database is None else ReviewDesk(database, clips, frontend)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -102,12 +106,20 @@ class WebPage:
         assert self._loop is not None, "publish within `with`"
         self._loop.call_soon_threadsafe(self._feed.send, Message.from_record(record))
 
+    def rename(self, title: str) -> None:
+        """Give the page another title, in every browser."""
+        self._title = title
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._feed.broadcast, Message({"type": "title", "title": title}))
+
     def __enter__(self) -> WebPage:
         import uvicorn
 
         from flexiast_cli.web.application import build_application
 
-        application = build_application(PAGE, self._hello, self._feed, self._find_clip, self._lifespan, self._desk)
+        application = build_application(
+            PAGE, self._hello, self._feed, self._find_clip, self._lifespan, self._desk, self._models
+        )
         config = uvicorn.Config(
             Guard(application, self._host, self._port, self._token, self._public),
             log_config=None,
@@ -142,6 +154,20 @@ class WebPage:
                 self.publish(record)
                 yield record
 
+    def _hello(self) -> Message:
+        frontend = self._frontend
+        return Message(
+            {
+                "type": "hello",
+                "schema_version": SCHEMA_VERSION,
+                "title": self._title,
+                "hop_s": frontend.hop_samples / frontend.sample_rate_hz,
+                "low_hz": frontend.low_hz,
+                "high_hz": frontend.high_hz,
+                "colours": MAGMA,
+            }
+        )
+
     def _find_clip(self, event_id: str) -> Path | None:
         if self._clips is None or not re.fullmatch(r"[0-9a-f]{16}", event_id):
             return None
@@ -162,20 +188,6 @@ class WebPage:
                 if self._find_clip(message.document["id"]) is not None:
                     self._feed.add_clip(message, f"clips/{message.document['id']}")
             await asyncio.sleep(CLIPS_EVERY_S)
-
-
-def _hello(title: str, frontend: FrontendSpec) -> Message:
-    return Message(
-        {
-            "type": "hello",
-            "schema_version": SCHEMA_VERSION,
-            "title": title,
-            "hop_s": frontend.hop_samples / frontend.sample_rate_hz,
-            "low_hz": frontend.low_hz,
-            "high_hz": frontend.high_hz,
-            "colours": MAGMA,
-        }
-    )
 
 
 def _bind_socket(host: str, port: int) -> socket.socket:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ from flexiast_runtime.control import find_processes
 RATE_HZ = 16_000
 PATIENCE_S = 120.0
 """For a state that comes at once on an idle machine."""
+HAS_PAGE = find_spec("starlette") is not None
+"""Whether the extra `service` is installed"""
 Answer = tuple[int, str]
 
 
@@ -55,7 +60,16 @@ class Listener:
     def __init__(self, bundle: Path, folder: Path) -> None:
         self._log = (folder / "log").open("w+")
         self._out = (folder / "out").open("w+")
-        words = ["listen", bundle, "--input", "-", "--json", "--threshold", "0.3"]
+        words = [
+            "listen",
+            bundle,
+            "--input",
+            "-",
+            "--json",
+            "--threshold",
+            "0.3",
+            *(("--web", "0") if HAS_PAGE else ()),
+        ]
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "flexiast_cli.main", *map(str, words)],
             stdin=subprocess.PIPE,
@@ -114,6 +128,38 @@ def swap(*arguments: object) -> Answer:
     return result.exit_code, " ".join(result.output.split())
 
 
+def ask_page(listener: Listener, request: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+    """Status and document of the page's answer on models."""
+    found = wait_for(lambda: re.search(r"the page is at http://(\S+?)/", listener.log), "no page")
+    connection = http.client.HTTPConnection(found[1], timeout=PATIENCE_S)
+    body, headers = json.dumps(request), {"Content-Type": "application/json"}
+    connection.request("GET" if request is None else "POST", "/model", None if request is None else body, headers)
+    answer = connection.getresponse()
+    document = json.loads(answer.read())
+    connection.close()
+    return answer.status, document
+
+
+def check_page(listener: Listener, new: Path, old: Path) -> None:
+    """While the new bundle runs, which replaced the old one: a browser names no path, and what is wrong is said."""
+    _, found = ask_page(listener)
+    assert (found["running"]["name"], found["before"]["name"]) == (str(new), str(old))
+    assert found["choices"] == ["damaged.bundle", "other.bundle"]
+    for name in (str(old), f"../{new.parent.name}/{new.name}", new.name, "", None):
+        status, answer = ask_page(listener, {"action": "swap", "model": name})
+        assert (status, "is no bundle beside the one that runs" in answer["error"]) == (400, True)
+    status, answer = ask_page(listener, {"action": "swap", "model": "other.bundle"})
+    assert (status, "its labels differ" in answer["error"]) == (400, True)
+
+
+def read_title(listener: Listener) -> str:
+    client = pytest.importorskip("websockets.sync.client")
+    found = re.search(r"the page is at http://(\S+?)/", listener.log)
+    assert found
+    with client.connect(f"ws://{found[1]}/records") as browser:
+        return str(json.loads(browser.recv(timeout=PATIENCE_S))["title"])
+
+
 def test_models_take_over_one_after_another_and_what_is_wrong_changes_nothing(
     listener: Listener, tiny_bundle: Path, tmp_path: Path
 ) -> None:
@@ -138,10 +184,17 @@ def test_models_take_over_one_after_another_and_what_is_wrong_changes_nothing(
 
     code, said = swap(new)
     assert (code, f"{new} (" in said, "runs now" in said) == (0, True, True), said
+    if HAS_PAGE:
+        check_page(listener, new, tiny_bundle)
     code, said = swap("--back")
     assert (code, f"{tiny_bundle} (" in said, "runs now" in said) == (0, True, True), said
 
-    assert swap(new)[0] == 0
+    if HAS_PAGE:
+        status, answer = ask_page(listener, {"action": "back"})
+        assert (status, f"{new} (" in answer["text"]) == (200, True)
+        assert read_title(listener) == f"{new} · stdin"
+    else:
+        assert swap(new)[0] == 0
     (new / MANIFEST).write_text((damaged / MANIFEST).read_text())  # another model lies there now
     os.kill(listener.process.pid, signal.SIGHUP)
     wait_for(lambda: listener.log.count("runs now") == 4, "SIGHUP re-reads the bundle")
@@ -154,7 +207,7 @@ def test_models_take_over_one_after_another_and_what_is_wrong_changes_nothing(
     assert (summary["dropped_s"], summary["discontinuities"]) == (0, 0)
     # a window of 0.4 s, then one every 0.1 s, and one for what is left
     assert summary["windows"] in {listener.fed_samples // 1_600 - 3 + rest for rest in (0, 1)}
-    assert listener.log.count("the model was not swapped") == 4
+    assert listener.log.count("the model was not swapped") == (5 if HAS_PAGE else 4)
     by_model = {one["bundle_sha256"] for one in records if one["type"] == "event"}
     assert Bundle.open(tiny_bundle).sha256 in by_model  # the first model; at least one other reported events too
     assert len(by_model) >= 2

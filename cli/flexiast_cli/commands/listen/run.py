@@ -57,6 +57,7 @@ from flexiast_runtime.sinks.sink import RunContext, Sink
 from flexiast_runtime.systemd import ServiceManager
 
 if TYPE_CHECKING:
+    from flexiast.spec import FrontendSpec
     from flexiast_cli.web.server import WebPage
 
 
@@ -95,13 +96,8 @@ def run(
     streams = [one.source for one in opened]
     histories = histories_for(sinks, streams, frontend.sample_rate_hz, live=sources.live)
     keeper = create_audio_keeper(output, sinks, streams, frontend.sample_rate_hz)
-    title = f"{name} · {', '.join(source.name for source in streams)}"
-    page = (
-        None
-        if open_page is None
-        else open_page(title, frontend, clips=next(iter(clip_folders(sinks)), None), database=find_database(sinks))
-    )
     swapper = ModelSwapper(first, stations, ModelLoader(sizes, events, lambda: machine.latest), log_with_time)
+    page = None if open_page is None else _open_page(open_page, frontend, swapper, stations, sinks)
     session = _Session(
         name, sources, output, swapper, stations, sinks, histories, keeper, machine, place, manager, page
     )
@@ -117,6 +113,29 @@ def _choose_page(output: OutputOptions) -> Callable[..., WebPage] | None:
 
     public = public_urls(output.web, output.web_url)
     return partial(WebPage, *parse_address(output.web or ""), public=public)
+
+
+def _open_page(
+    open_page: Callable[..., WebPage],
+    frontend: FrontendSpec,
+    swapper: ModelSwapper,
+    stations: Sequence[Station],
+    sinks: Sequence[Sink],
+) -> WebPage:
+    """The page, titled by the model that runs."""
+
+    def title(model: ModelId) -> str:
+        return f"{model.name} · {', '.join(station.name for station in stations)}"
+
+    page = open_page(
+        title(swapper.running.id),
+        frontend,
+        clips=next(iter(clip_folders(sinks)), None),
+        database=find_database(sinks),
+        models=swapper if any(station.is_live for station in stations) else None,
+    )
+    swapper.observers.append(lambda model: page.rename(title(model)))
+    return page
 
 
 @dataclass(frozen=True)

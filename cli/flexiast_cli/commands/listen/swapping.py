@@ -7,11 +7,12 @@ whether a model is ready. If loading fails, nothing has changed: the old model g
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeVar
 
@@ -19,6 +20,7 @@ from typing_extensions import Self
 
 from flexiast.errors import ExitCode, FlexiastError, UsageError
 from flexiast.log import Log
+from flexiast.manifest import MANIFEST
 from flexiast_cli.commands.listen.model import ModelId, ModelLoader, RunningModel
 from flexiast_cli.commands.listen.stations import Station, create_cascade
 from flexiast_runtime.governor.live import GovernedController
@@ -61,6 +63,8 @@ class ModelSwapper:
         self.models: dict[str, Model] = {}
         """What ran so far, by its bundle's hash: sinks tell by it whose an event is"""
         self._remember(first)
+        self.observers: list[Callable[[ModelId], None]] = []
+        """Called with each model that has taken over"""
         self._before: ModelId | None = None
         self._stations, self._loader, self._log = stations, loader, log
         self._requests: SimpleQueue[SwapRequest | None] = SimpleQueue()
@@ -98,6 +102,29 @@ class ModelSwapper:
         except FlexiastError as error:
             return {"error": str(error), "code": int(error.exit_code)}
 
+    def describe(self) -> dict[str, Any]:
+        """What runs, what ran before, and the bundles beside the running one, by their names."""
+        before = None if self._before is None else asdict(self._before)
+        return {"running": asdict(self.running.id), "before": before, "choices": sorted(self._list_choices())}
+
+    def answer_page(self, request: dict[str, Any]) -> dict[str, Any]:
+        """As ``answer``, for a browser: it names no path but one of the bundles that ``describe`` gives."""
+        if request.get("action") != "swap":
+            return self.answer(request)
+        path = self._list_choices().get(str(request.get("model")))
+        if path is None:
+            text = f"{request.get('model')!r} is no bundle beside the one that runs; look at the list again"
+            return {"error": text, "code": int(ExitCode.USAGE)}
+        return self.answer({"action": "swap", "model": str(path)})
+
+    def _list_choices(self) -> dict[str, Path]:
+        running = self.running.candidates.bundle.folder.absolute()
+        try:
+            others = [path for path in running.parent.iterdir() if path != running and (path / MANIFEST).is_file()]
+        except OSError:  # the folder is gone, or may not be listed
+            return {}
+        return {path.name: path for path in others}
+
     def swap_between(self, items: Iterable[T]) -> Iterator[T]:
         """Yield the items; before each of them, a model that is ready takes over. Called by the loop that classifies.
 
@@ -127,6 +154,8 @@ class ModelSwapper:
         if self._loader.sizes.record is not None and isinstance(old.controller, GovernedController):
             text += f". The recording {self._loader.sizes.record} ends here: it is of one model"
         self._log(text)
+        for observe in self.observers:
+            observe(model.id)
         request.end(text)
 
     def _remember(self, model: RunningModel) -> None:

@@ -1,6 +1,7 @@
 // What `flexiast listen` hears, as it hears it. Names of labels and sources are set as text, never as HTML.
 
 import { Chart, clock } from './chart.js';
+import { offerModels } from './model.js';
 import { KEPT_RECORDS, Source, VIEW_S, paletteOf, pruneSwitches } from './source.js';
 
 const HELD_MESSAGES = 2000;
@@ -10,6 +11,7 @@ const element = id => document.getElementById(id);
 const light = matchMedia('(prefers-color-scheme: light)');
 const still = matchMedia('(prefers-reduced-motion: reduce)');
 const player = new Audio();
+const showModels = offerModels(element);
 
 let hello = null, palette = null, sources = new Map(), shown = null, paused = false, held = [], expected = null;
 let edge = 0, drawn = 0, cursor = null, wait = 500, switches = [], dirty = true;
@@ -63,6 +65,7 @@ function hear(data) {
   if (typeof data !== 'string') return expected?.source.addShades(new Uint8Array(data), expected.frames);
   const message = JSON.parse(data);
   if (message.type === 'hello') return begin(message);
+  if (message.type === 'title') return showTitle(message.title);
   if (message.type === 'summary') return;
   const source = sourceOf(message.source);
   if (message.type === 'status') {
@@ -91,11 +94,16 @@ function begin(message) {
   palette = paletteOf(hello.colours);
   showScale();
   [sources, shown, expected, edge, cursor, switches] = [new Map(), null, null, 0, null, []];
-  element('title').textContent = document.title = message.title;
+  showTitle(message.title);
+  showModels();
   element('now').replaceChildren();
   for (const id of ['events', 'switches']) element(id).replaceChildren(made('li', 'none yet', 'none'));
   showSources();
   showNotice();
+}
+
+function showTitle(title) {
+  element('title').textContent = document.title = title;
 }
 
 function sourceOf(name) {
@@ -333,7 +341,7 @@ element('chart').onkeydown = event => {
   point(Math.min(Math.max((cursor ?? edge) + step, edge - VIEW_S), edge));
 };
 document.onkeydown = event => {
-  if (event.key !== ' ' || event.target.closest('button')) return;
+  if (event.key !== ' ' || event.target.closest('button, dialog')) return;
   event.preventDefault();
   pause(!paused);
 };
