@@ -2,11 +2,11 @@
 
 PortAudio before mid-2025 spins for ever when a microphone is unplugged, and hangs a process that closes the stream or
 exits; its list of devices is also as old as its process. Its audio goes into memory shared with the parent: a ring of
-blocks, float32 [SLOTS, block_frames, channels], behind a header of int64:
+blocks, float32 [slots, block_frames, channels], behind a header of int64:
 
     written, wake_at             blocks written so far; the parent wants to be woken once there are so many
-    [SLOTS] arrived, in ns       by CLOCK_BOOTTIME where there is one, which counts suspend
-    [SLOTS] overflows            that the device had reported by then
+    [slots] arrived, in ns       by CLOCK_BOOTTIME where there is one, which counts suspend
+    [slots] overflows            that the device had reported by then
 
 On stdout, one line for each message, and an empty one to wake the parent:
 
@@ -20,6 +20,7 @@ before the parent has loaded its engines.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import signal
@@ -43,12 +44,10 @@ from flexiast_runtime.audio.devices import (
 LATENCY_BLOCKS = 3
 """Requested latency, in blocks. With the one that is being filled they are the four periods of PortAudio's buffer: with
 another number its period would be another than the block, which would wait for the end of a period."""
-SLOTS = 42
-"""Blocks in the ring: two to four seconds in which the parent may be busy, and two that may be in the making. Its own
-ring holds eight steps, so more would be dropped there."""
-WRITTEN, WAKE_AT, ARRIVED, OVERFLOWS = 0, 1, 8, 8 + SLOTS
+RING_S, IN_THE_MAKING = 4.0, 2
+"""Seconds of the ring in which the parent may be busy, and blocks that may be in the making"""
+WRITTEN, WAKE_AT, ARRIVED = 0, 1, 8
 """Places in the header; the first ones are alone in their cache line"""
-HEADER_BYTES = 8 * (8 + 2 * SLOTS)
 NEVER = 2**62
 FIRST_CHANNELS = 2
 """Opened unless a further one is chosen, or each: a stereo pair is mixed, the others of an array are raw capsules.
@@ -76,6 +75,15 @@ def main() -> None:
     os._exit(1)  # PortAudio's own exit handler can hang
 
 
+def count_slots(block_s: float) -> int:
+    """Blocks that the ring holds."""
+    return math.ceil(RING_S / block_s) + IN_THE_MAKING
+
+
+def count_header_bytes(slots: int) -> int:
+    return 8 * (ARRIVED + 2 * slots)
+
+
 def _capture(known: InputDevice, channel: int | None, block_s: float, memory_fd: int, pipe: int) -> None:
     """Capture until the driver ends the stream; it calls once a block."""
     there = input_devices()
@@ -87,20 +95,22 @@ def _capture(known: InputDevice, channel: int | None, block_s: float, memory_fd:
     channels = min(device.channels, max(FIRST_CHANNELS, channel or 0))
     frames = round(block_s * device.rate_hz)
     block_bytes = 4 * channels * frames
-    os.ftruncate(memory_fd, HEADER_BYTES + SLOTS * block_bytes)
+    slots = count_slots(block_s)
+    header_bytes, overflows_at = count_header_bytes(slots), ARRIVED + slots
+    os.ftruncate(memory_fd, header_bytes + slots * block_bytes)
     memory = mmap.mmap(memory_fd, 0)
-    header = memoryview(memory)[:HEADER_BYTES].cast("q")
+    header = memoryview(memory)[:header_bytes].cast("q")
     blocks = overflows = 0
     ended = threading.Event()
 
     def copy(samples: Any, frames: int, timing: Any, status: Any) -> None:
         nonlocal blocks, overflows
-        slot = blocks % SLOTS
-        start = HEADER_BYTES + slot * block_bytes
+        slot = blocks % slots
+        start = header_bytes + slot * block_bytes
         memory[start : start + block_bytes] = samples
         blocks += 1
         overflows += status.input_overflow
-        header[ARRIVED + slot], header[OVERFLOWS + slot] = time.clock_gettime_ns(CLOCK), overflows
+        header[ARRIVED + slot], header[overflows_at + slot] = time.clock_gettime_ns(CLOCK), overflows
         header[WRITTEN] = blocks
         if blocks >= header[WAKE_AT]:
             header[WAKE_AT] = NEVER

@@ -20,15 +20,15 @@ from soxr import ResampleStream
 from typing_extensions import Self
 
 from flexiast_runtime.audio import capture_process
-from flexiast_runtime.audio.capture_process import ARRIVED, HEADER_BYTES, OVERFLOWS, SLOTS, WAKE_AT, WRITTEN
+from flexiast_runtime.audio.capture_process import ARRIVED, WAKE_AT, WRITTEN, count_header_bytes, count_slots
 from flexiast_runtime.audio.devices import InputDevice
 from flexiast_runtime.audio.source import IDLE_S, Wait, measure_held_s
 from flexiast_runtime.audio.timeline import uptime_s
 
 Float = NDArray[np.float32]
 
-SILENT_S = 0.5
-"""Seconds without a block after which the device counts as lost; blocks come ten times a second or more."""
+SILENT_S, OVERDUE_S = 0.5, 0.35
+"""Without a block for so long, and so long after one was due, the device counts as lost."""
 OPENING_S = 10.0
 """Longest time from the start of a capture process to its first block: a Raspberry Pi loads Python from a slow card."""
 LATE_S = 0.05
@@ -69,7 +69,8 @@ class DeviceStream:
         self._process = _start(wanted, self._memory_fd)
         self._pipe = self._process.stdout.fileno()  # type: ignore[union-attr]
         os.set_blocking(self._pipe, False)
-        self._device, self._channels = device, channels
+        self._device, self._channels, self._slots = device, channels, count_slots(block_s)
+        self._silent_s = max(SILENT_S, block_s + OVERDUE_S)
         self._header: NDArray[np.int64] | None = None  # until the device is open
         self._unread, self._failure = b"", ""
         self._taken = self._overflows = 0
@@ -102,7 +103,7 @@ class DeviceStream:
                 continue
             if self._failure:
                 raise StreamEndedError(self._failure)
-            limit_s = SILENT_S if self._taken else OPENING_S
+            limit_s = self._silent_s if self._taken else OPENING_S
             if uptime_s() - self._seen_s > limit_s:
                 raise StreamEndedError("it delivers nothing")
             yield Wait(self._wake_after(0.0), self._pipe, self._wake_after)
@@ -126,7 +127,7 @@ class DeviceStream:
             if self._header[WRITTEN] >= self._header[WAKE_AT]:
                 wait_s = 0.0
             elif self._taken:
-                wait_s = self._seen_s + max(SILENT_S, blocks * self._block_s + LATE_S) - now_s
+                wait_s = self._seen_s + max(self._silent_s, blocks * self._block_s + LATE_S) - now_s
         self._wake_by_s = now_s + max(0.0, wait_s)
         return max(0.0, wait_s)
 
@@ -146,8 +147,9 @@ class DeviceStream:
 
     def _attach(self, rate_hz: int, channels: int, block_frames: int) -> None:
         memory = mmap.mmap(self._memory_fd, 0)
-        self._header = np.frombuffer(memory, np.int64, HEADER_BYTES // 8)
-        audio = np.frombuffer(memory, np.float32, offset=HEADER_BYTES).reshape(SLOTS, block_frames, channels)
+        header_bytes = count_header_bytes(self._slots)
+        self._header = np.frombuffer(memory, np.int64, header_bytes // 8)
+        audio = np.frombuffer(memory, np.float32, offset=header_bytes).reshape(self._slots, block_frames, channels)
         self._audio = audio if self._channels is None else audio[:, :, self._channels[0] - 1 : self._channels[-1]]
         self._block_s = block_frames / rate_hz
         self.block_frames = round(block_frames * self._device.rate_hz / rate_hz)
@@ -162,13 +164,13 @@ class DeviceStream:
         written = 0 if self._header is None else int(self._header[WRITTEN])
         if self._header is None or written == self._taken:
             return None
-        first = max(self._taken, written - SLOTS)
-        header, slots = self._header, [block % SLOTS for block in range(first, written)]
+        first = max(self._taken, written - self._slots)
+        header, slots = self._header, [block % self._slots for block in range(first, written)]
         samples = self._audio[slots]
         arrived_s = [int(header[ARRIVED + slot]) / 1e9 for slot in slots]
-        overflows = [self._overflows, *(int(header[OVERFLOWS + slot]) for slot in slots)]
+        overflows = [self._overflows, *(int(header[ARRIVED + self._slots + slot]) for slot in slots)]
         # One more than were counted: the one that is being written.
-        oldest = min(max(first, int(header[WRITTEN]) + 1 - SLOTS), written)
+        oldest = min(max(first, int(header[WRITTEN]) + 1 - self._slots), written)
         if oldest == written:  # the reader was suspended just now
             return self._take()
         new = slice(oldest - first, None)

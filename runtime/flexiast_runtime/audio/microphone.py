@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 from typing import Literal, NamedTuple
 
 from flexiast.errors import DeviceError, DeviceLostError
-from flexiast_runtime.audio.alignment import LONGEST_BLOCK_S, WindowTiming
+from flexiast_runtime.audio.alignment import BLOCK_S, WindowTiming
 from flexiast_runtime.audio.capture_process import FIRST_CHANNELS
 from flexiast_runtime.audio.channels import Channel
 from flexiast_runtime.audio.device_stream import Delivery, DeviceStream, StreamEndedError
@@ -59,7 +59,7 @@ class Microphone:
         self.channels = self._select_channels(channel)
         """Those that its blocks hold, counted from 1; None for the first two at most"""
         self._windows = windows
-        self._block_s = LONGEST_BLOCK_S if windows is None else windows.choose_block_s(self.rate_hz)
+        self._block_s = BLOCK_S if windows is None else windows.choose_block_s(self.rate_hz)
         self._on_loss, self._retry_s = on_loss, retry_s
 
     def blocks(self) -> Iterator[Block]:

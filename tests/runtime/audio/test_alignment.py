@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexiast_runtime.audio import microphone as mic
-from flexiast_runtime.audio.alignment import LONGEST_BLOCK_S, MARGIN_S, SHORTEST_BLOCK_S, WindowTiming
+from flexiast_runtime.audio.alignment import (
+    BLOCK_S,
+    LONGEST_BLOCK_S,
+    MARGIN_S,
+    SHORTEST_BLOCK_S,
+    WindowTiming,
+    is_whole,
+)
 from flexiast_runtime.audio.device_stream import Delivery, DeviceStream
 from flexiast_runtime.audio.devices import InputDevice
 from flexiast_runtime.audio.microphone import Microphone
@@ -34,6 +41,7 @@ def test_a_step_is_whole_blocks_or_a_block_whole_steps(
     ratio = windows.step_s / block_s
     assert min(abs(value - round(value)) for value in (ratio, 1 / ratio)) < 1e-6
     assert SHORTEST_BLOCK_S - 1e-9 <= block_s <= LONGEST_BLOCK_S + 1e-9
+    assert block_s <= BLOCK_S + 1e-9 or is_whole(block_s * rate_hz)
     assert 0 <= skipped_s < block_s + 1e-9
     blocks = (skipped_s + windows.window_s + held_s + MARGIN_S) / block_s
     assert blocks == pytest.approx(round(blocks), abs=1e-6)
