@@ -21,7 +21,7 @@ from flexiast.networks import TorchClassifier, load_model
 from flexiast.spec import parse_patches
 from flexiast_export.to_onnx import export_onnx
 from flexiast_export.verify import VerificationData
-from flexiast_runtime.catalog import CHECKPOINT, find_checkpoint
+from flexiast_runtime.catalog import CHECKPOINT, find_checkpoint, find_licence
 
 MODELS = Path(__file__).resolve().parents[1] / "runtime" / "flexiast_runtime" / "models"
 
@@ -51,7 +51,8 @@ def main() -> None:
     targets = clips.targets(spec.labels)
     results = evaluate(source, windows, targets, spec.trained_patches)
     measured = [result.document() for result in results]
-    checkpoint = replace(checkpoint, info=checkpoint.info | {"validation": measured})
+    licence = find_licence(checkpoint.info.get("licence"), folder / "bundle")
+    checkpoint = replace(checkpoint, info=checkpoint.info | {"validation": measured, "licence": licence})
     export_onnx(
         checkpoint,
         source,

@@ -106,7 +106,7 @@ def load_checkpoint(path: Path, *, start: bool = False) -> Checkpoint:
     Weights are float32 whatever the file holds. A checkpoint without labels is a start for training and is read only
     where one will do, with ``start``.
     """
-    safetensors = require("safetensors", "export")
+    safetensors = require("safetensors", "train")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -110,10 +110,11 @@ def build_conformance(bundle: Bundle, patches: Sequence[PatchSize], precision: s
 def synthesize(spec: FrontendSpec) -> Float:
     """Bursts of noise, rising and steady tones, clicks, and a silence longer than a window, to the last of 16 bits.
 
-    The same on every machine; about three windows and a half, at least six seconds, and no whole number of steps.
+    The same on every machine; about three windows and a half, at least six seconds, and some frames more than whole
+    steps, so that the last window must be padded.
     """
     rate, window = spec.sample_rate_hz, spec.window_samples
-    count = max(6 * rate, round(3.4 * window)) + 77
+    count = max(6 * rate, round(3.4 * window)) + 3 * spec.hop_samples + 77
     time, rng, sound = np.arange(count) / rate, np.random.default_rng(0), np.zeros(count)
     quiet = slice(round(0.45 * count), round(0.45 * count) + round(1.25 * window))
     for number, start in enumerate(np.linspace(0, 0.9 * count, 12).astype(int)):

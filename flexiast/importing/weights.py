@@ -45,7 +45,7 @@ class WeightFile:
 
 def read_weights(path: Path) -> WeightFile:
     """Every weight in float32; raises ModelError. Nothing that is pickled but tensors is ever loaded."""
-    torch = require("torch", "export")
+    torch = require("torch", "train")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -68,7 +68,7 @@ def read_weights(path: Path) -> WeightFile:
 
 def _check_numbers(path: Path, name: str, value: Any) -> None:
     """Raise ModelError unless the tensor holds its values as floats, one by one, or counts something."""
-    torch = require("torch", "export")
+    torch = require("torch", "train")
     numbers = value.is_floating_point() or value.dtype is torch.int64  # nothing is quantised to 64 bits
     if not numbers or value.layout is not torch.strided or value.is_meta:
         raise ModelError(
@@ -78,11 +78,11 @@ def _check_numbers(path: Path, name: str, value: Any) -> None:
 
 
 def _tensors(path: Path, content: bytes) -> Any:
-    torch = require("torch", "export")
-    safetensors = require("safetensors", "export")
+    torch = require("torch", "train")
+    safetensors = require("safetensors", "train")
     try:
         if path.suffix == ".safetensors":
-            return require("safetensors.torch", "export").load(content)
+            return require("safetensors.torch", "train").load(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wonders aloud at foreign pickles before it refuses them
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

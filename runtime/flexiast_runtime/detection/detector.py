@@ -101,7 +101,7 @@ class Detector:
         return {index: run.score for index, run in runs if run is not None and run.confirmed}
 
     def push(self, window: Window, scores: Float, patch: PatchSize) -> Iterator[Detection]:
-        """The next window's smoothed scores [classes] → the events that ended before it."""
+        """The next window's smoothed scores [classes] → the events that ended before it, in the order of the labels."""
         slot = self.slot_start(window.start, first=window.first)
         if self._rules.size_thresholds:
             if patch not in self._on_at:
@@ -110,7 +110,7 @@ class Detector:
             self._off = np.float32(self._rules.release) * self._on
         for index in map(int, np.flatnonzero(scores >= self._on)):
             self._tracks.setdefault(index, _Track(index))
-        for index, track in list(self._tracks.items()):
+        for index, track in sorted(self._tracks.items()):
             self._end_if_below(track, scores[index], slot)
             if track.run is None:
                 yield from self._emit_settled(track, slot)
@@ -127,7 +127,7 @@ class Detector:
 
     def flush(self, end: int) -> Iterator[Detection]:
         """End all events at sample ``end``, where the stream ends or breaks off; none is merged with a later one."""
-        for track in self._tracks.values():
+        for _, track in sorted(self._tracks.items()):
             self._end_if_below(track, -math.inf, end)
             yield from self._emit_settled(track, math.inf)
         self._tracks.clear()

@@ -79,7 +79,7 @@ class EventRules:
 
 
 def check_known(label: str, labels: Iterable[str]) -> str:
-    """The label, if it is one of these; else UsageError with those that are nearly called so."""
+    """The label, if it is one of these; else UsageError with those of similar names."""
     labels = tuple(labels)
     if label in labels:
         return label

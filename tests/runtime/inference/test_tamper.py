@@ -156,7 +156,7 @@ TABLE = [
     Corruption("a manifest of 5 MB", text(lambda old: old + " " * 5_000_000), ModelError, "cannot be a manifest"),
     Corruption("a nest of 100,000 brackets", text(lambda _: "[" * 100_000), ModelError, "not a valid manifest"),
     Corruption(
-        "a key that stands twice",
+        "a duplicate key",
         text(lambda old: old.replace("{", '{"golden": "other.npz",', 1)),
         ModelError,
         "stands twice",
@@ -168,7 +168,9 @@ TABLE = [
     Corruption("an absolute path", setting("golden", value="/etc/passwd"), ModelError, "golden"),
     Corruption("a file of 3 GB", setting("files", 0, "size", value=3_000_000_000), ModelError, "size"),
     Corruption("an unlisted engine", setting("variants", 0, "embedder", value="my.onnx"), ModelError, "my.onnx"),
-    Corruption("a variant less", manifest(lambda m: m["encoders"].update(int8={"file": ENCODER})), ModelError, "every"),
+    Corruption(
+        "a missing variant", manifest(lambda m: m["encoders"].update(int8={"file": ENCODER})), ModelError, "every"
+    ),
     Corruption("other labels", setting("spec", "labels", 0, value="gun shot"), VerificationError, "another spec"),
     Corruption(
         "another sample rate",

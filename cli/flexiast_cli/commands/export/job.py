@@ -50,7 +50,7 @@ def job_from_checkpoint(
     force: bool,
 ) -> Job:
     """A new bundle of a checkpoint, which needs torch; raises UsageError and ModelError for what cannot be exported."""
-    require("torch", "export")
+    require("torch", "train")
     path = find_checkpoint(model)
     checkpoint = load_checkpoint(path)
     licence = find_licence(checkpoint.info.get("licence"), path)

@@ -22,7 +22,7 @@ def mine(
         str | None,
         typer.Option("--patch-sizes", help="Sizes to look with.", show_default="the one that was measured best"),
     ] = None,
-    most: Annotated[int, typer.Option("--most", min=1, help="Write so many at most, the surest first.")] = 1000,
+    most: Annotated[int, typer.Option("--most", min=1, help="Write so many at most, the most confident first.")] = 1000,
     precision: PrecisionOption = None,
     backend: BackendOption = Backend.CPU,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
@@ -30,8 +30,8 @@ def mine(
 ) -> None:
     """Find what a model wrongly reports in background, so that the next training learns that it is nothing.
 
-    Each line of the CSV is a moment: path, start_s, end_s and an empty label, the surest first; then what it was taken
-    for. Moments that overlap, or hold the same samples, stand once. A lower --threshold finds more.
+    Each line of the CSV is a moment: path, start_s, end_s and an empty label, then what it was taken for; the most
+    confident come first. Moments that overlap, or hold the same samples, stand once. A lower --threshold finds more.
     """
     from flexiast_cli.commands.mine.run import run
 

@@ -123,7 +123,7 @@ def train(
     ] = False,
     bf16: Annotated[
         bool,
-        typer.Option("--bf16", help="Compute in bfloat16 on a CPU too; sooner only where it has AVX-512 BF16 or AMX."),
+        typer.Option("--bf16", help="Compute in bfloat16 on a CPU too; faster only where it has AVX-512 BF16 or AMX."),
     ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard too.")] = False,
     resume: Annotated[

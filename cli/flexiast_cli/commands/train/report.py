@@ -152,7 +152,7 @@ def _confusion(summary: Summary) -> str:
 
 
 def _wrong(summary: Summary, prepared: Prepared) -> str:
-    """Clips that are wrong, the surest first, with players."""
+    """Clips that are wrong, the most confident first, with players."""
     truth, answered = summary.targets.argmax(axis=1), summary.logits.argmax(axis=1)
     scores = np.exp(summary.logits - summary.logits.max(axis=1, keepdims=True))
     scores /= scores.sum(axis=1, keepdims=True)
