@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from flexiast.errors import ChangedError, FlexiastError, LockedError, UsageError
 from flexiast_cli.web.feed import Feed, Message
+from flexiast_cli.web.missed import MissedDesk
 from flexiast_cli.web.models import Models, call_in_thread
 from flexiast_cli.web.review import ReviewDesk
 
@@ -40,11 +41,12 @@ def build_application(
     find_clip: Callable[[str], Path | None],
     lifespan: Lifespan,
     desk: ReviewDesk | None = None,
+    missed: MissedDesk | None = None,
     models: Models | None = None,
 ) -> Starlette:
     """``page`` holds the files, ``hello`` gives every browser's first message.
 
-    Without a ``desk`` nothing is reviewed, without ``models`` none is swapped.
+    Without a ``desk`` nothing is reviewed, without ``missed`` nothing is marked, without ``models`` none is swapped.
     """
 
     def answer_clip(request: Request) -> Response:
@@ -63,6 +65,7 @@ def build_application(
         WebSocketRoute("/records", send_records),
         Route("/records", _answer_without_websocket, methods=["GET", "POST"]),
         Route("/clips/{id}", answer_clip),
+        *_mark_routes(missed),
         *_review_routes(desk),
         *_model_routes(models),
         Mount("/", StaticFiles(directory=page, html=True)),
@@ -72,7 +75,8 @@ def build_application(
 
 def _review_routes(desk: ReviewDesk | None) -> list[BaseRoute]:
     if desk is None:
-        return [Route("/review/{path:path}", _answer_without_review, methods=["GET", "PUT", "DELETE"])]
+        methods = ["GET", "PUT", "POST", "DELETE"]
+        return [Route("/review/{path:path}", _answer_without_review, methods=methods)]
 
     def answer_queue(request: Request) -> Response:
         return _answer(lambda: desk.list_queue(request.query_params))
@@ -103,6 +107,41 @@ def _review_routes(desk: ReviewDesk | None) -> list[BaseRoute]:
         Route("/review/events/{id}", answer_event),
         Route("/review/pictures/{id}", answer_picture),
         Route("/review/verdicts/{id}", change_verdict, methods=["PUT", "DELETE"]),
+    ]
+
+
+def _mark_routes(missed: MissedDesk | None) -> list[BaseRoute]:
+    if missed is None:
+        return []
+
+    def answer_missed(_: Request) -> Response:
+        return _answer(missed.list_sources)
+
+    def answer_look(request: Request) -> Response:
+        return _answer(lambda: missed.look(request.query_params))
+
+    def answer_sound(request: Request) -> Response:
+        try:
+            return Response(missed.encode(request.query_params), media_type="audio/flac")
+        except FlexiastError as error:
+            return _refuse(error)
+
+    async def mark(request: Request) -> Response:
+        try:
+            document = await _read_document(request)
+        except UsageError as error:
+            return _refuse(error)
+        return await run_in_threadpool(_answer, lambda: missed.mark(document))
+
+    def withdraw_mark(request: Request) -> Response:
+        return _answer(lambda: missed.withdraw(request.path_params["id"]))
+
+    return [
+        Route("/review/missed", answer_missed),
+        Route("/review/missed", mark, methods=["POST"]),
+        Route("/review/missed/look", answer_look),
+        Route("/review/missed/sound", answer_sound),
+        Route("/review/missed/{id}", withdraw_mark, methods=["DELETE"]),
     ]
 
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import soundfile
 import soxr
+from numpy.typing import NDArray
 
 from flexiast.errors import DataError, UsageError
 from flexiast.frontend import Frontend
@@ -31,6 +33,8 @@ from flexiast_runtime.history.verdicts import (
 
 if TYPE_CHECKING:
     from flexiast.spec import FrontendSpec
+
+Float = NDArray[np.float32]
 
 MOST_EVENTS = 200
 """Of one answer; the page asks again when it has shown them."""
@@ -95,11 +99,7 @@ class ReviewDesk:
             samples, rate_hz = soundfile.read(clip, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, OSError) as error:
             raise DataError(f"the clip cannot be read: {error}") from error
-        mono = samples.mean(axis=1)
-        if rate_hz != self._frontend.sample_rate_hz:
-            mono = soxr.resample(mono, rate_hz, self._frontend.sample_rate_hz)
-        frontend = Frontend(self._frontend)
-        return shades(frontend.normalise(frontend.log_mel(mono))).tobytes()
+        return draw_sound(samples.mean(axis=1), rate_hz, self._frontend)
 
     def judge(self, event_id: str, document: Mapping[str, Any]) -> dict[str, Any]:
         """Store a verdict; raises what ``give_verdict`` raises."""
@@ -108,12 +108,12 @@ class ReviewDesk:
         except ValueError:
             known = ", ".join(one.value for one in Verdict)
             raise UsageError(f"{document.get('verdict')!r} is no verdict; there are {known}") from None
-        label, reviewer = document.get("label"), document.get("reviewer") or "page"
-        if not isinstance(label, str | None) or not isinstance(reviewer, str) or has_controls(reviewer):
-            raise UsageError("label and reviewer are plain text")
+        label = document.get("label")
+        if not isinstance(label, str | None):
+            raise UsageError("a label is plain text")
         seen = _parse_judgement(document.get("instead_of"))
         given = give_verdict(
-            self._database, event_id, verdict, label, reviewer=reviewer[:LONGEST_NAME], instead_of=seen
+            self._database, event_id, verdict, label, reviewer=parse_reviewer(document), instead_of=seen
         )
         return given.document()
 
@@ -125,6 +125,22 @@ class ReviewDesk:
     def measure(self) -> dict[str, Any]:
         """How often each label was right."""
         return measure_precision(read_reviewed(self._database)).document()
+
+
+def draw_sound(mono: Float, rate_hz: int, frontend: FrontendSpec) -> bytes:
+    """Shades of a spectrogram, uint8 [frames, bins], as the model sees it."""
+    if rate_hz != frontend.sample_rate_hz:
+        mono = soxr.resample(mono, rate_hz, frontend.sample_rate_hz)
+    computed = Frontend(frontend)
+    return shades(computed.normalise(computed.log_mel(mono))).tobytes()
+
+
+def parse_reviewer(document: Mapping[str, Any]) -> str:
+    """Who reviews, as the browser says; raises UsageError."""
+    reviewer = document.get("reviewer") or "page"
+    if not isinstance(reviewer, str) or has_controls(reviewer):
+        raise UsageError("a reviewer is plain text")
+    return reviewer[:LONGEST_NAME]
 
 
 def _document(one: ReviewedEvent) -> dict[str, Any]:

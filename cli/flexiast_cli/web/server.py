@@ -35,6 +35,7 @@ from flexiast_cli.spectrogram import MAGMA
 from flexiast_cli.web.feed import Feed, Message
 from flexiast_cli.web.guard import Guard, PublicUrl
 from flexiast_cli.web.hosts import is_loopback
+from flexiast_cli.web.missed import MissedDesk
 from flexiast_cli.web.review import ReviewDesk
 from flexiast_runtime.detection.records import Record
 from flexiast_runtime.schema import SCHEMA_VERSION
@@ -88,7 +89,9 @@ class WebPage:
         self._token = os.environ.get(TOKEN_VARIABLE) or (None if private else secrets.token_urlsafe(18))
         self._title, self._frontend, self._models = title, frontend, models
         self._clips, self._feed = clips, Feed()
-        self._desk = None if clips is None or database is None else ReviewDesk(database, clips, frontend)
+        self._desk, self._missed = None, None
+        if clips is not None and database is not None:
+            self._desk, self._missed = ReviewDesk(database, clips, frontend), MissedDesk(database, frontend)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = threading.Event()
 
@@ -118,7 +121,7 @@ class WebPage:
         from flexiast_cli.web.application import build_application
 
         application = build_application(
-            PAGE, self._hello, self._feed, self._find_clip, self._lifespan, self._desk, self._models
+            PAGE, self._hello, self._feed, self._find_clip, self._lifespan, self._desk, self._missed, self._models
         )
         config = uvicorn.Config(
             Guard(application, self._host, self._port, self._token, self._public),

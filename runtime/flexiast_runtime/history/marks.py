@@ -16,6 +16,11 @@ from flexiast_runtime.history.database import check_exists, open_for_reading, op
 from flexiast_runtime.history.events import Query
 from flexiast_runtime.history.stored_audio import Stretch
 
+CONTEXT_S = 2.0
+"""Seconds before and after a sound that are stored with it"""
+SHORTEST_S, LONGEST_S = 0.1, 60.0
+"""Of a mark: all of its stretch is learnt as its label"""
+
 
 @dataclass(frozen=True)
 class Mark:

@@ -16,7 +16,7 @@ from flexiast_cli.commands.review.people import list_known_labels, name_user
 from flexiast_cli.terminal.console import count_noun, log, stdout
 from flexiast_runtime.history.clips import Span
 from flexiast_runtime.history.database import check_exists, default_database
-from flexiast_runtime.history.marks import Mark, mark_sound, marks_folder, read_marks, remove_mark
+from flexiast_runtime.history.marks import CONTEXT_S, Mark, mark_sound, marks_folder, read_marks, remove_mark
 from flexiast_runtime.history.stored_audio import (
     SEGMENT_S,
     Stretch,
@@ -26,8 +26,8 @@ from flexiast_runtime.history.stored_audio import (
     list_sources,
 )
 
-CONTEXT_S, LOOK_S = 2.0, 10.0
-"""Seconds before and after a sound that are stored with it, and that are shown with --dry-run"""
+LOOK_S = 10.0
+"""Seconds before and after a sound that are shown with --dry-run"""
 WRITTEN_S = SEGMENT_S + 10.0
 """Seconds after which a listener that runs has written what it heard, on a slow disk too"""
 POLL_S = 0.5

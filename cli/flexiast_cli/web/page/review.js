@@ -1,6 +1,7 @@
 // One event after the other: listen, and say what it was. Names are set as text, never as HTML.
 
 import { drawClip } from './clip.js';
+import { offerMissed } from './missed.js';
 import { showPrecision } from './precision.js';
 
 const element = id => document.getElementById(id);
@@ -276,7 +277,7 @@ const KEYS = {
   1: () => judge('right'), 2: () => judge('wrong'), 3: askLabel, 0: () => judge('nothing'),
 };
 document.onkeydown = event => {
-  const typing = event.target.closest('input:not([type="checkbox"]), select, dialog');
+  const typing = event.target.closest('input:not([type="checkbox"]), select, dialog, #missed');
   if (typing || element('ask').open || event.ctrlKey || event.metaKey || event.altKey || !KEYS[event.key]) return;
   event.preventDefault();
   if (event.key === ' ') toggle(); // sound waits for no answer
@@ -292,6 +293,7 @@ for (const [id, key] of [['reviewer', 'value'], ['at-once', 'checked']]) {
   if (held !== null) element(id)[key] = key === 'checked' ? held === 'true' : held;
   element(id).onchange = () => localStorage.setItem(`flexiast ${id}`, element(id)[key]);
 }
+const loadMissed = offerMissed(element, ask, () => queue, () => queue.labels);
 window.onresize = draw;
 if (location.search) history.replaceState(null, '', location.pathname); // the token is in a cookie now
-run(load);
+run(load).then(() => queue && loadMissed());
