@@ -16,29 +16,48 @@ STILL = 1e-6
 a last digit of a constant. A tone of 20 Hz that moves so slowly is itself below the default level."""
 
 
+GLANCE = 256
+"""Samples at the end of a block that are looked at before the rest"""
+
+
 class Gate:
-    """Remembers the last loud samples of a stream; the result does not depend on the block size."""
+    """Knows the last loud sample of a stream, wherever it is asked from; the result does not depend on the block size.
+
+    The newest block is looked through when it is asked for, from its end: most end with something loud.
+    """
 
     def __init__(self, level_dbfs: float) -> None:
         """``level_dbfs`` is that of a peak, 0 for full scale; with −inf only samples that stand still are silent."""
         self._level = 10 ** (level_dbfs / 20)
-        self._loud = np.array([-1])
-        """Numbers of loud samples: the last one before the newest block, then those in it."""
-        self._last = np.empty(0, np.float32)
+        self._start, self._block = 0, np.empty(0, np.float32)
+        self._before: Float = np.empty(0, np.float32)
         """The sample before the newest block, where there is one"""
+        self._last_loud = -1
+        """Number of the last loud sample before the newest block"""
 
     def update(self, start: int, samples: Float) -> None:
-        """Take a block whose first sample has the number ``start``."""
+        """Take a block whose first sample has the number ``start``; it must not change until the next one."""
         if not len(samples):
             return
-        moves = np.empty(len(samples), np.bool_)
-        before = self._last[0] if len(self._last) else samples[0]
-        moves[0] = not abs(samples[0] - before) <= STILL  # NaN is not silence
-        np.logical_not(np.abs(samples[1:] - samples[:-1]) <= STILL, out=moves[1:])
-        moves &= ~(np.abs(samples) < self._level)
-        self._loud = np.concatenate((self._loud[-1:], start + np.flatnonzero(moves)))
-        self._last = samples[-1:].copy()
+        self._last_loud = self._find_last_loud(self._start + len(self._block))
+        self._before = self._block[-1:].copy()
+        self._start, self._block = start, samples
 
     def silent(self, start: int, end: int) -> bool:
         """Whether samples ``start`` … ``end`` are all silent; call it when the newest block holds ``end``."""
-        return bool(self._loud[np.searchsorted(self._loud, end) - 1] < start)
+        return self._find_last_loud(end) < start
+
+    def _find_last_loud(self, end: int) -> int:
+        """Number of the last loud sample before the number ``end``."""
+        stop = min(max(0, end - self._start), len(self._block))
+        for first in (max(0, stop - GLANCE), 0):
+            if len(loud := np.flatnonzero(self._are_loud(first, stop))):
+                return self._start + first + int(loud[-1])
+        return self._last_loud
+
+    def _are_loud(self, first: int, stop: int) -> NDArray[np.bool_]:
+        """Of each sample in a part of the block, whether it is not silent; NaN is not."""
+        samples = self._block[first:stop]
+        before = self._block[first - 1 : first] if first else self._before if len(self._before) else samples[:1]
+        stands_still = np.abs(samples - np.concatenate((before, samples[:-1]))) <= STILL
+        return ~stands_still & ~(np.abs(samples) < self._level)
