@@ -71,10 +71,13 @@ class _Proxy(BaseHTTPRequestHandler):
             if name.lower() not in {"transfer-encoding", "connection", "content-length"}:
                 self.send_header(name, value)
         length = headers.get("Content-Length", str(len(content))) if self.command == "HEAD" else str(len(content))
-        self.send_header("Content-Length", length)
+        if status != HTTPStatus.NO_CONTENT:
+            self.send_header("Content-Length", length)
         self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if cut else content)
+        # What comes after an answer to HEAD, errors too, is no body: a client refuses it where it reads both at once.
+        if self.command != "HEAD":
+            self.wfile.write(content[: len(content) // 2] if cut else content)
 
     def log_message(self, *_: object) -> None:
         """Nothing on stderr."""
