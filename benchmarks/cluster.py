@@ -1,8 +1,9 @@
-"""What archives and long runs cost: ``python -m benchmarks.cluster [plan|driver|steps|rate|ray|memory]``.
+"""What archives and long runs cost: ``python -m benchmarks.cluster [plan|driver|steps|start|rate|ray|memory]``.
 
 ``plan``    CPU time and memory of planning lists of 1,000 to a million recordings that do not exist
 ``driver``  the same of handing such lists to Ray, whose workers do nothing
 ``steps``   the same of a training's plan of steps
+``start``   the same of what a training does with two million clips in shards before its first step
 ``rate``    CPU-seconds an hour of audio, and a table that extrapolates to 200,000 hours
 ``ray``     the rate of two workers of Ray beside that of ``--workers 2``
 ``memory``  peak of one of Ray's workers on recordings of a minute and of an hour, at 192 kHz
@@ -24,10 +25,15 @@ import numpy as np
 import psutil
 import soundfile
 
+from flexiast.data.checks import check_trainable, count_labels, warnings_before_reading
+from flexiast.data.clips import ShardClips
+from flexiast.data.dataset import compute_balanced_weights, load_waveforms, read_dataset
+from flexiast.data.shards import INDEX, Entries, Shard, ShardIndex
+from flexiast.data.targets import hash_targets
 from flexiast.spec import FrontendSpec, PatchSize, Spec
 from flexiast.storage import Folder
 from flexiast.training.recipe import PRESETS, Training
-from flexiast.training.sampling import Plan
+from flexiast.training.sampling import Plan, ShardOrder
 from flexiast_runtime.batch.archive import Archive, Report, Task
 from flexiast_runtime.batch.archive_run import Engine, prepare_run, run_in_process, run_in_workers
 from flexiast_runtime.batch.formats import Format
@@ -42,6 +48,7 @@ from flexiast_runtime.inference.backends import Backend
 
 LISTS = (1_000, 10_000, 100_000, 1_000_000)
 HOURS = 200_000
+CLIPS, SHARDS, LABELS = 2_000_000, 500, 527
 RATE_HZ = 16_000
 
 
@@ -50,6 +57,7 @@ def main() -> None:
         "plan": plan,
         "driver": drive,
         "steps": steps,
+        "start": start,
         "rate": rate,
         "ray": compare_with_ray,
         "memory": measure_memory,
@@ -131,6 +139,59 @@ def steps() -> None:
         before, started_s = _peak_mb(), time.process_time()
         made = Plan(spec, Training(batch_size=32, batch_growth=growth), 2_000_000, -(-count * 32 // 2_000_000))
         print(f"{len(made):9,} {growth:8g} {time.process_time() - started_s:8.2f} {_peak_mb() - before:8.1f}")
+
+
+def start() -> None:
+    """An index as `flexiast data shard` writes it, beside shards that are holes."""
+    began_s = time.process_time()
+
+    def say(name: str) -> None:
+        print(f"{name:24} {time.process_time() - began_s - made_s:8.1f} {_peak_mb():9.0f}", flush=True)
+
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run(
+            [sys.executable, "-c", f"from benchmarks.cluster import *; write_index(Path({place!r}))"], check=True
+        )
+        print(f"{Path(place, INDEX).stat().st_size / 1e6:.0f} MB\nafter                       CPU s   peak MB")
+        made_s = time.process_time() - began_s
+        say("imports")
+        dataset = read_dataset(Path(place))
+        say("reading the index")
+        training, validation = (dataset.labelled.split(name) for name in ("train", "val"))
+        check_trainable(dataset, Path(place), background=False)
+        assert warnings_before_reading(dataset) == []
+        training, waveforms, _ = load_waveforms(training, RATE_HZ, budget_bytes=0)
+        assert len(count_labels(dataset, training, validation)) == LABELS
+        say("splits and labels")
+        targets = training.label_targets(dataset.labels)
+        probabilities = compute_balanced_weights(targets)
+        say("targets")
+        numbers = training.clips.numbers if isinstance(training.clips, ShardClips) else np.empty(0, np.int32)
+        assert 0 <= ShardOrder(0, numbers, probabilities)[0] < len(waveforms)
+        say("the first epoch's order")
+        assert len(hash_targets(targets)) == 64
+        say("what a resume compares")
+
+
+def write_index(folder: Path) -> None:
+    """Two million clips with one to three of 527 labels each, in 500 shards, one of which validates."""
+    rng = np.random.default_rng(0)
+    numbers = rng.permutation(CLIPS).reshape(SHARDS, -1)
+    shards = []
+    for shard, mine in enumerate(numbers.tolist()):
+        split = "val" if shard == 0 else "train"
+        labels = rng.integers(LABELS, size=(len(mine), 3)).tolist()
+        entries = [
+            [number, 512 + 321_536 * place, 320_044, sorted(set(labels[place][: 1 + number % 3]))]
+            for place, number in enumerate(mine)
+        ]
+        size = 321_536 * len(mine) + 10_240
+        with (folder / f"{split}-{shard:06}.tar").open("wb") as file:
+            file.truncate(size)
+        shards.append(Shard(name=f"{split}-{shard:06}.tar", split=split, size=size, clips=Entries.parse(entries)))
+    names = tuple(f"label {number}" for number in range(LABELS))
+    index = ShardIndex(task="multi", split_rule="split column", labels=names, shards=tuple(shards))
+    (folder / INDEX).write_text(index.model_dump_json())
 
 
 def rate() -> None:
