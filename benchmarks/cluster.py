@@ -1,31 +1,44 @@
-"""What archives and long runs cost before the first window: ``python -m benchmarks.cluster [plan|steps|rate]``.
+"""What archives and long runs cost: ``python -m benchmarks.cluster [plan|driver|steps|start|rate|ray|memory]``.
 
-``plan``   CPU time and memory of planning lists of 1,000 to a million recordings that do not exist
-``steps``  the same of a training's plan of steps
-``rate``   CPU-seconds an hour of audio, and a table that extrapolates to 200,000 hours
+``plan``    CPU time and memory of planning lists of 1,000 to a million recordings that do not exist
+``driver``  the same of handing such lists to Ray, whose workers do nothing
+``steps``   the same of a training's plan of steps
+``start``   the same of what a training does with two million clips in shards before its first step
+``rate``    CPU-seconds an hour of audio, and a table that extrapolates to 200,000 hours
+``ray``     the rate of two workers of Ray beside that of ``--workers 2``
+``memory``  peak of one of Ray's workers on recordings of a minute and of an hour, at 192 kHz
 """
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import soundfile
 
+from flexiast.data.checks import check_trainable, count_labels, warnings_before_reading
+from flexiast.data.clips import ShardClips
+from flexiast.data.dataset import compute_balanced_weights, load_waveforms, read_dataset
+from flexiast.data.shards import INDEX, Entries, Shard, ShardIndex
+from flexiast.data.targets import hash_targets
 from flexiast.spec import FrontendSpec, PatchSize, Spec
 from flexiast.storage import Folder
 from flexiast.training.recipe import PRESETS, Training
-from flexiast.training.sampling import Plan
-from flexiast_runtime.batch.archive import Archive, Task
-from flexiast_runtime.batch.archive_run import Engine, prepare_run, run_in_process
+from flexiast.training.sampling import Plan, ShardOrder
+from flexiast_runtime.batch.archive import Archive, Report, Task
+from flexiast_runtime.batch.archive_run import Engine, prepare_run, run_in_process, run_in_workers
 from flexiast_runtime.batch.formats import Format
 from flexiast_runtime.batch.ledger import Recording, open_ledger
+from flexiast_runtime.batch.ray_engine import RayOptions, connect
 from flexiast_runtime.batch.runner import Job
 from flexiast_runtime.batch.tasks import plan_tasks, spool_recordings
 from flexiast_runtime.bundle import Bundle
@@ -35,25 +48,42 @@ from flexiast_runtime.inference.backends import Backend
 
 LISTS = (1_000, 10_000, 100_000, 1_000_000)
 HOURS = 200_000
+CLIPS, SHARDS, LABELS = 2_000_000, 500, 527
 RATE_HZ = 16_000
 
 
 def main() -> None:
-    parts: dict[str, Callable[[], None]] = {"plan": plan, "steps": steps, "rate": rate}
+    parts: dict[str, Callable[[], None]] = {
+        "plan": plan,
+        "driver": drive,
+        "steps": steps,
+        "start": start,
+        "rate": rate,
+        "ray": compare_with_ray,
+        "memory": measure_memory,
+    }
     parts[sys.argv[1] if len(sys.argv) > 1 else "plan"]()
 
 
 def plan() -> None:
+    _run_each("plan_list")
+
+
+def drive() -> None:
+    _run_each("drive_list")
+
+
+def _run_each(name: str) -> None:
     """Each list in a process of its own, so that its peak of memory is its own."""
     print("recordings    CPU s   µs each   peak MB")
     for count in LISTS:
         done = subprocess.run(
-            [sys.executable, "-c", f"from benchmarks.cluster import plan_list; plan_list({count})"],
+            [sys.executable, "-c", f"from benchmarks.cluster import {name}; {name}({count})"],
             check=True,
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
         )
-        print(done.stdout, end="")
+        print(done.stdout.splitlines()[-1])
 
 
 def plan_list(count: int) -> None:
@@ -62,6 +92,29 @@ def plan_list(count: int) -> None:
         recordings = spool_recordings(_invent_recordings(count))
         tasks = plan_tasks(recordings, open_ledger(Folder(place), {}), 16, lambda _: ())
         assert len(tasks) == -(-count // 16)
+    cpu_s = time.process_time() - started_s
+    print(f"{count:10,} {cpu_s:8.2f} {1e6 * cpu_s / count:9.1f} {_peak_mb():9.0f}")
+
+
+@dataclass(frozen=True)
+class IdleArchive(Archive):
+    """One whose workers have nothing to load and find nothing."""
+
+    def load(self, say: Callable[[str], None]) -> Callable[[Task], Report]:  # type: ignore[override]
+        return Report
+
+
+def drive_list(count: int) -> None:
+    """What the driver takes from the list to the last report; Ray's own processes are not counted."""
+    cluster = connect(RayOptions(), print)
+    started_s, settings = time.process_time(), DetectionSettings(0.1, 0.15)
+    job = Job(find_bundle("sounds"), PatchSize(48, 48), None, Backend.CPU, settings)
+    with tempfile.TemporaryDirectory() as place:
+        recordings = spool_recordings(_invent_recordings(count))
+        tasks = plan_tasks(recordings, open_ledger(Folder(place), {}), 16, lambda _: ())
+        archive = IdleArchive(job, place, Format.PARQUET, "sounds")
+        done = sum(len(report.task.recordings) for report in cluster.run(archive, tasks, lambda: False))
+        assert done == count
     cpu_s = time.process_time() - started_s
     print(f"{count:10,} {cpu_s:8.2f} {1e6 * cpu_s / count:9.1f} {_peak_mb():9.0f}")
 
@@ -88,6 +141,59 @@ def steps() -> None:
         print(f"{len(made):9,} {growth:8g} {time.process_time() - started_s:8.2f} {_peak_mb() - before:8.1f}")
 
 
+def start() -> None:
+    """An index as `flexiast data shard` writes it, beside shards that are holes."""
+    began_s = time.process_time()
+
+    def say(name: str) -> None:
+        print(f"{name:24} {time.process_time() - began_s - made_s:8.1f} {_peak_mb():9.0f}", flush=True)
+
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run(
+            [sys.executable, "-c", f"from benchmarks.cluster import *; write_index(Path({place!r}))"], check=True
+        )
+        print(f"{Path(place, INDEX).stat().st_size / 1e6:.0f} MB\nafter                       CPU s   peak MB")
+        made_s = time.process_time() - began_s
+        say("imports")
+        dataset = read_dataset(Path(place))
+        say("reading the index")
+        training, validation = (dataset.labelled.split(name) for name in ("train", "val"))
+        check_trainable(dataset, Path(place), background=False)
+        assert warnings_before_reading(dataset) == []
+        training, waveforms, _ = load_waveforms(training, RATE_HZ, budget_bytes=0)
+        assert len(count_labels(dataset, training, validation)) == LABELS
+        say("splits and labels")
+        targets = training.label_targets(dataset.labels)
+        probabilities = compute_balanced_weights(targets)
+        say("targets")
+        numbers = training.clips.numbers if isinstance(training.clips, ShardClips) else np.empty(0, np.int32)
+        assert 0 <= ShardOrder(0, numbers, probabilities)[0] < len(waveforms)
+        say("the first epoch's order")
+        assert len(hash_targets(targets)) == 64
+        say("what a resume compares")
+
+
+def write_index(folder: Path) -> None:
+    """Two million clips with one to three of 527 labels each, in 500 shards, one of which validates."""
+    rng = np.random.default_rng(0)
+    numbers = rng.permutation(CLIPS).reshape(SHARDS, -1)
+    shards = []
+    for shard, mine in enumerate(numbers.tolist()):
+        split = "val" if shard == 0 else "train"
+        labels = rng.integers(LABELS, size=(len(mine), 3)).tolist()
+        entries = [
+            [number, 512 + 321_536 * place, 320_044, sorted(set(labels[place][: 1 + number % 3]))]
+            for place, number in enumerate(mine)
+        ]
+        size = 321_536 * len(mine) + 10_240
+        with (folder / f"{split}-{shard:06}.tar").open("wb") as file:
+            file.truncate(size)
+        shards.append(Shard(name=f"{split}-{shard:06}.tar", split=split, size=size, clips=Entries.parse(entries)))
+    names = tuple(f"label {number}" for number in range(LABELS))
+    index = ShardIndex(task="multi", split_rule="split column", labels=names, shards=tuple(shards))
+    (folder / INDEX).write_text(index.model_dump_json())
+
+
 def rate() -> None:
     """Files of 10 s and of 10 minutes, at the finest, the best and the fastest size."""
     bundle = Bundle.open(find_bundle("sounds"))
@@ -101,24 +207,97 @@ def rate() -> None:
             print(f"{patch!s:8} {seconds:4} s {hour_s:15.1f} {hours:26,.0f} {hours / 64 / 24:18.1f}")
 
 
+def compare_with_ray() -> None:
+    """At the fastest size, where everything but the engine weighs most. The rate begins with the first report.
+
+    The better of two rounds each, in turn: other programs disturb one of them.
+    """
+    bundle = Bundle.open(find_bundle("sounds"))
+    patch = min(bundle.manifest.patches, key=bundle.manifest.spec.tokens)
+
+    def run_on_ray(archive: Archive, tasks: Sequence[Task]) -> Iterator[Report]:
+        return connect(RayOptions(), lambda _: None).run(archive, tasks, lambda: False)
+
+    def run_on_workers(archive: Archive, tasks: Sequence[Task]) -> Iterator[Report]:
+        return run_in_workers(archive, tasks, 2, print, lambda: False, lambda: None)
+
+    print("file     engine        × real time   seconds to the first report")
+    for seconds, files in ((10, 720), (3_600, 4)):
+        rates: dict[str, float] = {}
+        for name, engine in 2 * (("--workers 2", run_on_workers), ("Ray", run_on_ray)):
+            stamps: list[tuple[float, float]] = []
+            _classify(bundle, patch, seconds, files, _Timed(engine, stamps))
+            (first_s, _), (last_s, _) = stamps[0], stamps[-1]
+            rate = sum(audio_s for _, audio_s in stamps[1:]) / (last_s - first_s)
+            rates[name] = max(rates.get(name, 0.0), rate)
+            print(f"{seconds:5} s  {name:12} {rate:12,.0f} {first_s:12.1f}", flush=True)
+        print(f"{seconds:5} s  Ray has {rates['Ray'] / rates['--workers 2']:.2f} of the rate")
+
+
+class _Timed:
+    """An engine whose reports are stamped: seconds since it began, and seconds of audio."""
+
+    def __init__(self, engine: Engine, stamps: list[tuple[float, float]]) -> None:
+        self._engine, self._stamps = engine, stamps
+
+    def __call__(self, archive: Archive, tasks: Sequence[Task]) -> Iterator[Report]:
+        started_s = time.perf_counter()
+        for report in self._engine(archive, tasks):
+            self._stamps.append((time.perf_counter() - started_s, report.audio_s))
+            yield report
+
+
+def measure_memory() -> None:
+    bundle = Bundle.open(find_bundle("sounds"))
+    patches = sorted(bundle.manifest.patches, key=bundle.manifest.spec.tokens)
+    print("size     recording   peak MB of a worker   of which shared")
+    for patch in (patches[0], patches[-1]):
+        for seconds in (60, 3_600):
+            peaks: list[tuple[float, float]] = []
+
+            def run_on_ray(
+                archive: Archive, tasks: Sequence[Task], peaks: list[tuple[float, float]] = peaks
+            ) -> Iterator[Report]:
+                for report in connect(RayOptions(), lambda _: None).run(archive, tasks, lambda: False):
+                    peaks += _worker_peaks_mb()
+                    yield report
+
+            _classify(bundle, patch, seconds, 1, run_on_ray, rate_hz=192_000)
+            peak, shared = max(peaks)
+            print(f"{patch!s:8} {seconds:7} s {peak:18.0f} {shared:17.0f}", flush=True)
+
+
+def _worker_peaks_mb() -> Iterator[tuple[float, float]]:
+    """Peak of each of Ray's workers that is a child of ours, and what of its memory is Ray's object store."""
+    for process in psutil.Process(os.getpid()).children(recursive=True):
+        if "MapWorker" in " ".join(process.cmdline()):
+            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            fields = dict(line.split(":", 1) for line in lines)
+            yield tuple(int(fields[name].split()[0]) / 1024 for name in ("VmHWM", "RssShmem"))
+
+
 def _alone(archive: Archive, tasks: list[Task]) -> object:
     return run_in_process(archive, tasks, print, lambda: False, lambda: None)
 
 
-def _classify(bundle: Bundle, patch: PatchSize, seconds: int, files: int, engine: Engine) -> tuple[float, float]:
+def _classify(
+    bundle: Bundle, patch: PatchSize, seconds: int, files: int, engine: Engine, rate_hz: int = RATE_HZ
+) -> tuple[float, float]:
     """CPU-seconds of the tasks and seconds on the clock, on noise that is no silence and holds no event."""
     settings = DetectionSettings.from_frontend(bundle.manifest.spec.frontend)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        noise = 0.02 * np.random.default_rng(0).standard_normal(seconds * RATE_HZ)
+        noise = 0.02 * np.random.default_rng(0).standard_normal(10 * rate_hz)
         for number in range(files):
-            soundfile.write(folder / f"{number}.wav", noise, RATE_HZ)
+            with soundfile.SoundFile(folder / f"{number}.wav", "w", rate_hz, 1, "PCM_16") as file:
+                for _ in range(seconds // 10):
+                    file.write(noise)
         paths = sorted(folder.glob("*.wav"))
         recordings = [Recording(str(path), path.stat().st_size, "1", path.name) for path in paths]
         archive = Archive(
             Job(bundle.folder, patch, None, Backend.CPU, settings), f"{name}/out", Format.PARQUET, "sounds"
         )
-        run = prepare_run(archive, bundle.manifest.spec, recordings, 16)
+        run = prepare_run(archive, bundle.manifest.spec, recordings, 16 if seconds < 600 else 1)
         started_s = time.perf_counter()
         cpu_s = sum(report.cpu_s for report in run.reports(engine))
         return cpu_s, time.perf_counter() - started_s

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flexiast.arrays import Float
 from flexiast.data.audio import open_audio
-from flexiast.data.clips import Clip, Dataset
+from flexiast.data.clips import Clip, Dataset, ShardClips
 from flexiast.data.search import LeftOut
 from flexiast.errors import DataError
 from flexiast.storage import RemotePath
@@ -51,9 +52,8 @@ class LabelCount:
 
 def count_labels(dataset: Dataset, training: Dataset, validation: Dataset) -> list[LabelCount]:
     """The counts of each label, from the data set as found and its two splits as read."""
-    train, val, found = (_clips_by_label(part.clips) for part in (training, validation, dataset))
-    used = {"train", "val"}
-    other = _clips_by_label(clip for clip in dataset.clips if clip.split not in used)
+    train, val, found = (part.count_labels() for part in (training, validation, dataset))
+    other = found - dataset.count_labels("train") - dataset.count_labels("val")
     return [
         LabelCount(
             label,
@@ -73,7 +73,7 @@ def check_trainable(dataset: Dataset, where: Path | RemotePath, *, background: b
             f"{where} has one label only, {dataset.labels[0]!r}; add sounds that are something else, "
             "or give a --background without it"
         )
-    counts = _clips_by_label(dataset.clips)
+    counts = dataset.count_labels()
     if max(counts.values()) == 1 and dataset.hashed_from is not None:
         folders = "; folders are named by what sounds in them, not by recording" if len(counts) > 20 else ""
         raise DataError(
@@ -84,13 +84,12 @@ def check_trainable(dataset: Dataset, where: Path | RemotePath, *, background: b
 
 def warnings_before_reading(dataset: Dataset) -> list[str]:
     """What labels and splits alone tell."""
-    by_split = {split: [clip for clip in dataset.clips if clip.split == split] for split in ("train", "val")}
-    train, val = (_clips_by_label(by_split[split]) for split in ("train", "val"))
+    train, val = (dataset.count_labels(split) for split in ("train", "val"))
     total = train + val
     notes = []
     if lost := [label for label, left_out in dataset.left_out.items() if left_out.lost and not total[label]]:
         notes.append(f"No clip of {preview(lost)} can be read: the model will not have such a label")
-    if others := Counter(clip.split for clip in dataset.clips if clip.split not in {"train", "val"}):
+    if others := {name: count for name, count in dataset.count_splits().items() if name not in {"train", "val"}}:
         counts = ", ".join(f"{split} ({_count(count, 'clip')})" for split, count in sorted(others.items()))
         notes.append(f"Neither trained on nor validated on: {counts}; measure it with flexiast evaluate --split")
     if lone := [label for label in dataset.labels if total[label] == 1]:
@@ -99,7 +98,7 @@ def warnings_before_reading(dataset: Dataset) -> list[str]:
         notes.append(f"No validation clip of {preview(unknown)}: no figure tells whether it was learnt")
     if missing := [label for label in dataset.labels if val[label] and not train[label]]:
         notes.append(f"No training clip has {preview(missing)}: the model will not know it")
-    if both := _find_shared_files(by_split["train"], by_split["val"]):
+    if both := _find_shared_files(dataset.clips):
         notes.append(
             f"{_count(len(both), 'file')} in both train and val, such as {both[0]}: "
             "validation figures are too good; leave each in one"
@@ -114,15 +113,13 @@ def warn_lost_labels(dataset: Dataset, training: Dataset, validation: Dataset) -
         ("train", training, "training", "the model will not know it"),
         ("val", validation, "validation", "no figure tells whether it was learnt"),
     ):
-        found = _clips_by_label(clip for clip in dataset.clips if clip.split == split)
-        if lost := sorted(set(found) - set(_clips_by_label(read.clips))):
+        if lost := sorted(set(dataset.count_labels(split)) - set(read.count_labels())):
             notes.append(f"Every {kind} clip of {preview(lost)} was skipped: {loss}")
     return notes
 
 
-def warn_uneven(targets: Float, labels: Sequence[str]) -> list[str]:
-    """Of labels with very different numbers of training clips [clips, labels]."""
-    counts = targets.sum(axis=0)
+def warn_uneven(counts: NDArray[np.int64], labels: Sequence[str]) -> list[str]:
+    """Of labels with very different numbers of training clips [labels]."""
     present = np.flatnonzero(counts)
     least, most = present[counts[present].argmin()], present[counts[present].argmax()]
     if counts[most] < UNEVEN * counts[least]:
@@ -234,14 +231,12 @@ def warn_window(lengths_s: Sequence[float], window_s: float) -> list[str]:
     return notes
 
 
-def _clips_by_label(clips: Iterable[Clip]) -> Counter[str]:
-    return Counter(label for clip in clips for label in clip.labels)
-
-
-def _find_shared_files(training: list[Clip], validation: list[Clip]) -> list[Path]:
+def _find_shared_files(clips: Sequence[Clip]) -> list[Path]:
     """Files of validation clips that train too, under whatever name; clips of shards stand once."""
-    known = {_identity(clip.path) for clip in training if clip.part is None} - {None}
-    return [clip.path for clip in validation if clip.part is None and _identity(clip.path) in known]
+    if isinstance(clips, ShardClips):
+        return []
+    known = {_identity(clip.path) for clip in clips if clip.split == "train"} - {None}
+    return [clip.path for clip in clips if clip.split == "val" and _identity(clip.path) in known]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

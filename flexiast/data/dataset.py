@@ -16,11 +16,12 @@ from typing import Literal
 import numpy as np
 
 from flexiast.arrays import Double, Float
-from flexiast.data.audio import AUDIO_SUFFIXES, Part, check_audio, check_bad_files, decode_audio, read_audio
-from flexiast.data.clips import LABEL_SEPARATOR, Clip, Dataset
+from flexiast.data.audio import AUDIO_SUFFIXES, check_audio, check_bad_files, decode_audio, read_audio
+from flexiast.data.clips import LABEL_SEPARATOR, Clip, Dataset, ShardClips, ShardPlace
 from flexiast.data.layout import BACKGROUND, read_layout
 from flexiast.data.search import LeftOut, search_folder
 from flexiast.data.shards import INDEX, read_index
+from flexiast.data.targets import LabelTargets, Targets, sum_columns
 from flexiast.data.waveforms import Waveforms, memory_budget
 from flexiast.errors import DataError
 from flexiast.log import Log, log_nothing
@@ -105,34 +106,41 @@ def load_waveforms(
     bad ones, so that they can be mended in one go.
     """
     budget = memory_budget() if budget_bytes is None else budget_bytes
-    clips: list[Clip] = []
+    bad: list[int] = []
     loaded: list[Float] = []
     errors: list[DataError] = []
     held = 0
-    for clip in progress(dataset.clips):
+    sharded = isinstance(dataset.clips, ShardClips)
+    is_remote = isinstance(dataset.clips, ShardClips) and dataset.clips.is_remote
+    for place, clip in enumerate(progress(() if is_remote else dataset.clips)):
+        if sharded and held >= budget:
+            break
         try:
-            if held < budget and (clip.part is None or clip.part.shard is None):
+            if held < budget:
                 loaded.append(read_audio(clip.path, sample_rate_hz, clip.part, log, clip.span_s))
                 held += loaded[-1].nbytes
-            elif clip.part is None:
+            else:
                 check_audio(clip.path, log)
         except DataError as error:
             errors.append(error)
-        else:
-            clips.append(clip)
+            bad.append(place)
     check_bad_files(errors, len(dataset.clips), skip_bad=skip_bad)
-    return replace(dataset, clips=tuple(clips)), Waveforms(clips, sample_rate_hz, loaded), errors
+    readable = dataset.take(np.delete(np.arange(len(dataset.clips)), bad))
+    return readable, Waveforms(readable.clips, sample_rate_hz, loaded), errors
 
 
-def compute_balanced_weights(targets: Float) -> Double:
-    """[clips, labels] of 0 and 1 → [clips] probabilities: the sum over a clip's labels of 1 / clips with that label.
+def compute_balanced_weights(targets: Targets) -> Double:
+    """[clips, labels] of 0 to 1 → [clips] probabilities: the sum over a clip's labels of 1 / clips with that label.
 
     So rare labels are drawn about as often as common ones, as AST does on AudioSet (YuanGongND/ast,
     ``gen_weight_file.py``; its constants 1000 and 0.01 scale every weight and guard against labels without clips). A
     clip without labels is never drawn; at least one must have some.
     """
-    counts = targets.sum(axis=0, dtype=np.float64)
-    weights = np.einsum("cl,l->c", targets, 1 / np.maximum(counts, 1))  # einsum needs no float64 copy of the targets
+    shares = 1 / np.maximum(sum_columns(targets), 1)
+    if isinstance(targets, LabelTargets):
+        weights = np.bincount(targets.clips, shares[targets.columns], minlength=len(targets))
+    else:
+        weights = np.einsum("cl,l->c", targets, shares)  # needs no float64 copy of the targets
     return weights / weights.sum()
 
 
@@ -167,15 +175,21 @@ def _read_shards(folder: Path | RemotePath, val_fold: str | None) -> Dataset:
             "leave --val-fold out, or use the CSV that the shards were made from"
         )
     index, paths = read_index(folder)
-    numbered = []
+    shards = []
     for shard in index.shards:
         place = paths[shard.name]
-        path, remote = Path(str(place)), place if isinstance(place, RemoteShard) else None
-        for clip in shard.clips:
-            labels = tuple(index.labels[label] for label in clip.labels)
-            numbered.append((clip.number, Clip(path, labels, shard.split, Part(clip.offset, clip.size, remote))))
-    clips = tuple(clip for _, clip in sorted(numbered, key=lambda item: item[0]))
-    return Dataset(clips, index.labels, index.task, index.split_rule)
+        shards.append(ShardPlace(Path(str(place)), shard.split, place if isinstance(place, RemoteShard) else None))
+    found = [shard.clips for shard in index.shards]
+    clips = ShardClips(
+        shards,
+        np.repeat(np.arange(len(shards), dtype=np.int32), [len(each) for each in found]),
+        np.concatenate([each.offsets for each in found]),
+        np.concatenate([each.sizes for each in found]),
+        index.labels,
+        LabelTargets.join([each.targets for each in found], len(index.labels)),
+    )
+    order = np.argsort(np.concatenate([each.numbers for each in found]))
+    return Dataset(clips.take(order), index.labels, index.task, index.split_rule)
 
 
 def read_background_csv(path: Path) -> tuple[Clip, ...]:

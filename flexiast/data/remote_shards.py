@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiast.data.clips import Dataset
+from flexiast.data.clips import Dataset, ShardClips
 from flexiast.objects import RemoteShard
 
 
@@ -29,11 +29,14 @@ class ClipShards:
 
 def shards_of(dataset: Dataset) -> ClipShards | None:
     """The shards of a data set that lies in an object store; None for one that does not."""
-    found = [clip.part.shard for clip in dataset.clips if clip.part is not None and clip.part.shard is not None]
-    if not found:
+    clips = dataset.clips
+    if not isinstance(clips, ShardClips):
         return None
-    numbers = {shard: number for number, shard in enumerate(dict.fromkeys(found))}
-    return ClipShards(list(numbers), np.array([numbers[shard] for shard in found], np.int32))
+    used, first, numbers = np.unique(clips.numbers, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # as they come among the clips
+    places = [clips.shards[number].remote for number in used[order]]
+    shards = [remote for remote in places if remote is not None]
+    return ClipShards(shards, np.argsort(order)[numbers].astype(np.int32)) if shards else None
 
 
 class ShardFetcher:

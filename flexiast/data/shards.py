@@ -15,20 +15,25 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, NamedTuple
+from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, overload
 
+import numpy as np
 import soundfile
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 from typing_extensions import Self
 
 from flexiast.arrays import Float
 from flexiast.data.audio import AUDIO_SUFFIXES, check_bad_files, decode_audio
 from flexiast.data.clips import Clip, Dataset
 from flexiast.data.media import MEDIA_SUFFIXES
+from flexiast.data.targets import LabelTargets
 from flexiast.errors import DataError, UsageError
 from flexiast.files import write_atomically
 from flexiast.log import Log, log_nothing
@@ -59,13 +64,72 @@ class _Sample(NamedTuple):
 class Entry(NamedTuple):
     """One clip of a shard."""
 
-    number: Annotated[int, Field(ge=0)]
-    """Its place in the data set that was sharded; also its key in the tar."""
-    offset: Annotated[int, Field(ge=0)]
+    number: int
+    """Its place in the data set that was sharded; also its key in the tar; 0 or more, as the next is."""
+    offset: int
     """Of its audio in the tar, in bytes."""
-    size: Annotated[int, Field(ge=1)]
-    labels: tuple[int, ...]
+    size: int
+    """1 or more."""
+    labels: Sequence[int]
     """Indices into the labels of the index; none of background."""
+
+
+MOST = 2**62
+"""Of any number of an entry: two of them have a sum in 64 bits"""
+
+
+@dataclass(frozen=True, eq=False)
+class Entries(Sequence[Entry]):
+    """The clips of a shard in columns, each [clips]: a hundredth of the memory of as many tuples."""
+
+    numbers: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    targets: LabelTargets
+    """[clips, …], by indices into the labels of the index"""
+
+    @classmethod
+    def parse(cls, value: object) -> Entries:
+        """From a list of lists, as JSON has it; raises ValueError for anything else."""
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError("expected a list of one clip or more")
+        if not all(isinstance(each, list | tuple) and len(each) == len(Entry._fields) for each in value):
+            raise ValueError("expected [number, offset, size, [labels]] of each clip")
+        numbers, offsets, sizes, labels = zip(*value, strict=True)
+        if not all(isinstance(each, list | tuple) for each in labels):
+            raise ValueError("labels: expected a list of each clip")
+        width = 1 + int(_to_integers("labels", list(chain.from_iterable(labels)), 0).max(initial=-1))
+        return cls(
+            _to_integers("number", numbers, 0),
+            _to_integers("offset", offsets, 0),
+            _to_integers("size", sizes, 1),
+            LabelTargets.from_lists(labels, width),
+        )
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> Entry: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Entry]: ...
+    def __getitem__(self, place: int | slice) -> Entry | list[Entry]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(len(self))[place]]
+        place = range(len(self))[place]
+        starts = self.targets.starts
+        labels = self.targets.columns[starts[place] : starts[place + 1]].tolist()
+        return Entry(int(self.numbers[place]), int(self.offsets[place]), int(self.sizes[place]), tuple(labels))
+
+
+def _to_integers(name: str, values: Sequence[object], least: int) -> NDArray[np.int64]:
+    """Raises ValueError for what is none, or too small or large."""
+    wrong = [value for value in values if type(value) is not int or not least <= value <= MOST]
+    if wrong:
+        raise ValueError(f"{name}: expected a whole number of {least} or more, given {wrong[0]!r}")
+    return np.array(values, np.int64)
 
 
 class Shard(Value):
@@ -75,11 +139,11 @@ class Shard(Value):
     split: str = Field(pattern=f"^{SPLIT}$")
     size: int = Field(ge=0)
     """In bytes; a shard of another size is not read."""
-    clips: tuple[Entry, ...] = Field(min_length=1)
+    clips: Annotated[Entries, PlainValidator(Entries.parse), PlainSerializer(list)]
 
     @model_validator(mode="after")
     def _clips_lie_inside(self) -> Self:
-        if any(clip.offset + clip.size > self.size for clip in self.clips):
+        if (self.clips.sizes > self.size - self.clips.offsets).any():
             raise ValueError(f"a clip lies beyond the end of {self.name}")
         return self
 
@@ -95,16 +159,17 @@ class ShardIndex(Value):
 
     @model_validator(mode="after")
     def _clips_stand_once_and_have_labels(self) -> Self:
-        clips = [clip for shard in self.shards for clip in shard.clips]
-        if len({clip.number for clip in clips}) != len(clips):
+        numbers = np.concatenate([shard.clips.numbers for shard in self.shards])
+        if len(np.unique(numbers)) != len(numbers):
             raise ValueError("a clip stands twice")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("a shard stands twice")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("a label stands twice")
-        if any(not 0 <= label < len(self.labels) for clip in clips for label in clip.labels):
+        targets = [shard.clips.targets for shard in self.shards]
+        if any(each.width > len(self.labels) for each in targets):
             raise ValueError(f"a clip has a label that is not among the {len(self.labels)}")
-        if self.task == "single" and any(len(clip.labels) > 1 for clip in clips):
+        if self.task == "single" and any(each.counts.max() > 1 for each in targets):
             raise ValueError("a clip has several labels, but the task is 'single'")
         return self
 
@@ -119,16 +184,25 @@ def read_index(folder: Path | RemotePath) -> tuple[ShardIndex, dict[str, Path | 
         content = Folder(str(folder)).read(INDEX)
         if content is None:
             raise DataError(f"{path} does not exist; give a folder of shards, such as `flexiast data shard` writes")
-        index = ShardIndex.model_validate_json(content)
+        index = ShardIndex.model_validate(json.loads(content, object_hook=_pack))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        raise DataError(f"{path} is not an index of shards: {describe(error)}; write the shards again") from error
+    except (ValueError, RecursionError) as error:
+        reason = describe(error) if isinstance(error, ValidationError) else error
+        raise DataError(f"{path} is not an index of shards: {reason}; write the shards again") from error
     if isinstance(folder, RemotePath):
         return index, _find_remote(folder, index)
     for shard in index.shards:
         _check_size(folder / shard.name, shard.size)
     return index, {shard.name: folder / shard.name for shard in index.shards}
+
+
+def _pack(found: dict[str, Any]) -> dict[str, Any]:
+    """An object of the index as soon as it is read, so that the lists of one shard alone are held."""
+    if "clips" in found:
+        with suppress(ValueError):  # the check of the whole index names the shard
+            found["clips"] = Entries.parse(found["clips"])
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
 def _find_remote(folder: RemotePath, index: ShardIndex) -> dict[str, Path | RemoteShard]:
@@ -259,7 +333,7 @@ def _write_shard(path: Path, samples: Iterable[_Sample]) -> Shard:
                 split = sample.split
         file.flush()
         os.fsync(file.fileno())
-        return Shard(name=path.name, split=split, size=file.tell(), clips=tuple(clips))
+        return Shard(name=path.name, split=split, size=file.tell(), clips=Entries.parse(clips))
 
 
 def _add(tar: tarfile.TarFile, file: BinaryIO, name: str, content: bytes) -> int:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flexiast.arrays import Double, Float
 from flexiast.data.remote_shards import ClipShards, ShardFetcher
+from flexiast.data.targets import Targets
 from flexiast.data.waveforms import memory_budget
 from flexiast.errors import FlexiastError
 from flexiast.frontend import Frontend
@@ -114,7 +115,7 @@ class Batches(Sequence[tuple[Float, Float]]):
     def __init__(
         self,
         log_mels: LogMels,
-        targets: Float,
+        targets: Targets,
         spec: Spec,
         training: Training,
         steps: Sequence[Step],

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flexiast.arrays import Float
+from flexiast.data.targets import Targets, hash_targets
 from flexiast.errors import ModelError
 from flexiast.evaluation.evaluate import Windows
 from flexiast.extras import require
@@ -132,7 +133,7 @@ def run_identity(
     spec: Spec,
     recipe: Recipe,
     plan: Plan,
-    targets: Float,
+    targets: Targets,
     teachers: Sequence[str],
     backgrounds: Backgrounds | None,
     ranks: int | None = None,
@@ -165,10 +166,10 @@ def _hash_each_size(plan: Plan) -> str:
     return sha256(np.array([(*step.patch, step.clips) for step in plan]).tobytes()).hexdigest()
 
 
-def _data_fingerprint(plan: Plan, targets: Float, backgrounds: Backgrounds | None) -> dict[str, str]:
+def _data_fingerprint(plan: Plan, targets: Targets, backgrounds: Backgrounds | None) -> dict[str, str]:
     """Hashes of what the steps learn from, which the settings alone do not determine."""
     sizes = SIZES_HASH + sha256(plan.identity.encode()).hexdigest()
-    hashes = {CLIPS: sha256(targets.tobytes()).hexdigest(), SIZES: sizes}
+    hashes = {CLIPS: hash_targets(targets), SIZES: sizes}
     if backgrounds is not None:
         hashes[BACKGROUND] = sha256(repr(backgrounds.identity).encode()).hexdigest()
     return hashes

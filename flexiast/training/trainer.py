@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from flexiast.arrays import Double, Float
 from flexiast.checkpoint import Checkpoint, save_checkpoint
 from flexiast.data.remote_shards import ClipShards
+from flexiast.data.targets import Targets
 from flexiast.errors import FlexiastError, ModelError, UsageError
 from flexiast.evaluation.evaluate import PatchResult, Windows, evaluate
 from flexiast.model import FlexiAST
@@ -97,7 +98,7 @@ class Trainer:
         spec: Spec,
         recipe: Recipe,
         log_mels: LogMels,
-        targets: Float,
+        targets: Targets,
         *,
         world: World = SINGLE_PROCESS,
         start: Checkpoint | None = None,
@@ -127,9 +128,9 @@ class Trainer:
         _check_patches(spec, self._training)
         torch.manual_seed(self._training.seed)  # equal weights on every rank
         if embeddings is not None:
-            prior = targets.mean(axis=0) if learn_scores else None
+            prior = targets[:].mean(axis=0) if learn_scores else None
             build = partial(build_student, width=len(embeddings.weights), prior=prior)
-            targets = np.concatenate((targets, embeddings.values), axis=1)
+            targets = np.concatenate((targets[:], embeddings.values), axis=1)
             self._embedding_weights = torch.from_numpy(embeddings.weights).to(world.device)
         self._learn_scores, self._starts_measured = learn_scores, measure_start
         self.model = build(spec).to(world.device)

@@ -8,6 +8,7 @@ import numpy as np
 
 from flexiast.arrays import Double, Float
 from flexiast.checkpoint import Checkpoint
+from flexiast.data.targets import LabelTargets, Targets
 from flexiast.errors import ModelError, UsageError
 from flexiast.evaluation.evaluate import Windows, classify
 from flexiast.frontend import Frontend
@@ -33,7 +34,7 @@ MOST_VIEWS = 6
 
 
 def compare_starts(
-    candidates: Mapping[str, tuple[Checkpoint, Spec]], waveforms: Sequence[Float], targets: Float
+    candidates: Mapping[str, tuple[Checkpoint, Spec]], waveforms: Sequence[Float], targets: LabelTargets
 ) -> dict[str, float]:
     """Cross-validated metric of a linear head on each candidate's frozen embeddings; misfits are left out.
 
@@ -53,9 +54,9 @@ def compare_starts(
     return found
 
 
-def _choose_clips(targets: Float) -> list[int]:
+def _choose_clips(targets: LabelTargets) -> list[int]:
     """Up to ``COMPARED_CLIPS`` of the clips, of every class about as many."""
-    classes = targets.argmax(axis=1)
+    classes = targets.find_first()
     rank = np.empty(len(targets), np.int64)
     for number in np.unique(classes):
         mine = np.flatnonzero(classes == number)
@@ -82,7 +83,7 @@ def fit_start(
     spec: Spec,
     training: Training,
     log_mels: LogMels,
-    targets: Float,
+    targets: Targets,
     *,
     probabilities: Double | None = None,
     backgrounds: Backgrounds | None = None,

@@ -6,11 +6,11 @@ import io
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from flexiast.checkpoint import Checkpoint
+from flexiast.data.targets import LabelTargets
 from flexiast.data.waveforms import Waveforms
 from flexiast.spec import PRESETS, Spec
 from flexiast.training.recipe import ModelConfig, Recipe, Training
@@ -51,12 +51,12 @@ def test_a_run_inherits_the_licence_of_its_start(build_spec: Callable[..., Spec]
 
 def test_uneven_labels_are_drawn_equally_often_unless_told(build_spec: Callable[..., Spec]) -> None:
     output, spec = io.StringIO(), build_spec()
-    uneven = np.repeat(np.eye(2, dtype=np.float32), [16, 2], axis=0)
+    uneven, even = (LabelTargets.from_lists([[0]] * high + [[1]] * 2, 2) for high in (16, 2))
     settle = partial(_settle, spec=spec, console=Console(file=output, width=200), fill=False)
     assert settle(Recipe(), targets=uneven).training.balanced
     assert "high has 16 training clips, low 2: all labels are drawn equally often" in output.getvalue()
     assert not settle(Recipe(training=Training(balanced=False)), targets=uneven).training.balanced
-    assert not settle(Recipe(), targets=uneven[14:]).training.balanced
+    assert not settle(Recipe(), targets=even).training.balanced
 
 
 def test_every_shipped_model_of_the_runs_network_is_a_candidate() -> None:

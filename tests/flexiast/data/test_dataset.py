@@ -194,7 +194,7 @@ def test_an_empty_label_is_background_and_no_label(write_csv: WriteCsv, line: st
     assert (data_set.labels, data_set.task) == (("cat", "dog"), "single")
     assert [clip.path.name for clip in data_set.background] == ["a.wav"]
     assert [clip.path.name for clip in data_set.labelled.clips] == ["x.wav", "y.wav"]
-    assert data_set.targets(("cat", "dog"), nothing=True).tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
+    assert data_set.label_targets(("cat", "dog")).with_nothing()[:].tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
 
 
 def test_the_background_folder_is_no_label_and_a_fifth_of_it_validates(folders: Path, write_audio: WriteAudio) -> None:

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import tarfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,24 @@ def test_a_data_set_comes_back_in_its_order_with_its_audio(source: Path, shards:
     for packed, file in zip(load_waveforms(after, 16_000)[1], load_waveforms(before, 16_000)[1], strict=True):
         np.testing.assert_array_equal(packed, file)
     np.testing.assert_array_equal(after.targets(after.labels), before.targets(before.labels))
+
+
+def test_columns_tell_of_a_data_set_what_its_clips_do(source: Path, tmp_path: Path) -> None:
+    metadata = source / "metadata.csv"
+    metadata.write_text(metadata.read_text(encoding="utf-8").replace("high/d,high", "high/d,"), encoding="utf-8")
+    before = read_dataset(source)
+    write_shards(before, source, tmp_path / "some", shard_bytes=20_000)
+    after = read_dataset(tmp_path / "some")
+    assert after.count_splits() == before.count_splits() == Counter(clip.split for clip in after.clips)
+    for split in (None, "train", "val", "test"):
+        assert after.count_labels(split) == before.count_labels(split)
+    labels = (*reversed(before.labels), "more")
+    np.testing.assert_array_equal(after.targets(labels), before.targets(labels))
+    for part in (lambda data: data.labelled.clips, lambda data: data.background, lambda data: data.split("val").clips):
+        assert [clip.labels for clip in part(after)] == [clip.labels for clip in part(before)] != []
+    for dataset in (before, after):
+        with pytest.raises(DataError, match="is labelled 'wide', which the model does not know; it knows low"):
+            dataset.targets(("low", "high"))
 
 
 def test_the_tars_follow_the_webdataset_convention(source: Path, shards: Path) -> None:
@@ -282,11 +300,23 @@ def test_a_fold_cannot_be_chosen_afterwards(shards: Path) -> None:
         (lambda index: index["shards"][0].update(split="../x"), "split"),
         (lambda index: index["shards"][0].update(clips=[]), "clips"),
         (lambda index: index["shards"][0]["clips"][0].__setitem__(1, 10**9), "beyond the end"),
-        (lambda index: index["shards"][0]["clips"][0].__setitem__(1, -1), "greater than or equal to 0"),
-        (lambda index: index["shards"][0]["clips"][0].__setitem__(2, 0), "greater than or equal to 1"),
-        (lambda index: index["shards"][0]["clips"][0].__setitem__(2, "9"), "valid integer"),
+        (
+            lambda index: index["shards"][0]["clips"][0].__setitem__(1, -1),
+            "offset: expected a whole number of 0 or more, given -1",
+        ),
+        (
+            lambda index: index["shards"][0]["clips"][0].__setitem__(2, 0),
+            "size: expected a whole number of 1 or more, given 0",
+        ),
+        (
+            lambda index: index["shards"][0]["clips"][0].__setitem__(2, "9"),
+            "size: expected a whole number of 1 or more, given '9'",
+        ),
         (lambda index: index["shards"][0]["clips"][0].__setitem__(3, [7]), "not among the 3"),
-        (lambda index: index["shards"][0]["clips"][0].__setitem__(3, [-1]), "not among the 3"),
+        (
+            lambda index: index["shards"][0]["clips"][0].__setitem__(3, [-1]),
+            "labels: expected a whole number of 0 or more",
+        ),
         (lambda index: index["shards"][0]["clips"][0].pop(), "clips"),
     ],
 )

@@ -23,8 +23,8 @@ from scipy.special import expit, log_expit, log_softmax, softmax
 from torch import Tensor
 
 from flexiast.checkpoint import Checkpoint, load_checkpoint, weights_sha256
-from flexiast.data.clips import with_nothing
 from flexiast.data.dataset import load_waveforms, read_dataset
+from flexiast.data.targets import LabelTargets
 from flexiast.errors import DataError, ModelError, UsageError
 from flexiast.evaluation.evaluate import Windows, evaluate
 from flexiast.frontend import Frontend
@@ -1045,7 +1045,8 @@ def backgrounds_of(spec: Spec) -> Backgrounds:
 
 def with_background(toy: Toy, run: Path, spec: Spec, **fields: Any) -> Trainer:
     """As the command makes one: targets have a class for nothing where the spec has one."""
-    targets = with_nothing(toy.labelled) if spec.nothing_class else toy.labelled
+    targets = LabelTargets.from_lists([np.flatnonzero(clip).tolist() for clip in toy.labelled], len(spec.labels))
+    targets = targets.with_nothing() if spec.nothing_class else targets
     training = Training(**{"epochs": 2, "batch_size": 8, "evaluations": 2, "patches": COARSE} | fields)
     log_mels = LogMels(toy.waveforms, spec.frontend, training.augment)
     return Trainer(run, spec, Recipe(training=training), log_mels, targets, backgrounds=backgrounds_of(spec))

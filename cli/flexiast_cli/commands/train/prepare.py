@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from flexiast.checkpoint import Checkpoint
 from flexiast.data.background import MOST_WINDOWS, Chain, Stretches, background_clips, split_stretches
 from flexiast.data.checks import check_trainable, warn_lost_labels, warn_uneven, warnings_before_reading
-from flexiast.data.clips import Clip, Dataset, with_nothing
+from flexiast.data.clips import Clip, Dataset
 from flexiast.data.remote_shards import ClipShards, shards_of
+from flexiast.data.targets import LabelTargets, Targets
 from flexiast.data.waveforms import Waveforms, memory_budget
 from flexiast.evaluation.evaluate import Windows
 from flexiast.frontend import Frontend
@@ -43,7 +44,7 @@ class Prepared:
     spec: Spec
     waveforms: Sequence[NDArray[np.float32]]
     log_mels: LogMels
-    targets: NDArray[np.float32]
+    targets: Targets
     validation: Windows
     validation_targets: NDArray[np.float32]
     backgrounds: Backgrounds | None
@@ -102,7 +103,7 @@ def prepare(
         nothing_class=bool(stretches) and training.task == "single",
     )
     recipe, spec = fit_to_window(recipe, spec, console)
-    targets, validation_targets = training.targets(spec.labels), validation.targets(spec.labels)
+    targets, validation_targets = training.label_targets(spec.labels), validation.targets(spec.labels)
     baseline = measure_baseline(spec, log_mels, targets, validation_waveforms, validation_targets)
     start = choose_start(candidates, recipe, spec, waveforms, targets, console)
     if start is not None:
@@ -115,7 +116,7 @@ def prepare(
         spec,
         waveforms,
         log_mels,
-        with_nothing(targets) if spec.nothing_class else targets,
+        targets.with_nothing() if spec.nothing_class else targets,
         Windows(Chain((validation_waveforms, quiet)), Frontend(spec.frontend)),
         np.pad(validation_targets, ((0, len(quiet)), (0, 0))),  # background has no label
         _transform_background(stretches, frontend, recipe, console) if stretches else None,
@@ -168,10 +169,10 @@ def _copy_shards(validation: Dataset, console: Console) -> None:
             shard.fetch()
 
 
-def _settle(recipe: Recipe, spec: Spec, targets: NDArray[np.float32], console: Console, *, fill: bool) -> Recipe:
+def _settle(recipe: Recipe, spec: Spec, targets: LabelTargets, console: Console, *, fill: bool) -> Recipe:
     """The recipe with all labels drawn equally often where they are uneven; and, with ``fill``, as suits a start."""
     training = recipe.training
-    if "balanced" not in training.model_fields_set and (notes := warn_uneven(targets, spec.labels)):
+    if "balanced" not in training.model_fields_set and (notes := warn_uneven(targets.count_clips(), spec.labels)):
         print_warnings(notes, console)
         training = training.model_copy(update={"balanced": True})
     if fill and spec.network.kind == "transformer":

@@ -16,6 +16,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from flexiast.arrays import Float
+from flexiast.data.targets import find_clips
 from flexiast.evaluation.per_label import NOTHING, confusion_matrix, label_results
 from flexiast.files import write_atomically
 from flexiast.frontend import Frontend
@@ -117,7 +118,7 @@ def _labels(summary: Summary, prepared: Prepared) -> str:
         recalls = {one.label: one.recall for one in found}
     figures = []
     for column, label in enumerate(spec.labels[:SHOWN_LABELS]):
-        having = np.flatnonzero(prepared.targets[:, column])
+        having = find_clips(prepared.targets, column)
         if not len(having):
             continue
         recall = recalls.get(label)

@@ -11,6 +11,7 @@ import numpy as np
 
 from flexiast.arrays import Float
 from flexiast.checkpoint import Checkpoint, load_checkpoint
+from flexiast.data.targets import LabelTargets
 from flexiast.data.waveforms import Waveforms
 from flexiast.evaluation.evaluate import score
 from flexiast.spec import PRESETS, Spec
@@ -72,7 +73,7 @@ def choose_start(
     recipe: Recipe,
     spec: Spec,
     waveforms: Waveforms,
-    targets: Float,
+    targets: LabelTargets,
     console: Console,
 ) -> Start | None:
     """The candidate on whose frozen embeddings a linear head is best; a single one is taken as it is.
@@ -104,7 +105,7 @@ def spec_from(recipe: Recipe, spec: Spec, start: Checkpoint) -> Spec:
 
 
 def measure_baseline(
-    spec: Spec, log_mels: LogMels, targets: Float, validation: Waveforms, validation_targets: Float
+    spec: Spec, log_mels: LogMels, targets: LabelTargets, validation: Waveforms, validation_targets: Float
 ) -> float:
     """Metric of logistic regression on mean and spread of each log-mel bin, trained and validated as the run is."""
     clips = sample_evenly(len(log_mels), BASELINE_CLIPS)

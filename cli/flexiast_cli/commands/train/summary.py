@@ -12,6 +12,7 @@ import numpy as np
 
 from flexiast.arrays import Float
 from flexiast.checkpoint import load_checkpoint
+from flexiast.data.targets import sum_columns
 from flexiast.evaluation.evaluate import PatchResult, predict
 from flexiast.evaluation.per_label import LabelResult, confusion_matrix, label_results
 from flexiast.networks import TorchClassifier, load_model
@@ -69,7 +70,7 @@ def summarize_run(run: Path, prepared: Prepared) -> Summary:
     best = max(results, key=lambda result: (result.metric, -result.gmac)).patch_size
     classifier = TorchClassifier(load_model(checkpoint))
     ((_, logits),) = predict(classifier, prepared.validation, prepared.validation_targets, [best])
-    labels = prepared.targets[:, : len(spec.labels)]
+    counts = sum_columns(prepared.targets).tolist()
     return Summary(
         spec,
         results,
@@ -79,7 +80,7 @@ def summarize_run(run: Path, prepared: Prepared) -> Summary:
         prepared.baseline,
         _read_head(run),
         head_is_best=checkpoint.info.get("step") == 0,
-        clips_by_label={label: int(labels[:, column].sum()) for column, label in enumerate(spec.labels)},
+        clips_by_label={label: int(count) for label, count in zip(spec.labels, counts, strict=False)},
     )
 
 
