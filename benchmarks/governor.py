@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +34,11 @@ OPTIONS = tuple(
 )
 """A board on which the best size takes two thirds of a step, and the cheapest a twentieth"""
 SWEEP = [
-    Policy(dwell_s=dwell_s, max_dwell_s=3 * dwell_s, headroom=headroom, limit=max(0.97, headroom + 0.05))
-    for dwell_s in (2.0, 5.0, 20.0, 60.0, 120.0, 300.0)
-    for headroom in (0.75, 0.8, 0.95)
+    Policy(dwell_s=dwell_s, max_dwell_s=3 * dwell_s, switches_per_h=switches_per_h)
+    for dwell_s in (5.0, 20.0, 120.0)
+    for switches_per_h in (5.0, 10.0, 20.0, 50.0, 150.0)
 ]
+GREY = "#5d6864"
 COLOURS = {"steady": "#6a4c93", "balanced": "#2a7f62", "greedy": "#c8641e"}
 
 
@@ -145,15 +147,14 @@ def each_scenario(found: dict[str, list[Comparison]]) -> None:
 
 
 def frontier(sweep: list[tuple[Policy, list[Comparison]]]) -> None:
-    print(f"\nOn the tuning seed {TUNED_ON}\n\n| dwell s | headroom | regret % | energy % | missed % | switches/h |")
+    print(f"\nOn the tuning seed {TUNED_ON}\n")
+    print("| dwell s | budget of switches/h | regret % | energy % | missed % | switches/h |")
     print("|---:|---:|---:|---:|---:|---:|")
     for policy, found in sweep:
         means = Means.average(found)
         figures = (100 * means.score_regret, 100 * means.energy_regret, 100 * means.miss_rate)
-        print(
-            f"| {policy.dwell_s:g} | {policy.headroom:g} | {figures[0]:.2f} | {figures[1]:+.1f} | {figures[2]:.3f} "
-            f"| {means.switches_per_hour:.1f} |"
-        )
+        cells = f"{figures[0]:.2f} | {figures[1]:+.1f} | {figures[2]:.3f} | {means.switches_per_hour:.1f}"
+        print(f"| {policy.dwell_s:g} | {policy.switches_per_h:g} | {cells} |")
 
 
 def draw(found: dict[str, list[Comparison]], sweep: list[tuple[Policy, list[Comparison]]], path: Path) -> None:
@@ -171,13 +172,18 @@ def draw(found: dict[str, list[Comparison]], sweep: list[tuple[Policy, list[Comp
 
 
 def _draw_frontier(axes: Any, found: dict[str, list[Comparison]], sweep: list[tuple[Policy, list[Comparison]]]) -> None:
-    for means in (Means.average(theirs) for _, theirs in sweep):
-        axes.plot(means.switches_per_hour, 100 * means.score_regret, "o", color="#cfe3da", markersize=6, zorder=1)
+    for dwell_s, group in groupby(sweep, lambda each: each[0].dwell_s):
+        places = [_place(theirs) for _, theirs in group]
+        (line,) = axes.plot(*zip(*places, strict=True), "o-", color="#b9d6c9", markersize=4, linewidth=1, zorder=1)
+        below = {"textcoords": "offset points", "ha": "center", "va": "top", "color": GREY}
+        axes.annotate(f"{dwell_s:g} s", places[-1], (0, -8), **below)
+    budgets = sorted({policy.switches_per_h for policy, _ in sweep})
+    line.set_label(f"by dwell, with budgets of {budgets[0]:g} to {budgets[-1]:g} switches an hour")
+    axes.legend(frameon=False, loc="lower right")
     for name, theirs in found.items():
-        means = Means.average(theirs)
-        place = means.switches_per_hour, 100 * means.score_regret
-        axes.plot(*place, "o", color=COLOURS[name], markersize=9)
-        axes.annotate(f"{name}\n{100 * means.miss_rate:.2f} % missed", place, (8, 4), textcoords="offset points")
+        missed = 100 * Means.average(theirs).miss_rate
+        axes.plot(*_place(theirs), "o", color=COLOURS[name], markersize=9)
+        axes.annotate(f"{name}\n{missed:.2f} % missed", _place(theirs), (8, 6), textcoords="offset points")
     means = Means.average(found["balanced"])
     static = 100 * (1 - means.best_static_score * (1 - means.score_regret) / means.score)
     axes.axhline(static, color="#8a938f", linewidth=0.8, linestyle=":")
@@ -188,11 +194,18 @@ def _draw_frontier(axes: Any, found: dict[str, list[Comparison]], sweep: list[tu
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         ha="right",
-        color="#5d6864",
+        color=GREY,
     )
-    axes.set(xlabel="switches an hour", ylabel="score given away, % of the oracle's", ylim=(0, None), xlim=(0, None))
+    axes.set(xlabel="switches an hour", ylabel="score given away, % of the oracle's", ylim=(0, None))
+    axes.set_xlim(0, 1.25 * axes.get_xlim()[1])  # room for the names
     axes.set_title("What readiness to switch buys, mean of all scenarios", loc="left", size=9, weight="bold")
     axes.grid(alpha=0.25)
+
+
+def _place(found: Sequence[Comparison]) -> tuple[float, float]:
+    """Switches an hour, and percent of the score given away."""
+    means = Means.average(found)
+    return means.switches_per_hour, 100 * means.score_regret
 
 
 def _draw_scenarios(axes: Any, found: dict[str, list[Comparison]]) -> None:
@@ -200,13 +213,14 @@ def _draw_scenarios(axes: Any, found: dict[str, list[Comparison]]) -> None:
     for offset, (preset, theirs) in zip((-0.2, 0.0, 0.2), found.items(), strict=True):
         regrets = [100 * Means.average(by_name(theirs, name)).score_regret for name in names]
         axes.plot(regrets, np.arange(len(names)) + offset, "o", color=COLOURS[preset], markersize=5, label=preset)
+    axes.axvline(0, color="#8a938f", linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel="score given away, % of the oracle's")
     axes.set_title("Scenario by scenario", loc="left", size=9, weight="bold")
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper right")
 
 
 if __name__ == "__main__":
