@@ -91,9 +91,10 @@ def _cost_curve(summary: Summary) -> str:
     ]
     if summary.baseline is not None:
         level = y(summary.baseline)
+        label_y = level - 5 if level > 20 else level + 14  # below the line where the picture ends above it
         lines.append(
             f'<line x1="{left}" x2="{width - 16}" y1="{level:.1f}" y2="{level:.1f}" stroke="var(--dim)" '
-            f'stroke-dasharray="5 4"/><text x="{width - 18}" y="{level - 5:.1f}" text-anchor="end">baseline</text>'
+            f'stroke-dasharray="5 4"/><text x="{width - 18}" y="{label_y:.1f}" text-anchor="end">baseline</text>'
         )
     ordered = sorted(zip(costs, summary.results, strict=True), key=lambda pair: pair[0])
     points = " ".join(f"{x(cost):.1f},{y(result.metric):.1f}" for cost, result in ordered)
