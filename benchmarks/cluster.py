@@ -1,4 +1,4 @@
-"""What archives and long runs cost: ``python -m benchmarks.cluster [plan|driver|steps|start|rate|ray|memory]``.
+"""What archives and long runs cost: ``python -m benchmarks.cluster [plan|driver|steps|start|rate|ray|memory|loss]``.
 
 ``plan``    CPU time and memory of planning lists of 1,000 to a million recordings that do not exist
 ``driver``  the same of handing such lists to Ray, whose workers do nothing
@@ -7,10 +7,12 @@
 ``rate``    CPU-seconds an hour of audio, and a table that extrapolates to 200,000 hours
 ``ray``     the rate of two workers of Ray beside that of ``--workers 2``
 ``memory``  peak of one of Ray's workers on recordings of a minute and of an hour, at 192 kHz
+``loss``    500 recordings in S3 on two nodes, one of which is killed after 100; then the events beside one process's
 """
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import subprocess
@@ -19,11 +21,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import psutil
 import soundfile
+from pyarrow import parquet
 
 from flexiast.data.checks import check_trainable, count_labels, warnings_before_reading
 from flexiast.data.clips import ShardClips
@@ -61,6 +65,7 @@ def main() -> None:
         "rate": rate,
         "ray": compare_with_ray,
         "memory": measure_memory,
+        "loss": lose_node,
     }
     parts[sys.argv[1] if len(sys.argv) > 1 else "plan"]()
 
@@ -122,7 +127,7 @@ def drive_list(count: int) -> None:
 def _invent_recordings(count: int) -> Iterator[Recording]:
     for number in range(count):
         name = f"site-{number // 10_000:03}/2026{number // 700 % 12 + 1:02}/AudioMoth_{number:08}.WAV"
-        yield Recording(f"s3://archive/{name}", 115_200_044, f"{number:032x}", name)
+        yield Recording(f"s3://archive/{name}", 115_200_044, sha256(name.encode()).hexdigest()[:32], name)
 
 
 def steps() -> None:
@@ -274,6 +279,52 @@ def _worker_peaks_mb() -> Iterator[tuple[float, float]]:
             lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
             fields = dict(line.split(":", 1) for line in lines)
             yield tuple(int(fields[name].split()[0]) / 1024 for name in ("VmHWM", "RssShmem"))
+
+
+def lose_node() -> None:
+    """The command itself, against an S3 server in this process."""
+    import s3fs
+    from moto.server import ThreadedMotoServer
+    from ray.cluster_utils import Cluster
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    os.environ.update(keys | {"AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port())})
+    store, rng = s3fs.S3FileSystem(use_listings_cache=False), np.random.default_rng(0)
+    store.mkdir("yard")
+    store.mkdir("results")
+    for number in range(500):
+        wave, file = 0.01 * rng.standard_normal(10 * RATE_HZ), io.BytesIO()
+        for begin in (RATE_HZ * rng.integers(9, size=3)).tolist():
+            hz = rng.uniform(300, 5_000)
+            wave[begin : begin + RATE_HZ] += 0.3 * np.sin(2 * np.pi * hz / RATE_HZ * np.arange(RATE_HZ))
+        soundfile.write(file, wave, RATE_HZ, format="WAV")
+        store.pipe_file(f"yard/2026/{number:03}.wav", file.getvalue())
+    quiet = {"include_dashboard": False, "object_store_memory": 200 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **quiet})
+    first, _ = (cluster.add_node(num_cpus=1, **quiet) for _ in range(2))
+
+    def classify(place: str, *more: str) -> subprocess.Popen[bytes]:
+        program = Path(sys.executable).with_name("flexiast")
+        command = (program, "classify", "sounds", "s3://yard/2026", "-o", f"s3://results/{place}")
+        settings = ("--format", "parquet", "--patch-size", "48", "--threshold", "0.1", "--batch-files", "4")
+        return subprocess.Popen([*command, *settings, *more])
+
+    run, killed = classify("cluster", "--engine", "ray", "--ray-address", cluster.address), 0
+    while run.poll() is None:
+        entries = len(store.glob("results/cluster/_done/*.json")) - 1
+        if not killed and 4 * entries >= 100:
+            cluster.remove_node(first, allow_graceful=False)
+            killed = 4 * entries
+        time.sleep(0.2)
+    print(f"a node killed after {killed} recordings; exit code {run.returncode}", flush=True)
+    assert classify("alone").wait() == run.returncode
+    tables = [parquet.read_table(f"results/{place}/events", filesystem=store) for place in ("cluster", "alone")]
+    rows = [sorted(map(tuple, (row.values() for row in table.to_pylist()))) for table in tables]
+    print(f"{len(rows[0]):,} events on the cluster, {len(rows[1]):,} in one process, equal: {rows[0] == rows[1]}")
+    cluster.shutdown()
+    server.stop()
 
 
 def _alone(archive: Archive, tasks: list[Task]) -> object:
