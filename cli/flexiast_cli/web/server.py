@@ -129,6 +129,7 @@ class WebPage:
             log_level="error",
             access_log=False,
             server_header=False,
+            date_header=False,  # uvicorn renews it only in the loop that is replaced below
             lifespan="on",
             limit_concurrency=64,
             ws_max_size=1024,
@@ -136,6 +137,7 @@ class WebPage:
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
+        self._server.main_loop = self._wait_for_end  # type: ignore[method-assign]
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, name="flexiast-web", daemon=True
         )
@@ -147,7 +149,7 @@ class WebPage:
     def __exit__(self, *_: object) -> None:
         assert self._loop is not None
         asyncio.run_coroutine_threadsafe(self._feed.end(END_S), self._loop).result()
-        self._server.should_exit = True
+        self._loop.call_soon_threadsafe(self._is_over.set)
         self._thread.join()
 
     def show_all(self, records: Iterator[Record]) -> Iterator[Record]:
@@ -177,9 +179,14 @@ class WebPage:
         found = next(self._clips.glob(f"*_{event_id}.flac"), None)
         return None if found is None or found.is_symlink() else found  # a link may lead anywhere
 
+    async def _wait_for_end(self) -> None:
+        """In place of uvicorn's own loop, which looks ten times a second whether it should end."""
+        await self._server.on_tick(0)  # sets the headers
+        await self._is_over.wait()
+
     @asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._is_over = asyncio.get_running_loop(), asyncio.Event()
         polling = self._loop.create_task(self._poll_clips())
         self._started.set()
         yield
