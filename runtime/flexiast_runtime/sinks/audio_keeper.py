@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from flexiast.files import write_atomically
 from flexiast.log import Log, log_nothing
@@ -134,8 +135,8 @@ class AudioKeeper:
             source, started_at_s, samples = segment
             try:
                 self._write(source, started_at_s, samples)
-            except OSError as error:
-                self._lose(len(samples), error.strerror or str(error))
+            except (OSError, soundfile.LibsndfileError) as error:
+                self._lose(len(samples), getattr(error, "strerror", None) or str(error))
 
     def _write(self, source: str, started_at_s: float, samples: Float) -> None:
         content = encode_flac(samples, self._rate_hz, render_source(source))

@@ -158,6 +158,24 @@ def test_a_disk_without_room_is_said_once_and_that_there_is_room_again(tmp_path:
     assert len([path for path in tmp_path.iterdir() if SEGMENT_NAME.fullmatch(path.name)]) == 3
 
 
+def test_a_disk_that_fails_is_said_and_the_next_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, written = [], audio_keeper.write_atomically
+    faults: list[Exception | None] = [OSError(5, "Input/output error"), soundfile.LibsndfileError(1), None]
+
+    def write(path: Path, content: bytes) -> None:
+        if (fault := faults.pop(0)) is not None:
+            raise fault
+        written(path, content)
+
+    monkeypatch.setattr(audio_keeper, "write_atomically", write)
+    with open_keeper(tmp_path, log=said.append) as keeper:
+        for number in range(3):
+            push(keeper, number * SEGMENT, (number + 1) * SEGMENT)
+    assert "Input/output error; listening goes on" in said[0]
+    assert "is kept again" in said[1] and "40 s were not" in said[1]
+    assert find_stored_span(tmp_path, "kitchen") == (date(2 * SEGMENT), pytest.approx(date(3 * SEGMENT)))
+
+
 def test_a_disk_that_hangs_stops_no_listener(
     tmp_path: Path, eventually: Callable[[Callable[[], Any]], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
