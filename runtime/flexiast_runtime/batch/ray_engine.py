@@ -204,16 +204,25 @@ def _take_apart(task: Task) -> list[Task]:
 
 def _to_dataset(tasks: Sequence[Task]) -> Any:
     """The tasks as a dataset with a row for each block, which is run as a whole: its first number and its texts."""
-    pyarrow, data = require("pyarrow", "cluster"), require("ray.data", "cluster")
+    data = require("ray.data", "cluster")
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
-    each = -(-len(tasks) // BLOCKS)
-    blocks = []
-    for begin in range(0, len(tasks), each):
-        chosen = (tasks[number] for number in range(begin, min(len(tasks), begin + each)))
-        blocks.append(pyarrow.table({"first": [begin], "tasks": [_compress(chosen)]}))
-    return data.from_blocks(blocks)  # from_arrow would start a task of Ray's for each, and hold 50 kB of it
+    return data.from_blocks(_Blocks(tasks))  # from_arrow would start a task of Ray's for each, and hold 50 kB of it
+
+
+class _Blocks:
+    """Tables that are made as they are read: Ray Data reads them twice, and holds none of them."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = tasks
+
+    def __iter__(self) -> Iterator[Any]:
+        pyarrow, count = require("pyarrow", "cluster"), len(self._tasks)
+        each = -(-count // BLOCKS)
+        for begin in range(0, count, each):
+            chosen = (self._tasks[number] for number in range(begin, min(count, begin + each)))
+            yield pyarrow.table({"first": [begin], "tasks": [_compress(chosen)]})
 
 
 def _compress(tasks: Iterable[Task]) -> bytes:
