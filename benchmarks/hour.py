@@ -16,6 +16,7 @@ import os
 import pty
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +45,8 @@ WINDOW_S = 5.0
 SETTLED_S = 20.0
 """Seconds after the first window when everything is warm, and the background known"""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-SCREEN = "screen"
+SCREEN, PAGE, VIEWER = "screen", "page", "viewer"
+"""Not words of the command: its picture in a terminal, the page on a free port, and a browser that looks at it"""
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "no engine (`--gate 0`)": ("sounds", "--pin", "48", "--gate", "0"),
     "**`listen sounds`**": ("sounds",),
@@ -55,7 +57,8 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "two microphones": ("sounds", "--device", "mic2"),
     "four microphones": ("sounds", "--device", "mic2", "--device", "mic3", "--device", "mic4"),
     "the screen": ("sounds", SCREEN),
-    "a page that nobody looks at": ("sounds", "--web", "127.0.0.1:0"),
+    "a page that nobody looks at": ("sounds", PAGE),
+    "a page that one looks at": ("sounds", PAGE, VIEWER),
     "`--to sqlite`": ("sounds", "--to", "sqlite"),
     "`--to jsonl`": ("sounds", "--to", "jsonl:events.jsonl"),
     "`--to clips`": ("sounds", "--to", "clips:clips"),
@@ -143,7 +146,9 @@ def measure(words: tuple[str, ...], seconds: float) -> Cost:
     """Start `flexiast listen` with these words, and count from SETTLED_S on for so many seconds."""
     with tempfile.TemporaryDirectory() as home:
         shown = ("--json",) if SCREEN not in words else ()
-        given = [word for word in words if word != SCREEN]
+        given = [word for word in words if word not in {SCREEN, PAGE, VIEWER}]
+        address = f"127.0.0.1:{find_free_port()}"
+        given += ["--web", address] if PAGE in words else []
         program = [str(Path(sys.executable).with_name("flexiast")), "listen", *given, "--device", "mic", *shown]
         environment = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
         environment |= {"XDG_CONFIG_HOME": home, "XDG_DATA_HOME": home}
@@ -153,10 +158,11 @@ def measure(words: tuple[str, ...], seconds: float) -> Cost:
             os.read(reading, 1)  # its first record, after the first window, or its first picture, before it
             reader = threading.Thread(target=read_to_end, args=(reading,))
             reader.start()
-            time.sleep(SETTLED_S)
-            began_s, before = time.monotonic(), read_usage(running.pid)
-            time.sleep(seconds)
-            after, elapsed_s = read_usage(running.pid), time.monotonic() - began_s
+            with view_page(address) if VIEWER in words else nullcontext():
+                time.sleep(SETTLED_S)
+                began_s, before = time.monotonic(), read_usage(running.pid)
+                time.sleep(seconds)
+                after, elapsed_s = read_usage(running.pid), time.monotonic() - began_s
             running.send_signal(signal.SIGTERM)
         reader.join()
         os.close(reading)
@@ -169,6 +175,22 @@ def measure(words: tuple[str, ...], seconds: float) -> Cost:
     listened_s = SETTLED_S + WINDOW_S  # until the first count, with the first window
     startup_s = sum(usage.cpu_s for usage in before.values()) - sum(shares.values()) * listened_s
     return Cost(startup_s, shares, wakeups)
+
+
+def find_free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@contextmanager
+def view_page(address: str) -> Iterator[None]:
+    """Take everything that a browser would, in a thread of this process, which is not counted."""
+    from websockets.sync.client import connect
+
+    with connect(f"ws://{address}/records", compression=None) as records:
+        viewer = threading.Thread(target=lambda: [None for _ in records], daemon=True)
+        viewer.start()
+        yield
 
 
 def read_to_end(reading: int) -> None:
