@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import resource
 import subprocess
@@ -287,6 +288,7 @@ def lose_node() -> None:
     from moto.server import ThreadedMotoServer
     from ray.cluster_utils import Cluster
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}

@@ -31,8 +31,6 @@ from flexiast.paths import cache_folder
 from flexiast_runtime.batch.archive import Archive, Report, Task, Worker
 from flexiast_runtime.batch.archive_run import give_up
 from flexiast_runtime.batch.pace import Pace
-from flexiast_runtime.bundle import Bundle
-from flexiast_runtime.inference.backends import choose_precision
 
 BLOCKS = 3_000
 """Of tasks, at most, that Ray Data is given. Each costs the driver 10 kB, and is run as a whole."""
@@ -92,10 +90,6 @@ class RayCluster:
         Raises what a worker raises when it loads the model, VerificationError for a node with another version of
         flexiast, and RemoteError for a cluster that breaks down.
         """
-        job = archive.job
-        # Left to the nodes, it would be that of each one's processor, and their scores would differ.
-        precision = choose_precision(Bundle.open(job.bundle).manifest, job.precision, job.backend)
-        archive = replace(archive, job=replace(job, precision=precision))
         try:
             yield from self._run_all(archive, tasks, stopped, pace)
         except (self.ray.exceptions.RayError, ConnectionError) as error:

@@ -174,7 +174,8 @@ def test_ray_on_this_machine_goes_on_where_one_process_ended(
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")
     place = ("-o", tmp_path / "out", "--format", "parquet")
     assert run("classify", *QUICK, recordings, *place).exit_code == 8
-    expected = parquet.read_table(tmp_path / "out/events").to_pylist()
+    events = tmp_path / "out/events"
+    expected = parquet.read_table(events).to_pylist()
     entries = sorted((tmp_path / "out/_done").glob("*.json"))
     (entry,) = (path for path in entries if path.name != "run.json")
     entry.unlink()
@@ -182,7 +183,10 @@ def test_ray_on_this_machine_goes_on_where_one_process_ended(
     assert result.exit_code == 8, result.stderr
     assert "Ray: 1 node, " in result.stderr
     assert "in 3 of 4 recordings" in result.stderr
-    assert bounds(parquet.read_table(tmp_path / "out/events").to_pylist(), "") == bounds(expected, "") != []
+    found = parquet.read_table(events).to_pylist()
+    assert bounds(found, "") == bounds(expected, "") != []
+    # A worker of another precision is off by hundredths.
+    assert sorted(row["score"] for row in found) == pytest.approx(sorted(row["score"] for row in expected), abs=1e-5)
 
 
 def test_a_place_of_another_run_is_refused(recordings: Path, tmp_path: Path) -> None:
