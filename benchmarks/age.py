@@ -28,14 +28,12 @@ import soxr
 
 from benchmarks.ears import RIG
 from benchmarks.measure import heading
-from benchmarks.spoken import spoken
+from benchmarks.spoken import find_start_s, spoken
 from benchmarks.streams import Stream
 from flexiast.spec import FrontendSpec, parse_patches
 from flexiast_cli.app import app
 from flexiast_runtime.audio import microphone as mic
-from flexiast_runtime.audio.alignment import WindowTiming
 from flexiast_runtime.audio.device_stream import DeviceStream
-from flexiast_runtime.audio.source import measure_held_s
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
 from flexiast_runtime.detection.settings import DetectionSettings
@@ -121,16 +119,10 @@ def listened(stream: Stream, rate_hz: int, folder: Path, seconds: float) -> tupl
         return float(started.read_text()), webhook.got, lines
 
 
-def find_start_s(frontend: FrontendSpec, settings: DetectionSettings) -> float:
-    """Seconds that `listen` leaves out at the beginning, so that windows end where blocks do."""
-    windows = WindowTiming(frontend.sample_rate_hz, frontend.window_s, settings.step_s)
-    return windows.find_start_s(DEVICE_HZ, measure_held_s(DEVICE_HZ, frontend.sample_rate_hz))
-
-
 def report(stream: Stream, frontend: FrontendSpec, started_s: float, events: Received, lines: Received) -> None:
     rate_hz, settings = frontend.sample_rate_hz, DetectionSettings.from_frontend(frontend)
     played_s = started_s  # the words; the stream's time begins a little later
-    started_s += find_start_s(frontend, settings)
+    started_s += find_start_s(frontend, DEVICE_HZ)
     summary = lines[-1][0]
     engine_s = summary["variants"][0]["latency_p50_ms"] / 1000
     events = [(event, at_s) for event, at_s in events if event["end_s"] < summary["audio_s"] - frontend.window_s]

@@ -129,7 +129,7 @@ class Hearing:
     """A microphone with a count of what came and what was said to be lost."""
 
     def __init__(self, device: str) -> None:
-        self._blocks = read_blocks(Microphone(device))
+        self._blocks = read_blocks(Microphone(device, windows=WINDOWS))
         self.frames = 0
 
     def until(self, wanted: Callable[[Block], bool]) -> float:

@@ -28,7 +28,7 @@ import soxr
 
 from benchmarks.ears import ENDING_S, Ears, Heard
 from benchmarks.measure import heading
-from benchmarks.spoken import SLOT_S, spoken
+from benchmarks.spoken import SLOT_S, find_start_s, spoken
 from benchmarks.streams import Stream
 from flexiast.errors import ExitCode
 from flexiast.evaluation.events import Sound, count_by_onset
@@ -311,7 +311,9 @@ def main() -> None:
         first = run(plain)
         assert first is not None
         reference = [sound for sound in events(first).values() if sound.start_s < TURN_S]
-        rows = [row(plain, first, stream.truth)]
+        start_s = find_start_s(engines.spec.frontend, 48_000)  # of the microphone that plays `mono`
+        words = [Sound(label, from_s - start_s, to_s - start_s) for label, from_s, to_s in stream.truth]
+        rows = [row(plain, first, words)]
         print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|", flush=True)
         print("| " + " | ".join(rows[0].cells) + " |", flush=True)
         chosen = [case for case in CASES if not given.case or given.case in case.name]

@@ -13,7 +13,11 @@ from benchmarks.streams import TASKS, Stream, listen, louder, pink
 from flexiast.data.dataset import load_waveforms, read_dataset
 from flexiast.evaluation.events import Sound
 from flexiast.evaluation.mixing import trim_to_audible
+from flexiast.spec import FrontendSpec
+from flexiast_runtime.audio.alignment import WindowTiming
+from flexiast_runtime.audio.source import measure_held_s
 from flexiast_runtime.detection.rules import EventRules
+from flexiast_runtime.detection.settings import DetectionSettings
 from flexiast_runtime.governor.live import FixedSize
 from flexiast_runtime.inference.engine import Engines
 
@@ -36,6 +40,13 @@ def spoken(data: Path, engines: Engines, words: int) -> Stream:
     if len(good) < words:
         raise ValueError(f"only {len(good)} of {len(candidates)} words are found at every phase; {words} are wanted")
     return _stream(good[:words], _rate_hz(engines))
+
+
+def find_start_s(frontend: FrontendSpec, device_hz: int) -> float:
+    """Seconds of a microphone that `listen` leaves out at the beginning, so that windows end where blocks do."""
+    step_s = DetectionSettings.from_frontend(frontend).step_s
+    windows = WindowTiming(frontend.sample_rate_hz, frontend.window_s, step_s)
+    return windows.find_start_s(device_hz, measure_held_s(device_hz, frontend.sample_rate_hz))
 
 
 def _words(data: Path, engines: Engines) -> Iterator[Word]:
