@@ -41,14 +41,11 @@ export class Bundle {
 
 export class Model {
   // `ort` is ONNX Runtime Web. Loads the embedder of every size, in the bundle's first precision.
-  static async load(ort, bundle, note = () => {}) {
+  static async load(ort, bundle) {
     const model = new Model();
     const { manifest } = bundle, [precision] = Object.keys(manifest.encoders);
     Object.assign(model, { ort, manifest, spec: manifest.spec, variants: new Map(), embedders: new Map() });
-    const load = async (name) => {
-      note(name);
-      return ort.InferenceSession.create(new Uint8Array(await bundle.verifiedBytes(name)));
-    };
+    const load = async (name) => ort.InferenceSession.create(new Uint8Array(await bundle.verifiedBytes(name)));
     model.frontend = await load(manifest.frontend);
     model.encoder = await load(manifest.encoders[precision].file);
     for (const variant of manifest.variants.filter((each) => each.precision === precision)) {

@@ -1,4 +1,4 @@
-// Where sound comes from: the microphone, or a file. What is missing is said in words.
+// The microphone, and what a browser must have. What is missing is said in words.
 
 export class MissingError extends Error {}
 
@@ -21,8 +21,8 @@ const REFUSALS = {
   NotReadableError: "The microphone cannot be read: another program may hold it. Close that, or play a file.",
 };
 
-// The microphone at the model's rate; `take` gets blocks of samples.
-export async function openMicrophone(rate, take) {
+// The microphone at the rate of `frontend`; `take` gets blocks of samples.
+export async function openMicrophone({ sample_rate_hz: rate }, take) {
   if (!navigator.mediaDevices) throw new MissingError("This browser gives pages no microphone. Play a file.");
   const context = new AudioContext({ sampleRate: rate });
   let media;
@@ -45,44 +45,6 @@ export async function openMicrophone(rate, take) {
       `The microphone cannot be read at ${rate} Hz (${error.message}). Play a file, or use another browser.`);
   }
   return { stop, lost: (then) => media.getTracks().forEach((track) => { track.onended = then; }) };
-}
-
-// A file, mono at the model's rate, in real time; `end` is called after its last block.
-export async function playFile(file, rate, take, end) {
-  let decoded;
-  try {
-    decoded = await new OfflineAudioContext(1, 1, rate).decodeAudioData(await file.arrayBuffer());
-  } catch {
-    throw new MissingError(`${file.name} cannot be read as sound. Try WAV, FLAC, MP3 or Ogg.`);
-  }
-  const channels = Array.from({ length: decoded.numberOfChannels }, (_, index) => decoded.getChannelData(index));
-  const samples = channels[0].map((_, index) => channels.reduce((sum, channel) => sum + channel[index], 0) / channels.length);
-  const speaker = playAloud(decoded);
-  const began = performance.now();
-  let sent = 0;
-  const timer = setInterval(() => {
-    const due = Math.min(Math.floor(((performance.now() - began) / 1000) * rate), samples.length);
-    if (due > sent) take(samples.slice(sent, due));
-    sent = due;
-    if (sent < samples.length) return;
-    clearInterval(timer);
-    end();
-  }, 100);
-  return {
-    stop() {
-      clearInterval(timer);
-      return speaker.close();
-    },
-    lost() {},
-  };
-}
-
-function playAloud(decoded) {
-  const context = new AudioContext(), source = context.createBufferSource();
-  source.buffer = decoded;
-  source.connect(context.destination);
-  source.start();
-  return context;
 }
 
 // Level and peak of a block, in dBFS.

@@ -49,6 +49,10 @@ export class Stream {
     }
     const began = performance.now();
     const logits = await this.model.logits(window.features, patch), scores = this.model.scores(logits, patch);
+    if (!scores.every(Number.isFinite)) {
+      throw new RangeError(`The model gives no numbers for the sound before ${(window.end / this.rate).toFixed(1)} s. ` +
+        "Is it far too loud, or damaged?");
+    }
     return { ran: true, logits, scores, engine_s: (performance.now() - began) / 1000 };
   }
 }

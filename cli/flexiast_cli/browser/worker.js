@@ -1,34 +1,41 @@
 // Loads the bundle, runs it on the samples it is sent, and lets the governor choose the patch size.
 
 import * as ort from "./ort/ort.wasm.min.mjs";
+import { download } from "./download.js";
 import { initState, step } from "./governor.js";
 import { Bundle, Model } from "./model.js";
 import { BALANCED } from "./presets.js";
 import { Stream } from "./stream.js";
 import { frontier } from "./worth.js";
 
-const REPEATS = 5, TOP_LABELS = 5, BINS = 64;
+const REPEATS = 5, TOP_LABELS = 5, BINS = 64, ENGINE = "ort-wasm-simd-threaded.wasm";
 
 ort.env.wasm.numThreads = 1; // more need headers that a static host does not send
 ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
 
-let model, options, stream, state, conditions, queue = [], isBusy = false;
+let model, options, stream, run, state, conditions, queue = [], isBusy = false;
 
 const handlers = {
-  async load() {
-    const read = async (name) => {
-      const answer = await fetch(new URL(`./model/${name}`, import.meta.url));
-      if (!answer.ok) throw new Error(`model/${name} is missing (${answer.status}). Copy the whole page again.`);
-      return answer.arrayBuffer();
-    };
-    const bundle = await Bundle.open(read);
-    model = await Model.load(ort, bundle, (name) => postMessage({ type: "loading", name }));
+  // `engineBytes` is the size of the runtime's file.
+  async load({ engineBytes }) {
+    let loaded = 0, total = 0;
+    const fetchPart = (path, part) => download(path, (bytes) => {
+      loaded += bytes;
+      postMessage({ type: "loading", part, loaded, total });
+    });
+    const bundle = await Bundle.open((name) => fetchPart(`model/${name}`, "the model"));
+    const { spec, files, golden } = bundle.manifest;
+    postMessage({ type: "about", labels: spec.labels, frontend: spec.frontend });
+    total = loaded + engineBytes + files.reduce((sum, { name, size }) => sum + (name === golden ? 0 : size), 0);
+    ort.env.wasm.wasmBinary = await fetchPart(`ort/${ENGINE}`, "ONNX Runtime, which runs the model");
+    model = await Model.load(ort, bundle);
+    postMessage({ type: "measuring" });
     options = frontier(await measure());
-    const { frontend } = model.spec;
-    postMessage({ type: "ready", frontend, labels: model.labels, options });
+    postMessage({ type: "ready", options });
   },
+  // What is said of a run carries its number: words of the last one may be on their way when the next begins.
   start(message) {
-    conditions = message.conditions;
+    ({ run, conditions } = message);
     stream = new Stream(model);
     queue = [];
     state = initState(BALANCED, options, { time_s: 0, ...conditions });
@@ -37,10 +44,10 @@ const handlers = {
     conditions = message.conditions;
   },
   samples(message) {
-    queue.push(message.samples);
+    if (stream) queue.push(message.samples);
   },
   finish() {
-    queue.push(null);
+    if (stream) queue.push(null);
   },
 };
 
@@ -50,15 +57,21 @@ onmessage = async ({ data }) => {
     if (!isBusy && queue.length) await pump();
   } catch (error) {
     isBusy = false;
-    postMessage({ type: "error", text: error.message });
+    fail(error);
   }
 };
+
+// A stream that breaks ends its events where it broke.
+function fail(error) {
+  if (stream) reportEvents(stream.detector.flush(stream.framer.end));
+  postMessage({ type: "error", run, text: error.message });
+  [stream, queue] = [null, []];
+}
 
 // The median time of each size on silence, after a warm-up. In rounds, so that a busy moment slows every size, not one.
 async function measure() {
   const features = new Float32Array(new Stream(model).framer.windowFrames * model.spec.frontend.mel_bins);
   const times = new Map([...model.variants.keys()].map((patch) => [patch, []]));
-  postMessage({ type: "loading", name: "measuring the patch sizes" });
   for (let round = 0; round <= REPEATS; round++) {
     for (const patch of times.keys()) {
       const began = performance.now();
@@ -86,19 +99,23 @@ async function pump() {
   isBusy = false;
 }
 
-function report(result) {
-  for (const event of result.events) {
-    const { label, score, patch } = event;
-    const [start_s, end_s] = [event.start / stream.rate, event.end / stream.rate];
-    postMessage({ type: "event", id: `${label} ${event.start}`, label, start_s, end_s, score, patch_size: patch });
+function reportEvents(events) {
+  const { rate } = stream;
+  for (const { label, start, end, score, patch } of events) {
+    const [start_s, end_s] = [start / rate, end / rate];
+    postMessage({ type: "event", run, id: `${label} ${start}`, label, start_s, end_s, score, patch_size: patch });
   }
-  if (result.last) return postMessage({ type: "end", time_s: result.time_s });
+}
+
+function report(result) {
+  reportEvents(result.events);
+  if (result.last) return postMessage({ type: "end", run, time_s: result.time_s });
   const { time_s, patch, latency_s, engine_s } = result, waiting = queue.reduce((sum, block) => sum + (block?.length ?? 0), 0);
   const top = Array.from(result.smoothed, (score, index) => ({ label: model.labels[index], score }));
   top.sort((a, b) => b.score - a.score);
   const shades = shadesOf(result.added, model.spec.frontend.mel_bins);
   postMessage({
-    type: "status", time_s, patch_size: patch, top: top.slice(0, TOP_LABELS), active: result.active, shades,
+    type: "status", run, time_s, patch_size: patch, top: top.slice(0, TOP_LABELS), active: result.active, shades,
     frames: shades.length / Math.min(BINS, model.spec.frontend.mel_bins), latency_ms: 1000 * latency_s,
     deadline_ms: 1000 * conditions.deadline_s, backlog_s: waiting / stream.rate, ran: result.ran,
   });
@@ -108,7 +125,7 @@ function report(result) {
   };
   const decision = step(BALANCED, options, state, observation);
   state = decision.state;
-  if (decision.reason) postMessage({ type: "switch", time_s, from: patch, to: choose(), reason: decision.reason });
+  if (decision.reason) postMessage({ type: "switch", run, time_s, from: patch, to: choose(), reason: decision.reason });
 }
 
 // Features → 0 … 255, two mels in one row; two standard deviations below the mean are black.

@@ -1,6 +1,7 @@
 // Traces, one a line of JSON: {policy, options, observations} → the decisions of the page's governor on each.
 
 import { createInterface } from "node:readline";
+import { explain } from "../../../cli/flexiast_cli/browser/words.js";
 import { frontier } from "../../../cli/flexiast_cli/browser/worth.js";
 import { initState, step } from "../../../cli/flexiast_cli/browser/governor.js";
 
@@ -13,6 +14,6 @@ for await (const line of createInterface({ input: process.stdin })) {
     state = decision.state;
     decisions.push([decision.index, decision.reason]);
   }
-  const { overloaded } = state;
-  console.log(JSON.stringify({ decisions, overloaded, frontier: frontier(options).map(({ patch }) => patch) }));
+  const { overloaded } = state, said = decisions.map(([, reason]) => reason && explain(reason));
+  console.log(JSON.stringify({ decisions, said, overloaded, frontier: frontier(options).map(({ patch }) => patch) }));
 }

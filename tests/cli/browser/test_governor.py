@@ -6,6 +6,7 @@ The runtime's sees nothing here that a page cannot: no heat, no watts, no failin
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -179,9 +180,26 @@ def assert_same(node: str, traces: Sequence[Trace], rules: Sequence[str]) -> Non
     for trace, each in zip(traces, found, strict=True):
         assert each["decisions"] == trace.decisions
         assert each["overloaded"] == trace.overloaded
+        assert_plain(trace, each["said"])
     reasons = [reason for trace in traces for _, reason in trace.decisions if reason]
     for rule in rules:
         assert any(rule in reason for reason in reasons), f"no trace exercises: {rule}"
+
+
+def assert_plain(trace: Trace, explanations: Sequence[dict[str, str] | None]) -> None:
+    """The page explains every reason, with all its numbers, and no word of the governor's own."""
+    for (_, reason), said in zip(trace.decisions, explanations, strict=True):
+        if reason is None:
+            assert said is None
+            continue
+        assert said is not None
+        assert said["word"] in {"too slow", "behind", "time to spare", "better on average", "battery"}
+        for jargon in ("p95", "deadline", "discharging", "worth", "+", " -"):
+            assert jargon not in said["sentence"], f"{reason}: {said['sentence']}"
+        numbers = re.findall(r"\b\d+(?:\.\d+)?\b", said["sentence"])
+        for number in re.findall(r"(?<=of |at |ds )\d+(?:\.\d+)?(?=%| ms)", reason):
+            shown = [n for n in numbers if abs(float(n) - float(number)) <= max(0.05, 0.5 * (float(number) >= 10))]
+            assert shown, f"{reason}: {said['sentence']}"
 
 
 def test_decisions_on_recorded_traces_are_those_of_the_runtime(node: str) -> None:

@@ -14,6 +14,7 @@ import soundfile
 from numpy.typing import NDArray
 from scipy import signal
 
+from flexiast.manifest import MANIFEST
 from flexiast_cli.commands.demo.soundscape import RATE_HZ, soundscape
 from flexiast_cli.commands.export import web
 from tests.cli.chromium import Tab, open_tab
@@ -36,6 +37,18 @@ KEEP_SAMPLES = """
 """
 
 
+KEEP_LOADING = """
+    window.loading = [];
+    const set = Object.getOwnPropertyDescriptor(Worker.prototype, 'onmessage').set;
+    Object.defineProperty(Worker.prototype, 'onmessage', { set(heard) {
+      set.call(this, event => {
+        if (event.data.type === 'loading') window.loading.push([event.data.loaded, event.data.total]);
+        if (!(window.isDeaf && event.data.run)) heard(event);
+      });
+    } });
+"""
+
+
 def set_deadline(tab: Tab, place: int) -> None:
     """Move the slider, as a hand would: 0 is 1 ms, 300 is 1 s."""
     tab.value(
@@ -46,12 +59,18 @@ def set_deadline(tab: Tab, place: int) -> None:
 
 def read_cheapest(tab: Tab) -> str:
     """The patch size that the page measured as its fastest: 24 and 48 are so near that a busy machine may swap them."""
-    return str(tab.value("document.getElementById('sizes').textContent.match(/Measured here: (\\S+)/)[1]"))
+    return str(tab.value("document.getElementById('sizes').textContent.match(/measured here: (\\S+)/)[1]"))
 
 
 def press(tab: Tab, name: str) -> None:
     """As a person does: browsers let no sound begin otherwise."""
     tab.call("Runtime.evaluate", expression=f"document.getElementById('{name}').click()", userGesture=True)
+
+
+def play(tab: Tab, path: Path) -> None:
+    root = tab.call("DOM.getDocument")["root"]["nodeId"]
+    entry = tab.call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
+    tab.call("DOM.setFileInputFiles", nodeId=entry, files=[str(path)])
 
 
 def list_events(tab: Tab) -> list[tuple[str, float, float]]:
@@ -127,17 +146,16 @@ def test_a_file_plays_without_a_microphone_and_a_squeezed_deadline_switches(
         tab.call("Page.navigate", url=f"http://localhost:{serve(site)}/")
         tab.until(READY, PATIENCE_S)
         set_deadline(tab, 300)
-        root = tab.call("DOM.getDocument")["root"]["nodeId"]
-        entry = tab.call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
-        tab.call("DOM.setFileInputFiles", nodeId=entry, files=[str(tmp_path / "scape.wav")])
+        play(tab, tmp_path / "scape.wav")
         cheapest = read_cheapest(tab)
         tab.until(f"!['–', {cheapest!r}].includes(document.getElementById('patch').textContent)", PATIENCE_S)
         set_deadline(tab, 0)
         tab.until(f"document.getElementById('patch').textContent === {cheapest!r}", PATIENCE_S)
         # On a busy machine even a second may have been too short before: then that is the reason.
-        reason = tab.value("document.querySelector('#switches li .more').textContent")
+        reason = tab.value("document.querySelector('#switches li').title")
         assert "the deadline of 1.0 ms" in reason or "the deadline of 1000.0 ms" in reason
-        assert reason in tab.value("document.getElementById('why').textContent")
+        said = tab.value("document.querySelector('#switches li .more').textContent")
+        assert "1 ms allowed" in said or "1000 ms allowed" in said
         tab.until("document.getElementById('connection').textContent === 'the sound has ended'", PATIENCE_S)
         assert list_events(tab)
         # The picture is drawn: some of its pixels are far from the ground's colour.
@@ -145,6 +163,75 @@ def test_a_file_plays_without_a_microphone_and_a_squeezed_deadline_switches(
             "(() => { const c = document.getElementById('chart'), d = c.getContext('2d')"
             ".getImageData(0, 0, c.width, c.height).data; return d.some((v, i) => i % 4 === 0 && v > 180); })()"
         )
+
+
+def read_texts(tab: Tab, *names: str) -> list[str]:
+    """What the elements of these ids say."""
+    return [str(tab.value(f"document.getElementById('{name}').textContent")) for name in names]
+
+
+def test_a_file_that_cannot_be_heard_is_refused_before_it_plays(site: Path, serve: Serve, tmp_path: Path) -> None:
+    """And nothing that was said of the file before it stays."""
+    sound = soundscape()[:RATE_HZ]
+    invalid, infinite, empty = sound.copy(), sound.copy(), sound[:0]
+    invalid[RATE_HZ // 2], infinite[-1] = np.nan, -np.inf
+    for name, samples in {
+        "nan": invalid,
+        "infinite": infinite,
+        "integers": sound * 32768,
+        "short": sound[:320],
+        "empty": empty,
+        "sound": sound,
+    }.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, RATE_HZ, subtype="FLOAT")
+    (tmp_path / "nothing.wav").touch()
+    (tmp_path / "text.wav").write_text("no sound")
+    with open_tab(tmp_path / "profile", "--autoplay-policy=no-user-gesture-required") as tab:
+        tab.call("Page.addScriptToEvaluateOnNewDocument", source=KEEP_SAMPLES)
+        tab.call("Page.navigate", url=f"http://localhost:{serve(site)}/")
+        tab.until(READY, PATIENCE_S)
+        play(tab, tmp_path / "sound.wav")
+        tab.until("document.getElementById('connection').textContent === 'the sound has ended'", PATIENCE_S)
+        tab.until("document.getElementById('patch').textContent !== '–'")
+        for name, said in (
+            ("nan", "not numbers (NaN or infinite), the first at 0.5 s"),
+            ("infinite", "not numbers (NaN or infinite), the first at 1 s"),
+            ("integers", "expected −1 … 1: integers stored as floats?"),
+            ("short", "too short: it lasts 0.02 s, and the model needs 0.025 s"),
+            ("empty", "holds no samples"),
+            ("nothing", "is empty"),
+            ("text", "cannot be read as sound"),
+        ):
+            tab.value("window.received = []; document.getElementById('reason').textContent = ''")
+            play(tab, tmp_path / f"{name}.wav")
+            tab.until(f"document.getElementById('reason').textContent.startsWith('{name}.wav ')", PATIENCE_S)
+            assert said in read_texts(tab, "reason")[0]
+            assert read_texts(tab, "refused", "patch", "latency", "level") == ["Cannot play this file", "–", "–", "–"]
+            assert tab.value("window.received.length") == 0
+
+
+def test_a_visitor_reads_what_the_page_hears_and_what_it_waits_for(site: Path, serve: Serve, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "quiet.wav", np.zeros(3 * RATE_HZ, np.float32), RATE_HZ)
+    with open_tab(tmp_path / "profile", "--autoplay-policy=no-user-gesture-required") as tab:
+        tab.call("Page.addScriptToEvaluateOnNewDocument", source=KEEP_LOADING)
+        tab.call("Page.navigate", url=f"http://localhost:{serve(site)}/")
+        tab.until(READY, PATIENCE_S)
+        loaded, total = tab.value("JSON.stringify(window.loading.at(-1))").strip("[]").split(",")
+        used = (path for path in (site / "model").iterdir() if path.name != "golden.npz")
+        assert int(loaded) == int(total) == sum(p.stat().st_size for p in [*used, site / "ort" / web.ENGINE])
+        labels = json.loads((site / "model" / MANIFEST).read_text("utf-8"))["spec"]["labels"]
+        examples, count, every = read_texts(tab, "examples", "count", "labels")
+        assert examples.endswith(f"and {len(labels) - 3} more")
+        assert count == f"All {len(labels)} labels"
+        assert every.split(", ") == [label.replace("_", " ") for label in labels]
+        assert tab.value("document.title") == "commands – flexiast"
+        # A result that the worker never gives: what the page says until the first.
+        tab.value("window.isDeaf = true")
+        play(tab, tmp_path / "quiet.wav")
+        tab.until("document.getElementById('level').textContent === '−100 dBFS'", PATIENCE_S)
+        waiting = "first result after 1 s of sound, or at its end"
+        assert read_texts(tab, "waiting", "now", "events") == [waiting] * 3
+        assert read_texts(tab, "patch", "latency") == ["–", "–"]
 
 
 def refuse(name: str) -> str:
@@ -202,6 +289,11 @@ def test_a_bundle_that_is_not_what_was_exported_is_refused(site: Path, serve: Se
 
 
 # ----- the command
+
+
+def test_the_page_has_the_models_name_as_text() -> None:
+    for name, said in (("sounds", "sounds"), ("/srv/<b>home.bundle", "&lt;b&gt;home")):
+        assert web.fill_index("$model $engine_bytes", name, 7) == f"{said} 7"
 
 
 def test_the_pinned_version_is_named_once_and_hashed(tmp_path: Path) -> None:

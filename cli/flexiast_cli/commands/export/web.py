@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import shutil
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from string import Template
 
 from flexiast.errors import FlexiastError, MissingExtraError, ModelError, VerificationError
 from flexiast.manifest import MANIFEST, Manifest, Precision
@@ -21,9 +23,11 @@ PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 """Of the package's archive, as npm knows it; a test keeps the version in examples/browser/package.json the same."""
-RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+ENGINE = "ort-wasm-simd-threaded.wasm"
+RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", ENGINE)
 NPM_TIMEOUT_S = 900
 
+INDEX = "index.html"
 PAGE = Path(__file__).parents[2] / "browser"
 SHARED = Path(__file__).parents[2] / "web" / "page"
 SHARED_FILES = ("chart.js", "source.js", "page.css", "icon.svg")
@@ -39,9 +43,17 @@ def build_page(bundle: Bundle, patches: Sequence[PatchSize], precision: Precisio
     manifest = reduce_manifest(bundle.manifest, patches, precision).model_copy(update={"licence": bundle.licence})
     files = {f"model/{entry.name}": bundle.read(entry.name) for entry in manifest.files}
     files[f"model/{MANIFEST}"] = manifest.model_dump_json(indent=1, exclude_none=True).encode()
+    runtime = fetch_runtime()
     files |= {path.name: path.read_bytes() for path in sorted(PAGE.iterdir()) if path.is_file()}
     files |= {name: (SHARED / name).read_bytes() for name in SHARED_FILES}
-    return files | {f"ort/{name}": content for name, content in fetch_runtime().items()}
+    files[INDEX] = fill_index(files[INDEX].decode(), bundle.name, len(runtime[ENGINE])).encode()
+    return files | {f"ort/{name}": content for name, content in runtime.items()}
+
+
+def fill_index(template: str, name: str, engine_bytes: int) -> str:
+    """The page with the model's name, of a path its last part, and what there is to load beside the model."""
+    model = html.escape(Path(name).name.removesuffix(".bundle"))
+    return Template(template).substitute(model=model, engine_bytes=engine_bytes)
 
 
 def reduce_manifest(manifest: Manifest, patches: Sequence[PatchSize], precision: Precision) -> Manifest:

@@ -3,6 +3,7 @@
 import { VIEW_S } from './source.js';
 
 const SHOWN_SCORE = 0.15;
+const SMALL_SCORE = 0.5;
 const TICKS_HZ = [250, 500, 1000, 2000, 4000, 8000, 16000];
 
 const mel = hz => 1127 * Math.log1p(hz / 700);
@@ -44,6 +45,7 @@ export class Chart {
     const { canvas, context } = this, phone = canvas.clientWidth < 600, ratio = window.devicePixelRatio || 1;
     const patches = Math.min(Math.max(26 * this.sizes.length, 40), 104);
     const heights = { spectrogram: phone ? 140 : 210, events: 42, scores: phone ? 110 : 140, patches };
+    this.isSmall = phone;
     this.left = 56;
     this.width = canvas.clientWidth;
     this.right = this.width - 8;
@@ -93,7 +95,7 @@ export class Chart {
 
   drawSpectrogram(hello) {
     const { context, source } = this, panel = this.panels.spectrogram;
-    context.fillStyle = this.tone('surface');
+    context.fillStyle = this.tone('blank');
     context.fillRect(this.left, panel.top, this.right - this.left, panel.height);
     if (source.bins) {
       context.imageSmoothingQuality = 'high';
@@ -157,6 +159,7 @@ export class Chart {
     });
     const taken = [];
     for (const [label, { score, time }] of shown) {
+      if (this.isSmall && score < SMALL_SCORE) continue; // the legend names it
       const name = this.fitted(label, (this.right - this.left) / 3, 3), half = context.measureText(name).width / 2, x = Math.min(Math.max(this.x(time), this.left + half + 2), this.right - half - 2);
       const box = [x - half - 3, x + half + 3, Math.max(y(score) - 9, panel.top + 6)];
       if (taken.some(other => box[0] < other[1] && other[0] < box[1] && Math.abs(box[2] - other[2]) < 14)) continue;
