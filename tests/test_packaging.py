@@ -196,6 +196,6 @@ def test_torch_and_torchaudio_are_named_exactly() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     listed = [Requirement(text) for texts in project["optional-dependencies"].values() for text in texts]
     pair = [str(entry.specifier) for entry in listed if entry.name in ("torch", "torchaudio")]
-    assert len(pair) == 3
+    assert len(pair) == 2
     assert all(text.startswith("==") and "*" not in text for text in pair)
     assert len(set(pair)) == 1
