@@ -76,7 +76,7 @@ const receivers = {
     if (!source.latest) showNothing();
     if (document.body.dataset.state !== "lost") stop("ended", "the sound has ended");
   },
-  error: ({ text }) => refuse("Stopped", new Error(text)),
+  error: ({ text }) => refuse(sizes ? "Stopped" : "Cannot start", new Error(text)),
 };
 
 const conditions = () => ({ deadline_s: wantedMs() / 1000, battery });

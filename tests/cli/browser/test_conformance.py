@@ -14,6 +14,17 @@ import pytest
 from tests.cli.conftest import Run
 
 SCRIPT = Path(__file__).parents[3] / "examples/browser/conformance.mjs"
+STREAM = Path(__file__).parents[3] / "cli/flexiast_cli/browser/stream.js"
+MODEL_WITHOUT_NUMBERS = """
+    const frontend = { sample_rate_hz: 100, window_samples: 100, taper_samples: 10, hop_samples: 10, mel_bins: 1 };
+    const model = {
+      spec: { frontend }, labels: ["dog"], thresholds: () => [0.5], scores: (logits) => logits,
+      features: async (samples) => new Float32Array(Math.floor(samples.length / 10)),
+      logits: async () => Float32Array.of(NaN),
+    };
+    const stream = new Stream(model), noise = Float32Array.from({ length: 100 }, (_, at) => (at % 2) - 0.5);
+    for await (const result of stream.push(noise, () => "8x8")) console.log("a result");
+"""
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +79,12 @@ def test_the_javascript_of_the_page_on_own_programs_runs(node: str, site: Path, 
     scores = [float(number) for number in re.findall(r"\d\.\d+(?:e-\d+)?", done.stdout)]
     assert len(scores) == 14
     assert all(0 <= score <= 1 for score in scores)
+
+
+def test_scores_that_are_no_numbers_are_an_error_and_no_result(node: str) -> None:
+    script = f"import {{ Stream }} from '{STREAM.as_uri()}';\n{MODEL_WITHOUT_NUMBERS}"
+    command = [node, "--input-type=module", "--eval", script]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "gives no numbers for the sound before 1.0 s" in done.stderr

@@ -48,6 +48,17 @@ KEEP_LOADING = """
     } });
 """
 
+MADE_UP_MICROPHONE = """
+    navigator.mediaDevices.getUserMedia = async () => {
+      const context = new AudioContext(), tone = context.createOscillator();
+      const out = context.createMediaStreamDestination();
+      tone.connect(out);
+      tone.start();
+      window.track = out.stream.getTracks()[0];
+      return out.stream;
+    };
+"""
+
 
 def set_deadline(tab: Tab, place: int) -> None:
     """Move the slider, as a hand would: 0 is 1 ms, 300 is 1 s."""
@@ -262,6 +273,16 @@ def test_the_page_says_what_is_missing(site: Path, serve: Serve, tmp_path: Path)
             tab.until(REFUSED)
             assert said in tab.value("document.getElementById('reason').textContent")
             assert "lay a file" in tab.value("document.getElementById('reason').textContent")
+        # Unplugged while it listens: what came before still has its result.
+        open_page(MADE_UP_MICROPHONE, state=READY)
+        press(tab, "microphone")
+        tab.until("document.getElementById('level').textContent !== '–'", PATIENCE_S)
+        tab.value("window.track.onended()")
+        tab.until(REFUSED)
+        assert read_texts(tab, "refused", "connection") == ["Stopped", "stopped"]
+        assert "microphone was lost" in read_texts(tab, "reason")[0]
+        tab.until("document.getElementById('patch').textContent !== '–'", PATIENCE_S)
+        assert read_texts(tab, "connection") == ["stopped"]
 
 
 def test_a_bundle_that_is_not_what_was_exported_is_refused(site: Path, serve: Serve, tmp_path: Path) -> None:
@@ -284,7 +305,9 @@ def test_a_bundle_that_is_not_what_was_exported_is_refused(site: Path, serve: Se
         ):
             tab.call("Page.navigate", url=f"http://localhost:{serve(folder)}/")
             tab.until(f"document.readyState === 'complete' && {REFUSED}", PATIENCE_S)
-            assert said in tab.value("document.getElementById('reason').textContent")
+            refused, reason = read_texts(tab, "refused", "reason")
+            assert refused == "Cannot start"
+            assert said in reason
             assert tab.value("document.getElementById('microphone').disabled")
 
 
