@@ -32,7 +32,7 @@ from flexiast_runtime.batch.archive import Archive, Report, Task, Worker
 from flexiast_runtime.batch.archive_run import give_up
 from flexiast_runtime.batch.pace import Pace
 
-BLOCKS = 3_000
+BLOCKS = 1_500
 """Of tasks, at most, that Ray Data is given. Each costs the driver 10 kB, and is run as a whole."""
 TASK_RETRIES = 1
 """Of a block over which an actor dies or a node is lost."""
