@@ -33,7 +33,7 @@ Float = NDArray[np.float32]
 TOLERANCE_S = 0.05
 """The issue's: two frames of an MP3 at 48 kHz, less than one at 8 kHz."""
 
-DOUBTS = ("may be wrong", "may skip a frame")
+DOUBTS = ("may be wrong", "may skip a frame", "are in doubt")
 """What is said where players differ in how many frames they give up"""
 DOUBT_S = 0.5
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 
 def limit_blas_threads() -> None:
@@ -16,8 +17,23 @@ def limit_blas_threads() -> None:
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
+def open_closed_streams() -> None:
+    """Open /dev/null as each of stdin, stdout and stderr that a shell has closed (``>&-``).
+
+    Else the first file that is opened would take its number, and what is printed would end in that file.
+    """
+    for handle, mode in ((0, "r"), (1, "w"), (2, "w")):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+            name = ("stdin", "stdout", "stderr")[handle]
+            setattr(sys, name, open(handle, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 (open to the end)
+
+
 def run() -> None:
     """Entry point of the console script."""
+    open_closed_streams()
     limit_blas_threads()
     try:
         from flexiast_cli.terminal.signals import signals_as_exceptions

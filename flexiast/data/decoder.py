@@ -29,6 +29,7 @@ TOLERANCE_S = 0.05
 """An error of an MP3's header up to this, a frame or two, is not reported."""
 ENCODER_S = 0.3
 """Most that an MP3 encoder adds at both ends, which decoders remove: 1,105 and about 1,152 samples, at 8 kHz."""
+SALVAGE = "copy it again, or hear what is there with `flexiast classify --keep-cut`"
 SALVAGE_FRAMES = 1024
 """Block size for a file that may break off: the block in which it does is lost."""
 
@@ -188,7 +189,7 @@ class AudioFile:
         delivered = self._passed
         while True:
             try:
-                with self._translate_errors("broke off while it was read"):
+                with self._translate_errors("broke off while it was read", None if self._keep_cut else SALVAGE):
                     block = decoder.read_block(size)
             except DataError as error:
                 if not self._keep_cut:
@@ -211,8 +212,12 @@ class AudioFile:
             )
 
     def _count_padding(self, rate_hz: int) -> int:
-        """Frames that a header may count and a decoder remove: an encoder's, where every byte is there (MP3 in WAV)."""
+        """Frames that a header may count and a decoder remove: an encoder's, where every byte is there (MP3 in WAV).
+
+        Also of an MP3 of free format, whose frames nothing here counts.
+        """
         whole = self._layout.found_bytes > 0 and self._layout.announced_bytes is None
+        whole = whole or getattr(self._decoder, "format", None) == "MP3"
         return round(ENCODER_S * rate_hz) if whole else 0
 
     def _check_header(self, decoder: Decoder, channel: int | None) -> None:
@@ -243,9 +248,18 @@ class AudioFile:
         if counted_s is not None and promised_s is not None and abs(promised_s - counted_s) > TOLERANCE_S:
             self._log(f"{self._name}: its header announces {promised_s:.2f} s, {counted_s:.2f} s are there and heard")
         if layout.joins:  # the decoders of others read the tags as the beginning of a frame, which they then give up
+            places = "in one place" if layout.joins == 1 else f"in {layout.joins} places"
             self._log(
-                f"{self._name} is made of {layout.joins + 1} MP3s joined end to end, which are heard as one; other "
-                "players may skip a frame at each joint"
+                f"{self._name} holds tags between its frames {places}, as MP3s do that were joined end to end; all of "
+                "it is heard, other players may skip a frame there"
+            )
+        if layout.cut_s:
+            self._log(
+                f"{self._name} ends inside a frame, so it was cut off; its last {layout.cut_s:.2f} s are in doubt"
+            )
+        if layout.more_frames:
+            self._log(
+                f"{self._name}: its header leaves out the last {layout.more_frames / self.rate_hz:.2f} s; all is heard"
             )
         if layout.junk_bytes:
             self._log(
@@ -262,10 +276,7 @@ class AudioFile:
     def _refuse_or_report(self, what: str) -> None:
         """Raise DataError for a recording that was cut short; only report it if the caller keeps what is left."""
         if not self._keep_cut:
-            raise DataError(
-                f"{self._name} breaks off: {what}; copy it again, or hear what is there with "
-                "`flexiast classify --keep-cut`"
-            )
+            raise DataError(f"{self._name} breaks off: {what}; {SALVAGE}")
         self._log(f"{self._name} is cut short: {what}")
 
     @contextmanager
@@ -278,6 +289,9 @@ class AudioFile:
         except Exception as error:
             # libsndfile's own words name the path that it was given, which may be that of a copy.
             reason = getattr(error, "error_string", None) or str(error) or type(error).__name__
+            reason = (
+                "it is of no known kind" if reason.startswith(("File does not exist", "Internal error")) else reason
+            )
             raise DataError(
                 f"{self._name} {what}: {reason.rstrip('.')}" + (f"; {expected}" if expected else "")
             ) from error

@@ -27,6 +27,8 @@ RATES_HZ = (44_100, 48_000, 32_000)
 """Of MPEG 1; halved in MPEG 2 and quartered in 2.5."""
 SYNC = re.compile(rb"\xff[\xe2-\xff]")
 CHUNK_BYTES = 1 << 16
+LEAD_BYTES = 1 << 20
+"""Most that may lie before the first frame"""
 FRAMES_IN_A_ROW = 4
 """Tell an MP3 from any other file: frames of one kind, each where the last one ends"""
 TAG_BYTES = 128
@@ -170,7 +172,7 @@ def _find_first(file: BinaryIO, found: Scan, size: int) -> int | None:
     if frame is not None and _continues(file, begin, frame, size):
         return begin
     file.seek(begin)
-    for match in SYNC.finditer(file.read(CHUNK_BYTES)):
+    for match in SYNC.finditer(file.read(LEAD_BYTES)):
         place = begin + match.start()
         for _ in range(FRAMES_IN_A_ROW):
             frame = _frame_at(file, place)
@@ -235,20 +237,28 @@ def _frame_at(file: BinaryIO, place: int) -> Frame | None:
 
 
 def _skip_tags(file: BinaryIO, place: int) -> int:
-    """Behind the ID3 and APE tags that begin here, where some do."""
+    """Behind the ID3 and APE tags that begin here, where some do; one that reaches beyond the file is none."""
+    size = file.seek(0, os.SEEK_END)
     while True:
-        file.seek(place)
-        head = file.read(32)
-        if head[:3] == b"ID3" and len(head) >= 10 and not any(byte & 0x80 for byte in head[6:10]):
-            length = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-            place += 10 + length + (10 if head[5] & 0x10 else 0)
-        elif head[:3] == b"TAG":
-            place += TAG_BYTES
-        elif head[:8] == b"APETAGEX" and len(head) == 32:
-            length, _, flags = struct.unpack("<III", head[12:24])
-            place += 32 + (length if flags & 1 << 29 else 0)  # of a footer that stands alone only itself is left
-        else:
+        behind = _skip_tag(file, place)
+        if behind == place or behind > size:
             return place
+        place = behind
+
+
+def _skip_tag(file: BinaryIO, place: int) -> int:
+    """Behind the tag that begins here, or here where none does."""
+    file.seek(place)
+    head = file.read(32)
+    if head[:3] == b"ID3" and len(head) >= 10 and not any(byte & 0x80 for byte in head[6:10]):
+        length = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+        return place + 10 + length + (10 if head[5] & 0x10 else 0)
+    if head[:3] == b"TAG":
+        return place + TAG_BYTES
+    if head[:8] == b"APETAGEX" and len(head) == 32:
+        length, _, flags = struct.unpack("<III", head[12:24])
+        return place + 32 + (length if flags & 1 << 29 else 0)  # of a footer that stands alone only itself is left
+    return place
 
 
 def _is_info(content: bytes, kind: Kind) -> bool:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
-from flexiast.data import mpeg, ogg, riff
+from flexiast.data import flac, mpeg, ogg, riff
 from flexiast.data.spliced import Piece, splice
 
 FLAC_STREAM = b"fLaC\0\0\0\x22"
@@ -31,7 +31,11 @@ class Layout(NamedTuple):
     junk_bytes: int = 0
     """Bytes that are neither MPEG frame nor tag."""
     joins: int = 0
-    """Places where MP3s were joined end to end."""
+    """Places where tags stand between frames of an MP3."""
+    more_frames: int = 0
+    """Samples of each channel that are there beyond what a FLAC's header says."""
+    cut_s: float = 0.0
+    """Seconds of an MP3's last frame, if that was cut off."""
 
 
 def examine(file: BinaryIO) -> Layout:
@@ -41,7 +45,7 @@ def examine(file: BinaryIO) -> Layout:
     if magic == ogg.MAGIC:
         return _examine_ogg(ogg.find_links(file))
     if magic == FLAC_STREAM[:4]:
-        return Layout(_parts(_find_flac_streams(file)))
+        return _examine_flac(file, _find_flac_streams(file))
     data = riff.find_data(file)
     if data is not None:
         return _examine_chunks(file, data)
@@ -53,6 +57,20 @@ def _examine_ogg(links: list[ogg.Link]) -> Layout:
     if not links:
         return Layout()
     return Layout(_parts([range(link.begin, link.end) for link in links]), ended=links[-1].complete)
+
+
+def _examine_flac(file: BinaryIO, streams: list[range]) -> Layout:
+    """Layout of FLAC streams. A decoder stops where the header says, so one that says too little must not say it."""
+    parts: list[Sequence[Piece] | None] = list(_parts(streams))
+    counted = announced = 0
+    for number, stream in enumerate(streams):
+        info = flac.read_stream_info(file, stream.start)
+        found = None if info is None or not info.announced else flac.count_samples(file, stream, info.block_size)
+        if info is not None and found is not None and found > info.announced:
+            start = flac.without_length(file, stream.start)
+            parts[number] = [start, range(stream.start + len(start), stream.stop)]
+            counted, announced = counted + found, announced + info.announced
+    return Layout(tuple(parts), more_frames=counted - announced)
 
 
 def _find_flac_streams(file: BinaryIO) -> list[range]:
@@ -93,7 +111,15 @@ def _examine_mpeg(scan: mpeg.Scan) -> Layout:
     plain = len(streams) == 1 and len(first.ranges) == 1 and not first.missing
     trusted = plain and bool(first.encoder) and first.announced == first.frames
     segments = (None,) if trusted else tuple(stream.pieces(scan.file_bytes) for stream in streams)
-    return Layout(segments, counted_s=counted_s, announced_s=announced_s, junk_bytes=scan.junk_bytes, joins=scan.joins)
+    last = streams[-1].kind
+    return Layout(
+        segments,
+        counted_s=counted_s,
+        announced_s=announced_s,
+        junk_bytes=scan.junk_bytes,
+        joins=scan.joins,
+        cut_s=last.samples / last.rate_hz if streams[-1].missing else 0.0,
+    )
 
 
 def _parts(parts: list[range]) -> tuple[Sequence[Piece] | None, ...]:

@@ -148,6 +148,14 @@ def test_a_missing_extra_is_named_with_its_remedy(module: str, extra: str, argum
     assert_refused(result, 7, f"pip install 'flexiast[{extra}]'")
 
 
+@pytest.mark.parametrize("output", [("--format", "csv"), ("--format", "json"), ()])
+def test_output_that_a_shell_has_closed_goes_nowhere(bundle: Path, sounds: Path, output: tuple[str, ...]) -> None:
+    flexiast = Path(sys.executable).with_name("flexiast")
+    command = f"{flexiast} classify {bundle} {next(sounds.rglob('*.wav'))} {' '.join(output)} >&-"
+    result = subprocess.run(["bash", "-c", command], check=False, capture_output=True, text=True)
+    assert (result.returncode, "Traceback" in result.stderr) == (0, False), result.stderr
+
+
 def test_a_closed_pipe_is_no_error(bundle: Path, sounds: Path) -> None:
     flexiast = Path(sys.executable).with_name("flexiast")
     command = f"{flexiast} classify {bundle} {sounds} --threshold 0.05 --format jsonl | head -n 1"

@@ -9,6 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import typer
+
+from flexiast.errors import ExitCode
 from flexiast.log import Log
 from flexiast_cli.terminal.console import count_noun
 
@@ -58,7 +61,10 @@ class LossyFile(io.RawIOBase):
 
 @contextmanager
 def surviving_full_disk(log: Log) -> Iterator[None]:
-    """Within the block, ``sys.stdout`` drops lines that its disk has no room for; a note at the end counts them."""
+    """Within the block, ``sys.stdout`` drops lines that its disk has no room for; a note at the end counts them.
+
+    Then the exit code is that of lost records.
+    """
     before = sys.stdout
     try:
         handle = before.fileno()
@@ -79,3 +85,5 @@ def surviving_full_disk(log: Log) -> Iterator[None]:
         sys.stdout = before
         if file.dropped_lines:
             log(f"stdout had no room for {count_noun(file.dropped_lines, 'line')}")
+    if file.dropped_lines:
+        raise typer.Exit(ExitCode.LOST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
 from collections.abc import Mapping
 
 from flexiast.errors import UsageError
@@ -19,6 +20,18 @@ def check_same_run(place: object, before: Mapping[str, str], now: Mapping[str, s
 
 def _describe(key: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
     if key in before and key in now:
+        first, second = _parse(before[key]), _parse(now[key])
+        if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
+            names = [name for name in first if first[name] != second[name]]
+            return ", ".join(f"{name} {first[name]} instead of {second[name]}".replace("_", " ") for name in names)
         return f"{key} {before[key]} instead of {now[key]}"
     first, second = (f"{key} {one[key]}" if key in one else ABSENT.get(key, f"no {key}") for one in (before, now))
     return f"{first} instead of {second}"
+
+
+def _parse(value: str) -> object:
+    """What a setting stands for that was stored as Python writes it, such as the rules of events."""
+    try:
+        return literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value

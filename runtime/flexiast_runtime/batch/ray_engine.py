@@ -77,10 +77,10 @@ class RayCluster:
         return room
 
     def _count_workers(self, resources: Mapping[str, float]) -> int:
-        room = resources.get("CPU", 0) // self.options.cpus_per_worker
+        room = resources.get("CPU", 0) / self.options.cpus_per_worker
         if self.options.gpu_share is not None:
-            room = min(room, resources.get("GPU", 0) // self.options.gpu_share)
-        return int(room)
+            room = min(room, resources.get("GPU", 0) / self.options.gpu_share)
+        return int(room + 1e-9)  # 1 // 0.1 is 9
 
     def run(
         self, archive: Archive, tasks: Sequence[Task], stopped: Callable[[], bool], pace: Pace | None = None
@@ -94,8 +94,8 @@ class RayCluster:
             yield from self._run_all(archive, tasks, stopped, pace)
         except (self.ray.exceptions.RayError, ConnectionError) as error:
             raise RemoteError(
-                f"the Ray cluster ended the run: {_last_line(error)}; look at its nodes (`ray status`), install "
-                f"flexiast {__version__} on each, and run the same command again"
+                f"the Ray cluster ended the run: {_last_line(error)}; look at its nodes (`ray status`) and run the "
+                "same command again, which goes on with what is missing"
             ) from error
         finally:
             self.ray.shutdown()
@@ -115,7 +115,7 @@ class RayCluster:
             lost = (tasks[number] for number, done in enumerate(reported) if not done)
             tasks = [one for task in lost for one in _take_apart(task)]
         for task in tasks:
-            yield give_up(archive, task, f"workers died over it {PASSES * (TASK_RETRIES + 1)} times")
+            yield give_up(archive, task, "workers died while they ran it, in each of several tries")
 
     def _run_once(
         self, archive: Archive, tasks: Sequence[Task], stopped: Callable[[], bool], pace: Pace | None
@@ -170,6 +170,8 @@ def connect(options: RayOptions, log: Log) -> RayCluster:
         else:
             _check_answers(options.address)
             ray.init(address=options.address, **quiet)
+    except FlexiastError:
+        raise
     except Exception as error:  # Ray raises the root of all where a node does not start in time
         raise RemoteError(
             f"the Ray cluster at {options.address or 'this machine'} cannot be reached: {_last_line(error)}; start one "
@@ -182,9 +184,13 @@ def connect(options: RayOptions, log: Log) -> RayCluster:
 
 def _check_answers(address: str) -> None:
     """Raise OSError for an address at which nothing listens; Ray itself would wait for minutes."""
+    if "://" in address:
+        raise UsageError(
+            f"{address} is an address of Ray Client; run flexiast on a node of the cluster, and give HOST:PORT or auto"
+        )
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
-        socket.create_connection((host, int(port)), ANSWER_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
 
 
 def _last_line(error: BaseException) -> str:

@@ -7,12 +7,10 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from flexiast.files import write_atomically
 from flexiast.log import Log, log_nothing
@@ -25,7 +23,7 @@ from flexiast_runtime.sinks.retention import Keeper, Retention, clock_is_synchro
 from flexiast_runtime.sinks.sink import file_error
 
 MOST_WAITING = 8
-"""Segments that wait for the disk; of more, the newest is lost."""
+"""Segments of each source that wait for the disk; of more, the newest is lost."""
 
 Date = Callable[[int], float | None]
 """Unix seconds at which a sample sounded; None for a recording"""
@@ -66,7 +64,8 @@ class AudioKeeper:
         self._wall, self._synchronised, self._free_bytes = wall, synchronised, free_bytes
         self._segment_samples = round(SEGMENT_S * rate_hz)
         self._open: dict[str, _Open] = {}
-        self._waiting: queue.Queue[tuple[str, float, Float] | None] = queue.Queue(MOST_WAITING)
+        self._waiting: queue.SimpleQueue[tuple[str, float, Float] | None] = queue.SimpleQueue()
+        self._sources: set[str] = set()
         self._thread = threading.Thread(target=self._write_all, name="flexiast-keep-audio", daemon=True)
         self._losing = threading.Lock()
         self._lost_s = 0.0
@@ -97,8 +96,7 @@ class AudioKeeper:
         """Write what is there; a disk that hangs gets as long as a sink."""
         for source in list(self._open):
             self._finish(source)
-        with suppress(queue.Full):
-            self._waiting.put(None, timeout=CLOSING_S)
+        self._waiting.put(None)
         self._thread.join(CLOSING_S)
         if self._thread.is_alive():
             self._log(f"the last audio was not written to {self._folder}: the disk is too slow")
@@ -125,17 +123,18 @@ class AudioKeeper:
     def _finish(self, source: str) -> None:
         segment = self._open.pop(source)
         samples = np.concatenate(segment.pieces)
-        try:
-            self._waiting.put_nowait((source, segment.started_at_s, samples))
-        except queue.Full:
+        self._sources.add(source)
+        if self._waiting.qsize() >= MOST_WAITING * len(self._sources):
             self._lose(len(samples), "the disk is too slow")
+        else:
+            self._waiting.put((source, segment.started_at_s, samples))
 
     def _write_all(self) -> None:
         while (segment := self._waiting.get()) is not None:
             source, started_at_s, samples = segment
             try:
                 self._write(source, started_at_s, samples)
-            except (OSError, soundfile.LibsndfileError) as error:
+            except Exception as error:  # noqa: BLE001 (whatever it is, the next segment may be written)
                 self._lose(len(samples), getattr(error, "strerror", None) or str(error))
 
     def _write(self, source: str, started_at_s: float, samples: Float) -> None:

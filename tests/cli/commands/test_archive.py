@@ -164,6 +164,8 @@ def test_a_cluster_that_does_not_answer_is_named_before_anything_is_written(reco
     arguments = ("classify", *QUICK, recordings, "-o", tmp_path / "out", "--engine", "ray", "--ray-address")
     result = run(*arguments, "127.0.0.1:9")
     assert (result.exit_code, "cluster at 127.0.0.1:9 cannot be reached" in result.stderr) == (10, True), result.stderr
+    client = run(*arguments, "ray://127.0.0.1:10001")
+    assert (client.exit_code, "is an address of Ray Client" in client.stderr) == (2, True), client.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexiast.errors import ExitCode
 from flexiast.files import atomic
 from flexiast_cli.terminal.full_disk import LossyFile, surviving_full_disk
 
@@ -55,7 +56,7 @@ def test_listening_goes_on_and_the_sinks_get_everything(tmp_path: Path, write_au
         done = subprocess.run(
             command, check=False, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
         )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == ExitCode.LOST, done.stderr
     assert "stdout cannot be written: No space left on device" in done.stderr
     assert "stdout had no room for" in done.stderr
     assert done.stderr.count("No space left") == 1

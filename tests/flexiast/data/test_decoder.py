@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 import flexiast.data.decoder
 from benchmarks.field import CASES, Case, check_case, ffmpeg_s, hear, judge_mp3, make_noise, mix_mp3s
-from flexiast.data import mpeg
+from flexiast.data import flac, mpeg
 from flexiast.data.audio import Part, check_audio, open_audio, read_audio
 from flexiast.data.spliced import splice
 from flexiast.errors import DataError
@@ -64,7 +65,38 @@ def test_mp3s_joined_by_their_tags_are_heard_whole_and_said_to_be_joined(tmp_pat
     path.write_bytes(part.read_bytes() + tag + part.read_bytes())
     heard = len(read_audio(path, 8_000, log=said.append))
     assert heard == pytest.approx(2 * len(read_audio(part, 8_000)), abs=3 * frames.streams[0].kind.samples)
-    assert [text for text in said if "joined.mp3 is made of 2 MP3s joined end to end" in text] == said[-1:]
+    assert [text for text in said if "joined.mp3 holds tags between its frames in one place" in text] == said[-1:]
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 44_100])
+@pytest.mark.parametrize("seconds", [0.2, 3.0])
+def test_a_flac_whose_header_says_too_little_is_heard_whole(tmp_path: Path, rate_hz: int, seconds: float) -> None:
+    path, said = tmp_path / "short.flac", list[str]()
+    samples = make_noise(seconds, rate_hz, 2)
+    soundfile.write(path, samples, rate_hz)
+    content = bytearray(path.read_bytes())
+    info = flac.read_stream_info(io.BytesIO(content), 0)
+    assert info is not None
+    assert flac.count_samples(io.BytesIO(content), range(len(content)), info.block_size) == len(samples)
+    content[22:26] = (len(samples) // 2).to_bytes(4, "big")  # the lower four bytes of the length
+    path.write_bytes(content)
+    with open_audio(path, log=said.append) as audio:
+        heard = np.concatenate(list(audio.blocks(1_000)))
+    path.write_bytes(content[:21] + bytes([content[21] & 0xF0]) + len(samples).to_bytes(4, "big") + content[26:])
+    np.testing.assert_array_equal(heard, soundfile.read(path, dtype="float32")[0])
+    assert [text for text in said if f"leaves out the last {seconds / 2:.2f} s; all is heard" in text] == said
+
+
+@pytest.mark.parametrize(
+    "tag", [b"ID3\3\0\0\x7f\x7f\x7f\x7f", b"APETAGEX" + struct.pack("<IIII", 2000, 1 << 30, 1, 1 << 29) + bytes(8)]
+)
+def test_a_tag_that_claims_more_than_the_file_does_not_end_it(tag: bytes, tmp_path: Path) -> None:
+    path, part, said = tmp_path / "joined.mp3", tmp_path / "part.mp3", list[str]()
+    soundfile.write(part, make_noise(1, 16_000), 16_000, format="MP3", bitrate_mode="CONSTANT")
+    path.write_bytes(part.read_bytes() + tag + part.read_bytes())
+    whole = len(read_audio(part, 16_000))
+    assert len(read_audio(path, 16_000, log=said.append)) == pytest.approx(2 * whole, abs=4 * 576)
+    assert any("bytes of no MPEG audio" in text for text in said)
 
 
 @pytest.mark.parametrize("kept", [4, 12, 40])

@@ -76,10 +76,14 @@ def run_archive(
         engine: Engine = partial(cluster.run, stopped=lambda: tally.stopped, pace=pace)
     else:
         engine = _choose_engine(workers, pace, lambda: tally.stopped)
+    started_s = time.monotonic()
     with graceful_shutdown(tally.stop, terminated=ExitCode.TERMINATED):
         for _ in tally.watch(run.reports(engine), run.tasks):
             pass
         tally.report(len(recordings), run.already, place)
+    hours = (time.monotonic() - started_s) / 3600
+    if options.budget_hours is not None and hours > options.budget_hours:
+        log(f"note: it took {hours:.2g} h, more than the budget of {options.budget_hours:g} h")
     return not tally.failures
 
 
@@ -204,7 +208,7 @@ class _Tally:
         size = "" if report.patch is None else str(report.patch)
         if size and size not in self._sizes[-1:]:
             if self._sizes:
-                log(f"patch size {size} from here on, to end in time")
+                log(f"patch size {size} from here on, for the budget of time")
             self._sizes.append(size)
 
     def report(self, total: int, already: int, place: str) -> None:

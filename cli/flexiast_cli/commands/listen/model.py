@@ -66,9 +66,9 @@ class ModelLoader:
                 f"{expected} ran before, but {found} lies there now; give the path of a copy: flexiast swap OLD.bundle"
             )
         check_takes_over(running.candidates.engines.spec, bundle.manifest.spec, name)
+        bundle.check_files()
         if found.sha256 == running.id.sha256:
             return None
-        bundle.check_files()
         settings = bundle_event_settings(bundle, self.events)
         candidates = load_candidates(bundle, self.sizes)
         try:

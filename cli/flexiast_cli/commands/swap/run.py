@@ -42,10 +42,11 @@ def _choose_process(pid: int | None) -> Path:
     if pid is not None and pid in found:
         return found[pid]
     if not found or pid is not None:
-        which = "No `flexiast listen` of yours hears" if pid is None else f"Process {pid} is no `flexiast listen`"
-        others = f"; these run: {', '.join(map(str, found))}" if found else ""
+        listener = "`flexiast listen`"
+        which = f"No {listener} of yours hears" if pid is None else f"Process {pid} is not a {listener} that hears"
+        others = f"; running: {', '.join(map(str, found))}" if found else ""
         raise UsageError(
-            f"{which} live sound just now{others}; start one, or ask as the user that runs it (sudo, for a service)"
+            f"{which} live sound now{others}; start one, or ask as the user that runs it (sudo, for a service)"
         )
     if len(found) > 1:
         lines = "\n".join(f"  --pid {number}  {_describe(path)}" for number, path in found.items())
