@@ -107,6 +107,8 @@ def open_for_writing(path: Path) -> Iterator[sqlite3.Connection]:
 def check_exists(path: Path) -> None:
     """Raise DataError for a database that is not there."""
     if not path.is_file():
+        if path.is_dir():
+            raise DataError(f"{path} is a folder; give the file of a database, such as {path / 'history.db'}")
         raise DataError(f"{path} does not exist; `flexiast listen --to sqlite:{path}` writes one")
 
 
@@ -124,6 +126,8 @@ def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
                 raise DataError(f"{path} has schema {version}, this flexiast reads {VERSION}; update flexiast")
             yield connection
     except (sqlite3.DatabaseError, OSError) as error:
+        if "no such table: schema_version" in str(error):
+            raise DataError(f"{path} is no database of events; `flexiast listen --to sqlite:…` writes one") from error
         raise DataError(f"{path} cannot be read as a database of events: {error}") from error
 
 
