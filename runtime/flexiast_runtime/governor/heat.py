@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flexiast_runtime.governor.state import State
-from flexiast_runtime.governor.thermal import measure_throttling, read_headroom, update_model
+from flexiast_runtime.governor.thermal import measure_throttling, update_model
 from flexiast_runtime.governor.types import Observation, Option, Policy
 
 STEADY_C = 1.0
@@ -25,7 +25,7 @@ of a quiet machine, 5 %, is 8 % above its mean, and 3 % cover the timer's noise.
 def update_heat(policy: Policy, options: Sequence[Option], state: State, observation: Observation) -> State:
     """Learn from the sensor; lower the limit by one option every ``heat_s`` while hot; raise it while it would last."""
     state = _learn(options, state, observation)
-    headroom_c, _ = read_headroom(observation.thermal_headroom_c)
+    headroom_c = state.heat.believed_c
     throttled = bool(observation.throttled)
     harmless = _find_harmless(options, state, observation)
     if state.heat_limit is not None and state.heat_limit < harmless:
