@@ -6,6 +6,7 @@ others the best one that can be sustained is held.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from flexiast_runtime.governor.state import State
@@ -60,11 +61,12 @@ def _learn(options: Sequence[Option], state: State, observation: Observation) ->
     heat = update_model(
         state.heat, observation.time_s, observation.thermal_headroom_c, _work(options, state, state.index)
     )
-    if observation.latency_s is not None and observation.throttled:
+    if not observation.throttled:
+        return state._replace(heat=heat, unthrottled=state.level)
+    if observation.latency_s is not None and 0 < observation.latency_s < math.inf:
         option = options[state.index if observation.option is None else observation.option]
         heat = measure_throttling(heat, observation.latency_s / option.latency_s, state.unthrottled)
-        return state._replace(heat=heat)
-    return state._replace(heat=heat, unthrottled=state.level)
+    return state._replace(heat=heat)
 
 
 def _work(options: Sequence[Option], state: State, index: int) -> float:

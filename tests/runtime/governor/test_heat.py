@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,14 @@ from hypothesis import strategies as st
 from flexiast.spec import PatchSize
 from flexiast_runtime.governor.state import State
 from flexiast_runtime.governor.step import init_state, step
-from flexiast_runtime.governor.thermal import DISTRUST_S, MAX_HEADROOM_C, MIN_HEADROOM_C, ThermalModel, update_model
+from flexiast_runtime.governor.thermal import (
+    DISTRUST_S,
+    FIRST_THROTTLING,
+    MAX_HEADROOM_C,
+    MIN_HEADROOM_C,
+    ThermalModel,
+    update_model,
+)
 from flexiast_runtime.governor.types import Decision, Observation, Option, Policy
 
 POLICY = Policy()
@@ -122,6 +130,16 @@ def test_a_jump_of_the_sensor_teaches_nothing() -> None:
     for tick in range(1, 41):
         jumped = update_model(jumped, 600 + tick * STEP_S, 0.0 if tick >= 20 else 40.0, 1.0)
     assert jumped.constants == pytest.approx(model.constants, rel=0.05)
+
+
+@pytest.mark.parametrize("junk_s", [None, math.nan, math.inf, -math.inf, -1.0, 0.0])
+def test_a_throttled_window_without_a_latency_teaches_nothing_of_throttling(junk_s: float | None) -> None:
+    state = init_state(POLICY, HEAVY, Observation(0.0, DEADLINE_S))
+    hot = Observation(0.5, DEADLINE_S, 2 * HEAVY[state.index].latency_s, throttled=True)
+    state, _ = step(POLICY, HEAVY, state, hot)
+    assert FIRST_THROTTLING < state.heat.throttling < 2.0
+    after, _ = step(POLICY, HEAVY, state, replace(hot, time_s=1.0, latency_s=junk_s))
+    assert (after.heat.throttling, after.unthrottled) == (state.heat.throttling, state.unthrottled)
 
 
 def learn(
