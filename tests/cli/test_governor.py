@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 from dataclasses import replace
 from datetime import datetime
@@ -16,7 +17,7 @@ import soundfile
 from flexiast.errors import UsageError
 from flexiast.manifest import Labelled, Manifest
 from flexiast.spec import PatchSize
-from flexiast_cli.governor import build_policy, find_profile, record_trace, select_sizes
+from flexiast_cli.governor import build_policy, find_profile, load_candidates, prepare, record_trace, select_sizes
 from flexiast_cli.options.policy import PolicyOptions, Preset
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.governor.live import Conditions, GovernedController
@@ -281,3 +282,16 @@ def test_what_cannot_be_is_a_usage_error(run: Run, arguments: tuple[str, ...], m
     assert result.returncode == 2
     assert message in " ".join(result.stderr.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_charge_that_is_not_believed_is_said_once(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conditions = Conditions(1.0, Battery(0.87, discharging=True))
+    sizes = PolicyOptions()
+    controller = prepare(load_candidates(Bundle.open(tiny_bundle), sizes), sizes, conditions)
+    assert isinstance(controller, GovernedController)
+    capsys.readouterr()
+    for second, charge in enumerate([0.87, math.nan, *[0.03] * 20, 0.87, 0.03], 1):
+        seen = replace(conditions, battery=Battery(charge, discharging=True)).to_observation(float(second))
+        controller.observe(seen)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said == ("the battery's sensor reads 3% where 87% is likely; it is not believed until it has drained by 2%")
