@@ -17,7 +17,7 @@ SAMPLE_S = 10.0
 """Between two samples of the headroom: sensors have a resolution of 1 °C, and a small heat sink warms by a few degrees
 in that time."""
 FEW_SAMPLES = 12.0
-"""Two minutes of samples; before that no forecast is made."""
+"""Two minutes of samples, four for each constant that is learnt; before that no forecast is made."""
 MEMORY_S = 600.0
 """Time after which a sample counts a third: a few time constants of a small heat sink (Raspberry Pi 4 in a case: 200 to
 400 s). A fan that starts is learnt within that time."""
