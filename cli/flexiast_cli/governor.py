@@ -97,7 +97,9 @@ def prepare(
         return FixedSize(options[0].patch)
     if policy.goal.until_s is not None:
         policy = replace(policy, goal=replace(policy.goal, until_s=policy.goal.until_s + time_s))
-    return GovernedController(frontier(options), policy, conditions, time_s)
+    controller = GovernedController(frontier(options), policy, conditions, time_s)
+    controller.note = log
+    return controller
 
 
 def find_profile(bundle: Bundle, backend: Backend) -> Profile | None:

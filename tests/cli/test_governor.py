@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import resource
 from dataclasses import replace
 from datetime import datetime
@@ -16,7 +18,8 @@ import soundfile
 from flexiast.errors import UsageError
 from flexiast.manifest import Labelled, Manifest
 from flexiast.spec import PatchSize
-from flexiast_cli.governor import build_policy, find_profile, record_trace, select_sizes
+from flexiast_cli.commands.simulate.command import simulate
+from flexiast_cli.governor import build_policy, find_profile, load_candidates, prepare, record_trace, select_sizes
 from flexiast_cli.options.policy import PolicyOptions, Preset
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.governor.live import Conditions, GovernedController
@@ -27,6 +30,7 @@ from flexiast_runtime.hardware.battery import Battery
 from flexiast_runtime.inference.backends import Backend
 from flexiast_runtime.profiling.profiler import profile_key
 from flexiast_runtime.profiling.profiles import Measurement, Profile, keep, profile_folder, read_profile
+from flexiast_runtime.simulation.scenarios import NAMES
 from tests.cli.conftest import RATE_HZ, Run
 
 NOW = datetime(2026, 7, 1, 17, 30, 15)
@@ -253,6 +257,14 @@ def test_another_decision_is_an_exit_code(run: Run, recording: Path, tmp_path: P
     assert "torn" in result.stderr
 
 
+def test_the_guide_and_the_help_name_every_scenario() -> None:
+    guide = (Path(__file__).parents[2] / "docs/how-to/battery.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([a-z, ]+) \|", guide.split("| scenario | |")[1], re.MULTILINE)
+    assert sorted(name for row in rows for name in row.split(", ")) == sorted(NAMES)
+    help_text = " ".join((simulate.__doc__ or "").split())
+    assert f"Scenarios: {', '.join(NAMES)}." in help_text
+
+
 def test_scenarios_are_compared_in_a_table(run: Run) -> None:
     result = run("simulate", "commands", "--patch-sizes", "16,48", "--hours", "0.02")
     assert result.returncode == 0, result.stderr
@@ -280,4 +292,18 @@ def test_what_cannot_be_is_a_usage_error(run: Run, arguments: tuple[str, ...], m
     result = run(*arguments, stdin=b"", cwd=tmp_path)
     assert result.returncode == 2
     assert message in " ".join(result.stderr.split())
+    assert "measured just now" not in result.stderr  # refused before any engine is loaded
     assert not list(tmp_path.iterdir())
+
+
+def test_a_charge_that_is_not_believed_is_said_once(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conditions = Conditions(1.0, Battery(0.87, discharging=True))
+    sizes = PolicyOptions()
+    controller = prepare(load_candidates(Bundle.open(tiny_bundle), sizes), sizes, conditions)
+    assert isinstance(controller, GovernedController)
+    capsys.readouterr()
+    for second, charge in enumerate([0.87, math.nan, *[0.03] * 20, 0.87, 0.03], 1):
+        seen = replace(conditions, battery=Battery(charge, discharging=True)).to_observation(float(second))
+        controller.observe(seen)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said == ("the battery's sensor reads 3% where 87% is likely; it is not believed until it has drained by 2%")

@@ -38,6 +38,16 @@ def update_estimate(policy: Policy, estimate: BatteryEstimate, observation: Obse
     )
 
 
+def describe_distrust(estimate: BatteryEstimate) -> str:
+    """What was read and is not believed; empty while everything is."""
+    if estimate.suspect_charge is None or estimate.battery is None:
+        return ""
+    return (
+        f"the battery's sensor reads {estimate.reading:.0%} where {estimate.battery.fraction:.0%} is likely; "
+        f"it is not believed until it has drained by {STEP:.0%}"
+    )
+
+
 def _find_suspect_charge(estimate: BatteryEstimate, known: Battery, now: Battery, reach: float) -> float | None:
     """The charge that the readings jumped to, while they are suspect."""
     reach += STEP if now.fraction < STEP else JUMP

@@ -14,7 +14,7 @@ MAX_STEP_S = 5.0
 SWITCHES_AT_ONCE = 0.5
 """Size of the bucket of switches, in hours of its rate: what a quiet half hour saves, a busy one may spend."""
 SWITCHES_AT_START = 0.2
-"""What is in it at the start, in hours of its rate"""
+"""What is in it at the start, in hours of its rate: four at 20 an hour, two ways up and down to begin with"""
 FILL = 0.9
 """Of the rate at which either fills, so that with what was there at the start the rate is kept, too, after two hours"""
 ROUND_TRIP = 2.0

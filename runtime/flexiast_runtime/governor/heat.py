@@ -6,10 +6,11 @@ others the best one that can be sustained is held.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from flexiast_runtime.governor.state import State
-from flexiast_runtime.governor.thermal import measure_throttling, read_headroom, update_model
+from flexiast_runtime.governor.thermal import measure_throttling, update_model
 from flexiast_runtime.governor.types import Observation, Option, Policy
 
 STEADY_C = 1.0
@@ -25,7 +26,7 @@ of a quiet machine, 5 %, is 8 % above its mean, and 3 % cover the timer's noise.
 def update_heat(policy: Policy, options: Sequence[Option], state: State, observation: Observation) -> State:
     """Learn from the sensor; lower the limit by one option every ``heat_s`` while hot; raise it while it would last."""
     state = _learn(options, state, observation)
-    headroom_c, _ = read_headroom(observation.thermal_headroom_c)
+    headroom_c = state.heat.believed_c
     throttled = bool(observation.throttled)
     harmless = _find_harmless(options, state, observation)
     if state.heat_limit is not None and state.heat_limit < harmless:
@@ -60,11 +61,12 @@ def _learn(options: Sequence[Option], state: State, observation: Observation) ->
     heat = update_model(
         state.heat, observation.time_s, observation.thermal_headroom_c, _work(options, state, state.index)
     )
-    if observation.latency_s is not None and observation.throttled:
+    if not observation.throttled:
+        return state._replace(heat=heat, unthrottled=state.level)
+    if observation.latency_s is not None and 0 < observation.latency_s < math.inf:
         option = options[state.index if observation.option is None else observation.option]
         heat = measure_throttling(heat, observation.latency_s / option.latency_s, state.unthrottled)
-        return state._replace(heat=heat)
-    return state._replace(heat=heat, unthrottled=state.level)
+    return state._replace(heat=heat)
 
 
 def _work(options: Sequence[Option], state: State, index: int) -> float:

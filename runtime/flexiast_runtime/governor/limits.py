@@ -46,7 +46,7 @@ def _limits(goal: Goal, options: Sequence[Option], state: State, observation: Ob
     if observation.power_saver:
         yield Limit(0, "the system is saving power")
     if state.heat_limit is not None:
-        yield Limit(state.heat_limit, _describe_heat(observation.thermal_headroom_c))
+        yield Limit(state.heat_limit, _describe_heat(state.heat.believed_c))
     if goal.max_watts is not None:
         yield Limit(_allow_by_watts(options, goal.max_watts), f"power limit of {goal.max_watts:g} W")
     battery = state.battery.battery

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flexiast.spec import PatchSize
+from flexiast_runtime.governor.battery_filter import describe_distrust
 from flexiast_runtime.governor.step import init_state, step
 from flexiast_runtime.governor.types import Decision, Observation, Option, Policy
 from flexiast_runtime.hardware.battery import Battery
@@ -47,6 +48,9 @@ class GovernedController:
         self.options, self.policy, self.first = options, policy, conditions.to_observation(time_s)
         self.record: Callable[[Observation, Decision], None] = lambda observation, decision: None
         """Called with each observation and its decision"""
+        self.note: Callable[[str], None] = lambda text: None
+        """Called when a charge that was read is not believed, once in a run"""
+        self._noted = False
         self._state = init_state(policy, options, self.first)
 
     @property
@@ -61,6 +65,9 @@ class GovernedController:
         """Update the state with one window; returns the reason if another patch size runs from now on."""
         self._state, decision = step(self.policy, self.options, self._state, observation)
         self.record(observation, decision)
+        if not self._noted and (distrust := describe_distrust(self._state.battery)):
+            self._noted = True
+            self.note(distrust)
         return decision.reason
 
     @property

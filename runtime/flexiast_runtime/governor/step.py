@@ -59,7 +59,8 @@ def step(policy: Policy, options: Sequence[Option], state: State, observation: O
     budgets = state.budgets._replace(switches=state.budgets.switches - 1)
     gain = describe_gain(options, before, decision.index, observation.snr_db)
     notes = "; ".join(filter(None, (decision.reason, gain, state.heat.ignored)))
-    return state._replace(budgets=budgets), Decision(decision.index, notes)
+    state = state._replace(budgets=budgets, heat=state.heat._replace(ignored=""))
+    return state, Decision(decision.index, notes)
 
 
 def _decide(

@@ -17,7 +17,7 @@ SAMPLE_S = 10.0
 """Between two samples of the headroom: sensors have a resolution of 1 °C, and a small heat sink warms by a few degrees
 in that time."""
 FEW_SAMPLES = 12.0
-"""Two minutes of samples; before that no forecast is made."""
+"""Two minutes of samples, four for each constant that is learnt; before that no forecast is made."""
 MEMORY_S = 600.0
 """Time after which a sample counts a third: a few time constants of a small heat sink (Raspberry Pi 4 in a case: 200 to
 400 s). A fan that starts is learnt within that time."""
@@ -28,7 +28,10 @@ PRIOR_WEIGHT = np.array([0.05, 0.05, 20.0])
 SLOWEST, FASTEST = 1 / 3_600, 1 / 20
 """Time constants of a thermal mass that can be believed: an hour for a closed box, 20 s for a bare die"""
 MAX_JUMP_C = 15.0
-"""Change between two samples that no thermal mass makes in ten seconds: a sensor that jumps teaches nothing."""
+"""Change that no thermal mass makes between two samples: a sensor that jumps teaches and decides nothing."""
+DISTRUST_S = 60.0
+"""Without a further jump, before a sensor that jumped is believed again: six samples. A die that is this quick has
+settled by then, and a sensor that swings to and fro is never believed."""
 MIN_HEADROOM_C, MAX_HEADROOM_C = -40.0, 150.0
 """What a sensor may say: processors switch themselves off some 20 °C above their throttling temperature, and none is
 colder than freezing by much."""
@@ -60,8 +63,12 @@ class ThermalModel(NamedTuple):
     constants: tuple[float, float, float] | None = None
     """c, b and g; None: not known yet, or not to be believed"""
     throttling: float = FIRST_THROTTLING
+    believed_c: float | None = None
+    """The headroom at the last observation; None: unknown, or not believed"""
+    jumped_at_s: float = -math.inf
+    """When the sensor last jumped"""
     ignored: str = ""
-    """What the sensor said that was not believed, at the last observation"""
+    """What the sensor said that was not believed, since the last switch"""
 
     def steady_c(self, work: float) -> float | None:
         """Headroom that the machine settles at; None: unknown."""
@@ -82,33 +89,42 @@ class ThermalModel(NamedTuple):
         return math.log((self.headroom_c - steady_c) / (down_to_c - steady_c)) / self.constants[2]
 
 
-def read_headroom(headroom_c: float | None) -> tuple[float | None, str]:
+def update_model(model: ThermalModel, time_s: float, headroom_c: float | None, work: float) -> ThermalModel:
+    """The model after one more observation, while options of this work ran."""
+    headroom_c, ignored = _read_headroom(headroom_c)
+    if headroom_c is None:
+        return model._replace(believed_c=None, ignored=ignored or model.ignored)
+    sample = model._replace(at_s=time_s, seen_at_s=time_s, headroom_c=headroom_c, work_s=0.0, believed_c=headroom_c)
+    if model.at_s is None:
+        return sample
+    elapsed_s, change = time_s - model.at_s, abs(headroom_c - model.headroom_c)
+    if change > MAX_JUMP_C * max(abs(elapsed_s) / SAMPLE_S, 1.0):
+        ignored = f"a jump of the temperature by {change:.0f} °C was ignored"
+        return sample._replace(believed_c=None, jumped_at_s=time_s, ignored=ignored)
+    if 0 <= time_s - model.jumped_at_s < DISTRUST_S:
+        sample = sample._replace(believed_c=None)
+    if not 0 <= time_s - model.seen_at_s <= SAMPLE_S:  # after a gap
+        return sample
+    return _learn(model._replace(work_s=model.work_s + work * (time_s - model.seen_at_s)), sample, elapsed_s)
+
+
+def _learn(model: ThermalModel, sample: ThermalModel, elapsed_s: float) -> ThermalModel:
+    """The model with the sample, once it is due, and what it teaches, if it is believed."""
+    if elapsed_s < SAMPLE_S:
+        return model._replace(seen_at_s=sample.seen_at_s, believed_c=sample.believed_c)
+    if sample.believed_c is None:
+        return sample
+    x = (1.0, -model.work_s / elapsed_s, -(sample.headroom_c + model.headroom_c) / 2)
+    return _add_sample(sample, x, (sample.headroom_c - model.headroom_c) / elapsed_s, elapsed_s)
+
+
+def _read_headroom(headroom_c: float | None) -> tuple[float | None, str]:
     """The headroom, None where it is unknown or cannot be true; then with what was ignored."""
     if headroom_c is None or math.isnan(headroom_c) or headroom_c == math.inf:
         return None, ""
     if MIN_HEADROOM_C <= headroom_c <= MAX_HEADROOM_C:
         return headroom_c, ""
     return None, f"a thermal headroom of {headroom_c:.0f} °C was ignored"
-
-
-def update_model(model: ThermalModel, time_s: float, headroom_c: float | None, work: float) -> ThermalModel:
-    """The model after one more observation, while options of this work ran."""
-    headroom_c, ignored = read_headroom(headroom_c)
-    if headroom_c is None:
-        return model._replace(ignored=ignored)
-    if model.at_s is None or not 0 <= time_s - model.seen_at_s <= SAMPLE_S:  # the first one, or after a gap
-        return model._replace(at_s=time_s, seen_at_s=time_s, headroom_c=headroom_c, work_s=0.0, ignored="")
-    model = model._replace(work_s=model.work_s + work * (time_s - model.seen_at_s), seen_at_s=time_s, ignored="")
-    elapsed_s = time_s - model.at_s  # type: ignore[operator]
-    if elapsed_s < SAMPLE_S:
-        return model
-    change = headroom_c - model.headroom_c
-    if abs(change) > MAX_JUMP_C:
-        ignored = f"a jump of the temperature by {abs(change):.0f} °C was ignored"
-        return model._replace(at_s=time_s, headroom_c=headroom_c, work_s=0.0, ignored=ignored)
-    mean = (headroom_c + model.headroom_c) / 2
-    model = _add_sample(model, (1.0, -model.work_s / elapsed_s, -mean), change / elapsed_s, elapsed_s)
-    return model._replace(at_s=time_s, headroom_c=headroom_c, work_s=0.0)
 
 
 def _add_sample(model: ThermalModel, x: tuple[float, float, float], y: float, elapsed_s: float) -> ThermalModel:

@@ -44,11 +44,12 @@ class Policy:
     """
 
     dwell_s: float = 20.0
-    """How long a costlier option must fit before an upshift"""
+    """How long a costlier option must fit before an upshift: fewer switches for a little score, as simulated"""
     max_dwell_s: float = 60.0
-    """A dwell doubles after each upshift that fails, up to this."""
+    """A dwell doubles after each upshift that fails, up to this: three dwells, so that one failure is soon forgiven."""
     relapse_s: float = 10.0
-    """An upshift that is reversed within this time has failed."""
+    """An upshift that is reversed within this time has failed: a prediction takes as long to settle after a load, so
+    what reverses it is seldom a new one."""
     headroom: float = 0.8
     """An upshift needs a predicted latency below this share of the deadline. The gap to `limit` is the hysteresis."""
     limit: float = 0.97
@@ -64,17 +65,19 @@ class Policy:
     hot_headroom_c: float = 3.0
     """Below this thermal headroom the governor downshifts step by step. Sensors have a resolution of about 1 °C."""
     cool_headroom_c: float = 8.0
-    """Above this thermal headroom it may upshift again."""
+    """Above this thermal headroom it may upshift again: five steps of a sensor in degrees above the other, so that it
+    does not swing to and fro."""
     heat_s: float = 10.0
     """Time between two such steps: what a heat sink needs to show the effect of one"""
     max_charge_per_min: float = 0.05
     """Fastest change of a battery's charge that is believed; a machine that drains faster is empty in 20 minutes."""
     battery_timeout_s: float = 60.0
-    """A battery that cannot be read keeps its last charge for this long."""
+    """A battery that cannot be read keeps its last charge for this long: at most 5 % are lost in it, see above."""
     charge_margin: float = 0.02
     """An upshift must still be allowed with this much less charge, so that a gauge in percent does not reverse it."""
     retry_s: float = 30.0
-    """Cooldown of an engine after its first failure; it doubles with each further one."""
+    """Cooldown of an engine after its first failure; it doubles with each further one. A driver that restarts takes
+    seconds."""
 
 
 @dataclass(frozen=True)

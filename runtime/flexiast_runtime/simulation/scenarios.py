@@ -98,6 +98,12 @@ LOADS: dict[str, MakeLoad] = {
     "tenant": _tenant,
 }
 
+NAMES = (
+    *LOADS,
+    *("battery", "battery in percent", "broken sensor", "heat", "fan", "lid", "old battery", "failing engine"),
+)
+"""Of all scenarios, in their order"""
+
 
 def scenarios(options: Sequence[Option], hours: float, seed: int, step_s: float = STEP_S) -> dict[str, Scenario]:
     """All scenarios for these options, with a window every step and a deadline of one step."""

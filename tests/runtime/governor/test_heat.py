@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,14 @@ from hypothesis import strategies as st
 from flexiast.spec import PatchSize
 from flexiast_runtime.governor.state import State
 from flexiast_runtime.governor.step import init_state, step
-from flexiast_runtime.governor.thermal import MAX_HEADROOM_C, MIN_HEADROOM_C, ThermalModel, update_model
+from flexiast_runtime.governor.thermal import (
+    DISTRUST_S,
+    FIRST_THROTTLING,
+    MAX_HEADROOM_C,
+    MIN_HEADROOM_C,
+    ThermalModel,
+    update_model,
+)
 from flexiast_runtime.governor.types import Decision, Observation, Option, Policy
 
 POLICY = Policy()
@@ -85,12 +93,53 @@ def test_the_reason_says_what_was_ignored(lie: float) -> None:
     assert decision.reason.endswith(f"a thermal headroom of {lie:.0f} °C was ignored")
 
 
+@pytest.mark.parametrize("every_s", [STEP_S, 15.0])
+def test_a_sensor_that_swings_to_and_fro_decides_nothing(every_s: float) -> None:
+    """By 59 °C each 15 s, whether windows come twice a second or as seldom as it swings."""
+    held = round(15.0 / every_s)
+    found = play(HEAVY, [(60.0, None)] * held + ([(1.0, None)] * held + [(60.0, None)] * held) * 40, every_s)
+    assert {decision.index for _, decision in found} == {2}
+    assert found[-1][0].heat.ignored == "a jump of the temperature by 59 °C was ignored"
+
+
+def test_a_sensor_that_jumped_is_believed_again_after_a_minute() -> None:
+    found = play(HEAVY, [(60.0, None)] * 60 + [(1.0, None)] * 200)
+    left = next(tick for tick, (_, decision) in enumerate(found) if decision.index < 2)
+    assert (left - 60) * STEP_S == DISTRUST_S
+    assert found[left][1].reason is not None
+    assert found[left][1].reason.startswith("1 °C below the throttling temperature")
+
+
+def test_the_next_switch_names_what_was_ignored_however_late_it_is() -> None:
+    found = play(HEAVY, [(60.0, None)] * 60 + [(20.0, None)] * 60)
+    state = found[-1][0]
+    reasons = []
+    for tick in range(121, 123):
+        late = Observation(tick * STEP_S, DEADLINE_S, 2.0, thermal_headroom_c=20.0)
+        state, decision = step(POLICY, HEAVY, state, late)
+        reasons.append(decision.reason or "")
+        state = state._replace(index=2)
+    assert reasons[0].endswith("; a jump of the temperature by 40 °C was ignored")
+    assert reasons[1]
+    assert "ignored" not in reasons[1]
+
+
 def test_a_jump_of_the_sensor_teaches_nothing() -> None:
     model = learn(lambda time_s: 40.0, 600)
     jumped = model
     for tick in range(1, 41):
         jumped = update_model(jumped, 600 + tick * STEP_S, 0.0 if tick >= 20 else 40.0, 1.0)
     assert jumped.constants == pytest.approx(model.constants, rel=0.05)
+
+
+@pytest.mark.parametrize("junk_s", [None, math.nan, math.inf, -math.inf, -1.0, 0.0])
+def test_a_throttled_window_without_a_latency_teaches_nothing_of_throttling(junk_s: float | None) -> None:
+    state = init_state(POLICY, HEAVY, Observation(0.0, DEADLINE_S))
+    hot = Observation(0.5, DEADLINE_S, 2 * HEAVY[state.index].latency_s, throttled=True)
+    state, _ = step(POLICY, HEAVY, state, hot)
+    assert FIRST_THROTTLING < state.heat.throttling < 2.0
+    after, _ = step(POLICY, HEAVY, state, replace(hot, time_s=1.0, latency_s=junk_s))
+    assert (after.heat.throttling, after.unthrottled) == (state.heat.throttling, state.unthrottled)
 
 
 def learn(

@@ -16,7 +16,7 @@ from flexiast.spec import PatchSize
 from flexiast_runtime.governor.presets import POLICIES
 from flexiast_runtime.governor.types import Option, Policy
 from flexiast_runtime.simulation.comparison import compare
-from flexiast_runtime.simulation.scenarios import STEP_S, scenarios
+from flexiast_runtime.simulation.scenarios import NAMES, STEP_S, scenarios
 from flexiast_runtime.simulation.simulator import Outcome, always, oracle, replay, simulate, wilson
 from flexiast_runtime.simulation.world import BatteryModel, Heat, Scenario, World
 
@@ -125,7 +125,11 @@ def test_the_longest_run_of_misses_is_found(late: list[bool]) -> None:
 # ----- every scenario
 
 
-@pytest.mark.parametrize("name", scenarios(OPTIONS, 0.01, 0))
+def test_the_names_are_those_of_all_scenarios() -> None:
+    assert tuple(scenarios(OPTIONS, 0.01, 0)) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_scenario_gives_numbers_and_the_same_ones_again(name: str) -> None:
     def play(policy: Policy) -> Outcome:
         return simulate(policy, World(scenarios(OPTIONS, 0.1, 7)[name], OPTIONS))

@@ -31,8 +31,8 @@ from flexiast_runtime.simulation.comparison import (
     rename_outcome,
     replay_trace,
 )
-from flexiast_runtime.simulation.scenarios import scenarios
-from flexiast_runtime.simulation.world import Scenario, World
+from flexiast_runtime.simulation.scenarios import NAMES, scenarios
+from flexiast_runtime.simulation.world import World
 
 COLUMNS = (
     "",
@@ -94,14 +94,16 @@ def _check_options(model: str | None, given: SimulationOptions) -> None:
             "--trace brings its own options and what happened; "
             "give neither MODEL nor --patch-sizes, --scenario, --hours or --seed"
         )
+    if given.scenario not in {ALL, *NAMES}:
+        raise UsageError(f"there is no scenario {given.scenario!r}; there are {', '.join(NAMES)}, and {ALL}")
 
 
 def _simulate(model: str | None, simulation: SimulationOptions) -> list[Comparison]:
     options, step_s = _options(model, simulation)
     known = scenarios(options, 2.0 if simulation.hours is None else simulation.hours, simulation.seed or 0, step_s)
     preset = POLICIES[simulation.policy or "balanced"]
-    selected = _select_scenarios(known, simulation.scenario)
-    return [compare(preset, World(scenario, options)) for scenario in track(selected, "Simulating")]
+    selected = known.values() if simulation.scenario == ALL else [known[simulation.scenario]]
+    return [compare(preset, World(scenario, options)) for scenario in track(list(selected), "Simulating")]
 
 
 def _options(model: str | None, simulation: SimulationOptions) -> tuple[tuple[Option, ...], float]:
@@ -115,12 +117,6 @@ def _options(model: str | None, simulation: SimulationOptions) -> tuple[tuple[Op
     origin = "measured just now" if profile is None else f"of the profile of {profile.created_at}"
     log(f"latencies {origin}: {', '.join(f'{o.patch} {1000 * o.latency_s:.2f} ms' for o in options)}")
     return options, DetectionSettings.from_frontend(candidates.engines.spec.frontend).step_s
-
-
-def _select_scenarios(known: dict[str, Scenario], name: str) -> list[Scenario]:
-    if name not in {ALL, *known}:
-        raise UsageError(f"there is no scenario {name!r}; there are {', '.join(known)}, and {ALL}")
-    return list(known.values()) if name == ALL else [known[name]]
 
 
 def _replay_trace(trace: Trace, policy: Preset | None) -> list[Comparison]:
