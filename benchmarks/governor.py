@@ -102,7 +102,7 @@ def main() -> None:
     print("\n| `balanced` | found | may be | |\n|---|---:|---:|---|")
     asked = list(bars(found["balanced"]))
     for what, value, most in asked:
-        print(f"| {what} | {value:.3f} | {most:g} | {'kept' if value <= most else 'MISSED'} |")
+        print(f"| {what} | {value:.3f} | {most:g} | {'met' if value <= most else 'MISSED'} |")
     if not options.quick:
         tuning = grounds(TUNED_ON)
         sweep = [(policy, [ground.play(policy) for ground in tuning]) for policy in SWEEP]
