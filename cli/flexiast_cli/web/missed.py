@@ -88,6 +88,8 @@ def _parse_second(value: object) -> float:
 
 def _check_length(start: object, end: object) -> tuple[float, float]:
     start_s, end_s = _parse_second(start), _parse_second(end)
+    if end_s <= start_s:
+        raise UsageError("the end must come after the beginning")
     if not SHORTEST_S <= end_s - start_s <= LONGEST_S:
         raise UsageError(f"a sound of {end_s - start_s:.1f} s is not marked; choose {SHORTEST_S:g} to {LONGEST_S:g} s")
     return start_s, end_s

@@ -110,10 +110,13 @@ def cut_stretch(folder: Path, source: str, start_s: float, end_s: float, *, cont
 
 
 def _explain_missing(folder: Path, source: str, start_s: float, end_s: float) -> str:
-    text = f"the sound of {source} from {_describe(start_s)} to {_describe(end_s)} is not kept"
+    first, last = _describe(start_s), _describe(end_s)
+    text = f"the sound of {source} from {first} to {last} is not kept"
+    if first == last:
+        text = f"nothing was kept of {source} at {first}"
     span = find_stored_span(folder, source)
     if span is None:
-        return f"{text}, and nothing else of it; listen with --keep-audio"
+        return f"{text}; listen with --keep-audio"
     if start_s < span[0] or end_s > span[1]:
         return f"{text}; there is what sounded from {_describe(span[0])} to {_describe(span[1])}"
     return f"{text}: there is a gap, in which the microphone was gone or flexiast did not run; choose another stretch"

@@ -181,7 +181,20 @@ def read_bundles(path: Path) -> dict[str, KnownBundle]:
     """Every bundle that gave events, by its hash; the last one that was used first comes last. Raises DataError."""
     with open_for_reading(path) as connection:
         rows = connection.execute("SELECT sha256, model, labels FROM bundles ORDER BY rowid").fetchall()
-    return {sha256: KnownBundle(sha256, model, tuple(json.loads(labels))) for sha256, model, labels in rows}
+    return {row[0]: _build_bundle(*row) for row in rows}
+
+
+def find_last_bundle(path: Path) -> KnownBundle | None:
+    """The bundle that gave the last event; without events the last one that was used first. Raises DataError."""
+    last = "SELECT bundle_sha256 FROM events WHERE bundle_sha256 IS NOT NULL ORDER BY rowid DESC LIMIT 1"
+    sql = f"SELECT sha256, model, labels FROM bundles ORDER BY sha256 = ({last}) DESC, rowid DESC LIMIT 1"
+    with open_for_reading(path) as connection:
+        row = connection.execute(sql).fetchone()
+    return None if row is None else _build_bundle(*row)
+
+
+def _build_bundle(sha256: str, model: str, labels: str) -> KnownBundle:
+    return KnownBundle(sha256, model, tuple(json.loads(labels)))
 
 
 def _check(verdict: Verdict, label: str | None) -> str | None:

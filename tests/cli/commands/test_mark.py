@@ -7,6 +7,7 @@ import datetime
 import io
 import re
 import sqlite3
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -86,7 +87,10 @@ def test_a_missed_sound_is_marked_and_exported_as_train_reads_it(
     assert (row["detected"], row["score"], row["id"]) == ("", "", marked.id)
 
 
-def test_marks_are_filtered_listed_and_taken_back(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_marks_are_filtered_listed_and_taken_back(
+    database: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("cta\n"))
     for second, label in ((12.5, "rain"), (20.0, "cta")):
         mark.run(database, label, moment(second), 1.0, None, dry_run=False)
     assert "no model here knows 'cta'; did you mean cat?" in capsys.readouterr().err
@@ -121,7 +125,7 @@ def test_a_look_beforehand_stores_nothing(database: Path, capsys: pytest.Capture
 
 
 def test_what_cannot_be_marked_is_said_and_leaves_nothing(
-    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(error: type[Exception], match: str, at: str = moment(12.5), **changes: object) -> None:
         arguments = {"label": "rain", "at": at, "seconds": 1.0, "source": None, "dry_run": False} | changes
@@ -134,6 +138,10 @@ def test_what_cannot_be_marked_is_said_and_leaves_nothing(
     refuse(UsageError, "sound is kept of kitchen", source="garden")
     refuse(DataError, "there is what sounded from", at=moment(LENGTH_S - 0.5))
     refuse(UsageError, "label", label="")
+    for typed in ("", "owll\n"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        refuse(UsageError, "is neither a known label nor the one before; nothing was stored", label="owl")
+    assert capsys.readouterr().out == ""  # no picture of what is refused
     keep(database, "garden", sound(), STARTED_AT_S)
     refuse(UsageError, "sound of 2 sources is kept: .*add --source")
     monkeypatch.setattr("flexiast_runtime.history.database.LOCKED_S", 0.05)

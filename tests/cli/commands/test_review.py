@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -71,7 +72,7 @@ def test_keys_give_verdicts_least_sure_first(database: Path, type_keys: Type) ->
         EVENTS[2].id: ("other", "dog"),
         EVENTS[0].id: ("nothing", None),
     }
-    assert "1 of 4  dog  0.55 of 0.50 needed" in shown
+    assert "1 of 4  dog  0.55 (needs 0.50)" in shown
     assert "kitchen · 16x16 · home" in shown
     assert "near: dog 0.90 -1 s, cat 0.80 +1 s, rain 0.60 +2 s" in shown
     assert "4 events to listen to" in notes
@@ -80,8 +81,14 @@ def test_keys_give_verdicts_least_sure_first(database: Path, type_keys: Type) ->
 def test_walking_taking_back_and_ending(database: Path, type_keys: Type) -> None:
     _, notes = type_keys(database, "right", "1", "left", "u", "left", "?", "left", "q", order="oldest")
     assert said(database) == {}
-    assert "the event has no verdict any more" in notes
+    assert "dog has no verdict any more; it was right, said by" in notes
     assert "space play" in notes
+    assert "0 verdicts in" in notes
+    shown, notes = type_keys(database, "2", "1", "u", "u", "u", "q", order="oldest")
+    assert said(database) == {}
+    assert shown.count("1 of 4") == 2 and shown.count("2 of 4") == 2
+    assert "dog has no verdict any more; it was wrong, said by" in notes
+    assert "there is no verdict to take back" in notes and "0 verdicts in" in notes
     type_keys(database, "1", "q", order="newest")
     assert said(database) == {EVENTS[3].id: ("right", "rain")}
 
@@ -89,11 +96,17 @@ def test_walking_taking_back_and_ending(database: Path, type_keys: Type) -> None
 def test_a_new_label_is_typed_twice_and_a_misspelt_one_is_told_its_neighbours(database: Path, type_keys: Type) -> None:
     _, notes = type_keys(database, "3", "cta", "cat", "3", "owl", "owl", "3", "", "q", order="oldest")
     assert said(database) == {EVENTS[0].id: ("other", "cat"), EVENTS[1].id: ("other", "owl")}
-    assert "no model here knows 'cta'; did you mean cat?" in notes
+    assert "no model here knows 'cta'; did you mean cat?\nType it again" in notes
     assert "no label was given" in notes
     _, notes = type_keys(database, "3", "owll", "oowl", "q", order="oldest")
     assert "neither a known label nor the one before" in notes
     assert len(said(database)) == 2
+
+
+def test_the_nearest_events_are_named_in_the_order_of_time(tmp_path: Path, type_keys: Type) -> None:
+    events = [event(number, f"sound {number}") for number in range(9)]
+    shown, _ = type_keys(fill_history(tmp_path, events, events[6:7]), "q")
+    assert re.findall(r"sound (\d) [\d.]+ [+-]", shown) == ["4", "5", "7", "8"]
 
 
 def test_another_reviewer_and_a_clip_that_is_gone_are_said(
@@ -133,11 +146,13 @@ def test_playing_says_why_it_cannot(database: Path, type_keys: Type, monkeypatch
 
 
 def test_without_clips_or_events_it_says_what_to_do(tmp_path: Path, type_keys: Type) -> None:
+    database = fill_history(tmp_path, [])
+    assert "holds no event yet" in type_keys(database)[1]
     database = fill_history(tmp_path, EVENTS)
     assert f"listen with --to sqlite:{database} --to clips:FOLDER" in type_keys(database)[1]
     database = fill_history(tmp_path, EVENTS, EVENTS)
     judge(database, *[(Verdict.RIGHT, None)] * 4)
-    assert "all 4 events that are meant have a verdict; --again shows them" in type_keys(database)[1]
+    assert "all 4 events that match have a verdict; --again shows them" in type_keys(database)[1]
     assert "4 have a verdict" in type_keys(database, "q", again=True)[1]
     (tmp_path / "clips").rename(tmp_path / "moved")
     assert "4 have a verdict" in type_keys(database, "q", again=True, folders=[tmp_path / "moved"])[1]
@@ -171,7 +186,7 @@ def test_what_is_exported_is_what_train_reads(
     output = tmp_path / "set" / "corrections.csv"
     export.run(database, output, QueryOptions(), None, force=False)
     notes = capsys.readouterr().err
-    assert "4 corrections in" in notes and "2 background, dog 1, owl 1" in " ".join(notes.split())
+    assert "4 corrections in" in notes and "2 background, 1 dog, 1 owl" in " ".join(notes.split())
     assert "home, the last model that wrote this database, does not know owl" in " ".join(notes.split())
     clips = sorted(read_dataset(output).clips, key=lambda clip: clip.path)  # whose names begin with their time
     assert [clip.labels for clip in clips] == [("dog",), (), ("owl",), ()]
@@ -202,7 +217,7 @@ def test_an_export_of_background_alone_says_how_to_use_it(
 
 def test_an_export_that_cannot_be_leaves_nothing(database: Path, tmp_path: Path) -> None:
     output = tmp_path / "set" / "corrections.csv"
-    with pytest.raises(DataError, match="no event that is meant has a verdict"):
+    with pytest.raises(DataError, match="no event that matches has a verdict"):
         export.run(database, output, QueryOptions(), None, force=False)
     judge(database, (Verdict.RIGHT, None))
     with pytest.raises(DataError, match="are gone; name their folder with --clips"):
@@ -218,6 +233,23 @@ def test_an_export_that_cannot_be_leaves_nothing(database: Path, tmp_path: Path)
         export.run(database, output, QueryOptions(), None, force=False)
     export.run(database, output, QueryOptions(), None, force=True)
     assert sorted(path.name for path in output.parent.iterdir()) == ["corrections", "corrections.csv"]
+
+
+def test_a_full_disk_is_said_of_the_folder_that_only_its_owner_may_read(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge(database, (Verdict.RIGHT, None))
+
+    def fill(source: Path, _: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="corrections'"):
+        patch.setattr(export.shutil, "copyfile", fill)
+        export.run(database, tmp_path / "corrections.csv", QueryOptions(), None, force=False)
+    assert not list(tmp_path.glob("*corrections*"))
+    export.run(database, tmp_path / "corrections.csv", QueryOptions(), None, force=False)
+    if sys.platform != "win32":
+        assert (tmp_path / "corrections").stat().st_mode & 0o777 == 0o700
 
 
 def test_an_export_anew_leaves_no_audio_of_the_one_before_and_touches_no_other_file(

@@ -22,6 +22,7 @@ from flexiast_runtime.history.stored_audio import Stretch
 from flexiast_runtime.history.verdicts import (
     Judgement,
     Verdict,
+    find_last_bundle,
     find_reviewed,
     give_verdict,
     read_bundles,
@@ -67,6 +68,13 @@ def test_an_event_keeps_the_hash_of_its_bundle_and_the_threshold_it_reached(fill
     with closing(sqlite3.connect(path)) as connection:
         rows = connection.execute("SELECT bundle_sha256, threshold FROM events ORDER BY started_at_s").fetchall()
     assert rows == hashes
+
+
+def test_the_last_bundle_is_the_one_that_gave_the_last_event(fill: Fill) -> None:
+    """Also after `swap --back`, and where the last event has no hash."""
+    for number, (hashed, model) in enumerate([(BUNDLE, "home"), (NEWER, "newer"), (None, "newer"), (BUNDLE, "home")]):
+        found = find_last_bundle(fill([event(number, bundle_sha256=hashed)]))
+        assert found is not None and (found.model, len(found.labels)) == (model, 3 + (model == "newer"))
 
 
 def test_a_verdict_can_be_changed_and_withdrawn_by_one_who_saw_it(fill: Fill) -> None:

@@ -69,7 +69,7 @@ def test_a_stretch_is_what_sounded_then_or_is_refused(pieces: list[tuple[int, in
         last, tolerated = first + length, round(stored_audio.JOINED_S * RATE_HZ)
         found = [one for one in unbroken if one[0] - tolerated <= first and last <= one[1] + tolerated]
         if not found:
-            with pytest.raises(DataError, match="is not kept"):
+            with pytest.raises(DataError, match=r"is not kept|nothing was kept"):
                 cut_stretch(folder, "kitchen", date(first), date(last), context_s=1.0)
             return
         (start, end), context = found[0], RATE_HZ
@@ -107,7 +107,7 @@ def test_dates_that_jitter_break_no_stretch_and_a_clock_that_is_set_does(tmp_pat
 
 
 def test_what_is_not_kept_is_said_with_what_is(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="and nothing else of it; listen with --keep-audio"):
+    with pytest.raises(DataError, match=r"nothing was kept of kitchen at .*; listen with --keep-audio"):
         cut_stretch(tmp_path, "kitchen", date(0), date(1), context_s=0.0)
     with open_keeper(tmp_path) as keeper:
         push(keeper, 0, SEGMENT + 500)

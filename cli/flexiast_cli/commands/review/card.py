@@ -36,7 +36,7 @@ def draw_card(
 ) -> RenderableType:
     """What is known of an event, with its spectrogram where the clip can be read."""
     record = event.event
-    threshold = "" if record["threshold"] is None else f" of {record['threshold']:.2f} needed"
+    threshold = "" if record["threshold"] is None else f" (needs {record['threshold']:.2f})"
     seconds = f"{record['end_s'] - record['start_s']:.1f} s"
     facts = (describe_time(record), seconds, record["source"], record["patch_size"], event.model or "")
     parts: list[RenderableType] = [
@@ -46,7 +46,9 @@ def draw_card(
         Text(" · ".join(printable(fact) for fact in facts if fact), "dim"),
     ]
     if neighbours:
-        parts.append(Text("near: " + ", ".join(_describe_near(record, other) for other in neighbours[:NEAR]), "dim"))
+        nearest = sorted(neighbours, key=lambda other: abs(_measure_distance(record, other)))[:NEAR]
+        nearest.sort(key=lambda other: _measure_distance(record, other))
+        parts.append(Text("near: " + ", ".join(_describe_near(record, other) for other in nearest), "dim"))
     if event.judgement is not None:
         parts.append(Text(printable(str(event.judgement)), "yellow"))
     if clip is not None:
@@ -115,7 +117,14 @@ class SoundPicture:
         )
 
 
+def _measure_distance(event: dict[str, Any], other: ReviewedEvent) -> float:
+    """Seconds from one event to another."""
+    distance_s: float = other.event["start_s"] - event["start_s"]
+    return distance_s
+
+
 def _describe_near(event: dict[str, Any], other: ReviewedEvent) -> str:
-    distance_s = other.event["start_s"] - event["start_s"]
     said = "" if other.judgement is None else f" ({other.judgement.verdict.value})"
-    return f"{printable(other.event['label'])} {other.event['score']:.2f} {distance_s:+.0f} s{said}"
+    return (
+        f"{printable(other.event['label'])} {other.event['score']:.2f} {_measure_distance(event, other):+.0f} s{said}"
+    )

@@ -50,8 +50,8 @@ def start(
 ) -> None:
     """Listen to events one by one and say what each was; `flexiast review` alone does this.
 
-    Space plays, the arrows walk; 1 right, 2 wrong, 3 another label, 0 nothing, u takes a verdict back, q ends. Where
-    stdin is no terminal, each of its lines is a key.
+    Space plays, the arrows walk; 1 right, 2 wrong, 3 another label, 0 nothing, u takes the last verdict back, q ends.
+    Where stdin is no terminal, each of its lines is a key.
     """
     from flexiast_cli.commands.review.start import run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import shutil
 from collections import Counter
@@ -18,7 +19,7 @@ from flexiast_cli.terminal.console import count_noun, log
 from flexiast_runtime.history.clips import NAME
 from flexiast_runtime.history.corrections import Correction, Corrections, read_corrections
 from flexiast_runtime.history.database import default_database
-from flexiast_runtime.history.verdicts import KnownBundle, read_bundles
+from flexiast_runtime.history.verdicts import KnownBundle, find_last_bundle
 
 COLUMNS = ("path", "start_s", "end_s", "label", "detected", "score", "source", "id", "bundle_sha256")
 """Of the CSV; `flexiast train` reads the first four."""
@@ -41,7 +42,7 @@ def run(
     _copy_audio(corrections.found, audio)
     write_atomically(output, _render(corrections.found, audio).encode())
     _remove_stale(audio, {one.path.name for one in corrections.found})
-    _report(corrections, output, read_bundles(database))
+    _report(corrections, output, find_last_bundle(database))
 
 
 def _explain_nothing(database: Path, corrections: Corrections) -> str:
@@ -50,22 +51,31 @@ def _explain_nothing(database: Path, corrections: Corrections) -> str:
             f"the clips of all {count_noun(len(corrections.missing), 'reviewed event')} in {database} are gone; name "
             "their folder with --clips, and keep them longer with --to 'clips:FOLDER#keep=30d&keep-reviewed=365d'"
         )
-    return f"no event that is meant has a verdict in {database}; give some with `flexiast review`"
+    return f"no event that matches has a verdict in {database}; give some with `flexiast review`"
 
 
 def _copy_audio(found: Iterable[Correction], folder: Path) -> None:
     """All files or none: they lie in another folder until all are there."""
     staged = folder.with_name(f".{folder.name}{TEMPORARY}audio")
     shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
+    staged.mkdir(mode=0o700, parents=True)
     try:
         for one in found:
-            shutil.copyfile(one.path, staged / one.path.name)
-        folder.mkdir(exist_ok=True)
+            _copy(one.path, staged / one.path.name, folder)
+        folder.mkdir(mode=0o700, exist_ok=True)  # what is said in a room is for its owner only
         for path in staged.iterdir():
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _copy(clip: Path, copy: Path, folder: Path) -> None:
+    try:
+        shutil.copyfile(clip, copy)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:  # the error names what is read
+            error.filename = str(folder)
+        raise
 
 
 def _remove_stale(folder: Path, current: Set[str]) -> None:
@@ -87,9 +97,9 @@ def _render(found: Iterable[Correction], audio: Path) -> str:
     return text.getvalue()
 
 
-def _report(corrections: Corrections, output: Path, bundles: dict[str, KnownBundle]) -> None:
+def _report(corrections: Corrections, output: Path, latest: KnownBundle | None) -> None:
     labels = Counter(one.label for one in corrections.found if one.label is not None)
-    counts = ", ".join(f"{label} {count:,}" for label, count in labels.most_common())
+    counts = ", ".join(f"{count:,} {label}" for label, count in labels.most_common())
     log(
         f"{count_noun(len(corrections.found), 'correction')} in {output}: {len(corrections.background):,} background"
         + (f", {counts}" if counts else "")
@@ -99,7 +109,6 @@ def _report(corrections: Corrections, output: Path, bundles: dict[str, KnownBund
         log(f"{gone} left out: the clip is gone or damaged")
     if not corrections.labelled:
         log(f"every verdict is background, so this is no data set of its own; train with --background {output}")
-    latest = next(reversed(bundles.values()), None)
     if latest is not None and (unknown := sorted(labels.keys() - set(latest.labels))):
         log(
             f"{latest.model}, the last model that wrote this database, does not know {preview(unknown)}: "

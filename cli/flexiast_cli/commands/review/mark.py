@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from flexiast.errors import DataError, UsageError
+from flexiast.spec import check_label
 from flexiast.text import preview, printable
 from flexiast_cli.commands.history.query import parse_moment
 from flexiast_cli.commands.review.card import SoundPicture
-from flexiast_cli.commands.review.people import list_known_labels, name_user
+from flexiast_cli.commands.review.people import confirm_label, explain_unknown, list_known_labels, name_user
 from flexiast_cli.terminal.console import count_noun, log, stdout
+from flexiast_cli.terminal.keys import Keys
 from flexiast_runtime.history.clips import Span
 from flexiast_runtime.history.database import check_exists, default_database
 from flexiast_runtime.history.marks import CONTEXT_S, Mark, mark_sound, marks_folder, read_marks, remove_mark
@@ -34,7 +35,7 @@ POLL_S = 0.5
 
 
 def run(database: Path | None, label: str, at: str, seconds: float, source: str | None, *, dry_run: bool) -> None:
-    """Raises UsageError for a time that is to come, DataError for one whose sound is not kept."""
+    """Raises UsageError for a label that cannot be or a time to come, DataError for one whose sound is not kept."""
     database = database or default_database()
     check_exists(database)
     folder = audio_folder(database)
@@ -46,6 +47,7 @@ def run(database: Path | None, label: str, at: str, seconds: float, source: str 
         raise UsageError(f"--at {at} is yet to come; give the time at which it began to sound")
     _wait_for_sound(folder, source, start_s + seconds)
     stretch = cut_stretch(folder, source, start_s, start_s + seconds, context_s=LOOK_S if dry_run else CONTEXT_S)
+    label = _check_label(database, label, dry_run=dry_run)
     what = f"{printable(label)} in {printable(source)}, {_describe_moment(start_s)},"
     stdout().print(SoundPicture(stretch.samples, stretch.rate_hz, Span(stretch.start_s, stretch.end_s), what))
     if dry_run:
@@ -97,13 +99,22 @@ def _wait_for_sound(folder: Path, source: str, end_s: float) -> None:
         time.sleep(POLL_S)
 
 
-def _store(database: Path, label: str, stretch: Stretch) -> None:
+def _check_label(database: Path, label: str, *, dry_run: bool) -> str:
+    """The label to store. One that no model here knows is confirmed as in `flexiast review`: by typing it again."""
+    try:
+        check_label(label)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     known = list_known_labels(database)
-    mark = mark_sound(database, label, stretch, reviewer=name_user())
+    if not dry_run:
+        return confirm_label(label, known, Keys(single=False).read_line)
     if label not in known:
-        near = difflib.get_close_matches(label, known, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        log(f"no model here knows {label!r}{hint}")
+        log(explain_unknown(label, known))
+    return label
+
+
+def _store(database: Path, label: str, stretch: Stretch) -> None:
+    mark = mark_sound(database, label, stretch, reviewer=name_user())
     seconds = stretch.end_s - stretch.start_s
     log(
         f"mark {mark.id}: {label} in {stretch.source}, {_describe_moment(stretch.started_at_s)}, {seconds:.1f} s; "

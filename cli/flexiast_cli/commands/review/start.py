@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from flexiast.errors import ChangedError, FlexiastError, LockedError, UsageError
+from flexiast.text import printable
 from flexiast_cli.commands.history.command import QueryOptions
 from flexiast_cli.commands.history.query import build_query
 from flexiast_cli.commands.review.card import draw_card, play
-from flexiast_cli.commands.review.people import list_known_labels, name_user
+from flexiast_cli.commands.review.people import confirm_label, list_known_labels, name_user
 from flexiast_cli.terminal.console import count_noun, log, stdout
 from flexiast_cli.terminal.keys import Keys, open_keys
 from flexiast_runtime.history.clips import list_clips, read_clip_folders
 from flexiast_runtime.history.database import default_database
+from flexiast_runtime.history.events import list_labels
 from flexiast_runtime.history.queue import Order, QueueQuery, Reviewed, read_neighbours, read_queue
 from flexiast_runtime.history.verdicts import (
     ReviewedEvent,
@@ -50,14 +51,16 @@ def run(
 
 
 def _explain_nothing(database: Path, *, reviewed: int, clips: int) -> str:
+    if not list_labels(database):
+        return f"{database} holds no event yet; run this again when the listener has reported one"
     if not clips:
         return (
             f"no clip of {database} is there: listen with --to sqlite:{database} --to clips:FOLDER, or name the folder "
             "with --clips"
         )
     if reviewed:
-        return f"all {count_noun(reviewed, 'event')} that are meant have a verdict; --again shows them"
-    return f"{database} holds no event that is meant and whose clip is there"
+        return f"all {count_noun(reviewed, 'event')} that match have a verdict; --again shows them"
+    return f"{database} holds no event that matches and has a clip"
 
 
 class _Review:
@@ -65,8 +68,14 @@ class _Review:
 
     def __init__(self, database: Path, events: list[ReviewedEvent], clips: dict[str, Path]) -> None:
         self._database, self._events, self._clips = database, events, clips
-        self._place = self.given = 0
+        self._place = 0
+        self._judged: list[int] = []
         self._labels = list_known_labels(database)
+
+    @property
+    def given(self) -> int:
+        """Verdicts that were given and not taken back."""
+        return len(self._judged)
 
     def run(self, keys: Keys) -> None:
         """Until the last event has its verdict, or `q`."""
@@ -95,9 +104,7 @@ class _Review:
         elif key in {"left", "right"}:
             self._place = min(max(0, self._place + (1 if key == "right" else -1)), len(self._events) - 1)
         elif key == "u":
-            withdraw_verdict(self._database, event.event["id"], instead_of=event.judgement)
-            log("the event has no verdict any more")
-            self._refresh()
+            self._withdraw()
         elif key == " ":
             self._play(event)
         else:
@@ -113,8 +120,25 @@ class _Review:
             instead_of=event.judgement,
         )
         self._events[self._place] = replace(event, judgement=given)
-        self.given += 1
+        self._forget(self._place)
+        self._judged.append(self._place)
         self._place += 1
+
+    def _withdraw(self) -> None:
+        """The verdict of the event that is shown; where it has none, the last one that was given here."""
+        if self._events[self._place].judgement is None:
+            if not self._judged:
+                log("there is no verdict to take back")
+                return
+            self._place = self._judged[-1]
+        event = self._events[self._place]
+        withdraw_verdict(self._database, event.event["id"], instead_of=event.judgement)
+        log(f"{printable(event.event['label'])} has no verdict any more; it was {printable(str(event.judgement))}")
+        self._refresh()
+
+    def _forget(self, place: int) -> None:
+        if place in self._judged:
+            self._judged.remove(place)
 
     def _ask_label(self, keys: Keys) -> str:
         """A label that some model here knows, or a new one that is typed twice; raises UsageError."""
@@ -122,15 +146,7 @@ class _Review:
         label = keys.read_line()
         if not label:
             raise UsageError("no label was given; the verdict is as it was")
-        if label in self._labels:
-            return label
-        near = difflib.get_close_matches(label, self._labels, n=3)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        log(f"no model here knows {label!r}; {hint}Type it again to use it, or another one:")
-        again = keys.read_line()
-        if again != label and again not in self._labels:
-            raise UsageError(f"{again!r} is neither a known label nor the one before; the verdict is as it was")
-        return again
+        return confirm_label(label, self._labels, keys.read_line)
 
     def _play(self, event: ReviewedEvent) -> None:
         if (path := self._find_clip(event)) is not None and (fault := play(path)) is not None:
@@ -154,4 +170,6 @@ class _Review:
         """Read again what was said of the event."""
         event = self._events[self._place]
         judgement = read_verdicts(self._database).get(event.event["id"])
+        if judgement is None:
+            self._forget(self._place)
         self._events[self._place] = replace(event, judgement=judgement)

@@ -30,6 +30,7 @@ export function offerMissed(element, ask, scale, labels) {
   async function look() {
     const query = new URLSearchParams({ source: element('source').value, at: new Date(element('moment').value).getTime() / 1000 });
     element('stretch').hidden = true;
+    asked = '';
     player.pause();
     found = await (await ask(`missed/look?${query}`)).json();
     found.source = element('source').value;

@@ -10,6 +10,7 @@ const SAID = { right: 'right', wrong: 'wrong', nothing: 'nothing' };
 const player = new Audio();
 
 let queue = null, events = [], place = 0, shown = null, shades = null, line = Promise.resolve();
+let seen = null; // the event and its verdict as they are on the screen, null until they are drawn
 
 // -------------------------------------------------------------------------------------------------------- the server
 
@@ -36,6 +37,12 @@ function run(action) {
   return line;
 }
 
+// What is said counts for what was on the screen then, never for the event that comes after it.
+function decide(action) {
+  const view = seen;
+  return run(() => view && view.event === shown ? action(view) : undefined);
+}
+
 function complain(text = '') {
   element('message').hidden = !text;
   element('message').textContent = text;
@@ -50,7 +57,7 @@ async function load() {
     complain();
   } catch (error) {
     events = [];
-    element('card').hidden = true;
+    clear();
     return complain(error.message);
   }
   events = queue.events;
@@ -81,19 +88,25 @@ const measure = () => ask('precision').then(answer => answer.json()).then(report
 
 // --------------------------------------------------------------------------------------------------------- the event
 
-function show() {
+function clear() {
   player.pause();
+  shown = seen = shades = null;
+  element('card').hidden = element('done').hidden = true;
+}
+
+function show() {
   count();
   const event = events[place];
+  clear();
   element('card').hidden = !event;
   element('done').hidden = Boolean(event);
   if (!event) {
-    shown = null;
-    element('done').textContent = queue.unreviewed + queue.reviewed ? 'Nothing is left here. Another filter shows more.' : 'No event here has a clip yet.';
+    const filtered = ['label', 'day', 'min', 'max'].some(id => element(id).value);
+    const none = filtered ? 'No event with a clip matches these filters.' : 'No event here has a clip yet.';
+    element('done').textContent = queue.unreviewed + queue.reviewed ? 'Nothing is left here. Another filter shows more.' : none;
     return;
   }
   shown = event;
-  shades = null;
   describe(event);
   element('gone').hidden = true;
   draw();
@@ -125,13 +138,19 @@ const timeOf = event => event.started_at
   : `at ${event.start_s.toFixed(1)} s`;
 
 function describe(event) {
+  element('card').setAttribute('aria-busy', 'true');
+  requestAnimationFrame(() => {
+    if (shown !== event) return;
+    seen = { event, judgement: event.judgement };
+    element('card').setAttribute('aria-busy', 'false');
+  });
   const said = event.judgement, length = `${(event.end_s - event.start_s).toFixed(1)} s`;
   element('what').textContent = event.label;
   element('score').textContent = event.score.toFixed(2);
   element('score-bar').style.width = `${100 * event.score}%`;
   element('threshold').hidden = event.threshold === null;
   element('threshold').style.left = `${100 * (event.threshold ?? 0)}%`;
-  element('needed').textContent = event.threshold === null ? '' : `${event.threshold.toFixed(2)} was needed`;
+  element('needed').textContent = event.threshold === null ? '' : `needs ${event.threshold.toFixed(2)}`;
   element('facts').textContent = [timeOf(event), length, event.source, `patch ${event.patch_size}`, event.model, event.bundle_sha256?.slice(0, 8)].filter(Boolean).join(' · ');
   element('verdict').dataset.verdict = said?.verdict ?? '';
   element('verdict').textContent = said ? `${SAID[said.verdict] ?? `it was ${said.label}`}, said by ${said.reviewer}` : '';
@@ -188,11 +207,9 @@ element('picture').onpointerdown = event => {
 
 // ---------------------------------------------------------------------------------------------------------- verdicts
 
-async function judge(verdict, label = null) {
-  const event = shown;
-  if (!event) return;
+async function judge({ event, judgement }, verdict, label = null) {
   try {
-    const body = { verdict, label, reviewer: element('reviewer').value.trim(), instead_of: event.judgement };
+    const body = { verdict, label, reviewer: element('reviewer').value.trim(), instead_of: judgement };
     const given = await (await change('PUT', event.id, body)).json();
     if (!event.judgement) { queue.unreviewed--; queue.reviewed++; }
     event.judgement = given;
@@ -204,11 +221,10 @@ async function judge(verdict, label = null) {
   await walk(1);
 }
 
-async function withdraw() {
-  const event = shown;
-  if (!event?.judgement) return;
+async function withdraw({ event, judgement }) {
+  if (!judgement) return;
   try {
-    await change('DELETE', event.id, { instead_of: event.judgement });
+    await change('DELETE', event.id, { instead_of: judgement });
     event.judgement = null;
     queue.unreviewed++;
     queue.reviewed--;
@@ -241,47 +257,59 @@ async function walk(steps) {
   show();
 }
 
-function askLabel() {
-  if (!shown) return;
+let asked = null; // what was on the screen, and the label that is to be confirmed
+
+function askLabel(view) {
+  asked = { view, label: null };
   element('other').value = '';
   element('hint').textContent = '';
   element('ask').showModal();
 }
 
-// A label that no model here knows may be a slip of the pen: it is taken when it is confirmed.
+// A label that no model here knows may be a typo: it is taken when it is confirmed.
 element('ask').querySelector('form').onsubmit = event => {
   const label = element('other').value.trim();
   event.preventDefault();
   if (!label) return void (element('hint').textContent = 'Type a label, or cancel.');
-  if (!queue.labels.includes(label) && element('hint').dataset.asked !== label) {
-    element('hint').dataset.asked = label;
+  if (!queue.labels.includes(label) && asked.label !== label) {
+    asked.label = label;
     element('hint').textContent = `No model here knows “${label}”. Press Enter again to use it.`;
     return;
   }
   element('ask').close();
   if (!queue.labels.includes(label)) queue.labels.push(label);
-  run(() => label === shown.label ? judge('right') : judge('other', label));
+  const { view } = asked;
+  run(() => label === view.event.label ? judge(view, 'right') : judge(view, 'other', label));
 };
 element('cancel').onclick = () => element('ask').close();
 
-for (const button of element('verdicts').querySelectorAll('[data-verdict]')) {
-  button.onclick = () => button.dataset.verdict === 'other' ? askLabel() : run(() => judge(button.dataset.verdict));
-}
-element('withdraw').onclick = () => run(withdraw);
+const say = verdict => decide(verdict === 'other' ? askLabel : view => judge(view, verdict));
+const step = steps => run(() => walk(steps));
+
+for (const button of element('verdicts').querySelectorAll('[data-verdict]')) button.onclick = () => say(button.dataset.verdict);
+element('withdraw').onclick = () => decide(withdraw);
 element('play').onclick = toggle;
-element('previous').onclick = () => run(() => walk(-1));
-element('next').onclick = () => run(() => walk(1));
+element('previous').onclick = () => step(-1);
+element('next').onclick = () => step(1);
+
+// A pointer leaves no focus behind: the next Space would press again what was clicked. A label focuses its box late.
+element('card').addEventListener('click', event => {
+  const release = () => { if (element('card').contains(document.activeElement)) document.activeElement.blur(); };
+  if (!event.detail) return; // pressed with a key
+  release();
+  setTimeout(release);
+}, true);
 
 const KEYS = {
-  ' ': toggle, ArrowLeft: () => walk(-1), ArrowRight: () => walk(1), u: withdraw,
-  1: () => judge('right'), 2: () => judge('wrong'), 3: askLabel, 0: () => judge('nothing'),
+  ' ': toggle, ArrowLeft: () => step(-1), ArrowRight: () => step(1), u: () => decide(withdraw),
+  1: () => say('right'), 2: () => say('wrong'), 3: () => say('other'), 0: () => say('nothing'),
 };
 document.onkeydown = event => {
   const typing = event.target.closest('input:not([type="checkbox"]), select, dialog, #missed');
   if (typing || element('ask').open || event.ctrlKey || event.metaKey || event.altKey || !KEYS[event.key]) return;
+  if (event.key === ' ' && event.target.closest('button, input')) return; // it presses what has the focus
   event.preventDefault();
-  if (event.key === ' ') toggle(); // sound waits for no answer
-  else run(KEYS[event.key]);
+  if (!event.repeat) KEYS[event.key]();
 };
 
 // ------------------------------------------------------------------------------------------------------------- start
