@@ -29,6 +29,7 @@ TOLERANCE_S = 0.05
 """An error of an MP3's header up to this, a frame or two, is not reported."""
 ENCODER_S = 0.3
 """Most that an MP3 encoder adds at both ends, which decoders remove: 1,105 and about 1,152 samples, at 8 kHz."""
+POINTER_BYTES = 32
 SALVAGE = "copy it again, or hear what is there with `flexiast classify --keep-cut`"
 SALVAGE_FRAMES = 1024
 """Block size for a file that may break off: the block in which it does is lost."""
@@ -146,7 +147,8 @@ class AudioFile:
 
     def _open(self, number: int) -> Decoder:
         pieces = self._layout.segments[number]
-        with self._translate_errors("cannot be read as audio", KINDS + extra_hint(Path(self._name).suffix)):
+        expected = _describe_pointer(self._file) or KINDS + extra_hint(Path(self._name).suffix)
+        with self._translate_errors("cannot be read as audio", expected):
             if pieces is None and self._path is not None:
                 return choose_decoder(self._path, self._name)
             if pieces is None:
@@ -295,3 +297,14 @@ class AudioFile:
             raise DataError(
                 f"{self._name} {what}: {reason.rstrip('.')}" + (f"; {expected}" if expected else "")
             ) from error
+
+
+def _describe_pointer(file: BinaryIO) -> str:
+    """What to do about a file that stands for one which was not fetched; empty for any other."""
+    file.seek(0)
+    head = file.read(POINTER_BYTES)
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS: fetch the audio with git lfs pull"
+    if head.startswith(b"/annex/objects/"):
+        return "it is a pointer of git-annex: fetch the audio with git annex get"
+    return ""

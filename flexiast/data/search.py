@@ -34,6 +34,8 @@ class LeftOut:
     """Audio files outside any label's folder."""
     empty: tuple[Path, ...] = ()
     """Folders named by label without any file."""
+    special: int = 0
+    """Pipes, sockets and devices."""
     unreadable: int = 0
     """Audio files that could not be decoded; each is reported by its own error, so the text leaves them out."""
 
@@ -45,6 +47,7 @@ class LeftOut:
             self.broken + more.broken,
             self.loose + more.loose,
             self.empty + more.empty,
+            self.special + more.special,
             self.unreadable + more.unreadable,
         )
 
@@ -75,6 +78,8 @@ class LeftOut:
             parts.append(
                 f"{_count(len(self.empty), 'empty folder')} ({names}{', …' * (len(self.empty) > KINDS_LISTED)})"
             )
+        if self.special:
+            parts.append(f"{_count(self.special, 'pipe, socket or device')} (give a pipe by its name)")
         if self.other:
             parts.append(f"{_kinds(self.other)} (not read as audio)")
         return "; ".join(parts)
@@ -99,14 +104,15 @@ def search_folder(folder: Path) -> Search:
     PyAV reads are found where it is installed.
     """
     suffixes = AUDIO_SUFFIXES | MEDIA_SUFFIXES if is_available() else AUDIO_SUFFIXES
-    found: dict[str, list[Path]] = {"file": [], "closed": [], "broken": []}
+    found: dict[str, list[Path]] = {"file": [], "closed": [], "broken": [], "special": []}
     for path, kind in _walk(folder):
         found[kind].append(path)
     files = sorted((path for path in found["file"] if path.suffix.lower() in suffixes), key=attrgetter("parts"))
     others = Counter(path.suffix.lower() or path.name for path in found["file"])
     media = Counter({kind: count for kind, count in others.items() if kind in MEDIA_SUFFIXES - suffixes})
     other = Counter({kind: count for kind, count in others.items() if kind not in MEDIA_SUFFIXES | suffixes})
-    return Search(tuple(files), LeftOut(media, other, tuple(sorted(found["closed"])), tuple(sorted(found["broken"]))))
+    closed, broken = (tuple(sorted(found[kind])) for kind in ("closed", "broken"))
+    return Search(tuple(files), LeftOut(media, other, closed, broken, special=len(found["special"])))
 
 
 def find_audio(folder: Path) -> list[Path]:
@@ -125,8 +131,8 @@ def list_entries(folder: Path) -> tuple[list[Path], list[Path]]:
     return folders, files
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, Literal["file", "closed", "broken"]]]:
-    """Visible files under a folder, folders in it that may not be opened, and links that lead nowhere.
+def _walk(folder: Path) -> Iterator[tuple[Path, Literal["file", "closed", "broken", "special"]]]:
+    """Visible files under a folder, folders in it that may not be opened, links that lead nowhere, and pipes and such.
 
     Linked folders come last, so that what lies in the folder itself is found under its own name.
     """
@@ -148,18 +154,18 @@ def _walk(folder: Path) -> Iterator[tuple[Path, Literal["file", "closed", "broke
             path, kind = current / entry.name, _kind(entry)
             if kind == "folder":
                 (linked if entry.is_symlink() else waiting).append(path)
-            elif kind is not None:
+            else:
                 yield path, kind
 
 
-def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "broken"] | None:
-    """What an entry or its target is; None for pipes, sockets and devices."""
+def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "broken", "special"]:
+    """What an entry or its target is; pipes, sockets and devices are special."""
     try:
         if entry.is_dir():
             return "folder"
         if entry.is_file():
             return "file"
-        return "broken" if entry.is_symlink() and not Path(entry).exists() else None
+        return "broken" if entry.is_symlink() and not Path(entry).exists() else "special"
     except OSError:  # a link to itself, or into a folder that may not be entered
         return "broken"
 

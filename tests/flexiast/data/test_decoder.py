@@ -99,6 +99,20 @@ def test_a_tag_that_claims_more_than_the_file_does_not_end_it(tag: bytes, tmp_pa
     assert any("bytes of no MPEG audio" in text for text in said)
 
 
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
+        (b"/annex/objects/SHA256E-s9--00.wav\n", "git annex get"),
+        (bytes(range(64)), "expected WAV"),
+    ],
+)
+def test_a_file_that_stands_for_one_that_was_not_fetched_is_named(content: bytes, remedy: str, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(content)
+    with pytest.raises(DataError, match=rf"a\.wav cannot be read as audio: .*{remedy}"):
+        read_audio(tmp_path / "a.wav", 16_000)
+
+
 @pytest.mark.parametrize("kept", [4, 12, 40])
 def test_a_frame_of_which_only_the_beginning_is_there_lasts_as_long_as_others(kept: int, tmp_path: Path) -> None:
     path = tmp_path / "clip.mp3"

@@ -71,7 +71,8 @@ def test_what_is_left_out_is_counted_by_kind_with_what_to_do(tmp_path: Path, wri
     assert [path.name for path in found.files] == ["a.wav"]
     assert str(found.left_out) == (
         f"1 broken link, such as {tmp_path / 'annex.flac'} (fetch the target, as with git annex get, or remove the "
-        "link); 4 files (2 .txt, 1 .jpg, 1 Makefile) (not read as audio)"
+        "link); 1 pipe, socket or device (give a pipe by its name); 4 files (2 .txt, 1 .jpg, 1 Makefile) (not read as "
+        "audio)"
     )
 
 
@@ -95,5 +96,5 @@ def test_a_folder_without_permission_is_named(
 
 def test_sums_keep_every_count() -> None:
     one, two = LeftOut(loose=1, unreadable=2, closed=(Path("a"),)), LeftOut(loose=3, broken=(Path("b"), Path("c")))
-    both = one + two
-    assert (both.loose, both.unreadable, both.lost) == (4, 2, 5)
+    both = one + two + LeftOut(special=2)
+    assert (both.loose, both.unreadable, both.lost, both.special) == (4, 2, 5, 2)
