@@ -246,9 +246,17 @@ class AudioFile:
                 self._log(
                     f"{self._name}: its header announces {announced_s:.2f} s, {found_s:.2f} s are there and heard"
                 )
+        self._report_structure(decoder)
+
+    def _report_structure(self, decoder: Decoder) -> None:
+        """Report what was found in the file that its header does not tell, or tells otherwise."""
+        layout = self._layout
         counted_s, promised_s = layout.counted_s, layout.announced_s
         if counted_s is not None and promised_s is not None and abs(promised_s - counted_s) > TOLERANCE_S:
             self._log(f"{self._name}: its header announces {promised_s:.2f} s, {counted_s:.2f} s are there and heard")
+        if layout.common_frames not in {0, decoder.frames}:
+            announced_s, found_s = layout.common_frames / self.rate_hz, decoder.frames / self.rate_hz
+            self._log(f"{self._name}: its header announces {announced_s:.2f} s, {found_s:.2f} s are there and heard")
         if layout.joins:  # the decoders of others read the tags as the beginning of a frame, which they then give up
             places = "in one place" if layout.joins == 1 else f"in {layout.joins} places"
             self._log(

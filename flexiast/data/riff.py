@@ -95,7 +95,7 @@ class DataChunk(NamedTuple):
 
     form: Form
     format: bytes
-    """Content of the fmt chunk of a WAV"""
+    """Content of the fmt chunk of a WAV, or of the COMM chunk of an AIFF"""
     size_at: int
     """Place of the size of the samples"""
     begin: int
@@ -117,6 +117,12 @@ class DataChunk(NamedTuple):
         return (
             self.announced < 0 or (piped and self.announced > self.found) or (unwritten and self.follows == "samples")
         )
+
+    @property
+    def common_frames(self) -> int:
+        """Samples of each channel by the COMM chunk of an AIFF; 0 where there is none. AIFC counts packets in it."""
+        is_aiff = self.form.type == (8, b"AIFF")
+        return int.from_bytes(self.format[2:6], "big") if is_aiff else 0
 
     @property
     def breaks_off(self) -> bool:
@@ -182,7 +188,7 @@ def _find_in_chunks(file: BinaryIO, size: int, form: Form) -> DataChunk | None:
             return _measure(file, size, form, wave_format, begin, announced)
         if name == b"ds64":
             long = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))[0]
-        if name == b"fmt ":
+        if name in {b"fmt ", b"COMM"}:
             wave_format = file.read(min(announced, 4096))
         if announced < 0:
             return None

@@ -32,6 +32,8 @@ class Layout(NamedTuple):
     """Bytes that are neither MPEG frame nor tag."""
     joins: int = 0
     """Places where tags stand between frames of an MP3."""
+    common_frames: int = 0
+    """Samples of each channel by the COMM chunk of an AIFF, which decoders do not ask; 0 where there is none."""
     more_frames: int = 0
     """Samples of each channel that are there beyond what a FLAC's header says."""
     cut_s: float = 0.0
@@ -99,7 +101,12 @@ def _examine_chunks(file: BinaryIO, data: riff.DataChunk) -> Layout:
     if data.unknown or data.goes_on or data.form.kind == b"BW64" or (data.breaks_off and data.form.kind == b"caff"):
         rest = [piece if isinstance(piece, bytes) else _shift(piece, begin) for piece in data.pieces()]
     compared = data.breaks_off or data.goes_on
-    return Layout((*whole, rest), announced_bytes=data.announced if compared else None, found_bytes=data.found)
+    return Layout(
+        (*whole, rest),
+        announced_bytes=data.announced if compared else None,
+        found_bytes=data.found,
+        common_frames=0 if compared or whole else data.common_frames,
+    )
 
 
 def _examine_mpeg(scan: mpeg.Scan) -> Layout:

@@ -113,6 +113,20 @@ def test_a_file_that_stands_for_one_that_was_not_fetched_is_named(content: bytes
         read_audio(tmp_path / "a.wav", 16_000)
 
 
+@pytest.mark.parametrize("seconds", [1.0, 2.0, 100.0])
+def test_an_aiff_whose_header_tells_another_length_is_heard_as_long_as_it_is(seconds: float, tmp_path: Path) -> None:
+    path, said = tmp_path / "a.aiff", list[str]()
+    soundfile.write(path, make_noise(2, 16_000), 16_000)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"COMM") + 10
+    content[at : at + 4] = round(seconds * 16_000).to_bytes(4, "big")
+    path.write_bytes(content)
+    assert len(read_audio(path, 16_000, log=said.append)) == 32_000
+    expected = f"a.aiff: its header announces {seconds:.2f} s, 2.00 s are there and heard"
+    assert [text for text in said if expected in text] == said
+    assert len(said) == (seconds != 2.0)
+
+
 @pytest.mark.parametrize("kept", [4, 12, 40])
 def test_a_frame_of_which_only_the_beginning_is_there_lasts_as_long_as_others(kept: int, tmp_path: Path) -> None:
     path = tmp_path / "clip.mp3"
