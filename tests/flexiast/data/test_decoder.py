@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import struct
 from collections.abc import Callable, Sequence
@@ -266,3 +267,18 @@ def test_zeros_behind_the_samples_are_room_that_a_recorder_took(
     expected = read_audio(path, 16_000)
     path.write_bytes(path.read_bytes() + bytes(zeros))
     np.testing.assert_array_equal(read_audio(path, 16_000), expected)
+
+
+def test_channels_that_cancel_in_a_part_of_a_recording_are_named(tmp_path: Path) -> None:
+    """As where a plug comes loose in the middle; quiet hiss in opposite phase says nothing of the sound."""
+    same, said = make_noise(60, 16_000)[:, 0], list[str]()
+    signs = np.where(np.arange(len(same)) < 45 * 16_000, 1, -1)
+    for level, name in ((1.0, "loose"), (1e-4, "hiss")):
+        stereo = np.stack((same, signs * same), axis=1)
+        stereo[45 * 16_000 :] *= level
+        soundfile.write(tmp_path / f"{name}.wav", stereo, 16_000, subtype="FLOAT")
+        read_audio(tmp_path / f"{name}.wav", 16_000, log=said.append)
+    (warning,) = said
+    found = re.search(r"loose\.wav has channels that cancel each other in (\d+)% of its time", warning)
+    assert found is not None
+    assert int(found[1]) == pytest.approx(25, abs=12)  # stretches of six seconds
