@@ -97,6 +97,8 @@ def _examine_chunks(file: BinaryIO, data: riff.DataChunk) -> Layout:
         if following is None:
             break
         data = following
+    if not (data.found or data.unknown or whole):  # libsndfile would take what follows for samples
+        raise ValueError("it holds no samples")
     rest: Sequence[Piece] | None = [range(begin, size)] if begin else None
     if data.unknown or data.goes_on or data.form.kind == b"BW64" or (data.breaks_off and data.form.kind == b"caff"):
         rest = [piece if isinstance(piece, bytes) else _shift(piece, begin) for piece in data.pieces()]

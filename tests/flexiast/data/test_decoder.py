@@ -269,6 +269,14 @@ def test_zeros_behind_the_samples_are_room_that_a_recorder_took(
     np.testing.assert_array_equal(read_audio(path, 16_000), expected)
 
 
+@pytest.mark.parametrize("behind", [b"", b"LIST\x1a\0\0\0INFOISFT\x0e\0\0\0Lavf59.27.100\0"])
+def test_a_wav_without_samples_is_refused_whatever_chunk_follows(behind: bytes, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(0, np.float32), 16_000)
+    (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes() + behind)
+    with pytest.raises(DataError, match=r"a\.wav .*holds no samples"):
+        read_audio(tmp_path / "a.wav", 16_000)
+
+
 def test_channels_that_cancel_in_a_part_of_a_recording_are_named(tmp_path: Path) -> None:
     """As where a plug comes loose in the middle; quiet hiss in opposite phase says nothing of the sound."""
     same, said = make_noise(60, 16_000)[:, 0], list[str]()
