@@ -75,8 +75,7 @@ def run(
     candidates = load_candidates(bundle, sizes)
     frontend = candidates.engines.spec.frontend
     manager = ServiceManager.from_environment(os.environ, log)
-    windows = WindowTiming(frontend.sample_rate_hz, frontend.window_s, settings.step_s)
-    opened = open_sources(sources, windows, manager)
+    opened = open_sources(sources, WindowTiming(frontend.sample_rate_hz, frontend.window_s, settings.step_s), manager)
     share_s = settings.step_s / len(opened)  # one thread runs the engines for all of them
     deadline_s = min(sizes.latency / 1000, share_s) if sizes.latency else share_s
     machine = machine_conditions(deadline_s, sizes.backend, supply)
