@@ -36,7 +36,7 @@ def read_stream_info(file: BinaryIO, begin: int) -> StreamInfo | None:
     return StreamInfo(int.from_bytes(content[2:4], "big"), int.from_bytes(content[13:18], "big") & (1 << 36) - 1)
 
 
-def without_length(file: BinaryIO, begin: int) -> bytes:
+def clear_length(file: BinaryIO, begin: int) -> bytes:
     """The stream's beginning up to the end of its first block, with a length that is not known."""
     file.seek(begin)
     content = bytearray(file.read(STREAMINFO_AT + STREAMINFO_BYTES))

@@ -69,7 +69,7 @@ def _examine_flac(file: BinaryIO, streams: list[range]) -> Layout:
         info = flac.read_stream_info(file, stream.start)
         found = None if info is None or not info.announced else flac.count_samples(file, stream, info.block_size)
         if info is not None and found is not None and found > info.announced:
-            start = flac.without_length(file, stream.start)
+            start = flac.clear_length(file, stream.start)
             parts[number] = [start, range(stream.start + len(start), stream.stop)]
             counted, announced = counted + found, announced + info.announced
     return Layout(tuple(parts), more_frames=counted - announced)
