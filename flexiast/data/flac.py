@@ -93,12 +93,8 @@ def _parse_number(content: bytes) -> tuple[int, int]:
     first = content[0]
     size = 1 if first < 0x80 else 8 - (0xFF ^ first).bit_length()
     rest = content[1:size]
-    if (
-        not 1 <= size <= 7
-        or (first >= 0x80 and size < 2)
-        or len(rest) != size - 1
-        or any(b & 0xC0 != 0x80 for b in rest)
-    ):
+    is_whole = 1 <= size <= 7 and len(rest) == size - 1 and not 0x80 <= first < 0xC0
+    if not is_whole or any(byte & 0xC0 != 0x80 for byte in rest):
         return 0, 0
     number = first if size == 1 else first & (0x7F >> size)
     for byte in rest:

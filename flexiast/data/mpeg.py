@@ -147,7 +147,7 @@ def scan(file: BinaryIO) -> Scan | None:
     while place < size:
         frame = _frame_at(file, place)
         if frame is None or not (_fits(found, frame) or _continues(file, place, frame, size)):
-            behind = _skip_tags(file, place)
+            behind = _skip_tags(file, place, size)
             tagged = behind > place
             if not tagged:
                 behind, broken = _resume(file, found, place, size), True
@@ -167,7 +167,7 @@ def scan(file: BinaryIO) -> Scan | None:
 
 def _find_first(file: BinaryIO, found: Scan, size: int) -> int | None:
     """The first frame, behind tags."""
-    begin = _skip_tags(file, 0)
+    begin = _skip_tags(file, 0, size)
     frame = _frame_at(file, begin)
     if frame is not None and _continues(file, begin, frame, size):
         return begin
@@ -228,7 +228,7 @@ def _continues(file: BinaryIO, place: int, frame: Frame, size: int) -> bool:
     if after >= size:
         return after == size
     following = _frame_at(file, after)
-    return (following is not None and following.kind == frame.kind) or _skip_tags(file, after) > after
+    return (following is not None and following.kind == frame.kind) or _skip_tags(file, after, size) > after
 
 
 def _frame_at(file: BinaryIO, place: int) -> Frame | None:
@@ -236,9 +236,8 @@ def _frame_at(file: BinaryIO, place: int) -> Frame | None:
     return parse_header(file.read(4))
 
 
-def _skip_tags(file: BinaryIO, place: int) -> int:
+def _skip_tags(file: BinaryIO, place: int, size: int) -> int:
     """Behind the ID3 and APE tags that begin here, where some do; one that reaches beyond the file is none."""
-    size = file.seek(0, os.SEEK_END)
     while True:
         behind = _skip_tag(file, place)
         if behind == place or behind > size:

@@ -60,13 +60,13 @@ def judge(database: Path, *verdicts: tuple[Verdict, str | None]) -> None:
         give_verdict(database, one.id, verdict, label, reviewer="ann", instead_of=None)
 
 
-def said(database: Path) -> dict[str, tuple[str, str | None]]:
+def list_verdicts(database: Path) -> dict[str, tuple[str, str | None]]:
     return {name: (one.verdict.value, one.label) for name, one in read_verdicts(database).items()}
 
 
 def test_keys_give_verdicts_least_sure_first(database: Path, type_keys: Type) -> None:
     shown, notes = type_keys(database, "2", "1", "3", "dog", "0")
-    assert said(database) == {
+    assert list_verdicts(database) == {
         EVENTS[1].id: ("wrong", None),  # dog 0.55, rain 0.6, cat 0.8; then the second dog
         EVENTS[3].id: ("right", "rain"),
         EVENTS[2].id: ("other", "dog"),
@@ -80,27 +80,27 @@ def test_keys_give_verdicts_least_sure_first(database: Path, type_keys: Type) ->
 
 def test_walking_taking_back_and_ending(database: Path, type_keys: Type) -> None:
     _, notes = type_keys(database, "right", "1", "left", "u", "left", "?", "left", "q", order="oldest")
-    assert said(database) == {}
+    assert list_verdicts(database) == {}
     assert "dog has no verdict any more; it was right, said by" in notes
     assert "space play" in notes
     assert "0 verdicts in" in notes
     shown, notes = type_keys(database, "2", "1", "u", "u", "u", "q", order="oldest")
-    assert said(database) == {}
+    assert list_verdicts(database) == {}
     assert shown.count("1 of 4") == 2 and shown.count("2 of 4") == 2
     assert "dog has no verdict any more; it was wrong, said by" in notes
     assert "there is no verdict to take back" in notes and "0 verdicts in" in notes
     type_keys(database, "1", "q", order="newest")
-    assert said(database) == {EVENTS[3].id: ("right", "rain")}
+    assert list_verdicts(database) == {EVENTS[3].id: ("right", "rain")}
 
 
 def test_a_new_label_is_typed_twice_and_a_misspelt_one_is_told_its_neighbours(database: Path, type_keys: Type) -> None:
     _, notes = type_keys(database, "3", "cta", "cat", "3", "owl", "owl", "3", "", "q", order="oldest")
-    assert said(database) == {EVENTS[0].id: ("other", "cat"), EVENTS[1].id: ("other", "owl")}
+    assert list_verdicts(database) == {EVENTS[0].id: ("other", "cat"), EVENTS[1].id: ("other", "owl")}
     assert "no model here knows 'cta'; did you mean cat?\nType it again" in notes
     assert "no label was given" in notes
     _, notes = type_keys(database, "3", "owll", "oowl", "q", order="oldest")
     assert "neither a known label nor the one before" in notes
-    assert len(said(database)) == 2
+    assert len(list_verdicts(database)) == 2
 
 
 def test_the_nearest_events_are_named_in_the_order_of_time(tmp_path: Path, type_keys: Type) -> None:
@@ -126,7 +126,7 @@ def test_another_reviewer_and_a_clip_that_is_gone_are_said(
     shown, notes = type_keys(database, "1", "2", "q", order="oldest")
     assert "meanwhile has the verdict wrong, said by bob; look at it again" in notes
     assert "wrong, said by bob" in shown
-    assert said(database)[EVENTS[0].id] == ("wrong", None)
+    assert list_verdicts(database)[EVENTS[0].id] == ("wrong", None)
     assert len(steps) == 3  # of the two others that have a clip
 
 
@@ -176,7 +176,7 @@ def test_single_keys_on_a_terminal(database: Path) -> None:
     assert termios.tcgetattr(theirs)[3] == before[3]
     os.close(ours)
     os.close(theirs)
-    assert said(database) == {EVENTS[1].id: ("wrong", None)}
+    assert list_verdicts(database) == {EVENTS[1].id: ("wrong", None)}
 
 
 def test_what_is_exported_is_what_train_reads(
@@ -324,4 +324,4 @@ def test_a_locked_database_is_said_and_the_same_event_waits(
         shown, notes = type_keys(database, "1", "q", order="oldest")
     assert "another program is writing" in notes
     assert shown.count("1 of 4") == 2
-    assert said(database) == {}
+    assert list_verdicts(database) == {}

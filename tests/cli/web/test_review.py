@@ -58,7 +58,7 @@ def ask(
     return response.status, json.loads(content) if content[:1] in {b"{", b"["} else content, response
 
 
-def said(database: Path) -> dict[str, tuple[str, str | None]]:
+def list_verdicts(database: Path) -> dict[str, tuple[str, str | None]]:
     return {name: (one.verdict.value, one.label) for name, one in read_verdicts(database).items()}
 
 
@@ -73,11 +73,11 @@ def test_a_verdict_is_stored_changed_and_withdrawn_over_http(page: WebPage, data
     status, refused, _ = ask(page, address, "PUT", {"verdict": "right", "instead_of": None})
     assert (status, "meanwhile has the verdict wrong, said by ann" in refused["error"]) == (409, True)
     status, second, _ = ask(page, address, "PUT", {"verdict": "other", "label": "cat", "instead_of": first})
-    assert (status, second["reviewer"], said(database)) == (200, "page", {EVENTS[0].id: ("other", "cat")})
+    assert (status, second["reviewer"], list_verdicts(database)) == (200, "page", {EVENTS[0].id: ("other", "cat")})
     assert ask(page, "/review/precision")[1]["total"]["reviewed"] == 1
     assert ask(page, address, "DELETE", {"instead_of": first})[0] == 409
     assert ask(page, address, "DELETE", {"instead_of": second})[0] == 200
-    assert said(database) == {}
+    assert list_verdicts(database) == {}
 
 
 def test_an_event_comes_with_its_neighbours_its_place_and_its_picture(page: WebPage) -> None:
@@ -126,7 +126,7 @@ def test_what_cannot_be_answered_is_said_in_words(page: WebPage, database: Path)
         status, answer, _ = ask(page, path, method, body)
         assert (status, text in answer["error"]) == (expected, True), (path, body, answer)
     assert ask(page, verdict, "PUT", wrong, Content_Type="text/plain")[0] == 400
-    assert said(database) == {}
+    assert list_verdicts(database) == {}
 
 
 def test_a_locked_database_is_worth_another_try(page: WebPage, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_nobody_without_the_token_or_from_another_site_hears_or_says_anything(
             assert ask(page, f"{path}?token=guess", method, body)[0] == 401, path
             assert ask(page, f"{path}?token=secret", method, body, Origin="https://evil.example")[0] == 403, path
             assert ask(page, f"{path}?token=secret", method, body, Host="evil.example")[0] == 421, path
-        assert said(database) == {}
+        assert list_verdicts(database) == {}
         assert ask(page, f"/review/verdicts/{name}?token=secret", "PUT", wrong)[0] == 200
 
 
@@ -256,7 +256,7 @@ def test_reviewing_by_keyboard(tab: Tab, page: WebPage, database: Path) -> None:
     press(tab, "0")
     wait_for(tab, "5 of 6")
     tab.until("document.getElementById('count').textContent === '2 events to listen to · 4 reviewed'")
-    assert said(database) == {
+    assert list_verdicts(database) == {
         EVENTS[1].id: ("wrong", None),
         EVENTS[3].id: ("right", "rain"),
         EVENTS[2].id: ("other", "dog"),
@@ -273,10 +273,10 @@ def test_reviewing_by_keyboard(tab: Tab, page: WebPage, database: Path) -> None:
     wait_for(tab, "5 of 6")
     press(tab, "ArrowLeft")
     wait_for(tab, "4 of 6")
-    assert said(database)[EVENTS[5].id] == ("right", HOSTILE)
+    assert list_verdicts(database)[EVENTS[5].id] == ("right", HOSTILE)
     press(tab, "u")
     tab.until("document.getElementById('verdict').textContent === ''")
-    assert EVENTS[5].id not in said(database)
+    assert EVENTS[5].id not in list_verdicts(database)
     assert tab.value(message) == ""
 
     # Keys in the field of a name are letters.
@@ -293,7 +293,7 @@ def test_a_key_says_something_of_the_event_on_the_screen_alone(tab: Tab, page: W
     tab.value("document.body.dispatchEvent(new KeyboardEvent('keydown', { key: '2', bubbles: true }));" * 3)
     press(tab, "ArrowRight")
     wait_for(tab, "3 of 6")
-    assert said(database) == {EVENTS[1].id: ("wrong", None)}
+    assert list_verdicts(database) == {EVENTS[1].id: ("wrong", None)}
 
     # Space presses what the keyboard has reached; a pointer leaves no focus behind.
     for name in ("next", "at-once"):
@@ -326,7 +326,7 @@ def test_a_key_says_something_of_the_event_on_the_screen_alone(tab: Tab, page: W
     press(tab, "1")
     tab.value("min.value = ''; min.onchange()")
     wait_for(tab, "1 of 5")
-    assert len(said(database)) == 1
+    assert len(list_verdicts(database)) == 1
 
 
 def test_two_tabs_a_clip_that_is_gone_and_a_new_label(
@@ -341,14 +341,14 @@ def test_two_tabs_a_clip_that_is_gone_and_a_new_label(
     assert read_verdicts(database) == {EVENTS[1].id: other}
     press(tab, "1")  # now that it was seen
     wait_for(tab, "2 of 6")
-    assert said(database) == {EVENTS[1].id: ("right", "dog")}
+    assert list_verdicts(database) == {EVENTS[1].id: ("right", "dog")}
 
     monkeypatch.setattr("flexiast_runtime.history.database.LOCKED_S", 0.05)
     with closing(sqlite3.connect(database, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         press(tab, "1")
         tab.until(f"{message}.includes('another program is writing')")
-    assert len(said(database)) == 1
+    assert len(list_verdicts(database)) == 1
 
     next((database.parent / "clips").glob(f"*_{EVENTS[2].id}.flac")).unlink()
     press(tab, "1")
@@ -359,10 +359,10 @@ def test_two_tabs_a_clip_that_is_gone_and_a_new_label(
     tab.call("Input.insertText", text="owl")
     tab.press("Enter", "\r")
     tab.until("document.getElementById('hint').textContent.includes('No model here knows')")
-    assert EVENTS[2].id not in said(database)
+    assert EVENTS[2].id not in list_verdicts(database)
     tab.press("Enter", "\r")
     wait_for(tab, "4 of 6")
-    assert said(database)[EVENTS[2].id] == ("other", "owl")
+    assert list_verdicts(database)[EVENTS[2].id] == ("other", "owl")
 
 
 def test_the_queue_goes_on_until_nothing_is_left(tab: Tab, page: WebPage, database: Path) -> None:
@@ -376,7 +376,7 @@ def test_the_queue_goes_on_until_nothing_is_left(tab: Tab, page: WebPage, databa
     wait_for(tab, "1 of 1")
     tab.value(click)
     tab.until("document.getElementById('done').textContent.startsWith('Nothing is left here')")
-    assert len(said(database)) == 6
+    assert len(list_verdicts(database)) == 6
     tab.value("(s => { s.value = 'yes'; s.onchange(); })(document.getElementById('reviewed'))")
     wait_for(tab, "1 of 6")
     tab.value("(d => { d.value = '2001-01-01'; d.onchange(); })(document.getElementById('day'))")
