@@ -50,7 +50,7 @@ def run(
     chosen_clips = dataset.split(split) if split else dataset
     rate_hz = spec.frontend.sample_rate_hz
     readable, waveforms = load_clips(chosen_clips.labelled, rate_hz, console, skip_bad=skip_bad)
-    if split in {"train", "val"}:
+    if split in {"train", "val"} and not any(clip.split == "val" for clip in dataset.background):
         training, validation = load_split_background(dataset, rate_hz, console, skip_bad=skip_bad)
         stretches = validation if split == "val" else training
     else:
