@@ -2,9 +2,10 @@
 
 import { Chart } from "./chart.js";
 import { playFile } from "./file.js";
+import { element, lookOf, showLegend, showScale } from "./labels.js";
 import {
-  clearPanels, element, lookOf, say, showAbout, showBattery, showEvents, showLegend, showLevel, showLoading, showNothing,
-  showRefusal, showScale, showSizes, showStage, showStatus, showSwitches,
+  clearPanels, say, showAbout, showBattery, showEvents, showLevel, showLoading, showNothing, showRefusal, showSizes,
+  showStage, showStatus, showSwitches,
 } from "./panels.js";
 import { Source, VIEW_S, paletteOf, pruneSwitches } from "./source.js";
 import { MissingError, checkBrowser, measureLevel, openMicrophone } from "./sound.js";

@@ -1,32 +1,11 @@
 // What the page says in words and bars. Names of labels are set as text, never as HTML.
 
 import { clock } from "./chart.js";
+import { create, element, showNow } from "./labels.js";
 import { KEPT_RECORDS } from "./source.js";
 import { decibels, megabytes, milliseconds, nameOf, seconds } from "./words.js";
 
-const COLOURS = 8, LINES = [["solid", []], ["dashed", [7, 4]], ["dotted", [2, 3]]];
 const FLOOR_DBFS = -60, EXAMPLES = 3;
-
-export const element = (id) => document.getElementById(id);
-const looks = Array.from({ length: COLOURS * LINES.length }, () => ({ label: null, seen: -Infinity }));
-
-export function lookOf(label) {
-  let slot = looks.findIndex((look) => look.label === label);
-  if (slot < 0) {
-    slot = looks.reduce((oldest, look, index) => (look.seen < looks[oldest].seen ? index : oldest), 0);
-    looks[slot].label = label;
-  }
-  looks[slot].seen = performance.now();
-  const [line, dashes] = LINES[Math.floor(slot / COLOURS)];
-  return { colour: getComputedStyle(document.body).getPropertyValue(`--c${slot % COLOURS}`), line, dashes };
-}
-
-function create(tag, text = "", name = "") {
-  const part = document.createElement(tag);
-  part.textContent = text;
-  if (name) part.className = name;
-  return part;
-}
 
 const write = (id, text) => { element(id).textContent = text; };
 const tone = (id, value) => { element(id).dataset.tone = value; };
@@ -102,15 +81,7 @@ export function showStatus(status, change, sizes) {
   write("deadline", `${late > 1 ? "over the" : "of"} ${milliseconds(status.deadline_ms)} allowed`);
   fill("latency-bar", late);
   for (const id of ["latency", "latency-bar"]) tone(id, late > 1 ? "bad" : late > 0.8 ? "warn" : "");
-  element("now").replaceChildren(...status.top.map(({ label, score }) => {
-    const line = create("li"), bar = create("span", "", "bar"), filled = create("i");
-    line.dataset.active = status.active.includes(label);
-    filled.style.width = `${100 * score}%`;
-    if (status.active.includes(label)) filled.style.background = lookOf(label).colour;
-    bar.append(filled);
-    line.append(create("span", label), create("output", score.toFixed(2)), bar);
-    return line;
-  }));
+  showNow(status);
   if (!element("events").querySelector("time")) element("events").replaceChildren(create("li", "none yet", "none"));
 }
 
@@ -146,23 +117,4 @@ export function showSwitches(switches) {
 export function showSizes(options) {
   const times = options.map(({ patch, latency_s }) => `${patch} ${milliseconds(1000 * latency_s)}`);
   write("sizes", `Patch sizes, from fast to accurate, with the time of a result as measured here: ${times.join(", ")}.`);
-}
-
-export function showLegend(labels) {
-  const key = JSON.stringify(labels.map((label) => [label, lookOf(label)]));
-  if (element("legend").dataset.key === key) return;
-  element("legend").dataset.key = key;
-  element("legend").replaceChildren(...labels.map((label) => {
-    const item = create("li", label), look = lookOf(label), sample = create("i");
-    sample.style.borderTop = `3px ${look.line} ${look.colour}`;
-    item.prepend(sample);
-    return item;
-  }));
-}
-
-export function showScale(palette) {
-  const canvas = element("scale"), image = new ImageData(palette.length, 1);
-  new Uint32Array(image.data.buffer).set(palette);
-  [canvas.width, canvas.height] = [palette.length, 1];
-  canvas.getContext("2d").putImageData(image, 0, 0);
 }

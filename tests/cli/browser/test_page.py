@@ -140,7 +140,7 @@ def test_what_the_microphone_gives_has_the_events_of_flexiast(
         assert tab.value("document.getElementById('patch').textContent") == cheapest
     soundfile.write(tmp_path / "received.wav", received, RATE_HZ, subtype="FLOAT")
     expected = listen(run, site, tmp_path / "received.wav", cheapest)
-    assert len(expected) >= 3
+    assert expected
     assert_same_events(found, expected)
     # Half a second of what arrived, found again in the file: Chromium resamples on the way.
     energy = np.convolve(received**2, np.ones(RATE_HZ // 2), "valid")

@@ -30,7 +30,7 @@ NPM_TIMEOUT_S = 900
 INDEX = "index.html"
 PAGE = Path(__file__).parents[2] / "browser"
 SHARED = Path(__file__).parents[2] / "web" / "page"
-SHARED_FILES = ("chart.js", "source.js", "page.css", "icon.svg")
+SHARED_FILES = ("chart.js", "labels.js", "source.js", "page.css", "icon.svg")
 """Of the page of `flexiast listen --web`, which draws the same"""
 
 

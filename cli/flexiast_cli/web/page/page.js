@@ -1,13 +1,13 @@
 // What `flexiast listen` hears, as it hears it. Names of labels and sources are set as text, never as HTML.
 
 import { Chart, clock } from './chart.js';
+import { create, element, lookOf, showLegend, showNow, showScale } from './labels.js';
 import { offerModels } from './model.js';
 import { KEPT_RECORDS, Source, VIEW_S, paletteOf, pruneSwitches } from './source.js';
 
 const HELD_MESSAGES = 2000;
 const FLOOR_DBFS = -60;
 
-const element = id => document.getElementById(id);
 const light = matchMedia('(prefers-color-scheme: light)');
 const still = matchMedia('(prefers-reduced-motion: reduce)');
 const player = new Audio();
@@ -16,8 +16,7 @@ const showModels = offerModels(element);
 let hello = null, palette = null, sources = new Map(), shown = null, paused = false, held = [], expected = null;
 let edge = 0, drawn = 0, cursor = null, wait = 500, switches = [], dirty = true;
 let today = '', legend = [];
-const COLOURS = 8, LINES = [['solid', []], ['dashed', [7, 4]], ['dotted', [2, 3]]];
-const looks = Array.from({ length: COLOURS * LINES.length }, () => ({ label: null, seen: -Infinity })), stale = new Set();
+const stale = new Set();
 
 // ------------------------------------------------------------------------------------------------------- connection
 
@@ -92,12 +91,12 @@ function hear(data) {
 function begin(message) {
   hello = message;
   palette = paletteOf(hello.colours);
-  showScale();
+  showScale(palette);
   [sources, shown, expected, edge, cursor, switches] = [new Map(), null, null, 0, null, []];
   showTitle(message.title);
   showModels();
   element('now').replaceChildren();
-  for (const id of ['events', 'switches']) element(id).replaceChildren(made('li', 'none yet', 'none'));
+  for (const id of ['events', 'switches']) element(id).replaceChildren(create('li', 'none yet', 'none'));
   showSources();
   showNotice();
 }
@@ -117,26 +116,6 @@ function sourceOf(name) {
 
 // ------------------------------------------------------------------------------------------------------------- parts
 
-function made(tag, text = '', name = '') {
-  const part = document.createElement(tag);
-  part.textContent = text;
-  if (name) part.className = name;
-  return part;
-}
-
-// A label keeps its colour and dashes while it is in sight; the one not seen for longest gives its own to the next.
-function lookOf(label) {
-  const now = performance.now();
-  let slot = looks.findIndex(look => look.label === label);
-  if (slot < 0) {
-    slot = looks.reduce((oldest, look, index) => look.seen < looks[oldest].seen ? index : oldest, 0);
-    looks[slot].label = label;
-  }
-  looks[slot].seen = now;
-  const [line, dashes] = LINES[Math.floor(slot / COLOURS)];
-  return { colour: getComputedStyle(document.body).getPropertyValue(`--c${slot % COLOURS}`), line, dashes };
-}
-
 // A day as people say it; nothing for recordings, whose times count from their start.
 const dayOf = event => event.started_at ? new Date(event.started_at).toLocaleDateString([], { weekday: 'long', day: 'numeric', month: 'long', year: 'numeric' }) : '';
 const timeOf = event => event.started_at ? new Date(event.started_at).toLocaleTimeString([], { hour12: false }) : clock(event.start_s);
@@ -147,7 +126,7 @@ const ms = value => value < 100 ? value.toFixed(1) : value.toFixed(0);
 function showSources() {
   element('sources').hidden = sources.size < 2;
   element('sources').replaceChildren(...[...sources.values()].map(source => {
-    const button = made('button', source.name);
+    const button = create('button', source.name);
     button.type = 'button';
     button.setAttribute('aria-pressed', source === shown);
     button.onclick = () => { shown = source; edge = 0; dirty = true; stale.add(showSources).add(showStatus); };
@@ -156,7 +135,7 @@ function showSources() {
 }
 
 function showNotice() {
-  const wrong = [...sources.values()].flatMap(source => [...noticesOf(source)].map(([what, why]) => [made('b', what), `${source.name}: ${why} `]));
+  const wrong = [...sources.values()].flatMap(source => [...noticesOf(source)].map(([what, why]) => [create('b', what), `${source.name}: ${why} `]));
   element('notice').hidden = !wrong.length;
   element('notice').replaceChildren(...wrong.flat());
 }
@@ -205,18 +184,6 @@ function showLevel(signal) {
   tone('level-bar', signal && peak > -0.1 ? 'bad' : signal && peak > -6 ? 'warn' : '');
 }
 
-function showNow(status) {
-  element('now').replaceChildren(...status.top.map(({ label, score }) => {
-    const line = made('li'), bar = made('span', '', 'bar'), filled = made('i');
-    line.dataset.active = status.active.includes(label);
-    filled.style.width = `${100 * score}%`;
-    if (status.active.includes(label)) filled.style.background = lookOf(label).colour;
-    bar.append(filled);
-    line.append(made('span', label), made('output', score.toFixed(2)), bar);
-    return line;
-  }));
-}
-
 function showEvents() {
   const events = [...sources.values()].flatMap(source => [...source.events.values()].slice(-KEPT_RECORDS));
   events.sort((a, b) => (b.started_at ?? '').localeCompare(a.started_at ?? '') || b.start_s - a.start_s);
@@ -225,23 +192,23 @@ function showEvents() {
   element('events').replaceChildren(...events.slice(0, KEPT_RECORDS).flatMap(event => {
     const before = day;
     day = dayOf(event);
-    return day && day !== before ? [made('li', day, 'day'), eventLine(event)] : [eventLine(event)];
+    return day && day !== before ? [create('li', day, 'day'), eventLine(event)] : [eventLine(event)];
   }));
   if (focused) element('events').querySelector(`[data-id="${focused}"]`)?.focus();
 }
 
 function eventLine(event) {
-  const time = made('time', timeOf(event));
+  const time = create('time', timeOf(event));
   if (event.started_at) time.title = `${dayOf(event)}, ${timeOf(event)}`;
-  const line = made('li'), more = made('span', `${(event.end_s - event.start_s).toFixed(1)} s  ·  ${event.score.toFixed(2)}`, 'more');
+  const line = create('li'), more = create('span', `${(event.end_s - event.start_s).toFixed(1)} s  ·  ${event.score.toFixed(2)}`, 'more');
   if (event.clip) more.append(playButton(event));
-  line.append(time, made('span', event.label), more);
-  if (sources.size > 1) line.append(made('span', event.source, 'source'));
+  line.append(time, create('span', event.label), more);
+  if (sources.size > 1) line.append(create('span', event.source, 'source'));
   return line;
 }
 
 function playButton(event) {
-  const button = made('button');
+  const button = create('button');
   button.type = 'button';
   button.dataset.id = event.id;
   button.dataset.what = `${event.label}, ${timeOf(event)}`;
@@ -264,8 +231,8 @@ function showPlaying(button) {
 
 function showSwitches() {
   element('switches').replaceChildren(...switches.slice(-KEPT_RECORDS).reverse().map(change => {
-    const line = made('li');
-    line.append(made('time', clock(change.time_s)), made('span', `${change.from} → ${change.to}`), made('span', change.reason, 'more'));
+    const line = create('li');
+    line.append(create('time', clock(change.time_s)), create('span', `${change.from} → ${change.to}`), create('span', change.reason, 'more'));
     return line;
   }));
 }
@@ -274,26 +241,10 @@ function showSwitches() {
 
 const chart = new Chart(element('chart'), lookOf);
 
-// What each line is, and what the colours of the picture mean; a label keeps its place while it has a curve.
-function showLegend() {
+// A label keeps its place in the legend while it has a curve.
+function keepLegend() {
   legend = [...legend.filter(label => chart.labels.includes(label)), ...chart.labels.filter(label => !legend.includes(label))];
-  const key = JSON.stringify(legend.map(label => [label, lookOf(label)]));
-  if (element('legend').dataset.key === key) return;
-  element('legend').dataset.key = key;
-  element('legend').replaceChildren(...legend.map(label => {
-    const item = made('li', label), look = lookOf(label), sample = made('i');
-    sample.style.borderTop = `3px ${look.line} ${look.colour}`;
-    item.prepend(sample);
-    return item;
-  }));
-}
-
-function showScale() {
-  const canvas = element('scale'), context = canvas.getContext('2d'), image = new ImageData(palette.length, 1);
-  new Uint32Array(image.data.buffer).set(palette);
-  canvas.width = palette.length;
-  canvas.height = 1;
-  context.putImageData(image, 0, 0);
+  showLegend(legend);
 }
 
 // The edge glides over the last step while the next one is on its way; without motion it jumps.
@@ -308,7 +259,7 @@ function frame(now) {
   if (!paused) edge = still.matches || behind > 3 || behind < 0 ? shown.end : Math.min(edge + passed * Math.max(1, behind), shown.end);
   if (edge === before && !dirty) return;
   chart.draw(shown, hello, edge, cursor);
-  showLegend();
+  keepLegend();
   dirty = false;
 }
 

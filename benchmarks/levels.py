@@ -1,0 +1,228 @@
+"""A quiet voice: random levels in training, a mean removed from each window, or PCEN?
+
+python -m benchmarks.levels DATA [--epochs 8]
+
+DATA holds english, background and esc50. A convolutional network learns the English words over speech and home noise,
+once for each way; all else is equal. PCEN is that of Wang et al. (2017) with its constants for keywords, begun anew in
+each window: a window is all that the network hears.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.measure import heading
+from flexiast.arrays import Float
+from flexiast.data.audio import read_audio
+from flexiast.frontend import Frontend
+from flexiast.networks import build_model
+from flexiast.spec import PRESETS, FrontendSpec, PatchSize, Spec
+from flexiast.training.batches import Backgrounds, Batches, LogMels
+from flexiast.training.recipe import Augment, Training
+from flexiast.training.sampling import Plan
+
+RATE_HZ = 16_000
+LEVELS_DBFS = (-20, -36, -50)
+FLOOR_DBFS = -75.0
+"""Of the microphone's own noise, under every example that is measured"""
+SNR_DB = 10.0
+LOUD_DBFS = (-24.0, -16.0)
+"""As the clips were recorded"""
+LEARNING_RATE = 1.5e-3
+SMOOTHING, ALPHA, DELTA, ROOT, EPSILON = 0.025, 0.98, 2.0, 0.5, 1e-10
+
+
+class Way(NamedTuple):
+    """To cope with levels."""
+
+    levels_dbfs: tuple[float, float]
+    """Of training"""
+    transform: Callable[[Tensor], Tensor]
+    """Log-mel [batch, frames, mels] → features of the network, before they are scaled"""
+
+
+def remove_mean(log_mel: Tensor) -> Tensor:
+    return log_mel - log_mel.mean(dim=(1, 2), keepdim=True)
+
+
+def pcen(log_mel: Tensor) -> Tensor:
+    """Per-channel energy normalisation: each bin divided by its own recent past, then compressed."""
+    energy = log_mel.exp()
+    smooth, past = [], energy[:, 0]
+    for frame in energy.unbind(dim=1):
+        past = (1 - SMOOTHING) * past + SMOOTHING * frame
+        smooth.append(past)
+    gained: Tensor = energy / (EPSILON + torch.stack(smooth, dim=1)) ** ALPHA
+    return (gained + DELTA) ** ROOT - DELTA**ROOT
+
+
+WAYS = {
+    "the level of the clips": Way(LOUD_DBFS, lambda log_mel: log_mel),
+    "random levels, −50 to −10 dBFS": Way((-50.0, -10.0), lambda log_mel: log_mel),
+    "each window's mean removed": Way(LOUD_DBFS, remove_mean),
+    "random levels, and the mean removed": Way((-50.0, -10.0), remove_mean),
+    "PCEN": Way(LOUD_DBFS, pcen),
+    "random levels and PCEN": Way((-50.0, -10.0), pcen),
+}
+
+
+def read_words(data: Path, split: str) -> tuple[list[Float], list[str]]:
+    with (data / "english" / "metadata.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == split and row["label"]]
+    return [read_audio(data / "english" / row["path"], RATE_HZ) for row in rows], [row["label"] for row in rows]
+
+
+def read_backgrounds(data: Path, *, aside: bool) -> tuple[list[Float], list[Float]]:
+    """Speech and home noise (ESC-10), for training or for measuring."""
+    speech = sorted((data / "background").rglob("*.ogg"))
+    chosen = [path for number, path in enumerate(speech) if (number % 5 == 4) == aside]
+    with (data / "esc50" / "metadata.csv").open(newline="") as file:
+        noise = [
+            data / "esc50" / row["path"]
+            for row in csv.DictReader(file)
+            if row["esc10"] == "1" and (row["fold"] == "4") == aside
+        ]
+    return [read_audio(path, RATE_HZ) for path in chosen], [read_audio(path, RATE_HZ) for path in noise]
+
+
+class Material(NamedTuple):
+    """What all ways learn from; log-mels are computed once."""
+
+    frontend: FrontendSpec
+    words: LogMels
+    targets: Float
+    """[clips, labels and nothing]"""
+    backgrounds: Backgrounds
+
+
+def prepare(words: Sequence[Float], targets: Float, backgrounds: Sequence[Sequence[Float]]) -> Material:
+    frontend = FrontendSpec(window_samples=RATE_HZ, mean=0.0, std=0.5)  # features are log-mels
+    one_speed = Augment(speed=0.0)
+    heard = Backgrounds(
+        [LogMels(each, frontend, one_speed) for each in backgrounds],
+        [[len(one) / RATE_HZ for one in each] for each in backgrounds],
+    )
+    return Material(frontend, LogMels(words, frontend, Augment()), targets, heard)
+
+
+class Network:
+    """Trained in one of the ways."""
+
+    def __init__(self, way: Way, material: Material, epochs: int) -> None:
+        augment = Augment(mix_from=0.0, mix_share=0.2, half_share=0.1, level_dbfs=way.levels_dbfs)
+        training = Training(patches=(PatchSize(16, 16),), augment=augment)
+        spec = Spec(
+            frontend=material.frontend,
+            trained_patches=training.patches,
+            network=PRESETS["convnet"],
+            task="single",
+            labels=tuple(map(str, range(material.targets.shape[1] - 1))),
+            nothing_class=True,
+        )
+        self.way, self.patch, self.frontend = way, spec.base_patch, Frontend(material.frontend)
+        torch.manual_seed(0)
+        self.model = build_model(spec)
+        plan = Plan(spec, training, len(material.words), epochs)
+        batches = Batches(material.words, material.targets, spec, training, plan, backgrounds=material.backgrounds)
+        first = way.transform(torch.from_numpy(np.concatenate([batches[number][0] for number in range(8)])))
+        self.mean, self.spread = first.mean(), 2 * first.std()
+        begun = time.process_time()
+        optimizer = torch.optim.AdamW(self.model.parameters(), LEARNING_RATE, weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, len(plan), pct_start=0.1)
+        for number in range(len(plan)):
+            features, target = (torch.from_numpy(each) for each in batches[number])
+            loss = F.cross_entropy(self._logits(features), target, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        self.seconds = time.process_time() - begun
+        self.model.eval()
+
+    def _logits(self, log_mel: Tensor) -> Tensor:
+        logits: Tensor = self.model((self.way.transform(log_mel) - self.mean) / self.spread, self.patch)
+        return logits
+
+    @torch.no_grad()
+    def score(self, waveforms: Sequence[Float]) -> Float:
+        """Of each label [waveforms, labels]"""
+        log_mel = torch.from_numpy(np.stack([self.frontend(waveform) for waveform in waveforms]))
+        scores: Float = torch.cat([self._logits(part) for part in log_mel.split(64)]).softmax(dim=1)[:, :-1].numpy()
+        return scores
+
+
+def set_level(waveform: Float, dbfs: float) -> Float:
+    """The loudest tenth of a second has this mean level."""
+    energy = np.convolve(waveform**2, np.full(RATE_HZ // 10, 10 / RATE_HZ), "same").max()
+    return (waveform * 10 ** (dbfs / 20) / max(1e-5, float(np.sqrt(energy)))).astype(np.float32)
+
+
+def make_examples(
+    words: Sequence[Float], noise: Sequence[Float], dbfs: float, snr_db: float | None, rng: np.random.Generator
+) -> list[Float]:
+    """One second each: a word at a level, over the microphone's own noise and maybe home noise."""
+    found = []
+    for word in words:
+        clip = np.zeros(RATE_HZ, np.float32)
+        part = word[:RATE_HZ]
+        clip[: len(part)] = set_level(part, dbfs)
+        clip += rng.normal(scale=10 ** (FLOOR_DBFS / 20), size=RATE_HZ).astype(np.float32)
+        if snr_db is not None:
+            under = noise[rng.integers(len(noise))]
+            start = rng.integers(max(1, len(under) - RATE_HZ))
+            clip += set_level(under[start : start + RATE_HZ], dbfs - snr_db)
+        found.append(np.clip(clip, -1, 1))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.levels")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--epochs", type=int, default=8)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    heading(f"Levels: accuracy in %, {given.epochs} epochs of a convolutional network")
+    words, names = read_words(given.data, "train")
+    aside, aside_names = read_words(given.data, "val")
+    labels = sorted(set(names))
+    targets = np.zeros((len(words), len(labels) + 1), np.float32)
+    targets[np.arange(len(words)), [labels.index(name) for name in names]] = 1
+    truth = np.array([labels.index(name) for name in aside_names])
+    speech, noise = read_backgrounds(given.data, aside=False)
+    aside_speech, aside_noise = read_backgrounds(given.data, aside=True)
+    examples = {
+        f"{dbfs} dBFS{'' if snr is None else f', noise {snr:.0f} dB below'}": make_examples(
+            aside, aside_noise, dbfs, snr, np.random.default_rng(0)
+        )
+        for snr in (None, SNR_DB)
+        for dbfs in LEVELS_DBFS
+    }
+    nothing = [
+        set_level(one[start : start + RATE_HZ], dbfs)
+        for dbfs in LEVELS_DBFS
+        for one in [*aside_speech, *aside_noise]
+        for start in range(0, len(one) - RATE_HZ + 1, RATE_HZ)
+    ]
+    print("| way | " + " | ".join(examples) + " | background that is nothing | CPU s |")
+    print("|---" * (len(examples) + 3) + "|")
+    material = prepare(words, targets, (speech, noise))
+    for name, way in WAYS.items():
+        network = Network(way, material, given.epochs)
+        cells = [100 * np.mean(network.score(clips).argmax(axis=1) == truth) for clips in examples.values()]
+        right = 100 * np.mean(network.score(nothing).max(axis=1) < 0.5)
+        row = " | ".join(f"{cell:.1f}" for cell in [*cells, right])
+        print(f"| {name} | {row} | {network.seconds:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
