@@ -302,7 +302,7 @@ class Spec(Value):
         """Rows of the head: one a class, then the extra ones."""
         return self.classes + len(self.extra_rows)
 
-    def without_extra_rows(self) -> Spec:
+    def drop_extra_rows(self) -> Spec:
         """As those see it who ask for logits."""
         return self.model_copy(update={"extra_rows": ()}) if self.extra_rows else self
 

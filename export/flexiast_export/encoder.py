@@ -54,7 +54,7 @@ def encoder(
         ("tokens", ["batch", "tokens", spec.network.width]),
         ("logits", ["batch", spec.classes]),
         {
-            "flexiast.spec": spec.without_extra_rows().model_dump_json(),
+            "flexiast.spec": spec.drop_extra_rows().model_dump_json(),
             "flexiast.precision": arithmetic.precision,
             "flexiast.versions": json.dumps(dict(versions or {}), sort_keys=True),
         },

@@ -192,7 +192,7 @@ def test_a_class_of_several_rows_is_their_log_sum_exp_in_every_precision(
         found = torch_logits(load_model(several), values)
         np.testing.assert_allclose(run(model, values), found, rtol=0, atol=1e-5)  # as above
     weights = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
-    plain = spec.without_extra_rows()
+    plain = spec.drop_extra_rows()
     assert read_extra_rows(weights, plain) == extra_rows
     assert {item.key: item.value for item in model.metadata_props}["flexiast.spec"] == plain.model_dump_json()
 

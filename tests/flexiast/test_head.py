@@ -60,10 +60,10 @@ def test_every_row_stands_once_with_its_class(build_spec: BuildSpec, extra_rows:
     assert (table[:, 0] == range(CLASSES)).all()
 
 
-def test_specs_and_models_without_extra_rows_are_as_they_were(build_spec: BuildSpec) -> None:
+def test_specs_and_models_drop_extra_rows_are_as_they_were(build_spec: BuildSpec) -> None:
     plain, more = spec_of(build_spec, ()), spec_of(build_spec, (3, 0, 3))
     assert "extra_rows" not in plain.model_dump_json()
-    assert Spec.model_validate_json(plain.model_dump_json()) == plain == more.without_extra_rows()
+    assert Spec.model_validate_json(plain.model_dump_json()) == plain == more.drop_extra_rows()
     assert Spec.model_validate_json(more.model_dump_json()) == more
     assert (more.classes, more.head_rows, plain.head_rows) == (4, 7, 4)
     assert weight_shapes(more)["head.weight"] == (7, 16)
