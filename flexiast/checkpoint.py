@@ -61,7 +61,7 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     if spec.network.head_norm:
         shapes |= {"head_norm.weight": (width,), "head_norm.bias": (width,)}
     if spec.labels:
-        shapes |= {"head.weight": (spec.classes, width), "head.bias": (spec.classes,)}
+        shapes |= {"head.weight": (spec.head_rows, width), "head.bias": (spec.head_rows,)}
     return shapes
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flexiast.frontend import Frontend
+from flexiast.head import tabulate_rows
 from flexiast.patching import PatchMatrices, patch_matrices
 from flexiast.spec import MLP_RATIO, NetworkSpec, PatchSize, Spec
 
@@ -31,14 +32,21 @@ class FlexiAST(nn.Module):
         self.norm = _norm(network)
         if network.head_norm:
             self.head_norm = _norm(network)
-        self.head = nn.Linear(network.width, spec.classes)
+        self.head = nn.Linear(network.width, spec.head_rows)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, features: Tensor, patch: PatchSize, keep: int | None = None) -> Tensor:
         """Features [batch, window_frames, mels] → logits [batch, classes] at this patch size."""
-        logits: Tensor = self.head(self.embed(features, patch, keep))
-        return logits
+        return self.classify(self.embed(features, patch, keep))
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        """Embedding [batch, width] → logits [batch, classes]."""
+        logits: Tensor = self.head(embedding)
+        if not self.spec.extra_rows:
+            return logits
+        table, missing = (torch.from_numpy(each).to(logits.device) for each in tabulate_rows(self.spec))
+        return (logits[:, table] + missing).logsumexp(dim=2)
 
     def embed(self, features: Tensor, patch: PatchSize, keep: int | None = None) -> Tensor:
         """Features [batch, window_frames, mels] → embedding [batch, width], what the head names.

@@ -34,6 +34,9 @@ MAX_TOKENS = 8192
 MAX_WINDOW_SAMPLES = 192_000 * 60
 """A minute at the highest rate."""
 
+MAX_EXTRA_ROWS = 4096
+"""Of a head. More than a place can teach."""
+
 MLP_RATIO = 4
 """Width of the feed-forward layer over the model's width, as in ViT."""
 
@@ -247,6 +250,9 @@ class Spec(Value):
     """Names of the classes. Empty: the network has no head yet and is a start for training, nothing else."""
     nothing_class: bool = False
     """Whether one more class, the last, says that none of the labels sounds. It has no name and is never reported."""
+    extra_rows: tuple[int, ...] = Field(default=(), max_length=MAX_EXTRA_ROWS)
+    """Classes of the head's rows beyond one a class. A class sounds in several ways, and a row looks for one of them:
+    the class's logit is the log-sum-exp of its rows. A bundle's graph does that, so its manifest names none."""
 
     @field_validator("labels")
     @classmethod
@@ -270,17 +276,35 @@ class Spec(Value):
             raise ValueError("a class for nothing needs labels of which one at a time sounds (task single)")
         return self
 
+    @model_validator(mode="after")
+    def _extra_rows_are_of_classes(self) -> Self:
+        if self.extra_rows and self.network.kind == "convolutional":
+            raise ValueError("a convolutional network's head has one row a class")
+        if any(not 0 <= number < self.classes for number in self.extra_rows):
+            raise ValueError(f"extra_rows must be numbers of classes, 0 … {self.classes - 1}")
+        return self
+
     @model_serializer(mode="wrap")
     def _omit_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = serialize(self)
-        if not self.nothing_class:  # specs from before have no such field, and stay the same to the byte
-            del document["nothing_class"]
+        for name in ("nothing_class", "extra_rows"):
+            if not getattr(self, name):  # specs from before have no such field, and stay the same to the byte
+                del document[name]
         return document
 
     @property
     def classes(self) -> int:
         """Logits of a window: one a label and, in some models, a last one for nothing."""
         return len(self.labels) + self.nothing_class
+
+    @property
+    def head_rows(self) -> int:
+        """Rows of the head: one a class, then the extra ones."""
+        return self.classes + len(self.extra_rows)
+
+    def drop_extra_rows(self) -> Spec:
+        """As those see it who ask for logits."""
+        return self.model_copy(update={"extra_rows": ()}) if self.extra_rows else self
 
     @property
     def base_grid(self) -> tuple[int, int]:
@@ -329,7 +353,7 @@ class Spec(Value):
         def block(asking: int) -> int:  # keys and values of all tokens; the rest for those that ask
             return 2 * tokens * width**2 + asking * ((2 + 2 * MLP_RATIO) * width**2 + 2 * tokens * width)
 
-        return (embedding + (network.depth - 1) * block(tokens) + block(prefix) + width * self.classes) / 1e9
+        return (embedding + (network.depth - 1) * block(tokens) + block(prefix) + width * self.head_rows) / 1e9
 
     def _convolutional_gmac(self) -> float:
         rows, columns = -(-self.frontend.mel_bins // 2), -(-self.frontend.window_frames // 2)  # the stem's stride

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flexiast.arrays import Float
 from flexiast.checkpoint import Checkpoint
+from flexiast.head import tabulate_rows
 from flexiast.manifest import OPSET
+from flexiast.spec import Spec
 from flexiast_export.graph import Graph
 from flexiast_export.precisions import FLOAT32, Arithmetic
 
 if TYPE_CHECKING:
     import onnx
 
+
+HEAD_WEIGHT, HEAD_TABLE = "head.weight", "head.rows"
+"""Initializers: rows [width, rows], and those of each class [classes, most]."""
 
 GELU = 20
 """The opset that has it as one operator."""
@@ -35,25 +41,47 @@ def encoder(
     versions: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
     """Tokens [batch, tokens, width], prefix first → logits [batch, classes]."""
-    spec, weights = checkpoint.spec, checkpoint.weights
+    spec = checkpoint.spec
     graph = Graph(opset)
     x = _Blocks(graph, checkpoint, arithmetic).prefix("tokens")
     x = graph.layer_norm("norm", x, checkpoint)
     x = graph.mean(x, axis=1)
     if spec.network.head_norm:
         x = graph.layer_norm("head_norm", x, checkpoint)
-    product = graph.node("MatMul", x, graph.weight("head.weight", weights["head.weight"].T))
-    graph.node("Add", product, graph.weight("head.bias", weights["head.bias"]), output="logits")
+    _classify(graph, checkpoint, x)
     return graph.model(
         "encoder",
         ("tokens", ["batch", "tokens", spec.network.width]),
         ("logits", ["batch", spec.classes]),
         {
-            "flexiast.spec": spec.model_dump_json(),
+            "flexiast.spec": spec.drop_extra_rows().model_dump_json(),
             "flexiast.precision": arithmetic.precision,
             "flexiast.versions": json.dumps(dict(versions or {}), sort_keys=True),
         },
     )
+
+
+def _classify(graph: Graph, checkpoint: Checkpoint, x: str) -> None:
+    """Embedding [batch, width] → logits [batch, classes], float32 in every precision."""
+    spec, weights = checkpoint.spec, checkpoint.weights
+    product = graph.node("MatMul", x, graph.weight(HEAD_WEIGHT, weights["head.weight"].T))
+    bias = graph.weight("head.bias", weights["head.bias"])
+    if not spec.extra_rows:
+        graph.node("Add", product, bias, output="logits")
+        return
+    table, missing = tabulate_rows(spec)
+    rows = graph.node("Gather", graph.node("Add", product, bias), graph.weight(HEAD_TABLE, table), axis=1)
+    joined = graph.log_sum_exp(graph.node("Add", rows, graph.weight("head.missing", missing)), axis=2)
+    graph.node("Reshape", joined, graph.weight("head.classes", np.array([-1, spec.classes], np.int64)), output="logits")
+
+
+def read_extra_rows(weights: Mapping[str, NDArray[Any]], spec: Spec) -> tuple[int, ...]:
+    """Extra rows of the head of an encoder with these initializers, whose own spec names none."""
+    count = weights[HEAD_WEIGHT].shape[1] - spec.classes
+    if not count:
+        return ()
+    table = weights[HEAD_TABLE]
+    return tuple(int(np.argwhere(table == spec.classes + row)[0, 0]) for row in range(count))
 
 
 class _Blocks:

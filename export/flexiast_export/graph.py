@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import onnx
 
 AXES_AS_INPUT = 18
-"""The opset from which ReduceMean takes its axes as an input."""
+"""The opset from which ReduceMean and ReduceMax take their axes as an input."""
 
 
 class Description(NamedTuple):
@@ -85,9 +85,19 @@ class Graph:
 
     def mean(self, x: str, axis: int, *, keep: bool = False) -> str:
         """The mean over an axis, which stays with length 1 or goes."""
+        return self._reduce("ReduceMean", x, axis, keep=keep)
+
+    def log_sum_exp(self, x: str, axis: int) -> str:
+        """Over an axis, which stays with length 1. Runtimes whose own operator forgets the maximum overflow from 89 on."""
+        largest = self._reduce("ReduceMax", x, axis, keep=True)
+        powers = self.node("Exp", self.node("Sub", x, largest))
+        sums = self.node("ReduceSum", powers, self.weight(f"{powers}.axis", np.array([axis], np.int64)))
+        return self.node("Add", self.node("Log", sums), largest)
+
+    def _reduce(self, operator: str, x: str, axis: int, *, keep: bool) -> str:
         if self.opset < AXES_AS_INPUT:
-            return self.node("ReduceMean", x, axes=[axis], keepdims=int(keep))
-        return self.node("ReduceMean", x, self.weight(f"{x}.axis", np.array([axis], np.int64)), keepdims=int(keep))
+            return self.node(operator, x, axes=[axis], keepdims=int(keep))
+        return self.node(operator, x, self.weight(f"{x}.axis", np.array([axis], np.int64)), keepdims=int(keep))
 
     def layer_norm(self, name: str, x: str, checkpoint: Checkpoint) -> str:
         scale, bias = (

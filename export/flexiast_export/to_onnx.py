@@ -171,7 +171,7 @@ def _draft_manifest(checkpoint: Checkpoint, opset: int) -> Manifest:
         result["patch_size"]: result.get("accuracy", result.get("mean_average_precision")) for result in validation
     }
     return Manifest.model_construct(
-        spec=checkpoint.spec,
+        spec=checkpoint.spec.drop_extra_rows(),
         opset=opset,
         encoders={},
         golden=GOLDEN,

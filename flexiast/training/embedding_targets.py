@@ -98,7 +98,7 @@ class Student(FlexiAST):
     def forward(self, features: Tensor, patch: PatchSize, keep: int | None = None) -> Tensor:
         """Features [batch, window_frames, mels] → logits [batch, classes], and while training the embedding."""
         pooled = self.embed(features, patch, keep)
-        logits: Tensor = self.head(pooled)
+        logits = self.classify(pooled)
         return torch.cat((logits, self.to_teacher(pooled)), dim=1) if self.training else logits
 
 

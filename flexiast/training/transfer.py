@@ -28,7 +28,7 @@ def transfer_weights(source: Checkpoint, spec: Spec) -> dict[str, Float]:
     if spec.network.kind == "transformer":
         weights["embedding.kernel"] = _kernel(weights["embedding.kernel"], source.spec, spec)
         weights["embedding.positions"] = _positions(weights["embedding.positions"], source.spec, spec)
-    if source.spec.labels == spec.labels and source.spec.nothing_class != spec.nothing_class:
+    if source.spec.labels == spec.labels and "head.weight" in weights:
         weights |= _head(weights, source.spec, spec)
     if source.spec.labels != spec.labels:
         weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
@@ -49,6 +49,8 @@ def changes(source: Spec, spec: Spec) -> list[str]:
         notes.append("head started anew for other labels")
     elif source.nothing_class != spec.nothing_class:
         notes.append("a class for nothing added" if spec.nothing_class else "its class for nothing dropped")
+    if source.labels == spec.labels and source.extra_rows:
+        notes.append(f"what it had learnt from verdicts dropped ({len(source.extra_rows)} rows of its head)")
     return notes
 
 
@@ -71,9 +73,10 @@ def _find_differences(one: Value, other: Value, names: tuple[str, ...]) -> Itera
 
 
 def _head(weights: dict[str, Float], source: Spec, spec: Spec) -> dict[str, Float]:
-    """The head [classes, width] and its bias, with a class for nothing where the run has one."""
-    head = {name: weights[name][: len(source.labels)] for name in ("head.weight", "head.bias")}
-    if spec.nothing_class:
+    """The head [classes, width] and its bias, one row a class, with a class for nothing where the run has one."""
+    shared = source.classes if source.nothing_class == spec.nothing_class else len(source.labels)
+    head = {name: weights[name][:shared] for name in ("head.weight", "head.bias")}
+    if spec.nothing_class and not source.nothing_class:
         return {name: np.concatenate((value, np.zeros_like(value[:1]))) for name, value in head.items()}
     return head
 

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from flexiast.checkpoint import Checkpoint, weight_shapes
 from flexiast.errors import UsageError
-from flexiast.manifest import OPSET
+from flexiast.manifest import OPSET, Precision
 from flexiast.model import FlexiAST
 from flexiast.networks import TorchClassifier, load_model
 from flexiast.spec import NetworkSpec, PatchSize
-from flexiast_export.encoder import encoder
+from flexiast_export.encoder import encoder, read_extra_rows
 from flexiast_export.graph import embedder
+from flexiast_export.quantize import template
 
 Float = NDArray[np.float32]
 
@@ -70,7 +71,7 @@ def torch_logits(model: FlexiAST, tokens: Float) -> Float:
     hidden = torch.from_numpy(tokens)
     for block in model.blocks:
         hidden = block(hidden)
-    return model.head(model.norm(hidden[:, 0])).numpy()
+    return model.classify(model.norm(hidden[:, 0])).numpy()
 
 
 # ----- what it computes
@@ -166,6 +167,48 @@ def test_of_the_biases_of_attention_only_that_of_k_says_nothing(
     whole = run(encoder(tiny_checkpoint, opset=opset), values)
     assert np.array_equal(without(1), whole)
     assert np.abs(without(part) - whole).max() > 1e-3
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_class_of_several_rows_is_their_log_sum_exp_in_every_precision(
+    tiny_checkpoint: Checkpoint, opset: int, precision: Precision
+) -> None:
+    """Beside the same head with a label for each row, whose logits are added up here."""
+    extra_rows = (2, 0, 2, 2)
+    spec = tiny_checkpoint.spec.model_copy(update={"extra_rows": extra_rows})
+    several = random_checkpoint(replace(tiny_checkpoint, spec=spec))
+    spread = spec.model_copy(update={"extra_rows": (), "labels": tuple(map(str, range(spec.head_rows)))})
+    values = np.random.default_rng(0).normal(size=(3, 9, 16)).astype(np.float32)
+    arithmetic = template(precision, spec)
+    model = encoder(several, arithmetic, opset)
+    rows = run(encoder(replace(several, spec=spread), arithmetic, opset), values).astype(np.float64)
+    sums = np.exp(rows[:, : spec.classes])
+    for row, number in enumerate(extra_rows, start=spec.classes):
+        sums[:, number] += np.exp(rows[:, row])
+    # float32's rounding of logits of size 4: the rows are the same to the bit
+    np.testing.assert_allclose(run(model, values), np.log(sums), rtol=0, atol=5e-6)
+    if precision == "fp32":
+        found = torch_logits(load_model(several), values)
+        np.testing.assert_allclose(run(model, values), found, rtol=0, atol=1e-5)  # as above
+    weights = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    plain = spec.drop_extra_rows()
+    assert read_extra_rows(weights, plain) == extra_rows
+    assert {item.key: item.value for item in model.metadata_props}["flexiast.spec"] == plain.model_dump_json()
+
+
+def test_logits_of_any_size_can_be_joined(tiny_checkpoint: Checkpoint) -> None:
+    """The power of 89 is more than float32 holds."""
+    spec = tiny_checkpoint.spec.model_copy(update={"extra_rows": (1,)})
+    checkpoint = random_checkpoint(replace(tiny_checkpoint, spec=spec))
+    checkpoint.weights["head.bias"][:] = [-500, 200, 0, 400]
+    found = run(encoder(checkpoint), np.zeros((1, 9, 16), np.float32))
+    np.testing.assert_allclose(found, [[-500, 400, 0]], atol=10)
+
+
+def test_a_head_of_one_row_a_class_names_no_extra_ones(tiny_checkpoint: Checkpoint) -> None:
+    weights = {one.name: onnx.numpy_helper.to_array(one) for one in encoder(tiny_checkpoint).graph.initializer}
+    assert read_extra_rows(weights, tiny_checkpoint.spec) == ()
 
 
 @pytest.mark.parametrize("patch", [PatchSize(33, 8), PatchSize(8, 39)], ids=str)

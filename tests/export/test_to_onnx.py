@@ -15,6 +15,7 @@ from flexiast.checkpoint import Checkpoint, weights_sha256
 from flexiast.errors import UsageError, VerificationError
 from flexiast.evaluation.evaluate import Classifier
 from flexiast.manifest import Manifest, Variant, read_manifest
+from flexiast.networks import TorchClassifier, load_model
 from flexiast.spec import PatchSize, Spec
 from flexiast_export.to_onnx import export_onnx
 from flexiast_export.verify import VerificationData
@@ -34,9 +35,10 @@ def export(tiny_checkpoint: Checkpoint, tiny_source: Classifier, tmp_path: Path)
         checkpoint: Checkpoint = tiny_checkpoint,
         output: Path = tmp_path / "bundle",
         patches: Sequence[PatchSize] = PATCHES,
+        source: Classifier = tiny_source,
         **options: Any,
     ) -> Manifest:
-        return export_onnx(checkpoint, tiny_source, patches, output, **options)
+        return export_onnx(checkpoint, source, patches, output, **options)
 
     return run
 
@@ -70,6 +72,23 @@ def test_the_manifest_describes_the_checkpoint(
     assert [variant.metric for variant in manifest.variants] == [0.7, None, 0.9]  # 20x10 was never measured
     assert [variant.tokens for variant in manifest.variants] == [2 * 3 + 1, 2 * 4 + 1, 4 * 5 + 1]
     assert {"flexiast", "numpy", "onnx", "onnxruntime"} == set(manifest.versions)
+
+
+def test_readers_see_nothing_of_a_head_with_more_rows(
+    export: Callable[..., Manifest], tiny_spec: Spec, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """Scores, manifest and metadata are of classes, so programs from before read such a bundle too."""
+    spec = tiny_spec.model_copy(update={"extra_rows": (2, 2)})
+    rows = np.random.default_rng(0).normal(size=(2, 16)).astype(np.float32)
+    head = {
+        "head.weight": np.concatenate((tiny_checkpoint.weights["head.weight"], rows)),
+        "head.bias": np.concatenate((tiny_checkpoint.weights["head.bias"], np.ones(2, np.float32))),
+    }
+    checkpoint = Checkpoint(spec, tiny_checkpoint.weights | head)
+    manifest = export(checkpoint, source=TorchClassifier(load_model(checkpoint)))
+    assert manifest.spec == tiny_spec
+    assert b"extra_rows" not in (tmp_path / "bundle" / "manifest.json").read_bytes()
+    verify_bundle(Bundle.open(tmp_path / "bundle"))
 
 
 def test_parity_is_measured_on_synthetic_and_on_real_sounds(export: Callable[..., Manifest], tiny_spec: Spec) -> None:

@@ -294,3 +294,16 @@ def test_a_class_for_nothing_is_kept_or_dropped(build_spec: MakeSpec) -> None:
     np.testing.assert_array_equal(dropped["head.weight"], source.weights["head.weight"][:2])
     np.testing.assert_array_equal(dropped["head.bias"], source.weights["head.bias"][:2])
     assert changes(source.spec, build_spec()) == ["its class for nothing dropped"]
+
+
+# ----- a head with several rows a class
+
+
+@pytest.mark.parametrize("nothing_class", [True, False])
+def test_a_run_starts_with_one_row_a_class(build_spec: MakeSpec, nothing_class: bool) -> None:
+    source = random_checkpoint(build_spec(nothing_class=True, extra_rows=(2, 0)))
+    spec = build_spec(nothing_class=nothing_class)
+    found = transfer_weights(source, spec)
+    np.testing.assert_array_equal(found["head.weight"], source.weights["head.weight"][: spec.classes])
+    np.testing.assert_array_equal(found["head.bias"], source.weights["head.bias"][: spec.classes])
+    assert changes(source.spec, spec)[-1] == "what it had learnt from verdicts dropped (2 rows of its head)"
