@@ -122,9 +122,13 @@ def train(
         bool, typer.Option("--compile", help="Compile the blocks first, a minute or two; worth it on a GPU only.")
     ] = False,
     bf16: Annotated[
-        bool,
-        typer.Option("--bf16", help="Compute in bfloat16 on a CPU too; faster only where it has AVX-512 BF16 or AMX."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--bf16/--no-bf16",
+            help="Compute in bfloat16 or in float32 on a CPU.",
+            show_default="bfloat16 where the processor has AVX-512 BF16 or AMX",
+        ),
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard too.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the output folder, to the same weights.")
