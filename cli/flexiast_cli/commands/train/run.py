@@ -64,8 +64,8 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
         console.quiet = not world.is_main
         teachers = [load_checkpoint(find_checkpoint(str(path))) for path in sources.teachers if not is_external(path)]
         external = open_external(sources, recipe)
-        begun = _read_begun(output) if resume else {}
-        first = begun.get("start")
+        earlier = _read_header(output) if resume else {}
+        first = earlier.get("start")
         by_default = first is None and not sources.configured and (external is None or not external.labels)
         candidates = list_candidates(sources.init or first, recipe, by_default=by_default and not resume)
         fill = not sources.configured and (not resume or first is not None)
@@ -74,7 +74,7 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
         else:
             prepared = prepare_with_teacher(sources, recipe, candidates, external, teachers, output, console, fill=fill)
         if execution.bf16 is None:
-            execution = replace(execution, bf16=choose_bf16(begun))
+            execution = replace(execution, bf16=choose_bf16(earlier))
         trainer = _build_trainer(world, output, prepared, teachers, execution, external, fresh=not resume)
         if resume and (new_settings := trainer.resume()):
             one = len(new_settings) == 1
@@ -92,7 +92,7 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
         _train(trainer, prepared, header, sources, execution, console)
 
 
-def _read_begun(output: Path) -> dict[str, str]:
+def _read_header(output: Path) -> dict[str, str]:
     """The start and the precision of a run to be resumed, as far as run.json has them."""
     try:
         header = json.loads((output / "run.json").read_text("utf-8"))
@@ -101,9 +101,9 @@ def _read_begun(output: Path) -> dict[str, str]:
         return {}
 
 
-def choose_bf16(begun: Mapping[str, str]) -> bool:
+def choose_bf16(earlier: Mapping[str, str]) -> bool:
     """As a run to be resumed began, else as the processor is faster."""
-    return begun["precision"] == "bfloat16" if "precision" in begun else has_bfloat16_dot_product()
+    return earlier["precision"] == "bfloat16" if "precision" in earlier else has_bfloat16_dot_product()
 
 
 def _build_trainer(
