@@ -47,7 +47,10 @@ def train(
     window: Annotated[
         float | None,
         typer.Option(
-            "--window", callback=positive, help="Seconds of audio classified at once.", show_default="the median clip"
+            "--window",
+            callback=positive,
+            help="Seconds of audio classified at once.",
+            show_default="the median clip; 5 where that lasts more than 10",
         ),
     ] = None,
     epochs: Annotated[
