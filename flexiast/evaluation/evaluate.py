@@ -124,13 +124,11 @@ class Windows:
 
 def _find_audible(waveform: Float, spec: FrontendSpec) -> NDArray[np.bool_]:
     """Whether each window of a clip holds 10 ms within ``AUDIBLE_DB`` of the loudest [windows]."""
-    hop, windows = spec.hop_samples, len(spec.windows_in(len(waveform)))
-    blocks = waveform[: len(waveform) // hop * hop].reshape(-1, hop).astype(np.float64)
-    loud = np.zeros(max(windows * spec.window_frames, len(blocks)), bool)
-    energy = blocks.var(axis=1)  # without an offset of the recorder
-    loud[: len(blocks)] = energy >= energy.max() * 10 ** (-AUDIBLE_DB / 10)
-    audible: NDArray[np.bool_] = loud[: windows * spec.window_frames].reshape(windows, -1).any(axis=1)
-    audible[-1] |= loud[windows * spec.window_frames :].any()
+    blocks = waveform[: len(waveform) // spec.hop_samples * spec.hop_samples].reshape(-1, spec.hop_samples)
+    energy = blocks.var(axis=1, dtype=np.float64)  # without an offset of the recorder
+    loud = np.flatnonzero(energy >= energy.max() * 10 ** (-AUDIBLE_DB / 10))
+    audible = np.zeros(len(spec.windows_in(len(waveform))), bool)
+    audible[np.minimum(loud // spec.window_frames, len(audible) - 1)] = True  # blocks are a few more than frames
     return audible
 
 
