@@ -8,6 +8,9 @@ from pathlib import Path
 INT8_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "asimddp"}
 """Names of the instructions in Linux's list: x86 with and without AVX-512, ARM"""
 
+BFLOAT16_DOT_PRODUCTS = {"avx512_bf16", "amx_bf16"}
+"""As Linux lists them; ARM's are left out, on which nothing was measured."""
+
 
 def read_processor_name(root: Path = Path("/")) -> str:
     """The processor's or board's model, or the architecture where Linux does not know it; ``root`` holds ``proc``."""
@@ -22,9 +25,19 @@ def has_int8_dot_product(root: Path = Path("/")) -> bool:
 
     Without these instructions int8 gains little on ARM, and on x86 its sums may saturate.
     """
+    return bool(INT8_DOT_PRODUCTS & _read_instructions(root))
+
+
+def has_bfloat16_dot_product(root: Path = Path("/")) -> bool:
+    """Whether the processor multiplies bfloat16 faster than float32; False where Linux does not say so."""
+    return bool(BFLOAT16_DOT_PRODUCTS & _read_instructions(root))
+
+
+def _read_instructions(root: Path) -> set[str]:
+    """Names of the instructions of all cores."""
     # One line for each core: "flags" on x86, "Features" on ARM.
     lists = (line.partition(":")[2].split() for line in _read_cpuinfo(root) if line.startswith(("flags", "Features")))
-    return any(INT8_DOT_PRODUCTS.intersection(names) for names in lists)
+    return {name for names in lists for name in names}
 
 
 def _read_cpuinfo(root: Path) -> list[str]:

@@ -226,7 +226,7 @@ def _keep_at_size(
     for budget in budgets:
         thresholds = thresholds_for(first, most_events(chosen_on.hours, budget) or 0, EventRules.release)
         after, recall = count_events(second, thresholds), measure_recall(timelines, thresholds)
-        fewer = after + count_events(first, thresholds) < sum(before.values())
+        fewer = is_rarer(after, held_back.hours, sum(before.values()), chosen_on.hours + held_back.hours)
         refusal = _compare_false_alarms(before[held_back], after, held_back.hours, budget)
         refusal = refusal or _compare_recall(recall_before, recall, fewer=fewer)
         if not refusal:
@@ -254,6 +254,15 @@ def _keep_at_size(
     return size, stored
 
 
+def is_rarer(after: int, held_back_hours: float, before: int, hours: float) -> bool:
+    """Whether false alarms come at a lower rate than with the bundle's own thresholds.
+
+    Those were chosen on neither half, so all ``hours`` speak for them. Of the new ones only the half held back does:
+    the other gives as few as they were raised to.
+    """
+    return after / held_back_hours < before / hours
+
+
 def _compare_false_alarms(before: int, after: int, hours: float, per_hour: float) -> str:
     """Why these thresholds are worse than the bundle's own in the half held back; empty where they are not."""
     if after <= max(before, per_hour * hours):
@@ -277,7 +286,7 @@ def _compare_recall(before: Mapping[str, float], after: Mapping[str, float], *, 
     )
 
 
-def halves(sources: Iterable[Stretches]) -> tuple[Stretches, Stretches]:
+def halves(sources: Sequence[Stretches]) -> tuple[Stretches, Stretches]:
     """Every other recording of each source, and the others; of a single one its first half, and its second."""
     first: list[Stretch] = []
     second: list[Stretch] = []
@@ -288,7 +297,7 @@ def halves(sources: Iterable[Stretches]) -> tuple[Stretches, Stretches]:
             recordings = [only[: len(only) // 2], only[len(only) // 2 :]]
         for number, recording in enumerate(recordings):
             (second if number % 2 else first).extend(recording)
-    rate_hz = next(iter(sources)).sample_rate_hz
+    rate_hz = sources[0].sample_rate_hz
     return Stretches(tuple(first), rate_hz), Stretches(tuple(second), rate_hz)
 
 

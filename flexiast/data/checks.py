@@ -215,20 +215,20 @@ def warn_low_rates(clips: Sequence[Clip], sample_rate_hz: int) -> list[str]:
 
 
 def warn_window(lengths_s: Sequence[float], window_s: float) -> list[str]:
-    """Of a window that was chosen as the median of clips of such lengths, where it may not be what is wanted."""
-    notes = []
-    most = float(np.quantile(lengths_s, 0.9))
-    if most > SPREAD * window_s:
-        notes.append(
-            f"The window is the median clip, {window_s:.3g} s; a tenth of the clips last {most:.3g} s or more and are "
-            f"learnt in parts: --window {most:.2g} would hold them whole"
-        )
-    if window_s > LONG_WINDOW_S:
-        notes.append(
-            f"The window is the median clip, {window_s:.3g} s: events will be that coarse in time, and each window "
-            "costs as much; where the sounds are shorter, choose --window by them, such as 2"
-        )
-    return notes
+    """Of a window that was chosen by clips of such lengths, where it may not be what is wanted."""
+    median, most = (float(np.quantile(lengths_s, share)) for share in (0.5, 0.9))
+    if median > SPREAD * window_s:
+        return [
+            f"The median clip lasts {median:.3g} s: the window is {window_s:.3g} s and is laid where something sounds; "
+            "choose --window by the sounds, such as 2"
+        ]
+    if most <= SPREAD * window_s:
+        return []
+    whole = f": --window {most:.2g} would hold them whole" if most <= LONG_WINDOW_S else ""
+    return [
+        f"The window is the median clip, {window_s:.3g} s; a tenth of the clips last {most:.3g} s or more and are "
+        f"learnt in parts, where something sounds{whole}"
+    ]
 
 
 def _find_shared_files(clips: Sequence[Clip]) -> list[Path]:

@@ -7,16 +7,21 @@ from itertools import groupby
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flexiast.arrays import Float
 from flexiast.data.waveforms import memory_budget
 from flexiast.errors import DataError
 from flexiast.evaluation.per_label import confusion_matrix, find_repeated_answer, wilson_interval
 from flexiast.frontend import Frontend
-from flexiast.spec import Patch, PatchSize, Spec, Value
+from flexiast.spec import FrontendSpec, Patch, PatchSize, Spec, Value
 
 BATCH_TOKENS = 8192
 """Tokens classified at once: batches grow as patches grow."""
+
+
+AUDIBLE_DB = 30.0
+"""Under a clip's loudest moment: windows in which nothing is as loud tell nothing of its label."""
 
 
 class Classifier(Protocol):
@@ -75,14 +80,17 @@ class Windows:
         room = memory_budget() // 2 if memory_bytes is None else memory_bytes
         self._cached: list[Float] = []
         held: list[list[int]] = []
+        audible: list[NDArray[np.bool_]] = []
         for waveform in waveforms:
             held.append(frontend.spec.windows_in(len(waveform)))
+            audible.append(_find_audible(waveform, frontend.spec) if len(held[-1]) > 1 else np.ones(1, bool))
             for number in range(len(held[-1])):
                 if room > 0:
                     self._cached.append(self._window(waveform, number))
                     room -= self._cached[-1].nbytes
-        frames = np.array([max(1, real) for clip in held for real in clip], np.float32)
         counts = np.array([len(clip) for clip in held])
+        frames = np.array([max(1, real) for clip in held for real in clip], np.float32)
+        frames *= np.concatenate(audible)
         self._clips = np.repeat(np.arange(len(counts)), counts)
         self._starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
         self._weights: Float = frames / np.repeat(np.add.reduceat(frames, self._starts), counts)
@@ -106,9 +114,22 @@ class Windows:
         return self._frontend.window(waveform[number * spec.window_frames * spec.hop_samples :])
 
     def clip_mean(self, logits: Float) -> Float:
-        """Logits per window → their mean per clip, each window weighing as much as it holds of the clip."""
+        """Logits per window → their mean per clip, each window weighing as much as it holds of the clip.
+
+        Windows in which nothing is audible weigh nothing: most of a long recording may be the room without its label.
+        """
         means: Float = np.add.reduceat(logits * self._weights[:, None], self._starts, axis=0)
         return means
+
+
+def _find_audible(waveform: Float, spec: FrontendSpec) -> NDArray[np.bool_]:
+    """Whether each window of a clip holds 10 ms within ``AUDIBLE_DB`` of the loudest [windows]."""
+    blocks = waveform[: len(waveform) // spec.hop_samples * spec.hop_samples].reshape(-1, spec.hop_samples)
+    energy = blocks.var(axis=1, dtype=np.float64)  # without an offset of the recorder
+    loud = np.flatnonzero(energy >= energy.max() * 10 ** (-AUDIBLE_DB / 10))
+    audible = np.zeros(len(spec.windows_in(len(waveform))), bool)
+    audible[np.minimum(loud // spec.window_frames, len(audible) - 1)] = True  # blocks are a few more than frames
+    return audible
 
 
 def evaluate(

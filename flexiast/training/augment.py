@@ -28,6 +28,10 @@ FILTER_KNOTS = 6
 AUDIBLE_DB = 30.0
 """Under the loudest frame: a word's last consonant is there, a room's noise seldom."""
 
+LONG = 1.25
+"""Windows that a clip lasts at least to be cut where something sounds: one of a single window is moved as a whole, at
+whatever speed it plays."""
+
 DECAY_S = (0.2, 0.6)
 """Seconds in which an echo falls by 60 dB: from a furnished room to a tiled one."""
 DIRECT_DB = (0.0, 15.0)
@@ -66,6 +70,19 @@ def audible_part(log_mel: Float) -> slice:
     loudness = np.logaddexp.reduce(log_mel, axis=1)
     loud = np.flatnonzero(loudness >= loudness.max() - AUDIBLE_DB * NAT_PER_DB)
     return slice(int(loud[0]), int(loud[-1]) + 1)
+
+
+def cut_audible(log_mel: Float, frames: int, rng: np.random.Generator) -> Float:
+    """A long clip [any, mels] → [frames, mels] around any frame within 30 dB of the loudest; a shorter one as it is.
+
+    The sound that a recording of minutes is labelled by may last a second of it.
+    """
+    if len(log_mel) <= LONG * frames:
+        return log_mel
+    peaks = log_mel.max(axis=1)
+    sounding = int(rng.choice(np.flatnonzero(peaks >= peaks.max() - AUDIBLE_DB * NAT_PER_DB)))
+    start = int(np.clip(sounding - rng.integers(frames), 0, len(log_mel) - frames))
+    return log_mel[start : start + frames]
 
 
 def half(log_mel: Float, rng: np.random.Generator) -> Float:

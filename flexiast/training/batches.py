@@ -20,6 +20,7 @@ from flexiast.training.augment import (
     Loudness,
     Noise,
     audible_part,
+    cut_audible,
     echo,
     equalise,
     gain,
@@ -184,6 +185,7 @@ class Batches(Sequence[tuple[Float, Float]]):
             order, fetcher = self._copying
             fetcher.fetch(*order.groups(place_))
         log_mel, target = self._log_mels(clip, int(rng.integers(len(self._log_mels.speeds)))), self._targets[clip]
+        log_mel = cut_audible(log_mel, spec.window_frames, rng)
         log_mel = equalise(gain(log_mel, augment.gain_db, rng), augment.filter_db, rng)
         if self._backgrounds is None or not mixing:
             window, real = place(log_mel, spec.window_frames, augment.shift, rng)

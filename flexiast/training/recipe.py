@@ -24,6 +24,12 @@ else:
 
 V = TypeVar("V", bound=Value)
 
+LONGEST_CLIP_S = 10.0
+"""That a window holds whole unless told: a longer median clip is a recording with a sound somewhere."""
+
+RECORDING_WINDOW_S = 5.0
+"""Of such recordings, unless told."""
+
 
 class Augment(Value):
     """How training clips are varied; every change is made to the log-mel spectrogram but speed, a resampling."""
@@ -186,7 +192,7 @@ class ModelConfig(Value):
     base_patch: Patch | None = None
     """The size at which kernel and positions are stored; None: the start's, or 16 × 16."""
     window_s: float | None = Field(default=None, gt=0, le=600)
-    """Audio classified at once; None: the median clip."""
+    """Audio classified at once; None: the median clip, or 5 s where that lasts more than 10."""
     remove_bin_means: bool = False
     """Subtract each mel bin's mean over the window: the channel goes, for speakers; loudness goes too."""
     resize: ResizeSpec | None = None
@@ -209,7 +215,12 @@ class ModelConfig(Value):
 
     def frontend(self, sample_rate_hz: int, median_samples: float) -> FrontendSpec:
         """The front end before its normalisation is measured; raises UsageError for an impossible window."""
-        samples = round(median_samples if self.window_s is None else self.window_s * sample_rate_hz)
+        if self.window_s is not None:
+            samples = round(self.window_s * sample_rate_hz)
+        elif median_samples <= LONGEST_CLIP_S * sample_rate_hz:
+            samples = round(median_samples)
+        else:
+            samples = round(RECORDING_WINDOW_S * sample_rate_hz)
         frame = FrontendSpec.model_fields["taper_samples"].default
         if samples < frame:
             source = "the median clip, " if self.window_s is None else ""

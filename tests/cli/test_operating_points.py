@@ -18,7 +18,7 @@ from flexiast.manifest import MANIFEST
 from flexiast.spec import PatchSize
 from flexiast_cli.options.common import EventOptions, bundle_event_settings
 from flexiast_export.calibrate import publish
-from flexiast_export.false_alarms import _compare_recall, keep_budget, measure_recall
+from flexiast_export.false_alarms import _compare_recall, is_rarer, keep_budget, measure_recall
 from flexiast_runtime.bundle import Bundle
 from tests.cli.conftest import Run
 
@@ -133,6 +133,14 @@ def test_recall_that_falls_for_nothing_is_refused() -> None:
     assert not _compare_recall({"20": 0.9, "10": 0.5}, {"20": 0.5, "10": 0.2}, fewer=True)
     assert not _compare_recall({}, {}, fewer=False)
     assert "with no fewer false alarms" in _compare_recall({"20": 0.9, "10": 0.5}, {"20": 0.9, "10": 0.4}, fewer=False)
+
+
+def test_false_alarms_are_fewer_only_where_the_half_held_back_has_a_lower_rate() -> None:
+    # 6 in 2 h with the bundle's own thresholds, which were chosen on neither half.
+    assert is_rarer(2, 1.0, 6, 2.0)
+    assert not is_rarer(3, 1.0, 6, 2.0)  # though the half that the new ones were raised for has none
+    assert not is_rarer(0, 1.0, 0, 2.0)
+    assert is_rarer(1, 2.0, 3, 3.0)  # halves of different lengths
 
 
 def test_a_size_whose_own_thresholds_are_better_keeps_them_and_the_others_get_new_ones(

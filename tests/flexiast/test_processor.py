@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flexiast.processor import has_int8_dot_product, read_processor_name
+from flexiast.processor import has_bfloat16_dot_product, has_int8_dot_product, read_processor_name
 
 
 @pytest.mark.parametrize(
@@ -45,5 +45,21 @@ def test_what_multiplies_bytes_is_read_from_cpuinfo(tmp_path: Path, lines: str, 
     assert has_int8_dot_product(tmp_path) == known
 
 
-def test_without_cpuinfo_no_processor_multiplies_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lines", "known"),
+    [
+        ("flags\t\t: fpu avx512_bf16\n", True),
+        ("flags\t\t: fpu amx_bf16 amx_tile\n", True),
+        ("flags\t\t: fpu avx2 avx512f avx512_vnni\n", False),
+        ("Features\t: fp asimd bf16\n", False),
+    ],
+)
+def test_what_multiplies_bfloat16_is_read_from_cpuinfo(tmp_path: Path, lines: str, known: bool) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "cpuinfo").write_text("processor\t: 0\n" + lines)
+    assert has_bfloat16_dot_product(tmp_path) == known
+
+
+def test_without_cpuinfo_no_processor_multiplies_bytes_or_bfloat16(tmp_path: Path) -> None:
     assert not has_int8_dot_product(tmp_path)
+    assert not has_bfloat16_dot_product(tmp_path)

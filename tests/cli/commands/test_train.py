@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from flexiast.processor import has_bfloat16_dot_product
 from tests.cli.conftest import RATE_HZ, Run, tone, write_sounds
 from tests.cli.test_errors import assert_refused
 
@@ -217,3 +218,11 @@ def test_a_single_file_of_background_is_split_alike_for_training_and_for_evaluat
     found = json.loads(run("evaluate", tmp_path / "run", data, "--split", "val", "--json").stdout)
     assert found["background_windows"] == trained["background"]["val_windows"] > 0
     assert found["results"][0]["specificity"] == trained["validation"][0]["specificity"]
+
+
+def test_a_resumed_run_keeps_the_precision_that_it_began_with() -> None:
+    from flexiast_cli.commands.train.run import choose_bf16
+
+    assert choose_bf16({"precision": "bfloat16"})
+    assert not choose_bf16({"precision": "float32"})
+    assert choose_bf16({}) == has_bfloat16_dot_product()

@@ -153,9 +153,12 @@ def test_clips_of_a_lower_rate_are_said(write_set: WriteSet, rate_hz: int, warne
 def test_the_window_is_said_where_it_holds_few_or_too_much() -> None:
     short = warn_window([0.4] * 60 + [1.1] * 40, 0.4)
     assert [note.split(":")[0] for note in short] == [
-        "The window is the median clip, 0.4 s; a tenth of the clips last 1.1 s or more and are learnt in parts"
+        "The window is the median clip, 0.4 s; a tenth of the clips last 1.1 s or more and are learnt in parts, where "
+        "something sounds"
     ]
-    assert "choose --window by them" in warn_window([30.0] * 10, 30.0)[0]
+    assert short[0].endswith("--window 1.1 would hold them whole")
+    assert "--window" not in warn_window([0.4] * 60 + [90.0] * 40, 0.4)[0]
+    assert warn_window([30.0] * 10, 5.0)[0].startswith("The median clip lasts 30 s: the window is 5 s and is laid")
 
 
 def test_uneven_labels_are_said_with_the_setting_that_helps() -> None:

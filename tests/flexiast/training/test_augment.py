@@ -17,11 +17,13 @@ from flexiast.spec import FrontendSpec
 from flexiast.training.augment import (
     DECAY_S,
     FILTER_KNOTS,
+    LONG,
     NAT_PER_DB,
     SILENCE,
     Loudness,
     Noise,
     audible_part,
+    cut_audible,
     echo,
     equalise,
     gain,
@@ -414,3 +416,24 @@ def test_an_echo_is_the_sum_over_all_frames_before() -> None:
         wet = (1 - kept) * tail * direct
         np.testing.assert_allclose(found[frame], np.log(expected + wet), atol=1e-3)  # 30 dB down the sum ends
         tail = kept * (tail + expected)
+
+
+@given(st.integers(0, 400), st.integers(1, 40), st.integers(10, 60), st.integers(0, 100))
+def test_a_long_clip_is_cut_where_something_sounds(first: int, length: int, frames: int, seed: int) -> None:
+    clip = np.full((450, 4), -12.0, np.float32)  # a room
+    clip[first : first + length, 1] = -1.0  # 48 dB above it
+    cut = cut_audible(clip, frames, np.random.default_rng(seed))
+    assert cut.shape == (frames, 4)
+    assert cut.max() == -1.0
+
+
+@given(st.integers(1, 75), st.integers(0, 100))
+def test_a_clip_of_one_window_is_not_cut_and_a_steady_one_anywhere(length: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    assert LONG * 60 == 75
+    clip = rng.normal(size=(length, 4)).astype(np.float32)
+    assert cut_audible(clip, 60, rng) is clip
+    steady = np.tile(np.arange(600, dtype=np.float32)[:, None] / 600, (1, 4))
+    starts = {float(cut_audible(steady, 60, rng)[0, 0]) for _ in range(200)}  # of 0 to 0.9
+    assert min(starts) < 0.2
+    assert max(starts) > 0.7

@@ -86,7 +86,7 @@ def run(
     if data is not None:
         show_fits(fitted.fits, fitted.points, f"{model} on {data.name}, {split} ({fitted.count} clips)", aim)
     if budgets is not None:
-        show_budgets(budgets)
+        show_budgets(budgets, bundle.manifest.precisions)
 
 
 def _with_thresholds(bundle: Bundle, variants: Sequence[Variant], sizes: Sequence[SizeBudget]) -> list[Variant]:

@@ -78,8 +78,11 @@ def _points_table(points: Sequence[OperatingPoint]) -> Table:
     return table
 
 
-def show_budgets(budgets: Budgets) -> None:
-    """Print each size's false alarms and recall on the half held back, before and after; notes go to stderr."""
+def show_budgets(budgets: Budgets, precisions: Sequence[str]) -> None:
+    """Print each size's false alarms and recall on the half held back, before and after; notes go to stderr.
+
+    ``precisions`` are the bundle's. The first was measured.
+    """
     sizes, calibration = budgets.sizes, budgets.calibration
     hours, per_hour = calibration.hours, calibration.false_alarms_per_hour
     console = stdout()
@@ -109,6 +112,8 @@ def show_budgets(budgets: Budgets) -> None:
             log(f"{size.patch_size} keeps the bundle's own thresholds: {size.refusal}")
     stored = ", ".join(f"{24 * point.false_alarms_per_hour:.3g}" for point in calibration.points)
     log(f"Stored for `listen --false-alarms-per-day`: {stored} a day")
+    if len(precisions) > 1:
+        log(f"Measured in {precisions[0]}; {' and '.join(precisions[1:])} get the same thresholds")
     if not snrs:
         log("What this costs in recall was not measured; give clips with labels by --data")
     _report_doubts(budgets)

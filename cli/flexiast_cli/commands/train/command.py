@@ -47,7 +47,10 @@ def train(
     window: Annotated[
         float | None,
         typer.Option(
-            "--window", callback=positive, help="Seconds of audio classified at once.", show_default="the median clip"
+            "--window",
+            callback=positive,
+            help="Seconds of audio classified at once.",
+            show_default="the median clip; 5 where that lasts more than 10",
         ),
     ] = None,
     epochs: Annotated[
@@ -122,9 +125,13 @@ def train(
         bool, typer.Option("--compile", help="Compile the blocks first, a minute or two; worth it on a GPU only.")
     ] = False,
     bf16: Annotated[
-        bool,
-        typer.Option("--bf16", help="Compute in bfloat16 on a CPU too; faster only where it has AVX-512 BF16 or AMX."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--bf16/--no-bf16",
+            help="Compute in bfloat16 or in float32 on a CPU.",
+            show_default="bfloat16 where the processor has AVX-512 BF16 or AMX",
+        ),
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard too.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the output folder, to the same weights.")

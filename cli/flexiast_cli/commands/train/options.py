@@ -30,6 +30,7 @@ class Execution:
 
     workers: int
     compiled: bool
-    bf16: bool
+    bf16: bool | None
+    """None: as the run began, or as the processor is faster."""
     resume: bool
     tensorboard: bool

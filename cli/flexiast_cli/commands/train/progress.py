@@ -25,14 +25,14 @@ LOSS_DECAY = 0.95
 """Weight of the past in the running mean of a size's losses, which is shown."""
 
 
-TRAINED_GMAC_A_SECOND = 8.0
+TRAINED_GMAC_A_SECOND = {torch.float32: 8.0, torch.bfloat16: 13.0}
 """Of forward passes with their backward ones, on one core; AMD EPYC, 2026."""
 
 
 def describe_duration(trainer: Trainer) -> str | None:
     """How many minutes a run may take on the cores of this machine; None for less than one, or on other machines."""
     cores = torch.get_num_threads()
-    minutes = trainer.learning_gmac / (TRAINED_GMAC_A_SECOND * cores) / 60
+    minutes = trainer.learning_gmac / (TRAINED_GMAC_A_SECOND[trainer.precision] * cores) / 60
     if minutes < 1 or trainer.world.ranks > 1 or trainer.world.device.type != "cpu":
         return None
     return f"{trainer.total:,} steps: up to about {minutes:,.0f} min on {count_noun(cores, 'core')}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from flexiast.errors import ExitCode, UsageError
 from flexiast.evaluation.evaluate import PatchResult
 from flexiast.files import check_output
 from flexiast.networks import load_model
+from flexiast.processor import has_bfloat16_dot_product
 from flexiast.spec import Spec
 from flexiast.text import preview
 from flexiast.training.distributed import World, init_process_group, is_restarted, launcher
@@ -61,7 +64,8 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
         console.quiet = not world.is_main
         teachers = [load_checkpoint(find_checkpoint(str(path))) for path in sources.teachers if not is_external(path)]
         external = open_external(sources, recipe)
-        first = _read_first_start(output) if resume else None
+        earlier = _read_header(output) if resume else {}
+        first = earlier.get("start")
         by_default = first is None and not sources.configured and (external is None or not external.labels)
         candidates = list_candidates(sources.init or first, recipe, by_default=by_default and not resume)
         fill = not sources.configured and (not resume or first is not None)
@@ -69,6 +73,8 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
             prepared = prepare(sources, recipe, candidates, console, fill=fill)
         else:
             prepared = prepare_with_teacher(sources, recipe, candidates, external, teachers, output, console, fill=fill)
+        if execution.bf16 is None:
+            execution = replace(execution, bf16=choose_bf16(earlier))
         trainer = _build_trainer(world, output, prepared, teachers, execution, external, fresh=not resume)
         if resume and (new_settings := trainer.resume()):
             one = len(new_settings) == 1
@@ -86,13 +92,18 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
         _train(trainer, prepared, header, sources, execution, console)
 
 
-def _read_first_start(output: Path) -> str | None:
-    """The start of a run to be resumed; None for one that began without, or before starts were chosen."""
+def _read_header(output: Path) -> dict[str, str]:
+    """The start and the precision of a run to be resumed, as far as run.json has them."""
     try:
-        name = json.loads((output / "run.json").read_text("utf-8")).get("start")
-    except (OSError, ValueError):
-        return None
-    return name if isinstance(name, str) else None
+        header = json.loads((output / "run.json").read_text("utf-8"))
+        return {name: header[name] for name in ("start", "precision") if isinstance(header.get(name), str)}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def choose_bf16(earlier: Mapping[str, str]) -> bool:
+    """As a run to be resumed began, else as the processor is faster."""
+    return earlier["precision"] == "bfloat16" if "precision" in earlier else has_bfloat16_dot_product()
 
 
 def _build_trainer(
@@ -136,7 +147,7 @@ def _build_trainer(
         backgrounds=prepared.backgrounds,
         shards=prepared.shards,
         compiled=execution.compiled,
-        bf16=execution.bf16,
+        bf16=bool(execution.bf16),
     )
 
 
