@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from flexiast import __version__
 from flexiast.errors import ExitCode, FlexiastError
 from flexiast.text import printable
+from flexiast_cli.command_tree import lazy_group
 from flexiast_cli.commands import config
 from flexiast_cli.commands.calibrate.command import calibrate
 from flexiast_cli.commands.classify.command import classify
@@ -46,8 +47,12 @@ from flexiast_cli.settings.parsing import PlainCommand
 
 EPILOG = "Exit codes: " + ", ".join(f"{code.value} {code.name.lower()}" for code in ExitCode) + "."
 
+sources: dict[str, Callable[[], typer.Typer]] = {}
+"""Name → what makes the command, or the group, of that name"""
+
 app = typer.Typer(
     name="flexiast",
+    cls=lazy_group(sources),
     help="Sound recognition on small devices: one checkpoint, many patch sizes, switched while it listens.",
     epilog=EPILOG,
     no_args_is_help=True,
@@ -104,28 +109,45 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _register(group: typer.Typer, *registered: Callable[..., None], under: Words = (), settable: bool = True) -> None:
-    """Add commands, named after their functions: with error handling, settings from files, and examples in the help."""
-    for command in registered:
-        name = command.__name__.rstrip("_")
-        wrapped = _handle_errors(configurable(command) if settable else command)
-        group.command(name, cls=PlainCommand, epilog=epilog((*under, name)))(wrapped)
+def _hold(command: Callable[..., None], *, holder: typer.Typer, under: Words = (), settable: bool = True) -> None:
+    """Add a command, named after its function: with error handling, settings from files, and examples in the help."""
+    name = _name(command)
+    wrapped = _handle_errors(configurable(command) if settable else command)
+    holder.command(name, cls=PlainCommand, epilog=epilog((*under, name)))(wrapped)
+
+
+def _name(command: Callable[..., None]) -> str:
+    return command.__name__.rstrip("_")
+
+
+def _register(*commands: Callable[..., None]) -> None:
+    def make(command: Callable[..., None]) -> typer.Typer:
+        holder = typer.Typer(add_completion=False)
+        _hold(command, holder=holder)
+        return holder
+
+    for command in commands:
+        sources[_name(command)] = functools.partial(make, command)
 
 
 def _group(
     name: str,
     help_text: str,
-    *registered: Callable[..., None],
+    *commands: Callable[..., None],
     settable: bool = True,
     cls: type[TyperGroup] = TyperGroup,
 ) -> None:
-    group = typer.Typer(help=help_text, no_args_is_help=cls is TyperGroup, cls=cls)
-    _register(group, *registered, under=(name,), settable=settable)
-    app.add_typer(group, name=name)
+    def make() -> typer.Typer:
+        group = typer.Typer(name=name, help=help_text, no_args_is_help=cls is TyperGroup, cls=cls, add_completion=False)
+        for command in commands:
+            _hold(command, holder=group, under=(name,), settable=settable)
+        return group
+
+    sources[name] = make
 
 
-_register(app, listen, swap, history, classify, record, devices, doctor, profile, simulate)
-_register(app, train, import_, evaluate, embed, export, calibrate, mine, inspect, verify, demo)
+_register(listen, swap, history, classify, record, devices, doctor, profile, simulate)
+_register(train, import_, evaluate, embed, export, calibrate, mine, inspect, verify, demo)
 _group(
     "review",
     "Listen to events and say what each was, mark what was missed; write that for training.",
