@@ -33,7 +33,7 @@ class LazyCommands(Mapping[str, Any]):
 
 
 def lazy_group(sources: Mapping[str, Callable[[], typer.Typer]]) -> type[TyperGroup]:
-    """A class of groups with these commands; ``sources`` may be filled later."""
+    """A class of groups with these commands."""
 
     class LazyGroup(TyperGroup):
         def __init__(self, **attributes: Any) -> None:

@@ -17,9 +17,12 @@ from flexiast_cli.command_tree import lazy_group
 from flexiast_cli.loading import pause_collection
 
 
+BUILD_ALL = "import typer.main; print(*typer.main.get_command(app).commands.items())"
+
+
 @pytest.mark.parametrize("module", ["numpy", "pydantic", "rich.console", "asyncio", "sqlite3", "soundfile"])
 def test_the_commands_are_known_before_anything_heavy_is_loaded(module: str) -> None:
-    code = f"import sys; sys.modules[{module!r}] = None; from flexiast_cli import app"
+    code = f"import sys; sys.modules[{module!r}] = None; from flexiast_cli.app import app; " + BUILD_ALL
     finished = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
 
