@@ -106,7 +106,7 @@ def main() -> None:
         rooms.compare(given.data, given.minutes, given.yamnet, given.plot, peers=given.peers)
         return
     if "VMIC_DIR" not in os.environ:
-        sys.exit(run_under_rig(sys.argv[1:]))
+        sys.exit(run_under_rig("benchmarks.hour", sys.argv[1:]))
     if given.stages:
         print_stages(given.seconds)
         return
@@ -118,15 +118,15 @@ def main() -> None:
             print_cost(name, measure(words, given.seconds))
 
 
-def run_under_rig(arguments: list[str]) -> int:
-    """A quiet room: noise of −60 dBFS, as a microphone of a laptop has it."""
+def run_under_rig(module: str, arguments: list[str]) -> int:
+    """Run a benchmark in a quiet room: noise of −60 dBFS, as a microphone of a laptop has it."""
     noise = np.random.default_rng(0).normal(0, 1e-3, ROOM_S * RATE_HZ).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         wav = Path(folder) / "room.wav"
         soundfile.write(wav, noise, RATE_HZ, subtype="PCM_16")
         rig = build_quiet_rig(Path(folder))
         microphones = [word for number in ("", "2", "3", "4") for word in ("-m", f"mic{number}={wav}")]
-        command = [rig, *microphones, "--", sys.executable, "-m", "benchmarks.hour", *arguments]
+        command = [rig, *microphones, "--", sys.executable, "-m", module, *arguments]
         own = {"VMIC_QUIET": "1", "FAKEMIC_SO": f"{folder}/device/fakemic.so"}
         return subprocess.run(command, check=False, env=os.environ | own).returncode
 

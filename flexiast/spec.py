@@ -99,7 +99,7 @@ Patch = Annotated[
 class Value(BaseModel):
     """An immutable value read strictly: unknown fields and silent conversions are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     @classmethod
     def validate_fields(cls, **fields: Any) -> Self:

@@ -7,7 +7,9 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from importlib import import_module
+from types import ModuleType
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
@@ -15,30 +17,7 @@ from typer.core import TyperGroup
 from flexiast import __version__
 from flexiast.errors import ExitCode, FlexiastError
 from flexiast.text import printable
-from flexiast_cli.commands import config
-from flexiast_cli.commands.calibrate.command import calibrate
-from flexiast_cli.commands.classify.command import classify
-from flexiast_cli.commands.data import manifest, shard
-from flexiast_cli.commands.demo.command import demo
-from flexiast_cli.commands.devices.command import devices
-from flexiast_cli.commands.doctor.command import doctor
-from flexiast_cli.commands.embed.command import embed
-from flexiast_cli.commands.engines import command as engines
-from flexiast_cli.commands.evaluate.command import evaluate
-from flexiast_cli.commands.export.command import export
-from flexiast_cli.commands.history.command import history
-from flexiast_cli.commands.import_.command import import_
-from flexiast_cli.commands.inspect.command import inspect
-from flexiast_cli.commands.listen.command import listen
-from flexiast_cli.commands.mine.command import mine
-from flexiast_cli.commands.profile.command import profile
-from flexiast_cli.commands.record.command import record
-from flexiast_cli.commands.review import command as review
-from flexiast_cli.commands.service import command as service
-from flexiast_cli.commands.simulate.command import simulate
-from flexiast_cli.commands.swap.command import swap
-from flexiast_cli.commands.train.command import train
-from flexiast_cli.commands.verify.command import verify
+from flexiast_cli.command_tree import lazy_group
 from flexiast_cli.examples import epilog
 from flexiast_cli.settings.configurable import configurable
 from flexiast_cli.settings.layers import Words
@@ -46,14 +25,83 @@ from flexiast_cli.settings.parsing import PlainCommand
 
 EPILOG = "Exit codes: " + ", ".join(f"{code.value} {code.name.lower()}" for code in ExitCode) + "."
 
-app = typer.Typer(
-    name="flexiast",
-    help="Sound recognition on small devices: one checkpoint, many patch sizes, switched while it listens.",
-    epilog=EPILOG,
-    no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+
+class Group(NamedTuple):
+    """Commands that are called by a word before theirs."""
+
+    help_text: str
+    module: str
+    """That has them, below `commands`"""
+    names: tuple[str, ...]
+    settable: bool = True
+    """Whether their options can be set in files"""
+    kind: str | None = None
+    """The class of the group, in that module, if it is one of its own"""
+
+
+COMMANDS = (
+    *("listen", "swap", "history", "classify", "record", "devices", "doctor", "profile", "simulate"),
+    *("train", "import", "evaluate", "embed", "export", "calibrate", "mine", "inspect", "verify", "demo"),
 )
+GROUPS = {
+    "review": Group(
+        "Listen to events and say what each was, mark what was missed; write that for training.",
+        "review.command",
+        ("start", "export", "mark", "marks"),
+        kind="ReviewGroup",
+    ),
+    "data": Group("Prepare data sets: a CSV of a published one, shards of a large one.", "data", ("manifest", "shard")),
+    "engines": Group(
+        "TensorRT plans of this machine: list, build, verify, prune.",
+        "engines.command",
+        ("list", "build", "verify", "prune"),
+    ),
+    "config": Group(
+        "Settings files: write one, show what is set and where, check.",
+        "config",
+        ("init", "show", "validate", "schema"),
+        settable=False,
+    ),
+    "service": Group(
+        "Listen from boot on, under systemd: install, show or remove the unit.",
+        "service.command",
+        ("install", "uninstall", "show"),
+        settable=False,
+    ),
+}
+
+
+def _make_command(name: str) -> typer.Typer:
+    holder = typer.Typer(add_completion=False)
+    _add(holder, f"{_identifier(name)}.command", name)
+    return holder
+
+
+def _make_group(name: str) -> typer.Typer:
+    group = GROUPS[name]
+    kind: type[TyperGroup] = getattr(_import(group.module), group.kind) if group.kind else TyperGroup
+    holder = typer.Typer(
+        name=name, help=group.help_text, no_args_is_help=group.kind is None, cls=kind, add_completion=False
+    )
+    for each in group.names:
+        _add(holder, group.module, each, under=(name,), settable=group.settable)
+    return holder
+
+
+def _add(holder: typer.Typer, module: str, name: str, *, under: Words = (), settable: bool = True) -> None:
+    """Load a command, the function of its name, and add it: with error handling, settings from files and examples."""
+    command = getattr(_import(module), _identifier(name))
+    wrapped = _handle_errors(configurable(command) if settable else command)
+    holder.command(name, cls=PlainCommand, epilog=epilog((*under, name)))(wrapped)
+
+
+def _import(module: str) -> ModuleType:
+    return import_module(f"flexiast_cli.commands.{module}")
+
+
+def _identifier(name: str) -> str:
+    """The name of a command in the code, where some words have a meaning of their own."""
+    return f"{name}_" if name in {"import", "list"} else name
 
 
 def _handle_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -104,62 +152,17 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _register(group: typer.Typer, *registered: Callable[..., None], under: Words = (), settable: bool = True) -> None:
-    """Add commands, named after their functions: with error handling, settings from files, and examples in the help."""
-    for command in registered:
-        name = command.__name__.rstrip("_")
-        wrapped = _handle_errors(configurable(command) if settable else command)
-        group.command(name, cls=PlainCommand, epilog=epilog((*under, name)))(wrapped)
-
-
-def _group(
-    name: str,
-    help_text: str,
-    *registered: Callable[..., None],
-    settable: bool = True,
-    cls: type[TyperGroup] = TyperGroup,
-) -> None:
-    group = typer.Typer(help=help_text, no_args_is_help=cls is TyperGroup, cls=cls)
-    _register(group, *registered, under=(name,), settable=settable)
-    app.add_typer(group, name=name)
-
-
-_register(app, listen, swap, history, classify, record, devices, doctor, profile, simulate)
-_register(app, train, import_, evaluate, embed, export, calibrate, mine, inspect, verify, demo)
-_group(
-    "review",
-    "Listen to events and say what each was, mark what was missed; write that for training.",
-    review.start,
-    review.export,
-    review.mark,
-    review.marks,
-    cls=review.ReviewGroup,
-)
-_group("data", "Prepare data sets: a CSV of a published one, shards of a large one.", manifest, shard)
-_group(
-    "engines",
-    "TensorRT plans of this machine: list, build, verify, prune.",
-    engines.list_,
-    engines.build,
-    engines.verify,
-    engines.prune,
-)
-_group(
-    "config",
-    "Settings files: write one, show what is set and where, check.",
-    config.init,
-    config.show,
-    config.validate,
-    config.schema,
-    settable=False,
-)
-_group(
-    "service",
-    "Listen from boot on, under systemd: install, show or remove the unit.",
-    service.install,
-    service.uninstall,
-    service.show,
-    settable=False,
+app = typer.Typer(
+    name="flexiast",
+    cls=lazy_group(
+        {name: functools.partial(_make_command, name) for name in COMMANDS}
+        | {name: functools.partial(_make_group, name) for name in GROUPS}
+    ),
+    help="Sound recognition on small devices: one checkpoint, many patch sizes, switched while it listens.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 

@@ -29,7 +29,7 @@ from flexiast_runtime.inference.backends import Backend, choose_precision, load_
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.profiling.options import measure_options
 from flexiast_runtime.profiling.profiler import profile_key, versions
-from flexiast_runtime.profiling.profiles import Profile, find, find_other_settings
+from flexiast_runtime.profiling.profiles import Profile, find, find_other_settings, has_any
 
 Controller = GovernedController | FixedSize
 
@@ -104,6 +104,8 @@ def prepare(
 
 def find_profile(bundle: Bundle, backend: Backend) -> Profile | None:
     """The bundle's profile on this machine; None where there is none, or, with a note, one that cannot be read."""
+    if not has_any():
+        return None
     key = profile_key(bundle, backend)
     try:
         profile = find(key)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from flexiast_cli.loading import leave_out_plugins, pause_collection
+
 
 def limit_blas_threads() -> None:
     """Limit NumPy to one thread, in this program and its children, unless the user has set a number.
@@ -35,6 +37,7 @@ def run() -> None:
     """Entry point of the console script."""
     open_closed_streams()
     limit_blas_threads()
+    leave_out_plugins()
     try:
         from flexiast_cli.terminal.signals import signals_as_exceptions
 
@@ -42,7 +45,8 @@ def run() -> None:
             from flexiast_cli.terminal.encoding import adapt_streams
 
             adapt_streams()
-            from flexiast_cli.app import app
+            with pause_collection():
+                from flexiast_cli.app import app
 
             app()
     except KeyboardInterrupt:

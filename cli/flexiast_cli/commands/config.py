@@ -47,7 +47,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
 ) -> None:
     """Show every option that is set by the environment or by a file."""
-    found = gather(config, os.environ, Path(), catalogue(context.find_root().command)).values()
+    found = gather(config, os.environ, Path(), lambda: catalogue(context.find_root().command)).values()
     if as_json:
         print_json({"settings": [one._asdict() for one in found]})
         return

@@ -50,7 +50,10 @@ def _apply_settings(context: typer.Context, named: str | None) -> tuple[str, ...
     known = settable(context.command)
     try:
         found = gather(
-            None if named is None else Path(named), os.environ, Path(), catalogue(context.find_root().command)
+            None if named is None else Path(named),
+            os.environ,
+            Path(),
+            lambda: catalogue(context.find_root().command),
         )
     except UsageError as error:
         raise typer.BadParameter(str(error)) from None

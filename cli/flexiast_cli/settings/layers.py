@@ -18,7 +18,7 @@ import re
 import shlex
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,6 +30,8 @@ else:
     import tomli as tomllib  # pragma: no cover
 
 PROJECT_FILE = "flexiast.toml"
+PREFIX = "FLEXIAST_"
+"""Of the variables that set something"""
 
 SECRET_KEY = re.compile(r"(password|passwd|passphrase|secret|token|api-?key)$", re.IGNORECASE)
 SECRET_VALUE = re.compile(r"://[^/@\s]*:[^/@\s]+@")
@@ -77,9 +79,18 @@ def files(named: Path | None, environment: Mapping[str, str], folder: Path) -> l
     return unnamed + ([named] if named else [])
 
 
-def gather(named: Path | None, environment: Mapping[str, str], folder: Path, catalogue: Catalogue) -> Settings:
-    """Each setting's strongest value; raises UsageError for a file that cannot be read or holds an unknown name."""
-    layers = [read(path, catalogue) for path in files(named, environment, folder)]
+def gather(
+    named: Path | None, environment: Mapping[str, str], folder: Path, list_keys: Callable[[], Catalogue]
+) -> Settings:
+    """Each setting's strongest value; raises UsageError for a file that cannot be read or holds an unknown name.
+
+    ``list_keys`` is called where anything may be set: it builds every command.
+    """
+    paths = files(named, environment, folder)
+    if not paths and not any(name.startswith(PREFIX) for name in environment):
+        return {}
+    catalogue = list_keys()
+    layers = [read(path, catalogue) for path in paths]
     layers.append(from_environment(environment, catalogue))
     return {(one.command, one.key): one for layer in layers for one in layer}
 

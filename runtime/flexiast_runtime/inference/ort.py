@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -132,7 +133,12 @@ def _check_provider(provider: Provider, found: Sequence[str], whose: str) -> Non
 
 def _is_spec(text: str, spec: Spec) -> bool:
     """Whether a graph's metadata contain this spec; fields newer than the graph have their defaults."""
+    return _parse_spec(text) == spec
+
+
+@functools.lru_cache(maxsize=8)  # all graphs of a bundle hold the same text
+def _parse_spec(text: str) -> Spec | None:
     try:
-        return Spec.model_validate_json(text) == spec
+        return Spec.model_validate_json(text)
     except ValidationError:
-        return False
+        return None

@@ -17,8 +17,6 @@ from flexiast_runtime.hardware.poller import Poller
 from flexiast_runtime.hardware.power_source import ReportedOnce, SourceMeter
 from flexiast_runtime.inference.backends import Backend
 from flexiast_runtime.inference.engine import Engine, StagedEngine
-from flexiast_runtime.inference.tensorrt.build import find_tensorrt
-from flexiast_runtime.inference.tensorrt.cuda import Cuda
 from flexiast_runtime.profiling.footprint import measure_footprint
 from flexiast_runtime.profiling.measure import Power, Runs, measure, measure_paced, measure_power
 from flexiast_runtime.profiling.profiles import (
@@ -61,6 +59,9 @@ def versions(backend: Backend = Backend.CPU) -> dict[str, str]:
         "python": platform.python_version(),
     }
     if backend is Backend.TENSORRT:
+        from flexiast_runtime.inference.tensorrt.build import find_tensorrt  # what no other backend needs
+        from flexiast_runtime.inference.tensorrt.cuda import Cuda
+
         tensorrt, device = find_tensorrt(), Cuda.open().device()
         found[tensorrt.flavour] = tensorrt.version
         found["GPU"] = f"{device.name} ({device.compute_capability}), {device.driver}"

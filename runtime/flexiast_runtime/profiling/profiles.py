@@ -291,6 +291,11 @@ def _merge(profile: Profile, before: Profile) -> Profile:
     return profile.model_copy(update={"measurements": tuple(now.values())})
 
 
+def has_any(folder: Path | None = None) -> bool:
+    """Whether this user has profiled anything."""
+    return any((folder or profile_folder()).glob("*.json"))
+
+
 def find(key: ProfileKey, folder: Path | None = None) -> Profile | None:
     """The profile of exactly this key, or None; raises DataError for a damaged one."""
     path = (folder or profile_folder()) / f"{key.digest}.json"

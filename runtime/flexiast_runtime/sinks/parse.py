@@ -27,7 +27,6 @@ from flexiast_runtime.sinks.retention import Retention
 from flexiast_runtime.sinks.sink import Sink
 from flexiast_runtime.sinks.sqlite import SqliteHistory
 from flexiast_runtime.sinks.template import BodyTemplate
-from flexiast_runtime.sinks.webhook import Webhook
 from flexiast_runtime.units import parse_duration, parse_size
 
 Options = dict[str, Any]
@@ -176,6 +175,8 @@ def _mqtt(scheme: str) -> Callable[[str, Options], Sink]:
 
 def _webhook(scheme: str) -> Callable[[str, Options], Sink]:
     def make(target: str, options: Options) -> Sink:
+        from flexiast_runtime.sinks.webhook import Webhook  # HTTP and TLS are a twentieth of the start-up
+
         _url(scheme, target)
         token, secret = read_credentials(WEBHOOK, options.get("credentials"))
         template = BodyTemplate(options["template"]) if "template" in options else None

@@ -190,8 +190,8 @@ def test_a_file_that_others_may_write_is_used_only_if_named(tmp_path: Path) -> N
     path.chmod(0o666)
     environment = {"XDG_CONFIG_HOME": str(tmp_path / "none")}
     with pytest.raises(UsageError, match="written by everybody, so it is not used unless named"):
-        gather(None, environment, tmp_path, CATALOGUE)
-    assert len(gather(path, environment, tmp_path, CATALOGUE)) == 1
+        gather(None, environment, tmp_path, lambda: CATALOGUE)
+    assert len(gather(path, environment, tmp_path, lambda: CATALOGUE)) == 1
     mine = path.stat()
     foreign = os.stat_result((0o100644, *mine[1:4], os.geteuid() + 1, *mine[5:]))
     with pytest.raises(UsageError, match="another user"):

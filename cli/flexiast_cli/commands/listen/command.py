@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flexiast_cli.commands.listen.options import OutputOptions, SourceOptions
+from flexiast_cli.loading import pause_collection
 from flexiast_cli.options.common import EventOptions
 from flexiast_cli.options.grouping import ungroup
 from flexiast_cli.options.policy import PolicyOptions
@@ -29,6 +30,7 @@ def listen(
     The patch size is the best that meets the deadline and that the battery allows; every switch has a reason. Ctrl-C
     ends the stream, reports what is still open, and exits with 130.
     """
-    from flexiast_cli.commands.listen.run import run
+    with pause_collection():
+        from flexiast_cli.commands.listen.run import run
 
     run(model, sources, sizes, events, output)
