@@ -146,7 +146,9 @@ def _fit_on_clips(
     fits = fit_temperatures(bundle, windows, by_class, lambda variants: track(list(variants), "Fitting"))
     points: Sequence[OperatingPoint] = ()
     if aim is not None:
-        peaks = peak_scores(bundle, fits, waveforms, lambda variants: track(list(variants), "Detecting"))
+        peaks = peak_scores(
+            bundle, [fit.variant for fit in fits], waveforms, lambda variants: track(list(variants), "Detecting")
+        )
         durations_s = [len(waveform) / spec.frontend.sample_rate_hz for waveform in waveforms]
         points = operating_points(peaks, targets, durations_s, spec.labels, aim)
     single = [place for place in range(len(targets)) if targets[place].sum() == 1]
