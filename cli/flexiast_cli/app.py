@@ -29,6 +29,7 @@ from flexiast_cli.commands.export.command import export
 from flexiast_cli.commands.history.command import history
 from flexiast_cli.commands.import_.command import import_
 from flexiast_cli.commands.inspect.command import inspect
+from flexiast_cli.commands.learn.command import learn
 from flexiast_cli.commands.listen.command import listen
 from flexiast_cli.commands.mine.command import mine
 from flexiast_cli.commands.profile.command import profile
@@ -125,7 +126,7 @@ def _group(
 
 
 _register(app, listen, swap, history, classify, record, devices, doctor, profile, simulate)
-_register(app, train, import_, evaluate, embed, export, calibrate, mine, inspect, verify, demo)
+_register(app, train, learn, import_, evaluate, embed, export, calibrate, mine, inspect, verify, demo)
 _group(
     "review",
     "Listen to events and say what each was, mark what was missed; write that for training.",

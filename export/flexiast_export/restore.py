@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def restore_checkpoint(bundle: Bundle) -> Checkpoint:
     """Raises ModelError for a bundle without float32 weights, VerificationError for one that is not what was exported.
 
-    Its validation figures are those in the manifest.
+    Its validation figures and its licence are those of the bundle.
     """
     manifest = bundle.manifest
     if "fp32" not in manifest.encoders:
@@ -36,7 +36,7 @@ def restore_checkpoint(bundle: Bundle) -> Checkpoint:
         )
     onnx = require("onnx", "export")
     graph = onnx.load_model_from_string(bundle.read(manifest.encoders["fp32"].file)).graph
-    found = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    found = {one.name: np.array(onnx.numpy_helper.to_array(one)) for one in graph.initializer}  # its own are read-only
     spec = manifest.spec
     weights = unpack(bundle)
     expected = weight_shapes(spec)
@@ -45,8 +45,13 @@ def restore_checkpoint(bundle: Bundle) -> Checkpoint:
     if any(weights[name].shape != shape for name, shape in expected.items()):
         raise VerificationError(f"{bundle.folder} does not hold the weights that its spec describes; export it again")
     measure = "accuracy" if spec.task == "single" else "mean_average_precision"
-    validation = [{"patch_size": patch, measure: metric} for patch, metric in manifest.measured.items()]
-    return Checkpoint(spec, weights, {"validation": validation} if validation else {})
+    specificity = manifest.specificity or {}
+    validation = [
+        {"patch_size": patch, measure: metric} | ({"specificity": specificity[patch]} if patch in specificity else {})
+        for patch, metric in manifest.measured.items()
+    ]
+    licence = {} if bundle.licence is None else {"licence": bundle.licence}
+    return Checkpoint(spec, weights, ({"validation": validation} if validation else {}) | licence)
 
 
 def _read_weight(spec: Spec, found: Mapping[str, Float], name: str, bundle: Bundle) -> Float:
