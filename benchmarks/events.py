@@ -97,7 +97,10 @@ def setups(bundle: Bundle, calibrating: Dataset) -> Iterator[Setup]:
     yield Setup(f"Temperatures of {len(clips)} clips ({temperatures})", scaled, EventRules())
     if targets.sum(axis=0).max() < MIN_POSITIVES:
         return
-    peaks, durations_s = peak_scores(bundle, fits, clips), [len(clip) / frontend.sample_rate_hz for clip in clips]
+    peaks, durations_s = (
+        peak_scores(bundle, [fit.variant for fit in fits], clips),
+        [len(clip) / frontend.sample_rate_hz for clip in clips],
+    )
     points = operating_points(peaks, targets, durations_s, manifest.spec.labels, aim := Aim(precision=0.9))
     thresholds = {point.label: point.threshold for point in points if point.threshold is not None}
     median = float(np.median(list(thresholds.values())))

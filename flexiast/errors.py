@@ -36,6 +36,8 @@ class ExitCode(IntEnum):
     """`flexiast listen --to`: a sink did not get every record; stderr says how many and why."""
     REMOTE = 10
     """An object store cannot be reached, or refuses what was asked."""
+    WORSE = 11
+    """`flexiast learn`: the model that was learnt is worse than the one before, and was not published."""
     INTERRUPTED = 130
     """Ended by Ctrl-C, after everything was flushed."""
     TERMINATED = 143
@@ -105,6 +107,12 @@ class LockedError(DataError):
 
 class ChangedError(DataError):
     """What was to be changed is no longer as the caller saw it."""
+
+
+class WorseModelError(FlexiastError):
+    """A model learnt, and is worse than it was."""
+
+    exit_code = ExitCode.WORSE
 
 
 class RemoteError(DataError):

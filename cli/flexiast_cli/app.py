@@ -41,7 +41,7 @@ class Group(NamedTuple):
 
 COMMANDS = (
     *("listen", "swap", "history", "classify", "record", "devices", "doctor", "profile", "simulate"),
-    *("train", "import", "evaluate", "embed", "export", "calibrate", "mine", "inspect", "verify", "demo"),
+    *("train", "learn", "import", "evaluate", "embed", "export", "calibrate", "mine", "inspect", "verify", "demo"),
 )
 GROUPS = {
     "review": Group(

@@ -47,6 +47,11 @@ EXAMPLES: dict[Words, tuple[str, ...]] = {
         "flexiast train sounds -o runs/first --resume",
         "flexiast train sounds -o runs/student --config recipes/sounds.toml --teacher runs/teacher",
     ),
+    ("learn",): (
+        "flexiast learn --from home.bundle -o tonight.bundle",
+        "flexiast learn --from home.bundle --data sounds -o tonight.bundle",
+        "flexiast learn --from home.bundle --data sounds --background hours --false-alarms-per-hour 0.5 -o new.bundle",
+    ),
     ("import",): ("flexiast import ast/model.safetensors -o ast.safetensors",),
     ("embed",): ("flexiast embed commands recordings -o embeddings.parquet",),
     ("evaluate",): (

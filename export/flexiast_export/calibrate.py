@@ -70,7 +70,9 @@ def _fit(variant: Variant, logits: Float, targets: Float, manifest: Manifest) ->
     )
 
 
-def peak_scores(bundle: Bundle, fits: Iterable[Fit], waveforms: Sequence[Float], progress: Progress = iter) -> Float:
+def peak_scores(
+    bundle: Bundle, variants: Iterable[Variant], waveforms: Sequence[Float], progress: Progress = iter
+) -> Float:
     """The highest score that each clip reaches in a stream [variants, clips, labels], in the default precision.
 
     An event is reported where it reaches the threshold. Each clip is heard between silence, by every window that meets
@@ -89,8 +91,8 @@ def peak_scores(bundle: Bundle, fits: Iterable[Fit], waveforms: Sequence[Float],
         logits = classify(engines, features, variant.patch_size) / np.float32(variant.temperature)
         return np.max([smoother.push(row) for row in label_scores(logits, spec)], axis=0)
 
-    variants = [fit.variant for fit in fits if fit.variant.precision == precision]
-    return np.stack([np.stack([peak(waveform, variant) for waveform in waveforms]) for variant in progress(variants)])
+    chosen = [variant for variant in variants if variant.precision == precision]
+    return np.stack([np.stack([peak(waveform, variant) for waveform in waveforms]) for variant in progress(chosen)])
 
 
 def publish(

@@ -206,6 +206,17 @@ def keep_budget(
     return Budgets(tuple(size for size, _ in found), calibration, tuple(sorted(suspects, key=lambda one: -one.score)))
 
 
+def apply_budgets(bundle: Bundle, variants: Sequence[Variant], sizes: Sequence[SizeBudget]) -> list[Variant]:
+    """The variants with their sizes' thresholds; one that keeps its own keeps its temperature too."""
+    by_size = {size.patch_size: size for size in sizes}
+    found = []
+    for variant in variants:
+        size = by_size.get(variant.patch_size)
+        base = bundle.manifest.variant(variant.patch_size, variant.precision) if size and size.refusal else variant
+        found.append(base.model_copy(update={"thresholds": size.thresholds if size else None}))
+    return found
+
+
 def _keep_at_size(
     own: Variant,
     variant: Variant,

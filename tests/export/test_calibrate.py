@@ -73,7 +73,7 @@ def test_peaks_are_the_scores_of_the_events_that_listening_reports(
     bundle = Bundle.open(tiny_bundle)
     own = [replace(fit, variant=variant) for fit, variant in zip(fits, bundle.manifest.variants, strict=True)]
     waveforms = [make_tone(440, 0.3), make_tone(3_000, 1.1)]
-    peaks = peak_scores(bundle, own, waveforms)
+    peaks = peak_scores(bundle, [fit.variant for fit in own], waveforms)
     engines, labels = load_engines(bundle), bundle.manifest.spec.labels
     assert peaks.shape == (len(own), 2, len(labels))
     settings = DetectionSettings.from_frontend(bundle.manifest.spec.frontend, EventRules(1e-6), gate_dbfs=-np.inf)

@@ -80,7 +80,7 @@ def score_stream(
     if waiting:
         run()
     empty = np.empty((0, engines.spec.classes), np.float32)
-    logits = {patch: np.concatenate([empty, *parts]) for patch, parts in found.items()}
+    logits = {patch: np.concatenate(parts or [empty]) for patch, parts in found.items()}
     return StreamLogits(tuple(windows), np.array(silent, bool), logits, framer.end)
 
 

@@ -33,6 +33,12 @@ class Correction:
     """Of the event or mark"""
     bundle_sha256: str | None
     """Of the model that said so"""
+    began_s: float
+    """When the sound began: Unix seconds, or seconds of a recording"""
+
+    @property
+    def ended_s(self) -> float:
+        return self.began_s + self.span.end_s - self.span.start_s
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,11 @@ def _correct_event(one: ReviewedEvent, clip: Path | None) -> Correction | None:
         judgement.decided_at_s,
         one.event["id"],
         one.bundle_sha256,
+        one.event.get("started_at_s", one.event["start_s"]),  # which recordings lack
     )
 
 
 def _correct_missed(mark: Mark, path: Path) -> Correction:
     span = Span(mark.start_s, mark.end_s)
-    return Correction(path, span, mark.label, None, None, mark.source, mark.marked_at_s, mark.id, None)
+    times = mark.marked_at_s, mark.id, None, mark.started_at_s
+    return Correction(path, span, mark.label, None, None, mark.source, *times)

@@ -114,7 +114,10 @@ def check_exists(path: Path) -> None:
 
 @contextmanager
 def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that writes nothing; raises DataError for a file that is no such database."""
+    """A connection that writes nothing.
+
+    Raises DataError for a file that is no such database, LockedError where another program holds it for itself alone.
+    """
     try:
         check_exists(path)
         with _connect_read_only(path.resolve()) as connection:
@@ -126,6 +129,8 @@ def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
                 raise DataError(f"{path} has schema {version}, this flexiast reads {VERSION}; update flexiast")
             yield connection
     except (sqlite3.DatabaseError, OSError) as error:
+        if "locked" in str(error):
+            raise LockedError(f"another program holds {path}; end it, or try again in a moment") from error
         if "no such table: schema_version" in str(error):
             raise DataError(f"{path} is no database of events; `flexiast listen --to sqlite:…` writes one") from error
         raise DataError(f"{path} cannot be read as a database of events: {error}") from error

@@ -23,7 +23,7 @@ from flexiast_cli.commands.calibrate.tables import describe_fit, show_budgets, s
 from flexiast_cli.dataset import load_background, load_split
 from flexiast_cli.terminal.console import print_json, stderr, track
 from flexiast_export.calibrate import Fit, fit_temperatures, peak_scores, publish
-from flexiast_export.false_alarms import Budgets, SizeBudget, keep_budget
+from flexiast_export.false_alarms import Budgets, apply_budgets, keep_budget
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle
 
@@ -69,7 +69,7 @@ def run(
     sizes = budgets.sizes if budgets else ()
     if folder is not None:
         thresholds = {point.label: point.threshold for point in fitted.points if point.threshold is not None}
-        variants = _with_thresholds(bundle, fitted.variants, sizes)
+        variants = apply_budgets(bundle, fitted.variants, sizes)
         calibration = budgets.calibration if budgets else None
         publish(bundle, variants, thresholds, folder, calibration=calibration, force=force)
     if as_json:
@@ -87,17 +87,6 @@ def run(
         show_fits(fitted.fits, fitted.points, f"{model} on {data.name}, {split} ({fitted.count} clips)", aim)
     if budgets is not None:
         show_budgets(budgets, bundle.manifest.precisions)
-
-
-def _with_thresholds(bundle: Bundle, variants: Sequence[Variant], sizes: Sequence[SizeBudget]) -> list[Variant]:
-    """The variants with their sizes' thresholds; one that keeps its own keeps its temperature too."""
-    by_size = {size.patch_size: size for size in sizes}
-    found = []
-    for variant in variants:
-        size = by_size.get(variant.patch_size)
-        base = bundle.manifest.variant(variant.patch_size, variant.precision) if size and size.refusal else variant
-        found.append(base.model_copy(update={"thresholds": size.thresholds if size else None}))
-    return found
 
 
 def _choose_aim(
@@ -146,7 +135,9 @@ def _fit_on_clips(
     fits = fit_temperatures(bundle, windows, by_class, lambda variants: track(list(variants), "Fitting"))
     points: Sequence[OperatingPoint] = ()
     if aim is not None:
-        peaks = peak_scores(bundle, fits, waveforms, lambda variants: track(list(variants), "Detecting"))
+        peaks = peak_scores(
+            bundle, [fit.variant for fit in fits], waveforms, lambda variants: track(list(variants), "Detecting")
+        )
         durations_s = [len(waveform) / spec.frontend.sample_rate_hz for waveform in waveforms]
         points = operating_points(peaks, targets, durations_s, spec.labels, aim)
     single = [place for place in range(len(targets)) if targets[place].sum() == 1]

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flexiast.checkpoint import load_checkpoint, weights_sha256
+from flexiast.checkpoint import Checkpoint, load_checkpoint, weights_sha256
 from flexiast.errors import UsageError
 from flexiast.extras import require
 from flexiast.manifest import Manifest, Precision
@@ -60,18 +60,19 @@ def job_from_checkpoint(
     if output.resolve() in path.resolve().parents:
         raise UsageError(f"{output} holds the checkpoint itself; choose another name")
     spec = checkpoint.spec
-
-    def publish(**options: Any) -> Manifest:
-        from flexiast.networks import TorchClassifier, load_model
-
-        source = TorchClassifier(load_model(checkpoint))
-        return export_onnx(checkpoint, source, patches, output, precisions=precisions, opset=opset, **options)
+    publish = partial(_export, checkpoint, patches, output, precisions=precisions, opset=opset)
 
     def encoders() -> dict[Precision, Any]:
         return {name: encoder(checkpoint, template(name, spec), opset, versions()) for name in precisions}
 
     source_sha256 = weights_sha256(checkpoint)
     return Job(spec, checkpoint.weights, source_sha256, precisions, patches, opset, "fp32", encoders, publish)
+
+
+def _export(checkpoint: Checkpoint, patches: Sequence[PatchSize], output: Path, **options: Any) -> Manifest:
+    from flexiast.networks import TorchClassifier, load_model
+
+    return export_onnx(checkpoint, TorchClassifier(load_model(checkpoint)), patches, output, **options)
 
 
 def job_from_bundle(model: str, patches: Sequence[PatchSize], output: Path, *, force: bool) -> Job:

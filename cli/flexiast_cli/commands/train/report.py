@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-import struct
-import zlib
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import soundfile
-from numpy.typing import NDArray
 
-from flexiast.arrays import Float
 from flexiast.data.targets import find_clips
 from flexiast.evaluation.per_label import NOTHING, confusion_matrix, label_results
-from flexiast.files import write_atomically
 from flexiast.frontend import Frontend
-from flexiast_cli.commands.train.prepare import SAMPLE_RATE_HZ, Prepared
+from flexiast_cli.commands.train.prepare import Prepared
 from flexiast_cli.commands.train.summary import Summary, advise, compare_ways
-from flexiast_cli.spectrogram import MAGMA, shades
+from flexiast_cli.report_page import render_figure, write_page
 
 SHOWN_LABELS = 24
 SHOWN_WRONG = 24
 """Clips with a player; each takes up to 100 kB."""
-
-LONGEST_S = 6.0
-"""Of a clip that is played."""
 
 MATRIX_LABELS = 40
 
@@ -54,12 +42,7 @@ def write_report(path: Path, summary: Summary, prepared: Prepared) -> None:
         if len(spec.labels) <= MATRIX_LABELS:
             parts.append(f"<h2>What is taken for what, at {summary.best_size}</h2>" + _confusion(summary))
         parts.append(f"<h2>Validation clips that are wrong, at {summary.best_size}</h2>" + _wrong(summary, prepared))
-    css = files("flexiast_cli.commands.train").joinpath("report.css").read_text(encoding="utf-8")
-    page = (
-        f'<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{css}</style><body>{''.join(parts)}</body></html>\n"
-    )
-    write_atomically(path, page.encode("utf-8", "replace"))
+    write_page(path, title, parts)
 
 
 def _ways(summary: Summary) -> str:
@@ -129,7 +112,7 @@ def _labels(summary: Summary, prepared: Prepared) -> str:
             else f" · <span class={'right' if recall >= 0.8 else 'wrong'}>{recall:.0%} found</span>"
         )
         caption = f"<b>{escape(label)}</b><br>{summary.clips_by_label[label]} train{share}"
-        figures.append(_figure(prepared.waveforms[int(having[len(having) // 2])], frontend, caption))
+        figures.append(render_figure(prepared.waveforms[int(having[len(having) // 2])], frontend, caption))
     more = len(spec.labels) - SHOWN_LABELS
     rest = f"<p class=dim>… and {more} more labels</p>" if more > 0 else ""
     return f"<div class=clips>{''.join(figures)}</div>{rest}"
@@ -169,45 +152,7 @@ def _wrong(summary: Summary, prepared: Prepared) -> str:
             f"<b>{escape(names[truth[clip]])}</b> taken for <span class=wrong>{escape(names[answered[clip]])}</span> "
             f"({scores[clip, answered[clip]]:.0%})<br><span class=dim>{escape(prepared.validation_names[clip])}</span>"
         )
-        figures.append(_figure(prepared.validation_waveforms[clip], frontend, caption))
+        figures.append(render_figure(prepared.validation_waveforms[clip], frontend, caption))
     more = len(wrong) - SHOWN_WRONG
     rest = f"<p class=dim>… and {more} more</p>" if more > 0 else ""
     return f"<div class=clips>{''.join(figures)}</div>{rest}"
-
-
-def _figure(waveform: Float, frontend: Frontend, caption: str) -> str:
-    """A clip's spectrogram, player and caption."""
-    waveform = waveform[: round(LONGEST_S * SAMPLE_RATE_HZ)]
-    missing = frontend.spec.taper_samples - len(waveform)
-    log_mel = frontend.log_mel(np.pad(waveform, (0, max(0, missing))))
-    picture = _encode_url("image/png", _to_png(shades(frontend.normalise(log_mel)).T[::-1]))
-    sound = io.BytesIO()
-    soundfile.write(sound, waveform, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
-    player = f'<audio controls preload=none src="{_encode_url("audio/flac", sound.getvalue())}"></audio>'
-    return f'<figure><img src="{picture}" alt="spectrogram">{player}<figcaption>{caption}</figcaption></figure>'
-
-
-def _encode_url(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _to_png(picture: NDArray[np.uint8]) -> bytes:
-    """Shades [height, width] in magma as an indexed PNG."""
-    height, width = picture.shape
-    steps = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in MAGMA], np.float64)
-    places = np.linspace(0, len(steps) - 1, 256)
-    palette = np.stack([np.interp(places, np.arange(len(steps)), channel) for channel in steps.T], axis=1)
-    rows = np.concatenate((np.zeros((height, 1), np.uint8), picture), axis=1)  # each row begins with its filter: none
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        (
-            chunk(b"IHDR", header),
-            chunk(b"PLTE", palette.round().astype(np.uint8).tobytes()),
-            chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)),
-            chunk(b"IEND", b""),
-        )
-    )

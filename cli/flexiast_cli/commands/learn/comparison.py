@@ -1,0 +1,210 @@
+"""The old model and the new one, on verdicts that were held out and on the original validation set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexiast.arrays import Float
+from flexiast.checkpoint import Checkpoint
+from flexiast.evaluation.evaluate import PatchResult, average_precision, predict, summarize
+from flexiast.evaluation.per_label import confusion_matrix, label_results
+from flexiast.networks import TorchClassifier, load_model
+from flexiast.spec import PatchSize, Spec, Value
+from flexiast_cli.commands.learn.sources import Original
+from flexiast_cli.commands.learn.verdicts import Lesson
+from flexiast_cli.terminal.console import track
+from flexiast_export.calibrate import peak_scores
+from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.detection.rules import EventRules
+
+MOST_LOST = 0.02
+"""Of the sounds that the old model finds, which the new one may miss; and half a sound, for few are held out"""
+MOST_DROP = 0.01
+"""Of the metric on the original validation set"""
+
+Pair = tuple[float, float]
+"""Before and after"""
+
+
+class LabelChange(Value):
+    """What became of one label, as the mean of all patch sizes; None where nothing shows it."""
+
+    label: str
+    sounds: int
+    """Kept back, that are of this label"""
+    found: Pair | None
+    """Share of them that is reported"""
+    false_events: Pair
+    """Of this label, in all that was held out"""
+    validation: Pair | None
+    """Recall on the original validation set, or average precision where clips have several labels"""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one bundle makes of sounds."""
+
+    peaks: Float
+    """Highest score that each reaches [sizes, sounds, labels]"""
+    thresholds: Float
+    """[sizes, labels]"""
+
+    @property
+    def reported(self) -> NDArray[np.bool_]:
+        return self.peaks >= self.thresholds[:, None]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What one model makes of the original validation set."""
+
+    results: tuple[PatchResult, ...]
+    by_label: tuple[float | None, ...]
+    """Recall or average precision of each label, the mean of all sizes"""
+
+    @property
+    def metric(self) -> float:
+        return float(np.mean([one.metric for one in self.results]))
+
+    @property
+    def merit(self) -> float:
+        return float(np.mean([one.merit for one in self.results]))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Old and new."""
+
+    spec: Spec
+    patches: tuple[PatchSize, ...]
+    held_out: tuple[Lesson, ...]
+    answers: tuple[Answers, Answers]
+    validation: tuple[Validation, Validation] | None
+    found: Pair
+    """Sounds of labels that are reported, the mean of all sizes"""
+    false_events: Pair
+    changes: tuple[LabelChange, ...]
+    refusal: str
+    """Why the new model is worse; empty where it is not"""
+
+    @property
+    def sounds(self) -> int:
+        """Kept back, that are of a label."""
+        return sum(one.label is not None for one in self.held_out)
+
+
+def collect_answers(bundle: Bundle, lessons: Sequence[Lesson]) -> Answers:
+    """What a bundle reports of verdicts' sounds, each heard by itself."""
+    manifest, precision = bundle.manifest, bundle.manifest.precision()
+    variants = [one for one in manifest.variants if one.precision == precision]
+    waveforms = [one.waveform for one in lessons]
+    rules = EventRules(label_thresholds=manifest.thresholds, size_thresholds=manifest.size_thresholds)
+    thresholds = np.stack([rules.thresholds(manifest.spec.labels, one.patch_size) for one in variants])
+    return Answers(peak_scores(bundle, variants, waveforms, lambda each: track(list(each), "Comparing")), thresholds)
+
+
+def validate(checkpoint: Checkpoint, original: Original, patches: Sequence[PatchSize]) -> Validation:
+    """Raises DataError for clips that the model cannot be right about."""
+    spec, classifier = checkpoint.spec, TorchClassifier(load_model(checkpoint))
+    targets = original.validation_targets
+    known = targets.any(axis=1)
+    results, shares = [], []
+    for patch, logits in predict(
+        classifier, original.validation, targets, patches, progress=lambda each: track(each, "Validating")
+    ):
+        results.append(summarize(spec, patch, logits, targets))
+        shares.append(_measure_labels(logits[known], targets[known], spec))
+    columns = zip(*shares, strict=True)
+    by_label = tuple(None if column[0] is None else float(np.mean(column)) for column in columns)
+    return Validation(tuple(results), by_label)
+
+
+def _measure_labels(logits: Float, targets: Float, spec: Spec) -> list[float | None]:
+    if spec.task == "single":
+        return [one.recall for one in label_results(confusion_matrix(logits, targets), spec.labels)]
+    return [
+        average_precision(logits[:, column], targets[:, column]) if targets[:, column].any() else None
+        for column in range(len(spec.labels))
+    ]
+
+
+def compare(
+    bundles: tuple[Bundle, Bundle], held_out: Sequence[Lesson], validation: tuple[Validation, Validation] | None
+) -> Comparison:
+    """Compare old and new; ``refusal`` of the result says whether the new one is worse."""
+    spec = bundles[0].manifest.spec
+    answers = collect_answers(bundles[0], held_out), collect_answers(bundles[1], held_out)
+    truth, wrong = _mark_truth(held_out, spec), _mark_wrong(held_out, spec)
+    found = [np.where(truth, one.reported, False).sum(axis=1).mean(axis=0) for one in answers]  # [labels]
+    false_events = [np.where(wrong, one.reported, False).sum(axis=1).mean(axis=0) for one in answers]
+    changes = tuple(
+        LabelChange(
+            label=label,
+            sounds=(count := int(truth[:, column].sum())),
+            found=(float(found[0][column] / count), float(found[1][column] / count)) if count else None,
+            false_events=(float(false_events[0][column]), float(false_events[1][column])),
+            validation=_pair_validation(validation, column),
+        )
+        for column, label in enumerate(spec.labels)
+    )
+    sums = [(float(each[0].sum()), float(each[1].sum())) for each in (found, false_events)]
+    refusal = explain_worse(sums[0], sums[1], int(truth.sum()), validation)
+    return Comparison(
+        spec, bundles[0].manifest.patches, tuple(held_out), answers, validation, sums[0], sums[1], changes, refusal
+    )
+
+
+def explain_worse(
+    found: Pair, false_events: Pair, sounds: int, validation: tuple[Validation, Validation] | None
+) -> str:
+    """Why a model is worse than before, in words; empty where it is not."""
+    mistakes = [sounds - found[number] + false_events[number] for number in (0, 1)]
+    if mistakes[1] > mistakes[0] + 1e-9:
+        return (
+            f"of the verdicts held out it gets {mistakes[1]:.1f} wrong, the old model {mistakes[0]:.1f} (sounds "
+            "missed and false events, the mean of all patch sizes)"
+        )
+    if found[1] < found[0] - MOST_LOST * sounds - 0.5:
+        return f"of {sounds} sounds held out it finds {found[1]:.1f}, the old model {found[0]:.1f}"
+    if validation is not None and validation[1].merit < validation[0].merit - MOST_DROP:
+        old, new = validation
+        return (
+            f"on the original validation set it reaches {new.metric:.1%}, the old model {old.metric:.1%}, the mean of "
+            f"all patch sizes{_describe_background(old, new)}; {MOST_DROP:.0%} less is allowed"
+        )
+    return ""
+
+
+def _describe_background(old: Validation, new: Validation) -> str:
+    specificities = [[one.specificity for one in each.results if one.specificity is not None] for each in (new, old)]
+    if not all(specificities):
+        return ""
+    after, before = (float(np.mean(each)) for each in specificities)
+    return f", and stays silent in {after:.1%} of its background, the old one in {before:.1%}"
+
+
+def _mark_truth(lessons: Sequence[Lesson], spec: Spec) -> NDArray[np.bool_]:
+    """[sounds, labels]: what should be reported."""
+    return np.array([[label == one.label for label in spec.labels] for one in lessons], bool)
+
+
+def _mark_wrong(lessons: Sequence[Lesson], spec: Spec) -> NDArray[np.bool_]:
+    """[sounds, labels]: what is known to be false; all labels where none sounds, else what was said instead."""
+    return np.array(
+        [
+            [one.label is None or label == one.correction.detected != one.label for label in spec.labels]
+            for one in lessons
+        ],
+        bool,
+    )
+
+
+def _pair_validation(validation: tuple[Validation, Validation] | None, column: int) -> Pair | None:
+    if validation is None:
+        return None
+    before, after = (one.by_label[column] for one in validation)
+    return None if before is None or after is None else (before, after)

@@ -1,0 +1,105 @@
+"""The work of `flexiast learn`: read, check, adapt, export, compare, and publish what is no worse."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flexiast.checkpoint import Checkpoint
+from flexiast.errors import WorseModelError
+from flexiast.extras import require
+from flexiast.files import check_new_output
+from flexiast.training.adaptation import WITH_DATA, WITHOUT_DATA, adapt_head
+from flexiast_cli.commands.learn.comparison import Validation, compare, validate
+from flexiast_cli.commands.learn.model import Origin, calibrate, export_models, open_origin
+from flexiast_cli.commands.learn.options import Options
+from flexiast_cli.commands.learn.report import write_report
+from flexiast_cli.commands.learn.sources import Sources, build_lesson, read_sources
+from flexiast_cli.commands.learn.tables import describe, show_comparison
+from flexiast_cli.commands.learn.verdicts import Lessons, read_lessons
+from flexiast_cli.terminal.console import count_noun, log, print_json
+from flexiast_export.calibrate import publish
+from flexiast_export.publish import check_place
+from flexiast_runtime.bundle import Bundle
+from flexiast_runtime.history.database import default_database
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is learnt from, read and checked."""
+
+    origin: Origin
+    lessons: Lessons
+    sources: Sources
+
+
+def run(options: Options, *, force: bool, as_json: bool) -> None:
+    """Raises WorseModelError for a model that is worse than before, after its report is written."""
+    check_place(options.output, force=force)
+    report = options.report or options.output.with_suffix(".html")
+    check_new_output(report, force=force)
+    prepared = prepare(options)
+    learnt, validation = _learn(prepared)
+    with tempfile.TemporaryDirectory(prefix="flexiast-learn-") as place:
+        folder = Path(place)
+        old, new = export_models(prepared.origin, learnt, prepared.lessons, folder)
+        new = calibrate(new, prepared.sources, prepared.lessons, folder / "calibrated")
+        comparison = compare((old, new), prepared.lessons.held_out, validation)
+        write_report(report, comparison, prepared.lessons, options)
+        if not comparison.refusal:
+            _publish(new, options.output, force=force)
+    if as_json:
+        print_json(describe(comparison, prepared.lessons, options, report))
+    else:
+        show_comparison(comparison)
+    if comparison.refusal:
+        raise WorseModelError(
+            f"the new model is worse, so {options.output} was not written: {comparison.refusal}. {report} shows both; "
+            "give more verdicts" + ("" if prepared.sources.original else ", or the original data by --data")
+        )
+    log(f"{report} shows what changed; `flexiast swap {options.output}` hands the new model to a listener that runs")
+
+
+def prepare(options: Options) -> Prepared:
+    """Read and check everything before any training; raises UsageError, ModelError and DataError."""
+    require("torch", "train")
+    require("onnx", "export")
+    origin = open_origin(options.model)
+    spec, database = origin.checkpoint.spec, options.history or default_database()
+    lessons = read_lessons(database, options.clips, spec, options.model, with_data=options.data is not None)
+    for note in lessons.notes:
+        log(note)
+    sources = read_sources(options, spec, origin.per_hour)
+    labelled = sum(one.label is not None for one in lessons.taught)
+    log(
+        f"{count_noun(len(lessons.taught), 'verdict teaches', 'verdicts teach')} ({labelled} sounds, "
+        f"{len(lessons.taught) - labelled} times nothing), {len(lessons.held_out)} measure"
+    )
+    if sources.original is None:
+        log("Without the original data (--data) the model is held near the old one, and compared on verdicts alone")
+    if origin.per_hour is not None and sources.per_hour is None:
+        log(
+            f"{options.model} keeps a budget of {origin.per_hour:g} false alarms an hour; its thresholds stay as they "
+            "are, for only --background could show others"
+        )
+    return Prepared(origin, lessons, sources)
+
+
+def _learn(prepared: Prepared) -> tuple[Checkpoint, tuple[Validation, Validation] | None]:
+    """The weights that learnt, and what old and new make of the original validation set."""
+    origin, original = prepared.origin, prepared.sources.original
+    lesson = build_lesson(prepared.lessons, prepared.sources, origin.checkpoint.spec)
+    anchor = WITHOUT_DATA if original is None else WITH_DATA
+    adapted = adapt_head(origin.checkpoint, origin.patches, lesson, anchor)
+    info = origin.checkpoint.info
+    if original is None:
+        return replace(adapted, info=info), None
+    old, new = (validate(each, original, origin.patches) for each in (origin.checkpoint, adapted))
+    return replace(adapted, info=info | {"validation": [one.document() for one in new.results]}), (old, new)
+
+
+def _publish(bundle: Bundle, output: Path, *, force: bool) -> None:
+    manifest = bundle.manifest
+    calibration = bundle.read_calibration()
+    publish(bundle, manifest.variants, manifest.thresholds, output, calibration=calibration, force=force)

@@ -1,0 +1,194 @@
+"""Which verdicts a model can learn from, and which of them are held out to measure by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flexiast.arrays import Float
+from flexiast.data.audio import read_audio
+from flexiast.errors import DataError
+from flexiast.spec import Spec
+from flexiast.text import preview
+from flexiast_cli.terminal.console import count_noun
+from flexiast_runtime.history.corrections import Correction, Corrections, read_corrections
+from flexiast_runtime.history.verdicts import read_bundles
+
+FEWEST = 20
+"""Verdicts: a fifth of fewer shows nothing."""
+FEWEST_LABELLED = 5
+"""Of them that name a sound, where no original data does: else silence would be the best answer."""
+HELD_OUT_SHARE = 0.2
+OCCURRENCE_S = 5.0
+"""Verdicts of one source that lie nearer are of one occurrence: it teaches or it measures, never both."""
+AROUND_S = 1.0
+"""Before and after an event, heard with it; the sink `clips` cuts as much."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A verdict or mark with its sound."""
+
+    correction: Correction
+    """Its label is one of the model's, or None for nothing"""
+    waveform: Float
+    """[samples] at the model's rate, with what sounded around it"""
+    sound: slice
+    """Where the sound itself lies in that"""
+
+    @property
+    def label(self) -> str | None:
+        return self.correction.label
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What teaches, what is held out, and what was left out, in words."""
+
+    taught: tuple[Lesson, ...]
+    held_out: tuple[Lesson, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.taught) + len(self.held_out)
+
+
+def read_lessons(database: Path, folders: Iterable[Path] | None, spec: Spec, model: str, *, with_data: bool) -> Lessons:
+    """The verdicts and marks of a database that a model can learn from; raises DataError where they are too few.
+
+    A label that the model lacks teaches that none of its own sounded. What another model's label was said of is left
+    out.
+    """
+    corrections = read_corrections(database, folders)
+    notes = _describe_missing(corrections)
+    known = [one for one in corrections.found if one.detected is None or one.detected in spec.labels]
+    if not known:
+        raise DataError(_explain_nothing(database, corrections, model))
+    if foreign := sorted({one.detected or "" for one in corrections.found} - {one.detected or "" for one in known}):
+        left_out = count_noun(len(corrections.found) - len(known), "verdict is", "verdicts are")
+        notes.append(f"{left_out} left out: {preview(foreign)} are labels of another model")
+    unknown = [one for one in known if one.label is not None and one.label not in spec.labels]
+    if unknown:
+        names = preview(sorted({one.label or "" for one in unknown}))
+        which = count_noun(len(unknown), "verdict names", "verdicts name")
+        notes.append(
+            f"{which} {names}, which {model} does not know: they teach that none of its labels sounded. "
+            "`flexiast train` adds a label"
+        )
+    known = [one if one.label in spec.labels else replace(one, label=None) for one in known]
+    lessons = list(_read_sounds(_drop_contradictions(known, notes), spec.frontend.sample_rate_hz, notes))
+    _check_enough(lessons, database, notes, with_data=with_data)
+    taught, held_out = hold_out(lessons)
+    return Lessons(tuple(taught), tuple(held_out), tuple(notes))
+
+
+def hold_out(lessons: Sequence[Lesson]) -> tuple[list[Lesson], list[Lesson]]:
+    """Those that teach, and a fifth that measures: of the sounds of labels, and of those that are nothing.
+
+    The fifth is chosen by a hash of the ids, so that tomorrow the same ones are held out, and a few more.
+    """
+    occurrences: list[list[Lesson]] = []
+    for one in sorted(lessons, key=lambda each: (each.correction.source, each.correction.began_s)):
+        last = occurrences[-1] if occurrences else []
+        near = last and last[-1].correction.source == one.correction.source
+        if near and one.correction.began_s - max(each.correction.ended_s for each in last) < OCCURRENCE_S:
+            last.append(one)
+        else:
+            occurrences.append([one])
+    chosen: set[str] = set()
+    for is_labelled in (True, False):
+        group = [each for each in occurrences if any(one.label is not None for one in each) is is_labelled]
+        ranked = sorted(
+            group, key=lambda each: hashlib.sha256(min(one.correction.id for one in each).encode()).digest()
+        )
+        wanted, held = max(1, round(HELD_OUT_SHARE * sum(map(len, group)))), 0
+        for occurrence in ranked[:-1]:  # one at the least teaches
+            if held >= wanted:
+                break
+            chosen |= {one.correction.id for one in occurrence}
+            held += len(occurrence)
+    return (
+        [one for one in lessons if one.correction.id not in chosen],
+        [one for one in lessons if one.correction.id in chosen],
+    )
+
+
+def _describe_missing(corrections: Corrections) -> list[str]:
+    if not corrections.missing:
+        return []
+    gone = count_noun(len(corrections.missing), "verdict is", "verdicts are")
+    return [f"{gone} left out: the clip is gone or damaged; --to 'clips:FOLDER#keep-reviewed=365d' keeps them longer"]
+
+
+def _explain_nothing(database: Path, corrections: Corrections, model: str) -> str:
+    if corrections.found:
+        names = preview(sorted({bundle.model for bundle in read_bundles(database).values()})) or "another model"
+        said = preview(sorted({one.detected or "" for one in corrections.found}))
+        return (
+            f"{database} holds events of {names}: {said}. {model} knows none of these labels; give that model by --from"
+        )
+    if corrections.missing:
+        return (
+            f"the clips of all {count_noun(len(corrections.missing), 'reviewed event')} in {database} are gone; name "
+            "their folder with --clips, and keep them longer with --to 'clips:FOLDER#keep=30d&keep-reviewed=365d'"
+        )
+    return f"{database} holds no verdict yet; give {FEWEST} or more with `flexiast review`"
+
+
+def _drop_contradictions(found: Sequence[Correction], notes: list[str]) -> list[Correction]:
+    """Without what was called wrong while another event of the same moment says what it was."""
+    consistent = [one for one in found if one.label is not None or not _is_labelled_near(one, found, 0.0)]
+    if dropped := len(found) - len(consistent):
+        notes.append(
+            f"{count_noun(dropped, 'verdict is', 'verdicts are')} left out: wrong at a moment of which another verdict "
+            "says what sounded"
+        )
+    return consistent
+
+
+def _is_labelled_near(one: Correction, found: Iterable[Correction], within_s: float) -> bool:
+    return any(
+        each.label is not None
+        and each.source == one.source
+        and each.began_s - within_s < one.ended_s
+        and one.began_s < each.ended_s + within_s
+        for each in found
+    )
+
+
+def _read_sounds(found: Sequence[Correction], rate_hz: int, notes: list[str]) -> Iterator[Lesson]:
+    """What sounded around a false event is nothing either, unless a label is known to have sounded there."""
+    damaged = 0
+    for one in found:
+        alone = one.label is None and _is_labelled_near(one, found, AROUND_S)
+        around_s = 0.0 if alone else AROUND_S
+        try:
+            waveform = read_audio(one.path, rate_hz)
+        except DataError:
+            damaged += 1
+            continue
+        first, last = (round(edge_s * rate_hz) for edge_s in one.span)
+        begin = max(0, first - round(around_s * rate_hz))
+        around = waveform[begin : last + round(around_s * rate_hz)]
+        yield Lesson(one, around, slice(first - begin, min(last - begin, len(around))))
+    if damaged:
+        notes.append(f"{count_noun(damaged, 'verdict is', 'verdicts are')} left out: the clip is damaged")
+
+
+def _check_enough(lessons: Sequence[Lesson], database: Path, notes: Sequence[str], *, with_data: bool) -> None:
+    why = "".join(f"\n{note}" for note in notes)
+    if len(lessons) < FEWEST:
+        raise DataError(
+            f"{count_noun(len(lessons), 'verdict')} of {database} can teach, and it takes {FEWEST} to see whether a "
+            f"model has become better; review {FEWEST - len(lessons)} more{why}"
+        )
+    labelled = sum(one.label is not None for one in lessons)
+    if labelled < FEWEST_LABELLED and not with_data:
+        raise DataError(
+            f"{count_noun(len(lessons) - labelled, 'verdict says', 'verdicts say')} that no label sounded, {labelled} "
+            "that one did: from these alone a model would learn to be silent. Give what it was trained on by --data, "
+            f"or review events that were right, until there are {FEWEST_LABELLED}{why}"
+        )
