@@ -1,8 +1,8 @@
 """Tokens of the last window used again: what a network loses whose first blocks hear only a piece of the window.
 
-python -m benchmarks.token_reuse sounds esc50/metadata.csv --val-fold 4 [--epochs 6] [--blocks 0,2,4]
+python -m benchmarks.token_reuse sounds esc50/metadata.csv --val-fold 4 [--epochs 4] [--blocks 0,2,4]
 
-Windows overlap. If the first blocks attend within pieces of three columns of patches (0.48 s at 16 × 16), and their
+Windows overlap. If the first blocks attend within pieces of 0.48 s (two columns of patches at 24 × 24), and their
 positions are relative to the piece, the tokens of a piece are the same in every window that holds it: with a step of
 one piece only the newest one is computed. The blocks after them, the CLS token and the positions in the window come as
 before. Such a network is another one, so each is trained: from the model's weights, taught by the model itself, at one
@@ -34,8 +34,8 @@ from flexiast.training.recipe import Augment, Training
 from flexiast.training.sampling import Plan
 from flexiast_runtime.catalog import find_checkpoint
 
-PATCH = PatchSize(16, 16)
-PIECE = 3
+PATCH = PatchSize(24, 24)
+PIECE = 2
 """Columns of patches"""
 BATCH = 32
 LEARNING_RATE = 3e-4
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("data", type=Path)
     parser.add_argument("--val-fold")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--blocks", type=lambda text: [int(part) for part in text.split(",")], default=[0, 2, 4])
     given = parser.parse_args()
     torch.set_num_threads(1)
