@@ -91,6 +91,9 @@ START_VALUES: dict[str, Any] = {
 }
 """Of a run that starts from another model: its lower blocks know more than few clips can tell them."""
 
+CONVNET_MIXING = {"mix_share": 0.5, "mix_from": 0.0}
+"""Of a convolutional network, which learns from the first step whatever it hears: as the recipes of all teachers."""
+
 START_GMAC = 3_500.0
 """Of forward passes: about 4 minutes on two cores, which train at 8 GMAC a second each."""
 
@@ -100,8 +103,11 @@ START_EPOCHS = (12, 60)
 class Distill(Value):
     """Learning from answers besides labels; all weights are shares of the loss."""
 
-    teacher_weight: float = Field(default=0.5, ge=0, le=1)
-    """Of the divergence from a frozen teacher, where a run has one; the labels keep the rest."""
+    teacher_weight: float = Field(default=0.9, ge=0, le=1)
+    """Of the divergence from a frozen teacher, where a run has one; the labels keep the rest.
+
+    A teacher tells of a mixed, masked clip what is still heard of it; its label does not.
+    """
     teacher_patch: Patch | None = None
     """The size that the teacher answers at; its base size unless told."""
     temperature: float = Field(default=1.0, gt=0)
@@ -182,6 +188,12 @@ class Training(Value):
             values["augment"] = self.augment.model_copy(update={"mix_from": 0.0})
         given = self.model_fields_set - {"augment"}
         return self.model_copy(update={name: value for name, value in values.items() if name not in given})
+
+    def fill_for_convnet(self) -> Training:
+        """With what suits a convolutional network, a teacher, wherever nothing was told."""
+        given = self.augment.model_fields_set
+        values = {name: value for name, value in CONVNET_MIXING.items() if name not in given}
+        return self.model_copy(update={"augment": self.augment.model_copy(update=values)})
 
 
 class ModelConfig(Value):
