@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import soundfile
@@ -52,7 +52,7 @@ Received = list[tuple[dict[str, Any], float]]
 
 def main() -> None:
     if STARTED in os.environ:
-        mic.DeviceStream = Noted  # type: ignore[misc]
+        cast(Any, mic).DeviceStream = Noted
         app()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.age")
     parser.add_argument("--data", type=Path, required=True, help="folder of commands/")
@@ -69,9 +69,9 @@ def main() -> None:
 class Noted(DeviceStream):
     """Writes down when its device starts: just after the capture process said so."""
 
-    def _attach(self, **layout: int) -> None:
+    def _attach(self, rate_hz: int, channels: int, block_frames: int) -> None:
         Path(os.environ[STARTED]).write_text(str(time.time()))
-        super()._attach(**layout)
+        super()._attach(rate_hz, channels, block_frames)
 
 
 class Webhook(HTTPServer):

@@ -27,6 +27,8 @@ from flexiast.data.search import search_folder
 from flexiast.errors import DataError
 
 Float = NDArray[np.float32]
+Half = NDArray[np.float16]
+"""As sources are kept, of which there are hours."""
 RATE_HZ = 16_000
 SEGMENT = 2 * RATE_HZ
 SEGMENTS_A_FILE = 20
@@ -72,7 +74,7 @@ def list_clips(folder: Path, keep: str) -> Iterator[Path]:
                 yield folder / row["path"]
 
 
-def decode(paths: Iterable[Path]) -> list[Float]:
+def decode(paths: Iterable[Path]) -> list[Half]:
     sources = []
     for path in paths:
         try:
@@ -86,7 +88,7 @@ def decode(paths: Iterable[Path]) -> list[Float]:
     return sources
 
 
-def speak() -> list[Float]:
+def speak() -> list[Half]:
     """Sentences by espeak-ng at several pitches and speeds."""
     sources = []
     with tempfile.TemporaryDirectory() as place:
@@ -156,9 +158,9 @@ def synthesise(rng: np.random.Generator) -> Float:
     return np.asarray(wave, np.float32)
 
 
-def vary(source: Float, rng: np.random.Generator) -> Float:
+def vary(kept: Float | Half, rng: np.random.Generator) -> Float:
     """A stretch of a source somewhere in a segment, sometimes at another speed, backwards or in a small room."""
-    source = source.astype(np.float32)
+    source: Float = kept.astype(np.float32)
     rate = float(np.exp(rng.normal(0, 0.2))) if rng.random() < 0.5 else 1.0
     needed = round(SEGMENT * rate)
     if len(source) > needed:
@@ -174,8 +176,8 @@ def vary(source: Float, rng: np.random.Generator) -> Float:
         tail = rng.standard_normal(length) * np.exp(-np.arange(length) * 6.9 / (RATE_HZ * rng.uniform(0.1, 0.6)))
         tail[0] = np.abs(tail).sum() * rng.uniform(0.05, 0.5)
         size = 1 << (len(source) + length - 1).bit_length()
-        source = np.fft.irfft(np.fft.rfft(source, size) * np.fft.rfft(tail, size), size)[: len(source) + length]
-        source = source[:SEGMENT].astype(np.float32)
+        wet = np.fft.irfft(np.fft.rfft(source, size) * np.fft.rfft(tail, size), size)[: len(source) + length]
+        source = wet[:SEGMENT].astype(np.float32)
     segment = np.zeros(SEGMENT, np.float32)
     start = int(rng.integers(0, SEGMENT - len(source) + 1))
     segment[start : start + len(source)] = source
@@ -186,7 +188,7 @@ def measure_loudness(segment: Float) -> float:
     return float(np.sqrt(np.mean(segment**2))) + 1e-9
 
 
-def make_segment(sources: dict[str, list[Float]], rng: np.random.Generator) -> Float:
+def make_segment(sources: dict[str, list[Half]], rng: np.random.Generator) -> Float:
     """One sound, or two or three at −10 to +20 dB to one another, at −48 to −8 dBFS [SEGMENT]."""
     names = [name for name in SHARES if name == "synthetic" or sources.get(name)]
     shares = np.array([SHARES[name] for name in names])

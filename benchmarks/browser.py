@@ -38,7 +38,7 @@ def main(models: list[str]) -> None:
             python = cpu_ms({"frontend": lambda: frontend(samples), **calls}, rounds=31)  # noqa: B023
             with tempfile.TemporaryDirectory() as place:
                 publish_files(build_page(bundle, patches, precision), Path(place) / "site", force=False, kind=PAGE)
-                command = ["node", Path(__file__).with_suffix(".mjs"), Path(place) / "site"]
+                command = ["node", str(Path(__file__).with_suffix(".mjs")), str(Path(place) / "site")]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
             heading(f"{name} in {precision}: a window of {frontend.spec.window_s:g} s, in Python and in WebAssembly")
             for part, ms in json.loads(done.stdout).items():

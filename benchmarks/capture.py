@@ -61,7 +61,7 @@ def under_the_rig() -> int:
         soundfile.write(wavs["mono"], numbers, RATE_HZ, subtype="PCM_16")
         soundfile.write(wavs["stereo"], np.stack([numbers, numbers], axis=1), RATE_HZ, subtype="PCM_16")
         plugged = [word for name, wav in wavs.items() for word in ("-m", f"{name}={wav}")]
-        command = [RIG, *plugged, "--", sys.executable, "-m", "benchmarks.capture"]
+        command = [str(RIG), *plugged, "--", sys.executable, "-m", "benchmarks.capture"]
         return subprocess.run(command, check=False, env=os.environ | {"VMIC_QUIET": "1"}).returncode
 
 
@@ -89,9 +89,9 @@ class Timed(DeviceStream):
 
     started_s = 0.0
 
-    def _attach(self, **layout: int) -> None:
+    def _attach(self, rate_hz: int, channels: int, block_frames: int) -> None:
         self.started_s = time.monotonic()
-        super()._attach(**layout)
+        super()._attach(rate_hz, channels, block_frames)
 
 
 def ages_s() -> list[float]:

@@ -69,8 +69,8 @@ def hear(engines: Engines, cheap: PatchSize | None, sharp: PatchSize, stream: St
             summary = record
     assert summary is not None
     runs = {use.patch: use.windows for use in summary.variants}
-    by_overlap = onset_s is None
-    counts = count_by_overlap(found, stream.truth) if by_overlap else count_by_onset(found, stream.truth, onset_s)
+    truth = stream.truth
+    counts = count_by_overlap(found, truth) if onset_s is None else count_by_onset(found, truth, onset_s)
     return Heard(counts, summary.cpu_s, summary.windows, runs)
 
 

@@ -35,9 +35,9 @@ from flexiast.data.clips import ShardClips
 from flexiast.data.dataset import compute_balanced_weights, load_waveforms, read_dataset
 from flexiast.data.shards import INDEX, Entries, Shard, ShardIndex
 from flexiast.data.targets import hash_targets
-from flexiast.spec import FrontendSpec, PatchSize, Spec
+from flexiast.spec import PRESETS, FrontendSpec, PatchSize, Spec
 from flexiast.storage import Folder
-from flexiast.training.recipe import PRESETS, Training
+from flexiast.training.recipe import Training
 from flexiast.training.sampling import Plan, ShardOrder
 from flexiast_runtime.batch.archive import Archive, Report, Task
 from flexiast_runtime.batch.archive_run import Engine, prepare_run, run_in_process, run_in_workers
@@ -279,7 +279,8 @@ def _worker_peaks_mb() -> Iterator[tuple[float, float]]:
         if "MapWorker" in " ".join(process.cmdline()):
             lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
             fields = dict(line.split(":", 1) for line in lines)
-            yield tuple(int(fields[name].split()[0]) / 1024 for name in ("VmHWM", "RssShmem"))
+            peak, shared = (int(fields[name].split()[0]) / 1024 for name in ("VmHWM", "RssShmem"))
+            yield peak, shared
 
 
 def lose_node() -> None:
@@ -329,7 +330,7 @@ def lose_node() -> None:
     server.stop()
 
 
-def _alone(archive: Archive, tasks: list[Task]) -> object:
+def _alone(archive: Archive, tasks: Sequence[Task]) -> Iterator[Report]:
     return run_in_process(archive, tasks, print, lambda: False, lambda: None)
 
 

@@ -55,6 +55,7 @@ class Broker:
 
     def __post_init__(self) -> None:
         import paho.mqtt.client as mqtt
+        from paho.mqtt.enums import CallbackAPIVersion
 
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
@@ -63,7 +64,7 @@ class Broker:
         (self.folder / "mosquitto.conf").write_text("\n".join((*lines, *kept)) + "\n")
         self.start()
         self._subscribed = threading.Event()
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, "benchmark", clean_session=False)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, "benchmark", clean_session=False)
         self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = lambda client, *_: client.subscribe("flexiast/event", qos=1)
         self._client.on_subscribe = lambda *_: self._subscribed.set()

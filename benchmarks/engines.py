@@ -73,7 +73,7 @@ def speed(checkpoint: Checkpoint, source: Classifier, engines: Engines) -> None:
         print(f"{patch!s:>6}  {figures['torch']:8.2f}  {figures['engine']:8.2f}  ({ratio:.2f} ×)")
 
 
-def run(classifier: Classifier, features: np.ndarray, patch: PatchSize):  # type: ignore[no-untyped-def, type-arg]
+def run(classifier: Classifier, features: np.ndarray, patch: PatchSize):  # type: ignore[no-untyped-def]
     return lambda: classifier.logits(features, patch)
 
 

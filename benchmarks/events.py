@@ -80,7 +80,7 @@ class Switching(FixedSize):
         if seen.time_s < self._next_s:
             return None
         self._next_s += SWITCH_EVERY_S
-        self.patch = self._patches[self._rng.integers(len(self._patches))]
+        self.patch = self._patches[int(self._rng.integers(len(self._patches)))]
         return "at random"
 
 

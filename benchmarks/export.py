@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -35,8 +36,7 @@ from benchmarks.measure import cpu_ms, heading
 from flexiast.checkpoint import Checkpoint, load_checkpoint
 from flexiast.importing import import_model
 from flexiast.manifest import OPSET, Precision
-from flexiast.model import FlexiAST
-from flexiast.networks import TorchClassifier, load_model
+from flexiast.networks import Model, TorchClassifier, load_model
 from flexiast.spec import PatchSize, Spec, parse_patches
 from flexiast_export.encoder import ATTENTION
 from flexiast_export.to_onnx import export_onnx
@@ -103,9 +103,10 @@ def make_ast(geometry: Mapping[str, int], folder: Path) -> None:
     import transformers
 
     torch.manual_seed(0)
-    config = transformers.ASTConfig(**geometry, num_labels=50, problem_type="single_label_classification")
+    make_config, make_extractor = cast(Any, transformers.ASTConfig), cast(Any, transformers.ASTFeatureExtractor)
+    config = make_config(**geometry, num_labels=50, problem_type="single_label_classification")
     transformers.ASTForAudioClassification(config).save_pretrained(folder)
-    transformers.ASTFeatureExtractor(max_length=config.max_length).save_pretrained(folder)
+    make_extractor(max_length=config.max_length).save_pretrained(folder)
 
 
 def compare(name: str, checkpoint: Checkpoint, patches: tuple[PatchSize, ...], optimum: Path | None = None) -> None:
@@ -127,9 +128,7 @@ def compare(name: str, checkpoint: Checkpoint, patches: tuple[PatchSize, ...], o
         opsets(engines, newer_engines, features)
 
 
-def written(
-    checkpoint: Checkpoint, model: FlexiAST, patches: tuple[PatchSize, ...], folder: Path, opset: int
-) -> Bundle:
+def written(checkpoint: Checkpoint, model: Model, patches: tuple[PatchSize, ...], folder: Path, opset: int) -> Bundle:
     place = folder / f"opset-{opset}"
     export_onnx(checkpoint, TorchClassifier(model), patches, place, precisions=PRECISIONS, opset=opset)
     return Bundle.open(place)

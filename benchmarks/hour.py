@@ -126,7 +126,7 @@ def run_under_rig(module: str, arguments: list[str]) -> int:
         soundfile.write(wav, noise, RATE_HZ, subtype="PCM_16")
         rig = build_quiet_rig(Path(folder))
         microphones = [word for number in ("", "2", "3", "4") for word in ("-m", f"mic{number}={wav}")]
-        command = [rig, *microphones, "--", sys.executable, "-m", module, *arguments]
+        command = [str(rig), *microphones, "--", sys.executable, "-m", module, *arguments]
         own = {"VMIC_QUIET": "1", "FAKEMIC_SO": f"{folder}/device/fakemic.so"}
         return subprocess.run(command, check=False, env=os.environ | own).returncode
 

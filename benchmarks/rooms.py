@@ -164,7 +164,10 @@ def torch_engines(engines: Engines) -> Engines:
     import onnxruntime
     import torch
 
-    from benchmarks.export import AtPatch, find_checkpoint, load_checkpoint, load_model
+    from benchmarks.export import AtPatch
+    from flexiast.checkpoint import load_checkpoint
+    from flexiast.networks import load_model
+    from flexiast_runtime.catalog import find_checkpoint
 
     torch.set_num_threads(1)
     model, frontend = load_model(load_checkpoint(find_checkpoint(MODEL))).cpu(), engines.spec.frontend

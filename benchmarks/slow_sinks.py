@@ -87,7 +87,7 @@ def serve_webhook() -> Iterator[tuple[str, list[str]]]:
 @contextmanager
 def run_broker(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """The address of a Mosquitto, and the ids of the events that a subscriber gets."""
-    from paho.mqtt import client
+    from paho.mqtt import client, enums
 
     program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/opt/homebrew/sbin")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -97,11 +97,15 @@ def run_broker(folder: Path) -> Iterator[tuple[str, list[str]]]:
         f"listener {port} 127.0.0.1\nallow_anonymous true\nuser {getpass.getuser()}\nmax_queued_messages 0\n"
     )
     ids: list[str] = []
+
+    def subscribe(subscriber: client.Client, *_: object) -> None:
+        subscriber.subscribe("#", qos=1)
+
     broker = subprocess.Popen([str(program), "-c", str(config)], stderr=subprocess.DEVNULL)
     try:
-        subscriber = client.Client(client.CallbackAPIVersion.VERSION2)
-        subscriber.on_connect = lambda *_: subscriber.subscribe("#", qos=1)
-        subscriber.on_message = lambda _, __, message: ids.extend(_event_ids(message.payload))
+        subscriber = client.Client(enums.CallbackAPIVersion.VERSION2)
+        subscriber.on_connect = subscribe
+        subscriber.on_message = lambda _, __, message: ids.extend(_event_ids(bytes(message.payload)))
         subscriber.connect_async("127.0.0.1", port)
         subscriber.loop_start()
         while not subscriber.is_connected():

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 REPORT = "FLEXIAST_BENCHMARK_STAGES"
 """Names the file that the listening process writes when it ends."""
@@ -62,6 +62,8 @@ class Stages:
 
 def listen() -> None:
     """`flexiast` with these stages counted."""
+    import typer
+
     from flexiast_cli.app import app
     from flexiast_cli.commands.listen import output
     from flexiast_runtime.audio import device_stream, mixing, ring, signal, source
@@ -85,7 +87,7 @@ def listen() -> None:
         (detector.Detector, "push", "smoothing, events"),
         (listener.StreamClassifier, "_status", "status"),
         (output, "json_line", "print"),
-        (output.typer, "echo", "print"),
+        (typer, "echo", "print"),
     ):
         if hasattr(owner, name):
             stages.wrap(owner, name, stage)
@@ -95,7 +97,7 @@ def listen() -> None:
         stages.count_step()
         return status(*args)
 
-    listener.StreamClassifier._status = count_status  # type: ignore[method-assign]
+    cast(Any, listener.StreamClassifier)._status = count_status
     try:
         app()
     finally:

@@ -9,6 +9,7 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ def _rate(trainer: Trainer) -> tuple[float, float]:
     alike = [[step for step in trainer.plan if step.patch == patch] for patch in sizes]
     first = [steps[0] for steps in alike]  # its matrices and its memory are made once a run, so it is not measured
     measured = [step for steps in alike for step in steps[1 : 1 + STEPS // len(sizes)]]
-    trainer.plan = (*first, *measured)
+    cast(Any, trainer).plan = (*first, *measured)
     batches = iter(trainer._batches(0))
     for _ in first:
         trainer._train_step(*next(batches))

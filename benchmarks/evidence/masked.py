@@ -15,9 +15,9 @@ from flexiast.networks import weights_of
 from flexiast.patching import resize_matrix
 from flexiast.spec import PatchSize, Spec
 from flexiast.training.batches import Batches, LogMels
+from flexiast.training.optimizer import schedule
 from flexiast.training.recipe import Training
 from flexiast.training.sampling import Plan
-from flexiast.training.trainer import schedule
 
 HIDDEN = 0.6
 """Share of the patches that are hidden."""
@@ -54,7 +54,7 @@ class Masked(nn.Module):
             torch.tensor(resize_matrix(size, base, spec.resize), dtype=torch.float32)
             for size, base in zip(patch, spec.base_patch, strict=True)
         )
-        resized = (along_mels @ patches.unflatten(1, patch) @ along_frames.T).flatten(1)
+        resized = (along_mels @ patches.reshape(len(patches), *patch) @ along_frames.T).flatten(1)
         return (resized - resized.mean(1, keepdim=True)) / (resized.std(1, keepdim=True) + 1e-3)
 
 

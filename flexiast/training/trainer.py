@@ -161,10 +161,7 @@ class Trainer:
     @cached_property
     def learning_gmac(self) -> float:
         """Of the forward passes of the whole run."""
-        keep = self._training.max_tokens or math.inf
-        cost = {patch: self.spec.gmac(patch) for patch in self._training.patches}
-        if self.spec.network.kind == "transformer":
-            cost = {patch: gmac * min(1.0, keep / self.spec.tokens(patch)) for patch, gmac in cost.items()}
+        cost = self._training.clip_gmac(self.spec)
         return sum(step.clips * cost[step.patch] for step in self.plan)
 
     def _measuring_gmac(self, windows: int) -> float:

@@ -256,6 +256,24 @@ def test_an_unknown_model_is_answered_with_those_there_are() -> None:
     assert str(refused.value).startswith("size 'foo' is unknown; choose one of pico, nano,")
 
 
+# ----- what is filled in
+
+
+@pytest.mark.parametrize("told", [{}, {"mix_share": 0.1}, {"mix_from": 0.9, "masks": 0}])
+def test_a_convnet_mixes_from_the_first_step_unless_told(told: dict[str, float]) -> None:
+    training = Training(augment=Augment.validate_fields(**told)).fill_for_convnet()
+    expected = Augment().model_dump() | {"mix_share": 0.5, "mix_from": 0.0} | told
+    assert training.augment.model_dump() == expected
+
+
+def test_recipes_of_students_say_what_a_teacher_counts() -> None:
+    """So that no default moves the recipes of shipped models."""
+    taught = [path for path in (REPOSITORY / "recipes").glob("*.toml") if "--teacher runs" in path.read_text("utf-8")]
+    assert len(taught) >= 8
+    for path in taught:
+        assert "teacher_weight" in Recipe.read(path).training.distill.model_fields_set, path.name
+
+
 # ----- sizes with weights on the command line
 
 WEIGHTS = st.floats(1e-3, 1e3)

@@ -20,7 +20,7 @@ from flexiast.networks import TorchClassifier, load_model, weights_of
 from flexiast.spec import NetworkSpec, PatchSize, Spec
 from flexiast.training.batches import LogMels
 from flexiast.training.linear_head import cross_validate, fit_head
-from flexiast.training.recipe import START_EPOCHS, Augment, Training
+from flexiast.training.recipe import START_EPOCHS, Augment, Distill, Training
 from flexiast.training.warm_start import compare_starts, fit_start
 
 Float = NDArray[np.float32]
@@ -122,3 +122,17 @@ def test_a_started_run_is_shorter_the_more_it_costs_and_keeps_what_was_told(spec
     assert few.layer_decay < 1
     told = Training(patches=PATCHES, epochs=3, learning_rate=0.1, augment=Augment()).fill_for_start(spec, 10)
     assert (told.epochs, told.learning_rate) == (3, 0.1)
+    assert few.distill.in_place_weight > 0
+    alone = Training(patches=PATCHES, distill=Distill(in_place_weight=0.0)).fill_for_start(spec, 10)
+    assert alone.distill.in_place_weight == 0
+
+
+def test_a_step_costs_what_it_keeps_of_a_clip_and_what_it_teaches(spec: Spec) -> None:
+    gmac = {patch: spec.gmac(patch) for patch in PATCHES}
+    assert Training(patches=PATCHES).clip_gmac(spec) == gmac
+    half = Training(patches=PATCHES, max_tokens=spec.tokens(PATCHES[0]) // 2).clip_gmac(spec)
+    assert half[PATCHES[0]] == pytest.approx(
+        gmac[PATCHES[0]] * (spec.tokens(PATCHES[0]) // 2) / spec.tokens(PATCHES[0])
+    )
+    taught = Training(patches=PATCHES, distill=Distill(in_place_weight=1.0)).clip_gmac(spec)
+    assert taught == pytest.approx({PATCHES[0]: gmac[PATCHES[0]] + gmac[PATCHES[1]], PATCHES[1]: gmac[PATCHES[1]]})

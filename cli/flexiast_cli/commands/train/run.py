@@ -21,7 +21,7 @@ from flexiast.text import preview
 from flexiast.training.distributed import World, init_process_group, is_restarted, launcher
 from flexiast.training.external_teacher import ExternalTeacher
 from flexiast.training.journal import Journal
-from flexiast.training.recipe import Distill, Recipe
+from flexiast.training.recipe import Recipe
 from flexiast.training.trainer import Trainer
 from flexiast.training.transfer import changes
 from flexiast.training.warm_start import fit_start
@@ -188,9 +188,12 @@ def _print_plan(trainer: Trainer, prepared: Prepared, teachers: list[Checkpoint]
             style="yellow",
             soft_wrap=True,
         )
-    weight = prepared.recipe.training.distill.teacher_weight
-    if weight != Distill().teacher_weight and not teachers:
-        console.print(f"The recipe gives a teacher {weight:g} of the loss, but there is no --teacher", style="yellow")
+    distill = prepared.recipe.training.distill
+    if "teacher_weight" in distill.model_fields_set and not teachers:
+        console.print(
+            f"The recipe gives a teacher {distill.teacher_weight:g} of the loss, but there is no --teacher",
+            style="yellow",
+        )
 
 
 def _list_starts() -> str:
