@@ -16,7 +16,6 @@ import flexiast_cli
 from flexiast_cli.command_tree import lazy_group
 from flexiast_cli.loading import pause_collection
 
-
 BUILD_ALL = "import typer.main; print(*typer.main.get_command(app).commands.items())"
 
 
