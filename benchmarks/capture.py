@@ -1,7 +1,8 @@
 """Capture: CPU time, age of its blocks, time to detect a fault and to recover. `python -m benchmarks.capture`
 
 Runs itself under `../shared/rigs/virtual_mic.sh`: a real PortAudio over a virtual ALSA device whose samples are their
-own number, so that each block tells when it sounded. About two minutes.
+own number, so that each block tells when it sounded. About two minutes. The device lives in the capture process. To be
+quick at faults it looks for commands fifty times a second, as no sound card does; for the cost it does so once.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import psutil
 import soundfile
 
+from benchmarks.hour import RIGS, build_quiet_rig
 from benchmarks.measure import heading
 from flexiast_runtime.audio.alignment import WindowTiming
 from flexiast_runtime.audio.capture import Capture
@@ -27,7 +29,6 @@ from flexiast_runtime.audio.microphone import Microphone
 from flexiast_runtime.audio.signal import Monitored
 from flexiast_runtime.audio.source import Block, Wait, read_blocks, wait_for
 
-RIG = Path(__file__).parents[2] / "shared" / "rigs" / "virtual_mic.sh"
 RATE_HZ, MODEL_HZ, STEP = 48_000, 16_000, 8_000
 WINDOWS = WindowTiming(MODEL_HZ, 5.0, STEP / MODEL_HZ)
 BLOCK_S = WINDOWS.choose_block_s(RATE_HZ)
@@ -36,33 +37,44 @@ COUNT = 2**16
 AUDIO_S = 20
 LIMIT = 0.004
 """Of a core, without an engine."""
+COST, FAULT = "cost", "faults"
 FAULTS = ("unplug", "error", "freeze", "unplug", "unplug", "error", "freeze", "unplug", "error", "freeze")
 CYCLE_S, FAULT_S = 6.0, 1.5
 
 
 def main() -> None:
     if "VMIC_DIR" not in os.environ:
-        sys.exit(under_the_rig())
+        parts = [run_under_rig(part) for part in (COST, FAULT)]
+        sys.exit(next(filter(None, parts), None))
+    if sys.argv[1] == FAULT:
+        print_ages(ages_s())
+        print_faults()
+        return
     heading(f"Capture at {RATE_HZ} Hz into a ring at {MODEL_HZ} Hz, no engine")
     costs = {device: cost(device) for device in ("mono", "stereo")}
-    print(f"{'':8}{'parent':>9}{'child':>9}{'together':>10}   of a core, over {AUDIO_S} s of audio; limit {LIMIT:.0%}")
+    print(f"{'':8}{'parent':>9}{'child':>9}{'together':>10}   of a core, over {AUDIO_S} s of audio; limit {LIMIT:.1%}")
     for device, (parent, child) in costs.items():
         print(f"{device:8}{parent:9.2%}{child:9.2%}{parent + child:10.2%}")
-    print_ages(ages_s())
-    print_faults()
     if any(sum(parts) > LIMIT for parts in costs.values()):
         sys.exit("over the limit")
 
 
-def under_the_rig() -> int:
+def run_under_rig(part: str) -> int:
+    """Returns the exit status."""
     numbers = np.arange(COUNT, dtype=np.uint16).view(np.int16)
-    with tempfile.TemporaryDirectory() as folder:
-        wavs = {"mono": Path(folder) / "mono.wav", "stereo": Path(folder) / "stereo.wav"}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        wavs = {"mono": folder / "mono.wav", "stereo": folder / "stereo.wav"}
         soundfile.write(wavs["mono"], numbers, RATE_HZ, subtype="PCM_16")
         soundfile.write(wavs["stereo"], np.stack([numbers, numbers], axis=1), RATE_HZ, subtype="PCM_16")
         plugged = [word for name, wav in wavs.items() for word in ("-m", f"{name}={wav}")]
-        command = [str(RIG), *plugged, "--", sys.executable, "-m", "benchmarks.capture"]
-        return subprocess.run(command, check=False, env=os.environ | {"VMIC_QUIET": "1"}).returncode
+        own = {"VMIC_QUIET": "1"}
+        rig = RIGS / "virtual_mic.sh"
+        if part == COST:
+            rig = build_quiet_rig(folder)
+            own["FAKEMIC_SO"] = f"{folder}/device/fakemic.so"
+        command = [str(rig), *plugged, "--", sys.executable, "-m", "benchmarks.capture", part]
+        return subprocess.run(command, check=False, env=os.environ | own).returncode
 
 
 def cost(device: str) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from flexiast.spec import FrontendSpec, PatchSize, Spec
 from flexiast_runtime.detection.framer import Window
 
 Float = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 
 Level = Literal["skip", "cheap", "sharp"]
 
@@ -36,8 +37,12 @@ RETRY_S = 60.0
 """Seconds without the cheapest size after its engine failed"""
 RECHECK_S = 10.0
 """Seconds after which an engine runs on what has not changed: no score is older"""
+RECENT_S = 10.0
+"""Seconds of sound that are compared with each other: twenty steps of half a second know their spread within a tenth"""
 SETTLED_VARIANCE = 0.25
 """In nat squared. Right after a change the spread is wide, and hides the next one; steady noise has a tenth of this."""
+MIN_VARIANCE = 0.01
+"""In nat squared: an electronic hum is steadier than any room, and nothing could pass its variance."""
 REVIEW_S = 120.0
 """Seconds after which a cascade is asked whether it saves anything"""
 PAUSE_S = 600.0
@@ -57,7 +62,7 @@ class Cascade:
         """``thresholds`` [classes]: scores at which events begin. ``cheap`` may be the only size there is."""
         self.cheap = cheap
         self._candidate_at = candidate_threshold(thresholds, spec)
-        self._frontend, self._step_s = spec.frontend, step_s
+        self._frontend, self._step_s, self._bands = spec.frontend, step_s, Bands(spec.frontend)
         self._window_steps = math.ceil(spec.frontend.window_s / step_s)
         self._recheck_steps = round(RECHECK_S / step_s)
         self._failed_steps = 0
@@ -81,9 +86,9 @@ class Cascade:
     def reset(self) -> None:
         """Forget the stream after a discontinuity: another place may follow."""
         self._background = Background(self._frontend, self._step_s)  # what no candidate is part of
-        self._recent = Background(self._frontend, self._step_s)  # whatever sounded in the last seconds
+        self._recent = RecentSound(self._frontend, self._step_s)  # whatever it was
         self._has_candidate = False
-        self._quiet_steps = self._steady_steps = self._idle_steps = 0
+        self._quiet_steps = self._idle_steps = 0
         self.last: tuple[PatchSize, Float] | None = None
         """Scores [classes] of the last window that an engine ran for, and the size that gave them"""
 
@@ -91,16 +96,15 @@ class Cascade:
         """Which engine the window needs: none, the cheapest or the chosen one."""
         if self._review():
             return "sharp"
-        stands_out = self._background.update(window.new, learn=not self._has_candidate) >= STANDS_OUT
-        self._recent.update(window.new, learn=True)
+        bands = self._bands(window.new)
+        stands_out = self._background.update(bands, learn=not self._has_candidate) >= STANDS_OUT
+        self._recent.update(bands)
         is_quiet = not stands_out and self._background.is_settled
-        is_steady = self._recent.change < CHANGES and self._recent.is_settled
         self._quiet_steps = self._quiet_steps + 1 if is_quiet else 0  # since something last stood out, or may have
-        self._steady_steps = self._steady_steps + 1 if is_steady else 0  # since anything last changed
         self._idle_steps += 1
         self._failed_steps = max(0, self._failed_steps - 1)
-        unchanged_steps = self._steady_steps if self._has_candidate else self._quiet_steps
-        may_hold = self.last is not None and unchanged_steps >= self._window_steps
+        is_quiet = self._quiet_steps >= self._window_steps
+        may_hold = self.last is not None and (self._recent.is_steady if self._has_candidate else is_quiet)
         if self._failed_steps or (self._has_candidate and not may_hold):
             return "sharp"
         if may_hold and self._idle_steps <= self._recheck_steps:
@@ -132,54 +136,93 @@ class Cascade:
         return self._has_candidate
 
 
-class Background:
-    """Mean and variance of the log-mel in broad bands over the last seconds."""
+class Bands:
+    """Features → the log-mel in broad bands, in nat."""
 
     FRAMES, BINS = 5, 8
-    """Frames and mel bins that are averaged before the comparison: 50 ms in one band"""
+    """Frames and mel bins that are averaged: 50 ms in one band"""
+
+    def __init__(self, frontend: FrontendSpec) -> None:
+        self._edges = np.arange(0, frontend.mel_bins, self.BINS)
+        self._scale = 2 * frontend.std / np.diff(self._edges, append=frontend.mel_bins)  # to nat, and from sum to mean
+
+    def __len__(self) -> int:
+        return len(self._edges)
+
+    def __call__(self, features: Float) -> Float64:
+        """[frames, mels] → [stretches, bands]. Frames beyond the last full stretch are ignored, unless none is full."""
+        frames = max(1, len(features) // self.FRAMES) * self.FRAMES
+        stretches = features[:frames].reshape(max(1, len(features) // self.FRAMES), -1, features.shape[1]).mean(axis=1)
+        return self._scale * np.add.reduceat(stretches.astype(np.float64), self._edges, axis=1)
+
+
+class Background:
+    """Mean and variance of each band of what is background, over the last seconds; older sound is forgotten slowly."""
+
     MEMORY_S = 10.0
     """Time constant: a fan becomes background within half a minute, three of them."""
     NEW_STEPS = 20
     """Steps in which a new background learns fast"""
     MAX_DEVIATIONS = 4.0
     """Limit of a sound's influence on the background"""
-    MIN_VARIANCE = 0.01
-    """In nat squared: an electronic hum is steadier than any room, and nothing could pass its variance."""
 
     def __init__(self, frontend: FrontendSpec, step_s: float) -> None:
         self._share, self._steps = step_s / self.MEMORY_S, 0
-        self._edges = np.arange(0, frontend.mel_bins, self.BINS)
-        self._scale = 2 * frontend.std / np.diff(self._edges, append=frontend.mel_bins)  # to nat, and from sum to mean
-        self._mean, self._variance = np.zeros(len(self._edges)), np.full(len(self._edges), 0.1)
-        self.change = math.inf
-        """Deviations of the last features from the background, above or below"""
+        bands = len(Bands(frontend))
+        self._mean, self._variance = np.zeros(bands), np.full(bands, 0.1)
 
     @property
     def is_settled(self) -> bool:
         """Whether the spread is known, and that of steady sound, so that a change would show."""
         return self._steps > self.NEW_STEPS and float(self._variance.max()) <= SETTLED_VARIANCE
 
-    def update(self, features: Float, *, learn: bool) -> float:
-        """New features [frames, mels] → deviations above the background. With ``learn`` they become part of it."""
-        bands = self._bands(features)
+    def update(self, bands: Float64, *, learn: bool) -> float:
+        """New sound [stretches, bands] → deviations above the background. With ``learn`` it becomes part of it."""
         if not self._steps:
             self._mean = bands.mean(axis=0)
         deviation = np.sqrt(self._variance)
         above = (bands - self._mean) / deviation
-        self.change = float(np.abs(above).max())
         if learn:
             self._learn(above, deviation)
         return float(above.max())
 
-    def _learn(self, above: NDArray[np.float64], deviation: NDArray[np.float64]) -> None:
+    def _learn(self, above: Float64, deviation: Float64) -> None:
         self._steps += 1
         share = max(self._share, 1 / self._steps) if self._steps <= self.NEW_STEPS else self._share
         part = np.clip(above, -self.MAX_DEVIATIONS, self.MAX_DEVIATIONS) * deviation
         self._mean = self._mean + share * part.mean(axis=0)
-        self._variance = np.maximum((1 - share) * self._variance + share * (part**2).mean(axis=0), self.MIN_VARIANCE)
+        self._variance = np.maximum((1 - share) * self._variance + share * (part**2).mean(axis=0), MIN_VARIANCE)
 
-    def _bands(self, features: Float) -> NDArray[np.float64]:
-        """[stretches, bands] in nat. Frames beyond the last full stretch are ignored, unless there is no full one."""
-        frames = max(1, len(features) // self.FRAMES) * self.FRAMES
-        stretches = features[:frames].reshape(max(1, len(features) // self.FRAMES), -1, features.shape[1]).mean(axis=1)
-        return self._scale * np.add.reduceat(stretches.astype(np.float64), self._edges, axis=1)
+
+class RecentSound:
+    """All that sounded in the last ten seconds, and nothing older: a sound that is over leaves no trace."""
+
+    def __init__(self, frontend: FrontendSpec, step_s: float) -> None:
+        self._steps = 0
+        self._window_steps = math.ceil(frontend.window_s / step_s)
+        self._last = np.zeros((max(math.ceil(RECENT_S / step_s), self._window_steps), 4, len(Bands(frontend))))
+        """Of each step and band the mean, the mean square, the least and the most"""
+
+    def update(self, bands: Float64) -> None:
+        """Take a step of sound [stretches, bands]."""
+        self._last[self._steps % len(self._last)] = (
+            bands.mean(axis=0),
+            np.square(bands).mean(axis=0),
+            bands.min(axis=0),
+            bands.max(axis=0),
+        )
+        self._steps += 1
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether in the last window nothing changed, louder or quieter. It is not known for the first ten seconds."""
+        if self._steps < len(self._last):
+            return False
+        means, square = self._last[:, 0], self._last[:, 1].mean(axis=0)
+        mean = means.mean(axis=0)
+        if float((square - mean**2).max()) > SETTLED_VARIANCE:
+            return False
+        # The spread within steps: that between them is what is looked for.
+        reach = CHANGES * np.sqrt(np.maximum(square - np.square(means).mean(axis=0), MIN_VARIANCE))
+        window = self._last[np.arange(self._steps - self._window_steps, self._steps) % len(self._last)]
+        return bool((window[:, 2] > mean - reach).all() and (window[:, 3] < mean + reach).all())

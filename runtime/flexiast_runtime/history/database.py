@@ -14,6 +14,8 @@ from flexiast.paths import data_folder
 
 VERSION = 3
 """Schema of the tables. Version 1 called a column ``began_at_s``, 2 knew no verdicts; a later one is refused."""
+NO_INDEX = ("unable to open", "readonly", "disk I/O error", "disk is full")
+"""In SQLite's errors where its index file could not be written; the last two on a full disk"""
 LOCKED_S = 2.0
 """Seconds that a write waits for another program's"""
 _EVENTS = (
@@ -138,17 +140,17 @@ def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def _connect_read_only(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that only reads, also where nothing may be written: on a read-only disk, as another user.
+    """A connection that only reads, also where nothing can be written: on a full or read-only disk, as another user.
 
     SQLite reads a database with a write-ahead log by an index file (-shm), which it creates where there is none.
-    Where it may not, nobody writes the database either: with an empty log the file alone is read, as it is; else a copy
+    Where it cannot, nobody writes the database either: with an empty log the file alone is read, as it is; else a copy
     of it and its log, for in the log are the newest events.
     """
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         try:
             _version(connection)
         except sqlite3.OperationalError as error:
-            if "unable to open" not in str(error) and "readonly" not in str(error):
+            if not any(reason in str(error) for reason in NO_INDEX):
                 raise
         else:
             yield connection

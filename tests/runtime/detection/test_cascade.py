@@ -20,11 +20,13 @@ from flexiast_runtime.audio.source import Chunk
 from flexiast_runtime.detection.cascade import (
     CANDIDATE_SHARE,
     PAUSE_S,
+    RECENT_S,
     RECHECK_S,
     RETRY_S,
     REVIEW_S,
     STANDS_OUT,
     Background,
+    Bands,
     Cascade,
     candidate_threshold,
 )
@@ -54,12 +56,11 @@ def coloured(seconds: float, tilt_db: float, level: float, seed: int = 0) -> Flo
 
 def heard(spec: FrontendSpec, waveform: Float) -> NDArray[np.float64]:
     """How far each step of a waveform stands out."""
-    background = Background(spec, STEP_S)
+    background, bands = Background(spec, STEP_S), Bands(spec)
     frames = round(STEP_S * RATE / spec.hop_samples)
     features = Frontend(spec)(waveform)
-    return np.array(
-        [background.update(features[at : at + frames], learn=True) for at in range(0, len(features) - frames, frames)]
-    )
+    starts = range(0, len(features) - frames, frames)
+    return np.array([background.update(bands(features[at : at + frames]), learn=True) for at in starts])
 
 
 # ----- the background
@@ -106,10 +107,10 @@ def test_how_features_are_normalised_changes_nothing(
 @pytest.mark.parametrize("frames", [1, 4, 5, 9, 25])
 def test_a_step_of_any_length_is_compared(build_frontend_spec: Callable[..., FrontendSpec], frames: int) -> None:
     spec = build_frontend_spec(mel_bins=20)  # bands of 8, 8 and 4 bins
-    background, features = Background(spec, STEP_S), np.zeros((frames, 20), np.float32)
-    assert background.update(features, learn=True) == 0.0
+    background, bands, features = Background(spec, STEP_S), Bands(spec), np.zeros((frames, 20), np.float32)
+    assert background.update(bands(features), learn=True) == 0.0
     features[:, 16:] = 1.0
-    assert background.update(features, learn=True) == pytest.approx(2 * spec.std / math.sqrt(0.01), rel=1e-6)
+    assert background.update(bands(features), learn=True) == pytest.approx(2 * spec.std / math.sqrt(0.01), rel=1e-6)
 
 
 # ----- levels
@@ -209,6 +210,20 @@ def test_a_change_of_steady_sound_is_looked_at_at_once(spec: Spec, gain: float) 
     change = next(place for place, window in enumerate(found) if window.end >= 40 * RATE + RATE * STEP_S)
     after = round(spec.frontend.window_s / STEP_S)
     assert set(levels[change : change + after]) == {"sharp"}
+
+
+@pytest.mark.parametrize("gain", [8.0, 100.0], ids=["loud", "very loud"])
+def test_a_sound_that_is_over_is_forgotten_in_ten_seconds(spec: Spec, gain: float) -> None:
+    """Whatever it was, a window later the sound before it is known again to be steady; a spread fades for minutes."""
+    waveform = coloured(60, -3, 0.003)
+    waveform[30 * RATE : 32 * RATE] *= gain
+    cascade = Cascade(CHEAP, np.full(len(spec.labels), 0.5, np.float32), spec, STEP_S)
+    found = windows(spec, waveform)
+    levels = levels_of(cascade, found, possible(spec))
+    after = [level for window, level in zip(found, levels, strict=True) if window.end / RATE > 32.5 + RECENT_S]
+    during = [level for window, level in zip(found, levels, strict=True) if 31 < window.end / RATE < 41.5]
+    assert set(during) == {"sharp"}
+    assert after.count("skip") >= 0.9 * len(after)
 
 
 @pytest.mark.parametrize("seconds", [60, 240])

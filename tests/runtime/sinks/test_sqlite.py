@@ -109,6 +109,16 @@ def test_a_full_disk_is_tried_again(tmp_path: Path) -> None:
     assert stored(path) == [event(0).id, event(1).id]
 
 
+def test_a_database_is_read_on_a_full_disk(tmp_path: Path) -> None:
+    """Where SQLite cannot write the index file that it reads by."""
+    path = tmp_path / "history.db"
+    fill(path, event(0), event(1))
+    with full_disk(100):
+        assert stored(path) == [event(0).id, event(1).id]
+    fill(path, event(2))
+    assert stored(path) == [event(number).id for number in range(3)]
+
+
 def test_a_database_that_was_damaged_takes_nothing_more_and_says_why(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     fill(path, event(0))
