@@ -15,7 +15,7 @@ from flexiast.paths import data_folder
 VERSION = 3
 """Schema of the tables. Version 1 called a column ``began_at_s``, 2 knew no verdicts; a later one is refused."""
 LOCKED_S = 2.0
-"""Seconds that a write waits for another program's"""
+"""Seconds that a program waits for another's write"""
 _EVENTS = (
     # started_at_s is in Unix seconds, NULL for recordings; document is the whole event as JSON.
     "CREATE TABLE events (id TEXT PRIMARY KEY, source TEXT NOT NULL, label TEXT NOT NULL, started_at_s REAL,"
@@ -144,7 +144,7 @@ def _connect_read_only(path: Path) -> Iterator[sqlite3.Connection]:
     Where it may not, nobody writes the database either: with an empty log the file alone is read, as it is; else a copy
     of it and its log, for in the log are the newest events.
     """
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=LOCKED_S)) as connection:
         try:
             _version(connection)
         except sqlite3.OperationalError as error:
