@@ -48,6 +48,17 @@ VERDICTS = 30
 SOUND_S, PAUSE_S = 5.0, 3.0
 PATIENCE_S = 600.0
 FLEXIAST = (sys.executable, "-m", "flexiast_cli.main")
+WATCH = """
+window.asked = [];
+const fetchAsBefore = window.fetch;
+window.fetch = (...request) => {
+  window.asked.push(new URL(request[0].url ?? request[0], location.href).pathname);
+  return fetchAsBefore(...request);
+};
+"""
+"""Writes down what a page asks for: the last picture is that of the event which it shows"""
+LAST_PICTURE = "window.asked.filter(one => one.includes('/pictures/')).at(-1)"
+SINKS = ("--to", "sqlite:history.db", "--to", "clips:clips")
 BROWSER = ("--autoplay-policy=no-user-gesture-required", "--mute-audio")
 
 
@@ -103,10 +114,6 @@ class Evening:
         return self.folder / "history.db"
 
     @property
-    def sinks(self) -> tuple[str, ...]:
-        return ("--to", f"sqlite:{self.database}", "--to", f"clips:{self.folder / 'clips'}")
-
-    @property
     def environment(self) -> dict[str, str]:
         own = {f"XDG_{kind}_HOME": str(self.folder / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
         return os.environ | own | {"XDG_RUNTIME_DIR": str(self.folder), "VMIC_QUIET": "1", "COLUMNS": "160"}
@@ -114,7 +121,12 @@ class Evening:
     def run(self, *words: object) -> str:
         """What a command printed; raises where it fails."""
         done = subprocess.run(
-            [*FLEXIAST, *map(str, words)], check=False, capture_output=True, text=True, env=self.environment
+            [*FLEXIAST, *map(str, words)],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            env=self.environment,
         )
         if done.returncode:
             raise RuntimeError(f"flexiast {words[0]} ended with {done.returncode}: {done.stderr}")
@@ -131,14 +143,17 @@ def wait_for(found: Callable[[], Any], what: str) -> Any:
 
 
 @contextmanager
-def listen(evening: Evening, bundle: Path) -> Iterator[tuple[str, Path]]:
+def listen(evening: Evening) -> Iterator[tuple[str, Path]]:
     """A listener at the virtual microphone: the address of its page, and its records."""
     records, log = evening.folder / "records.jsonl", evening.folder / "listen.log"
-    words = ["listen", str(bundle), "--device", "usbmic", *evening.sinks, "--web", "0", "--json", "--keep-audio", "1h"]
-    microphone = ["-m", f"usbmic={evening.folder / 'mic.wav'}"]
+    words = ["listen", "old.bundle", "--device", "usbmic", *SINKS, "--keep-audio", "1h", "--web", "0", "--json"]
     with records.open("w") as out, log.open("w") as err:
         process = subprocess.Popen(
-            [str(evening.rig), *microphone, "--", *FLEXIAST, *words], stdout=out, stderr=err, env=evening.environment
+            [str(evening.rig), "-m", "usbmic=mic.wav", "--", *FLEXIAST, *words],
+            stdout=out,
+            stderr=err,
+            cwd=evening.folder,
+            env=evening.environment,
         )
         try:
             url = wait_for(lambda: re.search(r"the page is at (http\S+)", log.read_text()), "the page's address")[1]
@@ -164,7 +179,13 @@ def judge(event: dict[str, Any], truth: Sequence[Sound]) -> tuple[str, str | Non
 def read_id(tab: Tab) -> str:
     """Of the event that a tab shows, once its picture is there."""
     tab.until("document.getElementById('card').ariaBusy === 'false'")
-    return str(tab.value("[...document.querySelectorAll('audio')].map(one => one.src).join(' ')")).split("/clips/")[1]
+    return str(tab.value(LAST_PICTURE)).split("/pictures/")[1]
+
+
+def open_review(tab: Tab, url: str) -> None:
+    tab.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
+    tab.call("Page.navigate", url=f"{url}review.html")
+    tab.until(f"document.getElementById('place')?.textContent.startsWith('1 of') && {LAST_PICTURE}")
 
 
 def review(tab: Tab, evening: Evening, truth: Sequence[Sound], count: int) -> dict[str, tuple[str, str | None]]:
@@ -183,16 +204,14 @@ def review(tab: Tab, evening: Evening, truth: Sequence[Sound], count: int) -> di
                 tab.call("Input.insertText", text=label)
                 tab.press("Enter", "\r")
             meant[event_id] = {"1": "right", "2": "wrong", "3": "other"}[key], label
-        shown = "[...document.querySelectorAll('audio')].map(one => one.src).join(' ')"
-        tab.until(f"!{shown}.includes('{event_id}')")
+        tab.until(f"!{LAST_PICTURE}.includes('{event_id}')")
     return meant
 
 
 def collide(tab: Tab, other: Tab, url: str, evening: Evening) -> str:
     """Two tabs judge one event: the later one is told."""
-    for one in (tab, other):
-        one.call("Page.navigate", url=f"{url}review.html")
-        one.until("document.getElementById('place')?.textContent.startsWith('1 of')")
+    open_review(tab, url)
+    open_review(other, url)
     event_id = read_id(tab)
     if read_id(other) != event_id:
         raise RuntimeError("the tabs show two events")
@@ -256,29 +275,25 @@ def spend(evening: Evening) -> None:
     samples, truth = build_day(60, 0)
     soundfile.write(evening.folder / "day.wav", samples, RATE_HZ)
     soundfile.write(evening.folder / "mic.wav", build_day(16, 1)[0], RATE_HZ)
-    old, new = evening.folder / "old.bundle", evening.folder / "new.bundle"
-    shutil.copytree(find_bundle("sounds"), old)
-    evening.run("listen", old, "--input", evening.folder / "day.wav", "--patch-sizes", 24, *evening.sinks, "--json")
+    shutil.copytree(find_bundle("sounds"), evening.folder / "old.bundle")
+    evening.run("listen", "old.bundle", "--input", "day.wav", "--patch-sizes", 24, *SINKS, "--json")
     print(f"the day: {len(truth)} sounds, {len(list(read_events(evening.database)))} events")
-    with listen(evening, old) as (url, records), open_tab(evening.folder / "tab", *BROWSER) as tab:
+    with listen(evening) as (url, records), open_tab(evening.folder / "tab", *BROWSER) as tab:
         with open_tab(evening.folder / "other", *BROWSER) as other:
             print("two tabs:", collide(tab, other, url, evening))
-        tab.call("Page.navigate", url=f"{url}review.html")
-        tab.until("document.getElementById('place')?.textContent.startsWith('1 of')")
+        open_review(tab, url)
         meant = review(tab, evening, truth, VERDICTS)
         stored = {name: (one.verdict.value, one.label) for name, one in read_verdicts(evening.database).items()}
         agree = sum(stored.get(name, ("", None))[0] == verdict for name, (verdict, _) in meant.items())
-        print(
-            f"reviewed by keyboard: {dict(Counter(verdict for verdict, _ in meant.values()))}; stored as meant: {agree}"
-        )
-        take_picture(tab, evening.folder / "review-web.png", 1240, 960)
-        print(evening.run("review", "export", evening.database, "-o", evening.folder / "corrections.csv").strip())
+        print(f"by keyboard: {dict(Counter(verdict for verdict, _ in meant.values()))}; stored as meant: {agree}")
+        take_picture(tab, evening.folder / "review-web.png", 1240, 1090)
+        print(evening.run("review", "export", "history.db", "-o", "corrections.csv").rstrip())
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        print(evening.run("learn", "--from", old, "--history", evening.database, "-o", new).strip())
+        print(evening.run("learn", "--from", "old.bundle", "--history", "history.db", "-o", "new.bundle").rstrip())
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         print(f"learn took {after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime:.0f} s of CPU time")
-        print("swapped:", swap(tab, url, new.name))
-        sha256 = Bundle.open(new).sha256
+        print("swapped:", swap(tab, url, "new.bundle"))
+        sha256 = Bundle.open(evening.folder / "new.bundle").sha256
         wait_for(lambda: sha256 in records.read_text(), "an event of the new model")
         tab.value("document.getElementById('models').close()")
         take_picture(tab, evening.folder / "listen-web.png", 1180, 1090)

@@ -150,8 +150,10 @@ def _describe_sound(one: Shown) -> str:
     truth = "none of the labels" if one.lesson.label is None else one.lesson.label
     said = "was missed" if correction.detected is None else f"reported as {correction.detected}"
     marks = [
-        f"<span class={'right' if right else 'wrong'}>{score:.2f} {'reported' if is_reported else 'silent'}</span>"
+        (f"<span class={'right' if right else 'wrong'}>", f"{score:.2f}", "reported" if is_reported else "silent")
         for score, is_reported, right in zip(one.scores, one.reported, one.right, strict=True)
     ]
-    scores = f"<span class=dim>{escape(one.label)}:</span> {marks[0]} → {marks[1]}"
-    return f"<b>{escape(truth)}</b><br>{escape(said)}<br>{scores}"
+    scores, words = (" → ".join(f"{mark[0]}{mark[place]}</span>" for mark in marks) for place in (1, 2))
+    return (
+        f"<b>{escape(truth)}</b><br>{escape(said)}<br><span class=dim>{escape(one.label)}:</span> {scores}<br>{words}"
+    )
