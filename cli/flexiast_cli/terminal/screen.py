@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -48,8 +48,9 @@ SWITCH = 22
 class Screen:
     """Draws records as they come, on a terminal of any size."""
 
-    def __init__(self, title: str, note: str = "", console: Console | None = None) -> None:
-        self._title, self._note = printable(title), note
+    def __init__(self, title: Callable[[], str], note: str = "", console: Console | None = None) -> None:
+        """``title`` is asked for each picture: the model may have been swapped."""
+        self._title, self._note = title, note
         self._console = console or Console(highlight=False)
         self._panes: dict[str, Pane] = {}
         self._events: deque[Event] = deque(maxlen=MAX_LINES)
@@ -130,7 +131,7 @@ class Screen:
         grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         grid.add_column(no_wrap=True)
         statuses = [pane.status for pane in self._panes.values() if pane.status is not None]
-        grid.add_row(Text(self._title, "bold green"), _machine(statuses[0]) if statuses else Text())
+        grid.add_row(Text(printable(self._title()), "bold green"), _machine(statuses[0]) if statuses else Text())
         return grid
 
     def _render_recent(self, width: int, lines: int) -> RenderableType:

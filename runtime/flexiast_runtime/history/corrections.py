@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flexiast.errors import DataError
 from flexiast_runtime.history.clips import Span, list_clips, read_clip_folders, read_span
@@ -101,8 +103,13 @@ def _correct_event(one: ReviewedEvent, clip: Path | None) -> Correction | None:
         judgement.decided_at_s,
         one.event["id"],
         one.bundle_sha256,
-        one.event.get("started_at_s", one.event["start_s"]),  # which recordings lack
+        _find_begin(one.event),
     )
+
+
+def _find_begin(event: dict[str, Any]) -> float:
+    started_at = event["started_at"]
+    return event["start_s"] if started_at is None else datetime.datetime.fromisoformat(started_at).timestamp()
 
 
 def _correct_missed(mark: Mark, path: Path) -> Correction:

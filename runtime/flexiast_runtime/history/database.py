@@ -17,7 +17,7 @@ VERSION = 3
 NO_INDEX = ("unable to open", "readonly", "disk I/O error", "disk is full")
 """In SQLite's errors where its index file could not be written; the last two on a full disk"""
 LOCKED_S = 2.0
-"""Seconds that a write waits for another program's"""
+"""Seconds that a program waits for another's write"""
 _EVENTS = (
     # started_at_s is in Unix seconds, NULL for recordings; document is the whole event as JSON.
     "CREATE TABLE events (id TEXT PRIMARY KEY, source TEXT NOT NULL, label TEXT NOT NULL, started_at_s REAL,"
@@ -146,7 +146,7 @@ def _connect_read_only(path: Path) -> Iterator[sqlite3.Connection]:
     Where it cannot, nobody writes the database either: with an empty log the file alone is read, as it is; else a copy
     of it and its log, for in the log are the newest events.
     """
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=LOCKED_S)) as connection:
         try:
             _version(connection)
         except sqlite3.OperationalError as error:

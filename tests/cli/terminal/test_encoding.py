@@ -131,7 +131,7 @@ def test_the_screen_keeps_its_shape_where_there_are_no_blocks(
 ) -> None:
     stream = adapted(encoding)
     console = Console(width=80, height=24, force_terminal=True, color_system="truecolor", _environ={"TERM": "xterm"})
-    Screen("тук", "a note", console).show(
+    Screen(lambda: "тук", "a note", console).show(
         iter([status(), event(label="тук"), Switch("garden", 5.0, FINE, COARSE, "→")])
     )
     lines = read(stream).split("\x1b[?1049l")[-1].splitlines()

@@ -64,7 +64,9 @@ def drawn(records: list[Record], width: int = 100, height: int = 30, **console: 
     """The last picture, as lines with their escape codes."""
     settings = {"force_terminal": True, "color_system": "truecolor", "_environ": {"TERM": "xterm"}} | console
     file = io.StringIO()
-    screen = Screen("title", "a note", Console(file=file, width=width, height=height, highlight=False, **settings))
+    screen = Screen(
+        lambda: "title", "a note", Console(file=file, width=width, height=height, highlight=False, **settings)
+    )
     screen.show(iter(records))
     return file.getvalue().split("\x1b[?1049l")[-1].splitlines()
 
@@ -102,6 +104,21 @@ def test_the_picture_says_what_is_heard_at_which_size_and_why() -> None:
     assert "lost 1.5 s of audio" in text
     assert "1.0–3.0 s  siren" in text
     assert "▀" * 40 in text
+
+
+def test_the_title_names_the_model_that_runs_by_then() -> None:
+    running = ["old.bundle"]
+
+    def swap() -> Iterator[Record]:
+        yield status()
+        running[0] = "new.bundle"
+        yield event()
+
+    file = io.StringIO()
+    Screen(lambda: running[0], console=Console(file=file, width=80, height=24, force_terminal=True)).show(swap())
+    first, last = file.getvalue().split("\x1b[?1049l")
+    assert "old.bundle" in first
+    assert "new.bundle" in last and "old.bundle" not in last
 
 
 def test_an_event_is_told_by_the_clock_where_there_is_one_and_by_the_day_unless_it_is_today() -> None:

@@ -46,6 +46,8 @@ def test_each_verdict_gives_its_label_and_the_stretch_of_the_event(fill: Fill) -
     assert [one.id for one in corrections.background] == [EVENTS[1].id, EVENTS[3].id]
     for one in corrections.found:
         assert (one.detected, one.score, one.bundle_sha256, one.decided_at_s) == ("dog", 0.75, BUNDLE, 5.0)
+        began_at_s = BEGAN_AT_S + 2 * corrections.found.index(one)
+        assert (one.began_s, one.ended_s) == pytest.approx((began_at_s, began_at_s + 0.5), abs=1e-3)
         samples, rate = soundfile.read(one.path, dtype="float32")
         stretch = samples[round(one.span.start_s * rate) : round(one.span.end_s * rate)]
         # Events begin with a full second and are half as long: the audio there rises from 0 to 0.45.

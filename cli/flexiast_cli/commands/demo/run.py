@@ -126,7 +126,7 @@ def _open_source(name: str | None, folder: Path, windows: WindowTiming) -> tuple
 
 def _choose_printer(title: str) -> Callable[[Iterator[Record]], None]:
     if shows_pictures():
-        return lambda records: Screen(title, NOTE).show(records)
+        return lambda records: Screen(lambda: title, NOTE).show(records)
 
     def print_all(records: Iterator[Record]) -> None:
         typer.echo(f"{title}\n{NOTE}")

@@ -81,6 +81,7 @@ class Comparison:
 
     spec: Spec
     patches: tuple[PatchSize, ...]
+    best_patch: PatchSize
     held_out: tuple[Lesson, ...]
     answers: tuple[Answers, Answers]
     validation: tuple[Validation, Validation] | None
@@ -90,6 +91,11 @@ class Comparison:
     changes: tuple[LabelChange, ...]
     refusal: str
     """Why the new model is worse; empty where it is not"""
+
+    @property
+    def best_place(self) -> int:
+        """Of the size that was measured best, among all."""
+        return self.patches.index(self.best_patch)
 
     @property
     def sounds(self) -> int:
@@ -153,8 +159,18 @@ def compare(
     )
     sums = [(float(each[0].sum()), float(each[1].sum())) for each in (found, false_events)]
     refusal = explain_worse(sums[0], sums[1], int(truth.sum()), validation)
+    manifest = bundles[1].manifest
     return Comparison(
-        spec, bundles[0].manifest.patches, tuple(held_out), answers, validation, sums[0], sums[1], changes, refusal
+        spec,
+        manifest.patches,
+        manifest.best_patch,
+        tuple(held_out),
+        answers,
+        validation,
+        sums[0],
+        sums[1],
+        changes,
+        refusal,
     )
 
 

@@ -91,6 +91,7 @@ def _learn(prepared: Prepared) -> tuple[Checkpoint, tuple[Validation, Validation
     origin, original = prepared.origin, prepared.sources.original
     lesson = build_lesson(prepared.lessons, prepared.sources, origin.checkpoint.spec)
     anchor = WITHOUT_DATA if original is None else WITH_DATA
+    log(f"Learning at {count_noun(len(origin.patches), 'patch size')}; this takes minutes")
     adapted = adapt_head(origin.checkpoint, origin.patches, lesson, anchor)
     info = origin.checkpoint.info
     if original is None:

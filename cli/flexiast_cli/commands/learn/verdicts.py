@@ -69,7 +69,8 @@ def read_lessons(database: Path, folders: Iterable[Path] | None, spec: Spec, mod
         raise DataError(_explain_nothing(database, corrections, model))
     if foreign := sorted({one.detected or "" for one in corrections.found} - {one.detected or "" for one in known}):
         left_out = count_noun(len(corrections.found) - len(known), "verdict is", "verdicts are")
-        notes.append(f"{left_out} left out: {preview(foreign)} are labels of another model")
+        what = "is no label" if len(foreign) == 1 else "are no labels"
+        notes.append(f"{left_out} left out: {preview(foreign)} {what} of {model}, but of another model")
     unknown = [one for one in known if one.label is not None and one.label not in spec.labels]
     if unknown:
         names = preview(sorted({one.label or "" for one in unknown}))

@@ -23,7 +23,7 @@ STATUS_EVERY_S = 1.0
 Printer = Callable[[Iterator[Record]], None]
 
 
-def choose_printer(*, as_json: bool, explain: bool, several: bool, title: str, note: str) -> Printer:
+def choose_printer(*, as_json: bool, explain: bool, several: bool, title: Callable[[], str], note: str) -> Printer:
     """JSON if asked for, a picture where the terminal can show one, else lines."""
     if as_json and not explain:
         return print_jsonl

@@ -122,19 +122,19 @@ def _open_page(
     sinks: Sequence[Sink],
 ) -> WebPage:
     """The page, titled by the model that runs."""
-
-    def title(model: ModelId) -> str:
-        return f"{model.name} · {', '.join(station.name for station in stations)}"
-
     page = open_page(
-        title(swapper.running.id),
+        _name_run(swapper.running.id, stations),
         frontend,
         clips=next(iter(clip_folders(sinks)), None),
         database=find_database(sinks),
         models=swapper if any(station.is_live for station in stations) else None,
     )
-    swapper.observers.append(lambda model: page.rename(title(model)))
+    swapper.observers.append(lambda model: page.rename(_name_run(model, stations)))
     return page
+
+
+def _name_run(model: ModelId, stations: Sequence[Station]) -> str:
+    return f"{model.name} · {', '.join(station.name for station in stations)}"
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class _Session:
             as_json=self.output.as_json,
             explain=self.output.explain,
             several=len(self.stations) > 1,
-            title=f"{self.name} · {', '.join(self.names)}",
+            title=lambda: _name_run(self.swapper.running.id, self.stations),
             note="Ctrl-C ends" if self.page is None else f"{self.page.url} · Ctrl-C ends",
         )
         captures = [station.capture for station in self.stations]
