@@ -76,7 +76,9 @@ def creak(seconds: float, rng: np.random.Generator) -> NDArray[np.float64]:
     times = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
     hz = 400 + 900 * (times % 1.7) + 60 * np.sin(2 * np.pi * 11 * times)
     phase = 2 * np.pi * np.cumsum(hz) / RATE_HZ
-    return sum(np.sin(number * phase) / number for number in (1, 2, 3, 4)) * (np.sin(2 * np.pi * 9 * times) > -0.4)
+    harmonics = np.stack([np.sin(number * phase) / number for number in (1, 2, 3, 4)])
+    found: NDArray[np.float64] = harmonics.sum(axis=0) * (np.sin(2 * np.pi * 9 * times) > -0.4)
+    return found
 
 
 def chatter(seconds: float, rng: np.random.Generator) -> NDArray[np.float64]:

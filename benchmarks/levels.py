@@ -157,7 +157,9 @@ class Network:
     def score(self, waveforms: Sequence[Float]) -> Float:
         """Of each label [waveforms, labels]"""
         log_mel = torch.from_numpy(np.stack([self.frontend(waveform) for waveform in waveforms]))
-        scores: Float = torch.cat([self._logits(part) for part in log_mel.split(64)]).softmax(dim=1)[:, :-1].numpy()
+        scores: Float = (
+            torch.cat([self._logits(part) for part in torch.split(log_mel, 64)]).softmax(dim=1)[:, :-1].numpy()
+        )
         return scores
 
 
@@ -178,7 +180,7 @@ def make_examples(
         clip[: len(part)] = set_level(part, dbfs)
         clip += rng.normal(scale=10 ** (FLOOR_DBFS / 20), size=RATE_HZ).astype(np.float32)
         if snr_db is not None:
-            under = noise[rng.integers(len(noise))]
+            under = noise[int(rng.integers(len(noise)))]
             start = rng.integers(max(1, len(under) - RATE_HZ))
             clip += set_level(under[start : start + RATE_HZ], dbfs - snr_db)
         found.append(np.clip(clip, -1, 1))

@@ -130,7 +130,7 @@ def main() -> None:
         newcomer = Newcomer(work, given.aside.resolve())
         heading("Three labels of 24 clips")
         newcomer.measure("no background", newcomer.train("alone"))
-        background = ("--background", "background")
+        background: tuple[str, ...] = ("--background", "background")
         bundle = newcomer.train("first", *background)
         newcomer.measure("with a background", bundle)
         for number, run in enumerate(("second", "third")):

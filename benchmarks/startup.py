@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.hour import THREAD_VARIABLES, read_usage, run_under_rig
@@ -32,7 +33,7 @@ def main() -> None:
     print("| command | median | lowest | limit | listener | capture |\n|---|---|---|---|---|---|")
     is_over = report("flexiast --help", lambda: {"listener": help_s()}, HELP_S)
     for words in LISTENERS:
-        is_over |= report(f"flexiast listen {' '.join(words)}", lambda words=words: listen_s(words), LISTEN_S)
+        is_over |= report(f"flexiast listen {' '.join(words)}", partial(listen_s, words), LISTEN_S)
     if is_over:
         sys.exit("over the limit")
 

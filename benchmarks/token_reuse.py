@@ -23,7 +23,8 @@ from torch import Tensor
 
 from benchmarks.measure import heading
 from flexiast.checkpoint import load_checkpoint
-from flexiast.data.dataset import Dataset, load_waveforms, read_dataset
+from flexiast.data.clips import Dataset
+from flexiast.data.dataset import load_waveforms, read_dataset
 from flexiast.evaluation.evaluate import Windows, summarize
 from flexiast.frontend import Frontend
 from flexiast.model import Block, FlexiAST, patchify
@@ -56,17 +57,17 @@ class Reusing:
             return logits
         kernel, flat = model.embedding.resize(PATCH)
         rows = -(-features.shape[2] // PATCH.mels)
-        positions = flat.unflatten(0, (rows, -1))  # [rows, columns, width]
+        positions = torch.unflatten(flat, 0, (rows, -1))  # [rows, columns, width]
         columns = positions.shape[1]
         own = positions[:, torch.arange(columns) % PIECE]  # those of the first piece, in every piece
         patches = patchify(features, PATCH, model.embedding.floor) @ kernel.flatten(1).T + model.embedding.bias
-        tokens = patches.unflatten(1, (rows, columns)) + own
+        tokens = torch.unflatten(patches, 1, (rows, columns)) + own
         whole = columns // PIECE * PIECE
         pieces = [tokens[:, :, start : start + PIECE] for start in range(0, whole, PIECE)]
         heard = self._hear(torch.cat(pieces))  # all pieces of all clips are one batch
-        parts = [part.unflatten(1, (rows, PIECE)) for part in heard.chunk(len(pieces))]
+        parts = [torch.unflatten(part, 1, (rows, PIECE)) for part in heard.chunk(len(pieces))]
         if whole < columns:
-            parts.append(self._hear(tokens[:, :, whole:]).unflatten(1, (rows, columns - whole)))
+            parts.append(torch.unflatten(self._hear(tokens[:, :, whole:]), 1, (rows, columns - whole)))
         tokens = (torch.cat(parts, dim=2) + (positions - own)).flatten(1, 2)
         prefix = model.prefix()
         tokens = torch.cat((prefix.expand(len(tokens), -1, -1), tokens), dim=1)
@@ -108,7 +109,7 @@ def _count_block(width: int, heard: int, asking: int) -> float:
     return keys + (2 + 2 * MLP_RATIO) * asking * width**2  # queries, projection, feed-forward
 
 
-def train(reusing: Reusing, teacher: FlexiAST, clips: Dataset, waveforms: Sequence[np.ndarray], epochs: int) -> float:  # type: ignore[type-arg]
+def train(reusing: Reusing, teacher: FlexiAST, clips: Dataset, waveforms: Sequence[np.ndarray], epochs: int) -> float:
     """→ CPU seconds"""
     spec = teacher.spec
     augment = Augment(mix_share=0.5, mix_alpha=1.0, mix_from=0.0)
@@ -140,7 +141,7 @@ def train(reusing: Reusing, teacher: FlexiAST, clips: Dataset, waveforms: Sequen
 
 
 @torch.no_grad()
-def measure(reusing: Reusing, windows: Windows, targets: np.ndarray) -> float:  # type: ignore[type-arg]
+def measure(reusing: Reusing, windows: Windows, targets: np.ndarray) -> float:
     found = [
         reusing(torch.from_numpy(windows[start : start + BATCH])).numpy() for start in range(0, len(windows), BATCH)
     ]
