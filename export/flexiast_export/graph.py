@@ -88,10 +88,7 @@ class Graph:
         return self._reduce("ReduceMean", x, axis, keep=keep)
 
     def log_sum_exp(self, x: str, axis: int) -> str:
-        """Over an axis, which stays with length 1.
-
-        Not ReduceLogSumExp: runtimes that forget the maximum overflow from 89 on.
-        """
+        """Over an axis, which stays with length 1. Without the maximum, runtimes would overflow from 89 on."""
         largest = self._reduce("ReduceMax", x, axis, keep=True)
         powers = self.node("Exp", self.node("Sub", x, largest))
         sums = self.node("ReduceSum", powers, self.weight(f"{powers}.axis", np.array([axis], np.int64)))
