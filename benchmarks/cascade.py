@@ -93,7 +93,7 @@ def row(name: str, heard: Sequence[Heard], base: Sequence[Heard], hours: float) 
 def experiment(name: str, data: Path, minutes: float, seed: int) -> None:
     task, engines = TASKS[name], load_engines(Bundle.open(find_bundle(name)), precision="fp32")
     rate_hz = engines.spec.frontend.sample_rate_hz
-    sides = halves(read_dataset(data / task.metadata, task.val_fold).split("val"), task.source)
+    sides = halves(read_dataset(data / task.metadata, task.val_fold).labelled.split("val"), task.source)
     streams = make_streams(sides[seed % 2], rate_hz, round(60 * minutes * rate_hz), seed, SNRS_DB, SHARE)
     hours = sum(len(stream.samples) for stream in streams) / rate_hz / 3600
     onset_s = ONSET_S if engines.spec.frontend.window_s < 2 else None  # a long window knows no onset

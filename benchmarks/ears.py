@@ -210,9 +210,10 @@ class Ears:
         self.broker.close()
         records = [json.loads(line) for line in self._lines]
         said = self._errors.read_text().replace(f"{self._disk}/", "").replace(f":{self.broker.port}", "").splitlines()
-        heard = Heard(records, self._sinks(), said, memory_mb, code, ended_s)
-        self.release()
-        return heard
+        try:
+            return Heard(records, self._sinks(), said, memory_mb, code, ended_s)
+        finally:
+            self.release()
 
     def _sinks(self) -> dict[str, list[dict[str, Any]]]:
         lines = map(json.loads, (self._disk / "events.jsonl").read_text().splitlines())

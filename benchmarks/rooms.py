@@ -85,7 +85,7 @@ class TorchGraph:
 
 def make_rooms(data: Path, minutes: float) -> dict[str, Stream]:
     task, rng = TASKS[MODEL], np.random.default_rng(SEED)
-    side = halves(read_dataset(data / task.metadata, task.val_fold).split("val"), task.source)[SEED % 2]
+    side = halves(read_dataset(data / task.metadata, task.val_fold).labelled.split("val"), task.source)[SEED % 2]
     dataset, waveforms, _ = load_waveforms(side, RATE_HZ)
     clips = list(zip(dataset.clips, waveforms, strict=True))
     rain = np.concatenate([wave for clip, wave in clips if clip.labels[0] == "rain"])

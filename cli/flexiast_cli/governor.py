@@ -72,7 +72,7 @@ def load_candidates(bundle: Bundle, request: PolicyOptions) -> Candidates:
     Raises UsageError for options that exclude each other, and all that ``load_engines`` raises.
     """
     profile = find_profile(bundle, request.backend)
-    measured = () if profile is None else tuple(each.precision for each in profile.measurements)
+    measured = () if profile is None else profile.precisions
     precision = choose_precision(bundle.manifest, request.precision, request.backend, measured)
     patches = select_sizes(request, bundle.manifest, profile, precision)
     return Candidates(bundle, load_engines(bundle, patches, precision, request.backend, log), precision, profile)

@@ -10,7 +10,7 @@ from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_bundle, list_shipped
 from flexiast_runtime.checks.result import CheckResult
 from flexiast_runtime.hardware.battery import Battery
-from flexiast_runtime.inference.backends import Backend
+from flexiast_runtime.inference.backends import Backend, choose_precision
 from flexiast_runtime.inference.ort import PROVIDERS, Provider, load_engines
 from flexiast_runtime.inference.selfcheck import golden_errors
 from flexiast_runtime.inference.tensorrt.build import find_tensorrt
@@ -67,7 +67,8 @@ def check_provider(model: str, name: Provider) -> CheckResult:
 def check_profile(model: str, battery: Battery | None) -> CheckResult:
     """Whether this machine has a profile of the model, which the governor uses, and for how long its battery lasts."""
     try:
-        found = find(profile_key(Bundle.open(find_bundle(model)), Backend.CPU))
+        bundle = Bundle.open(find_bundle(model))
+        found = find(profile_key(bundle, Backend.CPU))
     except DataError as error:  # it counts as none
         return CheckResult("profile", "warning", str(error), f"flexiast profile {model}")
     except FlexiastError as error:
@@ -75,7 +76,8 @@ def check_profile(model: str, battery: Battery | None) -> CheckResult:
     if found is None:
         text = f"none of {model} for this machine with its settings; latencies are measured at each start"
         return CheckResult("profile", "note", text, f"flexiast profile {model}")
-    life = describe_battery_life(found, battery)
+    precision = choose_precision(bundle.manifest, None, Backend.CPU, found.precisions)
+    life = describe_battery_life(found, precision, battery)
     return CheckResult("profile", "ok", f"{model} was measured at {found.created_at}" + (f". {life}" if life else ""))
 
 

@@ -151,9 +151,11 @@ class Bands:
 
     def __call__(self, features: Float) -> Float64:
         """[frames, mels] → [stretches, bands]. Frames beyond the last full stretch are ignored, unless none is full."""
-        frames = max(1, len(features) // self.FRAMES) * self.FRAMES
-        stretches = features[:frames].reshape(max(1, len(features) // self.FRAMES), -1, features.shape[1]).mean(axis=1)
-        return self._scale * np.add.reduceat(stretches.astype(np.float64), self._edges, axis=1)
+        count = max(1, len(features) // self.FRAMES)
+        parts = features[: count * self.FRAMES].reshape(count, -1, features.shape[1])
+        sums = np.add.reduceat(np.add.reduce(parts, axis=1, dtype=np.float64), self._edges, axis=1)
+        scaled: Float64 = sums * (self._scale / parts.shape[1])
+        return scaled
 
 
 class Background:
@@ -179,7 +181,7 @@ class Background:
     def update(self, bands: Float64, *, learn: bool) -> float:
         """New sound [stretches, bands] → deviations above the background. With ``learn`` it becomes part of it."""
         if not self._steps:
-            self._mean = bands.mean(axis=0)
+            self._mean = _mean(bands)
         deviation = np.sqrt(self._variance)
         above = (bands - self._mean) / deviation
         if learn:
@@ -190,8 +192,8 @@ class Background:
         self._steps += 1
         share = max(self._share, 1 / self._steps) if self._steps <= self.NEW_STEPS else self._share
         part = np.clip(above, -self.MAX_DEVIATIONS, self.MAX_DEVIATIONS) * deviation
-        self._mean = self._mean + share * part.mean(axis=0)
-        self._variance = np.maximum((1 - share) * self._variance + share * (part**2).mean(axis=0), MIN_VARIANCE)
+        self._mean = self._mean + share * _mean(part)
+        self._variance = np.maximum((1 - share) * self._variance + share * _mean(part * part), MIN_VARIANCE)
 
 
 class RecentSound:
@@ -206,10 +208,10 @@ class RecentSound:
     def update(self, bands: Float64) -> None:
         """Take a step of sound [stretches, bands]."""
         self._last[self._steps % len(self._last)] = (
-            bands.mean(axis=0),
-            np.square(bands).mean(axis=0),
-            bands.min(axis=0),
-            bands.max(axis=0),
+            _mean(bands),
+            _mean(bands * bands),
+            np.minimum.reduce(bands),
+            np.maximum.reduce(bands),
         )
         self._steps += 1
 
@@ -218,11 +220,17 @@ class RecentSound:
         """Whether in the last window nothing changed, louder or quieter. It is not known for the first ten seconds."""
         if self._steps < len(self._last):
             return False
-        means, square = self._last[:, 0], self._last[:, 1].mean(axis=0)
-        mean = means.mean(axis=0)
+        means, square = self._last[:, 0], _mean(self._last[:, 1])
+        mean = _mean(means)
         if float((square - mean**2).max()) > SETTLED_VARIANCE:
             return False
         # The spread within steps: that between them is what is looked for.
-        reach = CHANGES * np.sqrt(np.maximum(square - np.square(means).mean(axis=0), MIN_VARIANCE))
+        reach = CHANGES * np.sqrt(np.maximum(square - _mean(means * means), MIN_VARIANCE))
         window = self._last[np.arange(self._steps - self._window_steps, self._steps) % len(self._last)]
         return bool((window[:, 2] > mean - reach).all() and (window[:, 3] < mean + reach).all())
+
+
+def _mean(values: Float64) -> Float64:
+    """Of the rows. NumPy's own takes three times as long on so few."""
+    mean: Float64 = np.add.reduce(values) / len(values)
+    return mean

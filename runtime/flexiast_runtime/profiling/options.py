@@ -14,8 +14,8 @@ from flexiast_runtime.governor.types import Option
 from flexiast_runtime.inference.engine import Engine, Engines
 from flexiast_runtime.profiling.measure import measure_paced_s
 
-HELD_UP = 2.0
-"""Times a first run at which a run after a pause was held up by something else: its cold caches cost up to a third."""
+HELD_UP = 3.0
+"""Times a first run at which a run after a pause was held up by something else: cold caches alone cost less."""
 
 
 def measure_options(

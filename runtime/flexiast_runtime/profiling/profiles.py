@@ -164,6 +164,11 @@ class Profile(Value):
         found = (m for m in self.measurements if (m.patch_size, m.precision) == (patch, precision))
         return next(found, None)
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those that were measured."""
+        return tuple(dict.fromkeys(m.precision for m in self.measurements))
+
     def latencies_s(self, precision: str) -> dict[PatchSize, float]:
         """Medians of one precision, for the governor: paced, as an engine runs while listening."""
         return {
@@ -224,15 +229,17 @@ def summarize_latencies(runs: Runs, step_s: float) -> dict[str, object]:
     }
 
 
-def describe_battery_life(profile: Profile, battery: Battery | None) -> str:
-    """How long the charge lasts at each size; empty where its energy or the power is not known."""
-    watts = profile.watts(profile.measurements[0].precision)
+def describe_battery_life(profile: Profile, precision: str, battery: Battery | None) -> str:
+    """How long the charge lasts at each size of a precision; empty where its energy or the power is not known."""
+    watts = profile.watts(precision)
     if battery is None or battery.energy_j is None or not watts:
         return ""
-    hours = ", ".join(f"{battery.energy_j / power / 3600:.1f} h at {patch}" for patch, power in watts.items())
+    watt_hours = battery.energy_j / 3600
+    hours = ", ".join(f"{watt_hours / power:.1f} h at {patch}" for patch, power in watts.items())
+    idle = f", up to {watt_hours / profile.idle_w:.1f} h" if profile.idle_w else ""
     return (
-        f"The {battery.energy_j / 3600:.1f} Wh in the battery last {hours}, if every window is run; listen skips those "
-        "in which nothing changes, which lasts longer."
+        f"The {watt_hours:.1f} Wh in the battery last {hours} in {precision}, if every window is run; listen skips "
+        f"those in which nothing changes, which lasts longer{idle}."
     )
 
 

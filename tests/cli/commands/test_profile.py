@@ -61,7 +61,7 @@ def test_stages_on_a_gpu_are_shown_in_the_table_the_csv_and_the_report(
     staged = found.model_copy(update={"measurements": (first.model_copy(update={"gpu": times}), *rest)})
     runs = {m.name: Runs(latencies_s=[m.p50_ms / 1000]) for m in staged.measurements}
     runs[first.name].stages = [Stages(11e-6, 22e-6, 333e-6, 44e-6)]
-    show_profile(staged)
+    show_profile(staged, "fp32")
     shown, page = capsys.readouterr().out, render(staged, runs)
     for text in (shown, page):
         for word in ("enqueue", "H2D", "compute", "D2H", "0.011", "0.022", "0.333", "0.044"):
@@ -73,7 +73,7 @@ def test_stages_on_a_gpu_are_shown_in_the_table_the_csv_and_the_report(
         ("", "", True),
         ("", "", True),
     ]
-    show_profile(found)
+    show_profile(found, "fp32")
     assert "enqueue" not in capsys.readouterr().out
     assert "enqueue" not in render(found, runs)
 

@@ -364,27 +364,33 @@ def test_watts_while_listening_are_idle_ones_and_what_a_window_takes_each_step(p
 
 def test_the_hours_on_a_battery_follow_from_its_energy_and_what_a_size_draws() -> None:
     fields = [
-        {"patch_size": PatchSize(size, size), "precision": "fp32", "energy_above_idle_mj": mj}
-        for size, mj in ((16, 1_000.0), (48, 250.0))
+        {"patch_size": PatchSize(size, size), "precision": precision, "energy_above_idle_mj": mj}
+        for precision, size, mj in (("fp32", 16, 2_000.0), ("int8", 16, 1_000.0), ("int8", 48, 250.0))
     ]
     measured = tuple(Measurement.model_construct(**one) for one in fields)
     profile = Profile.model_construct(measurements=measured, idle_w=3.0, step_s=0.5)  # 5 and 3.5 W
-    note = describe_battery_life(profile, Battery(0.5, discharging=True, energy_j=35 * 3_600))
-    assert note.startswith("The 35.0 Wh in the battery last 7.0 h at 16x16, 10.0 h at 48x48,")
-    assert describe_battery_life(profile, Battery(0.5, discharging=True)) == ""
-    assert describe_battery_life(profile, None) == ""
-    assert (
-        describe_battery_life(profile.model_copy(update={"idle_w": None}), Battery(0.5, discharging=True, energy_j=1e5))
-        == ""
-    )
+    note = describe_battery_life(profile, "int8", Battery(0.5, discharging=True, energy_j=35 * 3_600))
+    assert note.startswith("The 35.0 Wh in the battery last 7.0 h at 16x16, 10.0 h at 48x48 in int8,")
+    assert note.endswith("lasts longer, up to 11.7 h.")  # the idle machine's
+    assert describe_battery_life(profile, "int8", Battery(0.5, discharging=True)) == ""
+    assert describe_battery_life(profile, "int8", None) == ""
+    unmetered, charged = profile.model_copy(update={"idle_w": None}), Battery(0.5, discharging=True, energy_j=1e5)
+    assert describe_battery_life(unmetered, "int8", charged) == ""
 
 
-def test_doctor_tells_how_long_the_battery_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_doctor_tells_how_long_the_battery_lasts_as_listen_would_run(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr(checks, "choose_precision", lambda *_: precision)
     measured = Measurement.model_construct(
-        patch_size=PatchSize(16, 16), precision="fp32", energy_above_idle_mj=1_000.0, p50_ms=1.0
+        patch_size=PatchSize(16, 16), precision=precision, energy_above_idle_mj=1_000.0, p50_ms=1.0
+    )
+    other = measured.model_copy(
+        update={"precision": {"fp32": "int8", "int8": "fp32"}[precision], "energy_above_idle_mj": 9e3}
     )
     profile = Profile.model_construct(
-        measurements=(measured,), idle_w=3.0, step_s=0.5, created_at="2026-11-30T12:00:00"
+        measurements=(other, measured), idle_w=3.0, step_s=0.5, created_at="2026-11-30T12:00:00"
     )
     monkeypatch.setattr(checks, "find", lambda key: profile)
     found = checks.check_profile("commands", Battery(0.5, discharging=True, energy_j=35 * 3_600))

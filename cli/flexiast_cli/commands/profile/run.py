@@ -19,7 +19,7 @@ from flexiast_cli.terminal.console import log, print_json, stderr
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import DEFAULT, find_bundle
 from flexiast_runtime.detection.settings import DetectionSettings
-from flexiast_runtime.inference.backends import Backend, load_engines, precisions_of
+from flexiast_runtime.inference.backends import Backend, choose_precision, load_engines, precisions_of
 from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.profiling.profiler import profile_bundle, profile_key
 from flexiast_runtime.profiling.profiles import Profile, keep, read_profile
@@ -81,7 +81,7 @@ def run(
     if as_json:
         print_json(json.loads(profile.model_dump_json()))
     else:
-        show_profile(profile)
+        show_profile(profile, choose_precision(bundle.manifest, None, backend, profile.precisions))
         log(f"kept for `flexiast listen`: {stored}")
     if old is not None:
         show_comparison(old, profile)

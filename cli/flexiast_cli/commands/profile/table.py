@@ -16,8 +16,11 @@ from flexiast_runtime.profiling.profiles import Profile, describe_battery_life, 
 GPU_STAGES = (("enqueue", "enqueue_ms"), ("H2D", "h2d_ms"), ("compute", "compute_ms"), ("D2H", "d2h_ms"))
 
 
-def show_profile(profile: Profile) -> None:
-    """Print the profile: the machine, a row for each variant, and what the columns mean."""
+def show_profile(profile: Profile, precision: str) -> None:
+    """Print the profile: the machine, a row for each variant, what the columns mean, the hours of the battery.
+
+    ``precision``: that in which `listen` would run here.
+    """
     machine, settings = profile.key.machine, profile.key.settings
     facts = (
         machine.processor,
@@ -40,7 +43,7 @@ def show_profile(profile: Profile) -> None:
         "MB: memory that no other process shares."
     )
     console.print(f"Energy: {profile.meter or 'not available'}.")
-    for note in (describe_battery_life(profile, read_current_battery()), gpu_note(profile)):
+    for note in (describe_battery_life(profile, precision, read_current_battery()), gpu_note(profile)):
         if note:
             console.print(note)
 
