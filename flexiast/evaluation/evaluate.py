@@ -71,6 +71,8 @@ class PatchResult(Value):
 class Windows:
     """The windows of many clips, side by side, and how much each counts in its clip.
 
+    Windows in which nothing is audible are left out: most of a recording may be the room without its label.
+
     A slice of it, of step 1, is features [windows, window_frames, mels]. They are kept as far as memory allows; the
     others are computed at each access, to the same values, since each window is computed by itself.
     """
@@ -80,17 +82,18 @@ class Windows:
         room = memory_budget() // 2 if memory_bytes is None else memory_bytes
         self._cached: list[Float] = []
         held: list[list[int]] = []
-        audible: list[NDArray[np.bool_]] = []
+        numbers: list[NDArray[np.intp]] = []
         for waveform in waveforms:
-            held.append(frontend.spec.windows_in(len(waveform)))
-            audible.append(_find_audible(waveform, frontend.spec) if len(held[-1]) > 1 else np.ones(1, bool))
-            for number in range(len(held[-1])):
+            found = frontend.spec.windows_in(len(waveform))
+            numbers.append(_find_audible(waveform, frontend.spec) if len(found) > 1 else np.zeros(1, np.intp))
+            held.append([max(1, found[number]) for number in numbers[-1]])
+            for number in numbers[-1]:
                 if room > 0:
-                    self._cached.append(self._window(waveform, number))
+                    self._cached.append(self._window(waveform, int(number)))
                     room -= self._cached[-1].nbytes
         counts = np.array([len(clip) for clip in held])
-        frames = np.array([max(1, real) for clip in held for real in clip], np.float32)
-        frames *= np.concatenate(audible)
+        frames = np.concatenate(held).astype(np.float32)
+        self._numbers = np.concatenate(numbers)
         self._clips = np.repeat(np.arange(len(counts)), counts)
         self._starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
         self._weights: Float = frames / np.repeat(np.add.reduceat(frames, self._starts), counts)
@@ -107,29 +110,25 @@ class Windows:
         for clip, group in groupby(rows, lambda row: int(self._clips[row])):
             waveform = self._waveforms[clip]
             for row in group:
-                yield self._window(waveform, row - int(self._starts[clip]))
+                yield self._window(waveform, int(self._numbers[row]))
 
     def _window(self, waveform: Float, number: int) -> Float:
         spec = self._frontend.spec
         return self._frontend.window(waveform[number * spec.window_frames * spec.hop_samples :])
 
     def clip_mean(self, logits: Float) -> Float:
-        """Logits per window → their mean per clip, each window weighing as much as it holds of the clip.
-
-        Windows in which nothing is audible weigh nothing: most of a long recording may be the room without its label.
-        """
+        """Logits per window → their mean per clip, each window weighing as much as it holds of the clip."""
         means: Float = np.add.reduceat(logits * self._weights[:, None], self._starts, axis=0)
         return means
 
 
-def _find_audible(waveform: Float, spec: FrontendSpec) -> NDArray[np.bool_]:
-    """Whether each window of a clip holds 10 ms within ``AUDIBLE_DB`` of the loudest [windows]."""
+def _find_audible(waveform: Float, spec: FrontendSpec) -> NDArray[np.intp]:
+    """Numbers of a clip's windows that hold 10 ms within ``AUDIBLE_DB`` of the loudest; one at least."""
     blocks = waveform[: len(waveform) // spec.hop_samples * spec.hop_samples].reshape(-1, spec.hop_samples)
     energy = blocks.var(axis=1, dtype=np.float64)  # without an offset of the recorder
     loud = np.flatnonzero(energy >= energy.max() * 10 ** (-AUDIBLE_DB / 10))
-    audible = np.zeros(len(spec.windows_in(len(waveform))), bool)
-    audible[np.minimum(loud // spec.window_frames, len(audible) - 1)] = True  # blocks are a few more than frames
-    return audible
+    last = len(spec.windows_in(len(waveform))) - 1  # blocks are a few more than frames
+    return np.unique(np.minimum(loud // spec.window_frames, last))
 
 
 def evaluate(

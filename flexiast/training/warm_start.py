@@ -41,7 +41,8 @@ def compare_starts(
     Each candidate comes with the spec that the run would have from it; ``targets`` are [clips, labels].
     """
     chosen = _choose_clips(targets)
-    clips, labels = [waveforms[clip] for clip in chosen], targets[chosen]
+    longest = max((spec.frontend.window_samples for _, spec in candidates.values()), default=1)
+    clips, labels = [cut_loudest(waveforms[clip], longest) for clip in chosen], targets[chosen]
     found = {}
     for name, (candidate, spec) in candidates.items():
         try:
@@ -62,6 +63,13 @@ def _choose_clips(targets: LabelTargets) -> list[int]:
         mine = np.flatnonzero(classes == number)
         rank[mine] = np.random.default_rng(0).permutation(len(mine))
     return sorted(np.argsort(rank, kind="stable")[:COMPARED_CLIPS].tolist())
+
+
+def cut_loudest(waveform: Float, samples: int) -> Float:
+    """So many samples around the loudest of a longer clip [samples], which would take minutes to compare whole."""
+    start = int(np.abs(waveform - waveform.mean()).argmax()) - samples // 2
+    start = min(max(start, 0), max(len(waveform) - samples, 0))
+    return waveform[start : start + samples]
 
 
 def _carry_over(candidate: Checkpoint, spec: Spec) -> Checkpoint:

@@ -21,7 +21,7 @@ from flexiast.spec import NetworkSpec, PatchSize, Spec
 from flexiast.training.batches import LogMels
 from flexiast.training.linear_head import cross_validate, fit_head
 from flexiast.training.recipe import START_EPOCHS, Augment, Distill, Training
-from flexiast.training.warm_start import compare_starts, fit_start
+from flexiast.training.warm_start import compare_starts, cut_loudest, fit_start
 
 Float = NDArray[np.float32]
 PATCHES = (PatchSize(16, 16), PatchSize(32, 32))
@@ -114,6 +114,15 @@ def test_a_fitted_start_is_right_at_every_size_before_it_learns(spec: Spec) -> N
     waves, targets = make_tones(20, seed=1)
     results = evaluate(TorchClassifier(load_model(fitted)), Windows(waves, Frontend(spec.frontend)), targets, PATCHES)
     assert min(result.metric for result in results) > 0.7  # chance is 0.5; the network is random
+
+
+@pytest.mark.parametrize("place", [0, 30, 500, 999])
+def test_a_long_clip_is_compared_around_its_loudest_sample(place: int) -> None:
+    waveform = np.full(1_000, 0.2, np.float32)
+    waveform[place] = -0.5
+    cut = cut_loudest(waveform, 100)
+    assert (len(cut), cut.min()) == (100, -0.5)
+    assert np.array_equal(cut_loudest(waveform[:90], 100), waveform[:90])
 
 
 def test_a_started_run_is_shorter_the_more_it_costs_and_keeps_what_was_told(spec: Spec) -> None:
