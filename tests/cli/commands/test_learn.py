@@ -181,7 +181,7 @@ def test_the_original_data_is_compared_and_a_budget_is_met(tiny_bundle: Path, tm
     assert ("the thresholds stay" in notes) or (calibration is not None and calibration.false_alarms_per_hour == 5)
 
 
-def test_a_worse_model_is_not_published(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worse_model_is_not_published(tone_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network answers everything with every label, whatever it was taught."""
 
     def spoil(start: Checkpoint, *_: Any, **__: Any) -> Checkpoint:
@@ -191,7 +191,7 @@ def test_a_worse_model_is_not_published(tiny_bundle: Path, tmp_path: Path, monke
     monkeypatch.setattr("flexiast_cli.commands.learn.run.adapt_head", spoil)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     database, output = write_history(tmp_path, alternate(30)), tmp_path / "out" / "new.bundle"
-    code, printed, notes = learn("--from", tiny_bundle, "--history", database, "-o", output)
+    code, printed, notes = learn("--from", tone_bundle, "--history", database, "-o", output)
     assert code == ExitCode.WORSE == 11
     assert "the new model is worse" in notes and "new.bundle was not written: of the verdicts held out it gets" in notes
     assert "false events" in printed
