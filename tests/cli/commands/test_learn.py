@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import typer.testing
 
-from flexiast.checkpoint import Checkpoint
+from flexiast.checkpoint import Checkpoint, save_checkpoint
 from flexiast.errors import DataError, ExitCode, LockedError
 from flexiast.frontend import Frontend
 from flexiast.spec import Spec
@@ -179,6 +179,17 @@ def test_the_original_data_is_compared_and_a_budget_is_met(tiny_bundle: Path, tm
     assert set(new.manifest.measured) == {str(patch) for patch in new.manifest.patches}  # of the new head
     calibration = new.read_calibration()
     assert ("the thresholds stay" in notes) or (calibration is not None and calibration.false_alarms_per_hour == 5)
+
+
+def test_a_checkpoint_learns_too(tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the sizes that it was trained at; its licence stays. It learns nothing here, which is no worse."""
+    monkeypatch.setattr("flexiast_cli.commands.learn.run.adapt_head", lambda start, *_: replace(start, info={}))
+    checkpoint, output = tmp_path / "tiny.safetensors", tmp_path / "new.bundle"
+    save_checkpoint(checkpoint, replace(tiny_checkpoint, info={"licence": "CC BY 4.0"}))
+    code, _, notes = learn("--from", checkpoint, "--history", write_history(tmp_path, alternate(20)), "-o", output)
+    assert code == 0, notes
+    manifest = Bundle.open(output).manifest
+    assert (manifest.patches, manifest.licence) == (tiny_checkpoint.spec.trained_patches, "CC BY 4.0")
 
 
 def test_a_worse_model_is_not_published(tone_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
