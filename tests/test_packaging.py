@@ -40,6 +40,7 @@ NEEDS_TORCH = {
     f"flexiast.{name}"
     for name in (
         *TORCH_CODE,
+        "training.adaptation",
         "training.embedding_targets",
         "training.linear_head",
         "training.optimizer",
@@ -51,6 +52,9 @@ NEEDS_TORCH = {
 NEEDS_TORCH |= {
     f"flexiast_cli.commands.train.{name}"
     for name in ("external", "prepare", "progress", "report", "run", "start", "summary")
+}
+NEEDS_TORCH |= {
+    f"flexiast_cli.commands.learn.{name}" for name in ("comparison", "model", "report", "run", "sources", "tables")
 }
 NEEDS_TORCH |= {"flexiast_cli.commands.embed.run"}
 DRAWS = {

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flexiast.extras import require
 from flexiast_cli.commands.learn.options import Options
 from flexiast_cli.commands.review.command import ClipsOption
 
@@ -63,6 +64,8 @@ def learn(
     new model is held near the old one, so that nothing is forgotten. Labels, window and patch sizes stay, so `flexiast
     swap` takes the bundle.
     """
+    require("torch", "train")
+    require("onnx", "export")
     from flexiast_cli.commands.learn.run import run
 
     options = Options(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from flexiast.checkpoint import Checkpoint
 from flexiast.errors import WorseModelError
-from flexiast.extras import require
 from flexiast.files import check_new_output
 from flexiast.training.adaptation import WITH_DATA, WITHOUT_DATA, adapt_head
 from flexiast_cli.commands.learn.comparison import Validation, compare, validate
@@ -63,8 +62,6 @@ def run(options: Options, *, force: bool, as_json: bool) -> None:
 
 def prepare(options: Options) -> Prepared:
     """Read and check everything before any training; raises UsageError, ModelError and DataError."""
-    require("torch", "train")
-    require("onnx", "export")
     origin = open_origin(options.model)
     spec, database = origin.checkpoint.spec, options.history or default_database()
     lessons = read_lessons(database, options.clips, spec, options.model, with_data=options.data is not None)

@@ -118,7 +118,7 @@ def _store(database: Path, label: str, stretch: Stretch) -> None:
     seconds = stretch.end_s - stretch.start_s
     log(
         f"mark {mark.id}: {label} in {stretch.source}, {_describe_moment(stretch.started_at_s)}, {seconds:.1f} s; "
-        f"`flexiast review export` writes it, `flexiast review marks --remove {mark.id}` takes it back"
+        f"`flexiast learn` teaches it, `flexiast review marks --remove {mark.id}` takes it back"
     )
 
 

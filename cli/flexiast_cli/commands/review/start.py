@@ -47,7 +47,7 @@ def run(
     review = _Review(database, list(queue.events), clips)
     with open_keys() as keys:
         review.run(keys)
-    log(f"{count_noun(review.given, 'verdict')} in {database}; `flexiast review export` writes them for training")
+    log(f"{count_noun(review.given, 'verdict')} in {database}; `flexiast learn` teaches them")
 
 
 def _explain_nothing(database: Path, *, reviewed: int, clips: int) -> str:
