@@ -133,7 +133,8 @@ def build_day(house: House, number: int, seed: int, minutes: float = MINUTES) ->
     samples = rng.normal(scale=0.0015, size=round(60 * minutes * RATE_HZ)).astype(np.float32)
     changes = np.arange(0, len(samples) + 30 * RATE_HZ, 30 * RATE_HZ)
     samples *= np.interp(np.arange(len(samples)), changes, rng.uniform(0.5, 2.0, len(changes))).astype(np.float32)
-    occurrences, place = [], 2 * RATE_HZ
+    occurrences: list[Occurrence] = []
+    place = 2 * RATE_HZ
     while True:
         label, kind, clip = _draw_sound(house, number, rng)
         clip = soxr.resample(clip[: 5 * RATE_HZ], float(rng.uniform(0.97, 1.03)), 1.0)

@@ -190,7 +190,8 @@ def learn(prepared: Prepared, curve: str, count: int, seed: int) -> Measured:
     chosen = order_verdicts(prepared.events, ORDERS[curve], seed)[:count]
     verdicts = take(prepared.verdicts, chosen)
     if "without" in curve:
-        nothing = Examples(*(part[:0] for part in prepared.data))
+        data = prepared.data
+        nothing = Examples(data.embeddings[:0], data.targets[:0], data.sounds[:0])
         return measure(prepared, fit_rows(prepared.house.start, verdicts, nothing, WITHOUT_DATA, seed=seed))
     return measure(prepared, fit_rows(prepared.house.start, verdicts, prepared.data, WITH_DATA, seed=seed))
 

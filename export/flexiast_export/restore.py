@@ -16,6 +16,7 @@ from flexiast.errors import ModelError, VerificationError
 from flexiast.extras import require
 from flexiast.spec import Spec
 from flexiast_export.embedding import unpack
+from flexiast_export.encoder import read_extra_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,10 @@ def restore_checkpoint(bundle: Bundle) -> Checkpoint:
     onnx = require("onnx", "export")
     graph = onnx.load_model_from_string(bundle.read(manifest.encoders["fp32"].file)).graph
     found = {one.name: np.array(onnx.numpy_helper.to_array(one)) for one in graph.initializer}  # its own are read-only
-    spec = manifest.spec
+    try:
+        spec = manifest.spec.model_copy(update={"extra_rows": read_extra_rows(found, manifest.spec)})
+    except KeyError as error:
+        raise _lacks(bundle, error) from None
     weights = unpack(bundle)
     expected = weight_shapes(spec)
     for name in expected.keys() - weights.keys():
@@ -67,5 +71,9 @@ def _read_weight(spec: Spec, found: Mapping[str, Float], name: str, bundle: Bund
             return np.concatenate((found[f"{block}.q.bias"] / scale, np.zeros(2 * width, np.float32)))
         value = found[name]
     except KeyError as error:
-        raise VerificationError(f"{bundle.folder} lacks the weight {error}; export it again") from None
+        raise _lacks(bundle, error) from None
     return value.T if value.ndim == 2 else value
+
+
+def _lacks(bundle: Bundle, weight: KeyError) -> VerificationError:
+    return VerificationError(f"{bundle.folder} lacks the weight {weight}; export it again")

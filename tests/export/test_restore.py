@@ -13,6 +13,7 @@ from flexiast.errors import ModelError
 from flexiast.evaluation.evaluate import Classifier
 from flexiast.manifest import Encoder
 from flexiast_export.restore import restore_checkpoint
+from flexiast_export.to_onnx import export_onnx
 from flexiast_export.verify import synthetic_inputs
 from flexiast_runtime.bundle import Bundle
 
@@ -34,6 +35,32 @@ def test_a_restored_model_answers_as_the_one_that_was_exported(
     for name, value in restored.weights.items():
         if not name.endswith((".qkv.bias", ".projection.bias")):  # k's and v's are folded
             np.testing.assert_allclose(value, tiny_checkpoint.weights[name], atol=1e-6, err_msg=name)
+
+
+def test_what_was_learnt_one_evening_is_there_the_next(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    from flexiast.networks import TorchClassifier, load_model
+
+    extra, rng = (1, 0, 1), np.random.default_rng(0)
+    head = {
+        name: np.concatenate(
+            (tiny_checkpoint.weights[name], rng.normal(size=(3, *tiny_checkpoint.weights[name].shape[1:])))
+        )
+        for name in ("head.weight", "head.bias")
+    }
+    learnt = replace(
+        tiny_checkpoint,
+        spec=tiny_checkpoint.spec.model_copy(update={"extra_rows": extra}),
+        weights=tiny_checkpoint.weights | {name: value.astype(np.float32) for name, value in head.items()},
+    )
+    export_onnx(
+        learnt, TorchClassifier(load_model(learnt)), learnt.spec.trained_patches[:1], tmp_path / "evening.bundle"
+    )
+    bundle = Bundle.open(tmp_path / "evening.bundle")
+    assert not bundle.manifest.spec.extra_rows
+    restored = restore_checkpoint(bundle)
+    assert restored.spec.extra_rows == extra
+    for name, value in head.items():
+        np.testing.assert_array_equal(restored.weights[name], value.astype(np.float32))
 
 
 def test_a_bundle_without_float32_weights_is_refused(tiny_bundle: Path) -> None:

@@ -17,6 +17,7 @@ from flexiast.frontend import Frontend
 from flexiast.spec import Spec
 from flexiast.training.adaptation import AUGMENT, Lesson
 from flexiast.training.batches import Backgrounds, LogMels
+from flexiast.training.judged_sounds import JudgedSound
 from flexiast.training.sampling import sample_evenly
 from flexiast_cli.commands.learn.options import Options
 from flexiast_cli.commands.learn.verdicts import Lessons
@@ -28,8 +29,6 @@ MOST_CLIPS = 2_000
 """Of the original data that teach again, evenly spread: their log-mels and embeddings take minutes beyond"""
 MOST_VALIDATION = 1_000
 """That are compared on; a point is ten of them"""
-VERDICT_SHARE = 0.3
-"""Of the examples of labels, where the original data gives the others"""
 
 
 @dataclass(frozen=True)
@@ -75,18 +74,25 @@ def read_sources(options: Options, spec: Spec, per_hour: float | None) -> Source
         raise UsageError("--val-fold chooses a fold of --data, which is not given; leave it out")
     original = None if options.data is None else _read_original(options, spec)
     rate_hz, skip_bad = spec.frontend.sample_rate_hz, options.skip_bad
+    if options.background and original is None and per_hour is None:
+        raise UsageError(
+            "--background teaches beside --data, and keeps a budget of false alarms; give --data, or "
+            "--false-alarms-per-hour, or leave it out"
+        )
     given = [
         load_background(background_clips([path]), rate_hz, stderr(), skip_bad=skip_bad) for path in options.background
     ]
     hours: list[Stretches] = []
-    if per_hour is not None and given:
+    if original is None:
+        given, hours = [], given  # without clips beside it, a background would outweigh the verdicts
+    elif per_hour is not None and given:
         pairs = [halves([one]) for one in given]
         given, hours = [first for first, _ in pairs], [second for _, second in pairs]
-        if not all(map(len, halves(hours))):
-            raise DataError(
-                "the background is too short for a budget of false alarms: a half of it teaches, and the other is "
-                "halved to choose thresholds and to measure them; give several recordings, or some of minutes"
-            )
+    if hours and not all(map(len, halves(hours))):
+        raise DataError(
+            "the background is too short for a budget of false alarms: beside --data a half of it teaches, and what is "
+            "left is halved to choose thresholds and to measure them; give several recordings, or some of minutes"
+        )
     if original is not None and len(original.background):
         given.append(original.background)
     return Sources(original, tuple(one for one in given if len(one)), tuple(hours), per_hour if hours else None)
@@ -118,35 +124,27 @@ def _read_original(options: Options, spec: Spec) -> Original:
 
 
 def build_lesson(lessons: Lessons, sources: Sources, spec: Spec) -> Lesson:
-    """What ``adapt_head`` learns: sounds of labels, and backgrounds in which none sounds, the false events first."""
-    known = [(one.waveform[one.sound], one.label) for one in lessons.taught if one.label is not None]
-    wrong = [one.waveform for one in lessons.taught if one.label is None]
+    """What ``adapt_head`` learns: verdicts, and beside them the original data with background, where they are given."""
+    verdicts = tuple(JudgedSound(one.waveform, one.sound, one.label) for one in lessons.taught)
     original = sources.original
-    targets = np.zeros((len(known), len(spec.labels)), np.float32)
-    targets[np.arange(len(known)), [spec.labels.index(label) for _, label in known]] = 1
-    own = np.zeros((0, len(spec.labels)), np.float32) if original is None else original.targets
-    shares = _share(len(known), len(own))
+    waveforms, targets = (
+        ([], np.zeros((0, len(spec.labels)), np.float32))
+        if original is None
+        else (
+            original.waveforms,
+            original.targets,
+        )
+    )
     nothing = spec.classes - len(spec.labels)
     return Lesson(
-        LogMels(
-            Chain(([waveform for waveform, _ in known], () if original is None else original.waveforms)),
-            spec.frontend,
-            AUGMENT,
-        ),
-        np.pad(np.concatenate((targets, own)), ((0, 0), (0, nothing))),
-        np.concatenate((np.full(len(known), shares[0]), np.full(len(own), shares[1]))),
-        _gather_background(wrong, sources.background, spec),
+        LogMels(waveforms, spec.frontend, AUGMENT),
+        np.pad(targets, ((0, 0), (0, nothing))),
+        np.full(len(targets), 1 / max(1, len(targets))),
+        _gather_background(sources.background, spec),
+        verdicts,
     )
 
 
-def _share(known: int, own: int) -> tuple[float, float]:
-    """How likely each verdict and each clip of the original data is drawn; all together are 1."""
-    share = VERDICT_SHARE if known and own else float(bool(known))
-    return share / max(1, known), (1 - share) / max(1, own)
-
-
-def _gather_background(wrong: Sequence[Float], stretches: Sequence[Stretches], spec: Spec) -> Backgrounds | None:
-    rate_hz = spec.frontend.sample_rate_hz
-    sources = [LogMels(one, spec.frontend, AUGMENT) for one in (wrong, *stretches) if len(one)]
-    seconds = [[len(waveform) / rate_hz for waveform in wrong]] * bool(wrong) + [one.seconds for one in stretches]
-    return Backgrounds(sources, seconds) if sources else None
+def _gather_background(stretches: Sequence[Stretches], spec: Spec) -> Backgrounds | None:
+    sources = [LogMels(one, spec.frontend, AUGMENT) for one in stretches]
+    return Backgrounds(sources, [one.seconds for one in stretches]) if sources else None
