@@ -52,11 +52,20 @@ def test_a_run_inherits_the_licence_of_its_start(build_spec: Callable[..., Spec]
 def test_uneven_labels_are_drawn_equally_often_unless_told(build_spec: Callable[..., Spec]) -> None:
     output, spec = io.StringIO(), build_spec()
     uneven, even = (LabelTargets.from_lists([[0]] * high + [[1]] * 2, 2) for high in (16, 2))
-    settle = partial(_settle, spec=spec, console=Console(file=output, width=200), fill=False)
+    settle = partial(_settle, spec=spec, console=Console(file=output, width=200), fill=False, configured=False)
     assert settle(Recipe(), targets=uneven).training.balanced
     assert "high has 16 training clips, low 2: all labels are drawn equally often" in output.getvalue()
     assert not settle(Recipe(training=Training(balanced=False)), targets=uneven).training.balanced
     assert not settle(Recipe(), targets=even).training.balanced
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_convnet_without_a_recipe_mixes_from_the_first_step(
+    build_spec: Callable[..., Spec], configured: bool
+) -> None:
+    spec, targets = build_spec(network=PRESETS["convnet"]), LabelTargets.from_lists([[0], [1]] * 4, 2)
+    recipe = _settle(Recipe(), spec, targets, Console(quiet=True), fill=False, configured=configured)
+    assert (recipe.training.augment.mix_from == 0) is not configured
 
 
 def test_every_shipped_model_of_the_runs_network_is_a_candidate() -> None:

@@ -108,7 +108,7 @@ def prepare(
     start = choose_start(candidates, recipe, spec, waveforms, targets, console)
     if start is not None:
         spec = spec_from(recipe, spec, start.checkpoint)
-    recipe = _settle(recipe, spec, targets, console, sources, fill=fill and start is not None)
+    recipe = _settle(recipe, spec, targets, console, fill=fill and start is not None, configured=sources.configured)
     quiet = held_back.windows(frontend.window_samples, MOST_WINDOWS)
     header = _describe_data(sources, dataset, (training, validation), stretches, quiet)
     return Prepared(
@@ -170,11 +170,11 @@ def _copy_shards(validation: Dataset, console: Console) -> None:
 
 
 def _settle(
-    recipe: Recipe, spec: Spec, targets: LabelTargets, console: Console, sources: Sources, *, fill: bool
+    recipe: Recipe, spec: Spec, targets: LabelTargets, console: Console, *, fill: bool, configured: bool
 ) -> Recipe:
     """The recipe with all labels drawn equally often where they are uneven; and, with ``fill``, as suits a start.
 
-    A convnet is filled in for where no recipe was given.
+    Unless a recipe file ``configured`` it, a convnet's mixing is filled in too.
     """
     training = recipe.training
     if "balanced" not in training.model_fields_set and (notes := warn_uneven(targets.count_clips(), spec.labels)):
@@ -182,7 +182,7 @@ def _settle(
         training = training.model_copy(update={"balanced": True})
     if spec.network.kind == "transformer":
         training = training.fill_for_start(spec, len(targets)) if fill else training
-    elif not sources.configured:
+    elif not configured:
         training = training.fill_for_convnet()
     return recipe.model_copy(update={"training": training})
 
