@@ -37,30 +37,24 @@ def test_a_restored_model_answers_as_the_one_that_was_exported(
             np.testing.assert_allclose(value, tiny_checkpoint.weights[name], atol=1e-6, err_msg=name)
 
 
-def test_what_was_learnt_one_evening_is_there_the_next(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_rows_that_were_learnt_from_verdicts_come_back(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """The bundle's spec names none, and its graph joins them."""
     from flexiast.networks import TorchClassifier, load_model
 
-    extra, rng = (1, 0, 1), np.random.default_rng(0)
+    rng, width = np.random.default_rng(3), tiny_checkpoint.spec.network.width
+    spec = tiny_checkpoint.spec.model_copy(update={"extra_rows": (2, 0, 2)})
     head = {
-        name: np.concatenate(
-            (tiny_checkpoint.weights[name], rng.normal(size=(3, *tiny_checkpoint.weights[name].shape[1:])))
-        )
-        for name in ("head.weight", "head.bias")
+        name: np.concatenate((tiny_checkpoint.weights[name], rng.normal(size=shape).astype(np.float32)))
+        for name, shape in (("head.weight", (3, width)), ("head.bias", (3,)))
     }
-    learnt = replace(
-        tiny_checkpoint,
-        spec=tiny_checkpoint.spec.model_copy(update={"extra_rows": extra}),
-        weights=tiny_checkpoint.weights | {name: value.astype(np.float32) for name, value in head.items()},
-    )
-    export_onnx(
-        learnt, TorchClassifier(load_model(learnt)), learnt.spec.trained_patches[:1], tmp_path / "evening.bundle"
-    )
-    bundle = Bundle.open(tmp_path / "evening.bundle")
-    assert not bundle.manifest.spec.extra_rows
-    restored = restore_checkpoint(bundle)
-    assert restored.spec.extra_rows == extra
-    for name, value in head.items():
-        np.testing.assert_array_equal(restored.weights[name], value.astype(np.float32))
+    taught = Checkpoint(spec, tiny_checkpoint.weights | head)
+    source = TorchClassifier(load_model(taught))
+    export_onnx(taught, source, spec.trained_patches[:1], tmp_path / "taught.bundle")
+    restored = restore_checkpoint(Bundle.open(tmp_path / "taught.bundle"))
+    assert restored.spec == spec
+    features, patch = synthetic_inputs(spec), spec.trained_patches[0]
+    answers = TorchClassifier(load_model(restored)).logits(features, patch)
+    np.testing.assert_allclose(answers, source.logits(features, patch), atol=1e-4)
 
 
 def test_a_bundle_without_float32_weights_is_refused(tiny_bundle: Path) -> None:
