@@ -40,6 +40,7 @@ NEEDS_TORCH = {
     f"flexiast.{name}"
     for name in (
         *TORCH_CODE,
+        "training.adaptation",
         "training.embedding_targets",
         "training.linear_head",
         "training.optimizer",
