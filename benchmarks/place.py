@@ -125,15 +125,17 @@ def measure(prepared: Prepared, model: Checkpoint) -> Measured:
 
 
 def order_verdicts(events: Sequence[Found], order: str, seed: int) -> list[int]:
-    """As `flexiast review` shows them: the least sure of each label, then the second of each. Or at random."""
+    """As `flexiast review` shows them: the least sure of each label, then its surest, and so on. Or at random."""
     if order == "random":
         return [int(number) for number in np.random.default_rng((seed, 9)).permutation(len(events))]
-    by_score = sorted(range(len(events)), key=lambda number: events[number].score)
-    counts: dict[str, int] = {}
-    ranks = {}
-    for number in by_score:
-        ranks[number] = counts[events[number].label] = counts.get(events[number].label, 0) + 1
-    return sorted(by_score, key=ranks.__getitem__)
+    waiting: dict[str, list[int]] = {}
+    for number in sorted(range(len(events)), key=lambda number: events[number].score):
+        waiting.setdefault(events[number].label, []).append(number)
+    ranks: dict[int, int] = {}
+    for numbers in waiting.values():
+        for rank in range(len(numbers)):
+            ranks[numbers.pop(-1 if rank % 2 else 0)] = rank
+    return sorted(ranks, key=lambda number: (ranks[number], events[number].score))
 
 
 def take(verdicts: Examples, chosen: Sequence[int]) -> Examples:

@@ -19,7 +19,7 @@ class Order(str, Enum):
     """In which order events are shown."""
 
     LEAST_SURE = "least-sure"
-    """Near the threshold, and of labels with few verdicts"""
+    """Near the threshold, and of labels with few verdicts; every second one of a label is its surest"""
     NEWEST = "newest"
     OLDEST = "oldest"
 
@@ -64,8 +64,9 @@ WITH chosen AS (
     WHERE score BETWEEN :min_score AND :max_score {with_clip}
 )
 """
-# The least sure event of each label comes first, then the second of each, and so on: a label that is often reported
-# does not hide a rare one. A label's verdicts so far count as if its events had been shown.
+# The least sure event of each label comes first, then the surest of each, then the second least sure, and so on. A
+# label that is often reported does not hide a rare one, and a mistake that the model is sure of is heard, too:
+# docs/benchmarks/place.md. A label's verdicts so far count as if its events had been shown.
 _LEAST_SURE = """
 , given AS (
     SELECT events.label, count(*) AS number FROM verdicts JOIN events ON events.id = verdicts.event_id
@@ -75,9 +76,14 @@ _LEAST_SURE = """
         (score - coalesce(threshold, :threshold)) / max(1e-6, 1 - coalesce(threshold, :threshold)) AS margin
     FROM chosen LEFT JOIN given ON given.label = chosen.label
     WHERE {shown}
+), placed AS (
+    SELECT *, row_number() OVER (PARTITION BY label ORDER BY margin, place) AS least,
+        row_number() OVER (PARTITION BY label ORDER BY margin DESC, place DESC) AS surest
+    FROM ranked
 )
-SELECT {columns} FROM ranked
-ORDER BY number + row_number() OVER (PARTITION BY label ORDER BY margin, place), margin, place
+SELECT {columns} FROM placed
+ORDER BY number + CASE number % 2 WHEN 0 THEN min(2 * least - 1, 2 * surest) ELSE min(2 * surest - 1, 2 * least) END,
+    margin, place
 """
 _BY_TIME = " SELECT {columns} FROM chosen WHERE {shown} ORDER BY started_at_s {direction}, place {direction}"
 _SHOWN = {Reviewed.NO: "verdict IS NULL", Reviewed.YES: "verdict IS NOT NULL", Reviewed.ANY: "1"}

@@ -29,7 +29,7 @@ def listen(rows: Sequence[tuple[str, float]]) -> list[Event]:
 
 
 def least_sure_first(events: Sequence[Event], given_to: Sequence[Event]) -> list[str]:
-    """Labels take turns; each begins as many turns later as it has verdicts."""
+    """Labels take turns; each begins as many turns later as it has verdicts. At odd turns the surest is shown."""
     queues, turn = defaultdict(list), Counter(one.label for one in given_to)
     for one in events:
         if one not in given_to:
@@ -37,8 +37,10 @@ def least_sure_first(events: Sequence[Event], given_to: Sequence[Event]) -> list
             queues[one.label].append((margin, one))
     ranked = []
     for label, queue in queues.items():
-        for place, (margin, one) in enumerate(sorted(queue, key=lambda item: item[0])):
-            ranked.append((turn[label] + place, margin, one.id))
+        waiting = sorted(queue, key=lambda item: item[0])
+        for place in range(turn[label], turn[label] + len(queue)):
+            margin, one = waiting.pop(-1 if place % 2 else 0)
+            ranked.append((place, margin, one.id))
     return [name for *_, name in sorted(ranked)]
 
 
@@ -46,7 +48,7 @@ def least_sure_first(events: Sequence[Event], given_to: Sequence[Event]) -> list
     st.lists(st.tuples(st.sampled_from(sorted(THRESHOLDS)), st.integers(0, 999)), unique=True, max_size=14),
     st.sets(st.integers(0, 13)),
 )
-def test_the_least_sure_event_of_each_label_in_turn(
+def test_the_least_sure_event_of_each_label_in_turn_then_its_surest(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, int]], judged: set[int]
 ) -> None:
     events = listen([(label, THRESHOLDS[label] + (1 - THRESHOLDS[label]) * part / 1009) for label, part in rows])

@@ -47,7 +47,7 @@ def print_verdicts(database: Path, query: Query, form: Format) -> None:
         unreviewed = read_queue(database, QueueQuery(query)).unreviewed
         log(
             f"{count_noun(report.total.reviewed, 'verdict')} in {database}, {count_noun(unreviewed, 'event')} without "
-            "one; intervals are of 95 %. Least sure first shows the doubtful events, so the others are right more often"
+            "one; intervals are of 95 %. For a fair figure review all events of a day"
         )
 
 

@@ -44,7 +44,10 @@ def start(
     clips: ClipsOption = None,
     order: Annotated[
         Literal["least-sure", "newest", "oldest"],
-        typer.Option("--order", help="What comes first; least-sure is near the threshold, each label in turn."),
+        typer.Option(
+            "--order",
+            help="What comes first; least-sure: of each label in turn the event nearest to the threshold, then its surest.",
+        ),
     ] = "least-sure",
     again: Annotated[bool, typer.Option("--again", help="Show events that have a verdict, too.")] = False,
 ) -> None:
