@@ -46,7 +46,7 @@ def start(
         Literal["least-sure", "newest", "oldest"],
         typer.Option(
             "--order",
-            help="What comes first; least-sure: each label in turn, its event nearest to the threshold, then its surest.",
+            help="What comes first; least-sure: of each label in turn the nearest to the threshold, then its surest.",
         ),
     ] = "least-sure",
     again: Annotated[bool, typer.Option("--again", help="Show events that have a verdict, too.")] = False,
