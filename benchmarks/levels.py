@@ -1,6 +1,6 @@
 """A quiet voice: random levels in training, a mean removed from each window, or PCEN?
 
-python -m benchmarks.levels DATA [--epochs 8]
+python -m benchmarks.levels DATA [--epochs 6] [--only PCEN]
 
 DATA holds english, background and esc50. A convolutional network learns the English words over speech and home noise,
 once for each way; all else is equal. PCEN is that of Wang et al. (2017) with its constants for keywords, begun anew in
@@ -190,7 +190,8 @@ def make_examples(
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.levels")
     parser.add_argument("data", type=Path)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--only", default="", help="ways whose name holds this")
     given = parser.parse_args()
     torch.set_num_threads(1)
     heading(f"Levels: accuracy in %, {given.epochs} epochs of a convolutional network")
@@ -219,6 +220,8 @@ def main() -> None:
     print("|---" * (len(examples) + 3) + "|")
     material = prepare(words, targets, (speech, noise))
     for name, way in WAYS.items():
+        if given.only not in name:
+            continue
         network = Network(way, material, given.epochs)
         cells = [100 * np.mean(network.score(clips).argmax(axis=1) == truth) for clips in examples.values()]
         right = 100 * np.mean(network.score(nothing).max(axis=1) < 0.5)

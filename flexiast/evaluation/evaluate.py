@@ -71,13 +71,16 @@ class PatchResult(Value):
 class Windows:
     """The windows of many clips, side by side, and how much each counts in its clip.
 
-    Windows in which nothing is audible are left out: most of a recording may be the room without its label.
+    Those in which nothing is audible are left out unless told: most of a recording may be the room without its label.
 
     A slice of it, of step 1, is features [windows, window_frames, mels]. They are kept as far as memory allows; the
     others are computed at each access, to the same values, since each window is computed by itself.
     """
 
-    def __init__(self, waveforms: Sequence[Float], frontend: Frontend, *, memory_bytes: int | None = None) -> None:
+    def __init__(
+        self, waveforms: Sequence[Float], frontend: Frontend, *, every: bool = False, memory_bytes: int | None = None
+    ) -> None:
+        """``every`` window of a clip, also one in which nothing is audible."""
         self._waveforms, self._frontend = waveforms, frontend
         room = memory_budget() // 2 if memory_bytes is None else memory_bytes
         self._cached: list[Float] = []
@@ -85,7 +88,8 @@ class Windows:
         numbers: list[NDArray[np.intp]] = []
         for waveform in waveforms:
             found = frontend.spec.windows_in(len(waveform))
-            numbers.append(_find_audible(waveform, frontend.spec) if len(found) > 1 else np.zeros(1, np.intp))
+            chosen = np.arange(len(found)) if every or len(found) == 1 else _find_audible(waveform, frontend.spec)
+            numbers.append(chosen)
             held.append([max(1, found[number]) for number in numbers[-1]])
             for number in numbers[-1]:
                 if room > 0:

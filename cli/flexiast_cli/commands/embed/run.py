@@ -98,7 +98,7 @@ def _embed_files(
         except DataError as error:
             errors.append(error)
             continue
-        vectors.append(classify(embedder, Windows([waveform], frontend, memory_bytes=0), patch))
+        vectors.append(classify(embedder, Windows([waveform], frontend, every=True, memory_bytes=0), patch))
         start_s = np.round(np.arange(len(vectors[-1])) * step_s, 6)  # a microsecond; the step is whole samples
         starts.append(start_s)
         ends.append(np.minimum(np.round(start_s + spec.window_s, 6), len(waveform) / spec.sample_rate_hz))
