@@ -88,7 +88,7 @@ class Anchor:
     right_weight: float
     """Of a sound of a label beside one of nothing"""
     recalls: bool
-    """Whether the old model's own rows stand for the data that are not there"""
+    """Whether the old model's own rows stand for all classes, not only for those that the data lack"""
 
 
 WITH_DATA, WITHOUT_DATA = Anchor(0.2, 1e-2, 1.0, recalls=False), Anchor(0.5, 3e-2, 2.0, recalls=True)
@@ -212,13 +212,16 @@ def fit_rows(start: Checkpoint, verdicts: Examples, data: Examples, anchor: Anch
     centres, classes = _choose_rows(start, verdicts, rng)
     if not classes and spec.task == "single":
         return start
-    if anchor.recalls:
-        recalled = recall_examples(start, verdicts.embeddings, rng)
-        data = Examples(
-            np.concatenate((data.embeddings, recalled.embeddings)),
-            np.concatenate((data.targets, recalled.targets)),
-            np.concatenate((data.sounds, recalled.sounds)),
-        )
+    recalled = recall_examples(start, verdicts.embeddings, rng)
+    if not anchor.recalls:  # data may lack labels, which would be forgotten
+        given = data.targets.max(axis=0, initial=0) > 0
+        chosen = [number for number, target in enumerate(recalled.targets) if not given[target.argmax()]]
+        recalled = Examples(recalled.embeddings[chosen], recalled.targets[chosen], recalled.sounds[chosen])
+    data = Examples(
+        np.concatenate((data.embeddings, recalled.embeddings)),
+        np.concatenate((data.targets, recalled.targets)),
+        np.concatenate((data.sounds, recalled.sounds)),
+    )
     weights = _weigh(verdicts, data, spec, anchor)
     embeddings = np.concatenate((verdicts.embeddings, data.embeddings))
     targets = np.concatenate((verdicts.targets, data.targets))

@@ -143,7 +143,7 @@ def test_a_stdout_that_was_closed_beforehand_is_no_error(
 
 
 @pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-@pytest.mark.parametrize("module", ["flexiast_cli.commands.listen.command", "numpy"])
+@pytest.mark.parametrize("module", ["flexiast_cli.commands.simulate.command", "numpy"])
 def test_a_signal_in_an_import_ends_the_program_quietly_whatever_the_import_makes_of_it(
     module: str, number: str, code: int
 ) -> None:

@@ -109,6 +109,15 @@ def test_false_alarms_of_several_kinds_go_and_no_label_with_them(build_spec: Bui
     assert set(learnt.spec.extra_rows) == {4}
 
 
+def test_labels_that_the_data_lack_are_not_forgotten(build_spec: BuildSpec) -> None:
+    world = World(build_spec)
+    wrong = [(0.7 * world.sounds[2] + 0.7 * world.nuisances[0], 4)]  # near a label of which no data tell
+    verdicts, data = world.examples(wrong, sounds=20), world.examples([(world.sounds[0], 0)], sounds=40)
+    learnt = fit_rows(world.start, verdicts, data, WITH_DATA)
+    assert accuracy(learnt, world.examples(wrong)) > 0.9
+    assert accuracy(learnt, world.labelled()) >= accuracy(world.start, world.labelled()) - 0.02
+
+
 def test_a_sound_that_was_taken_for_another_label_gets_its_own(build_spec: BuildSpec) -> None:
     world = World(build_spec)
     verdicts, tomorrow = (world.examples([(world.nuisances[0], 2)]) for _ in range(2))

@@ -22,7 +22,9 @@ from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.detection.rules import EventRules
 
 MOST_LOST = 0.02
-"""Of the sounds that the old model finds, which the new one may miss; and half a sound, for few are held out"""
+"""Of the sounds that the old model finds, which the new one may miss"""
+CHANCE_SOUNDS = 0.5
+"""By which means over patch sizes differ by chance, where few are held out"""
 MOST_DROP = 0.01
 """Of the metric on the original validation set"""
 
@@ -35,7 +37,7 @@ class LabelChange(Value):
 
     label: str
     sounds: int
-    """Kept back, that are of this label"""
+    """Held out, in which this label sounds"""
     found: Pair | None
     """Share of them that is reported"""
     false_events: Pair
@@ -99,7 +101,7 @@ class Comparison:
 
     @property
     def sounds(self) -> int:
-        """Kept back, that are of a label."""
+        """Held out, in which a label sounds."""
         return sum(one.label is not None for one in self.held_out)
 
 
@@ -179,12 +181,12 @@ def explain_worse(
 ) -> str:
     """Why a model is worse than before, in words; empty where it is not."""
     mistakes = [sounds - found[number] + false_events[number] for number in (0, 1)]
-    if mistakes[1] > mistakes[0] + 1e-9:
+    if mistakes[1] > mistakes[0] + CHANCE_SOUNDS:
         return (
             f"of the verdicts held out it gets {mistakes[1]:.1f} wrong, the old model {mistakes[0]:.1f} (sounds "
             "missed and false events, the mean of all patch sizes)"
         )
-    if found[1] < found[0] - MOST_LOST * sounds - 0.5:
+    if found[1] < found[0] - MOST_LOST * sounds - CHANCE_SOUNDS:
         return f"of {sounds} sounds held out it finds {found[1]:.1f}, the old model {found[0]:.1f}"
     if validation is not None and validation[1].merit < validation[0].merit - MOST_DROP:
         old, new = validation

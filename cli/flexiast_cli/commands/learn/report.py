@@ -10,13 +10,17 @@ from typing import NamedTuple
 from flexiast.frontend import Frontend
 from flexiast_cli.commands.learn.comparison import Comparison, LabelChange, Pair
 from flexiast_cli.commands.learn.options import Options
-from flexiast_cli.commands.learn.tables import has_changed, list_totals, show_count, sort_changes
+from flexiast_cli.commands.learn.tables import has_changed, list_totals, sort_changes
 from flexiast_cli.commands.learn.verdicts import Lesson, Lessons
 from flexiast_cli.report_page import render_figure, write_page
 from flexiast_cli.terminal.console import count_noun
 
 MOST_FIGURES = 12
 """Of each group; each takes up to 100 kB"""
+
+
+HEAD_BYTES = 1000
+"""Of a page, in which its title stands"""
 
 
 class Shown(NamedTuple):
@@ -39,9 +43,17 @@ class Shown(NamedTuple):
         return before, after
 
 
+def is_report(path: Path) -> bool:
+    """Whether a file is such a page."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES).partition(b"</title>")[0].endswith(b" learnt")
+
+
 def write_report(path: Path, comparison: Comparison, lessons: Lessons, options: Options) -> None:
     """Write the page, whole or not at all. It holds some of the sounds; nothing is loaded from elsewhere."""
-    title = f"What {options.model} has learnt"
+    title = f"What {options.model} would have learnt" if comparison.refusal else f"What {options.model} has learnt"
     counts = f"{count_noun(len(lessons.taught), 'verdict')} taught, {len(lessons.held_out)} were held out to compare by"
     verdict = (
         f"<p class='advice bad'>Not published: {escape(comparison.refusal)}.</p>"
@@ -99,7 +111,8 @@ def _render_bars(pair: Pair | None, most: float, *, better: int) -> str:
     before, after = pair
     change = (after - before) * better
     colour = "good" if change > 0 else "bad" if change < 0 else "dim"
-    words = f"{before:.0%} → <b>{after:.0%}</b>" if better > 0 else show_count(pair).replace("→ ", "→ <b>") + "</b>"
+    first, second = (f"{one:.0%}" if better > 0 else f"{one:.1f}" for one in pair)
+    words = f"{first} → <b>{second}</b>"
     bars = "".join(
         f'<i style="width: {100 * value / max(most, 1e-9):.0f}%; background: var(--{shade})"></i>'
         for value, shade in ((before, "dim"), (after, colour))
@@ -111,7 +124,7 @@ def _render_sounds(comparison: Comparison) -> list[str]:
     """What was held out, by what became of it."""
     shown = [_choose_label(comparison, place) for place in range(len(comparison.held_out))]
     shown.sort(key=lambda one: -abs(one.scores[1] - one.scores[0]))
-    patch = comparison.best_patch.short
+    patch = comparison.best_patch
     groups = (
         ("Now right", [one for one in shown if one.right == (False, True)]),
         ("Still wrong", [one for one in shown if not any(one.right)]),

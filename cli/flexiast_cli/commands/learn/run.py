@@ -6,14 +6,17 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from flexiast.checkpoint import Checkpoint
-from flexiast.errors import WorseModelError
+from flexiast.errors import UsageError, WorseModelError
 from flexiast.files import check_new_output
+from flexiast.text import preview
 from flexiast.training.adaptation import WITH_DATA, WITHOUT_DATA, adapt_head
 from flexiast_cli.commands.learn.comparison import Validation, compare, validate
 from flexiast_cli.commands.learn.model import Origin, calibrate, export_models, open_origin
 from flexiast_cli.commands.learn.options import Options
-from flexiast_cli.commands.learn.report import write_report
+from flexiast_cli.commands.learn.report import is_report, write_report
 from flexiast_cli.commands.learn.sources import Sources, build_lesson, read_sources
 from flexiast_cli.commands.learn.tables import describe, show_comparison
 from flexiast_cli.commands.learn.verdicts import Lessons, read_lessons
@@ -36,8 +39,7 @@ class Prepared:
 def run(options: Options, *, force: bool, as_json: bool) -> None:
     """Raises WorseModelError for a model that is worse than before, after its report is written."""
     check_place(options.output, force=force)
-    report = options.report or options.output.with_suffix(".html")
-    check_new_output(report, force=force)
+    report = _check_report(options, force=force)
     prepared = prepare(options)
     learnt, validation = _learn(prepared)
     with tempfile.TemporaryDirectory(prefix="flexiast-learn-") as place:
@@ -45,9 +47,9 @@ def run(options: Options, *, force: bool, as_json: bool) -> None:
         old, new = export_models(prepared.origin, learnt, prepared.lessons, folder)
         new = calibrate(new, prepared.sources, prepared.lessons, folder / "calibrated")
         comparison = compare((old, new), prepared.lessons.held_out, validation)
-        write_report(report, comparison, prepared.lessons, options)
         if not comparison.refusal:
             _publish(new, options.output, force=force)
+        write_report(report, comparison, prepared.lessons, options)
     if as_json:
         print_json(describe(comparison, prepared.lessons, options, report))
     else:
@@ -58,6 +60,19 @@ def run(options: Options, *, force: bool, as_json: bool) -> None:
             "give more verdicts" + ("" if prepared.sources.original else ", or the original data by --data")
         )
     log(f"{report} shows what changed; `flexiast swap {options.output}` hands the new model to a listener that runs")
+
+
+def _check_report(options: Options, *, force: bool) -> Path:
+    """Where the report is written; raises UsageError for a place that is taken.
+
+    That of an earlier try, whose model was refused, is replaced.
+    """
+    output = options.output
+    report = options.report or output.with_name(f"{output.name.removesuffix('.bundle')}.html")
+    check_new_output(report, force=force or is_report(report))
+    if output.absolute() in (report.absolute(), *report.absolute().parents):
+        raise UsageError(f"--report {report} lies in the bundle {output}; give another place")
+    return report
 
 
 def prepare(options: Options) -> Prepared:
@@ -75,6 +90,11 @@ def prepare(options: Options) -> Prepared:
     )
     if sources.original is None:
         log("Without the original data (--data) the model is held near the old one, and compared on verdicts alone")
+    elif lacking := [spec.labels[column] for column in np.flatnonzero(~sources.original.targets.any(axis=0))]:
+        log(
+            f"--data has no training clips of {count_noun(len(lacking), 'label')}: {preview(lacking)}. The old model's "
+            "answers stand for them, and nothing measures them but verdicts"
+        )
     if origin.per_hour is not None and sources.per_hour is None:
         log(
             f"{options.model} keeps a budget of {origin.per_hour:g} false alarms an hour; its thresholds stay as they "

@@ -21,8 +21,10 @@ FEWEST = 20
 FEWEST_LABELLED = 5
 """Of them that name a sound, where no original data does: else silence would be the best answer."""
 HELD_OUT_SHARE = 0.2
+MOMENT_S = 30.0
+"""Verdicts of one source and moment teach together or measure together."""
 OCCURRENCE_S = 5.0
-"""Verdicts of one source that lie nearer are of one occurrence: it teaches or it measures, never both."""
+"""Verdicts of one source that lie nearer may be of one sound: it teaches or it measures, never both."""
 AROUND_S = 1.0
 """Before and after an event, heard with it; the sink `clips` cuts as much."""
 
@@ -50,10 +52,6 @@ class Lessons:
     taught: tuple[Lesson, ...]
     held_out: tuple[Lesson, ...]
     notes: tuple[str, ...]
-
-    @property
-    def count(self) -> int:
-        return len(self.taught) + len(self.held_out)
 
 
 def read_lessons(database: Path, folders: Iterable[Path] | None, spec: Spec, model: str, *, with_data: bool) -> Lessons:
@@ -83,37 +81,53 @@ def read_lessons(database: Path, folders: Iterable[Path] | None, spec: Spec, mod
     lessons = list(_read_sounds(_drop_contradictions(known, notes), spec.frontend.sample_rate_hz, notes))
     _check_enough(lessons, database, notes, with_data=with_data)
     taught, held_out = hold_out(lessons)
+    if not taught or not held_out:
+        raise DataError(
+            f"all {len(lessons)} verdicts of {database} are of one half minute, so that none can be held out; review "
+            "events of other moments"
+        )
+    if beside := len(lessons) - len(taught) - len(held_out):
+        what = count_noun(beside, "verdict teaches nothing: it is", "verdicts teach nothing: they are")
+        notes.append(f"{what} within {OCCURRENCE_S:g} s of one that is held out")
     return Lessons(tuple(taught), tuple(held_out), tuple(notes))
 
 
 def hold_out(lessons: Sequence[Lesson]) -> tuple[list[Lesson], list[Lesson]]:
-    """Those that teach, and a fifth that measures: of the sounds of labels, and of those that are nothing.
+    """Those that teach, and about a fifth that measures, in which labels sound and in which none does.
 
-    The fifth is chosen by a hash of the ids, so that tomorrow the same ones are held out, and a few more.
+    Time is cut into moments, and a hash of source and moment decides: what taught today does not measure tomorrow,
+    however many verdicts are added, and of a sound that goes on for minutes some parts teach. What is near a sound that
+    measures, and so may be the same one, does neither.
     """
-    occurrences: list[list[Lesson]] = []
-    for one in sorted(lessons, key=lambda each: (each.correction.source, each.correction.began_s)):
-        last = occurrences[-1] if occurrences else []
-        near = last and last[-1].correction.source == one.correction.source
-        if near and one.correction.began_s - max(each.correction.ended_s for each in last) < OCCURRENCE_S:
-            last.append(one)
-        else:
-            occurrences.append([one])
-    chosen: set[str] = set()
+    moments: dict[tuple[str, int], list[Lesson]] = {}
+    for one in lessons:
+        moments.setdefault((one.correction.source, int(one.correction.began_s // MOMENT_S)), []).append(one)
+    ranked = sorted(moments, key=_rank)
+    chosen = {moment for moment in ranked if _rank(moment) < HELD_OUT_SHARE}
     for is_labelled in (True, False):
-        group = [each for each in occurrences if any(one.label is not None for one in each) is is_labelled]
-        ranked = sorted(
-            group, key=lambda each: hashlib.sha256(min(one.correction.id for one in each).encode()).digest()
-        )
-        wanted, held = max(1, round(HELD_OUT_SHARE * sum(map(len, group)))), 0
-        for occurrence in ranked[:-1]:  # one at the least teaches
-            if held >= wanted:
-                break
-            chosen |= {one.correction.id for one in occurrence}
-            held += len(occurrence)
-    return (
-        [one for one in lessons if one.correction.id not in chosen],
-        [one for one in lessons if one.correction.id in chosen],
+        having = [each for each in ranked if any((one.label is not None) is is_labelled for one in moments[each])]
+        if len(having) > 1 and not chosen.intersection(having):
+            chosen.add(having[0])
+    if len(chosen) == len(ranked):
+        chosen.discard(ranked[-1])
+    held_out = [one for each in moments if each in chosen for one in moments[each]]
+    taught = [
+        one for each in moments if each not in chosen for one in moments[each] if not _is_near(one.correction, held_out)
+    ]
+    return taught, held_out
+
+
+def _rank(moment: tuple[str, int]) -> float:
+    """A number from 0 to 1, always the same for a moment."""
+    return int.from_bytes(hashlib.sha256(repr(moment).encode()).digest()[:8], "big") / 2**64
+
+
+def _is_near(one: Correction, others: Iterable[Lesson]) -> bool:
+    return any(
+        each.correction.source == one.source
+        and each.correction.began_s - OCCURRENCE_S < one.ended_s
+        and one.began_s < each.correction.ended_s + OCCURRENCE_S
+        for each in others
     )
 
 
