@@ -35,7 +35,7 @@ class LabelChange(Value):
 
     label: str
     sounds: int
-    """Kept back, that are of this label"""
+    """How many of the held-out sounds have this label"""
     found: Pair | None
     """Share of them that is reported"""
     false_events: Pair
@@ -99,7 +99,7 @@ class Comparison:
 
     @property
     def sounds(self) -> int:
-        """Kept back, that are of a label."""
+        """How many of the held-out verdicts name a label."""
         return sum(one.label is not None for one in self.held_out)
 
 
