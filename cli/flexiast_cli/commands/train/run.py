@@ -243,7 +243,8 @@ def _train(
     """Train to the end or until Ctrl-C, and report what came of it."""
     journal = None
     if trainer.world.is_main:
-        journal = Journal(trainer.run, header, step=trainer.step, tensorboard=execution.tensorboard)
+        resumed_at = None if trainer.best < 0 and trainer.step == 0 else trainer.step
+        journal = Journal(trainer.run, header, step=resumed_at, tensorboard=execution.tensorboard)
         if journal.torn:
             console.print("The last line of metrics.jsonl was cut off and is dropped", style="yellow")
     steps = trainer.steps(prepared.validation, prepared.validation_targets, journal, workers=execution.workers)
@@ -253,7 +254,8 @@ def _train(
         if trainer.step < trainer.total and not trainer.ended_early:
             console.print(f"Stopped at step {trainer.step} of {trainer.total}; --resume continues to the same weights")
     if trainer.ended_early:
-        console.print(f"Ended after step {trainer.step} of {trainer.total}: measurements no longer rise")
+        reason = "nothing can be measured as better" if trainer.best == 1 else "measurements no longer rise"
+        console.print(f"Ended after step {trainer.step} of {trainer.total}: {reason}")
     measured = "all sizes" if prepared.backgrounds is None else "all sizes and background"
     console.print(
         f"Best mean over {measured} {format_mean(trainer.best, prepared.spec, clips)}; "
