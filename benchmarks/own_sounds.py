@@ -152,19 +152,20 @@ def measure_test(table: Path, test: str) -> dict[str, float]:
     dataset = read_dataset(table)
     train, clips, _ = load_waveforms(dataset.split("train"), SAMPLE_RATE_HZ)
     tested, waveforms, _ = load_waveforms(dataset.split(test), SAMPLE_RATE_HZ)
-    found: dict[str, float] = {}
+    results_by_run = {}
     for name in ("head", "run"):
         checkpoint = load_checkpoint(table.with_name(name) / "checkpoint.safetensors")
         spec = checkpoint.spec
         windows, targets = Windows(waveforms, Frontend(spec.frontend)), tested.targets(spec.labels)
-        results = evaluate(TorchClassifier(load_model(checkpoint)), windows, targets, spec.trained_patches)
-        found[name] = float(np.mean([result.metric for result in results]))
+        classifier = TorchClassifier(load_model(checkpoint))
+        results_by_run[name] = evaluate(classifier, windows, targets, spec.trained_patches)
     log_mels = LogMels(clips, spec.frontend, Augment(speed=0.0))
     baseline = measure_baseline(spec, log_mels, train.label_targets(spec.labels), waveforms, targets)
-    sizes = {result.patch_size.short: result.metric for result in results}
+    means = {name: float(np.mean([result.metric for result in results])) for name, results in results_by_run.items()}
+    sizes = {result.patch_size.short: result.metric for result in results_by_run["run"]}
     start = json.loads((table.with_name("run") / "run.json").read_text())["start"]
     print(f"{test}: starts from {start}, {sizes}", file=sys.stderr)
-    return found | sizes | {"baseline": baseline}
+    return means | sizes | {"baseline": baseline}
 
 
 def format_row(name: str, clips: int, found: Sequence[Mapping[str, float]]) -> str:

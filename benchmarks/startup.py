@@ -1,7 +1,7 @@
-"""CPU time until flexiast is ready, all its processes. `python -m benchmarks.startup`
+"""CPU time of all processes until flexiast is ready. `python -m benchmarks.startup`
 
-`flexiast --help`, and `flexiast listen` on a virtual microphone until its first record: with its capture process, the
-engines, their measurement, and the first window. Python has compiled its modules before.
+`flexiast --help`, and `flexiast listen` on a virtual microphone until its first record. That includes the capture
+process, loading and timing the engines, and the first window, but not compiling the modules to bytecode.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HELP_S, LISTEN_S = 0.3, 0.6
 def main() -> None:
     if "VMIC_DIR" not in os.environ:
         sys.exit(run_under_rig("benchmarks.startup", sys.argv[1:]))
-    heading("CPU time until it is ready, all processes, s")
+    heading("CPU time of all processes until ready, s")
     print("| command | median | lowest | limit | listener | capture |\n|---|---|---|---|---|---|")
     is_over = report("flexiast --help", lambda: {"listener": help_s()}, HELP_S)
     for words in LISTENERS:

@@ -14,6 +14,9 @@ import numpy as np
 from flexiast.arrays import Double, Float
 from flexiast.spec import LOG_FLOOR, FrontendSpec
 
+AUDIBLE_DB = 30.0
+"""Down to so far under the loudest 10 ms of a clip: a word's last consonant is there, a room's noise seldom."""
+
 CHUNK_FRAMES = 64
 """Frames transformed at once: 64 × 512 float32 stay in a second-level cache."""
 

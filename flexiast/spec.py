@@ -37,6 +37,9 @@ MAX_WINDOW_SAMPLES = 192_000 * 60
 MAX_EXTRA_ROWS = 4096
 """Of a head. More than a place can teach."""
 
+LONGEST_CLIP_S = 10.0
+"""That one window should hold whole, as those of published data sets: sounds of seconds are lost in a longer one."""
+
 MLP_RATIO = 4
 """Width of the feed-forward layer over the model's width, as in ViT."""
 

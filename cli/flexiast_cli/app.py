@@ -31,12 +31,12 @@ class Group(NamedTuple):
 
     help_text: str
     module: str
-    """That has them, below `commands`"""
+    """Where they are defined, relative to `flexiast_cli.commands`"""
     names: tuple[str, ...]
     settable: bool = True
     """Whether their options can be set in files"""
     kind: str | None = None
-    """The class of the group, in that module, if it is one of its own"""
+    """The name of the group's class in that module; None for a plain group"""
 
 
 COMMANDS = (

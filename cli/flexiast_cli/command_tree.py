@@ -17,6 +17,13 @@ class LazyCommands(Mapping[str, Any]):
         self._sources = sources
         self._built: dict[str, Any] = {}
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Click looks commands up by it. An unknown name is a miss; whatever a command raises while it loads is not.
+
+        ``Mapping.get`` would take a KeyError from the loading for an unknown name.
+        """
+        return self[name] if name in self._sources else default
+
     def __getitem__(self, name: str) -> Any:
         if name not in self._built:
             self._built[name] = get_command(self._sources[name]())

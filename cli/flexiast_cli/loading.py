@@ -15,9 +15,9 @@ def leave_out_plugins() -> None:
 
 @contextmanager
 def pause_collection() -> Iterator[None]:
-    """Look for no garbage meanwhile, and never again among what exists in the end: modules stay.
+    """Disable the garbage collector, and freeze what was loaded: modules live until the process ends.
 
-    Else the collector goes through all of them again and again, a tenth of the start-up.
+    Otherwise the collector would scan all of it over and over, which takes a tenth of the start-up.
     """
     gc.disable()
     try:

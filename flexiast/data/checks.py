@@ -16,6 +16,7 @@ from flexiast.data.audio import open_audio
 from flexiast.data.clips import Clip, Dataset, ShardClips
 from flexiast.data.search import LeftOut
 from flexiast.errors import DataError
+from flexiast.spec import LONGEST_CLIP_S
 from flexiast.storage import RemotePath
 from flexiast.text import preview
 
@@ -24,9 +25,6 @@ SILENT = 2 / 32768
 
 UNEVEN = 5
 """Times as many clips as the rarest label has; the common ones then decide most answers."""
-
-LONG_WINDOW_S = 10.0
-"""Longer than any window of a published data set; sounds of seconds are lost in it."""
 
 SPREAD = 1.25
 """Times the window that a tenth of the clips may last without a word."""
@@ -224,7 +222,7 @@ def warn_window(lengths_s: Sequence[float], window_s: float) -> list[str]:
         ]
     if most <= SPREAD * window_s:
         return []
-    whole = f": --window {most:.2g} would hold them whole" if most <= LONG_WINDOW_S else ""
+    whole = f": --window {most:.2g} would hold them whole" if most <= LONGEST_CLIP_S else ""
     return [
         f"The window is the median clip, {window_s:.3g} s; a tenth of the clips last {most:.3g} s or more and are "
         f"learnt in parts, where something sounds{whole}"

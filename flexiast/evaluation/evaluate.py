@@ -13,15 +13,11 @@ from flexiast.arrays import Float
 from flexiast.data.waveforms import memory_budget
 from flexiast.errors import DataError
 from flexiast.evaluation.per_label import confusion_matrix, find_repeated_answer, wilson_interval
-from flexiast.frontend import Frontend
+from flexiast.frontend import AUDIBLE_DB, Frontend
 from flexiast.spec import FrontendSpec, Patch, PatchSize, Spec, Value
 
 BATCH_TOKENS = 8192
 """Tokens classified at once: batches grow as patches grow."""
-
-
-AUDIBLE_DB = 30.0
-"""Under a clip's loudest moment: windows in which nothing is as loud tell nothing of its label."""
 
 
 class Classifier(Protocol):

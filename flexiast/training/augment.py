@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from flexiast.arrays import Float
-from flexiast.frontend import Frontend, mel_centres_hz
+from flexiast.frontend import AUDIBLE_DB, Frontend, mel_centres_hz
 from flexiast.spec import LOG_FLOOR
 
 SILENCE = np.float32(math.log(LOG_FLOOR))
@@ -24,9 +24,6 @@ NAT_PER_DB = math.log(10) / 10
 """Energies: 10 dB are a factor of ten."""
 
 FILTER_KNOTS = 6
-
-AUDIBLE_DB = 30.0
-"""Under the loudest frame: a word's last consonant is there, a room's noise seldom."""
 
 LONG = 1.25
 """Windows that a clip lasts at least to be cut where something sounds: one of a single window is moved as a whole, at

@@ -25,27 +25,31 @@ SCHEMA_VERSION = "1.0"
 
 
 class Journal:
-    """Writes one run's folder; a resumed run goes on where its state was saved.
+    """Writes one run's folder; a resumed run goes on at the ``step`` where its state was saved.
 
     ``torn`` says that the last line of metrics.jsonl was cut off, by a crash say, and is dropped. Any other damage
     raises ModelError.
     """
 
-    def __init__(self, run: Path, header: dict[str, Any], *, step: int = 0, tensorboard: bool = False) -> None:
+    def __init__(
+        self, run: Path, header: dict[str, Any], *, step: int | None = None, tensorboard: bool = False
+    ) -> None:
         self._run, self._header = run, header
         self._began, self._cpu = time.monotonic(), time.process_time()
-        earlier, self.torn = _read_lines(run / "metrics.jsonl") if step else ([], False)
+        earlier, self.torn = _read_lines(run / "metrics.jsonl") if step is not None else ([], False)
         self._written = False
         self._board = None
         if tensorboard:
             writer = require("torch.utils.tensorboard", "tensorboard").SummaryWriter
-            self._board = writer(str(run / "tensorboard"), purge_step=step + 1)
+            self._board = writer(str(run / "tensorboard"), purge_step=(step or 0) + 1)
         run.mkdir(parents=True, exist_ok=True)
-        self._lines = [line for line in earlier if line["step"] <= step]
+        self._lines = [line for line in earlier if line["step"] <= (step or 0)]
         self._earlier_s = self._lines[-1]["wall_s"] if self._lines else 0.0
         self._earlier_cpu_s = self._lines[-1]["cpu_s"] if self._lines else 0.0
         write_atomically(run / "metrics.jsonl", "".join(map(_line, self._lines)).encode())
-        if not (step and (run / "run.json").is_file()):  # a resumed run's still says how its best weights came to be
+        if not (
+            step is not None and (run / "run.json").is_file()
+        ):  # a resumed run's still says how its best weights came to be
             self.describe({})
 
     def describe(self, outcome: dict[str, Any]) -> dict[str, Any]:

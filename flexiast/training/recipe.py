@@ -17,7 +17,18 @@ from pydantic import Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from flexiast.errors import UsageError
-from flexiast.spec import ALL_PATCHES, PRESETS, FrontendSpec, Patch, PatchSize, ResizeSpec, Spec, Value, describe
+from flexiast.spec import (
+    ALL_PATCHES,
+    LONGEST_CLIP_S,
+    PRESETS,
+    FrontendSpec,
+    Patch,
+    PatchSize,
+    ResizeSpec,
+    Spec,
+    Value,
+    describe,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,11 +37,8 @@ else:
 
 V = TypeVar("V", bound=Value)
 
-LONGEST_CLIP_S = 10.0
-"""That a window holds whole unless told: a longer median clip is a recording with a sound somewhere."""
-
 RECORDING_WINDOW_S = 5.0
-"""Of such recordings, unless told."""
+"""Unless told, where the median clip is longer than ``LONGEST_CLIP_S``: a recording with a sound somewhere."""
 
 
 class Augment(Value):

@@ -91,7 +91,7 @@ class RunState:
             stale = int(metadata.get("stale", "0"))  # version 0.1 before early stopping
             position = Position(int(metadata["step"]), float(metadata["best"]), stale, metadata["measured_on"], new)
             if not differing:
-                self._restore(tensors)
+                self._restore(tensors, position.step)
         except (KeyError, ValueError, RuntimeError) as error:  # the last is torch's, for names or shapes that differ
             raise ModelError(f"{self.path} lacks parts of this run's state; train again into another folder") from error
         if CLIPS in differing:
@@ -115,7 +115,7 @@ class RunState:
         except (safetensors.SafetensorError, OSError) as error:
             raise ModelError(f"{self.path} cannot be read: {error}; train again into another folder") from error
 
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
+    def _restore(self, tensors: dict[str, Tensor], step: int) -> None:
         self._model.load_state_dict(_strip_prefix("model.", tensors))
         self._average.load_state_dict(_strip_prefix("ema.", tensors))
         adam: dict[int, dict[str, Tensor]] = {}
@@ -124,7 +124,7 @@ class RunState:
             adam.setdefault(int(index), {})[key] = value
         groups = self._optimizer.state_dict()["param_groups"]
         for index in (index for group in groups for index in group["params"]):
-            if adam.get(index, {}).keys() != ADAM_STATE:
+            if step and adam.get(index, {}).keys() != ADAM_STATE:  # before the first step there is none
                 raise KeyError(f"adam.{index}")
         self._optimizer.load_state_dict({"state": adam, "param_groups": groups})
 

@@ -169,8 +169,9 @@ class Trainer:
 
     @property
     def ended_early(self) -> bool:
-        """Whether so many measurements brought nothing better that the run is over."""
-        return self._training.patience is not None and self._stale >= self._training.patience
+        """Whether the run is over before its last step: measurements no longer rise, or cannot rise any more."""
+        patience, perfect = self._training.patience, self._starts_measured and self.best == 1
+        return patience is not None and (self._stale >= patience or perfect)
 
     def resume(self) -> tuple[str, ...]:
         """Continue from ``last.safetensors``; raises ModelError when it is of another run.
@@ -197,7 +198,7 @@ class Trainer:
         measured = self._choose_measured_steps(len(validation))
         losses: dict[str, list[float]] = {}
         affordable = max(AFFORDABLE_GMAC, MEASURED_SHARE * BACKWARD * self.learning_gmac)
-        if self._starts_measured and self.step == 0 and self._measuring_gmac(len(validation)) <= affordable:
+        if self._starts_measured and self.best < 0 and self._measuring_gmac(len(validation)) <= affordable:
             first = self._measure(validation, targets)
             improved = self._update_best(first)
             if journal is not None:

@@ -62,6 +62,16 @@ def test_a_command_is_built_when_it_is_looked_up() -> None:
     assert group.list_commands(context) == ["one", "two"]
 
 
+def test_a_command_that_cannot_load_is_not_taken_for_an_unknown_one() -> None:
+    def fail() -> typer.Typer:
+        raise KeyError("HOME")
+
+    commands = lazy_group({"one": fail})(name="group").commands
+    assert commands.get("two") is None
+    with pytest.raises(KeyError, match="HOME"):
+        commands.get("one")
+
+
 def test_garbage_is_collected_again_after_loading_that_failed() -> None:
     with pytest.raises(ImportError), pause_collection():
         assert not gc.isenabled()

@@ -6,16 +6,15 @@ import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flexiast.frontend import Frontend
 from flexiast.spec import PatchSize
 from flexiast_runtime.governor.types import Option
-from flexiast_runtime.inference.engine import Engine, Engines
+from flexiast_runtime.inference.engine import Engines
 from flexiast_runtime.profiling.measure import measure_paced_s
 
-HELD_UP = 3.0
-"""Times a first run at which a run after a pause was held up by something else: cold caches alone cost less."""
+QUICK_RUNS = 3
+"""Timed runs of each engine at the start: their median ignores one that another program held up."""
 
 
 def measure_options(
@@ -23,9 +22,10 @@ def measure_options(
     profiled_s: Mapping[PatchSize, float] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Option, ...]:
-    """The option of each engine, with its latency: as profiled, or from two runs on silence now.
+    """The option of each engine, with its latency: as profiled, or measured now on silence.
 
-    Every engine is warmed up by them, so the first window after a switch is as fast as the next.
+    Every engine runs once to warm up, so that the first window after a switch is as fast as the next. One that was
+    not profiled is then timed: its latency is the median of ``QUICK_RUNS`` runs with a pause before each.
     """
     profiled_s = profiled_s or {}
     spec = engines.spec
@@ -34,15 +34,9 @@ def measure_options(
     options = []
     for patch in engines.patches:
         engine = engines[patch]
-        started_s = clock()
         engine.run(features)
-        first_s = clock() - started_s
-        latency_s = profiled_s[patch] if patch in profiled_s else _measure_s(engine, features, first_s, clock)
+        latency_s = profiled_s.get(patch)
+        if latency_s is None:
+            latency_s = measure_paced_s(engine, features, QUICK_RUNS, clock)
         options.append(Option(patch, latency_s, engine.variant.metric))
     return tuple(options)
-
-
-def _measure_s(engine: Engine, features: NDArray[np.float32], first_s: float, clock: Callable[[], float]) -> float:
-    """Seconds of a run after a pause, or of the first run where that one was held up."""
-    paced_s = measure_paced_s(engine, features, 1, clock)
-    return paced_s if paced_s < HELD_UP * first_s else first_s

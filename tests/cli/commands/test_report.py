@@ -104,6 +104,7 @@ def test_the_page_holds_what_it_shows_and_loads_nothing(summary: Summary, prepar
 def test_three_ways_stand_beside_one_another(summary: Summary) -> None:
     assert [round(value, 3) for _, value in compare_ways(summary)] == [0.4, 0.5, 0.589]
     assert len(compare_ways(replace(summary, head=None))) == 2
+    assert "this run, which keeps that head" in dict(compare_ways(replace(summary, head_is_best=True)))
 
 
 def test_advice_names_what_is_wrong_first(summary: Summary) -> None:
@@ -115,5 +116,10 @@ def test_advice_names_what_is_wrong_first(summary: Summary) -> None:
     assert "Logistic regression on log-mel statistics is better (0.90 over 0.59)" in beaten[0]
     assert "the linear head" in beaten[1]
     assert advise(replace(summary, logits=summary.targets), background=True) == []
+    right = [one.model_copy(update={"accuracy": 1.0}) for one in summary.results]
+    perfect = replace(summary, results=right, logits=summary.targets)
+    assert advise(perfect, background=True) == []
+    (kept,) = advise(replace(perfect, head_is_best=True), background=True)
+    assert "right about all 6 validation clips, so it is kept" in kept
     within_noise = replace(summary, baseline=0.6, logits=summary.targets)  # six clips say nothing about a hundredth
     assert advise(within_noise, background=True) == []

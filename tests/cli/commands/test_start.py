@@ -21,22 +21,29 @@ from flexiast_runtime.catalog import list_shipped
 
 
 @pytest.mark.parametrize(
-    ("figures", "chosen"),
+    ("figures", "clips", "chosen"),
     [
-        ({"commands": 0.80, "sounds": 0.82}, "commands"),  # `sounds` is not for commercial use
-        ({"commands": 0.80, "sounds": 0.90}, "sounds"),
-        ({"commands": 0.80, "commands-ar": 0.82}, "commands-ar"),
-        ({}, None),
+        ({"commands": 0.80, "sounds": 0.82}, 1000, "commands"),  # `sounds` is not for commercial use
+        ({"commands": 0.80, "sounds": 0.90}, 1000, "sounds"),
+        ({"commands": 20 / 22, "sounds": 22 / 22}, 22, "commands"),
+        ({"commands": 19 / 22, "sounds": 22 / 22}, 22, "sounds"),
+        ({"commands": 0.80, "commands-ar": 0.82}, 22, "commands-ar"),
+        ({}, 22, None),
     ],
 )
 def test_the_best_start_is_taken_unless_its_licence_costs_more_than_it_brings(
-    figures: dict[str, float], chosen: str | None, build_spec: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch
+    figures: dict[str, float],
+    clips: int,
+    chosen: str | None,
+    build_spec: Callable[..., Spec],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "compare_starts", lambda *_: figures)
     spec, output = build_spec(), io.StringIO()
     candidates = {name: Checkpoint(spec, {}) for name in ("commands", "commands-ar", "sounds")}
     waveforms = Waveforms((), 16_000, ())
-    found = choose_start(candidates, Recipe(), spec, waveforms, waveforms, Console(file=output))  # type: ignore[arg-type]
+    targets = LabelTargets.from_lists([[0]] * clips, 2)
+    found = choose_start(candidates, Recipe(), spec, waveforms, targets, Console(file=output))
     assert (found and found.name) == chosen
     if chosen == "sounds":
         assert "not for commercial use" in output.getvalue()

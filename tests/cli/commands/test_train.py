@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from flexiast.errors import UsageError
 from flexiast.processor import has_bfloat16_dot_product
+from flexiast.training.recipe import Distill
 from tests.cli.conftest import RATE_HZ, Run, tone, write_sounds
 from tests.cli.test_errors import assert_refused
 
@@ -223,6 +225,22 @@ def test_a_single_file_of_background_is_split_alike_for_training_and_for_evaluat
 def test_a_resumed_run_keeps_the_precision_that_it_began_with() -> None:
     from flexiast_cli.commands.train.run import choose_bf16
 
-    assert choose_bf16({"precision": "bfloat16"})
-    assert not choose_bf16({"precision": "float32"})
-    assert choose_bf16({}) == has_bfloat16_dot_product()
+    output = Path("runs/first")
+    for precision in ("bfloat16", "float32"):
+        began = precision == "bfloat16"
+        assert choose_bf16(None, {"precision": precision}, output) is began
+        assert choose_bf16(began, {"precision": precision}, output) is began
+        with pytest.raises(UsageError, match=f"{output} began in {precision}"):
+            choose_bf16(not began, {"precision": precision}, output)
+        assert choose_bf16(began, {}, output) is began
+    assert choose_bf16(None, {}, output) == has_bfloat16_dot_product()
+
+
+def test_a_share_for_a_teacher_that_nothing_uses_is_explained_by_the_teachers_given() -> None:
+    from flexiast_cli.commands.train.run import explain_unused_weight
+
+    asked, own, external = Distill(teacher_weight=0.5), Path("runs/teacher"), Path("yamnet.onnx")
+    assert "there is no --teacher" in (explain_unused_weight(asked, []) or "")
+    assert "yamnet.onnx teaches by its embeddings" in (explain_unused_weight(asked, [external]) or "")
+    assert explain_unused_weight(asked, [external, own]) is None
+    assert explain_unused_weight(Distill(), []) is None

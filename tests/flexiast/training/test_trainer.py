@@ -101,7 +101,7 @@ class Toy:
 
     def steps(self, trainer: Trainer, header: dict[str, Any] | None = None, **options: Any) -> Iterator[Progress]:
         recorded = (header or {}) | {"recipe": json.loads(trainer.recipe.model_dump_json())}
-        journal = Journal(trainer.run, recorded, step=trainer.step)
+        journal = Journal(trainer.run, recorded, step=trainer.step if trainer.step or trainer.best >= 0 else None)
         return trainer.steps(self.validation, self.targets, journal, **options)
 
     def trained(self, run: Path, **fields: Any) -> Trainer:
@@ -758,15 +758,9 @@ def test_lower_blocks_learn_at_a_share_of_the_rate(toy: Toy, tmp_path: Path) -> 
     assert moved["embedding.kernel"] / moved["head.bias"] == pytest.approx(0.5 ** (depth + 1), rel=0.1)
 
 
-def test_a_start_that_nothing_beats_is_kept_and_the_run_ends_early(toy: Toy, learnt: Trainer, tmp_path: Path) -> None:
-    best = load_checkpoint(learnt.run / "checkpoint.safetensors")
-    options: dict[str, Any] = {
-        "epochs": 6,
-        "evaluations": 6,
-        "patience": 2,
-        "learning_rate": 0.3,
-        "ema_decay": 0.0,
-    }  # unlearns
+def test_a_start_that_nothing_beats_is_kept_and_the_run_ends_early(toy: Toy, tmp_path: Path) -> None:
+    best = random_checkpoint(toy.spec.model_copy(update={"trained_patches": COARSE}), 1)
+    options: dict[str, Any] = {"epochs": 6, "evaluations": 6, "patience": 2, "learning_rate": 1e-12}  # learns nothing
     trainer = toy.trainer(tmp_path / "run", spec=best.spec, start=best, measure_start=True, patches=COARSE, **options)
     steps = list(toy.steps(trainer))
     assert (steps[0].number, math.isnan(steps[0].loss)) == (0, True)
@@ -779,6 +773,24 @@ def test_a_start_that_nothing_beats_is_kept_and_the_run_ends_early(toy: Toy, lea
     again = toy.trainer(tmp_path / "run", spec=best.spec, start=best, measure_start=True, patches=COARSE, **options)
     again.resume()
     assert list(toy.steps(again)) == []
+
+
+def test_a_perfect_start_ends_the_run_before_its_first_step(toy: Toy, learnt: Trainer, tmp_path: Path) -> None:
+    best = load_checkpoint(learnt.run / "checkpoint.safetensors")
+    options: dict[str, Any] = {"spec": best.spec, "start": best, "measure_start": True, "patches": COARSE}
+    trainer = toy.trainer(tmp_path / "run", patience=2, **options)
+    (measured,) = toy.steps(trainer)
+    assert [result.merit for result in measured.results or []] == [1.0] * len(COARSE)
+    assert trainer.ended_early
+    assert weights_sha256(load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")) == weights_sha256(best)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    again = toy.trainer(tmp_path / "run", patience=2, **options)
+    again.resume()
+    assert list(toy.steps(again)) == []
+    after = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    names = ("checkpoint.safetensors", "metrics.jsonl", "run.json")
+    assert [after[name] for name in names] == [before[name] for name in names]
+    assert len(list(toy.steps(toy.trainer(tmp_path / "told", **options)))) > 1  # without patience it goes to its end
 
 
 def test_several_teachers_answer_with_the_mean_of_their_logits(toy: Toy, tmp_path: Path) -> None:

@@ -38,10 +38,13 @@ def describe_duration(trainer: Trainer) -> str | None:
     return f"{trainer.total:,} steps: up to about {minutes:,.0f} min on {count_noun(cores, 'core')}"
 
 
-def follow(trainer: Trainer, steps: Iterable[Progress], clips: int, console: Console) -> list[PatchResult]:
+def follow(
+    trainer: Trainer, steps: Iterable[Progress], clips: int, console: Console, *, started: bool
+) -> list[PatchResult]:
     """Train to the end, and show how it goes; returns what the last step measured, nothing where it did not measure.
 
     A terminal shows the loss of each patch size and the time left. Each measurement on the clips is a line of its own.
+    ``started`` is whether the run began from a model.
     """
     losses: dict[str, float] = {}
     results: list[PatchResult] = []
@@ -69,6 +72,8 @@ def follow(trainer: Trainer, steps: Iterable[Progress], clips: int, console: Con
             if results:
                 left_s = (time.monotonic() - began) / (step.number - first_step) * (step.total - step.number)
                 _print_measurement(step, results, listed, trainer.spec, clips, console, left_s=left_s)
+                if step.number == step.total:
+                    _warn_repeated_answer(results, console, started=started)
     return results
 
 
@@ -94,11 +99,14 @@ def _print_measurement(
     console.print(f"{title}{left}  mean {format_mean(mean, spec, clips)}{background}  {by_size}", soft_wrap=True)
     if losses:
         console.print(f"  [dim]loss {losses}[/]", soft_wrap=True)
+
+
+def _warn_repeated_answer(results: Sequence[PatchResult], console: Console, *, started: bool) -> None:
     always = {result.repeated_answer for result in results}
-    if len(always) == 1 and (label := always.pop()) is not None and step.number == step.total:
+    if len(always) == 1 and (label := always.pop()) is not None:
         console.print(
             f"Every size answers {label!r} to nearly every validation clip: nothing else was learnt. Record more of "
-            "the others, train longer, or start from a model (--init)",
+            f"the others, train longer, or start from {'another' if started else 'a'} model (--init)",
             style="yellow",
             markup=False,
             soft_wrap=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from flexiast.text import preview
 from flexiast.training.distributed import World, init_process_group, is_restarted, launcher
 from flexiast.training.external_teacher import ExternalTeacher
 from flexiast.training.journal import Journal
-from flexiast.training.recipe import Recipe
+from flexiast.training.recipe import Distill, Recipe
 from flexiast.training.trainer import Trainer
 from flexiast.training.transfer import changes
 from flexiast.training.warm_start import fit_start
@@ -67,14 +67,14 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
         earlier = _read_header(output) if resume else {}
         first = earlier.get("start")
         by_default = first is None and not sources.configured and (external is None or not external.labels)
+        told = None if world.device.type == "cuda" else execution.bf16  # a GPU computes in bfloat16 in any case
+        execution = replace(execution, bf16=choose_bf16(told, earlier, output))
         candidates = list_candidates(sources.init or first, recipe, by_default=by_default and not resume)
         fill = not sources.configured and (not resume or first is not None)
         if external is None:
             prepared = prepare(sources, recipe, candidates, console, fill=fill)
         else:
             prepared = prepare_with_teacher(sources, recipe, candidates, external, teachers, output, console, fill=fill)
-        if execution.bf16 is None:
-            execution = replace(execution, bf16=choose_bf16(earlier))
         trainer = _build_trainer(world, output, prepared, teachers, execution, external, fresh=not resume)
         if resume and (new_settings := trainer.resume()):
             one = len(new_settings) == 1
@@ -85,7 +85,7 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
                 markup=False,
                 soft_wrap=True,
             )
-        _print_plan(trainer, prepared, teachers, console)
+        _print_plan(trainer, prepared, sources, console)
         header = _describe_run(trainer, prepared, teachers)
         if external is not None:
             header["external_teacher"] = external.sha256
@@ -101,9 +101,20 @@ def _read_header(output: Path) -> dict[str, str]:
         return {}
 
 
-def choose_bf16(earlier: Mapping[str, str]) -> bool:
-    """As a run to be resumed began, else as the processor is faster."""
-    return earlier["precision"] == "bfloat16" if "precision" in earlier else has_bfloat16_dot_product()
+def choose_bf16(told: bool | None, earlier: Mapping[str, str], output: Path) -> bool:
+    """As a run to be resumed began, else as told, else as the processor is faster.
+
+    Raises UsageError where a run to be resumed is told the other precision.
+    """
+    if "precision" not in earlier:
+        return has_bfloat16_dot_product() if told is None else told
+    began = earlier["precision"] == "bfloat16"
+    if told not in {None, began}:
+        raise UsageError(
+            f"{output} began in {earlier['precision']}, which a run keeps: resume it without "
+            f"{'--bf16' if told else '--no-bf16'}, or train into another folder"
+        )
+    return began
 
 
 def _build_trainer(
@@ -156,7 +167,7 @@ def _has_head_of(start: Spec, spec: Spec) -> bool:
     return (start.labels, start.task, start.nothing_class) == (spec.labels, spec.task, spec.nothing_class)
 
 
-def _print_plan(trainer: Trainer, prepared: Prepared, teachers: list[Checkpoint], console: Console) -> None:
+def _print_plan(trainer: Trainer, prepared: Prepared, sources: Sources, console: Console) -> None:
     """Print what is trained on what, and warn about what is missing."""
     spec, clips = prepared.spec, prepared.header["clips"]
     console.print(
@@ -181,19 +192,25 @@ def _print_plan(trainer: Trainer, prepared: Prepared, teachers: list[Checkpoint]
     if prepared.start is not None and (changed := changes(prepared.start.checkpoint.spec, spec)):
         console.print(f"From the start: {', '.join(changed)}", soft_wrap=True)
     few = clips["train"] < FEW_CLIPS * len(spec.labels)
-    if few and spec.network.kind == "transformer" and prepared.start is None and not teachers:
+    if few and spec.network.kind == "transformer" and prepared.start is None and not sources.teachers:
         console.print(
             f"Fewer than {FEW_CLIPS} clips a label: start from a shipped model ({_list_starts()}). A teacher "
             "(--model convnet, then --teacher) helps too, but takes a second run; a convnet itself cannot be exported",
             style="yellow",
             soft_wrap=True,
         )
-    distill = prepared.recipe.training.distill
-    if "teacher_weight" in distill.model_fields_set and not teachers:
-        console.print(
-            f"The recipe gives a teacher {distill.teacher_weight:g} of the loss, but there is no --teacher",
-            style="yellow",
-        )
+    if unused := explain_unused_weight(prepared.recipe.training.distill, sources.teachers):
+        console.print(unused, style="yellow", markup=False, soft_wrap=True)
+
+
+def explain_unused_weight(distill: Distill, teachers: Sequence[Path]) -> str | None:
+    """Why a recipe's share for a teacher has no effect, if it has none."""
+    if "teacher_weight" not in distill.model_fields_set or not all(is_external(path) for path in teachers):
+        return None
+    given = f"The recipe gives a teacher {distill.teacher_weight:g} of the loss"
+    if not teachers:
+        return f"{given}, but there is no --teacher"
+    return f"{given}, but that is for a --teacher that is a checkpoint; {teachers[0]} teaches by its embeddings"
 
 
 def _list_starts() -> str:
@@ -226,17 +243,19 @@ def _train(
     """Train to the end or until Ctrl-C, and report what came of it."""
     journal = None
     if trainer.world.is_main:
-        journal = Journal(trainer.run, header, step=trainer.step, tensorboard=execution.tensorboard)
+        resumed_at = None if trainer.best < 0 and trainer.step == 0 else trainer.step
+        journal = Journal(trainer.run, header, step=resumed_at, tensorboard=execution.tensorboard)
         if journal.torn:
             console.print("The last line of metrics.jsonl was cut off and is dropped", style="yellow")
     steps = trainer.steps(prepared.validation, prepared.validation_targets, journal, workers=execution.workers)
     clips = prepared.validation_clips
     with graceful_shutdown(trainer.stop, terminated=ExitCode.TERMINATED):
-        results = follow(trainer, steps, clips, console)
+        results = follow(trainer, steps, clips, console, started=prepared.start is not None)
         if trainer.step < trainer.total and not trainer.ended_early:
             console.print(f"Stopped at step {trainer.step} of {trainer.total}; --resume continues to the same weights")
     if trainer.ended_early:
-        console.print(f"Ended after step {trainer.step} of {trainer.total}: measurements no longer rise")
+        reason = "nothing can be measured as better" if trainer.best == 1 else "measurements no longer rise"
+        console.print(f"Ended after step {trainer.step} of {trainer.total}: {reason}")
     measured = "all sizes" if prepared.backgrounds is None else "all sizes and background"
     console.print(
         f"Best mean over {measured} {format_mean(trainer.best, prepared.spec, clips)}; "

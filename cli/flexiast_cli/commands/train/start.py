@@ -19,7 +19,7 @@ from flexiast.training.batches import LogMels
 from flexiast.training.linear_head import compute_statistics, fit_head
 from flexiast.training.recipe import Augment, Recipe
 from flexiast.training.sampling import sample_evenly
-from flexiast.training.warm_start import compare_starts
+from flexiast.training.warm_start import COMPARED_CLIPS, compare_starts
 from flexiast_runtime.catalog import find_checkpoint, find_licence, list_shipped
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ SCRATCH = "none"
 
 RESTRICTED_MARGIN = 0.03
 """By which a start whose licence forbids commercial use must be better: the weights of the run inherit it."""
+
+RESTRICTED_CLIPS = 3
+"""Compared clips that such a start must also be right about more: of few clips one or two are chance."""
 
 BASELINE_CLIPS = 2_000
 """That the baseline learns from, at the most: it takes two seconds."""
@@ -87,7 +90,8 @@ def choose_start(
     if not found:
         return None
     licences = {name: Start(name, candidates[name]).licence or "" for name in found}
-    best = max(found, key=lambda name: found[name] - (RESTRICTED_MARGIN if "-NC" in licences[name] else 0.0))
+    margin = find_restricted_margin(len(targets))
+    best = max(found, key=lambda name: found[name] - (margin if "-NC" in licences[name] else 0.0))
     terms = licences[best] and f" ({licences[best]})"
     others = ", ".join(f"{name} {found[name]:.2f}" for name in sorted(found, key=lambda name: -found[name]))
     console.print(
@@ -97,6 +101,12 @@ def choose_start(
         soft_wrap=True,
     )
     return Start(best, candidates[best])
+
+
+def find_restricted_margin(clips: int) -> float:
+    """By how much a start for non-commercial use must be better, where so many clips train."""
+    # Half a clip less than the least that counts: a difference of whole clips is on one side of it, however rounded.
+    return max(RESTRICTED_MARGIN, (RESTRICTED_CLIPS - 0.5) / max(1, min(clips, COMPARED_CLIPS)))
 
 
 def spec_from(recipe: Recipe, spec: Spec, start: Checkpoint) -> Spec:

@@ -50,6 +50,11 @@ class Summary:
         return float(np.mean([result.metric for result in self.results]))
 
     @property
+    def is_perfect(self) -> bool:
+        """Nothing can be measured as better."""
+        return all(result.merit == 1 for result in self.results)
+
+    @property
     def weakest(self) -> list[LabelResult]:
         """Labels with the lowest recall, the weakest first; empty for clips with several labels."""
         if self.spec.task == "multi":
@@ -94,7 +99,8 @@ def _read_head(run: Path) -> float | None:
 def compare_ways(summary: Summary) -> list[tuple[str, float]]:
     """Each way to answer and its metric, this run's last."""
     ways = [("log-mel statistics and logistic regression, two seconds", summary.baseline)]
-    ways += [("linear head on the frozen start", summary.head), ("this run, mean over its sizes", summary.mean)]
+    this_run = "this run, which keeps that head" if summary.head_is_best else "this run, mean over its sizes"
+    ways += [("linear head on the frozen start", summary.head), (this_run, summary.mean)]
     return [(way, value) for way, value in ways if value is not None]
 
 
@@ -107,7 +113,12 @@ def advise(summary: Summary, *, background: bool) -> list[str]:
             f"Logistic regression on log-mel statistics is better ({summary.baseline:.2f} over {summary.mean:.2f}): "
             "labels differ in level or colour more than in what sounds. Record all of them alike, and more of each"
         )
-    if summary.head_is_best and summary.mean < 1:
+    if summary.head_is_best and summary.is_perfect:
+        notes.append(
+            f"The linear head on the frozen start is right about all {len(summary.targets)} validation clips, so it is "
+            "kept: they cannot show what learning more would bring. Validate on more clips, or on harder ones"
+        )
+    elif summary.head_is_best:
         notes.append("Nothing that was learnt on top beat the linear head, so it is kept; more clips would help most")
     for weak in summary.weakest[:1]:
         count = summary.clips_by_label[weak.label]
