@@ -67,8 +67,8 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
         earlier = _read_header(output) if resume else {}
         first = earlier.get("start")
         by_default = first is None and not sources.configured and (external is None or not external.labels)
-        told = None if world.device.type == "cuda" else execution.bf16  # a GPU computes in bfloat16 in any case
-        execution = replace(execution, bf16=choose_bf16(told, earlier, output))
+        requested = None if world.device.type == "cuda" else execution.bf16  # a GPU computes in bfloat16 in any case
+        execution = replace(execution, bf16=choose_bf16(requested, earlier, output))
         candidates = list_candidates(sources.init or first, recipe, by_default=by_default and not resume)
         fill = not sources.configured and (not resume or first is not None)
         if external is None:
@@ -101,18 +101,18 @@ def _read_header(output: Path) -> dict[str, str]:
         return {}
 
 
-def choose_bf16(told: bool | None, earlier: Mapping[str, str], output: Path) -> bool:
-    """As a run to be resumed began, else as told, else as the processor is faster.
+def choose_bf16(requested: bool | None, earlier: Mapping[str, str], output: Path) -> bool:
+    """As a run to be resumed began, else as requested, else as the processor is faster.
 
-    Raises UsageError where a run to be resumed is told the other precision.
+    Raises UsageError where a run to be resumed is asked for the other precision.
     """
     if "precision" not in earlier:
-        return has_bfloat16_dot_product() if told is None else told
+        return has_bfloat16_dot_product() if requested is None else requested
     began = earlier["precision"] == "bfloat16"
-    if told not in {None, began}:
+    if requested not in {None, began}:
         raise UsageError(
             f"{output} began in {earlier['precision']}, which a run keeps: resume it without "
-            f"{'--bf16' if told else '--no-bf16'}, or train into another folder"
+            f"{'--bf16' if requested else '--no-bf16'}, or train into another folder"
         )
     return began
 
