@@ -86,8 +86,8 @@ def read_lessons(database: Path, folders: Iterable[Path] | None, spec: Spec, mod
             f"all {len(lessons)} verdicts of {database} are of one half minute, so that none can be held out; review "
             "events of other moments"
         )
-    if beside := len(lessons) - len(taught) - len(held_out):
-        what = count_noun(beside, "verdict teaches nothing: it is", "verdicts teach nothing: they are")
+    if near := len(lessons) - len(taught) - len(held_out):
+        what = count_noun(near, "verdict teaches nothing: it is", "verdicts teach nothing: they are")
         notes.append(f"{what} within {OCCURRENCE_S:g} s of one that is held out")
     return Lessons(tuple(taught), tuple(held_out), tuple(notes))
 
