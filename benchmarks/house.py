@@ -128,7 +128,7 @@ def build_house(data: Path, seed: int) -> House:
 
 
 def build_day(house: House, number: int, seed: int, minutes: float = MINUTES) -> Day:
-    """Quiet noise, in which something sounds every ten seconds. Days are numbered 0 and 1."""
+    """Quiet noise, in which something sounds every eleven seconds or so. Days are numbered 0 and 1."""
     rng = np.random.default_rng((seed, number))
     samples = rng.normal(scale=0.0015, size=round(60 * minutes * RATE_HZ)).astype(np.float32)
     changes = np.arange(0, len(samples) + 30 * RATE_HZ, 30 * RATE_HZ)
