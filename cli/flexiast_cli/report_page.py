@@ -35,15 +35,27 @@ def write_page(path: Path, title: str, parts: Iterable[str]) -> None:
 
 
 def render_figure(waveform: Float, frontend: Frontend, caption: str) -> str:
-    """A clip's spectrogram, player and caption."""
-    waveform = waveform[: round(LONGEST_S * frontend.spec.sample_rate_hz)]
+    """A clip's spectrogram, player and caption; of a long recording, its loudest part."""
+    rate_hz = frontend.spec.sample_rate_hz
+    if (start := find_loudest(waveform, round(LONGEST_S * rate_hz), rate_hz // 10)) is not None:
+        caption += f"<br><span class=dim>{LONGEST_S:g} s from {start / rate_hz:.1f} s on</span>"
+        waveform = waveform[start : start + round(LONGEST_S * rate_hz)]
     missing = frontend.spec.taper_samples - len(waveform)
     log_mel = frontend.log_mel(np.pad(waveform, (0, max(0, missing))))
     picture = _encode_url("image/png", _to_png(shades(frontend.normalise(log_mel)).T[::-1]))
     sound = io.BytesIO()
-    soundfile.write(sound, waveform, frontend.spec.sample_rate_hz, format="FLAC", subtype="PCM_16")
+    soundfile.write(sound, waveform, rate_hz, format="FLAC", subtype="PCM_16")
     player = f'<audio controls preload=none src="{_encode_url("audio/flac", sound.getvalue())}"></audio>'
     return f'<figure><img src="{picture}" alt="spectrogram">{player}<figcaption>{caption}</figcaption></figure>'
+
+
+def find_loudest(waveform: Float, length: int, step: int) -> int | None:
+    """Where the loudest part of so many samples begins, to ``step`` samples; None for what is no longer than that."""
+    if len(waveform) <= length:
+        return None
+    energy = np.concatenate(([0.0], np.cumsum(np.square(waveform, dtype=np.float64))))
+    starts = np.arange(0, len(waveform) - length + 1, step)
+    return int(starts[(energy[starts + length] - energy[starts]).argmax()])
 
 
 def _encode_url(kind: str, content: bytes) -> str:

@@ -18,10 +18,12 @@ import soundfile
 from PIL import Image
 
 from flexiast.evaluation.evaluate import PatchResult
+from flexiast.frontend import Frontend
 from flexiast.spec import PatchSize, Spec
 from flexiast_cli.commands.train.prepare import Prepared
 from flexiast_cli.commands.train.report import write_report
 from flexiast_cli.commands.train.summary import Summary, advise, compare_ways
+from flexiast_cli.report_page import LONGEST_S, render_figure
 
 LABELS = ("dog", "<b>cat</b>", "rain")
 TRUTH, ANSWERED = [0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 2, 2]
@@ -123,3 +125,19 @@ def test_advice_names_what_is_wrong_first(summary: Summary) -> None:
     assert "right about all 6 validation clips, so it is kept" in kept
     within_noise = replace(summary, baseline=0.6, logits=summary.targets)  # six clips say nothing about a hundredth
     assert advise(within_noise, background=True) == []
+
+
+def test_of_a_long_recording_the_part_that_sounds_is_played(build_spec: Callable[..., Spec]) -> None:
+    frontend = Frontend(build_spec().frontend)
+    rate_hz = frontend.spec.sample_rate_hz
+    waveform = np.random.default_rng(0).normal(scale=1e-4, size=30 * rate_hz).astype(np.float32)
+    waveform[20 * rate_hz : 22 * rate_hz] += 0.5 * np.sin(np.arange(2 * rate_hz) / 5).astype(np.float32)
+    page = render_figure(waveform, frontend, "a bell")
+    (sound,) = re.findall(r"data:audio/flac;base64,([^\"]+)", page)
+    played, _ = soundfile.read(io.BytesIO(base64.b64decode(sound)))
+    assert len(played) == round(LONGEST_S * rate_hz)
+    loud = np.flatnonzero(abs(played) > 0.1)
+    assert loud[-1] - loud[0] == pytest.approx(2 * rate_hz, abs=100)  # all of it
+    assert re.search(r"a bell<br>.*6 s from (1[6-9]|20)\.\d s on", page)
+    short = render_figure(waveform[: 2 * rate_hz], frontend, "a bell")
+    assert "s on" not in short
