@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -34,6 +35,8 @@ USES = ("background", "hours", "calibration")
 SILENCE_MINUTES, SILENCE_DBFS = 10, -60.0
 RATE_HZ = 16_000
 SIZES = "16,48"
+SNRS = ("quiet", "10")
+KINDS = ("speech", "music", "noise", "silence")
 
 
 def write_clips(esc50: Path, folds: Sequence[str], to: Path) -> None:
@@ -103,15 +106,19 @@ class Newcomer:
 
     def measure(self, name: str, bundle: str) -> None:
         """Prints a row for each size."""
-        options = ("--snr", "quiet,10", "--patch-sizes", SIZES, "--json")
+        options = ("--snr", ",".join(SNRS), "--patch-sizes", SIZES, "--json")
         document = json.loads(self.call("evaluate", bundle, "--mix", "aside", *self._aside(), *options))
         for result in document["results"]:
             print(format_row(name, result, self.minutes), flush=True)
 
 
-def format_row(name: str, result: dict[str, object], minutes: float) -> str:
-    """A row of the table."""
-    return f"| {name} | {json.dumps(result)[:2000]} | {minutes:.1f} |"
+def format_row(name: str, result: dict[str, Any], minutes: float) -> str:
+    """A row of the table: recall at each ratio, then false events an hour in each kind of background."""
+    recall = [result["recall_by_snr_db"][snr]["share"] for snr in SNRS]
+    rates = {one["kind"]: one["per_hour"] for one in result["false_events"]}
+    cells = [result["patch_size"], *(f"{share:.2f}" for share in recall)]
+    cells += [f"{rates[kind]:.0f}" if kind in rates else "–" for kind in KINDS]
+    return f"| {name} | {' | '.join(cells)} | {minutes:.1f} |"
 
 
 def main() -> None:
@@ -128,7 +135,9 @@ def main() -> None:
         deal_out(given.background, work)
         write_silence(work / "silence")
         newcomer = Newcomer(work, given.aside.resolve())
-        heading("Three labels of 24 clips")
+        heading("Three labels of 24 clips: recall, and false events an hour")
+        columns = ("", "patch", "recall, quiet", "10 dB", *KINDS, "CPU min of training")
+        print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
         newcomer.measure("no background", newcomer.train("alone"))
         background: tuple[str, ...] = ("--background", "background")
         bundle = newcomer.train("first", *background)
