@@ -57,7 +57,8 @@ def help_s() -> float:
 
 def listen_s(words: tuple[str, ...]) -> dict[str, float]:
     """By process."""
-    environment = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
+    unset = (*THREAD_VARIABLES, "PYTHONDONTWRITEBYTECODE")  # a user's modules are compiled once
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
     with tempfile.TemporaryDirectory() as home:
         environment |= {"XDG_CONFIG_HOME": home, "XDG_DATA_HOME": home}
         command = [PROGRAM, "listen", *words, "--device", "mic", "--json"]
