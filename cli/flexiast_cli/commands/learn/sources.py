@@ -127,14 +127,8 @@ def build_lesson(lessons: Lessons, sources: Sources, spec: Spec) -> Lesson:
     """What ``adapt_head`` learns: verdicts, and beside them the original data with background, where they are given."""
     verdicts = tuple(JudgedSound(one.waveform, one.sound, one.label) for one in lessons.taught)
     original = sources.original
-    waveforms, targets = (
-        ([], np.zeros((0, len(spec.labels)), np.float32))
-        if original is None
-        else (
-            original.waveforms,
-            original.targets,
-        )
-    )
+    waveforms = [] if original is None else original.waveforms
+    targets = np.zeros((0, len(spec.labels)), np.float32) if original is None else original.targets
     nothing = spec.classes - len(spec.labels)
     return Lesson(
         LogMels(waveforms, spec.frontend, AUGMENT),

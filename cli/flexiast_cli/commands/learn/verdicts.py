@@ -111,10 +111,9 @@ def hold_out(lessons: Sequence[Lesson]) -> tuple[list[Lesson], list[Lesson]]:
     if len(chosen) == len(ranked):
         chosen.discard(ranked[-1])
     held_out = [one for each in moments if each in chosen for one in moments[each]]
-    taught = [
-        one for each in moments if each not in chosen for one in moments[each] if not _is_near(one.correction, held_out)
-    ]
-    return taught, held_out
+    measuring = [one.correction for one in held_out]
+    rest = [one for each in moments if each not in chosen for one in moments[each]]
+    return [one for one in rest if not _is_near(one.correction, measuring, OCCURRENCE_S)], held_out
 
 
 def _rank(moment: tuple[str, int]) -> float:
@@ -122,11 +121,10 @@ def _rank(moment: tuple[str, int]) -> float:
     return int.from_bytes(hashlib.sha256(repr(moment).encode()).digest()[:8], "big") / 2**64
 
 
-def _is_near(one: Correction, others: Iterable[Lesson]) -> bool:
+def _is_near(one: Correction, others: Iterable[Correction], within_s: float) -> bool:
+    """Whether another of the same source sounds at the same time, or within so many seconds."""
     return any(
-        each.correction.source == one.source
-        and each.correction.began_s - OCCURRENCE_S < one.ended_s
-        and one.began_s < each.correction.ended_s + OCCURRENCE_S
+        each.source == one.source and each.began_s - within_s < one.ended_s and one.began_s < each.ended_s + within_s
         for each in others
     )
 
@@ -155,7 +153,8 @@ def _explain_nothing(database: Path, corrections: Corrections, model: str) -> st
 
 def _drop_contradictions(found: Sequence[Correction], notes: list[str]) -> list[Correction]:
     """Without what was called wrong while another event of the same moment says what it was."""
-    consistent = [one for one in found if one.label is not None or not _is_labelled_near(one, found, 0.0)]
+    labelled = [one for one in found if one.label is not None]
+    consistent = [one for one in found if one.label is not None or not _is_near(one, labelled, 0.0)]
     if dropped := len(found) - len(consistent):
         notes.append(
             f"{count_noun(dropped, 'verdict is', 'verdicts are')} left out: wrong at a moment of which another verdict "
@@ -164,21 +163,12 @@ def _drop_contradictions(found: Sequence[Correction], notes: list[str]) -> list[
     return consistent
 
 
-def _is_labelled_near(one: Correction, found: Iterable[Correction], within_s: float) -> bool:
-    return any(
-        each.label is not None
-        and each.source == one.source
-        and each.began_s - within_s < one.ended_s
-        and one.began_s < each.ended_s + within_s
-        for each in found
-    )
-
-
 def _read_sounds(found: Sequence[Correction], rate_hz: int, notes: list[str]) -> Iterator[Lesson]:
     """What sounded around a false event is nothing either, unless a label is known to have sounded there."""
     damaged = 0
+    labelled = [one for one in found if one.label is not None]
     for one in found:
-        alone = one.label is None and _is_labelled_near(one, found, AROUND_S)
+        alone = one.label is None and _is_near(one, labelled, AROUND_S)
         around_s = 0.0 if alone else AROUND_S
         try:
             waveform = read_audio(one.path, rate_hz)
