@@ -18,8 +18,8 @@ from flexiast.paths import cache_folder
 from flexiast.storage import RemotePath, Stored, download, read_range
 
 LIMIT_BYTES = 20 << 30
-FREE_SHARE = 0.1
-"""Of the disk that stays free, whatever the limit."""
+FREE_BYTES = 1 << 30
+"""Of the disk that stay free, whatever the limit."""
 
 
 class ObjectCache:
@@ -80,10 +80,13 @@ class ObjectCache:
 
     def _make_room(self, size: int) -> None:
         """Remove the copies that were not used for longest, until another fits; those in use stay."""
-        copies = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in self._folder.glob("*.copy"))
+        copies = []
+        for path in self._folder.glob("*.copy"):
+            with suppress(FileNotFoundError):  # another process has just removed it
+                copies.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+        copies.sort()
         held = sum(bytes_ for _, bytes_, _ in copies)
-        disk = shutil.disk_usage(self._folder)
-        room = min(self._limit_bytes - held, disk.free - int(FREE_SHARE * disk.total))
+        room = min(self._limit_bytes - held, shutil.disk_usage(self._folder).free - FREE_BYTES)
         for _, bytes_, path in copies:
             if room >= size:
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -124,6 +125,21 @@ def test_copies_that_were_not_used_for_longest_make_room(faults: Faults, tmp_pat
         assert held == {b"a", b"c", b"d"}, "the oldest that nobody uses went"
         assert in_use.read_bytes() == b"a" * 1_000
     assert not [path for path in tmp_path.iterdir() if path.suffix not in {".copy", ".lock"}]
+
+
+def test_many_share_a_cache_that_holds_less_than_they_need(faults: Faults, tmp_path: Path) -> None:
+    for name in "abcdef":
+        put(name, name.encode() * 1_000)
+    stored = {each.path[-1]: each for each in list_objects("s3://bucket")}
+
+    def read(first: int) -> None:
+        for turn in range(12):
+            name = "abcdef"[(first + turn) % 6]
+            with ObjectCache(tmp_path, limit_bytes=2_000).open(stored[name]) as path:
+                assert path.read_bytes() == name.encode() * 1_000
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read, range(4)))
 
 
 def test_a_store_that_stays_away_is_named_and_leaves_nothing(faults: Faults, tmp_path: Path) -> None:

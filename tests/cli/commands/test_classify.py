@@ -85,7 +85,9 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.flexiast.*")}
+    """Those that are complete: a name that begins with a dot is still being written."""
+    complete = [path for path in folder.rglob("*.flexiast.*") if not path.name.startswith(".")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in complete}
 
 
 def workers_of(process: psutil.Popen) -> list[psutil.Process]:
