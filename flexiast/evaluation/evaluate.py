@@ -157,12 +157,17 @@ def predict(
     progress: Callable[[Sequence[PatchSize]], Iterable[PatchSize]] = iter,
 ) -> Iterator[tuple[PatchSize, Float]]:
     """Each patch size and its logits [clips, classes]; raises DataError as ``evaluate`` does."""
-    if classifier.spec.task == "single" and (targets.sum(axis=1) > 1).any():
+    check_targets(classifier.spec, targets)
+    for patch in progress(patches):
+        yield patch, clips.clip_mean(classify(classifier, clips, patch))
+
+
+def check_targets(spec: Spec, targets: Float) -> None:
+    """Raise DataError for targets [clips, labels] that a model cannot be right about."""
+    if spec.task == "single" and (targets.sum(axis=1) > 1).any():
         raise DataError("some clips have several labels, but the model knows one label a clip; train it on such clips")
     if not targets.any():
         raise DataError("no clip has a label, so there is nothing to be right about; give some that have")
-    for patch in progress(patches):
-        yield patch, clips.clip_mean(classify(classifier, clips, patch))
 
 
 def summarize(spec: Spec, patch: PatchSize, logits: Float, targets: Float) -> PatchResult:

@@ -9,7 +9,7 @@ answered as before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -94,6 +94,10 @@ class Anchor:
 WITH_DATA, WITHOUT_DATA = Anchor(0.2, 1e-2, 1.0, recalls=False), Anchor(0.5, 3e-2, 2.0, recalls=True)
 
 
+SHARES = (1.0, 0.5, 0.25)
+"""Of the verdicts' own share of the loss, tried in turn until the model answers as well as before"""
+
+
 class Examples(NamedTuple):
     """Embeddings and what they are."""
 
@@ -106,12 +110,18 @@ class Examples(NamedTuple):
 
 
 def adapt_head(
-    start: Checkpoint, patches: Sequence[PatchSize], lesson: Lesson, anchor: Anchor, *, seed: int = 0
+    start: Checkpoint,
+    patches: Sequence[PatchSize],
+    lesson: Lesson,
+    anchor: Anchor,
+    *,
+    accepts: Callable[[Checkpoint], bool] = lambda _: True,
+    seed: int = 0,
 ) -> Checkpoint:
     """The start with more rows in its head, learnt at these patch sizes.
 
-    A model of one label a clip whose head has no class for nothing gets one. Raises DataError where nothing is to be
-    learnt from.
+    Verdicts that spoil what is known weigh less: until ``accepts`` the result, or ``SHARES`` ends. A model of one label
+    a clip whose head has no class for nothing gets one. Raises DataError where nothing is to be learnt from.
     """
     start = add_nothing_class(start)
     embedder = Embedder(load_model(start))
@@ -119,7 +129,13 @@ def adapt_head(
     verdicts = embed_verdicts(embedder, start.spec, patches, lesson.verdicts, seed)
     if not len(verdicts.embeddings):
         raise DataError("there are no verdicts to learn from; judge some events with `flexiast review`")
-    return fit_rows(start, verdicts, data, anchor, seed=seed)
+    for share in SHARES:
+        adapted = fit_rows(
+            start, verdicts, data, replace(anchor, verdict_share=anchor.verdict_share * share), seed=seed
+        )
+        if accepts(adapted):
+            break
+    return adapted
 
 
 def add_nothing_class(start: Checkpoint) -> Checkpoint:

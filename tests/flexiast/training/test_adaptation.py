@@ -6,17 +6,19 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from flexiast.checkpoint import Checkpoint, check_weights, weight_shapes
 from flexiast.errors import DataError
 from flexiast.frontend import Frontend
-from flexiast.networks import TorchClassifier, load_model
+from flexiast.networks import Embedder, TorchClassifier, load_model
 from flexiast.spec import NetworkSpec, PatchSize, Spec
 from flexiast.training.adaptation import (
     AUGMENT,
     MOST_ROWS,
     RECALLED_SCORE,
+    SHARES,
     WITH_DATA,
     WITHOUT_DATA,
     Anchor,
@@ -25,6 +27,7 @@ from flexiast.training.adaptation import (
     adapt_head,
     add_nothing_class,
     classify_embeddings,
+    embed_verdicts,
     fit_rows,
     recall_examples,
 )
@@ -225,6 +228,29 @@ def test_a_network_learns_at_all_sizes_from_sounds_alone(build_spec: BuildSpec) 
     for patch in PATCHES:
         answers = TorchClassifier(load_model(learnt)).logits(window, patch)
         assert answers.argmax() == 3, patch
+
+
+def test_verdicts_weigh_less_until_the_model_is_accepted(build_spec: BuildSpec) -> None:
+    spec = build_spec(98, 32, network=NetworkSpec(width=16, depth=1, heads=2), nothing_class=True)
+    clips = [judge_tone("low", hz, 5).waveform for hz in (200, 210, 3_000, 3_100)]
+    targets = np.eye(3, dtype=np.float32)[[1, 1, 0, 0]]
+    data = Lesson(LogMels(clips, spec.frontend, AUGMENT), targets, np.full(4, 0.25), None, [judge_tone(None, 800, 1)])
+    tried: list[Checkpoint] = []
+
+    def accepts(adapted: Checkpoint) -> bool:
+        tried.append(adapted)
+        return len(tried) == accepted_try
+
+    start, scores = random_checkpoint(spec), []
+    verdicts = embed_verdicts(Embedder(load_model(start)), spec, PATCHES, data.verdicts)
+    for accepted_try in (1, 2, len(SHARES) + 1):
+        tried.clear()
+        learnt = adapt_head(start, PATCHES, data, WITH_DATA, accepts=accepts)
+        assert learnt is tried[-1]
+        assert len(tried) == min(accepted_try, len(SHARES))
+        logits = classify_embeddings(learnt, verdicts.embeddings)
+        scores.append(float(torch.from_numpy(logits).softmax(dim=1)[:, -1].mean()))
+    assert scores[0] > scores[1] > scores[2], "the less a verdict weighs, the less sure the model is of it"
 
 
 def test_data_are_heard_beside_the_verdicts(build_spec: BuildSpec) -> None:

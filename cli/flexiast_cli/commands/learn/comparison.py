@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from flexiast.arrays import Float
 from flexiast.checkpoint import Checkpoint
-from flexiast.evaluation.evaluate import PatchResult, average_precision, predict, summarize
+from flexiast.evaluation.evaluate import PatchResult, average_precision, check_targets, classify, summarize
 from flexiast.evaluation.per_label import confusion_matrix, label_results
-from flexiast.networks import TorchClassifier, load_model
+from flexiast.networks import Embedder, load_model
 from flexiast.spec import PatchSize, Spec, Value
+from flexiast.training.adaptation import classify_embeddings
 from flexiast_cli.commands.learn.sources import Original
 from flexiast_cli.commands.learn.verdicts import Lesson
 from flexiast_cli.terminal.console import track
@@ -115,20 +116,30 @@ def collect_answers(bundle: Bundle, lessons: Sequence[Lesson]) -> Answers:
     return Answers(peak_scores(bundle, variants, waveforms, lambda each: track(list(each), "Comparing")), thresholds)
 
 
-def validate(checkpoint: Checkpoint, original: Original, patches: Sequence[PatchSize]) -> Validation:
-    """Raises DataError for clips that the model cannot be right about."""
-    spec, classifier = checkpoint.spec, TorchClassifier(load_model(checkpoint))
-    targets = original.validation_targets
-    known = targets.any(axis=1)
-    results, shares = [], []
-    for patch, logits in predict(
-        classifier, original.validation, targets, patches, progress=lambda each: track(each, "Validating")
-    ):
-        results.append(summarize(spec, patch, logits, targets))
-        shares.append(_measure_labels(logits[known], targets[known], spec))
-    columns = zip(*shares, strict=True)
-    by_label = tuple(None if column[0] is None else float(np.mean(column)) for column in columns)
-    return Validation(tuple(results), by_label)
+class Validator:
+    """Measures heads on the original validation set, all on the same network, which hears the clips once."""
+
+    def __init__(self, start: Checkpoint, original: Original, patches: Sequence[PatchSize]) -> None:
+        """Raises DataError for clips that the model cannot be right about."""
+        self._clips, self._targets = original.validation, original.validation_targets
+        check_targets(start.spec, self._targets)
+        embedder = Embedder(load_model(start))
+        self._embeddings = {
+            patch: classify(embedder, self._clips, patch) for patch in track(list(patches), "Validating")
+        }
+
+    def measure(self, checkpoint: Checkpoint) -> Validation:
+        """``checkpoint`` differs from the start in its head alone."""
+        spec, targets = checkpoint.spec, self._targets
+        known = targets.any(axis=1)
+        results, shares = [], []
+        for patch, embeddings in self._embeddings.items():
+            logits = self._clips.clip_mean(classify_embeddings(checkpoint, embeddings))
+            results.append(summarize(spec, patch, logits, targets))
+            shares.append(_measure_labels(logits[known], targets[known], spec))
+        columns = zip(*shares, strict=True)
+        by_label = tuple(None if column[0] is None else float(np.mean(column)) for column in columns)
+        return Validation(tuple(results), by_label)
 
 
 def _measure_labels(logits: Float, targets: Float, spec: Spec) -> list[float | None]:
@@ -188,13 +199,18 @@ def explain_worse(
         )
     if found[1] < found[0] - MOST_LOST * sounds - CHANCE_SOUNDS:
         return f"of {sounds} sounds held out it finds {found[1]:.1f}, the old model {found[0]:.1f}"
-    if validation is not None and validation[1].merit < validation[0].merit - MOST_DROP:
+    if validation is not None and is_worse(*validation):
         old, new = validation
         return (
             f"on the original validation set it reaches {new.metric:.1%}, the old model {old.metric:.1%}, the mean of "
             f"all patch sizes{_describe_background(old, new)}; {MOST_DROP:.0%} less is allowed"
         )
     return ""
+
+
+def is_worse(old: Validation, new: Validation) -> bool:
+    """Whether a model lost more on the original validation set than it may."""
+    return new.merit < old.merit - MOST_DROP
 
 
 def _describe_background(old: Validation, new: Validation) -> str:

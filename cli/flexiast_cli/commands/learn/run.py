@@ -13,7 +13,7 @@ from flexiast.errors import UsageError, WorseModelError
 from flexiast.files import check_new_output
 from flexiast.text import preview
 from flexiast.training.adaptation import WITH_DATA, WITHOUT_DATA, adapt_head
-from flexiast_cli.commands.learn.comparison import Validation, compare, validate
+from flexiast_cli.commands.learn.comparison import Validation, Validator, compare, is_worse
 from flexiast_cli.commands.learn.model import Origin, calibrate, export_models, open_origin
 from flexiast_cli.commands.learn.options import Options
 from flexiast_cli.commands.learn.report import is_report, write_report
@@ -107,13 +107,21 @@ def _learn(prepared: Prepared) -> tuple[Checkpoint, tuple[Validation, Validation
     """The weights that learnt, and what old and new make of the original validation set."""
     origin, original = prepared.origin, prepared.sources.original
     lesson = build_lesson(prepared.lessons, prepared.sources, origin.checkpoint.spec)
-    anchor = WITHOUT_DATA if original is None else WITH_DATA
     log(f"Learning at {count_noun(len(origin.patches), 'patch size')}; this takes minutes")
-    adapted = adapt_head(origin.checkpoint, origin.patches, lesson, anchor)
     info = origin.checkpoint.info
     if original is None:
+        adapted = adapt_head(origin.checkpoint, origin.patches, lesson, WITHOUT_DATA)
         return replace(adapted, info=info), None
-    old, new = (validate(each, original, origin.patches) for each in (origin.checkpoint, adapted))
+    validator = Validator(origin.checkpoint, original, origin.patches)
+    old = validator.measure(origin.checkpoint)
+
+    def accepts(adapted: Checkpoint) -> bool:
+        new = validator.measure(adapted)
+        log(f"On the original validation set: {new.metric:.1%}, the old model {old.metric:.1%}")
+        return not is_worse(old, new)
+
+    adapted = adapt_head(origin.checkpoint, origin.patches, lesson, WITH_DATA, accepts=accepts)
+    new = validator.measure(adapted)
     return replace(adapted, info=info | {"validation": [one.document() for one in new.results]}), (old, new)
 
 
