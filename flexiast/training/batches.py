@@ -86,16 +86,22 @@ class LogMels:
 
 
 class Backgrounds:
-    """Recorded backgrounds of a run, cut at random: each source as often as the others, however long it is."""
+    """Recorded backgrounds of a run, cut at random.
+
+    A source is drawn as often as the square root of its length says. So minutes of speech are heard beside hours of
+    music, and the few moments that were mined do not crowd out all else.
+    """
 
     def __init__(self, sources: Sequence[LogMels], seconds: Sequence[Sequence[float]]) -> None:
         """``seconds`` are the lengths of each source's stretches."""
         self._sources = tuple(sources)
         self._ends = [np.cumsum(lengths) for lengths in seconds]
+        roots = np.sqrt([ends[-1] for ends in self._ends])
+        self._shares = np.cumsum(roots / roots.sum())
 
     def __call__(self, frames: int, rng: np.random.Generator) -> Float:
         """Log-mel [frames, mels]; a recording that is shorter stands somewhere in silence."""
-        source = int(rng.integers(len(self._sources)))
+        source = min(int(np.searchsorted(self._shares, rng.random(), side="right")), len(self._sources) - 1)
         ends = self._ends[source]
         stretch = int(np.searchsorted(ends, rng.random() * ends[-1], side="right"))
         log_mel = self._sources[source](min(stretch, len(ends) - 1), 0)

@@ -421,8 +421,8 @@ def test_halves_are_nothing(make: MakeSpec, waveforms: list[Float]) -> None:
     )
 
 
-def test_every_source_of_background_is_drawn_as_often(make: MakeSpec) -> None:
-    """Also where one is a hundred times as long; within a source, each second as often."""
+def test_a_source_of_background_is_drawn_as_often_as_the_root_of_its_length_says(make: MakeSpec) -> None:
+    """Within a source, each second as often."""
     spec = make().frontend
     loud, faint = np.full(100 * WINDOW, 0.5, np.float32), np.full(WINDOW, 0.01, np.float32)
     rng = np.random.default_rng(0)
@@ -430,12 +430,12 @@ def test_every_source_of_background_is_drawn_as_often(make: MakeSpec) -> None:
     sources = [
         LogMels(waves, spec, Augment(speed=0.0)) for waves in ([loud], [faint, np.zeros(3 * WINDOW, np.float32)])
     ]
-    backgrounds = Backgrounds(sources, [[100.0], [1.0, 3.0]])
+    backgrounds = Backgrounds(sources, [[36.0], [1.0, 3.0]])
     means = np.array([backgrounds(FRAMES, np.random.default_rng(seed)).mean() for seed in range(800)])
     silent, soft = (means < -15).mean(), ((means >= -15) & (means < 0)).mean()
-    # five deviations of shares of 3/8 and 1/8 among 800 are 0.086 and 0.058
-    assert abs(silent - 0.375) < 0.086
-    assert abs(soft - 0.125) < 0.058
+    # of √36 : √4 the second source has a quarter; five deviations of 3/16 and 1/16 among 800 are 0.069 and 0.043
+    assert abs(silent - 3 / 16) < 0.069
+    assert abs(soft - 1 / 16) < 0.043
 
 
 def test_a_batch_over_backgrounds_is_a_pure_function_of_its_step(make: MakeSpec, waveforms: list[Float]) -> None:
