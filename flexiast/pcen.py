@@ -51,7 +51,7 @@ def smoothing_matrices(frames: int) -> Smoothing:
 
 
 def _decay(size: int, rate: float) -> Float:
-    """rate ** (row − column) on and below the diagonal, zeros above."""
+    """Rate ** (row − column) on and below the diagonal, zeros above."""
     lags = np.subtract.outer(np.arange(size), np.arange(size))
     decay: Float = np.where(lags >= 0, rate ** np.maximum(lags, 0), 0.0)
     return decay

@@ -27,8 +27,8 @@ class PCEN(nn.Module):
     def _smooth(self, energy: Tensor) -> Tensor:
         """The running mean [batch, frames, mels], which begins at the first frame."""
         within, fading, carried = (each.to(energy.device) for each in self._matrices)
-        frames, block = energy.shape[1], len(within)
-        blocks = F.pad(energy, (0, 0, 0, -frames % block)).unflatten(1, (-1, block))  # [batch, blocks, block, mels]
+        (batch, frames, mels), block = energy.shape, len(within)
+        blocks = F.pad(energy, (0, 0, 0, -frames % block)).reshape(batch, len(carried), block, mels)
         local = within @ blocks
         before = carried @ torch.cat((energy[:, :1], local[:, :-1, -1]), dim=1)
         smooth: Tensor = (local + before[:, :, None] * fading).flatten(1, 2)[:, :frames]
