@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flexiast.pcen import ALPHA, DELTA, EPSILON, smoothing_matrices
+from flexiast.pcen import ALPHA, DELTA, smoothing_matrices
 from flexiast.spec import FrontendSpec
 
 
@@ -21,7 +21,7 @@ class PCEN(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):  # energies reach over seven decades
             log_mel = features.float() * (2 * self._frontend.std) + self._frontend.mean
-            gained = torch.exp(log_mel - ALPHA * torch.log(EPSILON + self._smooth(log_mel.exp())))
+            gained = torch.exp(log_mel - ALPHA * torch.log(self._smooth(log_mel.exp())))
             return torch.log1p(gained / DELTA)
 
     def _smooth(self, energy: Tensor) -> Tensor:

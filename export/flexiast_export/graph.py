@@ -21,7 +21,7 @@ from flexiast.errors import UsageError
 from flexiast.extras import require
 from flexiast.manifest import OPSET
 from flexiast.patching import patch_matrices
-from flexiast.pcen import ALPHA, DELTA, EPSILON, padding_value, smoothing_matrices
+from flexiast.pcen import ALPHA, DELTA, padding_value, smoothing_matrices
 from flexiast.spec import FrontendSpec, PatchSize, Spec
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def write_pcen(graph: Graph, frontend: FrontendSpec, features: str) -> str:
     scaled = graph.node("Mul", features, constant("two_std", 2 * frontend.std))
     log_mel = graph.node("Add", scaled, constant("mean", frontend.mean))
     smooth = _smooth(graph, frontend, graph.node("Exp", log_mel))
-    past = graph.node("Log", graph.node("Add", smooth, constant("epsilon", EPSILON)))
+    past = graph.node("Log", smooth)
     gained = graph.node("Exp", graph.node("Sub", log_mel, graph.node("Mul", past, constant("alpha", ALPHA))))
     ratio = graph.node("Mul", gained, constant("sharpness", 1 / DELTA))
     return graph.node("Log", graph.node("Add", ratio, constant("one", 1)))
