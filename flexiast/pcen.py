@@ -1,10 +1,9 @@
 """Per-channel energy normalization (PCEN): each mel bin is divided by its own recent past, then compressed.
 
 A quiet voice and a loud one look alike afterwards, and steady noise goes. After Wang et al., "Trainable Frontend For
-Robust and Far-Field Keyword Spotting" (arXiv 1607.05666), with a logarithm in place of the root. Their ε is left out,
-for no energy is below the front end's floor. It begins anew in each window, so that a window's scores depend on that
-window alone. The network does it, on the log-mels of any front end: whoever runs a bundle has nothing to do. Here
-stand the constants and NumPy's arithmetic.
+Robust and Far-Field Keyword Spotting" (arXiv 1607.05666), without their ε: no energy is below the front end's floor. It
+begins anew in each window, so that a window's scores depend on that window alone. The network does it, on the log-mels
+of any front end: whoever runs a bundle has nothing to do. Here stand the constants and NumPy's arithmetic.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ SMOOTHING = 0.025
 ALPHA = 0.98
 """How much of a steady level goes: all but its fiftieth part in decibels."""
 DELTA = 2.0
-"""Below it the compression is linear, so that steady noise stays small."""
+"""Added before the square root, so that steady noise stays small."""
 
 
 class Smoothing(NamedTuple):
@@ -66,7 +65,7 @@ def normalize_energy(features: Float, frontend: FrontendSpec) -> Float:
         past = (1 - SMOOTHING) * past + SMOOTHING * energy[:, frame]
         smooth[:, frame] = past
     gained = np.exp(log_mel - ALPHA * np.log(smooth))
-    return np.log1p(gained / DELTA).astype(np.float32)
+    return (np.sqrt(gained + DELTA) - DELTA**0.5).astype(np.float32)
 
 
 def padding_value(spec: Spec) -> float:

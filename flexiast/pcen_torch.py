@@ -22,7 +22,7 @@ class PCEN(nn.Module):
         with torch.autocast(features.device.type, enabled=False):  # energies reach over seven decades
             log_mel = features.float() * (2 * self._frontend.std) + self._frontend.mean
             gained = torch.exp(log_mel - ALPHA * torch.log(self._smooth(log_mel.exp())))
-            return torch.log1p(gained / DELTA)
+            return (gained + DELTA) ** 0.5 - DELTA**0.5
 
     def _smooth(self, energy: Tensor) -> Tensor:
         """The running mean [batch, frames, mels], which begins at the first frame."""

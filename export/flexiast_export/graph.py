@@ -202,8 +202,8 @@ def write_pcen(graph: Graph, frontend: FrontendSpec, features: str) -> str:
     smooth = _smooth(graph, frontend, graph.node("Exp", log_mel))
     past = graph.node("Log", smooth)
     gained = graph.node("Exp", graph.node("Sub", log_mel, graph.node("Mul", past, constant("alpha", ALPHA))))
-    ratio = graph.node("Mul", gained, constant("sharpness", 1 / DELTA))
-    return graph.node("Log", graph.node("Add", ratio, constant("one", 1)))
+    root = graph.node("Sqrt", graph.node("Add", gained, constant("delta", DELTA)))
+    return graph.node("Sub", root, constant("root_of_delta", DELTA**0.5))
 
 
 def _smooth(graph: Graph, frontend: FrontendSpec, energy: str) -> str:
