@@ -3,8 +3,7 @@
 python -m benchmarks.levels DATA [--epochs 6] [--only PCEN]
 
 DATA holds english, background and esc50. A convolutional network learns the English words over speech and home noise,
-once for each way; all else is equal. PCEN is that of Wang et al. (2017) with its constants for keywords, begun anew in
-each window: a window is all that the network hears.
+once for each way; all else is equal.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from flexiast.arrays import Float
 from flexiast.data.audio import read_audio
 from flexiast.frontend import Frontend
 from flexiast.networks import build_model
+from flexiast.pcen_torch import PCEN
 from flexiast.spec import PRESETS, FrontendSpec, PatchSize, Spec
 from flexiast.training.batches import Backgrounds, Batches, LogMels
 from flexiast.training.recipe import Augment, Training
@@ -39,7 +39,8 @@ SNR_DB = 10.0
 LOUD_DBFS = (-24.0, -16.0)
 """As the clips were recorded"""
 LEARNING_RATE = 1.5e-3
-SMOOTHING, ALPHA, DELTA, ROOT, EPSILON = 0.025, 0.98, 2.0, 0.5, 1e-10
+FRONTEND = FrontendSpec(window_samples=RATE_HZ, mean=0.0, std=0.5)
+"""Its features are log-mels"""
 
 
 class Way(NamedTuple):
@@ -55,24 +56,13 @@ def remove_mean(log_mel: Tensor) -> Tensor:
     return log_mel - log_mel.mean(dim=(1, 2), keepdim=True)
 
 
-def pcen(log_mel: Tensor) -> Tensor:
-    """Per-channel energy normalisation: each bin divided by its own recent past, then compressed."""
-    energy = log_mel.exp()
-    smooth, past = [], energy[:, 0]
-    for frame in energy.unbind(dim=1):
-        past = (1 - SMOOTHING) * past + SMOOTHING * frame
-        smooth.append(past)
-    gained: Tensor = energy / (EPSILON + torch.stack(smooth, dim=1)) ** ALPHA
-    return (gained + DELTA) ** ROOT - DELTA**ROOT
-
-
 WAYS = {
     "the level of the clips": Way(LOUD_DBFS, lambda log_mel: log_mel),
     "random levels, −50 to −10 dBFS": Way((-50.0, -10.0), lambda log_mel: log_mel),
     "each window's mean removed": Way(LOUD_DBFS, remove_mean),
     "random levels, and the mean removed": Way((-50.0, -10.0), remove_mean),
-    "PCEN": Way(LOUD_DBFS, pcen),
-    "random levels and PCEN": Way((-50.0, -10.0), pcen),
+    "PCEN": Way(LOUD_DBFS, PCEN(FRONTEND)),
+    "random levels and PCEN": Way((-50.0, -10.0), PCEN(FRONTEND)),
 }
 
 
@@ -98,7 +88,6 @@ def read_backgrounds(data: Path, *, aside: bool) -> tuple[list[Float], list[Floa
 class Material(NamedTuple):
     """What all ways learn from; log-mels are computed once."""
 
-    frontend: FrontendSpec
     words: LogMels
     targets: Float
     """[clips, labels and nothing]"""
@@ -106,13 +95,12 @@ class Material(NamedTuple):
 
 
 def prepare(words: Sequence[Float], targets: Float, backgrounds: Sequence[Sequence[Float]]) -> Material:
-    frontend = FrontendSpec(window_samples=RATE_HZ, mean=0.0, std=0.5)  # features are log-mels
     one_speed = Augment(speed=0.0)
     heard = Backgrounds(
-        [LogMels(each, frontend, one_speed) for each in backgrounds],
+        [LogMels(each, FRONTEND, one_speed) for each in backgrounds],
         [[len(one) / RATE_HZ for one in each] for each in backgrounds],
     )
-    return Material(frontend, LogMels(words, frontend, Augment()), targets, heard)
+    return Material(LogMels(words, FRONTEND, Augment()), targets, heard)
 
 
 class Network:
@@ -122,14 +110,14 @@ class Network:
         augment = Augment(mix_from=0.0, mix_share=0.2, half_share=0.1, level_dbfs=way.levels_dbfs)
         training = Training(patches=(PatchSize(16, 16),), augment=augment)
         spec = Spec(
-            frontend=material.frontend,
+            frontend=FRONTEND,
             trained_patches=training.patches,
             network=PRESETS["convnet"],
             task="single",
             labels=tuple(map(str, range(material.targets.shape[1] - 1))),
             nothing_class=True,
         )
-        self.way, self.patch, self.frontend = way, spec.base_patch, Frontend(material.frontend)
+        self.way, self.patch, self.frontend = way, spec.base_patch, Frontend(FRONTEND)
         torch.manual_seed(0)
         self.model = build_model(spec)
         plan = Plan(spec, training, len(material.words), epochs)

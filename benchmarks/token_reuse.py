@@ -60,7 +60,7 @@ class Reusing:
         positions = torch.unflatten(flat, 0, (rows, -1))  # [rows, columns, width]
         columns = positions.shape[1]
         own = positions[:, torch.arange(columns) % PIECE]  # those of the first piece, in every piece
-        patches = patchify(features, PATCH, model.embedding.floor) @ kernel.flatten(1).T + model.embedding.bias
+        patches = patchify(features, PATCH, model.embedding.padding) @ kernel.flatten(1).T + model.embedding.bias
         tokens = torch.unflatten(patches, 1, (rows, columns)) + own
         whole = columns // PIECE * PIECE
         pieces = [tokens[:, :, start : start + PIECE] for start in range(0, whole, PIECE)]

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flexiast.frontend import Frontend
 from flexiast.head import tabulate_rows
 from flexiast.patching import PatchMatrices, patch_matrices
+from flexiast.pcen import padding_value
+from flexiast.pcen_torch import PCEN
 from flexiast.spec import MLP_RATIO, NetworkSpec, PatchSize, Spec
 
 
@@ -75,7 +76,8 @@ class PatchEmbedding(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
-        self.floor = Frontend(spec.frontend).floor
+        self.pcen = PCEN(spec.frontend) if spec.pcen else None
+        self.padding = padding_value(spec)
         width, base = spec.network.width, spec.base_patch
         # At std 0.02, ViT's habit, patches drown in the positions and nothing is learnt from scratch: the kernel
         # gets its fan-in (1/16 at base 16 × 16). Positions begin as sinusoids: neighbours start alike, which random
@@ -87,8 +89,10 @@ class PatchEmbedding(nn.Module):
     def forward(self, features: Tensor, patch: PatchSize) -> Tensor:
         """Features [batch, window_frames, mels] → tokens [batch, rows · columns, width]."""
         kernel, positions = self.resize(patch)
+        if self.pcen is not None:
+            features = self.pcen(features)
         stride = None if self.spec.base_stride is None else self.spec.stride(patch)
-        tokens = patchify(features, patch, self.floor, stride) @ kernel.flatten(1).T
+        tokens = patchify(features, patch, self.padding, stride) @ kernel.flatten(1).T
         return tokens + (self.bias + positions)
 
     def matrices(self, patch: PatchSize) -> PatchMatrices:
@@ -124,15 +128,15 @@ def sinusoids(rows: int, columns: int, width: int) -> Tensor:
     return both[..., :width]
 
 
-def patchify(features: Tensor, patch: PatchSize, floor: float, stride: PatchSize | None = None) -> Tensor:
+def patchify(features: Tensor, patch: PatchSize, padding: float, stride: PatchSize | None = None) -> Tensor:
     """Features [batch, frames, mels] → patches [batch, rows · columns, mels · frames of a patch].
 
-    What a patch does not divide is padded with the floor: nothing is cropped. With a stride patches overlap and only
+    What a patch does not divide is padded with this value: nothing is cropped. With a stride patches overlap and only
     whole ones count. Rows run over mel, columns over time.
     """
     if stride is None:
         _, frames, mels = features.shape
-        features = F.pad(features, (0, -mels % patch.mels, 0, -frames % patch.frames), value=floor)
+        features = F.pad(features, (0, -mels % patch.mels, 0, -frames % patch.frames), value=padding)
         stride = patch
     grid = features.unfold(1, patch.frames, stride.frames).unfold(2, patch.mels, stride.mels)
     return grid.permute(0, 2, 1, 4, 3).flatten(3).flatten(1, 2)

@@ -253,6 +253,8 @@ class Spec(Value):
     """Names of the classes. Empty: the network has no head yet and is a start for training, nothing else."""
     nothing_class: bool = False
     """Whether one more class, the last, says that none of the labels sounds. It has no name and is never reported."""
+    pcen: bool = False
+    """Whether the network begins with PCEN: each mel bin divided by its own recent past. See ``flexiast.pcen``."""
     extra_rows: tuple[int, ...] = Field(default=(), max_length=MAX_EXTRA_ROWS)
     """Classes of the head's rows beyond one a class. A class sounds in several ways, and a row looks for one of them:
     the class's logit is the log-sum-exp of its rows. A bundle's graph does that, so its manifest names none."""
@@ -280,6 +282,12 @@ class Spec(Value):
         return self
 
     @model_validator(mode="after")
+    def _pcen_needs_levels(self) -> Self:
+        if self.pcen and self.frontend.remove_bin_means:
+            raise ValueError("pcen works on levels, which remove_bin_means takes away; choose one of them")
+        return self
+
+    @model_validator(mode="after")
     def _extra_rows_are_of_classes(self) -> Self:
         if self.extra_rows and self.network.kind == "convolutional":
             raise ValueError("a convolutional network's head has one row a class")
@@ -290,7 +298,7 @@ class Spec(Value):
     @model_serializer(mode="wrap")
     def _omit_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = serialize(self)
-        for name in ("nothing_class", "extra_rows"):
+        for name in ("nothing_class", "pcen", "extra_rows"):
             if not getattr(self, name):  # specs from before have no such field, and stay the same to the byte
                 del document[name]
         return document

@@ -35,7 +35,7 @@ class Masked(nn.Module):
 
     def forward(self, features: Tensor, patch: PatchSize) -> Tensor:
         model, embedding = self.model, self.model.embedding
-        patches = patchify(features, patch, embedding.floor)
+        patches = patchify(features, patch, embedding.padding)
         kernel, positions = embedding.resize(patch)
         hide = torch.rand(patches.shape[:2]) < HIDDEN
         content = torch.where(hide[..., None], self.hidden, patches @ kernel.flatten(1).T)

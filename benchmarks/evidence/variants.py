@@ -38,7 +38,7 @@ class Cropped(PatchEmbedding):
         columns, rows = features.shape[1] // patch.frames, features.shape[2] // patch.mels
         kernel, positions = self.resize(patch)
         cropped = features[:, : columns * patch.frames, : rows * patch.mels]
-        return patchify(cropped, patch, self.floor) @ kernel.flatten(1).T + (self.bias + positions)
+        return patchify(cropped, patch, self.padding) @ kernel.flatten(1).T + (self.bias + positions)
 
     def matrices(self, patch: PatchSize) -> PatchMatrices:
         frontend = self.spec.frontend

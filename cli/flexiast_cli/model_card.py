@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 def describe_spec(spec: Spec) -> str:
     """Network, window, patch sizes and labels, in two lines."""
     network, window = spec.network, f"window {spec.frontend.window_s:g} s at {spec.frontend.sample_rate_hz:,} Hz"
+    if spec.pcen:
+        window += ", PCEN"
     if network.kind == "convolutional":
         stages = count_noun(network.depth, "stage")
         what = f"convnet, {network.width} wide, {stages}; {window}; a teacher, no patch sizes"

@@ -11,8 +11,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from flexiast.arrays import Float
 from flexiast.checkpoint import weight_shapes
 from flexiast.errors import ModelError, VerificationError
-from flexiast.frontend import Frontend
 from flexiast.patching import patch_matrices
+from flexiast.pcen import normalize_energy, padding_value
 from flexiast.spec import PatchSize, Spec
 from flexiast_runtime.bundle import Bundle
 
@@ -46,7 +46,9 @@ def tokens(spec: Spec, weights: Weights, features: Float, patch: PatchSize) -> F
     matrices, stride, (rows, columns) = patch_matrices(spec, patch), spec.stride(patch), spec.grid(patch)
     reach = ((columns - 1) * stride.frames + patch.frames, (rows - 1) * stride.mels + patch.mels)
     missing = [(0, max(0, end - size)) for end, size in zip(reach, features.shape[1:], strict=True)]
-    padded = np.pad(features, ((0, 0), *missing), constant_values=Frontend(spec.frontend).floor)
+    if spec.pcen:
+        features = normalize_energy(features, spec.frontend)
+    padded = np.pad(features, ((0, 0), *missing), constant_values=padding_value(spec))
     patches = sliding_window_view(padded, (patch.frames, patch.mels), axis=(1, 2))
     patches = patches[:, :: stride.frames, :: stride.mels][:, :columns, :rows]
     kernel = matrices.kernel(weights["embedding.kernel"]).astype(np.float64)

@@ -19,10 +19,10 @@ from flexiast.arrays import Float
 from flexiast.checkpoint import Checkpoint
 from flexiast.errors import UsageError
 from flexiast.extras import require
-from flexiast.frontend import Frontend
 from flexiast.manifest import OPSET
 from flexiast.patching import patch_matrices
-from flexiast.spec import PatchSize, Spec
+from flexiast.pcen import ALPHA, DELTA, padding_value, smoothing_matrices
+from flexiast.spec import FrontendSpec, PatchSize, Spec
 
 if TYPE_CHECKING:
     import onnx
@@ -178,7 +178,8 @@ def embedder(spec: Spec, weights: Mapping[str, Float], patch: PatchSize, opset: 
     prefix = [weights[name] for name in ("cls", "distillation")[: network.prefix_tokens]]
 
     graph = Graph(opset)
-    x = (_side_by_side if spec.base_stride is None else _embed_overlapping)(graph, spec, patch, kernel)
+    x = write_pcen(graph, frontend, "features") if spec.pcen else "features"
+    x = (_side_by_side if spec.base_stride is None else _embed_overlapping)(graph, spec, x, patch, kernel)
     # Where the prefix stands x is zero, so adding it there makes it.
     added = np.concatenate((prefix, positions))[None].astype(np.float32)
     graph.node("Add", x, graph.weight("positions", added), output="tokens")
@@ -190,12 +191,50 @@ def embedder(spec: Spec, weights: Mapping[str, Float], patch: PatchSize, opset: 
     )
 
 
-def _side_by_side(graph: Graph, spec: Spec, patch: PatchSize, kernel: Float) -> str:
+def write_pcen(graph: Graph, frontend: FrontendSpec, features: str) -> str:
+    """Add the nodes of ``normalize_energy``: features [batch, frames, mels] → the same after PCEN."""
+
+    def constant(name: str, value: float) -> str:
+        return graph.weight(f"pcen.{name}", np.float32(value))
+
+    scaled = graph.node("Mul", features, constant("two_std", 2 * frontend.std))
+    log_mel = graph.node("Add", scaled, constant("mean", frontend.mean))
+    smooth = _smooth(graph, frontend, graph.node("Exp", log_mel))
+    past = graph.node("Log", smooth)
+    gained = graph.node("Exp", graph.node("Sub", log_mel, graph.node("Mul", past, constant("alpha", ALPHA))))
+    root = graph.node("Sqrt", graph.node("Add", gained, constant("delta", DELTA)))
+    return graph.node("Sub", root, constant("root_of_delta", DELTA**0.5))
+
+
+def _smooth(graph: Graph, frontend: FrontendSpec, energy: str) -> str:
+    """The running mean of energies [batch, frames, mels] over the frames, block by block."""
+    within, fading, carried = smoothing_matrices(frontend.window_frames)
+    frames, mels, block, blocks = frontend.window_frames, frontend.mel_bins, len(within), len(carried)
+
+    def integers(name: str, *values: int) -> str:
+        return graph.weight(f"pcen.{name}", np.array(values, np.int64))
+
+    x = graph.node("Pad", energy, integers("padding", 0, 0, 0, 0, blocks * block - frames, 0))
+    x = graph.node("Reshape", x, integers("blocks", 0, blocks, block, mels))
+    local = graph.node("MatMul", graph.weight("pcen.within", within), x)
+    last = graph.node(
+        "Slice", local, integers("last", 0, block - 1), integers("end", blocks - 1, block), integers("axes", 1, 2)
+    )
+    last = graph.node("Reshape", last, integers("means", 0, blocks - 1, mels))
+    first = graph.node("Slice", energy, integers("zero", 0), integers("first", 1), integers("time", 1))
+    before = graph.node("MatMul", graph.weight("pcen.carried", carried), graph.node("Concat", first, last, axis=1))
+    before = graph.node("Reshape", before, integers("before", 0, blocks, 1, mels))
+    x = graph.node("Add", local, graph.node("Mul", before, graph.weight("pcen.fading", fading)))
+    x = graph.node("Reshape", x, integers("joined", 0, blocks * block, mels))
+    return graph.node("Slice", x, integers("from", 0), integers("to", frames), integers("axis", 1))
+
+
+def _side_by_side(graph: Graph, spec: Spec, x: str, patch: PatchSize, kernel: Float) -> str:
     """Patches cut by reshaping, times the kernel [width, patch mels, patch frames]; zeros where the prefix stands."""
     frontend, (rows, columns) = spec.frontend, spec.grid(patch)
     padding = [0, 0, 0, 0, columns * patch.frames - frontend.window_frames, rows * patch.mels - frontend.mel_bins]
-    floor = graph.weight("floor", np.float32(Frontend(frontend).floor))
-    x = graph.node("Pad", "features", graph.weight("padding", np.array(padding, np.int64)), floor)
+    floor = graph.weight("floor", np.float32(padding_value(spec)))
+    x = graph.node("Pad", x, graph.weight("padding", np.array(padding, np.int64)), floor)
     cells = np.array([0, columns, patch.frames, rows, patch.mels], np.int64)
     x = graph.node("Reshape", x, graph.weight("cells", cells))
     # A frame's mels stay together, which halves the time of the copy.
@@ -208,10 +247,10 @@ def _side_by_side(graph: Graph, spec: Spec, patch: PatchSize, kernel: Float) -> 
     return _with_room(graph, spec, graph.node("MatMul", x, turned))
 
 
-def _embed_overlapping(graph: Graph, spec: Spec, patch: PatchSize, kernel: Float) -> str:
+def _embed_overlapping(graph: Graph, spec: Spec, x: str, patch: PatchSize, kernel: Float) -> str:
     """The same where patches overlap: a strided convolution, which takes whole patches only."""
     stride = spec.stride(patch)
-    x = graph.node("Unsqueeze", "features", graph.weight("channel_axis", np.array([1], np.int64)))
+    x = graph.node("Unsqueeze", x, graph.weight("channel_axis", np.array([1], np.int64)))
     weight = graph.weight("kernel", kernel.transpose(0, 2, 1)[:, None])  # time before mel, as in the features
     x = graph.node("Conv", x, weight, kernel_shape=[patch.frames, patch.mels], strides=[stride.frames, stride.mels])
     x = graph.node("Transpose", x, perm=[0, 3, 2, 1])  # [batch, rows, columns, width]

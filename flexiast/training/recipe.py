@@ -227,6 +227,8 @@ class ModelConfig(Value):
     """Audio classified at once; None: the median clip, or 5 s where that lasts more than 10."""
     remove_bin_means: bool = False
     """Subtract each mel bin's mean over the window: the channel goes, for speakers; loudness goes too."""
+    pcen: bool | None = None
+    """Begin with PCEN, which copes with quiet voices and steady noise; None: as the start does, or not."""
     resize: ResizeSpec | None = None
     """How the kernel is resized; None: as the start was trained, or antialiased linear PI-resize."""
 
@@ -242,6 +244,7 @@ class ModelConfig(Value):
         return {
             "network": network if self.size is None else PRESETS[self.size],
             "base_patch": self.base_patch or (PatchSize(16, 16) if start is None else start.base_patch),
+            "pcen": (start is not None and start.pcen) if self.pcen is None else self.pcen,
             "resize": self.resize or (ResizeSpec() if start is None else start.resize),
         }
 

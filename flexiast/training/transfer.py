@@ -45,6 +45,8 @@ def changes(source: Spec, spec: Spec) -> list[str]:
             notes.append("positions interpolated at the centres of the new patches")
         if _is_longer(source, spec):
             notes.append("positions stretched along time for a longer window")
+    if source.pcen != spec.pcen:
+        notes.append("its weights meet other input: " + ("PCEN" if spec.pcen else "log-mels without PCEN"))
     if source.labels != spec.labels:
         notes.append("head started anew for other labels")
     elif source.nothing_class != spec.nothing_class:

@@ -219,17 +219,24 @@ def test_sizes_that_were_told_stay_though_they_do_not_fit(build_spec: Callable[.
 def test_a_shape_that_says_nothing_is_that_of_the_start(build_spec: Callable[..., Spec]) -> None:
     start = build_spec(base_patch=PatchSize(16, 8), resize=ResizeSpec(kernel="cubic"))
     fields = ModelConfig().fields(start)
-    assert fields == {"network": start.network, "base_patch": PatchSize(16, 8), "resize": ResizeSpec(kernel="cubic")}
+    assert fields == {
+        "network": start.network,
+        "base_patch": PatchSize(16, 8),
+        "pcen": False,
+        "resize": ResizeSpec(kernel="cubic"),
+    }
+    assert ModelConfig().fields(build_spec(pcen=True))["pcen"] is True
     assert ModelConfig().fields(None) == {
         "network": PRESETS["nano"],
         "base_patch": PatchSize(16, 16),
+        "pcen": False,
         "resize": ResizeSpec(),
     }
 
 
 def test_what_a_shape_says_goes_before_the_start(build_spec: Callable[..., Spec]) -> None:
     start = build_spec(network=NetworkSpec(width=32, depth=2, heads=2), resize=ResizeSpec(antialias=False))
-    said = {"network": PRESETS["small"], "base_patch": PatchSize(8, 8), "resize": ResizeSpec()}
+    said = {"network": PRESETS["small"], "base_patch": PatchSize(8, 8), "pcen": False, "resize": ResizeSpec()}
     shape = ModelConfig(size="small", base_patch=PatchSize(8, 8), resize=ResizeSpec())
     assert shape.fields(start) == shape.fields(None) == said
 

@@ -223,6 +223,9 @@ def test_what_is_not_taken_over_as_it_is_is_told(build_spec: MakeSpec) -> None:
     ]
     overlapping = build_spec(base_stride=PatchSize(10, 10))
     assert changes(overlapping, spec) == ["positions interpolated at the centres of the new patches"]
+    with_pcen = build_spec(pcen=True)
+    assert changes(build_spec(), with_pcen) == ["its weights meet other input: PCEN"]
+    assert changes(with_pcen, build_spec()) == ["its weights meet other input: log-mels without PCEN"]
 
 
 # ----- what is refused

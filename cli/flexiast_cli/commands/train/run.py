@@ -163,8 +163,8 @@ def _build_trainer(
 
 
 def _has_head_of(start: Spec, spec: Spec) -> bool:
-    """Whether a start names the run's labels already."""
-    return (start.labels, start.task, start.nothing_class) == (spec.labels, spec.task, spec.nothing_class)
+    """Whether a start names the run's labels already, from the same input."""
+    return all(getattr(start, field) == getattr(spec, field) for field in ("labels", "task", "nothing_class", "pcen"))
 
 
 def _print_plan(trainer: Trainer, prepared: Prepared, sources: Sources, console: Console) -> None:

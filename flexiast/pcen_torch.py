@@ -1,0 +1,35 @@
+"""PCEN of a batch in PyTorch; what it is stands in ``pcen``. Importing this module needs torch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flexiast.pcen import ALPHA, DELTA, smoothing_matrices
+from flexiast.spec import FrontendSpec
+
+
+class PCEN(nn.Module):
+    """Features [batch, window_frames, mels] of a front end → the same after PCEN; it has no weights."""
+
+    def __init__(self, frontend: FrontendSpec) -> None:
+        super().__init__()
+        self._frontend = frontend
+        self._matrices = tuple(map(torch.from_numpy, smoothing_matrices(frontend.window_frames)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):  # energies reach over seven decades
+            log_mel = features.float() * (2 * self._frontend.std) + self._frontend.mean
+            gained = torch.exp(log_mel - ALPHA * torch.log(self._smooth(log_mel.exp())))
+            return (gained + DELTA) ** 0.5 - DELTA**0.5
+
+    def _smooth(self, energy: Tensor) -> Tensor:
+        """The running mean [batch, frames, mels], which begins at the first frame."""
+        within, fading, carried = (each.to(energy.device) for each in self._matrices)
+        (batch, frames, mels), block = energy.shape, len(within)
+        blocks = F.pad(energy, (0, 0, 0, -frames % block)).reshape(batch, len(carried), block, mels)
+        local = within @ blocks
+        before = carried @ torch.cat((energy[:, :1], local[:, :-1, -1]), dim=1)
+        smooth: Tensor = (local + before[:, :, None] * fading).flatten(1, 2)[:, :frames]
+        return smooth
