@@ -361,3 +361,22 @@ def test_verdicts_of_one_moment_alone_are_refused(tmp_path: Path, read: Callable
     rights: Says = [("bark", Verdict.RIGHT, None), ("alarm", Verdict.RIGHT, None)] * 12
     with pytest.raises(DataError, match=r"are of one half minute, so that none can be held out"):
         read(write_history(tmp_path, rights, apart_s=0))
+
+
+def test_a_label_that_was_misheard_once_is_named(read: Callable[..., Lessons], tmp_path: Path) -> None:
+    usual = [("bark", Verdict.RIGHT, None), ("alarm", Verdict.WRONG, None)] * 20
+    for others in (0, 20):
+        folder = tmp_path / str(others)
+        folder.mkdir()
+        says = [*usual, *[("bark", Verdict.OTHER, "alarm")] * others]
+        assert not any("misheard once" in note for note in read(write_history(folder, says)).notes)
+    for number in range(8):  # held out or not is decided by the moment's hash
+        folder = tmp_path / f"once-{number}"
+        folder.mkdir()
+        says = [*usual[: 20 + number], ("bark", Verdict.OTHER, "alarm"), *usual[20 + number :]]
+        lessons = read(write_history(folder, says))
+        taught = sum(one.label == "alarm" for one in lessons.taught)
+        assert any(note.startswith("alarm: misheard once") for note in lessons.notes) is (taught == 1)
+        if taught:
+            return
+    pytest.fail("the verdict was held out at every place")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from flexiast.data.audio import read_audio
 from flexiast.errors import DataError
 from flexiast.spec import Spec
 from flexiast.text import preview
+from flexiast.training.adaptation import FEWEST_SOUNDS
 from flexiast_cli.terminal.console import count_noun
 from flexiast_runtime.history.corrections import Correction, Corrections, read_corrections
 from flexiast_runtime.history.verdicts import read_bundles
@@ -89,6 +91,12 @@ def read_lessons(database: Path, folders: Iterable[Path] | None, spec: Spec, mod
     if near := len(lessons) - len(taught) - len(held_out):
         what = count_noun(near, "verdict teaches nothing: it is", "verdicts teach nothing: they are")
         notes.append(f"{what} within {OCCURRENCE_S:g} s of one that is held out")
+    misheard = Counter(one.label for one in taught if one.label is not None and one.correction.detected != one.label)
+    if rare := sorted(label for label, count in misheard.items() if count < FEWEST_SOUNDS):
+        notes.append(
+            f"{preview(rare)}: misheard once in what teaches, and one sound is no habit, so it teaches little; "
+            f"{FEWEST_SOUNDS} such verdicts of a label do"
+        )
     return Lessons(tuple(taught), tuple(held_out), tuple(notes))
 
 
