@@ -77,7 +77,7 @@ def prepare(
 
     Raises DataError for data that no model can be trained on.
     """
-    dataset = read_data(sources.data, sources.val_fold, console, skip_bad=sources.skip_bad)
+    dataset = read_data(sources.data, sources.val_fold, console)
     stretches, held_back = _read_background(dataset, sources, console)
     dataset = dataset.labelled
     check_trainable(dataset, sources.data, background=bool(stretches))
@@ -134,7 +134,7 @@ def _read_clips(
 ) -> tuple[tuple[Dataset, Waveforms], tuple[Dataset, Waveforms]]:
     """The clips that train and those that validate, decoded; prints what of them is lost and what is odd."""
     training, validation = (
-        load_clips(dataset.split(split), SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad, action=action)
+        load_clips(dataset.split(split), SAMPLE_RATE_HZ, console, action=action)
         for split, action in (("train", "Reading training clips"), ("val", "Reading validation clips"))
     )
     _copy_shards(validation[0], console)
@@ -203,9 +203,9 @@ def _read_background(dataset: Dataset, sources: Sources, console: Console) -> tu
     """Each source's stretches that train, and all that validate: the data's own, split as its clips are, and others."""
 
     def read(clips: Sequence[Clip]) -> Stretches:
-        return load_background(clips, SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad)
+        return load_background(clips, SAMPLE_RATE_HZ, console)
 
-    pairs = [load_split_background(dataset, SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad)]
+    pairs = [load_split_background(dataset, SAMPLE_RATE_HZ, console)]
     pairs += [split_stretches(read(background_clips([path]))) for path in sources.background]
     training, held_back = zip(*pairs, strict=True)
     return [source for source in training if len(source)], sum(held_back[1:], held_back[0])
