@@ -260,6 +260,8 @@ class Trainer:
             ranks=self.world.ranks,
             shards=self._shards,
         )
+        if workers:
+            self._log_mels.fill()
         loader: Iterable[tuple[Tensor, Tensor] | FlexiastError] = DataLoader(
             cast(Any, ErrorsAsItems(batches)),
             sampler=range(self.step, self.total),

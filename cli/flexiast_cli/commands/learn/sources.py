@@ -139,4 +139,6 @@ def build_lesson(lessons: Lessons, sources: Sources, spec: Spec) -> Lesson:
 
 def _gather_background(stretches: Sequence[Stretches], spec: Spec) -> Backgrounds | None:
     sources = [LogMels(one, spec.frontend, AUGMENT) for one in stretches]
+    for each in sources:
+        each.fill()
     return Backgrounds(sources, [one.seconds for one in stretches]) if sources else None

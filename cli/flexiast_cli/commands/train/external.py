@@ -111,12 +111,7 @@ def _prepare_unlabelled(
             f"the teacher gives no label {CONFIDENT:g} in the {len(confident)} windows that validate; "
             "give it more recordings"
         )
-    log_mels = LogMels(
-        pieces["train"],
-        frontend,
-        recipe.training.augment,
-        progress=lambda clips: track(clips, "Transforming", console),
-    )
+    log_mels = LogMels(pieces["train"], frontend, recipe.training.augment)
     spec = make_spec(
         frontend,
         log_mels,

@@ -38,6 +38,12 @@ def describe_duration(trainer: Trainer) -> str | None:
     return f"{trainer.total:,} steps: up to about {minutes:,.0f} min on {count_noun(cores, 'core')}"
 
 
+def print_baseline(metric: float, spec: Spec, clips: int, console: Console) -> None:
+    """The first figure of a run, in the words of the others."""
+    mean = format_mean(metric, spec, clips)
+    console.print(f"baseline, logistic regression on log-mel statistics  mean {mean}", soft_wrap=True)
+
+
 def follow(
     trainer: Trainer, steps: Iterable[Progress], clips: int, console: Console, *, started: bool
 ) -> list[PatchResult]:
