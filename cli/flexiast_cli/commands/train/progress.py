@@ -65,8 +65,9 @@ def follow(
         task = bar.add_task("", total=trainer.total, completed=trainer.step)
         for step in steps:
             size = str(step.patch)
-            if step.number == 0:  # the start, measured before it learns
-                _print_measurement(step, step.results or [], "", trainer.spec, clips, console)
+            if math.isnan(step.loss):  # the start, or where a run was stopped, measured before it learns
+                results = step.results or []
+                _print_measurement(step, results, "", trainer.spec, clips, console)
                 began = time.monotonic()
                 continue
             losses[size] = LOSS_DECAY * losses.get(size, step.loss) + (1 - LOSS_DECAY) * step.loss
