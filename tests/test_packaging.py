@@ -47,6 +47,7 @@ NEEDS_TORCH = {
         "training.warm_start",
         "training.run_state",
         "training.trainer",
+        "training.validation",
     )
 }
 NEEDS_TORCH |= {

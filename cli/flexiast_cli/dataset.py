@@ -1,4 +1,4 @@
-"""Reading a data set for a command: read it, decode its clips, and report on stderr what was left out or skipped."""
+"""Reading a data set for a command: read it, decode its clips, and report on stderr what was left out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from flexiast.data.audio import list_errors
 from flexiast.data.background import Stretches, split_stretches, stretches_of
 from flexiast.data.clips import Clip, Dataset
 from flexiast.data.dataset import drop_bad_clips, load_waveforms, read_dataset
@@ -18,6 +19,7 @@ from flexiast.errors import DataError
 from flexiast.spec import Spec
 from flexiast.storage import RemotePath
 from flexiast.text import printable
+from flexiast_cli.terminal.console import count_noun
 from flexiast_cli.terminal.console import track as track_progress
 
 if TYPE_CHECKING:
@@ -29,63 +31,55 @@ EVERY_SPLIT = "all"
 """In the place of a split: every clip."""
 
 
-def read_data(data: Path | RemotePath, val_fold: str | None, console: Console, *, skip_bad: bool | None) -> Dataset:
-    """Read a data set; raises DataError. If it has no split of its own, bad files are dropped before it is split.
-
-    ``skip_bad`` is None where a command has no such option.
-    """
+def read_data(data: Path | RemotePath, val_fold: str | None, console: Console) -> Dataset:
+    """Read a data set; raises DataError. If it has no split of its own, bad files are left out before it is split."""
     dataset = read_dataset(data, val_fold)
     print_left_out(data, sum(dataset.left_out.values(), LeftOut()), console)
-    if skip_bad and dataset.hashed_from is not None:
+    if dataset.hashed_from is not None:
         dataset, errors = drop_bad_clips(dataset, progress=lambda clips: track(clips, "Checking clips", console))
-        print_skipped(errors, console)
+        print_bad_files(errors, console)
     return dataset
 
 
 def load_clips(
-    dataset: Dataset, sample_rate_hz: int, console: Console, *, skip_bad: bool | None, action: str = "Reading clips"
+    dataset: Dataset, sample_rate_hz: int, console: Console, *, action: str = "Reading clips"
 ) -> tuple[Dataset, Waveforms]:
     """Decode the clips: those that can be read, and their waveforms; raises DataError."""
     readable, waveforms, errors = load_waveforms(
         dataset,
         sample_rate_hz,
-        skip_bad=skip_bad,
         progress=lambda clips: track(clips, action, console),
         log=lambda text: console.print(text, markup=False, soft_wrap=True),
     )
-    print_skipped(errors, console)
+    print_bad_files(errors, console)
     return readable, waveforms
 
 
 def load_split(
-    data: Path, split: str, val_fold: str | None, spec: Spec, console: Console, *, skip_bad: bool | None
+    data: Path, split: str, val_fold: str | None, spec: Spec, console: Console
 ) -> tuple[Waveforms, NDArray[np.float32]]:
     """Read one split and decode its labelled clips: waveforms and targets [clips, labels]; raises DataError."""
-    dataset = read_data(data, val_fold, console, skip_bad=skip_bad).labelled
+    dataset = read_data(data, val_fold, console).labelled
     chosen = dataset if split == EVERY_SPLIT else dataset.split(split)
-    readable, waveforms = load_clips(chosen, spec.frontend.sample_rate_hz, console, skip_bad=skip_bad)
+    readable, waveforms = load_clips(chosen, spec.frontend.sample_rate_hz, console)
     return waveforms, readable.targets(spec.labels)
 
 
-def load_background(clips: Sequence[Clip], sample_rate_hz: int, console: Console, *, skip_bad: bool) -> Stretches:
+def load_background(clips: Sequence[Clip], sample_rate_hz: int, console: Console) -> Stretches:
     """Decode background recordings; raises DataError."""
-    stretches, errors = stretches_of(clips, sample_rate_hz, skip_bad=skip_bad)
-    print_skipped(errors, console)
+    stretches, errors = stretches_of(clips, sample_rate_hz)
+    print_bad_files(errors, console)
     return stretches
 
 
-def load_split_background(
-    data: Dataset, sample_rate_hz: int, console: Console, *, skip_bad: bool
-) -> tuple[Stretches, Stretches]:
+def load_split_background(data: Dataset, sample_rate_hz: int, console: Console) -> tuple[Stretches, Stretches]:
     """Decode what of a data set's background trains and what validates; raises DataError.
 
     A file belongs to the split of its row or the hash of its name. Where no file validates, as with a single long
     recording, the end of what there is does.
     """
     training, validation = (
-        load_background(
-            [clip for clip in data.background if clip.split == split], sample_rate_hz, console, skip_bad=skip_bad
-        )
+        load_background([clip for clip in data.background if clip.split == split], sample_rate_hz, console)
         for split in ("train", "val")
     )
     return (training, validation) if len(validation) else split_stretches(training)
@@ -109,6 +103,9 @@ def print_left_out(folder: Path | RemotePath, left_out: LeftOut, console: Consol
         console.print(printable(f"Left out of {folder}: {reasons}"), style="yellow", markup=False, soft_wrap=True)
 
 
-def print_skipped(errors: Iterable[DataError], console: Console) -> None:
-    for error in errors:
-        console.print(f"skipped: {error}", markup=False, soft_wrap=True)
+def print_bad_files(errors: Sequence[DataError], console: Console) -> None:
+    """Print which files cannot be used, and why, if there are some."""
+    if errors:
+        count = count_noun(len(errors), "file")
+        text = f"Left out {count} that cannot be used:\n{list_errors(errors)}"
+        console.print(text, style="yellow", markup=False, soft_wrap=True)

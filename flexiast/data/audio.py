@@ -33,6 +33,9 @@ SPAN_ROUNDING_S = 0.1
 BLOCK_FRAMES = 65_536
 """Decoded at once of a file that is read as a whole."""
 
+ERRORS_LISTED = 20
+"""Bad files that a message names."""
+
 
 class Part(NamedTuple):
     """Where an audio file lies inside a larger one, such as a shard; in bytes."""
@@ -147,19 +150,24 @@ def read_audio(
     return waveform
 
 
-def check_bad_files(errors: Sequence[DataError], files: int, *, skip_bad: bool | None) -> None:
-    """Raise one DataError that lists the bad ones of so many files, unless they are to be skipped and some remain.
+def check_bad_files(errors: Sequence[DataError], files: int) -> None:
+    """Raise one DataError that lists the bad ones of so many files, where more than half are bad.
 
-    ``skip_bad`` is None where a command needs them all.
+    A few are what every folder gathers; so many mean another folder than was meant, or a copy that failed.
     """
-    if errors and files == 1 and not skip_bad:
+    if 2 * len(errors) <= files:
+        return
+    if files == 1:
         raise errors[0]
-    if errors and not skip_bad:
-        listed = "\n".join(f"  {error}" for error in errors[:20])
-        raise DataError(
-            f"{len(errors)} of {files} files cannot be used; mend or remove them"
-            + ("" if skip_bad is None else ", or skip them with --skip-bad")
-            + f":\n{listed}"
-        )
-    if len(errors) == files:
-        raise DataError("none of the files could be read")
+    raise DataError(
+        f"{len(errors):,} of {files:,} files cannot be used, more than half; check that this is the right folder, mend "
+        f"or remove them:\n{list_errors(errors)}"
+    )
+
+
+def list_errors(errors: Sequence[DataError]) -> str:
+    """One indented line for each of the first ``ERRORS_LISTED``, and how many there are besides."""
+    more = len(errors) - ERRORS_LISTED
+    return "\n".join(
+        [f"  {error}" for error in errors[:ERRORS_LISTED]] + ([f"  … and {more:,} more"] if more > 0 else [])
+    )

@@ -119,13 +119,10 @@ def background_clips(paths: Sequence[Path]) -> tuple[Clip, ...]:
     return tuple(clips)
 
 
-def stretches_of(
-    clips: Sequence[Clip], sample_rate_hz: int, *, skip_bad: bool | None = None
-) -> tuple[Stretches, list[DataError]]:
-    """Recordings as stretches of 20 to 40 s, shorter ones whole, and what was skipped and why.
+def stretches_of(clips: Sequence[Clip], sample_rate_hz: int) -> tuple[Stretches, list[DataError]]:
+    """Recordings as stretches of 20 to 40 s, shorter ones whole, and what was left out and why.
 
-    Every file is decoded once, to know its true length: headers may be wrong. All files are tried before a DataError
-    lists the bad ones.
+    Every file is decoded once, to know its true length: headers may be wrong. Raises DataError where most are bad.
     """
     found: list[Stretch] = []
     errors: list[DataError] = []
@@ -138,7 +135,7 @@ def stretches_of(
         except DataError as error:
             errors.append(error)
     if clips:
-        check_bad_files(errors, len(clips), skip_bad=skip_bad)
+        check_bad_files(errors, len(clips))
     return Stretches(tuple(found), sample_rate_hz), errors
 
 

@@ -105,14 +105,14 @@ def warnings_before_reading(dataset: Dataset) -> list[str]:
 
 
 def warn_lost_labels(dataset: Dataset, training: Dataset, validation: Dataset) -> list[str]:
-    """Of labels whose clips of a split were all skipped when they were read."""
+    """Of labels whose clips of a split were all left out when they were read."""
     notes = []
     for split, read, kind, loss in (
         ("train", training, "training", "the model will not know it"),
         ("val", validation, "validation", "no figure tells whether it was learnt"),
     ):
         if lost := sorted(set(dataset.count_labels(split)) - set(read.count_labels())):
-            notes.append(f"Every {kind} clip of {preview(lost)} was skipped: {loss}")
+            notes.append(f"Every {kind} clip of {preview(lost)} was left out: {loss}")
     return notes
 
 

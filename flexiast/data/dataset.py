@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from flexiast.arrays import Double, Float
-from flexiast.data.audio import AUDIO_SUFFIXES, check_audio, check_bad_files, decode_audio, read_audio
+from flexiast.data.audio import AUDIO_SUFFIXES, check_audio, check_bad_files, read_audio
 from flexiast.data.clips import LABEL_SEPARATOR, Clip, Dataset, ShardClips, ShardPlace
 from flexiast.data.layout import BACKGROUND, read_layout
 from flexiast.data.search import LeftOut, search_folder
@@ -65,24 +65,28 @@ def read_dataset(data: Path | RemotePath, val_fold: str | None = None) -> Datase
 def drop_bad_clips(
     dataset: Dataset, *, progress: Callable[[Iterable[Clip]], Iterable[Clip]] = iter
 ) -> tuple[Dataset, list[DataError]]:
-    """The clips that can be decoded, with the split made of them alone, and what was skipped and why.
+    """The clips that are audio, with the split made of them alone, and what was left out and why.
 
-    A bad file would else be a label's only validation clip. Every command that skips bad files of a data set without a
-    split of its own calls this first, so that all have the same split: that of the data set without those files.
+    A bad file would else be a label's only validation clip. Every command calls this first for a data set without a
+    split of its own, so that all have the same split: that of the data set without those files. Headers and the first
+    samples are looked at; a file that breaks off later keeps its place, and is left out when it is read. Raises
+    DataError where most files are bad.
     """
     good: list[Clip] = []
     errors: list[DataError] = []
     left_out = defaultdict(LeftOut, dataset.left_out)
     for clip in progress(dataset.clips):
         try:
-            decode_audio(clip.path, clip.part, span_s=clip.span_s)
+            check_audio(clip.path)
         except DataError as error:
             errors.append(error)
             for label in clip.labels:
                 left_out[label] += LeftOut(unreadable=1)
         else:
             good.append(clip)
-    check_bad_files(errors, len(dataset.clips), skip_bad=True)
+    check_bad_files(errors, len(dataset.clips))
+    if not errors:
+        return dataset, errors
     if dataset.hashed_from is not None:
         good = _split_by_hash(good, dataset.hashed_from)
     good_only = _dataset(good, dataset.split_rule)
@@ -93,17 +97,16 @@ def load_waveforms(
     dataset: Dataset,
     sample_rate_hz: int,
     *,
-    skip_bad: bool | None = None,
     budget_bytes: int | None = None,
     progress: Callable[[Iterable[Clip]], Iterable[Clip]] = iter,
     log: Log = log_nothing,
 ) -> tuple[Dataset, Waveforms, list[DataError]]:
-    """The clips that can be read, their waveforms, and what was skipped and why; ``log`` is told of what is odd.
+    """The clips that can be read, their waveforms, and what was left out and why; ``log`` is told of what is odd.
 
     Clips are decoded into memory until they fill ``budget_bytes`` (see ``memory_budget``). Of files beyond it only the
     headers are checked: one that breaks off later raises when it is read. Clips of shards were decoded when they were
-    written; those in an object store are read when they are needed. All files are tried before a DataError lists the
-    bad ones, so that they can be mended in one go.
+    written, so one that cannot be now is damage and raises DataError; those in an object store are read when they are
+    needed. Raises DataError too where most files are bad, after all were tried, so that they can be mended in one go.
     """
     budget = memory_budget() if budget_bytes is None else budget_bytes
     bad: list[int] = []
@@ -122,9 +125,11 @@ def load_waveforms(
             else:
                 check_audio(clip.path, log)
         except DataError as error:
+            if sharded:
+                raise
             errors.append(error)
             bad.append(place)
-    check_bad_files(errors, len(dataset.clips), skip_bad=skip_bad)
+    check_bad_files(errors, len(dataset.clips))
     readable = dataset.take(np.delete(np.arange(len(dataset.clips)), bad))
     return readable, Waveforms(readable.clips, sample_rate_hz, loaded), errors
 

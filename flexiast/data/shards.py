@@ -223,14 +223,13 @@ def write_shards(
     output: Path,
     *,
     shard_bytes: int,
-    skip_bad: bool = False,
     progress: Callable[[list[tuple[int, Clip]]], Iterable[tuple[int, Clip]]] = iter,
     log: Log = log_nothing,
 ) -> tuple[ShardIndex, list[DataError]]:
-    """Write a folder of shards of about ``shard_bytes`` at most; return its index, and what was skipped and why.
+    """Write a folder of shards of about ``shard_bytes`` at most; return its index, and what was left out and why.
 
-    Every file is decoded once, so that training meets none that cannot be; all are tried before a DataError lists the
-    bad ones. Sources are named relative to ``root``. The same clips give the same bytes. The folder appears whole or
+    Every file is decoded once, so that training meets none that cannot be; raises DataError where most are bad. Sources
+    are named relative to ``root``. The same clips give the same bytes. The folder appears whole or
     not at all; raises UsageError where something of its name exists, or the clips lie in shards already.
     """
     if any(clip.part for clip in dataset.clips):
@@ -242,10 +241,10 @@ def write_shards(
     columns = {label: column for column, label in enumerate(dataset.labels)}
     errors: list[DataError] = []
     with _stage_folder(output) as stage:
-        samples = _samples(progress(clips), root, columns, errors, log, skip_bad=skip_bad)
+        samples = _samples(progress(clips), root, columns, errors, log)
         groups = itertools.groupby(_shard_names(samples, shard_bytes), key=lambda named: named[0])
         shards = tuple(_write_shard(stage / name, (sample for _, sample in group)) for name, group in groups)
-        check_bad_files(errors, len(clips), skip_bad=skip_bad)
+        check_bad_files(errors, len(clips))
         index = ShardIndex(task=dataset.task, split_rule=dataset.split_rule, labels=dataset.labels, shards=shards)
         write_atomically(stage / INDEX, index.model_dump_json().encode())
     return index, errors
@@ -276,18 +275,14 @@ def _samples(
     columns: dict[str, int],
     errors: list[DataError],
     log: Log,
-    *,
-    skip_bad: bool,
 ) -> Iterator[_Sample]:
-    """Clips read and checked; once a bad one makes the shards useless, the others are checked only."""
+    """Clips that can be decoded, read; the errors of the others are appended."""
     for number, clip in clips:
         try:
             decoded = decode_audio(clip.path, log=log, span_s=clip.span_s)
             audio = clip.path.read_bytes() if clip.span_s is None else _encode_wav(*decoded)
         except DataError as error:
             errors.append(error)
-            continue
-        if errors and not skip_bad:
             continue
         suffix = clip.path.suffix.lower() if clip.span_s is None else ".wav"
         suffix = suffix if suffix in AUDIO_SUFFIXES | MEDIA_SUFFIXES else ".audio"

@@ -43,7 +43,7 @@ SPEEDS = 5
 
 
 class LogMels:
-    """Log-mels of clips at a few speeds, kept as far as memory allows; the others are computed at each access.
+    """Log-mels of clips at a few speeds, computed when they are first used and kept as far as memory allows.
 
     They are rounded to float16, off by at most 0.008 nat, a thousandth of what augmentation adds.
     """
@@ -55,27 +55,38 @@ class LogMels:
         augment: Augment,
         *,
         memory_bytes: int | None = None,
-        progress: Callable[[Sequence[int]], Iterable[int]] = iter,
     ) -> None:
         self._waveforms = waveforms
         self._frontend = Frontend(frontend)
         self.speeds = np.linspace(1 - augment.speed, 1 + augment.speed, SPEEDS) if augment.speed else np.ones(1)
-        room = memory_budget() if memory_bytes is None else memory_bytes
-        self._cached: list[list[NDArray[np.float16]]] = []
-        for clip in progress(range(len(waveforms))) if room else ():
-            log_mels = [self._compute(clip, speed) for speed in range(len(self.speeds))]
-            room -= sum(log_mel.nbytes for log_mel in log_mels)
-            if room < 0:
-                break
-            self._cached.append(log_mels)
+        self._room = memory_budget() if memory_bytes is None else memory_bytes
+        self._stored: dict[int, NDArray[np.float16]] = {}
 
     def __len__(self) -> int:
         return len(self._waveforms)
 
     def __call__(self, clip: int, speed: int) -> Float:
         """Log-mel [frames, mels] of a clip at one of the speeds; at least one frame."""
-        log_mel = self._cached[clip][speed] if clip < len(self._cached) else self._compute(clip, speed)
+        number = clip * len(self.speeds) + speed
+        log_mel = self._stored.get(number)
+        if log_mel is None:
+            log_mel = self._compute(clip, speed)
+            if self._room > 0:
+                self._stored[number] = log_mel
+                self._room -= log_mel.nbytes
         return log_mel.astype(np.float32)
+
+    def fill(self, progress: Callable[[Sequence[int]], Iterable[int]] = iter) -> None:
+        """Compute all that memory allows, clip after clip.
+
+        For processes that are forked, each of which would compute its own, and for recordings, which are decoded once
+        when their parts are read in order.
+        """
+        for clip in progress(range(len(self))):
+            for speed in range(len(self.speeds)):
+                if self._room <= 0:
+                    return
+                self(clip, speed)
 
     def _compute(self, clip: int, speed: int) -> NDArray[np.float16]:
         waveform, rate = self._waveforms[clip], float(self.speeds[speed])

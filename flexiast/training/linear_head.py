@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 
 from flexiast.arrays import Float
 from flexiast.evaluation.evaluate import score
+from flexiast.frontend import AUDIBLE_DB
+from flexiast.training.augment import NAT_PER_DB
 from flexiast.training.batches import LogMels
 
 ITERATIONS = 100
@@ -38,6 +41,22 @@ def fit_head(features: Float, targets: Float, task: Literal["single", "multi"], 
     ``features`` are [examples, width], ``targets`` [examples, classes] 0 to 1. Examples may be several views of so many
     ``clips``; all views of a clip weigh as much as one.
     """
+    with _use_one_thread():
+        return _fit_head(features, targets, task, clips)
+
+
+@contextmanager
+def _use_one_thread() -> Iterator[None]:
+    """Hundreds of products that take less time than handing them to threads: two took 20 times the CPU of one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fit_head(features: Float, targets: Float, task: Literal["single", "multi"], clips: int) -> LinearHead:
     mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
     x, y = torch.from_numpy((features - mean) / spread), torch.from_numpy(targets)
     weight = torch.zeros(y.shape[1], x.shape[1], requires_grad=True)
@@ -81,8 +100,19 @@ def cross_validate(features: Float, targets: Float, task: Literal["single", "mul
     return score(logits, targets, task)
 
 
-def compute_statistics(log_mels: LogMels, clips: Sequence[int]) -> Float:
-    """Mean and spread of each mel bin of each clip, at its own speed [clips, 2 · mels]: the baseline's features."""
+def compute_statistics(log_mels: LogMels, clips: Sequence[int], window_frames: int) -> Float:
+    """Mean and spread of each mel bin of each clip, at its own speed [clips, 2 · mels]: the baseline's features.
+
+    Of a clip that is longer than a window, they are of the windows in which something is audible, as a network's are.
+    """
     speed = len(log_mels.speeds) // 2
-    found = (log_mels(clip, speed) for clip in clips)
+    found = (_keep_audible(log_mels(clip, speed), window_frames) for clip in clips)
     return np.stack([np.concatenate((one.mean(axis=0), one.std(axis=0))) for one in found])
+
+
+def _keep_audible(log_mel: Float, window_frames: int) -> Float:
+    """Log-mel [frames, mels] → its windows side by side that hold a frame within 30 dB of the loudest [fewer, mels]."""
+    peaks = log_mel.max(axis=1)
+    audible = np.flatnonzero(peaks >= peaks.max() - AUDIBLE_DB * NAT_PER_DB)
+    windows = np.unique(audible // window_frames)
+    return np.concatenate([log_mel[number * window_frames : (number + 1) * window_frames] for number in windows])

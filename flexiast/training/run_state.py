@@ -54,6 +54,8 @@ class Position(NamedTuple):
     """Measurements since the best one."""
     measured_on: str = ""
     """``validation_digest`` of the clips on which it was measured; empty before the first call of ``Trainer.steps``."""
+    is_due: bool = False
+    """Whether the measurement of this step was stopped, so that it is still to be made."""
     new_settings: tuple[str, ...] = ()
     """Settings that the version which saved the run did not have. They have their defaults."""
 
@@ -73,7 +75,7 @@ class RunState:
         for index, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
         metadata = {"step": str(position.step), "best": repr(position.best), "measured_on": position.measured_on}
-        metadata["stale"] = str(position.stale)
+        metadata |= {"stale": str(position.stale), "due": str(int(position.is_due))}
         metadata["run"] = json.dumps(identity)
         contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         write_atomically(self.path, safetensors.save(contiguous, metadata))
@@ -89,7 +91,10 @@ class RunState:
             differing = list(_diff_settings(saved, identity))
             new = tuple(_list_new_settings(json.loads(metadata["run"]), saved))
             stale = int(metadata.get("stale", "0"))  # version 0.1 before early stopping
-            position = Position(int(metadata["step"]), float(metadata["best"]), stale, metadata["measured_on"], new)
+            due = metadata.get("due") == "1"
+            position = Position(
+                int(metadata["step"]), float(metadata["best"]), stale, metadata["measured_on"], due, new
+            )
             if not differing:
                 self._restore(tensors, position.step)
         except (KeyError, ValueError, RuntimeError) as error:  # the last is torch's, for names or shapes that differ

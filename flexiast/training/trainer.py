@@ -20,9 +20,9 @@ from flexiast.checkpoint import Checkpoint, save_checkpoint
 from flexiast.data.remote_shards import ClipShards
 from flexiast.data.targets import Targets
 from flexiast.errors import FlexiastError, ModelError, UsageError
-from flexiast.evaluation.evaluate import PatchResult, Windows, evaluate
+from flexiast.evaluation.evaluate import PatchResult, Windows
 from flexiast.model import FlexiAST
-from flexiast.networks import Model, TorchClassifier, build_model, load_weights, weights_of
+from flexiast.networks import Model, build_model, load_weights, weights_of
 from flexiast.spec import FrontendSpec, PatchSize, Spec
 from flexiast.training.batches import Backgrounds, Batches, ErrorsAsItems, LogMels
 from flexiast.training.distillation import Teachers, distillation_loss
@@ -34,6 +34,7 @@ from flexiast.training.recipe import Recipe, Training
 from flexiast.training.run_state import Position, RunState, run_identity, validation_digest
 from flexiast.training.sampling import Plan, sample_evenly
 from flexiast.training.transfer import transfer_weights
+from flexiast.training.validation import choose_steps, is_affordable, measure
 
 SAVE_EVERY = 250
 """Steps between two saves of the state that --resume continues from."""
@@ -44,15 +45,6 @@ RECORD_EVERY = 50
 SCORES_WEIGHT = 0.1
 """Of the cross-entropies of a teacher's scores, summed over its labels: next to the squared error of its embedding,
 which is 1 at the start, that of YAMNet's 521 labels is then about as large."""
-
-MEASURED_SHARE = 0.2
-"""Of what learning costs, in multiply-accumulates, that measuring may cost where a recipe does not say how often."""
-
-AFFORDABLE_GMAC = 1_500.0
-"""Of measuring a start before it learns: under a minute of one core, whatever learning costs."""
-
-BACKWARD = 3.0
-"""Times the multiply-accumulates of a forward pass that a training step takes."""
 
 LEAST_STEPS = 3_000
 """A small data set is seen until the network has had this many steps; fewer teach little."""
@@ -150,7 +142,7 @@ class Trainer:
         self._backgrounds, self._shards = backgrounds, shards
         epochs = epochs_of(self._training, len(log_mels))
         self.plan = Plan(spec, self._training, len(log_mels), epochs, started=start is not None)
-        self.step, self.best, self._stale, self._measured_on, _ = Position()
+        self.step, self.best, self._stale, self._measured_on, self._is_due, _ = Position()
         self.stopping = False
         self._stop_requested = False
 
@@ -164,9 +156,6 @@ class Trainer:
         cost = self._training.clip_gmac(self.spec)
         return sum(step.clips * cost[step.patch] for step in self.plan)
 
-    def _measuring_gmac(self, windows: int) -> float:
-        return windows * sum(self.spec.gmac(patch) for patch in self._training.patches)
-
     @property
     def ended_early(self) -> bool:
         """Whether the run is over before its last step: measurements no longer rise, or cannot rise any more."""
@@ -178,13 +167,17 @@ class Trainer:
 
         Returns the settings that the version which saved it did not have. They have their defaults.
         """
-        state = self._state.load(self._identity, self.plan)
-        self.step, self.best, self._stale, self._measured_on, new_settings = state
+        position = self._state.load(self._identity, self.plan)
+        self.step, self.best, self._stale, self._measured_on, self._is_due, new_settings = position
         return new_settings
 
     def stop(self) -> None:
-        """End after the next step that all ranks agree on; the state is saved, so that resume continues from there."""
+        """End after the step at hand, of several ranks after the next that all agree on, and within a measurement.
+
+        The state is saved, so that resume continues from there.
+        """
         self._stop_requested = True  # a rank that stopped alone would leave the others waiting for it
+        self.stopping = self.stopping or self.world.ranks == 1
 
     def steps(
         self, validation: Windows, targets: Float, journal: Journal | None, *, workers: int = 0
@@ -195,35 +188,30 @@ class Trainer:
         clips before it was resumed, because its best so far could not be compared.
         """
         self._check_validation(validation, targets)
-        measured = self._choose_measured_steps(len(validation))
+        measuring_gmac = len(validation) * sum(self.spec.gmac(patch) for patch in self._training.patches)
+        measured = choose_steps(self._training, self.total, self.learning_gmac, measuring_gmac)
         losses: dict[str, list[float]] = {}
-        affordable = max(AFFORDABLE_GMAC, MEASURED_SHARE * BACKWARD * self.learning_gmac)
-        if self._starts_measured and self.best < 0 and self._measuring_gmac(len(validation)) <= affordable:
-            first = self._measure(validation, targets)
-            improved = self._update_best(first)
-            if journal is not None:
-                self._record(first, journal, improved=improved)
-            yield Progress(0, self.total, self.plan[0].patch, math.nan, first)
-        for features, target in () if self.ended_early else self._batches(workers):
+        is_first = self._starts_measured and self.best < 0 and is_affordable(self.learning_gmac, measuring_gmac)
+        if (is_first or self._is_due) and (results := self._validate(validation, targets, journal)):
+            yield Progress(self.step, self.total, self.plan[max(0, self.step - 1)].patch, math.nan, results)
+        for features, target in () if self.ended_early or self.stopping else self._batches(workers):
             patch = self.plan[self.step].patch
             loss = self._train_step(features, target)
             losses.setdefault(str(patch), []).append(loss)
             self.step += 1
-            results = self._measure(validation, targets) if self.step in measured else None
-            improved = results is not None and self._update_best(results)
-            if journal is not None:
-                if self.step % RECORD_EVERY == 0:
-                    journal.record(self.step, {"loss": {name: float(np.mean(each)) for name, each in losses.items()}})
-                    losses.clear()
-                if results:
-                    self._record(results, journal, improved=improved)
-                if results or self.step % SAVE_EVERY == 0:
-                    self._save_state()
+            if journal is not None and self.step % RECORD_EVERY == 0:
+                journal.record(self.step, {"loss": {name: float(np.mean(each)) for name, each in losses.items()}})
+                losses.clear()
+            results = self._validate(validation, targets, journal) if self.step in measured else None
+            if journal is not None and (results or self.step % SAVE_EVERY == 0):
+                self._save_state()
             yield Progress(self.step, self.total, patch, loss, results)
             if self.stopping or self.ended_early:
                 break
         if journal is not None:
             self._save_state()
+            if self.best < 0:  # stopped before anything was measured
+                self._save_checkpoint([], journal)
             journal.close()
         self.world.wait()
 
@@ -236,14 +224,6 @@ class Trainer:
                 "or train into another folder"
             )
         self._measured_on = measured_on
-
-    def _choose_measured_steps(self, windows: int) -> set[int]:
-        """Steps after which the validation split is measured, evenly spaced; the last is one of them."""
-        count = self._training.evaluations
-        if "evaluations" not in self._training.model_fields_set:
-            learning, measuring = self.learning_gmac, self._measuring_gmac(windows)
-            count = max(1, min(count, round(MEASURED_SHARE * BACKWARD * learning / measuring)))
-        return {round(self.total * (number + 1) / count) for number in range(count)}
 
     def _batches(self, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The rank's share of every step left, prepared ahead by worker processes where there are some."""
@@ -260,6 +240,8 @@ class Trainer:
             ranks=self.world.ranks,
             shards=self._shards,
         )
+        if workers:
+            self._log_mels.fill()
         loader: Iterable[tuple[Tensor, Tensor] | FlexiastError] = DataLoader(
             cast(Any, ErrorsAsItems(batches)),
             sampler=range(self.step, self.total),
@@ -323,7 +305,7 @@ class Trainer:
         everyone = self.world.gather(torch.cat((own, loss.detach().double()[None])))
         if not (everyone[:, :3] == own[:3]).all():
             raise ModelError(f"the ranks do not train the same step and patch size: {everyone[:, :3].tolist()}")
-        self.stopping = bool(everyone[:, 3].any())
+        self.stopping = self.stopping or bool(everyone[:, 3].any())
         value = float(everyone[:, 4].sum())
         if not math.isfinite(value):
             raise ModelError(
@@ -339,12 +321,18 @@ class Trainer:
         for ours, theirs in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             ours.copy_(theirs)  # batch norm's statistics are averages already
 
-    def _measure(self, validation: Windows, targets: Float) -> list[PatchResult]:
-        """Validation results of all sizes; each rank measures some of them."""
-        mine = self._training.patches[self.world.rank :: self.world.ranks]
-        results = evaluate(TorchClassifier(self.ema), validation, targets, mine)
-        found = {result.patch_size: result for share in self.world.gather_objects(results) for result in share}
-        return [found[patch] for patch in self._training.patches]
+    def _validate(self, validation: Windows, targets: Float, journal: Journal | None) -> list[PatchResult] | None:
+        """Measure all sizes and keep the weights if they are the best; None where the run was stopped meanwhile."""
+        patches = self._training.patches
+        results = measure(self.ema, validation, targets, patches, self.world, lambda: self._stop_requested)
+        self._is_due = results is None
+        if results is None:
+            self.stopping = True
+            return None
+        improved = self._update_best(results)
+        if journal is not None:
+            self._record(results, journal, improved=improved)
+        return results
 
     def _update_best(self, results: list[PatchResult]) -> bool:
         """Whether these results are the best so far, on average over the sizes. Every rank has the same answer.
@@ -366,12 +354,16 @@ class Trainer:
             figures["specificity"] = found
         journal.record(self.step, figures)
         if improved:
-            validation = [result.document() for result in results]
-            record = journal.describe({"step": self.step, "steps": self.total, "validation": validation})
-            save_checkpoint(self.run / "checkpoint.safetensors", Checkpoint(self.spec, weights_of(self.ema), record))
+            self._save_checkpoint(results, journal)
+
+    def _save_checkpoint(self, results: list[PatchResult], journal: Journal) -> None:
+        validation = [result.document() for result in results]
+        record = journal.describe({"step": self.step, "steps": self.total, "validation": validation})
+        save_checkpoint(self.run / "checkpoint.safetensors", Checkpoint(self.spec, weights_of(self.ema), record))
 
     def _save_state(self) -> None:
-        self._state.save(Position(self.step, self.best, self._stale, self._measured_on), self._identity)
+        position = Position(self.step, self.best, self._stale, self._measured_on, self._is_due)
+        self._state.save(position, self._identity)
 
     @cached_property
     def _identity(self) -> dict[str, Any]:

@@ -86,7 +86,6 @@ def shard(
         str | None,
         typer.Option("--val-fold", help="Fold that validates, for a CSV with folds.", show_default="the last"),
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
 ) -> None:
     """Pack a data set into WebDataset shards, which `train` and `evaluate` read like a folder.
 
@@ -94,18 +93,17 @@ def shard(
     and stored byte for byte as it is. The split is fixed here, too.
     """
     from flexiast.data.shards import write_shards
-    from flexiast_cli.dataset import print_skipped, read_data
+    from flexiast_cli.dataset import print_bad_files, read_data
 
     index, errors = write_shards(
-        read_data(data, val_fold, stderr(), skip_bad=skip_bad),
+        read_data(data, val_fold, stderr()),
         data if data.is_dir() else data.parent,
         output,
         shard_bytes=shard_size * 1_000_000,
-        skip_bad=skip_bad,
         progress=lambda clips: track(clips, "Packing clips"),
         log=log,
     )
-    print_skipped(errors, stderr())
+    print_bad_files(errors, stderr())
     clips = sum(len(shard.clips) for shard in index.shards)
     stderr().print(
         f"{count_noun(clips, 'clip')} in {count_noun(len(index.shards), 'shard')}, "

@@ -30,12 +30,11 @@ def test_shards_and_their_source_measure_alike(run: Run, trained: Path, sounds: 
     assert files == packed
 
 
-def test_bad_files_are_listed_or_skipped(run: Run, sounds: Path, tmp_path: Path) -> None:
+def test_bad_files_are_named_and_left_out(run: Run, sounds: Path, tmp_path: Path) -> None:
     shutil.copytree(sounds, tmp_path / "sounds")
     (tmp_path / "sounds/low/0.wav").write_text("no audio")
-    assert_refused(run("data", "shard", tmp_path / "sounds", "-o", tmp_path / "a"), 8, "1 of 12 files", "low/0.wav")
-    result = run("data", "shard", tmp_path / "sounds", "-o", tmp_path / "a", "--skip-bad")
-    assert_refused(result, 0, "skipped: ", "11 clips in 2 shards")
+    result = run("data", "shard", tmp_path / "sounds", "-o", tmp_path / "a")
+    assert_refused(result, 0, "Left out 1 file that cannot be used:", "low/0.wav", "11 clips in 2 shards")
 
 
 def test_the_fold_that_validates_is_fixed_when_shards_are_written(run: Run, sounds: Path, tmp_path: Path) -> None:

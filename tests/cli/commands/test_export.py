@@ -170,7 +170,6 @@ def test_one_is_not_many(number: int, noun: str, text: str) -> None:
         (("BUNDLE-fp32", "-o", "NEW", "--patch-sizes", "8"), "no patch size 8x8"),
         (("BUNDLE-fp32", "-o", "NEW", "--precision", "int8"), "has no int8 engines"),
         (("BUNDLE-fp32", "-o", "NEW", "--opset", "18"), "--opset has no effect on a bundle"),
-        (("BUNDLE-fp32", "-o", "NEW", "--skip-bad"), "--skip-bad has no effect on a bundle"),
         (("BUNDLE-fp32", "-o", "NEW", "--dry-run"), "leave it out"),
     ],
 )

@@ -75,9 +75,22 @@ def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
 
 
 def test_the_only_file_is_refused_in_its_own_words() -> None:
-    for skip_bad in (False, None):
-        with pytest.raises(DataError, match=r"^a\.wav does not exist$"):
-            check_bad_files([DataError("a.wav does not exist")], 1, skip_bad=skip_bad)
+    with pytest.raises(DataError, match=r"^a\.wav does not exist$"):
+        check_bad_files([DataError("a.wav does not exist")], 1)
+
+
+@given(files=st.integers(2, 200), bad=st.integers(0, 200))
+def test_more_than_half_of_the_files_bad_is_an_error_that_names_the_first(files: int, bad: int) -> None:
+    bad = min(bad, files)
+    errors = [DataError(f"{number}.wav is bad") for number in range(bad)]
+    if bad <= files / 2:
+        check_bad_files(errors, files)
+        return
+    with pytest.raises(DataError, match=rf"^{bad} of {files} files cannot be used, more than half") as caught:
+        check_bad_files(errors, files)
+    listed = str(caught.value).splitlines()[1:]
+    assert listed[:20] == [f"  {number}.wav is bad" for number in range(min(bad, 20))]
+    assert listed[20:] == ([f"  … and {bad - 20} more"] if bad > 20 else [])
 
 
 def test_what_is_no_audio_says_what_would_be(tmp_path: Path) -> None:

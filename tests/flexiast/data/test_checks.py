@@ -185,5 +185,5 @@ def test_the_table_counts_every_clip_once(write_set: WriteSet) -> None:
     fixed = Dataset(tuple(Clip(Path(f"{n}.wav"), ("a",), split) for n, split in enumerate(("train", "val", "test"))),
                     ("a",), "single", "split column")  # fmt: skip
     lost = warn_lost_labels(fixed, Dataset((), ("a",), "single", ""), fixed.split("val"))
-    assert lost == ["Every training clip of a was skipped: the model will not know it"]
+    assert lost == ["Every training clip of a was left out: the model will not know it"]
     assert count_labels(fixed, Dataset((), ("a",), "single", ""), fixed.split("val")) == [LabelCount("a", 0, 1, 1, 1)]

@@ -100,25 +100,45 @@ def test_log_mels_do_not_depend_on_memory(make: MakeSpec, waveforms: list[Float]
             assert np.array_equal(some(clip, speed), everything(clip, speed))
 
 
-def test_no_more_is_kept_than_memory_allows(make: MakeSpec, waveforms: list[Float]) -> None:
-    class Counting(list[Float]):
-        read = 0
+class CountReads(list[Float]):
+    """Waveforms that count how often one is read."""
 
-        def __getitem__(self, index: Any) -> Any:
-            self.read += 1
-            return super().__getitem__(index)
+    reads = 0
 
+    def __getitem__(self, index: Any) -> Any:
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("fills", [False, True])
+def test_no_more_is_kept_than_memory_allows(make: MakeSpec, waveforms: list[Float], fills: bool) -> None:
     reads = []
-    for room in (0, 20_000, 10**9):
-        counting = Counting(waveforms)
+    for room in (0, 5_000, 10**9):
+        counting = CountReads(waveforms)
         log_mels = LogMels(counting, make().frontend, Augment(), memory_bytes=room)
-        counting.read = 0
+        if fills:
+            log_mels.fill()
+        else:
+            for clip in range(CLIPS):
+                log_mels(clip, 0)
+        counting.reads = 0
         for clip in range(CLIPS):
             log_mels(clip, 0)
-        reads.append(counting.read)
+        reads.append(counting.reads)
     assert reads[0] == CLIPS
     assert 0 < reads[1] < CLIPS
     assert reads[2] == 0
+
+
+def test_only_what_is_used_is_computed(make: MakeSpec, waveforms: list[Float]) -> None:
+    counting = CountReads(waveforms)
+    log_mels = LogMels(counting, make().frontend, Augment())
+    assert counting.reads == 0
+    for _ in range(2):
+        log_mels(1, SPEEDS // 2)
+    assert counting.reads == 1
+    log_mels.fill()
+    assert counting.reads == CLIPS * SPEEDS
 
 
 @given(st.floats(0.001, 0.499))

@@ -360,12 +360,12 @@ def test_a_run_that_was_stopped_resumes_to_the_same_weights(toy: Toy, tmp_path: 
         taken.append(step.number)
         if step.number == 2:
             stopped.stop()
-    assert taken == [1, 2, 3]  # the step that all ranks agree to be the last
+    assert taken == [1, 2]
     resumed = toy.trainer(tmp_path / "stopped", teachers=[teacher], **RICH)
     resumed.resume()
-    assert resumed.step == 3
+    assert resumed.step == 2
     list(toy.steps(resumed))
-    assert resumed.total == undisturbed.total > 3
+    assert resumed.total == undisturbed.total > 2
     assert same_weights(resumed.model, undisturbed.model)
     assert same_weights(resumed.ema, undisturbed.ema)
 
@@ -380,6 +380,47 @@ def test_batches_made_by_a_worker_process_train_to_the_same_weights(
 
 def test_a_run_with_another_seed_ends_elsewhere(toy: Toy, straight: Trainer, tmp_path: Path) -> None:
     assert not same_weights(toy.trained(tmp_path, seed=1).model, straight.model)
+
+
+def test_a_measurement_that_was_stopped_is_made_when_the_run_is_resumed(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of the first, between its sizes: the run ends as one that was never stopped."""
+    undisturbed = toy.trained(tmp_path / "undisturbed")
+    stopped = toy.trainer(tmp_path / "stopped")
+    answer, asked = FlexiAST.forward, []
+
+    def forward(model: FlexiAST, features: Tensor, patch: PatchSize, keep: int | None = None) -> Tensor:
+        if model is stopped.ema:
+            asked.append(patch)
+            stopped.stop()
+        return answer(model, features, patch, keep)
+
+    monkeypatch.setattr(FlexiAST, "forward", forward)
+    steps = list(toy.steps(stopped))
+    assert len(set(asked)) == 1  # of several sizes
+    assert [step.results for step in steps] == [None] * len(steps)
+    assert 0 < stopped.step < stopped.total
+    unmeasured = load_checkpoint(tmp_path / "stopped" / "checkpoint.safetensors")
+    assert (unmeasured.info["step"], unmeasured.info["validation"]) == (stopped.step, [])
+    assert all(np.array_equal(value, weights_of(stopped.ema)[name]) for name, value in unmeasured.weights.items())
+
+    monkeypatch.undo()
+    resumed = toy.trainer(tmp_path / "stopped")
+    resumed.resume()
+    measured, *_ = toy.steps(resumed)
+    assert (measured.number, math.isnan(measured.loss)) == (stopped.step, True)
+    assert same_weights(resumed.model, undisturbed.model)
+    figures = [
+        [
+            {name: line.get(name) for name in ("step", "metric")}
+            for line in map(json.loads, (trainer.run / "metrics.jsonl").read_text().splitlines())
+        ]
+        for trainer in (resumed, undisturbed)
+    ]
+    assert figures[0] == figures[1]
+    one, other = (load_checkpoint(trainer.run / "checkpoint.safetensors") for trainer in (resumed, undisturbed))
+    assert weights_sha256(one) == weights_sha256(other)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -773,6 +814,19 @@ def test_a_start_that_nothing_beats_is_kept_and_the_run_ends_early(toy: Toy, tmp
     again = toy.trainer(tmp_path / "run", spec=best.spec, start=best, measure_start=True, patches=COARSE, **options)
     again.resume()
     assert list(toy.steps(again)) == []
+
+
+def test_a_start_whose_measurement_was_stopped_can_be_exported_and_is_measured_later(toy: Toy, tmp_path: Path) -> None:
+    start = random_checkpoint(toy.spec.model_copy(update={"trained_patches": COARSE}), 1)
+    options: dict[str, Any] = {"spec": start.spec, "start": start, "measure_start": True, "patches": COARSE}
+    stopped = toy.trainer(tmp_path, **options)
+    stopped.stop()
+    assert list(toy.steps(stopped)) == []
+    assert weights_sha256(load_checkpoint(tmp_path / "checkpoint.safetensors")) == weights_sha256(start)
+    resumed = toy.trainer(tmp_path, **options)
+    resumed.resume()
+    first, *_ = toy.steps(resumed)
+    assert (first.number, len(first.results or [])) == (0, len(COARSE))
 
 
 def test_a_perfect_start_ends_the_run_before_its_first_step(toy: Toy, learnt: Trainer, tmp_path: Path) -> None:

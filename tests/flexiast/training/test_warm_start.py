@@ -19,7 +19,7 @@ from flexiast.model import FlexiAST
 from flexiast.networks import TorchClassifier, load_model, weights_of
 from flexiast.spec import NetworkSpec, PatchSize, Spec
 from flexiast.training.batches import LogMels
-from flexiast.training.linear_head import cross_validate, fit_head
+from flexiast.training.linear_head import compute_statistics, cross_validate, fit_head
 from flexiast.training.recipe import START_EPOCHS, Augment, Distill, Training
 from flexiast.training.warm_start import compare_starts, cut_loudest, fit_start
 
@@ -69,6 +69,34 @@ def test_a_head_is_penalised_logistic_regression_whatever_the_scale_of_its_featu
     twice = fit_head(np.repeat(features, 2, axis=0), np.repeat(targets, 2, axis=0), "single", clips=60)
     once = fit_head(features, targets, "single", clips=60)
     np.testing.assert_allclose(twice.weight, once.weight, atol=5e-3)  # views of a clip weigh as one
+
+
+def test_fitting_a_head_leaves_the_number_of_threads_as_it_was() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        fit_head(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), "single", clips=2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_baseline_reads_a_clip_of_one_window_whole_and_of_a_longer_one_the_windows_that_sound(spec: Spec) -> None:
+    """The second implementation cuts the waveform: windows side by side, as the network is measured on."""
+    frames, hop = spec.frontend.window_frames, spec.frontend.hop_samples
+    rng = np.random.default_rng(0)
+    room = (1e-4 * rng.standard_normal(30 * 16_000)).astype(np.float32)
+    tone = make_tones(1, seconds=0.5)[0][0]
+    places = [round((number + 0.3) * frames * hop) for number in (4, 17)]  # well inside two of the windows
+    for place in places:
+        room[place : place + len(tone)] = tone
+    short = room[places[0] : places[0] + len(tone)]
+    frontend = Frontend(spec.frontend)
+    whole = frontend.log_mel(room)
+    expected = [frontend.log_mel(short), np.concatenate([whole[n * frames : (n + 1) * frames] for n in (4, 17)])]
+    found = compute_statistics(LogMels([short, room], spec.frontend, Augment()), [0, 1], frames)
+    wanted = [np.concatenate((one.mean(axis=0), one.std(axis=0))) for one in expected]
+    np.testing.assert_allclose(found, wanted, atol=0.01)  # float16
 
 
 def test_cross_validation_is_right_about_what_can_be_told_apart_and_what_cannot() -> None:

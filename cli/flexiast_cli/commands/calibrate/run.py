@@ -56,7 +56,6 @@ def run(
     split: str,
     val_fold: str | None,
     *,
-    skip_bad: bool,
     force: bool,
     dry_run: bool,
     as_json: bool,
@@ -64,8 +63,8 @@ def run(
     aim = _choose_aim(data, background, precision_target, false_alarms)
     folder = None if dry_run else _output_folder(model, output, force=force)
     bundle = Bundle.open(find_bundle(model))
-    fitted = _fit_on_clips(bundle, data, split, val_fold, aim, skip_bad=skip_bad)
-    budgets = _fit_on_background(bundle, fitted, background, false_alarms, skip_bad=skip_bad)
+    fitted = _fit_on_clips(bundle, data, split, val_fold, aim)
+    budgets = _fit_on_background(bundle, fitted, background, false_alarms)
     sizes = budgets.sizes if budgets else ()
     if folder is not None:
         thresholds = {point.label: point.threshold for point in fitted.points if point.threshold is not None}
@@ -122,14 +121,12 @@ def _output_folder(model: str, output: Path | None, *, force: bool) -> Path:
     return folder
 
 
-def _fit_on_clips(
-    bundle: Bundle, data: Path | None, split: str, val_fold: str | None, aim: Aim | None, *, skip_bad: bool
-) -> Fitted:
+def _fit_on_clips(bundle: Bundle, data: Path | None, split: str, val_fold: str | None, aim: Aim | None) -> Fitted:
     """Fit temperatures and, with an aim, thresholds on clips with labels."""
     spec = bundle.manifest.spec
     if data is None:
         return Fitted((), (), bundle.manifest.variants)
-    waveforms, targets = load_split(data, split, val_fold, spec, stderr(), skip_bad=skip_bad)
+    waveforms, targets = load_split(data, split, val_fold, spec, stderr())
     windows = Windows(waveforms, Frontend(spec.frontend))
     by_class = np.pad(targets, ((0, 0), (0, spec.classes - len(spec.labels))))  # each has a label: none is of nothing
     fits = fit_temperatures(bundle, windows, by_class, lambda variants: track(list(variants), "Fitting"))
@@ -147,14 +144,12 @@ def _fit_on_clips(
     return Fitted(fits, points, [fit.variant for fit in fits], clips, len(targets))
 
 
-def _fit_on_background(
-    bundle: Bundle, fitted: Fitted, paths: Sequence[Path], per_hour: float | None, *, skip_bad: bool
-) -> Budgets | None:
+def _fit_on_background(bundle: Bundle, fitted: Fitted, paths: Sequence[Path], per_hour: float | None) -> Budgets | None:
     """Choose thresholds of each size on hours of background; None without a budget."""
     if per_hour is None:
         return None
     rate_hz = bundle.manifest.spec.frontend.sample_rate_hz
-    sources = [load_background(background_clips([path]), rate_hz, stderr(), skip_bad=skip_bad) for path in paths]
+    sources = [load_background(background_clips([path]), rate_hz, stderr()) for path in paths]
     return keep_budget(
         bundle, fitted.variants, sources, per_hour, fitted.clips, lambda items: track(list(items), "Detecting")
     )

@@ -25,7 +25,6 @@ def embed(
     patch_size: Annotated[
         str | None, typer.Option("--patch-size", help="Size to embed with.", show_default="the model's base size")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
 ) -> None:
     """Write an embedding for each window of recordings: the input of the model's last layer.
@@ -39,4 +38,4 @@ def embed(
 
     from flexiast_cli.commands.embed.run import run
 
-    run(model, recordings, output, patch_size, skip_bad=skip_bad, force=force)
+    run(model, recordings, output, patch_size, force=force)

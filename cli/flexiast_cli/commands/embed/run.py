@@ -21,7 +21,7 @@ from flexiast.files import atomic, check_new_output, write_atomically
 from flexiast.frontend import Frontend
 from flexiast.networks import Embedder, load_model
 from flexiast.spec import PatchSize, Spec
-from flexiast_cli.dataset import print_skipped, search_sounds, track
+from flexiast_cli.dataset import print_bad_files, search_sounds, track
 from flexiast_cli.terminal.console import count_noun, log, stderr
 from flexiast_runtime.catalog import find_checkpoint
 
@@ -43,9 +43,7 @@ class Embeddings:
     """[windows, width]."""
 
 
-def run(
-    model: str, recordings: Sequence[Path], output: Path, patch_size: str | None, *, skip_bad: bool, force: bool
-) -> None:
+def run(model: str, recordings: Sequence[Path], output: Path, patch_size: str | None, *, force: bool) -> None:
     """Raises UsageError for an output of another kind, and DataError where there is no audio."""
     if output.suffix not in {".parquet", ".npy"}:
         raise UsageError(f"{output} must end in .parquet or .npy")
@@ -61,7 +59,7 @@ def run(
     files = [file for path in recordings for file in _find_files(path, console)]
     if not files:
         raise DataError(f"there is no audio in {', '.join(map(str, recordings))}")
-    found = _embed_files(embedder, files, patch, console, skip_bad=skip_bad)
+    found = _embed_files(embedder, files, patch, console)
     if output.suffix == ".parquet":
         _write_parquet(output, found)
     else:
@@ -85,9 +83,7 @@ def _find_files(path: Path, console: Console) -> Sequence[Path]:
     return search_sounds(path, console).files if path.is_dir() else [path]
 
 
-def _embed_files(
-    embedder: Embedder, files: Sequence[Path], patch: PatchSize, console: Console, *, skip_bad: bool
-) -> Embeddings:
+def _embed_files(embedder: Embedder, files: Sequence[Path], patch: PatchSize, console: Console) -> Embeddings:
     spec = embedder.spec.frontend
     frontend, step_s = Frontend(spec), spec.window_frames * spec.hop_samples / spec.sample_rate_hz
     paths: list[str] = []
@@ -103,8 +99,8 @@ def _embed_files(
         starts.append(start_s)
         ends.append(np.minimum(np.round(start_s + spec.window_s, 6), len(waveform) / spec.sample_rate_hz))
         paths += [str(file)] * len(start_s)
-    check_bad_files(errors, len(files), skip_bad=skip_bad)
-    print_skipped(errors, console)
+    check_bad_files(errors, len(files))
+    print_bad_files(errors, console)
     return Embeddings(paths, np.concatenate(starts), np.concatenate(ends), np.concatenate(vectors, dtype=np.float32))
 
 

@@ -35,7 +35,6 @@ def evaluate(
         str | None,
         typer.Option("--val-fold", help="Fold that is called val, for a CSV with folds.", show_default="the last"),
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     per_label: Annotated[
         bool, typer.Option("--per-label", help="Also show each label's recall, the worst first.")
@@ -131,7 +130,6 @@ def evaluate(
             backend,
             split,
             val_fold,
-            skip_bad=skip_bad,
             as_json=as_json,
             det=det,
         )
@@ -144,7 +142,6 @@ def evaluate(
         backend,
         split,
         val_fold,
-        skip_bad=skip_bad,
         as_json=as_json,
         per_label=per_label,
         plot=plot,

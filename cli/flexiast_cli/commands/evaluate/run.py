@@ -32,7 +32,6 @@ def run(
     split: str | None,
     val_fold: str | None,
     *,
-    skip_bad: bool,
     as_json: bool,
     per_label: bool,
     plot: Path | None,
@@ -46,15 +45,15 @@ def run(
     classifier, patches = _load_classifier(model, chosen, precision, backend)
     spec, console = classifier.spec, stderr()
     label_report.check_confusion(spec, confusion)
-    dataset = read_data(data, val_fold, console, skip_bad=skip_bad)
+    dataset = read_data(data, val_fold, console)
     chosen_clips = dataset.split(split) if split else dataset
     rate_hz = spec.frontend.sample_rate_hz
-    readable, waveforms = load_clips(chosen_clips.labelled, rate_hz, console, skip_bad=skip_bad)
+    readable, waveforms = load_clips(chosen_clips.labelled, rate_hz, console)
     if split in {"train", "val"} and not any(clip.split == "val" for clip in dataset.background):
-        training, validation = load_split_background(dataset, rate_hz, console, skip_bad=skip_bad)
+        training, validation = load_split_background(dataset, rate_hz, console)
         stretches = validation if split == "val" else training
     else:
-        stretches = load_background(chosen_clips.background, rate_hz, console, skip_bad=skip_bad)
+        stretches = load_background(chosen_clips.background, rate_hz, console)
     background = stretches.windows(spec.frontend.window_samples, MOST_WINDOWS)
     windows = Windows(Chain((waveforms, background)), Frontend(spec.frontend))
     targets = np.pad(readable.targets(spec.labels), ((0, len(background)), (0, 0)))  # background has no label

@@ -47,7 +47,6 @@ def run_on_streams(
     split: str | None,
     val_fold: str | None,
     *,
-    skip_bad: bool,
     as_json: bool,
     det: Path | None,
 ) -> None:
@@ -63,7 +62,7 @@ def run_on_streams(
     chosen = None if patch_sizes is None else parse_patches(patch_sizes)
     engines = load_engines(Bundle.open(path), chosen, precision, backend, log)
     settings = _make_settings(engines, options.threshold)
-    streams = _load_streams(engines.spec, options, split, val_fold, skip_bad=skip_bad)
+    streams = _load_streams(engines.spec, options, split, val_fold)
     scored = list(score_streams(engines, settings, track(streams, "Detecting")))
     evaluation = StreamEvaluation(engines, settings, scored)
     results = [evaluation.evaluate(patch) for patch in engines.patches]
@@ -108,22 +107,19 @@ def _evaluate_governed(
 
 
 def _load_streams(
-    spec: Spec, options: StreamOptions, split: str | None, val_fold: str | None, *, skip_bad: bool
+    spec: Spec, options: StreamOptions, split: str | None, val_fold: str | None
 ) -> Iterator[AnnotatedStream]:
     """All streams, read as they are needed; raises DataError before the first."""
     if options.streams is not None:
-        return iter(_load_annotated(spec, options.streams, skip_bad=skip_bad))
+        return iter(_load_annotated(spec, options.streams))
     rate_hz, console = spec.frontend.sample_rate_hz, stderr()
-    kinds = {
-        kind: load_background(clips, rate_hz, console, skip_bad=skip_bad)
-        for kind, clips in _kinds(options.backgrounds).items()
-    }
-    mixes = _mix(spec, options, kinds, split, val_fold, skip_bad=skip_bad) if options.mix is not None else iter(())
+    kinds = {kind: load_background(clips, rate_hz, console) for kind, clips in _kinds(options.backgrounds).items()}
+    mixes = _mix(spec, options, kinds, split, val_fold) if options.mix is not None else iter(())
     alone = (one for kind, stretches in kinds.items() for one in split_recordings(kind, stretches))
     return (one for streams in (alone, mixes) for one in streams)
 
 
-def _load_annotated(spec: Spec, folder: Path, *, skip_bad: bool) -> list[AnnotatedStream]:
+def _load_annotated(spec: Spec, folder: Path) -> list[AnnotatedStream]:
     """Recordings with their annotations, all of which are checked; those without are left out, with a note."""
     annotated, bare = read_annotated(folder)
     if bare:
@@ -132,7 +128,7 @@ def _load_annotated(spec: Spec, folder: Path, *, skip_bad: bool) -> list[Annotat
             "an empty annotation file says that nothing sounds"
         )
     streams, merged = [], 0
-    stretches_by_path = _load_each([one.path for one in annotated], spec.frontend.sample_rate_hz, skip_bad=skip_bad)
+    stretches_by_path = _load_each([one.path for one in annotated], spec.frontend.sample_rate_hz)
     for one in annotated:
         if (stretches := stretches_by_path.get(one.path)) is None:
             continue
@@ -145,10 +141,10 @@ def _load_annotated(spec: Spec, folder: Path, *, skip_bad: bool) -> list[Annotat
     return streams
 
 
-def _load_each(paths: Sequence[Path], rate_hz: int, *, skip_bad: bool) -> dict[Path, Stretches]:
-    """Each recording that can be read; raises DataError where one cannot and none may be skipped."""
+def _load_each(paths: Sequence[Path], rate_hz: int) -> dict[Path, Stretches]:
+    """Each recording that can be read; raises DataError where most cannot."""
     clips = [Clip(path, (), "") for path in paths]
-    every = load_background(clips, rate_hz, stderr(), skip_bad=skip_bad)
+    every = load_background(clips, rate_hz, stderr())
     found: dict[Path, Stretches] = {}
     for stretch in every.stretches:
         own = found.get(stretch.path, Stretches((), rate_hz))
@@ -188,13 +184,11 @@ def _mix(
     kinds: dict[str, Stretches],
     split: str | None,
     val_fold: str | None,
-    *,
-    skip_bad: bool,
 ) -> Iterator[AnnotatedStream]:
     """Clips with labels, and short ones without, mixed into the background at each SNR."""
     assert options.mix is not None
     console, frontend = stderr(), spec.frontend
-    dataset = read_data(options.mix, val_fold, console, skip_bad=skip_bad)
+    dataset = read_data(options.mix, val_fold, console)
     dataset = dataset.split(split) if split else dataset
     dataset.labelled.targets(spec.labels)  # raises DataError for a label that the model lacks
     names = [clip.labels[0] if clip.labels else "" for clip in dataset.clips]
@@ -205,7 +199,6 @@ def _mix(
         dataset.with_clips(dataset.clips[place] for place in chosen),
         frontend.sample_rate_hz,
         console,
-        skip_bad=skip_bad,
     )
     labels = [clip.labels[0] if clip.labels else "" for clip in readable.clips]
     clips = list(zip(labels, waveforms, strict=True))

@@ -35,7 +35,6 @@ class Clips:
     dataset: Dataset
     labelled: bool = False
     """Their labels are the model's."""
-    skip_bad: bool = False
 
     def sounds(self, spec: Spec) -> VerificationData:
         """All windows of each clip."""
@@ -49,30 +48,30 @@ class Clips:
 
     def _load(self, spec: Spec) -> tuple[Dataset, Waveforms]:
 
-        return load_clips(self.dataset, spec.frontend.sample_rate_hz, stderr(), skip_bad=self.skip_bad)
+        return load_clips(self.dataset, spec.frontend.sample_rate_hz, stderr())
 
 
-def clips_to_compare(data: Path, spec: Spec, val_fold: str | None, *, skip_bad: bool) -> Clips:
+def clips_to_compare(data: Path, spec: Spec, val_fold: str | None) -> Clips:
     """The validation clips of a data set with their labels, or a few clips of a folder without; raises DataError."""
     if not _has_labels(data, spec):
-        return Clips(_find_files(data, spec, MAX_UNLABELLED), skip_bad=skip_bad)
-    validation = _read_split(data, "val", val_fold, skip_bad=skip_bad)
+        return Clips(_find_files(data, spec, MAX_UNLABELLED))
+    validation = _read_split(data, "val", val_fold)
     chosen = replace(validation, clips=_spread(validation.clips, MAX_LABELLED))
     chosen.targets(spec.labels)  # a label that the model does not know is refused before the work
-    return Clips(chosen, labelled=True, skip_bad=skip_bad)
+    return Clips(chosen, labelled=True)
 
 
-def clips_to_calibrate(data: Path, spec: Spec, val_fold: str | None, *, skip_bad: bool) -> Clips:
+def clips_to_calibrate(data: Path, spec: Spec, val_fold: str | None) -> Clips:
     """The training clips of a data set, or those of a folder; raises DataError."""
     if data.is_dir() and not _is_dataset(data) and not read_layout(data).split_names:
-        return Clips(_find_files(data, spec, MAX_CALIBRATION), skip_bad=skip_bad)
-    training = _read_split(data, "train", val_fold, skip_bad=skip_bad)
-    return Clips(replace(training, clips=_spread(training.clips, MAX_CALIBRATION)), skip_bad=skip_bad)
+        return Clips(_find_files(data, spec, MAX_CALIBRATION))
+    training = _read_split(data, "train", val_fold)
+    return Clips(replace(training, clips=_spread(training.clips, MAX_CALIBRATION)))
 
 
-def _read_split(data: Path, split: str, val_fold: str | None, *, skip_bad: bool) -> Dataset:
+def _read_split(data: Path, split: str, val_fold: str | None) -> Dataset:
     fold = val_fold if has_folds(data) else None
-    return read_data(data, fold, stderr(), skip_bad=skip_bad).labelled.split(split)
+    return read_data(data, fold, stderr()).labelled.split(split)
 
 
 def has_folds(data: Path) -> bool:

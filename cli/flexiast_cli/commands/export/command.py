@@ -77,7 +77,6 @@ def export(
         Path | None,
         typer.Option("--calibration-data", help="Folder or CSV of sounds by which int8-static chooses its ranges."),
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without sounds that cannot be read.")] = False,
     opset: Annotated[
         int | None, typer.Option("--opset", help="ONNX operators to write with.", show_default="17, the most portable")
     ] = None,
@@ -103,7 +102,6 @@ def export(
             val_fold=val_fold,
             max_drop=max_drop,
             calibration_data=calibration_data,
-            skip_bad=skip_bad,
             opset=opset,
             force=force,
         ),

@@ -126,7 +126,6 @@ def _check_bundle_options(options: Options) -> None:
         "--val-fold": options.val_fold,
         "--max-drop": options.max_drop,
         "--calibration-data": options.calibration_data,
-        "--skip-bad": options.skip_bad or None,
         "--opset": options.opset,
     }
     if ineffective := [name for name, value in given.items() if value is not None]:

@@ -30,7 +30,6 @@ class Options:
     val_fold: str | None
     max_drop: float | None
     calibration_data: Path | None
-    skip_bad: bool
     opset: int | None
     force: bool
 
@@ -71,7 +70,7 @@ def prepare(options: Options) -> Prepared:
     patches = None if options.patches is None else parse_patches(options.patches)
     precisions = parse_precisions("fp32" if options.precision is None else options.precision)
     _check(options, precisions)
-    output, force, skip_bad = options.bundle_folder, options.force, options.skip_bad
+    output, force = options.bundle_folder, options.force
     if options.adds_sizes:
         job = job_from_bundle(options.model, patches or (), output, force=force)  # an older one gets the front end
     else:
@@ -80,9 +79,9 @@ def prepare(options: Options) -> Prepared:
         job = job_from_checkpoint(options.model, patches, output, precisions, opset, calibrated=calibrated, force=force)
     clips = calibration = None
     if options.verify_data is not None:
-        clips = clips_to_compare(options.verify_data, job.spec, options.val_fold, skip_bad=skip_bad)
+        clips = clips_to_compare(options.verify_data, job.spec, options.val_fold)
     if options.calibration_data is not None:
-        calibration = clips_to_calibrate(options.calibration_data, job.spec, options.val_fold, skip_bad=skip_bad)
+        calibration = clips_to_calibrate(options.calibration_data, job.spec, options.val_fold)
     _check_max_drop(options, job, clips)
     return Prepared(job, clips, calibration)
 
@@ -128,10 +127,6 @@ def _check(options: Options, precisions: tuple[Precision, ...]) -> None:
         raise UsageError(
             "--val-fold chooses a fold of a CSV, and neither --verify-data nor --calibration-data names one; "
             "leave it out"
-        )
-    if options.skip_bad and not data:
-        raise UsageError(
-            "--skip-bad passes over sounds of --verify-data or --calibration-data; give some, or leave it out"
         )
     if options.max_drop is not None and options.verify_data is None:
         raise UsageError(

@@ -50,9 +50,6 @@ def learn(
     report: Annotated[
         Path | None, typer.Option("--report", help="HTML page to write.", show_default="beside the new bundle")
     ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Go on without files of --data or --background that cannot be read.")
-    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle and a report that exist.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
@@ -78,6 +75,5 @@ def learn(
         background=background or (),
         false_alarms=false_alarms,
         report=report,
-        skip_bad=skip_bad,
     )
     run(options, force=force, as_json=as_json)

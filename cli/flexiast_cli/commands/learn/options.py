@@ -20,4 +20,3 @@ class Options:
     background: Sequence[Path] = ()
     false_alarms: float | None = None
     report: Path | None = None
-    skip_bad: bool = False

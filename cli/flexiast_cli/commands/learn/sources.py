@@ -73,15 +73,13 @@ def read_sources(options: Options, spec: Spec, per_hour: float | None) -> Source
     if options.val_fold is not None and options.data is None:
         raise UsageError("--val-fold chooses a fold of --data, which is not given; leave it out")
     original = None if options.data is None else _read_original(options, spec)
-    rate_hz, skip_bad = spec.frontend.sample_rate_hz, options.skip_bad
+    rate_hz = spec.frontend.sample_rate_hz
     if options.background and original is None and per_hour is None:
         raise UsageError(
             "--background teaches beside --data, and keeps a budget of false alarms; give --data, or "
             "--false-alarms-per-hour, or leave it out"
         )
-    given = [
-        load_background(background_clips([path]), rate_hz, stderr(), skip_bad=skip_bad) for path in options.background
-    ]
+    given = [load_background(background_clips([path]), rate_hz, stderr()) for path in options.background]
     hours: list[Stretches] = []
     if original is None:
         given, hours = [], given  # without clips beside it, a background would outweigh the verdicts
@@ -100,15 +98,15 @@ def read_sources(options: Options, spec: Spec, per_hour: float | None) -> Source
 
 def _read_original(options: Options, spec: Spec) -> Original:
     assert options.data is not None
-    rate_hz, skip_bad, console = spec.frontend.sample_rate_hz, options.skip_bad, stderr()
-    dataset = read_data(options.data, options.val_fold, console, skip_bad=skip_bad)
-    background, quiet = load_split_background(dataset, rate_hz, console, skip_bad=skip_bad)
+    rate_hz, console = spec.frontend.sample_rate_hz, stderr()
+    dataset = read_data(options.data, options.val_fold, console)
+    background, quiet = load_split_background(dataset, rate_hz, console)
     dataset.labelled.label_targets(spec.labels)  # a label that the model does not know is refused before the work
 
     def load(split: str, most: int) -> tuple[Dataset, Sequence[Float]]:
         whole = dataset.labelled.split(split)
         chosen = whole.take(np.array(sample_evenly(len(whole.clips), most), np.intp))
-        return load_clips(chosen, rate_hz, console, skip_bad=skip_bad)
+        return load_clips(chosen, rate_hz, console)
 
     (training, waveforms), (validation, validation_waveforms) = load("train", MOST_CLIPS), load("val", MOST_VALIDATION)
     quiet = quiet.windows(spec.frontend.window_samples, MOST_WINDOWS)
@@ -141,4 +139,6 @@ def build_lesson(lessons: Lessons, sources: Sources, spec: Spec) -> Lesson:
 
 def _gather_background(stretches: Sequence[Stretches], spec: Spec) -> Backgrounds | None:
     sources = [LogMels(one, spec.frontend, AUGMENT) for one in stretches]
+    for each in sources:
+        each.fill()
     return Backgrounds(sources, [one.seconds for one in stretches]) if sources else None

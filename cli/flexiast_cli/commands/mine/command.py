@@ -25,7 +25,6 @@ def mine(
     most: Annotated[int, typer.Option("--most", min=1, help="Write so many at most, the most confident first.")] = 1000,
     precision: PrecisionOption = None,
     backend: BackendOption = Backend.CPU,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
     """Find what a model wrongly reports in background, so that the next training learns that it is nothing.
@@ -44,6 +43,5 @@ def mine(
         most,
         precision,
         backend,
-        skip_bad=skip_bad,
         force=force,
     )

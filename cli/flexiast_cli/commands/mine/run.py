@@ -48,7 +48,6 @@ def run(
     precision: str | None,
     backend: Backend,
     *,
-    skip_bad: bool,
     force: bool,
 ) -> None:
     if output.suffix.lower() != ".csv":
@@ -63,7 +62,7 @@ def run(
         rules = EventRules(threshold)
     settings = DetectionSettings.from_frontend(manifest.spec.frontend, rules)
     clips = background_clips(recordings)
-    background = load_background(clips, manifest.spec.frontend.sample_rate_hz, stderr(), skip_bad=skip_bad)
+    background = load_background(clips, manifest.spec.frontend.sample_rate_hz, stderr())
     found = [
         moment
         for places in track(_group_by_recording(background), "Detecting")

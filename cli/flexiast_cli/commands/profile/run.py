@@ -110,7 +110,7 @@ def _load_engines(
 def _measure_accuracy(engines: dict[str, Engines], data: Path, val_fold: str | None) -> dict[str, float]:
     """The metric of each variant on the labelled clips of the val split."""
     spec = next(iter(engines.values())).spec
-    waveforms, targets = load_split(data, "val", val_fold, spec, stderr(), skip_bad=None)
+    waveforms, targets = load_split(data, "val", val_fold, spec, stderr())
     windows = Windows(waveforms, Frontend(spec.frontend))
     return {
         f"{result.patch_size} {precision}": result.metric

@@ -136,7 +136,6 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the output folder, to the same weights.")
     ] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be read.")] = False,
 ) -> None:
     """Train a flexible checkpoint on your own sounds.
 
@@ -168,7 +167,6 @@ def train(
         init,
         tuple(teachers or ()),
         tuple(background or ()),
-        skip_bad,
         config is not None,
         teacher_labels,
         teacher_rate,

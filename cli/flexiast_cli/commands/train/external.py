@@ -101,7 +101,7 @@ def _prepare_unlabelled(
     dataset = read_recordings(sources.data, teacher.labels)
     print_left_out(sources.data, dataset.left_out[""], console)
     frontend = recipe.model.frontend(SAMPLE_RATE_HZ, WINDOW_S * SAMPLE_RATE_HZ)
-    pieces = _read_pieces(dataset, frontend.window_samples, console, skip_bad=sources.skip_bad)
+    pieces = _read_pieces(dataset, frontend.window_samples, console)
     answers = {
         split: _ask(teacher, clips, output / CACHE.format(part=split), console) for split, clips in pieces.items()
     }
@@ -111,12 +111,7 @@ def _prepare_unlabelled(
             f"the teacher gives no label {CONFIDENT:g} in the {len(confident)} windows that validate; "
             "give it more recordings"
         )
-    log_mels = LogMels(
-        pieces["train"],
-        frontend,
-        recipe.training.augment,
-        progress=lambda clips: track(clips, "Transforming", console),
-    )
+    log_mels = LogMels(pieces["train"], frontend, recipe.training.augment)
     spec = make_spec(
         frontend,
         log_mels,
@@ -150,12 +145,12 @@ def _prepare_unlabelled(
     )
 
 
-def _read_pieces(dataset: Dataset, window_samples: int, console: Console, *, skip_bad: bool) -> dict[str, Pieces]:
+def _read_pieces(dataset: Dataset, window_samples: int, console: Console) -> dict[str, Pieces]:
     """The recordings of each split, in pieces as long as a window."""
     pieces = {}
     for split in ("train", "val"):
         action = f"Reading recordings ({split})"
-        _, waveforms = load_clips(dataset.split(split), SAMPLE_RATE_HZ, console, skip_bad=skip_bad, action=action)
+        _, waveforms = load_clips(dataset.split(split), SAMPLE_RATE_HZ, console, action=action)
         pieces[split] = Pieces(waveforms, window_samples)
     return pieces
 

@@ -17,7 +17,6 @@ class Sources:
     init: str | None
     teachers: tuple[Path, ...]
     background: tuple[Path, ...]
-    skip_bad: bool
     configured: bool = False
     """Whether a recipe file decides how the run goes, so that nothing is filled in."""
     teacher_labels: Path | None = None

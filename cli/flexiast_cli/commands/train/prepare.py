@@ -26,6 +26,7 @@ from flexiast.training.sampling import sample_evenly
 from flexiast.training.trainer import make_spec
 from flexiast_cli.commands.train.dataset_report import print_audio_warnings, print_counts, print_warnings
 from flexiast_cli.commands.train.options import Sources
+from flexiast_cli.commands.train.progress import print_baseline
 from flexiast_cli.commands.train.start import Start, choose_start, measure_baseline, spec_from
 from flexiast_cli.dataset import load_background, load_clips, load_split_background, read_data, track
 
@@ -77,7 +78,7 @@ def prepare(
 
     Raises DataError for data that no model can be trained on.
     """
-    dataset = read_data(sources.data, sources.val_fold, console, skip_bad=sources.skip_bad)
+    dataset = read_data(sources.data, sources.val_fold, console)
     stretches, held_back = _read_background(dataset, sources, console)
     dataset = dataset.labelled
     check_trainable(dataset, sources.data, background=bool(stretches))
@@ -91,7 +92,6 @@ def prepare(
         recipe.training.augment,
         # None of those in an object store: every process would read all of them before its first step.
         memory_bytes=None if shards is None else 0,
-        progress=lambda clips: track(clips, "Transforming", console),
     )
     spec = make_spec(
         frontend,
@@ -105,6 +105,7 @@ def prepare(
     recipe, spec = fit_to_window(recipe, spec, console)
     targets, validation_targets = training.label_targets(spec.labels), validation.targets(spec.labels)
     baseline = measure_baseline(spec, log_mels, targets, validation_waveforms, validation_targets)
+    print_baseline(baseline, spec, len(validation.clips), console)
     start = choose_start(candidates, recipe, spec, waveforms, targets, console)
     if start is not None:
         spec = spec_from(recipe, spec, start.checkpoint)
@@ -134,7 +135,7 @@ def _read_clips(
 ) -> tuple[tuple[Dataset, Waveforms], tuple[Dataset, Waveforms]]:
     """The clips that train and those that validate, decoded; prints what of them is lost and what is odd."""
     training, validation = (
-        load_clips(dataset.split(split), SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad, action=action)
+        load_clips(dataset.split(split), SAMPLE_RATE_HZ, console, action=action)
         for split, action in (("train", "Reading training clips"), ("val", "Reading validation clips"))
     )
     _copy_shards(validation[0], console)
@@ -203,9 +204,9 @@ def _read_background(dataset: Dataset, sources: Sources, console: Console) -> tu
     """Each source's stretches that train, and all that validate: the data's own, split as its clips are, and others."""
 
     def read(clips: Sequence[Clip]) -> Stretches:
-        return load_background(clips, SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad)
+        return load_background(clips, SAMPLE_RATE_HZ, console)
 
-    pairs = [load_split_background(dataset, SAMPLE_RATE_HZ, console, skip_bad=sources.skip_bad)]
+    pairs = [load_split_background(dataset, SAMPLE_RATE_HZ, console)]
     pairs += [split_stretches(read(background_clips([path]))) for path in sources.background]
     training, held_back = zip(*pairs, strict=True)
     return [source for source in training if len(source)], sum(held_back[1:], held_back[0])
@@ -215,16 +216,10 @@ def _transform_background(
     sources: Sequence[Stretches], frontend: FrontendSpec, recipe: Recipe, console: Console
 ) -> Backgrounds:
     augment = recipe.training.augment.model_copy(update={"speed": 0.0})
-    log_mels = [
-        LogMels(
-            source,
-            frontend,
-            augment,
-            memory_bytes=memory_budget() // len(sources),
-            progress=lambda stretches: track(stretches, "Transforming background", console),
-        )
-        for source in sources
-    ]
+    room = memory_budget() // len(sources)
+    log_mels = [LogMels(source, frontend, augment, memory_bytes=room) for source in sources]
+    for each in log_mels:
+        each.fill(lambda stretches: track(stretches, "Transforming background", console))
     return Backgrounds(log_mels, [source.seconds for source in sources])
 
 

@@ -38,6 +38,12 @@ def describe_duration(trainer: Trainer) -> str | None:
     return f"{trainer.total:,} steps: up to about {minutes:,.0f} min on {count_noun(cores, 'core')}"
 
 
+def print_baseline(metric: float, spec: Spec, clips: int, console: Console) -> None:
+    """The first figure of a run, in the words of the others."""
+    mean = format_mean(metric, spec, clips)
+    console.print(f"baseline, logistic regression on log-mel statistics  mean {mean}", soft_wrap=True)
+
+
 def follow(
     trainer: Trainer, steps: Iterable[Progress], clips: int, console: Console, *, started: bool
 ) -> list[PatchResult]:
@@ -59,8 +65,9 @@ def follow(
         task = bar.add_task("", total=trainer.total, completed=trainer.step)
         for step in steps:
             size = str(step.patch)
-            if step.number == 0:  # the start, measured before it learns
-                _print_measurement(step, step.results or [], "", trainer.spec, clips, console)
+            if math.isnan(step.loss):  # the start, or where a run was stopped, measured before it learns
+                results = step.results or []
+                _print_measurement(step, results, "", trainer.spec, clips, console)
                 began = time.monotonic()
                 continue
             losses[size] = LOSS_DECAY * losses.get(size, step.loss) + (1 - LOSS_DECAY) * step.loss

@@ -252,7 +252,11 @@ def _train(
     with graceful_shutdown(trainer.stop, terminated=ExitCode.TERMINATED):
         results = follow(trainer, steps, clips, console, started=prepared.start is not None)
         if trainer.step < trainer.total and not trainer.ended_early:
-            console.print(f"Stopped at step {trainer.step} of {trainer.total}; --resume continues to the same weights")
+            kept = "" if trainer.best >= 0 else "; its weights so far, not measured yet, can be exported"
+            console.print(
+                f"Stopped at step {trainer.step} of {trainer.total}; --resume continues to the same weights{kept}",
+                soft_wrap=True,
+            )
     if trainer.ended_early:
         reason = "nothing can be measured as better" if trainer.best == 1 else "measurements no longer rise"
         console.print(f"Ended after step {trainer.step} of {trainer.total}: {reason}")

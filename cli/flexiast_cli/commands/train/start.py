@@ -118,9 +118,9 @@ def measure_baseline(
     spec: Spec, log_mels: LogMels, targets: LabelTargets, validation: Waveforms, validation_targets: Float
 ) -> float:
     """Metric of logistic regression on mean and spread of each log-mel bin, trained and validated as the run is."""
-    clips = sample_evenly(len(log_mels), BASELINE_CLIPS)
+    clips, frames = sample_evenly(len(log_mels), BASELINE_CLIPS), spec.frontend.window_frames
     still = LogMels(validation, spec.frontend, Augment(speed=0.0), memory_bytes=0)
-    head = fit_head(compute_statistics(log_mels, clips), targets[clips], spec.task, clips=len(clips))
-    logits = head(compute_statistics(still, range(len(validation))))
+    head = fit_head(compute_statistics(log_mels, clips, frames), targets[clips], spec.task, clips=len(clips))
+    logits = head(compute_statistics(still, range(len(validation)), frames))
     known = validation_targets.any(axis=1)
     return score(np.asarray(logits[known]), validation_targets[known], spec.task)
