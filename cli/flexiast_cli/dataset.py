@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MANY_CLIPS = 10_000
+"""Reading more takes a minute or longer, so that a word before is due."""
+
 EVERY_SPLIT = "all"
 """In the place of a split: every clip."""
 
@@ -35,6 +38,9 @@ def read_data(data: Path | RemotePath, val_fold: str | None, console: Console) -
     """Read a data set; raises DataError. If it has no split of its own, bad files are left out before it is split."""
     dataset = read_dataset(data, val_fold)
     print_left_out(data, sum(dataset.left_out.values(), LeftOut()), console)
+    if len(dataset.clips) > MANY_CLIPS:
+        counts = f"{count_noun(len(dataset.clips), 'clip')} of {count_noun(len(dataset.labels), 'label')}"
+        console.print(f"{counts}, read in minutes, as far as a quarter of the memory holds them", soft_wrap=True)
     if dataset.hashed_from is not None:
         dataset, errors = drop_bad_clips(dataset, progress=lambda clips: track(clips, "Checking clips", console))
         print_bad_files(errors, console)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from flexiast_cli.loading import leave_out_plugins, pause_collection
+from flexiast_cli.loading import collect_last_garbage, leave_out_plugins, pause_collection
 
 
 def limit_blas_threads() -> None:
@@ -53,6 +53,8 @@ def run() -> None:
         from flexiast.errors import ExitCode
 
         raise SystemExit(ExitCode.INTERRUPTED) from None
+    finally:
+        collect_last_garbage()
 
 
 if __name__ == "__main__":  # torchrun -m flexiast_cli.main train …

@@ -252,9 +252,9 @@ def _train(
     with graceful_shutdown(trainer.stop, terminated=ExitCode.TERMINATED):
         results = follow(trainer, steps, clips, console, started=prepared.start is not None)
         if trainer.step < trainer.total and not trainer.ended_early:
-            kept = "" if trainer.best >= 0 else "; its weights so far, not measured yet, can be exported"
+            note = "" if trainer.best >= 0 else "; its weights so far, not measured yet, can be exported"
             console.print(
-                f"Stopped at step {trainer.step} of {trainer.total}; --resume continues to the same weights{kept}",
+                f"Stopped at step {trainer.step} of {trainer.total}; --resume continues to the same weights{note}",
                 soft_wrap=True,
             )
     if trainer.ended_early:

@@ -1,0 +1,40 @@
+"""What a command says of its data before it reads them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from flexiast_cli import dataset
+from tests.cli.conftest import write_sounds
+
+
+@pytest.mark.parametrize(("many", "lines"), [(11, 1), (12, 0)])
+def test_of_many_clips_it_is_said_how_many_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int, lines: int
+) -> None:
+    sounds = write_sounds(tmp_path / "sounds", clips=6)
+    monkeypatch.setattr(dataset, "MANY_CLIPS", many)
+    monkeypatch.setattr(dataset, "drop_bad_clips", lambda *_, **__: pytest.fail("a clip was read before"))
+    output = io.StringIO()
+    with pytest.raises(pytest.fail.Exception):
+        dataset.read_data(sounds, None, Console(file=output))
+    said = output.getvalue().splitlines()
+    assert len(said) == lines
+    assert all(line.startswith("12 clips of 2 labels") for line in said)
+
+
+def test_bad_files_are_named_once_up_to_twenty_and_the_others_counted(tmp_path: Path) -> None:
+    sounds = write_sounds(tmp_path / "sounds", clips=15)
+    for number in range(25):
+        (sounds / "low" / f"notes {number}.wav").write_text("no audio")
+    output = io.StringIO()
+    found = dataset.read_data(sounds, None, Console(file=output, width=300))
+    assert len(found.clips) == 30
+    first, *named, more = output.getvalue().splitlines()
+    assert first == "Left out 25 files that cannot be used:"
+    assert len(named) == 20
+    assert more == "  … and 5 more"
