@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SESSION = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 COLUMNS = "88"
 """Of the terminal; a page shows as many"""
+LONGEST_LINE = 120
+"""On the page; what is printed as one line, however wide, goes on in the next"""
 
 
 def commands(page: str) -> Iterator[str]:
@@ -41,7 +44,12 @@ def run(command: str, folder: Path) -> str:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    return "".join(f"{line.rstrip()}\n" for line in done.stdout.strip("\n").splitlines())
+    return "".join(f"{part}\n" for line in done.stdout.strip("\n").splitlines() for part in wrap(line.rstrip()))
+
+
+def wrap(line: str) -> list[str]:
+    """A line as the page shows it, in parts where it is too long; no part is changed otherwise."""
+    return textwrap.wrap(line, LONGEST_LINE, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def prepare(folder: Path) -> None:
