@@ -19,6 +19,15 @@ def limit_blas_threads() -> None:
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
+def let_threads_sleep() -> None:
+    """Let torch's threads sleep while they wait for one another, unless the user has said how they wait.
+
+    They spin by default. On two cores that other programs use as well, one then spins where the other should compute: a
+    forward pass took 10 times as long and more. OpenMP reads the variable once, when torch is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def open_closed_streams() -> None:
     """Open /dev/null as each of stdin, stdout and stderr that a shell has closed (``>&-``).
 
@@ -37,6 +46,7 @@ def run() -> None:
     """Entry point of the console script."""
     open_closed_streams()
     limit_blas_threads()
+    let_threads_sleep()
     leave_out_plugins()
     try:
         from flexiast_cli.terminal.signals import signals_as_exceptions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import gc
+import os
 import subprocess
 import sys
 from functools import partial
@@ -78,3 +79,16 @@ def test_garbage_is_collected_again_after_loading_that_failed() -> None:
         raise ImportError
     assert gc.isenabled()
     gc.unfreeze()
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_user_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
+) -> None:
+    from flexiast_cli.main import let_threads_sleep
+
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")  # so that what the function sets is undone
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    let_threads_sleep()
+    assert os.environ["OMP_WAIT_POLICY"] == expected
