@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +142,10 @@ def main() -> None:
         background: tuple[str, ...] = ("--background", "background")
         bundle = newcomer.train("first", *background)
         newcomer.measure("with a background", bundle)
-        for number, (start, run) in enumerate(pairwise(("first", "second", "third"))):
+        for number, run in enumerate(("second", "third")):
             newcomer.call("mine", bundle, "hours", "-o", f"hard{number}.csv")
             background = (*background, "--background", f"hard{number}.csv")
-            bundle = newcomer.train(run, "--init", start, *background)
+            bundle = newcomer.train(run, *background)
             newcomer.measure(f"mined, round {number + 1}", bundle)
         budget = ("--background", "calibration", "--false-alarms-per-hour", "0.5")
         newcomer.call("calibrate", bundle, *budget, "-o", "budget.bundle")

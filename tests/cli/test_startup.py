@@ -81,14 +81,20 @@ def test_garbage_is_collected_again_after_loading_that_failed() -> None:
     gc.unfreeze()
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_sleep_while_they_wait_unless_the_user_said_otherwise(
-    monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+    ids=["nothing", "count", "policy"],
+)
+def test_threads_spin_for_a_short_time_unless_the_user_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str | None
 ) -> None:
-    from flexiast_cli.main import let_threads_sleep
+    from flexiast_cli.main import limit_spinning
 
-    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")  # so that what the function sets is undone
-    if given is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
-    let_threads_sleep()
-    assert os.environ["OMP_WAIT_POLICY"] == expected
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that what the function sets is undone
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    limit_spinning()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
