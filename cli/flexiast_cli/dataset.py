@@ -110,8 +110,8 @@ def print_left_out(folder: Path | RemotePath, left_out: LeftOut, console: Consol
 
 
 def print_bad_files(errors: Sequence[DataError], console: Console) -> None:
-    """Print which files cannot be used, and why, if there are some."""
-    if errors:
-        count = count_noun(len(errors), "file")
-        text = f"Left out {count} that cannot be used:\n{list_errors(errors)}"
+    """Print which files cannot be used, and why, if there are some; one that is named by many rows of a CSV once."""
+    if distinct := list({str(error): error for error in errors}.values()):
+        count = count_noun(len(distinct), "file")
+        text = f"Left out {count} that cannot be used:\n{list_errors(distinct)}"
         console.print(text, style="yellow", markup=False, soft_wrap=True)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -157,6 +158,11 @@ class Trainer:
         return sum(step.clips * cost[step.patch] for step in self.plan)
 
     @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do: not even the measurement after the last step."""
+        return self.ended_early or (self.step == self.total and not self._is_due)
+
+    @property
     def ended_early(self) -> bool:
         """Whether the run is over before its last step: measurements no longer rise, or cannot rise any more."""
         patience, perfect = self._training.patience, self._starts_measured and self.best == 1
@@ -241,7 +247,7 @@ class Trainer:
             shards=self._shards,
         )
         if workers:
-            self._log_mels.fill()
+            self._log_mels.fill(lambda clips: takewhile(lambda _: not self._stop_requested, clips))
         loader: Iterable[tuple[Tensor, Tensor] | FlexiastError] = DataLoader(
             cast(Any, ErrorsAsItems(batches)),
             sampler=range(self.step, self.total),

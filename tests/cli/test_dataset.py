@@ -38,3 +38,17 @@ def test_bad_files_are_named_once_up_to_twenty_and_the_others_counted(tmp_path: 
     assert first == "Left out 25 files that cannot be used:"
     assert len(named) == 20
     assert more == "  … and 5 more"
+
+
+def test_a_bad_file_of_which_many_parts_are_named_is_one_file(tmp_path: Path) -> None:
+    sounds = write_sounds(tmp_path / "sounds", clips=6)
+    (sounds / "notes.wav").write_text("no audio")
+    rows = [f"{path.relative_to(sounds)},{path.parent.name},," for path in sorted(sounds.glob("*/*.wav"))]
+    rows += [f"notes.wav,low,{start},{start + 1}" for start in range(5)]
+    table = sounds / "clips.csv"
+    table.write_text("\n".join(["path,label,start_s,end_s", *rows]))
+    output = io.StringIO()
+    dataset.read_data(table, None, Console(file=output, width=300))
+    first, *named = output.getvalue().splitlines()
+    assert first == "Left out 1 file that cannot be used:"
+    assert len(named) == 1

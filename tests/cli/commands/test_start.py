@@ -12,11 +12,12 @@ from rich.console import Console
 from flexiast.checkpoint import Checkpoint
 from flexiast.data.targets import LabelTargets
 from flexiast.data.waveforms import Waveforms
-from flexiast.spec import PRESETS, Spec
+from flexiast.errors import UsageError
+from flexiast.spec import PRESETS, FrontendSpec, Spec
 from flexiast.training.recipe import ModelConfig, Recipe, Training
 from flexiast_cli.commands.train import start as module
 from flexiast_cli.commands.train.prepare import _settle
-from flexiast_cli.commands.train.start import Start, choose_start, list_candidates
+from flexiast_cli.commands.train.start import Start, choose_start, list_candidates, spec_from
 from flexiast_runtime.catalog import list_shipped
 
 
@@ -82,3 +83,13 @@ def test_every_shipped_model_of_the_runs_network_is_a_candidate() -> None:
     assert list(list_candidates("commands", Recipe(), by_default=True)) == ["commands"]
     assert list_candidates(None, Recipe(model=ModelConfig(size="tiny")), by_default=True) == {}
     assert PRESETS["tiny"] != PRESETS["nano"]
+
+
+def test_a_start_with_pcen_lends_it_unless_the_recipe_says_otherwise_or_its_front_end_takes_levels_away(
+    build_spec: Callable[..., Spec], build_frontend_spec: Callable[..., FrontendSpec]
+) -> None:
+    start = Checkpoint(build_spec(pcen=True), {})
+    assert spec_from(Recipe(), build_spec(), start).pcen
+    assert not spec_from(Recipe(model=ModelConfig(pcen=False)), build_spec(), start).pcen
+    with pytest.raises(UsageError, match="choose one of them"):
+        spec_from(Recipe(), build_spec(frontend=build_frontend_spec(remove_bin_means=True)), start)

@@ -423,6 +423,36 @@ def test_a_measurement_that_was_stopped_is_made_when_the_run_is_resumed(
     assert weights_sha256(one) == weights_sha256(other)
 
 
+def test_a_run_whose_last_measurement_was_stopped_is_not_complete(
+    toy: Toy, straight: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = toy.trainer(tmp_path)
+    answer = FlexiAST.forward
+
+    def forward(model: FlexiAST, features: Tensor, patch: PatchSize, keep: int | None = None) -> Tensor:
+        if model is stopped.ema and stopped.step == stopped.total:
+            stopped.stop()
+        return answer(model, features, patch, keep)
+
+    monkeypatch.setattr(FlexiAST, "forward", forward)
+    *_, last = toy.steps(stopped)
+    assert (last.number, last.results, stopped.is_complete) == (stopped.total, None, False)
+    monkeypatch.undo()
+    resumed = toy.trainer(tmp_path)
+    resumed.resume()
+    (measured,) = toy.steps(resumed)
+    assert measured.results is not None
+    assert resumed.is_complete
+    assert resumed.best == straight.best
+
+
+def test_a_stop_ends_the_computing_of_log_mels_for_workers(toy: Toy, tmp_path: Path) -> None:
+    trainer = toy.trainer(tmp_path)
+    trainer.stop()
+    next(trainer._batches(1))
+    assert not trainer._log_mels._stored
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_clip_that_cannot_be_read_any_more_is_named(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int

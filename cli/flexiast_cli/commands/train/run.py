@@ -251,7 +251,7 @@ def _train(
     clips = prepared.validation_clips
     with graceful_shutdown(trainer.stop, terminated=ExitCode.TERMINATED):
         results = follow(trainer, steps, clips, console, started=prepared.start is not None)
-        if trainer.step < trainer.total and not trainer.ended_early:
+        if not trainer.is_complete:
             note = "" if trainer.best >= 0 else "; its weights so far, not measured yet, can be exported"
             console.print(
                 f"Stopped at step {trainer.step} of {trainer.total}; --resume continues to the same weights{note}",

@@ -110,8 +110,11 @@ def find_restricted_margin(clips: int) -> float:
 
 
 def spec_from(recipe: Recipe, spec: Spec, start: Checkpoint) -> Spec:
-    """A run's spec with the network, base patch and kernel resize of its start where the recipe says nothing."""
-    return spec.model_copy(update=recipe.model.fields(start.spec))
+    """A run's spec with the network, base patch, PCEN and kernel resize of its start where the recipe says nothing.
+
+    Raises UsageError where the start's PCEN and the recipe's front end exclude each other.
+    """
+    return Spec.validate_fields(**(dict(spec) | recipe.model.fields(start.spec)))
 
 
 def measure_baseline(
