@@ -3,7 +3,7 @@
 NumPy and torch get the threads that they have in the program: what users do not set is not set here.
 """
 
-from flexiast_cli.main import let_threads_sleep, limit_blas_threads
+from flexiast_cli.main import limit_blas_threads, limit_spinning
 
 limit_blas_threads()
-let_threads_sleep()
+limit_spinning()
