@@ -13,10 +13,15 @@ from flexiast.spec import FrontendSpec
 class PCEN(nn.Module):
     """Features [batch, window_frames, mels] of a front end → the same after PCEN; it has no weights."""
 
+    within: Tensor
+    fading: Tensor
+    carried: Tensor
+
     def __init__(self, frontend: FrontendSpec) -> None:
         super().__init__()
         self._frontend = frontend
-        self._matrices = tuple(map(torch.from_numpy, smoothing_matrices(frontend.window_frames)))
+        for name, matrix in smoothing_matrices(frontend.window_frames)._asdict().items():
+            self.register_buffer(name, torch.from_numpy(matrix), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):  # energies reach over seven decades
@@ -26,10 +31,9 @@ class PCEN(nn.Module):
 
     def _smooth(self, energy: Tensor) -> Tensor:
         """The running mean [batch, frames, mels], which begins at the first frame."""
-        within, fading, carried = (each.to(energy.device) for each in self._matrices)
-        (batch, frames, mels), block = energy.shape, len(within)
-        blocks = F.pad(energy, (0, 0, 0, -frames % block)).reshape(batch, len(carried), block, mels)
-        local = within @ blocks
-        before = carried @ torch.cat((energy[:, :1], local[:, :-1, -1]), dim=1)
-        smooth: Tensor = (local + before[:, :, None] * fading).flatten(1, 2)[:, :frames]
+        (batch, frames, mels), block = energy.shape, len(self.within)
+        blocks = F.pad(energy, (0, 0, 0, -frames % block)).reshape(batch, len(self.carried), block, mels)
+        local = self.within @ blocks
+        before = self.carried @ torch.cat((energy[:, :1], local[:, :-1, -1]), dim=1)
+        smooth: Tensor = (local + before[:, :, None] * self.fading).flatten(1, 2)[:, :frames]
         return smooth

@@ -40,7 +40,11 @@ def read_data(data: Path | RemotePath, val_fold: str | None, console: Console) -
     print_left_out(data, sum(dataset.left_out.values(), LeftOut()), console)
     if len(dataset.clips) > MANY_CLIPS:
         counts = f"{count_noun(len(dataset.clips), 'clip')} of {count_noun(len(dataset.labels), 'label')}"
-        console.print(f"{counts}, read in minutes, as far as a quarter of the memory holds them", soft_wrap=True)
+        console.print(
+            f"{counts}: reading them takes minutes. A quarter of the memory holds them; the others are decoded anew at "
+            "each use",
+            soft_wrap=True,
+        )
     if dataset.hashed_from is not None:
         dataset, errors = drop_bad_clips(dataset, progress=lambda clips: track(clips, "Checking clips", console))
         print_bad_files(errors, console)

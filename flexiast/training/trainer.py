@@ -37,6 +37,9 @@ from flexiast.training.sampling import Plan, sample_evenly
 from flexiast.training.transfer import transfer_weights
 from flexiast.training.validation import choose_steps, is_affordable, measure
 
+Track = Callable[[Sequence[int]], Iterable[int]]
+"""Hands items on and shows how many are done."""
+
 SAVE_EVERY = 250
 """Steps between two saves of the state that --resume continues from."""
 
@@ -186,12 +189,13 @@ class Trainer:
         self.stopping = self.stopping or self.world.ranks == 1
 
     def steps(
-        self, validation: Windows, targets: Float, journal: Journal | None, *, workers: int = 0
+        self, validation: Windows, targets: Float, journal: Journal | None, *, workers: int = 0, track: Track = iter
     ) -> Iterator[Progress]:
         """Train to the end, yielding after each step; measures, keeps the best and saves on the way.
 
-        The leading rank has the journal, and it alone writes. Raises ModelError when the run was measured on other
-        clips before it was resumed, because its best so far could not be compared.
+        ``track`` sees the clips that are transformed before worker processes begin. The leading rank has the journal,
+        and it alone writes. Raises ModelError when the run was measured on other clips before it was resumed, because
+        its best so far could not be compared.
         """
         self._check_validation(validation, targets)
         measuring_gmac = len(validation) * sum(self.spec.gmac(patch) for patch in self._training.patches)
@@ -200,7 +204,7 @@ class Trainer:
         is_first = self._starts_measured and self.best < 0 and is_affordable(self.learning_gmac, measuring_gmac)
         if (is_first or self._is_due) and (results := self._validate(validation, targets, journal)):
             yield Progress(self.step, self.total, self.plan[max(0, self.step - 1)].patch, math.nan, results)
-        for features, target in () if self.ended_early or self.stopping else self._batches(workers):
+        for features, target in () if self.ended_early or self.stopping else self._batches(workers, track):
             patch = self.plan[self.step].patch
             loss = self._train_step(features, target)
             losses.setdefault(str(patch), []).append(loss)
@@ -231,7 +235,7 @@ class Trainer:
             )
         self._measured_on = measured_on
 
-    def _batches(self, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, workers: int, track: Track = iter) -> Iterator[tuple[Tensor, Tensor]]:
         """The rank's share of every step left, prepared ahead by worker processes where there are some."""
         batches = Batches(
             self._log_mels,
@@ -247,7 +251,7 @@ class Trainer:
             shards=self._shards,
         )
         if workers:
-            self._log_mels.fill(lambda clips: takewhile(lambda _: not self._stop_requested, clips))
+            self._log_mels.fill(lambda clips: takewhile(lambda _: not self._stop_requested, track(clips)))
         loader: Iterable[tuple[Tensor, Tensor] | FlexiastError] = DataLoader(
             cast(Any, ErrorsAsItems(batches)),
             sampler=range(self.step, self.total),

@@ -94,8 +94,8 @@ def read_lessons(database: Path, folders: Iterable[Path] | None, spec: Spec, mod
     misheard = Counter(one.label for one in taught if one.label is not None and one.correction.detected != one.label)
     if rare := sorted(label for label, count in misheard.items() if count < FEWEST_SOUNDS):
         notes.append(
-            f"{preview(rare)}: misheard once in what teaches, and one sound is no habit, so it teaches little; "
-            f"{FEWEST_SOUNDS} such verdicts of a label do"
+            f"{preview(rare)}: misheard once among the verdicts that teach. The model changes for a label from "
+            f"{FEWEST_SOUNDS} such verdicts on"
         )
     return Lessons(tuple(taught), tuple(held_out), tuple(notes))
 

@@ -32,7 +32,7 @@ from flexiast_cli.commands.train.progress import describe_chance, describe_durat
 from flexiast_cli.commands.train.report import write_report
 from flexiast_cli.commands.train.start import list_candidates
 from flexiast_cli.commands.train.summary import advise, compare_ways, summarize_run
-from flexiast_cli.terminal.console import count_noun, stderr
+from flexiast_cli.terminal.console import count_noun, stderr, track
 from flexiast_cli.terminal.interrupts import graceful_shutdown
 from flexiast_runtime.catalog import DEFAULT, find_checkpoint, list_shipped
 
@@ -247,7 +247,13 @@ def _train(
         journal = Journal(trainer.run, header, step=resumed_at, tensorboard=execution.tensorboard)
         if journal.torn:
             console.print("The last line of metrics.jsonl was cut off and is dropped", style="yellow")
-    steps = trainer.steps(prepared.validation, prepared.validation_targets, journal, workers=execution.workers)
+    steps = trainer.steps(
+        prepared.validation,
+        prepared.validation_targets,
+        journal,
+        workers=execution.workers,
+        track=lambda clips: track(clips, "Transforming clips"),
+    )
     clips = prepared.validation_clips
     with graceful_shutdown(trainer.stop, terminated=ExitCode.TERMINATED):
         results = follow(trainer, steps, clips, console, started=prepared.start is not None)
