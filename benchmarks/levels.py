@@ -1,9 +1,10 @@
 """A quiet voice: random levels in training, a mean removed from each window, or PCEN?
 
 python -m benchmarks.levels DATA [--epochs 6] [--only PCEN]
+python -m benchmarks.levels DATA --models commands runs/pcen --patch-sizes 16,48
 
 DATA holds english, background and esc50. A convolutional network learns the English words over speech and home noise,
-once for each way; all else is equal.
+once for each way; all else is equal. The second command measures models that are there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,14 +23,17 @@ from torch import Tensor
 
 from benchmarks.measure import heading
 from flexiast.arrays import Float
+from flexiast.checkpoint import load_checkpoint
 from flexiast.data.audio import read_audio
+from flexiast.evaluation.evaluate import classify
 from flexiast.frontend import Frontend
-from flexiast.networks import build_model
+from flexiast.networks import TorchClassifier, build_model, load_model
 from flexiast.pcen_torch import PCEN
-from flexiast.spec import PRESETS, FrontendSpec, PatchSize, Spec
+from flexiast.spec import PRESETS, FrontendSpec, PatchSize, Spec, parse_patches
 from flexiast.training.batches import Backgrounds, Batches, LogMels
 from flexiast.training.recipe import Augment, Training
 from flexiast.training.sampling import Plan
+from flexiast_runtime.catalog import find_checkpoint
 
 RATE_HZ = 16_000
 LEVELS_DBFS = (-20, -36, -50)
@@ -41,6 +45,10 @@ LOUD_DBFS = (-24.0, -16.0)
 LEARNING_RATE = 1.5e-3
 FRONTEND = FrontendSpec(window_samples=RATE_HZ, mean=0.0, std=0.5)
 """Its features are log-mels"""
+
+
+Examples = Mapping[str, Sequence[Float]]
+"""Level and noise → clips"""
 
 
 class Way(NamedTuple):
@@ -175,14 +183,36 @@ def make_examples(
     return found
 
 
+def measure_models(
+    names: Sequence[str], patches: Sequence[PatchSize], examples: Examples, truth: Sequence[str]
+) -> None:
+    """Prints the share of examples whose label is right with a score of 0.5 or more."""
+    print("| model | patch | " + " | ".join(examples) + " |")
+    print("|---" * (len(examples) + 2) + "|")
+    for name in names:
+        model = load_model(load_checkpoint(find_checkpoint(name)))
+        spec, frontend, classifier = model.spec, Frontend(model.spec.frontend), TorchClassifier(model)
+        right = np.array([spec.labels.index(label) for label in truth])
+        for patch in patches if spec.network.kind == "transformer" else (spec.base_patch,):
+            cells = []
+            for clips in examples.values():
+                logits = classify(classifier, np.stack([frontend.window(clip) for clip in clips]), patch)
+                scores = torch.from_numpy(logits).softmax(dim=1).numpy()
+                cells.append(100 * np.mean((scores.argmax(axis=1) == right) & (scores.max(axis=1) >= 0.5)))
+            print(f"| {name} | {patch} | {' | '.join(f'{cell:.1f}' for cell in cells)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.levels")
     parser.add_argument("data", type=Path)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--only", default="", help="ways whose name holds this")
+    parser.add_argument("--models", nargs="*", default=[], help="shipped models, checkpoints or runs on these words")
+    parser.add_argument("--patch-sizes", type=parse_patches, default=parse_patches("16,48"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    heading(f"Levels: accuracy in %, {given.epochs} epochs of a convolutional network")
+    what = "models that are there" if given.models else f"{given.epochs} epochs of a convolutional network"
+    heading(f"Levels: accuracy in %, {what}")
     words, names = read_words(given.data, "train")
     aside, aside_names = read_words(given.data, "val")
     labels = sorted(set(names))
@@ -198,6 +228,9 @@ def main() -> None:
         for snr in (None, SNR_DB)
         for dbfs in LEVELS_DBFS
     }
+    if given.models:
+        measure_models(given.models, given.patch_sizes, examples, aside_names)
+        return
     nothing = [
         set_level(one[start : start + RATE_HZ], dbfs)
         for dbfs in LEVELS_DBFS
