@@ -35,7 +35,15 @@ HEAVY = (
     "uvicorn",
     "websockets",
 )
-TORCH_CODE = ("model", "convnet", "networks", "training.distillation", "training.distributed", "training.journal")
+TORCH_CODE = (
+    "model",
+    "convnet",
+    "pcen_torch",
+    "networks",
+    "training.distillation",
+    "training.distributed",
+    "training.journal",
+)
 NEEDS_TORCH = {
     f"flexiast.{name}"
     for name in (

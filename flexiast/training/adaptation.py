@@ -30,7 +30,7 @@ from flexiast.spec import PatchSize, Spec
 from flexiast.training.augment import SILENCE, gain
 from flexiast.training.augment import place as cut_window
 from flexiast.training.batches import Backgrounds, LogMels
-from flexiast.training.judged_sounds import JudgedSound, cut_windows
+from flexiast.training.judged_sounds import FEWEST_SOUNDS, JudgedSound, cut_windows
 from flexiast.training.linear_head import ITERATIONS, LinearHead
 from flexiast.training.recipe import Augment
 
@@ -45,8 +45,6 @@ GAIN_DB = 5.0
 
 SOUNDS_A_ROW, MOST_ROWS = 3, 8
 """A class gets a row for so many sounds that were heard wrongly, and no more rows than these at once"""
-FEWEST_SOUNDS = 2
-"""Of a label that were taken for others, before it gets a row: one is no habit, and a row made of it reaches too far"""
 CLUSTER_ROUNDS = 20
 
 RECALLED, RECALLED_SCORE = 12, 0.85

@@ -13,6 +13,9 @@ STEP_S = 0.5
 """From window to window, the largest step of a listener"""
 MOST_WINDOWS = 24
 """Of one sound, evenly spread over it"""
+FEWEST_SOUNDS = 2
+"""Of a label that were taken for others, before a model changes for it: one is no habit, and what is made of it reaches
+too far"""
 QUIET_SHARE = 0.2
 """Of a clip's frames, from which what is missing around it is made"""
 

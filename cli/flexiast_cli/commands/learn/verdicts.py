@@ -13,7 +13,7 @@ from flexiast.data.audio import read_audio
 from flexiast.errors import DataError
 from flexiast.spec import Spec
 from flexiast.text import preview
-from flexiast.training.adaptation import FEWEST_SOUNDS
+from flexiast.training.judged_sounds import FEWEST_SOUNDS
 from flexiast_cli.terminal.console import count_noun
 from flexiast_runtime.history.corrections import Correction, Corrections, read_corrections
 from flexiast_runtime.history.verdicts import read_bundles
