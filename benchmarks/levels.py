@@ -1,10 +1,12 @@
-"""A quiet voice: random levels in training, a mean removed from each window, or PCEN?
+"""A quiet voice: random levels in training, a mean removed from each window, or PCEN? And what else training varies.
 
 python -m benchmarks.levels DATA [--epochs 6] [--only PCEN]
+python -m benchmarks.levels DATA --parts
 python -m benchmarks.levels DATA --models commands runs/pcen --patch-sizes 16,48
 
 DATA holds english, background and esc50. A convolutional network learns the English words over speech and home noise,
-once for each way; all else is equal. The second command measures models that are there.
+once for each way; all else is equal. The second command leaves out one part of the augmentation at a time. The third
+measures models that are there.
 """
 
 from __future__ import annotations
@@ -58,6 +60,12 @@ class Way(NamedTuple):
     """Of training"""
     transform: Callable[[Tensor], Tensor]
     """Log-mel [batch, frames, mels] → features of the network, before they are scaled"""
+    augment: Mapping[str, float] = {}
+    """Fields of the augmentation that differ"""
+
+
+def keep(log_mel: Tensor) -> Tensor:
+    return log_mel
 
 
 def remove_mean(log_mel: Tensor) -> Tensor:
@@ -65,13 +73,25 @@ def remove_mean(log_mel: Tensor) -> Tensor:
 
 
 WAYS = {
-    "the level of the clips": Way(LOUD_DBFS, lambda log_mel: log_mel),
-    "random levels, −50 to −10 dBFS": Way((-50.0, -10.0), lambda log_mel: log_mel),
+    "the level of the clips": Way(LOUD_DBFS, keep),
+    "random levels, −50 to −10 dBFS": Way((-50.0, -10.0), keep),
     "each window's mean removed": Way(LOUD_DBFS, remove_mean),
     "random levels, and the mean removed": Way((-50.0, -10.0), remove_mean),
     "PCEN": Way(LOUD_DBFS, PCEN(FRONTEND)),
     "random levels and PCEN": Way((-50.0, -10.0), PCEN(FRONTEND)),
 }
+
+
+PARTS = {
+    "all": Way((-50.0, -10.0), keep),
+    "no background under the words": Way((-50.0, -10.0), keep, {"background_share": 0.0}),
+    "no background alone": Way((-50.0, -10.0), keep, {"background_alone_share": 0.0}),
+    "no half words": Way((-50.0, -10.0), keep, {"half_share": 0.0}),
+    "no small rooms": Way((-50.0, -10.0), keep, {"echo_share": 0.0}),
+    "no mixing of words": Way((-50.0, -10.0), keep, {"mix_share": 0.0}),
+    "no other levels": Way(LOUD_DBFS, keep),
+}
+"""Of the augmentation over backgrounds, each left out once"""
 
 
 def read_words(data: Path, split: str) -> tuple[list[Float], list[str]]:
@@ -115,7 +135,8 @@ class Network:
     """Trained in one of the ways."""
 
     def __init__(self, way: Way, material: Material, epochs: int) -> None:
-        augment = Augment(mix_from=0.0, mix_share=0.2, half_share=0.1, level_dbfs=way.levels_dbfs)
+        fields: dict[str, object] = {"mix_share": 0.2, "half_share": 0.1, "level_dbfs": way.levels_dbfs, **way.augment}
+        augment = Augment.validate_fields(mix_from=0.0, **fields)
         training = Training(patches=(PatchSize(16, 16),), augment=augment)
         spec = Spec(
             frontend=FRONTEND,
@@ -183,6 +204,26 @@ def make_examples(
     return found
 
 
+def put_in_room(waveform: Float, rng: np.random.Generator) -> Float:
+    """A word in a small room: its echo decays by 60 dB in 0.4 s, and is as loud as the direct sound."""
+    times = np.arange(round(0.4 * RATE_HZ)) / RATE_HZ
+    response = rng.normal(size=len(times)) * 10 ** (-3 * times / 0.4)
+    response /= np.sqrt(np.square(response).sum())
+    response[0] += 1.0
+    heard: Float = np.convolve(waveform, response)[: len(waveform)].astype(np.float32)
+    return heard
+
+
+def halve(waveform: Float, rng: np.random.Generator) -> Float:
+    """The first or the last half of what is within 30 dB of a word's loudest moment, alone."""
+    energy = np.convolve(waveform**2, np.full(RATE_HZ // 100, 100 / RATE_HZ), "same")
+    loud = np.flatnonzero(energy >= energy.max() * 1e-3)
+    middle, half = (loud[0] + loud[-1]) // 2, np.zeros_like(waveform)
+    part = slice(0, middle) if rng.random() < 0.5 else slice(middle, None)
+    half[part] = waveform[part]
+    return half
+
+
 def measure_models(
     names: Sequence[str], patches: Sequence[PatchSize], examples: Examples, truth: Sequence[str]
 ) -> None:
@@ -207,6 +248,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--only", default="", help="ways whose name holds this")
+    parser.add_argument("--parts", action="store_true", help="leave parts of the augmentation out, one at a time")
     parser.add_argument("--models", nargs="*", default=[], help="shipped models, checkpoints or runs on these words")
     parser.add_argument("--patch-sizes", type=parse_patches, default=parse_patches("16,48"))
     given = parser.parse_args()
@@ -237,16 +279,22 @@ def main() -> None:
         for one in [*aside_speech, *aside_noise]
         for start in range(0, len(one) - RATE_HZ + 1, RATE_HZ)
     ]
-    print("| way | " + " | ".join(examples) + " | background that is nothing | CPU s |")
-    print("|---" * (len(examples) + 3) + "|")
+    silent = {"background that is nothing": nothing}
+    if given.parts:
+        rng, quiet = np.random.default_rng(1), next(iter(examples.values()))
+        examples["−20 dBFS, in a small room"] = [put_in_room(clip, rng) for clip in quiet]
+        silent["half words that are nothing"] = [halve(clip, rng) for clip in quiet]
+    columns = [*examples, *silent, "CPU s"]
+    print(f"| way | {' | '.join(columns)} |")
+    print("|---" * (len(columns) + 1) + "|")
     material = prepare(words, targets, (speech, noise))
-    for name, way in WAYS.items():
+    for name, way in (PARTS if given.parts else WAYS).items():
         if given.only not in name:
             continue
         network = Network(way, material, given.epochs)
         cells = [100 * np.mean(network.score(clips).argmax(axis=1) == truth) for clips in examples.values()]
-        right = 100 * np.mean(network.score(nothing).max(axis=1) < 0.5)
-        row = " | ".join(f"{cell:.1f}" for cell in [*cells, right])
+        cells += [100 * np.mean(network.score(clips).max(axis=1) < 0.5) for clips in silent.values()]
+        row = " | ".join(f"{cell:.1f}" for cell in cells)
         print(f"| {name} | {row} | {network.seconds:.0f} |", flush=True)
 
 
