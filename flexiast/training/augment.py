@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flexiast.arrays import Float
 from flexiast.frontend import AUDIBLE_DB, Frontend, mel_centres_hz
@@ -69,6 +70,12 @@ def audible_part(log_mel: Float) -> slice:
     return slice(int(loud[0]), int(loud[-1]) + 1)
 
 
+def find_audible(log_mel: Float) -> NDArray[np.intp]:
+    """Numbers of the frames [frames, mels] of which the loudest bin is within 30 dB of the loudest of all."""
+    peaks = log_mel.max(axis=1)
+    return np.flatnonzero(peaks >= peaks.max() - AUDIBLE_DB * NAT_PER_DB)
+
+
 def cut_audible(log_mel: Float, frames: int, rng: np.random.Generator) -> Float:
     """A long clip [any, mels] → [frames, mels] around any frame within 30 dB of the loudest; a shorter one as it is.
 
@@ -76,8 +83,7 @@ def cut_audible(log_mel: Float, frames: int, rng: np.random.Generator) -> Float:
     """
     if len(log_mel) <= LONG * frames:
         return log_mel
-    peaks = log_mel.max(axis=1)
-    sounding = int(rng.choice(np.flatnonzero(peaks >= peaks.max() - AUDIBLE_DB * NAT_PER_DB)))
+    sounding = int(rng.choice(find_audible(log_mel)))
     start = int(np.clip(sounding - rng.integers(frames), 0, len(log_mel) - frames))
     return log_mel[start : start + frames]
 

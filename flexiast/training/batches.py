@@ -38,6 +38,9 @@ from flexiast.training.sampling import Order, ShardOrder, Step, draw
 SILENT_SHARE = 0.02
 """Of the examples of a background alone: a muted microphone is nothing too."""
 
+Track = Callable[[Sequence[int]], Iterable[int]]
+"""Hands items on and shows how many are done"""
+
 SPEEDS = 5
 """Speeds at which each clip is transformed, evenly spaced."""
 
@@ -76,7 +79,7 @@ class LogMels:
                 self._room -= log_mel.nbytes
         return log_mel.astype(np.float32)
 
-    def fill(self, progress: Callable[[Sequence[int]], Iterable[int]] = iter) -> None:
+    def fill(self, progress: Track = iter) -> None:
         """Compute all that memory allows, clip after clip.
 
         For processes that are forked, each of which would compute its own, and for recordings, which are decoded once
@@ -108,11 +111,12 @@ class Backgrounds:
         self._sources = tuple(sources)
         self._ends = [np.cumsum(lengths) for lengths in seconds]
         roots = np.sqrt([ends[-1] for ends in self._ends])
-        self._shares = np.cumsum(roots / roots.sum())
+        self._shares = np.cumsum(roots) / np.sum(roots)
+        self._shares[-1] = 1.0  # whatever the sum was rounded to
 
     def __call__(self, frames: int, rng: np.random.Generator) -> Float:
         """Log-mel [frames, mels]; a recording that is shorter stands somewhere in silence."""
-        source = min(int(np.searchsorted(self._shares, rng.random(), side="right")), len(self._sources) - 1)
+        source = int(np.searchsorted(self._shares, rng.random(), side="right"))
         ends = self._ends[source]
         stretch = int(np.searchsorted(ends, rng.random() * ends[-1], side="right"))
         log_mel = self._sources[source](min(stretch, len(ends) - 1), 0)

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 
 from flexiast.arrays import Float
 from flexiast.evaluation.evaluate import score
-from flexiast.frontend import AUDIBLE_DB
-from flexiast.training.augment import NAT_PER_DB
+from flexiast.training.augment import find_audible
 from flexiast.training.batches import LogMels
 
 ITERATIONS = 100
@@ -112,7 +111,5 @@ def compute_statistics(log_mels: LogMels, clips: Sequence[int], window_frames: i
 
 def _keep_audible(log_mel: Float, window_frames: int) -> Float:
     """Log-mel [frames, mels] → its windows side by side that hold a frame within 30 dB of the loudest [fewer, mels]."""
-    peaks = log_mel.max(axis=1)
-    audible = np.flatnonzero(peaks >= peaks.max() - AUDIBLE_DB * NAT_PER_DB)
-    windows = np.unique(audible // window_frames)
+    windows = np.unique(find_audible(log_mel) // window_frames)
     return np.concatenate([log_mel[number * window_frames : (number + 1) * window_frames] for number in windows])

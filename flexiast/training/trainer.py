@@ -25,7 +25,7 @@ from flexiast.evaluation.evaluate import PatchResult, Windows
 from flexiast.model import FlexiAST
 from flexiast.networks import Model, build_model, load_weights, weights_of
 from flexiast.spec import FrontendSpec, PatchSize, Spec
-from flexiast.training.batches import Backgrounds, Batches, ErrorsAsItems, LogMels
+from flexiast.training.batches import Backgrounds, Batches, ErrorsAsItems, LogMels, Track
 from flexiast.training.distillation import Teachers, distillation_loss
 from flexiast.training.distributed import SINGLE_PROCESS, World
 from flexiast.training.embedding_targets import EmbeddingTargets, build_student, embedding_loss
@@ -36,9 +36,6 @@ from flexiast.training.run_state import Position, RunState, run_identity, valida
 from flexiast.training.sampling import Plan, sample_evenly
 from flexiast.training.transfer import transfer_weights
 from flexiast.training.validation import choose_steps, is_affordable, measure
-
-Track = Callable[[Sequence[int]], Iterable[int]]
-"""Hands items on and shows how many are done."""
 
 SAVE_EVERY = 250
 """Steps between two saves of the state that --resume continues from."""
