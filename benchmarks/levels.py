@@ -44,10 +44,11 @@ FLOOR_DBFS = -75.0
 SNR_DB = 10.0
 LOUD_DBFS = (-24.0, -16.0)
 """As the clips were recorded"""
+RANDOM_DBFS = (-50.0, -10.0)
+"""As `train` varies them"""
 LEARNING_RATE = 1.5e-3
 FRONTEND = FrontendSpec(window_samples=RATE_HZ, mean=0.0, std=0.5)
 """Its features are log-mels"""
-
 
 Examples = Mapping[str, Sequence[Float]]
 """Level and noise → clips"""
@@ -74,21 +75,21 @@ def remove_mean(log_mel: Tensor) -> Tensor:
 
 WAYS = {
     "the level of the clips": Way(LOUD_DBFS, keep),
-    "random levels, −50 to −10 dBFS": Way((-50.0, -10.0), keep),
+    "random levels, −50 to −10 dBFS": Way(RANDOM_DBFS, keep),
     "each window's mean removed": Way(LOUD_DBFS, remove_mean),
-    "random levels, and the mean removed": Way((-50.0, -10.0), remove_mean),
+    "random levels, and the mean removed": Way(RANDOM_DBFS, remove_mean),
     "PCEN": Way(LOUD_DBFS, PCEN(FRONTEND)),
-    "random levels and PCEN": Way((-50.0, -10.0), PCEN(FRONTEND)),
+    "random levels and PCEN": Way(RANDOM_DBFS, PCEN(FRONTEND)),
 }
 
 
 PARTS = {
-    "all": Way((-50.0, -10.0), keep),
-    "no background under the words": Way((-50.0, -10.0), keep, {"background_share": 0.0}),
-    "no background alone": Way((-50.0, -10.0), keep, {"background_alone_share": 0.0}),
-    "no half words": Way((-50.0, -10.0), keep, {"half_share": 0.0}),
-    "no small rooms": Way((-50.0, -10.0), keep, {"echo_share": 0.0}),
-    "no mixing of words": Way((-50.0, -10.0), keep, {"mix_share": 0.0}),
+    "all": Way(RANDOM_DBFS, keep),
+    "no background under the words": Way(RANDOM_DBFS, keep, {"background_share": 0.0}),
+    "no background alone": Way(RANDOM_DBFS, keep, {"background_alone_share": 0.0}),
+    "no half words": Way(RANDOM_DBFS, keep, {"half_share": 0.0}),
+    "no small rooms": Way(RANDOM_DBFS, keep, {"echo_share": 0.0}),
+    "no mixing of words": Way(RANDOM_DBFS, keep, {"mix_share": 0.0}),
     "no other levels": Way(LOUD_DBFS, keep),
 }
 """Of the augmentation over backgrounds, each left out once"""

@@ -32,7 +32,7 @@ class ConvNet(nn.Module):
         _check_window(spec.frontend, 2 ** (spec.network.depth + 1) - 1)
         self.spec = spec
         channels = spec.network.channels
-        self.pcen = PCEN(spec.frontend) if spec.pcen else None
+        self.pcen = PCEN(spec.frontend) if spec.pcen else nn.Identity()
         self.input_norm = nn.BatchNorm1d(spec.frontend.mel_bins)
         self.stem = Convolution(1, channels[0], stride=2)
         self.stages = nn.ModuleList(
@@ -42,9 +42,7 @@ class ConvNet(nn.Module):
 
     def forward(self, features: Tensor, patch: PatchSize | None = None, keep: int | None = None) -> Tensor:
         """Features [batch, window_frames, mels] → logits [batch, classes]."""
-        if self.pcen is not None:
-            features = self.pcen(features)
-        image = self.input_norm(features.transpose(1, 2))[:, None]
+        image = self.input_norm(self.pcen(features).transpose(1, 2))[:, None]
         image = self.stem(image.contiguous(memory_format=torch.channels_last))  # a fifth faster on CPUs
         for stage in self.stages:
             image = stage(F.avg_pool2d(image, 2))

@@ -76,7 +76,7 @@ class PatchEmbedding(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
-        self.pcen = PCEN(spec.frontend) if spec.pcen else None
+        self.pcen = PCEN(spec.frontend) if spec.pcen else nn.Identity()
         self.padding = padding_value(spec)
         width, base = spec.network.width, spec.base_patch
         # At std 0.02, ViT's habit, patches drown in the positions and nothing is learnt from scratch: the kernel
@@ -89,10 +89,8 @@ class PatchEmbedding(nn.Module):
     def forward(self, features: Tensor, patch: PatchSize) -> Tensor:
         """Features [batch, window_frames, mels] → tokens [batch, rows · columns, width]."""
         kernel, positions = self.resize(patch)
-        if self.pcen is not None:
-            features = self.pcen(features)
         stride = None if self.spec.base_stride is None else self.spec.stride(patch)
-        tokens = patchify(features, patch, self.padding, stride) @ kernel.flatten(1).T
+        tokens = patchify(self.pcen(features), patch, self.padding, stride) @ kernel.flatten(1).T
         return tokens + (self.bias + positions)
 
     def matrices(self, patch: PatchSize) -> PatchMatrices:

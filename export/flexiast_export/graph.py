@@ -214,6 +214,7 @@ def _smooth(graph: Graph, frontend: FrontendSpec, energy: str) -> str:
     def integers(name: str, *values: int) -> str:
         return graph.weight(f"pcen.{name}", np.array(values, np.int64))
 
+    zero, one = integers("zero", 0), integers("one", 1)
     x = graph.node("Pad", energy, integers("padding", 0, 0, 0, 0, blocks * block - frames, 0))
     x = graph.node("Reshape", x, integers("blocks", 0, blocks, block, mels))
     local = graph.node("MatMul", graph.weight("pcen.within", within), x)
@@ -221,12 +222,12 @@ def _smooth(graph: Graph, frontend: FrontendSpec, energy: str) -> str:
         "Slice", local, integers("last", 0, block - 1), integers("end", blocks - 1, block), integers("axes", 1, 2)
     )
     last = graph.node("Reshape", last, integers("means", 0, blocks - 1, mels))
-    first = graph.node("Slice", energy, integers("zero", 0), integers("first", 1), integers("time", 1))
+    first = graph.node("Slice", energy, zero, one, one)
     before = graph.node("MatMul", graph.weight("pcen.carried", carried), graph.node("Concat", first, last, axis=1))
     before = graph.node("Reshape", before, integers("before", 0, blocks, 1, mels))
     x = graph.node("Add", local, graph.node("Mul", before, graph.weight("pcen.fading", fading)))
     x = graph.node("Reshape", x, integers("joined", 0, blocks * block, mels))
-    return graph.node("Slice", x, integers("from", 0), integers("to", frames), integers("axis", 1))
+    return graph.node("Slice", x, zero, integers("frames", frames), one)
 
 
 def _side_by_side(graph: Graph, spec: Spec, x: str, patch: PatchSize, kernel: Float) -> str:

@@ -47,9 +47,8 @@ class Journal:
         self._earlier_s = self._lines[-1]["wall_s"] if self._lines else 0.0
         self._earlier_cpu_s = self._lines[-1]["cpu_s"] if self._lines else 0.0
         write_atomically(run / "metrics.jsonl", "".join(map(_line, self._lines)).encode())
-        if not (
-            step is not None and (run / "run.json").is_file()
-        ):  # a resumed run's still says how its best weights came to be
+        # A resumed run's still says how its best weights came to be.
+        if step is None or not (run / "run.json").is_file():
             self.describe({})
 
     def describe(self, outcome: dict[str, Any]) -> dict[str, Any]:

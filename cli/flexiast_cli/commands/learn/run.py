@@ -113,15 +113,15 @@ def _learn(prepared: Prepared) -> tuple[Checkpoint, tuple[Validation, Validation
         adapted = adapt_head(origin.checkpoint, origin.patches, lesson, WITHOUT_DATA)
         return replace(adapted, info=info), None
     validator = Validator(origin.checkpoint, original, origin.patches)
-    old = validator.measure(origin.checkpoint)
+    old = new = validator.measure(origin.checkpoint)
 
     def accepts(adapted: Checkpoint) -> bool:
+        nonlocal new
         new = validator.measure(adapted)
         log(f"On the original validation set: {new.metric:.1%}, the old model {old.metric:.1%}")
         return not is_worse(old, new)
 
     adapted = adapt_head(origin.checkpoint, origin.patches, lesson, WITH_DATA, accepts=accepts)
-    new = validator.measure(adapted)
     return replace(adapted, info=info | {"validation": [one.document() for one in new.results]}), (old, new)
 
 
