@@ -51,6 +51,24 @@ def read_data(data: Path | RemotePath, val_fold: str | None, console: Console) -
     return dataset
 
 
+def take_split(dataset: Dataset, split: str | None, console: Console) -> Dataset:
+    """One split of a data set; or all of it, with a note where training clips stand among others."""
+    if split is not None:
+        return dataset.split(split)
+    counts = dataset.count_splits()
+    others = sorted(counts.keys() - {"train"})
+    if counts["train"] and others:
+        chosen = "val" if "val" in others else others[0]
+        console.print(
+            f"Measures every clip, {counts['train']:,} of split train among them: a model that learnt from those looks "
+            f"better than it is. --split {chosen} measures {count_noun(counts[chosen], 'other')}",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+    return dataset
+
+
 def load_clips(
     dataset: Dataset, sample_rate_hz: int, console: Console, *, action: str = "Reading clips"
 ) -> tuple[Dataset, Waveforms]:

@@ -112,6 +112,12 @@ START_GMAC = 3_500.0
 
 START_EPOCHS = (12, 60)
 
+COLOUR_AUGMENT = {"speed": 0.0, "filter_db": 0.0}
+"""Of a run whose labels differ in pitch and spectral colour, as voices do: not varied, for they are the answer."""
+
+COLOUR_EPOCHS = (12, 200)
+"""Of such a run, at one learning rate for all blocks: its start has learnt not to hear colour, from the lowest on."""
+
 
 class Distill(Value):
     """Learning from answers besides labels; all weights are shares of the loss."""
@@ -188,19 +194,22 @@ class Training(Value):
         fitting = tuple(patch for patch in self.patches if spec.fits(patch))
         return self.model_copy(update={"patches": fitting or self.patches})
 
-    def fill_for_start(self, spec: Spec, clips: int) -> Training:
+    def fill_for_start(self, spec: Spec, clips: int, *, by_colour: bool = False) -> Training:
         """With what suits a run from another model, whose head is fitted already, wherever nothing was told.
 
-        The run is as long as ``START_GMAC`` allows, within ``START_EPOCHS`` over so many clips.
+        The run is as long as ``START_GMAC`` allows, within ``START_EPOCHS`` over so many clips. ``by_colour``: its
+        labels differ in spectral colour.
         """
         parts = {
-            "augment": _fill_in(self.augment, {"mix_from": 0.0}),
+            "augment": _fill_in(self.augment, {"mix_from": 0.0} | (COLOUR_AUGMENT if by_colour else {})),
             "distill": _fill_in(self.distill, START_DISTILL),
         }
-        filled = _fill_in(self, START_VALUES).model_copy(update=parts)
+        least, most = COLOUR_EPOCHS if by_colour else START_EPOCHS
+        values = START_VALUES | ({"layer_decay": 1.0} if by_colour else {})
+        filled = _fill_in(self, values).model_copy(update=parts)
         costs = filled.clip_gmac(spec).values()
         epochs = round(START_GMAC / (clips * sum(costs) / len(costs)))
-        return _fill_in(filled, {"epochs": min(max(epochs, START_EPOCHS[0]), START_EPOCHS[1])})
+        return _fill_in(filled, {"epochs": min(max(epochs, least), most)})
 
     def clip_gmac(self, spec: Spec) -> dict[PatchSize, float]:
         """Of a clip's forward passes in a step at each size: of the tokens kept, and of the coarsest size if taught."""

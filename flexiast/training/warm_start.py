@@ -15,7 +15,7 @@ from flexiast.frontend import Frontend
 from flexiast.networks import Embedder, load_model
 from flexiast.spec import PatchSize, Spec
 from flexiast.training.batches import Backgrounds, Batches, LogMels
-from flexiast.training.linear_head import cross_validate, fit_head
+from flexiast.training.linear_head import compute_statistics, cross_validate, fit_head
 from flexiast.training.recipe import Training
 from flexiast.training.sampling import Plan
 from flexiast.training.transfer import transfer_weights
@@ -53,6 +53,12 @@ def compare_starts(
         embeddings = classify(Embedder(load_model(start)), windows, _choose_size(spec))
         found[name] = cross_validate(windows.clip_mean(embeddings), labels, spec.task)
     return found
+
+
+def compare_statistics(spec: Spec, log_mels: LogMels, targets: LabelTargets) -> float:
+    """Cross-validated metric of the mean and spread of each mel bin, on the clips that starts are compared by."""
+    chosen = _choose_clips(targets)
+    return cross_validate(compute_statistics(log_mels, chosen, spec.frontend.window_frames), targets[chosen], spec.task)
 
 
 def _choose_clips(targets: LabelTargets) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from flexiast.data.clips import Clip, Dataset
 from flexiast_cli import dataset
 from tests.cli.conftest import write_sounds
 
@@ -52,3 +53,24 @@ def test_a_bad_file_of_which_many_parts_are_named_is_one_file(tmp_path: Path) ->
     first, *named = output.getvalue().splitlines()
     assert first == "Left out 1 file that cannot be used:"
     assert len(named) == 1
+
+
+@pytest.mark.parametrize(
+    ("splits", "split", "said"),
+    [
+        (("train", "train", "val"), None, "2 of split train among them"),
+        (("train", "test"), None, "--split test measures 1 other"),
+        (("train", "train", "val"), "val", ""),
+        (("val", "test"), None, ""),
+        (("train", "train"), None, ""),
+    ],
+)
+def test_a_measurement_that_takes_training_clips_too_says_so(
+    splits: tuple[str, ...], split: str | None, said: str
+) -> None:
+    clips = tuple(Clip(Path(f"{number}.wav"), ("dog",), name) for number, name in enumerate(splits))
+    output = io.StringIO()
+    taken = dataset.take_split(Dataset(clips, ("dog",), "single", "by hand"), split, Console(file=output, width=400))
+    assert [clip.split for clip in taken.clips] == [name for name in splits if split in {None, name}]
+    assert said in output.getvalue()
+    assert bool(said) == bool(output.getvalue())

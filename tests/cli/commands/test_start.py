@@ -14,10 +14,11 @@ from flexiast.data.targets import LabelTargets
 from flexiast.data.waveforms import Waveforms
 from flexiast.errors import UsageError
 from flexiast.spec import PRESETS, FrontendSpec, Spec
-from flexiast.training.recipe import ModelConfig, Recipe, Training
+from flexiast.training.batches import LogMels
+from flexiast.training.recipe import Augment, ModelConfig, Recipe, Training
 from flexiast_cli.commands.train import start as module
 from flexiast_cli.commands.train.prepare import _settle
-from flexiast_cli.commands.train.start import Start, choose_start, list_candidates, spec_from
+from flexiast_cli.commands.train.start import Start, choose_start, differ_in_colour, list_candidates, spec_from
 from flexiast_runtime.catalog import list_shipped
 
 
@@ -50,6 +51,35 @@ def test_the_best_start_is_taken_unless_its_licence_costs_more_than_it_brings(
         assert "not for commercial use" in output.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("colour", "start", "clips", "found"),
+    [
+        (0.91, 0.29, 100, True),
+        (0.80, 0.70, 100, False),  # better, but not half as often wrong
+        (0.98, 0.95, 100, False),  # half as often wrong, but not by 5 points
+        (0.90, 0.80, 20, False),  # two clips of twenty
+        (0.90, 0.75, 20, True),
+        (1.00, 1.00, 100, False),
+        (0.90, None, 100, False),  # a convnet, which has no embedding to compare
+    ],
+)
+def test_labels_differ_in_colour_where_statistics_are_half_as_often_wrong(
+    colour: float,
+    start: float | None,
+    clips: int,
+    found: bool,
+    build_spec: Callable[..., Spec],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "compare_statistics", lambda *_: colour)
+    spec, output, targets = build_spec(), io.StringIO(), LabelTargets.from_lists([[0]] * clips, 2)
+    log_mels = LogMels(Waveforms((), 16_000, ()), spec.frontend, Augment())
+    console = Console(file=output, width=400)
+    assert differ_in_colour(Start("own", Checkpoint(spec, {}), start), spec, log_mels, targets, console) is found
+    assert ("0.91 by log-mel statistics, 0.29 by own" in output.getvalue()) is (start == 0.29)
+    assert bool(output.getvalue()) is found
+
+
 def test_a_run_inherits_the_licence_of_its_start(build_spec: Callable[..., Spec]) -> None:
     spec = build_spec()
     assert Start("sounds", Checkpoint(spec, {})).licence == "CC BY-NC 3.0, not for commercial use"
@@ -60,7 +90,9 @@ def test_a_run_inherits_the_licence_of_its_start(build_spec: Callable[..., Spec]
 def test_uneven_labels_are_drawn_equally_often_unless_told(build_spec: Callable[..., Spec]) -> None:
     output, spec = io.StringIO(), build_spec()
     uneven, even = (LabelTargets.from_lists([[0]] * high + [[1]] * 2, 2) for high in (16, 2))
-    settle = partial(_settle, spec=spec, console=Console(file=output, width=200), fill=False, configured=False)
+    settle = partial(
+        _settle, spec=spec, console=Console(file=output, width=200), fill=False, by_colour=False, configured=False
+    )
     assert settle(Recipe(), targets=uneven).training.balanced
     assert "high has 16 training clips, low 2: all labels are drawn equally often" in output.getvalue()
     assert not settle(Recipe(training=Training(balanced=False)), targets=uneven).training.balanced
@@ -72,7 +104,7 @@ def test_a_convnet_without_a_recipe_mixes_from_the_first_step(
     build_spec: Callable[..., Spec], configured: bool
 ) -> None:
     spec, targets = build_spec(network=PRESETS["convnet"]), LabelTargets.from_lists([[0], [1]] * 4, 2)
-    recipe = _settle(Recipe(), spec, targets, Console(quiet=True), fill=False, configured=configured)
+    recipe = _settle(Recipe(), spec, targets, Console(quiet=True), fill=False, by_colour=False, configured=configured)
     assert (recipe.training.augment.mix_from == 0) is not configured
 
 

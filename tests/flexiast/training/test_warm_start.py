@@ -20,8 +20,8 @@ from flexiast.networks import TorchClassifier, load_model, weights_of
 from flexiast.spec import NetworkSpec, PatchSize, Spec
 from flexiast.training.batches import LogMels
 from flexiast.training.linear_head import compute_statistics, cross_validate, fit_head
-from flexiast.training.recipe import START_EPOCHS, Augment, Distill, Training
-from flexiast.training.warm_start import compare_starts, cut_loudest, fit_start
+from flexiast.training.recipe import COLOUR_EPOCHS, START_EPOCHS, Augment, Distill, Training
+from flexiast.training.warm_start import compare_starts, compare_statistics, cut_loudest, fit_start
 
 Float = NDArray[np.float32]
 PATCHES = (PatchSize(16, 16), PatchSize(32, 32))
@@ -130,6 +130,17 @@ def test_the_start_that_tells_the_clips_apart_is_found_and_misfits_are_left_out(
     assert found["deaf"] < 0.7
 
 
+def test_statistics_tell_tones_apart_but_not_what_does_not_sound(spec: Spec) -> None:
+    waves, targets = make_tones(24)
+    log_mels = LogMels(waves, spec.frontend, Augment(speed=0.0))
+    by_tone, by_chance = (
+        LabelTargets.from_lists([[label] for label in labels], 2)
+        for labels in (targets.argmax(axis=1), np.random.default_rng(0).permutation(24) % 2)
+    )
+    assert compare_statistics(spec, log_mels, by_tone) > 0.9
+    assert compare_statistics(spec, log_mels, by_chance) < 0.8  # 19 of 24 by chance: p < 0.01
+
+
 def test_a_fitted_start_is_right_at_every_size_before_it_learns(spec: Spec) -> None:
     waves, targets = make_tones(24)
     training = Training(patches=PATCHES, batch_size=8)
@@ -162,6 +173,16 @@ def test_a_started_run_is_shorter_the_more_it_costs_and_keeps_what_was_told(spec
     assert few.distill.in_place_weight > 0
     alone = Training(patches=PATCHES, distill=Distill(in_place_weight=0.0)).fill_for_start(spec, 10)
     assert alone.distill.in_place_weight == 0
+
+
+def test_a_started_run_whose_labels_differ_in_colour_varies_none(spec: Spec) -> None:
+    by_ear, by_colour = (Training(patches=PATCHES).fill_for_start(spec, 10, by_colour=each) for each in (False, True))
+    assert min(by_ear.augment.speed, by_ear.augment.filter_db) > 0
+    assert (by_colour.augment.speed, by_colour.augment.filter_db, by_colour.layer_decay) == (0, 0, 1)
+    assert by_colour.augment.gain_db == by_ear.augment.gain_db
+    assert by_colour.epochs == COLOUR_EPOCHS[1]
+    told = Training(patches=PATCHES, augment=Augment(speed=0.1)).fill_for_start(spec, 10, by_colour=True)
+    assert told.augment.speed == 0.1
 
 
 def test_a_step_costs_what_it_keeps_of_a_clip_and_what_it_teaches(spec: Spec) -> None:

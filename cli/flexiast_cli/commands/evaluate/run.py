@@ -16,7 +16,7 @@ from flexiast.frontend import Frontend
 from flexiast.spec import PatchSize, parse_patches
 from flexiast_cli.commands.evaluate import label_report
 from flexiast_cli.commands.evaluate.table import show_results
-from flexiast_cli.dataset import load_background, load_clips, load_split_background, read_data
+from flexiast_cli.dataset import load_background, load_clips, load_split_background, read_data, take_split
 from flexiast_cli.terminal.console import count_noun, log, print_json, stderr, track
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_any, find_checkpoint, list_shipped
@@ -46,7 +46,7 @@ def run(
     spec, console = classifier.spec, stderr()
     label_report.check_confusion(spec, confusion)
     dataset = read_data(data, val_fold, console)
-    chosen_clips = dataset.split(split) if split else dataset
+    chosen_clips = take_split(dataset, split, console)
     rate_hz = spec.frontend.sample_rate_hz
     readable, waveforms = load_clips(chosen_clips.labelled, rate_hz, console)
     if split in {"train", "val"} and not any(clip.split == "val" for clip in dataset.background):

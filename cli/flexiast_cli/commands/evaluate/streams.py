@@ -18,7 +18,7 @@ from flexiast.files import check_output
 from flexiast.spec import Spec, parse_patches
 from flexiast_cli.commands.evaluate.stream_options import StreamOptions
 from flexiast_cli.commands.evaluate.stream_table import show_streams
-from flexiast_cli.dataset import load_background, load_clips, read_data
+from flexiast_cli.dataset import load_background, load_clips, read_data, take_split
 from flexiast_cli.terminal.console import count_noun, log, print_json, stderr, track
 from flexiast_runtime.bundle import Bundle
 from flexiast_runtime.catalog import find_any
@@ -188,8 +188,7 @@ def _mix(
     """Clips with labels, and short ones without, mixed into the background at each SNR."""
     assert options.mix is not None
     console, frontend = stderr(), spec.frontend
-    dataset = read_data(options.mix, val_fold, console)
-    dataset = dataset.split(split) if split else dataset
+    dataset = take_split(read_data(options.mix, val_fold, console), split, console)
     dataset.labelled.targets(spec.labels)  # raises DataError for a label that the model lacks
     names = [clip.labels[0] if clip.labels else "" for clip in dataset.clips]
     if any(len(clip.labels) > 1 for clip in dataset.clips):

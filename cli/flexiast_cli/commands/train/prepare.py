@@ -27,7 +27,7 @@ from flexiast.training.trainer import make_spec
 from flexiast_cli.commands.train.dataset_report import print_audio_warnings, print_counts, print_warnings
 from flexiast_cli.commands.train.options import Sources
 from flexiast_cli.commands.train.progress import print_baseline
-from flexiast_cli.commands.train.start import Start, choose_start, measure_baseline, spec_from
+from flexiast_cli.commands.train.start import Start, choose_start, differ_in_colour, measure_baseline, spec_from
 from flexiast_cli.dataset import load_background, load_clips, load_split_background, read_data, track
 
 if TYPE_CHECKING:
@@ -86,13 +86,7 @@ def prepare(
     (training, waveforms), (validation, validation_waveforms) = _read_clips(dataset, sources, console)
     shards = shards_of(training)
     frontend = _choose_frontend(recipe, (training, waveforms), (validation, validation_waveforms), console)
-    log_mels = LogMels(
-        waveforms,
-        frontend,
-        recipe.training.augment,
-        # None of those in an object store: every process would read all of them before its first step.
-        memory_bytes=None if shards is None else 0,
-    )
+    log_mels = _transform_clips(waveforms, frontend, recipe, shards)
     spec = make_spec(
         frontend,
         log_mels,
@@ -109,7 +103,11 @@ def prepare(
     start = choose_start(candidates, recipe, spec, waveforms, targets, console)
     if start is not None:
         spec = spec_from(recipe, spec, start.checkpoint)
-    recipe = _settle(recipe, spec, targets, console, fill=fill and start is not None, configured=sources.configured)
+    fill = fill and start is not None
+    by_colour = fill and start is not None and differ_in_colour(start, spec, log_mels, targets, console)
+    recipe = _settle(recipe, spec, targets, console, fill=fill, by_colour=by_colour, configured=sources.configured)
+    if by_colour:  # at one speed
+        log_mels = _transform_clips(waveforms, frontend, recipe, shards)
     quiet = held_back.windows(frontend.window_samples, MOST_WINDOWS)
     header = _describe_data(sources, dataset, (training, validation), stretches, quiet)
     return Prepared(
@@ -128,6 +126,13 @@ def prepare(
         validation_names=[str(clip.path) for clip in validation.clips],
         shards=shards,
     )
+
+
+def _transform_clips(
+    waveforms: Waveforms, frontend: FrontendSpec, recipe: Recipe, shards: ClipShards | None
+) -> LogMels:
+    """Of clips in an object store nothing is kept: every process would read all of them before its first step."""
+    return LogMels(waveforms, frontend, recipe.training.augment, memory_bytes=None if shards is None else 0)
 
 
 def _read_clips(
@@ -171,18 +176,26 @@ def _copy_shards(validation: Dataset, console: Console) -> None:
 
 
 def _settle(
-    recipe: Recipe, spec: Spec, targets: LabelTargets, console: Console, *, fill: bool, configured: bool
+    recipe: Recipe,
+    spec: Spec,
+    targets: LabelTargets,
+    console: Console,
+    *,
+    fill: bool,
+    by_colour: bool,
+    configured: bool,
 ) -> Recipe:
     """The recipe with all labels drawn equally often where they are uneven; and, with ``fill``, as suits a start.
 
-    Unless a recipe file ``configured`` it, a convnet's mixing is filled in too.
+    ``by_colour``: the labels differ in spectral colour. Unless a recipe file ``configured`` it, a convnet's mixing is
+    filled in too.
     """
     training = recipe.training
     if "balanced" not in training.model_fields_set and (notes := warn_uneven(targets.count_clips(), spec.labels)):
         print_warnings(notes, console)
         training = training.model_copy(update={"balanced": True})
     if spec.network.kind == "transformer":
-        training = training.fill_for_start(spec, len(targets)) if fill else training
+        training = training.fill_for_start(spec, len(targets), by_colour=by_colour) if fill else training
     elif not configured:
         training = training.fill_for_convnet()
     return recipe.model_copy(update={"training": training})

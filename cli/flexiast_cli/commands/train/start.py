@@ -19,7 +19,7 @@ from flexiast.training.batches import LogMels
 from flexiast.training.linear_head import compute_statistics, fit_head
 from flexiast.training.recipe import Augment, Recipe
 from flexiast.training.sampling import sample_evenly
-from flexiast.training.warm_start import COMPARED_CLIPS, compare_starts
+from flexiast.training.warm_start import COMPARED_CLIPS, compare_starts, compare_statistics
 from flexiast_runtime.catalog import find_checkpoint, find_licence, list_shipped
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ RESTRICTED_MARGIN = 0.03
 RESTRICTED_CLIPS = 3
 """Compared clips that such a start must also be right about more: of few clips one or two are chance."""
 
+COLOUR_MARGIN, COLOUR_CLIPS = 0.05, 3
+"""By which log-mel statistics must be better than a start, besides half as often wrong: of few clips two are chance."""
+
 BASELINE_CLIPS = 2_000
 """That the baseline learns from, at the most: it takes two seconds."""
 
@@ -45,6 +48,8 @@ class Start:
     name: str
     """As given, or the name of a shipped one."""
     checkpoint: Checkpoint
+    metric: float | None = None
+    """Of a linear head on its frozen embeddings, cross-validated; None where it has none for this run."""
 
     @property
     def licence(self) -> str | None:
@@ -83,10 +88,10 @@ def choose_start(
 
     ``spec`` is that of a run from scratch.
     """
-    if len(candidates) <= 1:
-        return next((Start(name, candidate) for name, candidate in candidates.items()), None)
     specs = {name: (each, spec_from(recipe, spec, each)) for name, each in candidates.items()}
     found = compare_starts(specs, waveforms, targets)
+    if len(candidates) == 1:
+        return next(Start(name, candidate, found.get(name)) for name, candidate in candidates.items())
     if not found:
         return None
     licences = {name: Start(name, candidates[name]).licence or "" for name in found}
@@ -100,7 +105,25 @@ def choose_start(
         markup=False,
         soft_wrap=True,
     )
-    return Start(best, candidates[best])
+    return Start(best, candidates[best], found[best])
+
+
+def differ_in_colour(start: Start, spec: Spec, log_mels: LogMels, targets: LabelTargets, console: Console) -> bool:
+    """Whether spectral colour tells the labels apart better than what the start hears, as that of voices does; said."""
+    if start.metric is None:
+        return False
+    colour = compare_statistics(spec, log_mels, targets)
+    margin = max(COLOUR_MARGIN, COLOUR_CLIPS / max(1, min(len(targets), COMPARED_CLIPS)))
+    if colour < start.metric + margin or 1 - colour > (1 - start.metric) / 2:
+        return False
+    console.print(
+        f"The labels differ in spectral colour more than in what sounds, as voices do ({colour:.2f} by log-mel "
+        f"statistics, {start.metric:.2f} by {start.name}, cross-validated): pitch and colour are not varied, and all "
+        "of the network learns anew. Another microphone has another colour: record with the one that will listen",
+        markup=False,
+        soft_wrap=True,
+    )
+    return True
 
 
 def find_restricted_margin(clips: int) -> float:
