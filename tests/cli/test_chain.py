@@ -285,6 +285,27 @@ def test_training_resumes_and_refuses_to_overwrite(run: Run, sounds: Path, train
     assert (trained / "checkpoint.safetensors").read_bytes() == before
 
 
+def test_ctrl_c_in_a_training_keeps_weights_that_export_and_resume(run: Run, sounds: Path, tmp_path: Path) -> None:
+    import signal
+    import subprocess
+    import sys
+
+    training = "train", sounds, "-o", tmp_path / "run", "--init", "none", "--patch-sizes", "24,48", "--epochs", "60"
+    command = [Path(sys.executable).with_name("flexiast"), *training]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if line.startswith("step "))  # measured once
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130, rest
+    assert "Traceback" not in rest
+    assert "--resume continues to the same weights" in rest, said
+    exported = run("export", tmp_path / "run", "-o", tmp_path / "stopped.bundle")
+    assert exported.returncode == 0, exported.stderr
+    resumed = run(*training, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+
+
 def test_ctrl_c_flushes_and_exits_with_130(bundle: Path, stream: Path) -> None:
     import signal
     import subprocess
