@@ -55,13 +55,13 @@ def take_split(dataset: Dataset, split: str | None, console: Console) -> Dataset
     """One split of a data set; or all of it, with a note where training clips stand among others."""
     if split is not None:
         return dataset.split(split)
-    counts = dataset.count_splits()
-    others = sorted(counts.keys() - {"train"})
-    if counts["train"] and others:
-        chosen = "val" if "val" in others else others[0]
+    counts = dataset.labelled.count_splits()
+    untouched = next((name for name in ("test", "val") if counts[name]), None)
+    if counts["train"] and untouched:
         console.print(
-            f"Measures every clip, {counts['train']:,} of split train among them: a model that learnt from those looks "
-            f"better than it is. --split {chosen} measures {count_noun(counts[chosen], 'other')}",
+            f"{counts['train']:,} of these {count_noun(counts.total(), 'clip')} are in the training split. If the "
+            f"model was trained on them, the result is too optimistic: use --split {untouched} "
+            f"({count_noun(counts[untouched], 'clip')})",
             style="yellow",
             markup=False,
             soft_wrap=True,

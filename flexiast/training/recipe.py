@@ -112,11 +112,13 @@ START_GMAC = 3_500.0
 
 START_EPOCHS = (12, 60)
 
-COLOUR_AUGMENT = {"speed": 0.0, "filter_db": 0.0}
-"""Of a run whose labels differ in pitch and spectral colour, as voices do: not varied, for they are the answer."""
+TIMBRE_AUGMENT = {"speed": 0.0, "filter_db": 0.0}
+"""Of a run whose labels differ in timbre, as voices do: both would change what tells the labels apart."""
 
-COLOUR_EPOCHS = (12, 200)
-"""Of such a run, at one learning rate for all blocks: its start has learnt not to hear colour, from the lowest on."""
+TIMBRE_VALUES = {"layer_decay": 1.0}
+"""Of such a run: the pretrained lower blocks suppress timbre, so they must change too."""
+
+TIMBRE_EPOCHS = (12, 200)
 
 
 class Distill(Value):
@@ -194,18 +196,18 @@ class Training(Value):
         fitting = tuple(patch for patch in self.patches if spec.fits(patch))
         return self.model_copy(update={"patches": fitting or self.patches})
 
-    def fill_for_start(self, spec: Spec, clips: int, *, by_colour: bool = False) -> Training:
+    def fill_for_start(self, spec: Spec, clips: int, *, by_timbre: bool = False) -> Training:
         """With what suits a run from another model, whose head is fitted already, wherever nothing was told.
 
-        The run is as long as ``START_GMAC`` allows, within ``START_EPOCHS`` over so many clips. ``by_colour``: its
-        labels differ in spectral colour.
+        The run is as long as ``START_GMAC`` allows, within ``START_EPOCHS`` over so many clips. ``by_timbre``: its
+        labels differ in timbre.
         """
         parts = {
-            "augment": _fill_in(self.augment, {"mix_from": 0.0} | (COLOUR_AUGMENT if by_colour else {})),
+            "augment": _fill_in(self.augment, {"mix_from": 0.0} | (TIMBRE_AUGMENT if by_timbre else {})),
             "distill": _fill_in(self.distill, START_DISTILL),
         }
-        least, most = COLOUR_EPOCHS if by_colour else START_EPOCHS
-        values = START_VALUES | ({"layer_decay": 1.0} if by_colour else {})
+        least, most = TIMBRE_EPOCHS if by_timbre else START_EPOCHS
+        values = START_VALUES | (TIMBRE_VALUES if by_timbre else {})
         filled = _fill_in(self, values).model_copy(update=parts)
         costs = filled.clip_gmac(spec).values()
         epochs = round(START_GMAC / (clips * sum(costs) / len(costs)))

@@ -13,7 +13,7 @@ from flexiast.errors import ModelError, UsageError
 from flexiast.evaluation.evaluate import Windows, classify
 from flexiast.frontend import Frontend
 from flexiast.networks import Embedder, load_model
-from flexiast.spec import PatchSize, Spec
+from flexiast.spec import LOG_FLOOR, PatchSize, Spec
 from flexiast.training.batches import Backgrounds, Batches, LogMels
 from flexiast.training.linear_head import compute_statistics, cross_validate, fit_head
 from flexiast.training.recipe import Training
@@ -56,9 +56,17 @@ def compare_starts(
 
 
 def compare_statistics(spec: Spec, log_mels: LogMels, targets: LabelTargets) -> float:
-    """Cross-validated metric of the mean and spread of each mel bin, on the clips that starts are compared by."""
+    """Cross-validated metric of the average spectrum, on the clips that starts are compared by.
+
+    Mean and spread of each mel bin, without the level: a louder clip has the same timbre.
+    """
     chosen = _choose_clips(targets)
-    return cross_validate(compute_statistics(log_mels, chosen, spec.frontend.window_frames), targets[chosen], spec.task)
+    statistics = compute_statistics(log_mels, chosen, spec.frontend.window_frames)
+    means = statistics[:, : spec.frontend.mel_bins]  # a view
+    filled = means > np.log(LOG_FLOOR) + 1  # some of the lowest filters are empty, whatever the level
+    means -= means.sum(axis=1, keepdims=True, where=filled) / np.maximum(1, filled.sum(axis=1, keepdims=True))
+    means[~filled] = 0
+    return cross_validate(statistics, targets[chosen], spec.task)
 
 
 def _choose_clips(targets: LabelTargets) -> list[int]:

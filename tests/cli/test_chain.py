@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -285,25 +286,33 @@ def test_training_resumes_and_refuses_to_overwrite(run: Run, sounds: Path, train
     assert (trained / "checkpoint.safetensors").read_bytes() == before
 
 
-def test_ctrl_c_in_a_training_keeps_weights_that_export_and_resume(run: Run, sounds: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_a_training_keeps_weights_that_export_and_resumes_where_it_stopped(
+    run: Run, sounds: Path, tmp_path: Path
+) -> None:
     import signal
     import subprocess
     import sys
 
     training = "train", sounds, "-o", tmp_path / "run", "--init", "none", "--patch-sizes", "24,48", "--epochs", "60"
     command = [Path(sys.executable).with_name("flexiast"), *training]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        said = next(line for line in process.stderr if line.startswith("step "))  # measured once
+    log = tmp_path / "said.txt"
+    with log.open("w") as said, subprocess.Popen(command, stderr=said) as process:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and "\nstep " not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.02)  # until it has measured once
         process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    assert process.returncode == 130, rest
-    assert "Traceback" not in rest
-    assert "--resume continues to the same weights" in rest, said
+        process.wait(60)
+    assert process.returncode == 130, log.read_text()
+    assert "Traceback" not in log.read_text()
+    stopped_at = int(log.read_text().split("Stopped at step ")[1].split()[0])
     exported = run("export", tmp_path / "run", "-o", tmp_path / "stopped.bundle")
     assert exported.returncode == 0, exported.stderr
     resumed = run(*training, "--resume")
     assert resumed.returncode == 0, resumed.stderr
+    steps = [
+        int(line.split("/")[0].removeprefix("step ")) for line in resumed.stderr.splitlines() if line[:5] == "step "
+    ]
+    assert min(steps) > stopped_at
 
 
 def test_ctrl_c_flushes_and_exits_with_130(bundle: Path, stream: Path) -> None:

@@ -58,8 +58,9 @@ def test_a_bad_file_of_which_many_parts_are_named_is_one_file(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("splits", "split", "said"),
     [
-        (("train", "train", "val"), None, "2 of split train among them"),
-        (("train", "test"), None, "--split test measures 1 other"),
+        (("train", "train", "val"), None, "2 of these 3 clips are in the training split"),
+        (("train", "val", "val", "test"), None, "use --split test (1 clip)"),  # val chose the weights
+        (("train", "val", "val"), None, "use --split val (2 clips)"),
         (("train", "train", "val"), "val", ""),
         (("val", "test"), None, ""),
         (("train", "train"), None, ""),
@@ -69,6 +70,8 @@ def test_a_measurement_that_takes_training_clips_too_says_so(
     splits: tuple[str, ...], split: str | None, said: str
 ) -> None:
     clips = tuple(Clip(Path(f"{number}.wav"), ("dog",), name) for number, name in enumerate(splits))
+    clips += (Clip(Path("hum.wav"), (), "train"),) if split is None else ()  # background is no clip
+    splits += ("train",) if split is None else ()
     output = io.StringIO()
     taken = dataset.take_split(Dataset(clips, ("dog",), "single", "by hand"), split, Console(file=output, width=400))
     assert [clip.split for clip in taken.clips] == [name for name in splits if split in {None, name}]

@@ -116,7 +116,11 @@ def test_advice_names_what_is_wrong_first(summary: Summary) -> None:
     assert "--background" in background
     beaten = advise(replace(summary, baseline=0.9, head_is_best=True), background=True)
     assert "Logistic regression on log-mel statistics is better (0.90 over 0.59)" in beaten[0]
+    assert "Record all of them alike" in beaten[0]
     assert "the linear head" in beaten[1]
+    voices = advise(replace(summary, baseline=0.9, by_timbre=True), background=True)
+    assert "record more of each label" in voices[0]
+    assert "If they are not voices or machines" in voices[1]
     assert advise(replace(summary, logits=summary.targets), background=True) == []
     right = [one.model_copy(update={"accuracy": 1.0}) for one in summary.results]
     perfect = replace(summary, results=right, logits=summary.targets)

@@ -18,7 +18,7 @@ from flexiast.training.batches import LogMels
 from flexiast.training.recipe import Augment, ModelConfig, Recipe, Training
 from flexiast_cli.commands.train import start as module
 from flexiast_cli.commands.train.prepare import _settle
-from flexiast_cli.commands.train.start import Start, choose_start, differ_in_colour, list_candidates, spec_from
+from flexiast_cli.commands.train.start import Start, choose_start, is_timbre_task, list_candidates, spec_from
 from flexiast_runtime.catalog import list_shipped
 
 
@@ -51,33 +51,77 @@ def test_the_best_start_is_taken_unless_its_licence_costs_more_than_it_brings(
         assert "not for commercial use" in output.getvalue()
 
 
+@pytest.mark.parametrize(("candidates", "name"), [(("convnet",), "convnet"), ((), None)])
+def test_one_candidate_is_taken_and_none_is_none_without_a_comparison(
+    candidates: tuple[str, ...], name: str | None, build_spec: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "compare_starts", lambda *_: pytest.fail("there is nothing to compare"))
+    spec = build_spec(network=PRESETS["convnet"])
+    starts = {each: Checkpoint(spec, {}) for each in candidates}
+    waveforms, targets = Waveforms((), 16_000, ()), LabelTargets.from_lists([[0]] * 9, 2)
+    found = choose_start(starts, Recipe(), spec, waveforms, targets, Console(quiet=True))
+    assert (found and found.name) == name
+
+
+def ask_timbre(
+    average: float,
+    start: Start,
+    clips: int,
+    spec: Spec,
+    monkeypatch: pytest.MonkeyPatch,
+    compared: dict[str, float] | None = None,
+) -> tuple[bool, str]:
+    """What is found, and what is said."""
+    monkeypatch.setattr(module, "compare_statistics", lambda *_: average)
+    monkeypatch.setattr(module, "compare_starts", lambda *_: compared or {})
+    waveforms, output = Waveforms((), 16_000, ()), io.StringIO()
+    log_mels, targets = LogMels(waveforms, spec.frontend, Augment()), LabelTargets.from_lists([[0]] * clips, 2)
+    found = is_timbre_task(start, spec, waveforms, log_mels, targets, Console(file=output, width=800))
+    return found, output.getvalue()
+
+
 @pytest.mark.parametrize(
-    ("colour", "start", "clips", "found"),
+    ("average", "start", "clips", "expected"),
     [
         (0.91, 0.29, 100, True),
-        (0.80, 0.70, 100, False),  # better, but not half as often wrong
-        (0.98, 0.95, 100, False),  # half as often wrong, but not by 5 points
-        (0.90, 0.80, 20, False),  # two clips of twenty
-        (0.90, 0.75, 20, True),
+        (0.80, 0.70, 100, False),  # better, but with more than half of the errors
+        (0.98, 0.95, 100, False),  # half of the errors, but not better by 5 points
+        (18 / 20, 16 / 20, 20, False),  # two clips of twenty
+        (19 / 20, 16 / 20, 20, True),
+        (31 / 35, 27 / 35, 35, True),  # half of the errors exactly
         (1.00, 1.00, 100, False),
-        (0.90, None, 100, False),  # a convnet, which has no embedding to compare
     ],
 )
-def test_labels_differ_in_colour_where_statistics_are_half_as_often_wrong(
-    colour: float,
-    start: float | None,
+def test_timbre_separates_labels_where_the_average_spectrum_makes_half_of_the_errors(
+    average: float,
+    start: float,
     clips: int,
-    found: bool,
+    expected: bool,
     build_spec: Callable[..., Spec],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "compare_statistics", lambda *_: colour)
-    spec, output, targets = build_spec(), io.StringIO(), LabelTargets.from_lists([[0]] * clips, 2)
-    log_mels = LogMels(Waveforms((), 16_000, ()), spec.frontend, Augment())
-    console = Console(file=output, width=400)
-    assert differ_in_colour(Start("own", Checkpoint(spec, {}), start), spec, log_mels, targets, console) is found
-    assert ("0.91 by log-mel statistics, 0.29 by own" in output.getvalue()) is (start == 0.29)
-    assert bool(output.getvalue()) is found
+    spec = build_spec()
+    found, said = ask_timbre(average, Start("own", Checkpoint(spec, {}), start), clips, spec, monkeypatch)
+    assert found is expected
+    assert bool(said) is expected
+    named = Start("own", Checkpoint(spec, {}))  # by --init, which was compared with no other
+    assert ask_timbre(average, named, clips, spec, monkeypatch, {"own": start})[0] is expected
+    assert not ask_timbre(average, named, clips, spec, monkeypatch)[0]  # it does not fit the run
+
+
+def test_both_accuracies_and_both_causes_are_told_and_a_start_passes_timbre_on(
+    build_spec: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = build_spec()
+    _, said = ask_timbre(0.91, Start("own", Checkpoint(spec, {}), 0.29), 100, spec, monkeypatch)
+    assert "accuracy 0.91 against 0.29" in said
+    assert "record them all alike" in said
+    voices = Start("voices", Checkpoint(spec, {}, {"by_timbre": True}), 1.0)
+    found, said = ask_timbre(0.9, voices, 100, spec, monkeypatch)
+    assert found
+    assert "stay off" in said
+    several = build_spec(task="multi")  # of which accuracy says nothing
+    assert not ask_timbre(0.91, Start("own", Checkpoint(several, {}), 0.29), 100, several, monkeypatch)[0]
 
 
 def test_a_run_inherits_the_licence_of_its_start(build_spec: Callable[..., Spec]) -> None:
@@ -91,7 +135,7 @@ def test_uneven_labels_are_drawn_equally_often_unless_told(build_spec: Callable[
     output, spec = io.StringIO(), build_spec()
     uneven, even = (LabelTargets.from_lists([[0]] * high + [[1]] * 2, 2) for high in (16, 2))
     settle = partial(
-        _settle, spec=spec, console=Console(file=output, width=200), fill=False, by_colour=False, configured=False
+        _settle, spec=spec, console=Console(file=output, width=200), fill=False, by_timbre=False, configured=False
     )
     assert settle(Recipe(), targets=uneven).training.balanced
     assert "high has 16 training clips, low 2: all labels are drawn equally often" in output.getvalue()
@@ -104,7 +148,7 @@ def test_a_convnet_without_a_recipe_mixes_from_the_first_step(
     build_spec: Callable[..., Spec], configured: bool
 ) -> None:
     spec, targets = build_spec(network=PRESETS["convnet"]), LabelTargets.from_lists([[0], [1]] * 4, 2)
-    recipe = _settle(Recipe(), spec, targets, Console(quiet=True), fill=False, by_colour=False, configured=configured)
+    recipe = _settle(Recipe(), spec, targets, Console(quiet=True), fill=False, by_timbre=False, configured=configured)
     assert (recipe.training.augment.mix_from == 0) is not configured
 
 

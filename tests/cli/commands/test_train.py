@@ -244,3 +244,36 @@ def test_a_share_for_a_teacher_that_nothing_uses_is_explained_by_the_teachers_gi
     assert "yamnet.onnx teaches by its embeddings" in (explain_unused_weight(asked, [external]) or "")
     assert explain_unused_weight(asked, [external, own]) is None
     assert explain_unused_weight(Distill(), []) is None
+
+
+def test_labels_that_differ_in_timbre_are_trained_without_varying_it_and_resume_and_start_so(
+    run: Run, tmp_path: Path
+) -> None:
+    """The same sweeps under three labels, each in the hum of its own microphone."""
+    rng, seconds = np.random.default_rng(0), np.arange(RATE_HZ // 2) / RATE_HZ
+    for label, hum_hz in (("first", 700), ("second", 1100), ("third", 1700)):
+        (tmp_path / "voices" / label).mkdir(parents=True)
+        for number in range(20):
+            low, high = rng.uniform(200, 6000, 2)
+            sweep = 0.3 * np.sin(2 * np.pi * (low * seconds + (high - low) * seconds**2))
+            hum = 0.003 * np.sin(2 * np.pi * (hum_hz * seconds + rng.random()))
+            clip = sweep + hum + 1e-4 * rng.standard_normal(len(seconds))
+            soundfile.write(tmp_path / "voices" / label / f"{number}.wav", clip, RATE_HZ)
+    options = ("--patch-sizes", 24, "--epochs", 1)
+    first = "train", tmp_path / "voices", "-o", tmp_path / "run", *options, "--init", "commands"
+    result = run(*first)
+    assert result.returncode == 0, result.stderr
+    assert "The average spectrum separates these labels better than the pretrained model does" in result.stderr
+    header = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    augment = header["recipe"]["training"]["augment"]
+    assert header["by_timbre"]
+    assert (augment["speed"], augment["filter_db"]) == (0, 0)
+    resumed = run(*first, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "The average spectrum" not in resumed.stderr  # what was decided stays, and is not measured again
+    again = run("train", tmp_path / "voices", "-o", tmp_path / "again", *options, "--init", tmp_path / "run")
+    assert again.returncode == 0, again.stderr
+    assert "speed and filter augmentation stay off" in again.stderr
+    measured = run("evaluate", tmp_path / "run", tmp_path / "voices", "--json")
+    assert "are in the training split" in measured.stderr
+    assert json.loads(measured.stdout)["clips"] == 60

@@ -47,9 +47,11 @@ def test_what_is_there_are_whole_lines_but_for_those_that_were_torn(
     assert [line for line in kept if line in wanted] == [text for text in wanted if text in kept]
 
 
-def test_listening_goes_on_and_the_sinks_get_everything(tmp_path: Path, write_audio: Callable[..., Path]) -> None:
+def test_listening_goes_on_and_the_sinks_get_everything(
+    tiny_bundle: Path, tmp_path: Path, write_audio: Callable[..., Path]
+) -> None:
     sound = write_audio(tmp_path / "a.wav", np.random.default_rng(1).normal(0, 0.1, 5 * 16_000))
-    command = [sys.executable, "-m", "flexiast_cli.main", "listen", "commands", "--pin", "48", "--input", str(sound)]
+    command = [sys.executable, "-m", "flexiast_cli.main", "listen", tiny_bundle, "--pin", "16", "--input", sound]
     command += ["--threshold", "0.01", "--json", "--to", "jsonl:events.jsonl"]
     environment = os.environ | {f"XDG_{kind}_HOME": str(tmp_path) for kind in ("DATA", "CONFIG")}
     with Path("/dev/full").open("wb") as full:

@@ -20,7 +20,7 @@ from flexiast.networks import TorchClassifier, load_model, weights_of
 from flexiast.spec import NetworkSpec, PatchSize, Spec
 from flexiast.training.batches import LogMels
 from flexiast.training.linear_head import compute_statistics, cross_validate, fit_head
-from flexiast.training.recipe import COLOUR_EPOCHS, START_EPOCHS, Augment, Distill, Training
+from flexiast.training.recipe import START_EPOCHS, TIMBRE_EPOCHS, Augment, Distill, Training
 from flexiast.training.warm_start import compare_starts, compare_statistics, cut_loudest, fit_start
 
 Float = NDArray[np.float32]
@@ -141,6 +141,14 @@ def test_statistics_tell_tones_apart_but_not_what_does_not_sound(spec: Spec) -> 
     assert compare_statistics(spec, log_mels, by_chance) < 0.8  # 19 of 24 by chance: p < 0.01
 
 
+def test_statistics_do_not_tell_levels_apart(spec: Spec) -> None:
+    wave = np.random.default_rng(0).standard_normal((24, 16_000)).astype(np.float32)
+    levels = np.where(np.arange(24) % 2, 0.3, 0.01)[:, None].astype(np.float32)
+    log_mels = LogMels(list(wave * levels), spec.frontend, Augment(speed=0.0))
+    by_level = LabelTargets.from_lists([[number % 2] for number in range(24)], 2)
+    assert compare_statistics(spec, log_mels, by_level) < 0.8
+
+
 def test_a_fitted_start_is_right_at_every_size_before_it_learns(spec: Spec) -> None:
     waves, targets = make_tones(24)
     training = Training(patches=PATCHES, batch_size=8)
@@ -175,14 +183,12 @@ def test_a_started_run_is_shorter_the_more_it_costs_and_keeps_what_was_told(spec
     assert alone.distill.in_place_weight == 0
 
 
-def test_a_started_run_whose_labels_differ_in_colour_varies_none(spec: Spec) -> None:
-    by_ear, by_colour = (Training(patches=PATCHES).fill_for_start(spec, 10, by_colour=each) for each in (False, True))
+def test_a_started_run_whose_labels_differ_in_timbre_varies_none(spec: Spec) -> None:
+    by_ear, by_timbre = (Training(patches=PATCHES).fill_for_start(spec, 10, by_timbre=each) for each in (False, True))
     assert min(by_ear.augment.speed, by_ear.augment.filter_db) > 0
-    assert (by_colour.augment.speed, by_colour.augment.filter_db, by_colour.layer_decay) == (0, 0, 1)
-    assert by_colour.augment.gain_db == by_ear.augment.gain_db
-    assert by_colour.epochs == COLOUR_EPOCHS[1]
-    told = Training(patches=PATCHES, augment=Augment(speed=0.1)).fill_for_start(spec, 10, by_colour=True)
-    assert told.augment.speed == 0.1
+    assert (by_timbre.augment.speed, by_timbre.augment.filter_db, by_timbre.layer_decay) == (0, 0, 1)
+    assert by_timbre.augment.gain_db == by_ear.augment.gain_db
+    assert by_timbre.epochs == TIMBRE_EPOCHS[1]
 
 
 def test_a_step_costs_what_it_keeps_of_a_clip_and_what_it_teaches(spec: Spec) -> None:

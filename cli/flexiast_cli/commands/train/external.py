@@ -67,6 +67,7 @@ def prepare_with_teacher(
     console: Console,
     *,
     fill: bool,
+    by_timbre: bool | None,
 ) -> Prepared:
     """Labelled clips with the teacher's embedding, or recordings without labels with its scores and embedding.
 
@@ -75,7 +76,7 @@ def prepare_with_teacher(
     if teacher.labels:
         start = next((Start(name, candidate) for name, candidate in candidates.items()), None)
         return _prepare_unlabelled(sources, recipe, start, teacher, checkpoints, output, console)
-    prepared = prepare(sources, recipe, candidates, console, fill=fill)
+    prepared = prepare(sources, recipe, candidates, console, fill=fill, by_timbre=by_timbre)
     answers = _ask(teacher, prepared.waveforms, output / CACHE.format(part="train"), console)
     return prepared.with_embeddings(EmbeddingTargets([vectors_to_learn(answers)]))
 

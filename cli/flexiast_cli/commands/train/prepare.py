@@ -27,7 +27,7 @@ from flexiast.training.trainer import make_spec
 from flexiast_cli.commands.train.dataset_report import print_audio_warnings, print_counts, print_warnings
 from flexiast_cli.commands.train.options import Sources
 from flexiast_cli.commands.train.progress import print_baseline
-from flexiast_cli.commands.train.start import Start, choose_start, differ_in_colour, measure_baseline, spec_from
+from flexiast_cli.commands.train.start import Start, choose_start, is_timbre_task, measure_baseline, spec_from
 from flexiast_cli.dataset import load_background, load_clips, load_split_background, read_data, track
 
 if TYPE_CHECKING:
@@ -72,10 +72,17 @@ class Prepared:
 
 
 def prepare(
-    sources: Sources, recipe: Recipe, candidates: Mapping[str, Checkpoint], console: Console, *, fill: bool
+    sources: Sources,
+    recipe: Recipe,
+    candidates: Mapping[str, Checkpoint],
+    console: Console,
+    *,
+    fill: bool,
+    by_timbre: bool | None,
 ) -> Prepared:
     """Choose among the candidates to start from, and with ``fill`` settings that suit one where none were told.
 
+    ``by_timbre``: whether the labels differ in timbre, as a run to be resumed found; None: to be found out.
     Raises DataError for data that no model can be trained on.
     """
     dataset = read_data(sources.data, sources.val_fold, console)
@@ -86,7 +93,7 @@ def prepare(
     (training, waveforms), (validation, validation_waveforms) = _read_clips(dataset, sources, console)
     shards = shards_of(training)
     frontend = _choose_frontend(recipe, (training, waveforms), (validation, validation_waveforms), console)
-    log_mels = _transform_clips(waveforms, frontend, recipe, shards)
+    log_mels = _build_log_mels(waveforms, frontend, recipe, shards)
     spec = make_spec(
         frontend,
         log_mels,
@@ -103,13 +110,19 @@ def prepare(
     start = choose_start(candidates, recipe, spec, waveforms, targets, console)
     if start is not None:
         spec = spec_from(recipe, spec, start.checkpoint)
-    fill = fill and start is not None
-    by_colour = fill and start is not None and differ_in_colour(start, spec, log_mels, targets, console)
-    recipe = _settle(recipe, spec, targets, console, fill=fill, by_colour=by_colour, configured=sources.configured)
-    if by_colour:  # at one speed
-        log_mels = _transform_clips(waveforms, frontend, recipe, shards)
+    if start is None:
+        fill = False
+    elif by_timbre is None:
+        by_timbre = fill and is_timbre_task(start, spec, waveforms, log_mels, targets, console)
+    recipe = _settle(
+        recipe, spec, targets, console, fill=fill, by_timbre=bool(by_timbre), configured=sources.configured
+    )
+    if by_timbre:  # the log-mels so far are of several speeds
+        log_mels = _build_log_mels(waveforms, frontend, recipe, shards)
     quiet = held_back.windows(frontend.window_samples, MOST_WINDOWS)
     header = _describe_data(sources, dataset, (training, validation), stretches, quiet)
+    if by_timbre:
+        header["by_timbre"] = True
     return Prepared(
         recipe,
         spec,
@@ -128,10 +141,8 @@ def prepare(
     )
 
 
-def _transform_clips(
-    waveforms: Waveforms, frontend: FrontendSpec, recipe: Recipe, shards: ClipShards | None
-) -> LogMels:
-    """Of clips in an object store nothing is kept: every process would read all of them before its first step."""
+def _build_log_mels(waveforms: Waveforms, frontend: FrontendSpec, recipe: Recipe, shards: ClipShards | None) -> LogMels:
+    # Of clips in an object store none are kept: every process would read all of them before its first step.
     return LogMels(waveforms, frontend, recipe.training.augment, memory_bytes=None if shards is None else 0)
 
 
@@ -182,12 +193,12 @@ def _settle(
     console: Console,
     *,
     fill: bool,
-    by_colour: bool,
+    by_timbre: bool,
     configured: bool,
 ) -> Recipe:
     """The recipe with all labels drawn equally often where they are uneven; and, with ``fill``, as suits a start.
 
-    ``by_colour``: the labels differ in spectral colour. Unless a recipe file ``configured`` it, a convnet's mixing is
+    ``by_timbre``: the labels differ in timbre. Unless a recipe file ``configured`` it, a convnet's mixing is
     filled in too.
     """
     training = recipe.training
@@ -195,7 +206,7 @@ def _settle(
         print_warnings(notes, console)
         training = training.model_copy(update={"balanced": True})
     if spec.network.kind == "transformer":
-        training = training.fill_for_start(spec, len(targets), by_colour=by_colour) if fill else training
+        training = training.fill_for_start(spec, len(targets), by_timbre=by_timbre) if fill else training
     elif not configured:
         training = training.fill_for_convnet()
     return recipe.model_copy(update={"training": training})

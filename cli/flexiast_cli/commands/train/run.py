@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flexiast.checkpoint import Checkpoint, load_checkpoint, weights_sha256
 from flexiast.data.dataset import compute_balanced_weights
@@ -71,10 +71,13 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
         execution = replace(execution, bf16=choose_bf16(requested, earlier, output))
         candidates = list_candidates(sources.init or first, recipe, by_default=by_default and not resume)
         fill = not sources.configured and (not resume or first is not None)
+        by_timbre = "by_timbre" in earlier if resume else None
         if external is None:
-            prepared = prepare(sources, recipe, candidates, console, fill=fill)
+            prepared = prepare(sources, recipe, candidates, console, fill=fill, by_timbre=by_timbre)
         else:
-            prepared = prepare_with_teacher(sources, recipe, candidates, external, teachers, output, console, fill=fill)
+            prepared = prepare_with_teacher(
+                sources, recipe, candidates, external, teachers, output, console, fill=fill, by_timbre=by_timbre
+            )
         trainer = _build_trainer(world, output, prepared, teachers, execution, external, fresh=not resume)
         if resume and (new_settings := trainer.resume()):
             one = len(new_settings) == 1
@@ -92,16 +95,17 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
         _train(trainer, prepared, header, sources, execution, console)
 
 
-def _read_header(output: Path) -> dict[str, str]:
-    """The start and the precision of a run to be resumed, as far as run.json has them."""
+def _read_header(output: Path) -> dict[str, Any]:
+    """What a run to be resumed decided, as far as run.json has it: start, precision, labels that differ in timbre."""
     try:
         header = json.loads((output / "run.json").read_text("utf-8"))
-        return {name: header[name] for name in ("start", "precision") if isinstance(header.get(name), str)}
+        found = {name: header[name] for name in ("start", "precision") if isinstance(header.get(name), str)}
+        return found | ({"by_timbre": True} if header.get("by_timbre") is True else {})
     except (OSError, ValueError, AttributeError):
         return {}
 
 
-def choose_bf16(requested: bool | None, earlier: Mapping[str, str], output: Path) -> bool:
+def choose_bf16(requested: bool | None, earlier: Mapping[str, Any], output: Path) -> bool:
     """As a run to be resumed began, else as requested, else as the processor is faster.
 
     Raises UsageError where a run to be resumed is asked for the other precision.

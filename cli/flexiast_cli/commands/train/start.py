@@ -34,8 +34,11 @@ RESTRICTED_MARGIN = 0.03
 RESTRICTED_CLIPS = 3
 """Compared clips that such a start must also be right about more: of few clips one or two are chance."""
 
-COLOUR_MARGIN, COLOUR_CLIPS = 0.05, 3
-"""By which log-mel statistics must be better than a start, besides half as often wrong: of few clips two are chance."""
+TIMBRE_ERRORS = 0.5
+"""Of a start's errors, at most so many may the average spectrum make where timbre separates the labels."""
+
+TIMBRE_MARGIN, TIMBRE_CLIPS = 0.05, 3
+"""By which it must be better as well: of few clips one or two are chance."""
 
 BASELINE_CLIPS = 2_000
 """That the baseline learns from, at the most: it takes two seconds."""
@@ -49,7 +52,7 @@ class Start:
     """As given, or the name of a shipped one."""
     checkpoint: Checkpoint
     metric: float | None = None
-    """Of a linear head on its frozen embeddings, cross-validated; None where it has none for this run."""
+    """Of a linear head on its frozen embeddings, cross-validated; None where it was not compared with others."""
 
     @property
     def licence(self) -> str | None:
@@ -88,14 +91,14 @@ def choose_start(
 
     ``spec`` is that of a run from scratch.
     """
+    if len(candidates) <= 1:
+        return next((Start(name, candidate) for name, candidate in candidates.items()), None)
     specs = {name: (each, spec_from(recipe, spec, each)) for name, each in candidates.items()}
     found = compare_starts(specs, waveforms, targets)
-    if len(candidates) == 1:
-        return next(Start(name, candidate, found.get(name)) for name, candidate in candidates.items())
     if not found:
         return None
     licences = {name: Start(name, candidates[name]).licence or "" for name in found}
-    margin = find_restricted_margin(len(targets))
+    margin = find_margin(RESTRICTED_MARGIN, RESTRICTED_CLIPS, len(targets))
     best = max(found, key=lambda name: found[name] - (margin if "-NC" in licences[name] else 0.0))
     terms = licences[best] and f" ({licences[best]})"
     others = ", ".join(f"{name} {found[name]:.2f}" for name in sorted(found, key=lambda name: -found[name]))
@@ -108,28 +111,48 @@ def choose_start(
     return Start(best, candidates[best], found[best])
 
 
-def differ_in_colour(start: Start, spec: Spec, log_mels: LogMels, targets: LabelTargets, console: Console) -> bool:
-    """Whether spectral colour tells the labels apart better than what the start hears, as that of voices does; said."""
-    if start.metric is None:
+def is_timbre_task(
+    start: Start, spec: Spec, waveforms: Waveforms, log_mels: LogMels, targets: LabelTargets, console: Console
+) -> bool:
+    """Whether the average spectrum separates the labels far better than the start does, as it does voices.
+
+    Prints so. ``spec`` is the run's. A start that was trained on such labels passes that on.
+    """
+    if start.checkpoint.info.get("by_timbre"):
+        console.print(
+            f"{start.name} was trained on labels that differ in timbre: speed and filter augmentation stay off",
+            markup=False,
+            soft_wrap=True,
+        )
+        return True
+    if spec.task == "multi" or spec.network.kind != "transformer":
         return False
-    colour = compare_statistics(spec, log_mels, targets)
-    margin = max(COLOUR_MARGIN, COLOUR_CLIPS / max(1, min(len(targets), COMPARED_CLIPS)))
-    if colour < start.metric + margin or 1 - colour > (1 - start.metric) / 2:
+    metric = start.metric
+    if metric is None:
+        metric = compare_starts({start.name: (start.checkpoint, spec)}, waveforms, targets).get(start.name)
+    if metric is None:
+        return False
+    average = compare_statistics(spec, log_mels, targets)
+    margin = find_margin(TIMBRE_MARGIN, TIMBRE_CLIPS, len(targets))
+    if average - metric < margin or (1 - average) > TIMBRE_ERRORS * (1 - metric) + 1e-9:
         return False
     console.print(
-        f"The labels differ in spectral colour more than in what sounds, as voices do ({colour:.2f} by log-mel "
-        f"statistics, {start.metric:.2f} by {start.name}, cross-validated): pitch and colour are not varied, and all "
-        "of the network learns anew. Another microphone has another colour: record with the one that will listen",
+        f"The average spectrum separates these labels better than the pretrained model does (accuracy {average:.2f} "
+        f"against {metric:.2f}, cross-validated). For voices or machines that is expected: speed and filter "
+        "augmentation are off, and all layers learn at one rate. Train with the microphone that you will deploy. For "
+        "anything else, each label was probably recorded in another place or with another microphone: record them all "
+        "alike",
+        style="yellow",
         markup=False,
         soft_wrap=True,
     )
     return True
 
 
-def find_restricted_margin(clips: int) -> float:
-    """By how much a start for non-commercial use must be better, where so many clips train."""
+def find_margin(share: float, count: int, clips: int) -> float:
+    """By how much one way must be better than another: by this share and by so many of the clips compared."""
     # Half a clip less than the least that counts: a difference of whole clips is on one side of it, however rounded.
-    return max(RESTRICTED_MARGIN, (RESTRICTED_CLIPS - 0.5) / max(1, min(clips, COMPARED_CLIPS)))
+    return max(share, (count - 0.5) / max(1, min(clips, COMPARED_CLIPS)))
 
 
 def spec_from(recipe: Recipe, spec: Spec, start: Checkpoint) -> Spec:

@@ -44,6 +44,8 @@ class Summary:
     """Nothing that was learnt afterwards was better."""
     clips_by_label: dict[str, int]
     """That train."""
+    by_timbre: bool = False
+    """The average spectrum separates the labels far better than the start did."""
 
     @property
     def mean(self) -> float:
@@ -85,6 +87,7 @@ def summarize_run(run: Path, prepared: Prepared) -> Summary:
         prepared.baseline,
         _read_head(run),
         head_is_best=checkpoint.info.get("step") == 0,
+        by_timbre=bool(checkpoint.info.get("by_timbre")),
         clips_by_label={label: int(count) for label, count in zip(spec.labels, counts, strict=False)},
     )
 
@@ -109,9 +112,15 @@ def advise(summary: Summary, *, background: bool) -> list[str]:
     notes = []
     noise = math.sqrt(summary.mean * (1 - summary.mean) / len(summary.targets))
     if summary.baseline is not None and summary.baseline > summary.mean + noise:
+        remedy = "labels differ in level or timbre more than in what sounds. Record all of them alike, and more of each"
         notes.append(
             f"Logistic regression on log-mel statistics is better ({summary.baseline:.2f} over {summary.mean:.2f}): "
-            "labels differ in level or colour more than in what sounds. Record all of them alike, and more of each"
+            + ("record more of each label" if summary.by_timbre else remedy)
+        )
+    if summary.by_timbre:
+        notes.append(
+            "The labels differ in timbre. If they are not voices or machines, each was probably recorded in another "
+            "place or with another microphone, and the model has learnt that: record them all alike"
         )
     if summary.head_is_best and summary.is_perfect:
         notes.append(
