@@ -283,7 +283,7 @@ def test_scenarios_are_compared_in_a_table(run: Run) -> None:
         (("simulate", "--trace", "x.jsonl", "--seed", "0"), "--seed"),
         (("listen", "commands", "--input", "-", "--pin", "16", "--patch-sizes", "16,48"), "--pin keeps one size"),
         (("listen", "commands", "--input", "-", "--pin", "48", "--record", "x.jsonl"), "decides nothing"),
-        (("listen", "commands", "--input", "-", "--min-metric", "0.99", "--precision", "fp32"), "16x16 0."),
+        (("listen", "commands", "--input", "-", "--min-metric", "0.99", "--precision", "fp32"), "16x16 0.9"),
         (("listen", "commands", "--input", "-", "--min-metric", "80"), "share from 0 to 1"),
         (("listen", "commands", "--input", "-", "--max-watts", "5", "--patch-sizes", "40,48"), "profile --power"),
     ],

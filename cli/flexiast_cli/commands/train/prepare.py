@@ -108,12 +108,12 @@ def prepare(
     baseline = measure_baseline(spec, log_mels, targets, validation_waveforms, validation_targets)
     print_baseline(baseline, spec, len(validation.clips), console)
     start = choose_start(candidates, recipe, spec, waveforms, targets, console)
-    if start is not None:
-        spec = spec_from(recipe, spec, start.checkpoint)
     if start is None:
         fill = False
-    elif by_timbre is None:
-        by_timbre = fill and is_timbre_task(start, spec, waveforms, log_mels, targets, console)
+    else:
+        spec = spec_from(recipe, spec, start.checkpoint)
+        if by_timbre is None:
+            by_timbre = fill and is_timbre_task(start, spec, waveforms, log_mels, targets, console)
     recipe = _settle(
         recipe, spec, targets, console, fill=fill, by_timbre=bool(by_timbre), configured=sources.configured
     )

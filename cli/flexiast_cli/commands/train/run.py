@@ -71,7 +71,7 @@ def run(sources: Sources, output: Path, recipe: Recipe, execution: Execution) ->
         execution = replace(execution, bf16=choose_bf16(requested, earlier, output))
         candidates = list_candidates(sources.init or first, recipe, by_default=by_default and not resume)
         fill = not sources.configured and (not resume or first is not None)
-        by_timbre = "by_timbre" in earlier if resume else None
+        by_timbre = earlier.get("by_timbre", False) if resume else None
         if external is None:
             prepared = prepare(sources, recipe, candidates, console, fill=fill, by_timbre=by_timbre)
         else:
@@ -100,7 +100,7 @@ def _read_header(output: Path) -> dict[str, Any]:
     try:
         header = json.loads((output / "run.json").read_text("utf-8"))
         found = {name: header[name] for name in ("start", "precision") if isinstance(header.get(name), str)}
-        return found | ({"by_timbre": True} if header.get("by_timbre") is True else {})
+        return found | {"by_timbre": header.get("by_timbre") is True}
     except (OSError, ValueError, AttributeError):
         return {}
 
